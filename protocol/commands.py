@@ -1,0 +1,177 @@
+"""What enters a shard: commands from the functions, and messages from other shards.
+
+All of an account's commands enter at the account's own shard. A stream entry carries a frame: a msgpack array
+of commands (field `COMMANDS_FIELD`), or a `MessageFrame` (field `MESSAGES_FIELD`). Structs are arrays on the wire: new
+fields are appended with defaults, existing ones never change meaning.
+"""
+
+import msgspec
+
+from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
+
+
+class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Place an order.
+
+    `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round. `price` is the
+    limit, for a MARKET order the protective price: the worst that it may trade at.
+    `request_id` and `reply_to` name who waits for the reply (see replies.py). A command with the same
+    `request_id` and `client_order_id` as an order already known gets that order's state: so an enqueue may be retried.
+    """
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    client_order_id: str
+    market: str
+    side: Side
+    order_type: OrderType
+    time_in_force: TimeInForce
+    price: PriceTicks
+    quantity: QuantityLots
+    quote_quantity: AssetUnits = AssetUnits(0)
+    self_trade_prevention: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
+
+
+class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match)."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    market: str
+    order_id: OrderId
+    client_order_id: str = ""
+
+
+class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    market: str
+
+
+class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    asset: str
+    amount: AssetUnits
+    transfer_id: str
+
+
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Debit `amount` units of `asset` from what is available. `transfer_id` as for `Deposit`."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    asset: str
+    amount: AssetUnits
+    transfer_id: str
+
+
+Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
+
+
+class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Account's shard to market's shard: match this order, whose funds are held.
+
+    `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). When `budget_is_limit`, the
+    order is by quote quantity and simply stops there; otherwise a BUY that would cost more is refused.
+    """
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+    side: Side
+    order_type: OrderType
+    time_in_force: TimeInForce
+    price: PriceTicks
+    quantity: QuantityLots
+    quote_budget: AssetUnits
+    budget_is_limit: bool
+    self_trade_prevention: SelfTradePrevention
+
+
+class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Account's shard to market's shard: take this order out of the book."""
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+
+
+class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One trade of an arriving order."""
+
+    trade_id: TradeId
+    price: PriceTicks
+    quantity: QuantityLots
+
+
+class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """Market's shard to account's shard: what became of a `MatchOrder`.
+
+    Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
+    rests (`rests`), or expired (`expired_in_match` when self-trade prevention ended it).
+    """
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+    fills: tuple[TakerFill, ...]
+    rests: bool
+    expired_in_match: bool = False
+    reject_reason: RejectReason | None = None
+
+
+class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """Market's shard to account's shard: a resting order traded."""
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+    trade_id: TradeId
+    price: PriceTicks
+    quantity: QuantityLots
+
+
+class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """Market's shard to account's shard: a resting order left the book without trading.
+
+    By a cancel, or (`expired_in_match`) by self-trade prevention.
+    """
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+    expired_in_match: bool = False
+
+
+class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """Market's shard to account's shard: the order was no longer in the book when its cancel arrived."""
+
+    order_id: OrderId
+    account_id: AccountId
+    market: str
+
+
+ShardMessage = MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
+
+
+class MessageFrame(msgspec.Struct, frozen=True, array_like=True):
+    """Messages from one shard to another, numbered from `first_sequence` on, without gaps per source and target.
+
+    The receiver drops what it has seen already, and stops when a number is missing.
+    """
+
+    source: int
+    target: int
+    first_sequence: int
+    messages: tuple[ShardMessage, ...]

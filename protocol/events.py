@@ -1,0 +1,128 @@
+"""What a shard says happened. One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
+
+Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
+per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from protocol.orders import Balance, Liquidity, OrderState, Side
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+
+
+class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Two orders traded, at the maker's price.
+
+    `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`, contiguous too.
+    """
+
+    time: TimeMs
+    market: str
+    sequence: Sequence
+    trade_id: TradeId
+    aggregate_id: int
+    price: PriceTicks
+    quantity: QuantityLots
+    taker_side: Side
+    maker_order_id: OrderId
+    taker_order_id: OrderId
+    maker_account_id: AccountId
+    taker_account_id: AccountId
+
+
+class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The whole quantity that now rests at a price; 0 when the level is gone."""
+
+    side: Side
+    price: PriceTicks
+    quantity: QuantityLots
+
+
+class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """The price levels that one command changed, each once; all of a command's trades come before."""
+
+    time: TimeMs
+    market: str
+    sequence: Sequence
+    changes: tuple[LevelChange, ...]
+
+
+class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Money came in."""
+
+    time: TimeMs
+    account_id: AccountId
+    asset: str
+    amount: AssetUnits
+    transfer_id: str
+    balances: tuple[Balance, ...]
+
+
+class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Money went out."""
+
+    time: TimeMs
+    account_id: AccountId
+    asset: str
+    amount: AssetUnits
+    transfer_id: str
+    balances: tuple[Balance, ...]
+
+
+class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """An order passed every check; its status is NEW, its funds are held."""
+
+    time: TimeMs
+    order: OrderState
+    balances: tuple[Balance, ...]
+
+
+class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """One fill of an order; `order` is its state after it. The account received `fee_asset`, less the fee.
+
+    `price` x `quantity` in quote units is `quote`; the fee is in units of `fee_asset`.
+    """
+
+    time: TimeMs
+    order: OrderState
+    trade_id: TradeId
+    price: PriceTicks
+    quantity: QuantityLots
+    quote: AssetUnits
+    liquidity: Liquidity
+    fee: AssetUnits
+    fee_asset: str
+    balances: tuple[Balance, ...]
+
+
+class CloseReason(IntEnum):
+    """Why an order left without (further) trading."""
+
+    CANCELED_BY_OWNER = 1
+    EXPIRED = 2
+    """IOC, FOK or MARKET with nothing (more) to trade with."""
+    SELF_TRADE_PREVENTED = 3
+
+
+class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """An order closed with something left; its funds are released."""
+
+    time: TimeMs
+    order: OrderState
+    reason: CloseReason
+    balances: tuple[Balance, ...]
+
+
+MarketEvent = TradeExecuted | DepthChanged
+AccountEvent = FundsDeposited | FundsWithdrawn | OrderAccepted | OrderFilled | OrderClosed
+Event = (
+    TradeExecuted
+    | DepthChanged
+    | FundsDeposited
+    | FundsWithdrawn
+    | OrderAccepted
+    | OrderFilled
+    | OrderClosed
+)

@@ -1,0 +1,179 @@
+"""Markets: what is traded against what, on which grid, within which limits, for which fees."""
+
+from collections.abc import Sequence as SequenceOf
+from typing import Self
+
+import msgspec
+
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    PPM,
+    UNITS_PER_ASSET,
+    AccountId,
+    AssetUnits,
+    DecimalError,
+    PriceTicks,
+    QuantityLots,
+    format_decimal,
+    parse_decimal,
+)
+
+
+class MarketError(ValueError):
+    """A market's definition contradicts itself."""
+
+
+class Market(msgspec.Struct, frozen=True, kw_only=True):
+    """One tradable pair.
+
+    `tick_size` and `lot_size` are in asset units (10**-8); everything else that is a price or a quantity is
+    in ticks or lots. `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does
+    (a buy may cost at most `last * band_up_ppm / PPM`, a sell no less than `last * band_down_ppm / PPM`, and
+    neither may stand beyond the other bound). Fees are parts per million of what the order receives.
+    """
+
+    symbol: str
+    base: str
+    quote: str
+    tick_size: AssetUnits
+    lot_size: AssetUnits
+    price_max: PriceTicks
+    quantity_min: QuantityLots
+    quantity_max: QuantityLots
+    notional_min: AssetUnits
+    band_up_ppm: int
+    band_down_ppm: int
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    open_orders_max: int = 200
+    """Open orders that one account may have in this market."""
+
+    def __post_init__(self) -> None:
+        """Refuse a definition on which money could not stay whole.
+
+        Raises:
+            MarketError: naming the rule that is broken.
+        """
+        if self.tick_size * self.lot_size % UNITS_PER_ASSET:
+            raise MarketError(f"{self.symbol}: tick_size x lot_size is not a whole number of {self.quote} units")
+        if self.price_max * self.quantity_max * self.quote_per_tick_lot > AMOUNT_UNITS_MAX // 10:
+            raise MarketError(f"{self.symbol}: price_max x quantity_max is too large")
+        if min(self.tick_size, self.lot_size, self.quantity_min, self.open_orders_max) < 1:
+            raise MarketError(f"{self.symbol}: sizes and limits must be positive")
+        if not (0 <= self.maker_fee_ppm < PPM and 0 <= self.taker_fee_ppm < PPM):
+            raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")
+        if not 0 <= self.band_down_ppm < PPM < self.band_up_ppm:
+            raise MarketError(f"{self.symbol}: the price band must contain the last price")
+
+    @property
+    def quote_per_tick_lot(self) -> int:
+        """Quote units that one lot costs at a price of one tick."""
+        return self.tick_size * self.lot_size // UNITS_PER_ASSET
+
+    def notional(self, price: PriceTicks, quantity: QuantityLots) -> AssetUnits:
+        """Return what `quantity` costs at `price`, in quote units."""
+        return AssetUnits(price * quantity * self.quote_per_tick_lot)
+
+    def base_units(self, quantity: QuantityLots) -> AssetUnits:
+        """Return `quantity` in base units."""
+        return AssetUnits(quantity * self.lot_size)
+
+    def format_price(self, price: PriceTicks) -> str:
+        """Return `price` as a decimal string with 8 decimals."""
+        return format_decimal(price * self.tick_size)
+
+    def format_quantity(self, quantity: QuantityLots) -> str:
+        """Return `quantity` as a decimal string with 8 decimals."""
+        return format_decimal(quantity * self.lot_size)
+
+
+class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A market as the configuration writes it: decimal strings and percent-free fractions."""
+
+    symbol: str
+    base: str
+    quote: str
+    tick_size: str
+    lot_size: str
+    price_max: str
+    quantity_min: str
+    quantity_max: str
+    notional_min: str
+    band_up: str = "5"
+    band_down: str = "0.2"
+    maker_fee: str = "0.001"
+    taker_fee: str = "0.001"
+    open_orders_max: int = 200
+
+    def to_market(self) -> Market:
+        """Return the market in whole numbers.
+
+        Raises:
+            MarketError: a text is not a decimal, or the definition contradicts itself.
+        """
+        try:
+            tick_size, lot_size = parse_decimal(self.tick_size), parse_decimal(self.lot_size)
+            if not tick_size or not lot_size:
+                raise MarketError(f"{self.symbol}: tick_size and lot_size must be positive")
+            return Market(
+                symbol=self.symbol,
+                base=self.base,
+                quote=self.quote,
+                tick_size=AssetUnits(tick_size),
+                lot_size=AssetUnits(lot_size),
+                price_max=PriceTicks(parse_decimal(self.price_max) // tick_size),
+                quantity_min=QuantityLots(-(-parse_decimal(self.quantity_min) // lot_size)),
+                quantity_max=QuantityLots(parse_decimal(self.quantity_max) // lot_size),
+                notional_min=AssetUnits(parse_decimal(self.notional_min)),
+                band_up_ppm=parse_decimal(self.band_up, 6),
+                band_down_ppm=parse_decimal(self.band_down, 6),
+                maker_fee_ppm=parse_decimal(self.maker_fee, 6),
+                taker_fee_ppm=parse_decimal(self.taker_fee, 6),
+                open_orders_max=self.open_orders_max,
+            )
+        except DecimalError as error:
+            raise MarketError(f"{self.symbol}: {error}") from error
+
+
+class MarketMap(msgspec.Struct, frozen=True):
+    """The markets, in their configured order, and which shard owns what.
+
+    Markets are dealt to the shards in order, accounts by `account_id % shard_count`: one shard owns
+    everything on a laptop, and with as many shards as markets each market has its own.
+    """
+
+    markets: tuple[Market, ...]
+    shard_count: int
+    by_symbol: dict[str, Market]
+    assets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
+        """Return the map of `markets` on `shard_count` shards.
+
+        Raises:
+            MarketError: no market, two of the same symbol, or a shard count outside 1 to SHARD_COUNT_MAX.
+        """
+        by_symbol = {market.symbol: market for market in markets}
+        if not markets or len(by_symbol) != len(markets):
+            raise MarketError("at least one market is needed, and each symbol only once")
+        if not 1 <= shard_count <= SHARD_COUNT_MAX:
+            raise MarketError(f"shard_count must be between 1 and {SHARD_COUNT_MAX}")
+        assets = tuple(dict.fromkeys(asset for market in markets for asset in (market.base, market.quote)))
+        return cls(tuple(markets), shard_count, by_symbol, assets)
+
+    def shard_of_market(self, symbol: str) -> int:
+        """Return the shard that matches `symbol`."""
+        return self.markets.index(self.by_symbol[symbol]) % self.shard_count
+
+    def shard_of_account(self, account_id: AccountId) -> int:
+        """Return the shard that keeps the account's funds and orders."""
+        return account_id % self.shard_count
+
+    def markets_of_shard(self, shard: int) -> tuple[Market, ...]:
+        """Return the markets that `shard` matches."""
+        return self.markets[shard :: self.shard_count]
+
+
+SHARD_COUNT_MAX = 100
+"""The last two decimal digits of an order id name the account's shard."""

@@ -1,0 +1,125 @@
+"""Public market data as feeds keep it in Redis and publish it: JSON-free, whole numbers, msgpack.
+
+Read models and channel payloads are one msgpack-encoded struct each; the Binance shapes are made by the functions and the edge.
+"""
+
+import msgspec
+
+from protocol.events import TradeExecuted
+from protocol.orders import Balance
+from protocol.units import AccountId, PriceTicks, QuantityLots, Sequence, TimeMs
+
+INTERVALS_MS: dict[str, int] = {
+    "1s": 1_000,
+    "1m": 60_000,
+    "3m": 180_000,
+    "5m": 300_000,
+    "15m": 900_000,
+    "30m": 1_800_000,
+    "1h": 3_600_000,
+    "2h": 7_200_000,
+    "4h": 14_400_000,
+    "6h": 21_600_000,
+    "8h": 28_800_000,
+    "12h": 43_200_000,
+    "1d": 86_400_000,
+    "3d": 259_200_000,
+    "1w": 604_800_000,
+}
+"""Intervals of fixed length. 1w opens on Mondays, all others are aligned to the epoch; `1M` is a calendar month (UTC)."""
+INTERVALS: tuple[str, ...] = (*INTERVALS_MS, "1M")
+
+
+class DepthSnapshot(msgspec.Struct, frozen=True, array_like=True):
+    """The book of a market: (price, quantity) by level, best first. `sequence` is the last change in it."""
+
+    time: TimeMs
+    market: str
+    sequence: Sequence
+    bids: tuple[tuple[PriceTicks, QuantityLots], ...]
+    asks: tuple[tuple[PriceTicks, QuantityLots], ...]
+
+
+class DepthDiff(msgspec.Struct, frozen=True, array_like=True):
+    """Levels that changed since the last diff; quantity 0 removes one. Follows on `first_sequence - 1`."""
+
+    time: TimeMs
+    market: str
+    first_sequence: Sequence
+    last_sequence: Sequence
+    bids: tuple[tuple[PriceTicks, QuantityLots], ...]
+    asks: tuple[tuple[PriceTicks, QuantityLots], ...]
+
+
+class BookTicker(msgspec.Struct, frozen=True, array_like=True):
+    """Best bid and ask; price and quantity are 0 where a side is empty."""
+
+    time: TimeMs
+    market: str
+    sequence: Sequence
+    bid_price: PriceTicks
+    bid_quantity: QuantityLots
+    ask_price: PriceTicks
+    ask_quantity: QuantityLots
+
+
+class Candle(msgspec.Struct, frozen=True, array_like=True):
+    """Open, high, low, close and sums over the trades of one market in one interval.
+
+    `quote_volume` and `taker_buy_quote` are in quote units; volumes in lots. `close_time` is the last ms of the interval.
+    """
+
+    market: str
+    interval: str
+    open_time: TimeMs
+    close_time: TimeMs
+    open: PriceTicks
+    high: PriceTicks
+    low: PriceTicks
+    close: PriceTicks
+    volume: QuantityLots
+    quote_volume: int
+    trade_count: int
+    taker_buy_volume: QuantityLots
+    taker_buy_quote: int
+    first_trade_id: int
+    last_trade_id: int
+
+
+class Ticker(msgspec.Struct, frozen=True, array_like=True):
+    """Statistics over the trades with `open_time` <= time <= `close_time`: the 24 h before `close_time`, exactly.
+
+    The window moves in whole seconds: it opens at the start of the second that is 86,399 s before the current one. Prices are 0
+    and ids -1 when there was no trade; `previous_close` is the price of the last trade before the window (0: none).
+    """
+
+    market: str
+    open_time: TimeMs
+    close_time: TimeMs
+    open: PriceTicks
+    high: PriceTicks
+    low: PriceTicks
+    last: PriceTicks
+    last_quantity: QuantityLots
+    previous_close: PriceTicks
+    volume: QuantityLots
+    quote_volume: int
+    first_trade_id: int
+    last_trade_id: int
+    trade_count: int
+
+
+class TradeBatch(msgspec.Struct, frozen=True, array_like=True):
+    """Trades of one market, oldest first."""
+
+    market: str
+    trades: tuple[TradeExecuted, ...]
+
+
+class AccountUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """Raw account events (msgpack, as in `ev:{k}`), published to the account's channel; position names the log entry."""
+
+    account_id: AccountId
+    position: str
+    events: msgspec.Raw
+    balances: tuple[Balance, ...] = ()

@@ -1,0 +1,103 @@
+"""What a shard answers: replies to commands, and queries with their answers.
+
+Replies go to the pub/sub channel `replies(reply_to)` as a msgpack array of replies, one array per batch and waiter.
+Queries enter by the stream `queries(shard)`, which is no part of the log, one frame (msgpack array, field `QUERIES_FIELD`) per entry.
+A query sees everything that was acknowledged before it.
+"""
+
+import msgspec
+
+from protocol.orders import Balance, FillReport, OrderState, RejectReason
+from protocol.units import AccountId, OrderId, TimeMs
+
+
+class OrderReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """An order was placed (with the fills it had at once), canceled, or asked for."""
+
+    request_id: int
+    time: TimeMs
+    order: OrderState
+    fills: tuple[FillReport, ...] = ()
+
+
+class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Several orders: canceled together, or asked for."""
+
+    request_id: int
+    time: TimeMs
+    orders: tuple[OrderState, ...]
+
+
+class FundsReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever used."""
+
+    request_id: int
+    time: TimeMs
+    balances: tuple[Balance, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Nothing was changed."""
+
+    request_id: int
+    time: TimeMs
+    reason: RejectReason
+
+
+class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """A shard's books of money, per asset: available + held + fees = deposited - withdrawn + settled, always.
+
+    `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing is in
+    flight between them. Rows are (asset, available, held, fees, deposited, withdrawn, settled).
+    """
+
+    request_id: int
+    time: TimeMs
+    rows: tuple[tuple[str, int, int, int, int, int, int], ...]
+    open_orders: int
+    command_count: int
+
+
+Reply = OrderReply | OrdersReply | FundsReply | Refused | AuditReply
+
+
+class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Answered by `FundsReply`."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+
+
+class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """An open or recently closed order. Answered by `OrderReply`, or `Refused` with UNKNOWN_ORDER.
+
+    Named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
+    """
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    market: str
+    order_id: OrderId
+    client_order_id: str = ""
+
+
+class OpenOrdersQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """The account's open orders, oldest first, in one market or (`market` empty) all. Answered by `OrdersReply`."""
+
+    request_id: int
+    reply_to: str
+    account_id: AccountId
+    market: str = ""
+
+
+class AuditQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Answered by `AuditReply`."""
+
+    request_id: int
+    reply_to: str
+
+
+Query = BalancesQuery | OrderQuery | OpenOrdersQuery | AuditQuery
+

@@ -1,0 +1,178 @@
+"""Every Redis key, stream, channel and consumer group, in one place.
+
+All keys of a shard carry its hash tag `{k}`, so that a script or a transaction on them stays on one node of a cluster.
+A market's read models carry the tag of the market's shard.
+
+| key                       | kind     | written by       | holds                                                         |
+| ------------------------- | -------- | ---------------- | ------------------------------------------------------------- |
+| `in:{k}`                  | stream   | gateways, shards | command frames and message frames; trimmed to the older snapshot |
+| `query:{k}`               | stream   | gateways         | query frames; no part of the log                              |
+| `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
+| `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
+| `out:{k}`                 | stream   | shard            | message frames to other shards; removed when delivered        |
+| `snapshots:{k}`           | list     | shard            | the two newest `ShardSnapshot`s, newest first                 |
+| `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
+| `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
+| `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
+| `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
+| `book_ticker:{k}:SYMBOL`  | string   | feeds            | best bid and ask                                              |
+| `ticker:{k}:SYMBOL`       | string   | feeds            | the 24 h ticker                                               |
+| `trades:{k}:SYMBOL`       | list     | feeds            | the newest trades, newest first                               |
+| `candles:{k}:SYMBOL`      | hash     | feeds            | interval -> the candle still open                             |
+| `pub:SYMBOL:KIND`         | channel  | feeds            | public market data of one kind                                |
+| `account:ID`              | channel  | feeds            | an account's own events                                       |
+| `reply:NAME`              | channel  | shards           | reply frames for the waiter NAME                              |
+| `api_key:KEY`             | string   | functions        | read model of an API key                                      |
+| `session:HASH`            | string   | functions        | a signed-in session                                           |
+| `rate:…`                  | string   | gateways         | rate-limit counters                                           |
+| `listen_key:…`            | string   | functions        | a user data stream's key                                      |
+"""
+
+from enum import StrEnum
+from typing import Final, NewType
+
+StreamId = NewType("StreamId", str)
+"""A Redis stream entry's id, `milliseconds-number`."""
+
+STREAM_START: Final = StreamId("0-0")
+
+COMMANDS_FIELD: Final = b"c"
+MESSAGES_FIELD: Final = b"m"
+EVENTS_FIELD: Final = b"e"
+QUERIES_FIELD: Final = b"q"
+
+ENGINE_GROUP: Final = "engine"
+"""The consumer group on `in:{k}` and `query:{k}`; its cursor is set to `pos:{k}` at every takeover."""
+
+
+class EventReader(StrEnum):
+    """Who reads `ev:{k}`; also the fields of `passed:{k}`."""
+
+    FEEDS = "feeds"
+    PERSIST = "persist"
+
+
+class MarketDataKind(StrEnum):
+    """The last part of a public channel's name; payloads are in market_data.py."""
+
+    TRADE = "trade"
+    DEPTH = "depth"
+    BOOK_TICKER = "book_ticker"
+    TICKER = "ticker"
+    CANDLE = "candle"
+
+
+def commands(shard: int) -> str:
+    """`in:{k}`."""
+    return f"in:{{{shard}}}"
+
+
+def queries(shard: int) -> str:
+    """`query:{k}`."""
+    return f"query:{{{shard}}}"
+
+
+def position(shard: int) -> str:
+    """`pos:{k}`."""
+    return f"pos:{{{shard}}}"
+
+
+def events(shard: int) -> str:
+    """`ev:{k}`."""
+    return f"ev:{{{shard}}}"
+
+
+def outbox(shard: int) -> str:
+    """`out:{k}`."""
+    return f"out:{{{shard}}}"
+
+
+def snapshots(shard: int) -> str:
+    """`snapshots:{k}`."""
+    return f"snapshots:{{{shard}}}"
+
+
+def dead_letters(shard: int) -> str:
+    """`dead:{k}`."""
+    return f"dead:{{{shard}}}"
+
+
+def passed(shard: int) -> str:
+    """`passed:{k}`."""
+    return f"passed:{{{shard}}}"
+
+
+def feeds_state(shard: int) -> str:
+    """`feeds:{k}`."""
+    return f"feeds:{{{shard}}}"
+
+
+def depth(shard: int, symbol: str) -> str:
+    """`depth:{k}:SYMBOL`; `shard` is the market's."""
+    return f"depth:{{{shard}}}:{symbol}"
+
+
+def book_ticker(shard: int, symbol: str) -> str:
+    """`book_ticker:{k}:SYMBOL`; `shard` is the market's."""
+    return f"book_ticker:{{{shard}}}:{symbol}"
+
+
+def ticker(shard: int, symbol: str) -> str:
+    """`ticker:{k}:SYMBOL`; `shard` is the market's."""
+    return f"ticker:{{{shard}}}:{symbol}"
+
+
+def trades(shard: int, symbol: str) -> str:
+    """`trades:{k}:SYMBOL`; `shard` is the market's."""
+    return f"trades:{{{shard}}}:{symbol}"
+
+
+def candles(shard: int, symbol: str) -> str:
+    """`candles:{k}:SYMBOL`; `shard` is the market's."""
+    return f"candles:{{{shard}}}:{symbol}"
+
+
+def market_data(symbol: str, kind: MarketDataKind) -> str:
+    """`pub:SYMBOL:KIND`, a channel."""
+    return f"pub:{symbol}:{kind}"
+
+
+def account(account_id: int) -> str:
+    """`account:ID`, a channel."""
+    return f"account:{account_id}"
+
+
+def replies(reply_to: str) -> str:
+    """`reply:NAME`, a channel."""
+    return f"reply:{reply_to}"
+
+
+def api_key(key: str) -> str:
+    """`api_key:KEY`."""
+    return f"api_key:{key}"
+
+
+def session(token_hash: str) -> str:
+    """`session:HASH`, where HASH is the SHA-256 of the token in hex."""
+    return f"session:{token_hash}"
+
+
+def rate(bucket: str, owner: str, window: int) -> str:
+    """`rate:BUCKET:OWNER:WINDOW`."""
+    return f"rate:{bucket}:{owner}:{window}"
+
+
+def listen_key(key: str) -> str:
+    """`listen_key:KEY`."""
+    return f"listen_key:{key}"
+
+
+def stream_id_of(milliseconds: int, number: int = 0) -> StreamId:
+    """Return the id `milliseconds-number`."""
+    return StreamId(f"{milliseconds}-{number}")
+
+
+def split_stream_id(stream_id: str) -> tuple[int, int]:
+    """Return (milliseconds, number), which compare as the ids do."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number or 0)

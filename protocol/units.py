@@ -1,0 +1,69 @@
+"""Whole-number units, and the one place where decimals become whole numbers and back.
+
+Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of the
+asset's smallest unit. Decimal strings exist only at the edges. The conversions here are exact: a text with
+more decimals than the scale holds is an error, never rounded.
+"""
+
+import re
+from typing import Final, NewType
+
+PriceTicks = NewType("PriceTicks", int)
+"""A price in ticks of its market."""
+QuantityLots = NewType("QuantityLots", int)
+"""A quantity in lots of its market."""
+AssetUnits = NewType("AssetUnits", int)
+"""An amount of money in the smallest unit of its asset (10**-ASSET_SCALE)."""
+TimeMs = NewType("TimeMs", int)
+"""Milliseconds since the Unix epoch; inside the engine, the millisecond part of a stream entry's id."""
+AccountId = NewType("AccountId", int)
+OrderId = NewType("OrderId", int)
+TradeId = NewType("TradeId", int)
+Sequence = NewType("Sequence", int)
+"""The engine's numbering of a market's public events; contiguous per market, starting at 1."""
+
+ASSET_SCALE: Final = 8
+"""Decimals of every asset: one unit is 0.00000001."""
+UNITS_PER_ASSET: Final = 10**ASSET_SCALE
+AMOUNT_UNITS_MAX: Final = 2**63 - 1
+"""The largest amount that any balance or total may reach; what a database bigint holds."""
+PPM: Final = 1_000_000
+"""Fees and bands are in parts per million."""
+
+_DECIMAL = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)
+
+
+class DecimalError(ValueError):
+    """The text is not a plain, non-negative decimal number."""
+
+
+class TooManyDecimalsError(DecimalError):
+    """The number has more decimals than its unit can hold."""
+
+
+def parse_decimal(text: str, scale: int = ASSET_SCALE) -> int:
+    """Return `text` as a whole number of 10**-scale.
+
+    Accepts only `digits[.digits]` (ASCII, at most 20 on each side; no sign, no exponent, no blanks). Trailing
+    zeros beyond the scale are harmless.
+
+    Raises:
+        TooManyDecimalsError: a digit other than 0 stands beyond the scale.
+        DecimalError: the text is not such a number.
+    """
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise DecimalError(f"not a decimal number: {text[:40]!r}")
+    whole, fraction = match.group(1), match.group(2) or ""
+    if len(fraction) > scale:
+        if fraction[scale:].strip("0"):
+            raise TooManyDecimalsError(f"more than {scale} decimals: {text!r}")
+        fraction = fraction[:scale]
+    return int(whole) * 10**scale + int(fraction.ljust(scale, "0") or "0")
+
+
+def format_decimal(units: int, scale: int = ASSET_SCALE) -> str:
+    """Return a whole number of 10**-scale as a decimal string with exactly `scale` decimals."""
+    sign = "-" if units < 0 else ""
+    whole, fraction = divmod(abs(units), 10**scale)
+    return f"{sign}{whole}.{fraction:0{scale}d}" if scale else f"{sign}{whole}"

@@ -1,0 +1,1 @@
+"""Process plumbing: settings, the stream log, lifecycle, logs, metrics."""

@@ -1,0 +1,168 @@
+"""Settings: read once, at start, from `EXCHANGE_*` environment variables; every mistake is reported at once.
+
+A field `shard_count` is set by EXCHANGE_SHARD_COUNT. `EXCHANGE_…_FILE` may name a file that holds the value instead, for secrets.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from protocol.market import MarketDefinition, MarketError, MarketMap
+
+PREFIX = "EXCHANGE_"
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[int, Meta(gt=0)]
+
+
+class SettingsError(ValueError):
+    """One or more settings are wrong; the message names each of them, a line each."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of all processes, with the defaults of a laptop."""
+
+    # Where things live
+    data_dir: Path = Path(".run")
+    """Data of the embedded Redis and PostgreSQL, logs, sockets, the master key."""
+    host: str = "127.0.0.1"
+    """The address that servers listen on."""
+    rest_port: Port = 8000
+    redis_port: Port = 6390
+    """Port of the embedded Redis."""
+    postgres_port: Port = 5490
+    """Port of the embedded PostgreSQL."""
+    redis_url: str = ""
+    """An external Redis; empty: the embedded one."""
+    database_url: str = ""
+    """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
+
+    # What is traded
+    markets_file: str = ""
+    """A TOML file of markets (form: protocol/markets.toml); empty: the three that come with the program."""
+    shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
+    shard: Annotated[int, Meta(ge=0, le=99)] = 0
+    """Which shard an engine worker runs."""
+
+    # The engine worker
+    batch_commands_max: Positive = 512
+    """Stream entries that one batch may take."""
+    snapshot_interval_s: Positive = 30
+    closed_orders_max: Positive = 100_000
+    """Closed orders that a shard remembers, for queries and against doubled client order ids."""
+
+    # The gateway
+    functions: str = "orders,account,market-data,users"
+    """Which groups of functions this gateway mounts."""
+    reply_timeout_ms: Positive = 5_000
+    backlog_age_ms_max: Positive = 2_000
+    """Orders are refused with 503 while the oldest waiting command of their shard is older."""
+    pending_requests_max: Positive = 20_000
+    """Requests that one gateway lets wait for replies."""
+    request_weight_per_minute: Positive = 6_000
+    orders_per_10s: Positive = 100
+    orders_per_day: Positive = 200_000
+    rate_limits_enabled: bool = True
+    body_bytes_max: Positive = 1_048_576
+    """Largest request body."""
+    session_ttl_s: Positive = 86_400
+    faucet_enabled: bool = True
+    """Development only: accounts may credit themselves."""
+    master_key: str = ""
+    """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
+
+    # Persistence
+    ingest_batch_entries: Positive = 2_000
+    ingest_sweep_s: Positive = 5
+    """How often the ingest looks without being nudged."""
+
+    # Logs
+    log_level: str = "info"
+    log_format: str = "auto"
+    """human, json, or auto: human on a terminal, JSON otherwise."""
+
+    # The market maker
+    mm_enabled: bool = True
+    mm_levels: Positive = 15
+    mm_requote_ms: Positive = 1_000
+    mm_rest_url: str = ""
+    """The exchange it quotes on; empty: this one."""
+
+    def resolved_redis_url(self) -> str:
+        """Return the URL of the Redis to use."""
+        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    def resolved_database_url(self) -> str:
+        """Return the URL of the database to use."""
+        return self.database_url or f"postgresql://exchange@127.0.0.1:{self.postgres_port}/exchange"
+
+    def rest_url(self) -> str:
+        """Return the base URL of the REST API."""
+        return f"http://{self.host}:{self.rest_port}"
+
+    def market_map(self) -> MarketMap:
+        """Return the markets and what shard owns what.
+
+        Raises:
+            SettingsError: the markets file is missing or wrong.
+        """
+        try:
+            text = (
+                Path(self.markets_file).read_text("utf-8")
+                if self.markets_file
+                else resources.files("protocol").joinpath("markets.toml").read_text("utf-8")
+            )
+            definitions = msgspec.convert(tomllib.loads(text), dict[str, list[MarketDefinition]])
+            return MarketMap.of([each.to_market() for each in definitions["markets"]], self.shard_count)
+        except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, MarketError, KeyError) as error:
+            name = self.markets_file or "markets.toml"
+            raise SettingsError(f"{PREFIX}MARKETS_FILE: {name}: {error}") from error
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings that `environment` (default: the process's) describes.
+
+    Raises:
+        SettingsError: naming every wrong or unknown setting, a line each.
+    """
+    environment = os.environ if environment is None else environment
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, object] = {}
+    mistakes: list[str] = []
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in fields and name.endswith("_file") and name.removesuffix("_file") in fields:
+            name = name.removesuffix("_file")
+            try:
+                text = Path(text).read_text("utf-8").strip()
+            except OSError as error:
+                mistakes.append(f"{variable}: {error}")
+                continue
+        if name not in fields:
+            mistakes.append(f"{variable}: no such setting")
+            continue
+        try:
+            values[name] = msgspec.convert(text, fields[name].type, strict=False, dec_hook=_decode)
+        except (msgspec.ValidationError, ValueError) as error:
+            mistakes.append(f"{variable}: {error}")
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    settings = Settings(**values)  # type: ignore[arg-type]
+    if settings.shard >= settings.shard_count:
+        raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
+    settings.market_map()
+    return settings
+
+
+def _decode(expected: type, value: object) -> object:
+    if expected is Path:
+        return Path(str(value))
+    raise NotImplementedError(expected)

@@ -1,0 +1,113 @@
+"""The stream log: what the shards and their readers need of Redis, as an interface with two implementations.
+
+`RedisStreamLog` (redis_stream_log.py) is the real one, `MemoryStreamLog` (memory_stream_log.py) its twin for tests and simulation;
+both pass the same tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from protocol.streams import StreamId
+
+
+class Entry(NamedTuple):
+    """One stream entry."""
+
+    stream: str
+    stream_id: StreamId
+    fields: dict[bytes, bytes]
+
+
+class ShardPosition(NamedTuple):
+    """Who may write for a shard (`epoch`), and up to which entry of its input everything is committed."""
+
+    epoch: int
+    stream_id: StreamId
+
+
+class DeadLetter(NamedTuple):
+    """What could not be understood."""
+
+    source: str
+    stream_id: StreamId
+    reason: str
+    payload: bytes
+
+
+class Commit(NamedTuple):
+    """One batch of a shard, written whole or not at all."""
+
+    shard: int
+    expected: ShardPosition
+    """What `pos` must hold now."""
+    stream_id: StreamId
+    """What it holds afterwards, with the same epoch."""
+    events: bytes = b""
+    """An event frame; empty: nothing happened."""
+    outbox: Sequence[bytes] = ()
+    """Message frames."""
+    dead_letters: Sequence[DeadLetter] = ()
+
+
+class StreamLog(Protocol):
+    """Streams, the shards' commit, pub/sub. Streams are named by the functions of protocol/streams.py."""
+
+    def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
+        """Append one entry and return its id."""
+        ...
+
+    def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
+        """Return up to `count` entries of each stream after the given id, oldest first; wait up to `block_ms` for one."""
+        ...
+
+    def last_id(self, stream: str) -> StreamId:
+        """Return the id of the newest entry ever appended, "0-0" when there was none."""
+        ...
+
+    def trim(self, stream: str, before: StreamId) -> None:
+        """Remove the entries older than `before`."""
+        ...
+
+    def position(self, shard: int) -> ShardPosition:
+        """Return the shard's position; (0, "0-0") for a new shard."""
+        ...
+
+    def take_over(self, shard: int) -> ShardPosition:
+        """Make the caller the shard's only writer: raise the epoch and set the group's cursor to the position."""
+        ...
+
+    def read_inputs(self, shard: int, count: int, block_ms: int) -> list[Entry]:
+        """Return up to `count` new commands and queries each, through the consumer group; wait up to `block_ms` for one."""
+        ...
+
+    def commit(self, commit: Commit) -> bool:
+        """Write the batch if `pos` is still as expected. Return whether it was written."""
+        ...
+
+    def undelivered(self, shard: int) -> list[Entry]:
+        """Return what is left in the shard's outbox, oldest first (fields: MESSAGES_FIELD)."""
+        ...
+
+    def deliver(self, shard: int, frames: Sequence[tuple[int, bytes]], replies: Sequence[tuple[str, bytes]]) -> None:
+        """Append the message frames (target, frame) to their targets' inputs, publish the replies (channel, payload), and empty the outbox."""
+        ...
+
+    def publish(self, channel: str, payload: bytes) -> None:
+        """Publish to whoever listens now."""
+        ...
+
+    def save_snapshot(self, shard: int, snapshot: bytes) -> None:
+        """Keep a snapshot, and the one before it."""
+        ...
+
+    def snapshots(self, shard: int) -> list[bytes]:
+        """Return the kept snapshots, newest first."""
+        ...
+
+    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
+        """Note that `reader` needs nothing of the shard's events up to `stream_id` any more."""
+        ...
+
+    def passed(self, shard: int) -> dict[str, StreamId]:
+        """Return what the readers have passed."""
+        ...
