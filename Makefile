@@ -1,0 +1,27 @@
+# Every target is one line; CI runs the same ones. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status test lint format bench clean lock
+export PYTHON
+
+help:    ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+setup:   ## install what the lock files say, development tools included, into .venv
+	@scripts/setup dev
+up:      ## run the exchange until Ctrl-C; sets up what it needs
+	@scripts/setup runtime && exec .venv/bin/exchange up $(ARGS)
+down:    ## stop a running exchange; its data stays
+	@scripts/setup runtime && exec .venv/bin/exchange down
+status:  ## show every process, its health, and the URLs
+	@scripts/setup runtime && exec .venv/bin/exchange status
+test:    ## run all tests; ARGS are pytest's
+	@scripts/setup dev && exec .venv/bin/python -m pytest $(ARGS)
+lint:    ## check style, types, and which way imports point
+	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports
+format:  ## bring the code into shape
+	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format
+bench:   ## measure; ARGS are those of `exchange bench`
+	@scripts/setup runtime && exec .venv/bin/exchange bench $(ARGS)
+clean:   ## remove .venv and caches; the exchange's data in .run stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
+lock:    ## pin the newest versions that pyproject.toml allows
+	@scripts/setup dev && scripts/lock

@@ -1,0 +1,1 @@
+"""The `exchange` command: starts, watches and stops the processes, and shows what they do."""
