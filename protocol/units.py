@@ -59,7 +59,7 @@ def parse_decimal(text: str, scale: int = ASSET_SCALE) -> int:
         if fraction[scale:].strip("0"):
             raise TooManyDecimalsError(f"more than {scale} decimals: {text!r}")
         fraction = fraction[:scale]
-    return int(whole) * 10**scale + int(fraction.ljust(scale, "0") or "0")
+    return int(whole + fraction.ljust(scale, "0"))
 
 
 def format_decimal(units: int, scale: int = ASSET_SCALE) -> str:

@@ -1,0 +1,1 @@
+"""The shards: `core` is pure and deterministic, `worker.py` is the shell around it."""

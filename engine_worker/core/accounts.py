@@ -1,0 +1,96 @@
+"""Accounts: what is available, what is held, and a shard's own books of money.
+
+Per asset and shard, always: available + held + fees = deposited - withdrawn + settled. `settled` is what fills brought to the
+accounts of this shard less what they took from them; over all shards it sums to zero when no settlement is on its way.
+"""
+
+from protocol.orders import Balance, OrderState
+from protocol.units import AccountId, AssetUnits, OrderId
+
+
+class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
+    """What must always be true is not; the shard stops and publishes nothing."""
+
+
+class Funds:
+    """An account's money in one asset, in asset units."""
+
+    __slots__ = ("available", "held")
+
+    def __init__(self, available: int = 0, held: int = 0) -> None:
+        self.available = available
+        self.held = held
+
+    def hold(self, amount: int) -> None:
+        """Set `amount` aside. The caller has checked that it is available."""
+        self.available -= amount
+        self.held += amount
+        if self.available < 0:
+            raise InvariantBroken(f"available is {self.available} after a hold of {amount}")
+
+    def release(self, amount: int) -> None:
+        """Make a held `amount` available again."""
+        self.held -= amount
+        self.available += amount
+        if self.held < 0:
+            raise InvariantBroken(f"held is {self.held} after a release of {amount}")
+
+    def pay(self, amount: int, released: int) -> None:
+        """Pay `amount` out of what is held, and release what the hold no longer needs."""
+        self.held -= amount + released
+        self.available += released
+        if self.held < 0:
+            raise InvariantBroken(f"held is {self.held} after a payment of {amount} and a release of {released}")
+
+
+class AssetTotals:
+    """What one shard knows of one asset beyond its accounts' funds."""
+
+    __slots__ = ("deposited", "fees", "settled", "withdrawn")
+
+    def __init__(self, fees: int = 0, deposited: int = 0, withdrawn: int = 0, settled: int = 0) -> None:
+        self.fees = fees
+        self.deposited = deposited
+        self.withdrawn = withdrawn
+        self.settled = settled
+
+
+class PlacedOrder:
+    """Who placed an order: what a retry of the same request is recognised by, and where the first reply goes."""
+
+    __slots__ = ("order_id", "reply_to", "request_id")
+
+    def __init__(self, order_id: OrderId, request_id: int, reply_to: str) -> None:
+        self.order_id = order_id
+        self.request_id = request_id
+        self.reply_to = reply_to
+
+
+class Account:
+    """One account: funds by asset, open orders by market, and the client order ids it may not use again yet."""
+
+    __slots__ = ("account_id", "client_order_ids", "funds", "open_orders", "transfer_ids")
+
+    def __init__(self, account_id: AccountId) -> None:
+        self.account_id = account_id
+        self.funds: dict[str, Funds] = {}
+        self.open_orders: dict[str, dict[OrderId, OrderState]] = {}
+        self.client_order_ids: dict[str, PlacedOrder] = {}
+        """Of open orders, and of closed ones that the shard remembers."""
+        self.transfer_ids: dict[str, None] = {}
+
+    def funds_in(self, asset: str) -> Funds:
+        """Return the account's funds in `asset`, which may be none yet."""
+        funds = self.funds.get(asset)
+        if funds is None:
+            funds = self.funds[asset] = Funds()
+        return funds
+
+    def balance(self, asset: str) -> Balance:
+        """Return the funds in `asset` as a value."""
+        funds = self.funds_in(asset)
+        return Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
+
+    def balances(self) -> tuple[Balance, ...]:
+        """Return the funds in every asset the account ever used."""
+        return tuple(self.balance(asset) for asset in self.funds)

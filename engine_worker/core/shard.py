@@ -1,0 +1,881 @@
+"""One shard: the accounts hashed to it and the books of its markets, as a deterministic state machine.
+
+An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and gives the order its
+number; the market's half matches; the account's half settles what came of it. They speak only by messages (protocol/commands.py).
+`_send` hands a message to this very shard at once when it is the target, otherwise it goes to the outbox; so one shard and many
+run the same steps in the same order.
+
+Given the same commands with the same times, every shard produces the same state, events, replies and messages: nothing here
+reads a clock, the environment or a random source, or iterates over anything unordered.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
+from engine_worker.core.book import Book
+from protocol.commands import (
+    CancelAllOrders,
+    CancelMissed,
+    CancelOrder,
+    CancelResting,
+    Command,
+    Deposit,
+    MakerFill,
+    MatchOrder,
+    MessageFrame,
+    PlaceOrder,
+    RestingClosed,
+    ShardMessage,
+    TakerFill,
+    TakerOutcome,
+    Withdraw,
+)
+from protocol.events import (
+    CloseReason,
+    DepthChanged,
+    Event,
+    FundsDeposited,
+    FundsWithdrawn,
+    LevelChange,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+    TradeExecuted,
+)
+from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
+from protocol.market_data import DepthSnapshot
+from protocol.orders import (
+    Balance,
+    FillReport,
+    Liquidity,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    Side,
+    TimeInForce,
+)
+from protocol.replies import (
+    AuditQuery,
+    AuditReply,
+    BalancesQuery,
+    FundsReply,
+    OpenOrdersQuery,
+    OrderQuery,
+    OrderReply,
+    OrdersReply,
+    Query,
+    Refused,
+    Reply,
+)
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    PPM,
+    AccountId,
+    AssetUnits,
+    OrderId,
+    PriceTicks,
+    QuantityLots,
+    Sequence,
+    TimeMs,
+    TradeId,
+)
+
+
+class Output(NamedTuple):
+    """What a shard produced since it was last asked, each in order."""
+
+    events: list[Event]
+    replies: list[tuple[str, Reply]]
+    """(reply_to, reply)."""
+    outbox: list[tuple[int, int, ShardMessage]]
+    """(target shard, sequence, message)."""
+
+
+class MarketState:
+    """A market's half of the shard: its book and its counters."""
+
+    __slots__ = ("aggregate_id", "book", "k", "last_price", "market", "sequence", "trade_id")
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.k = market.quote_per_tick_lot
+        self.book = Book(self.k)
+        self.last_price = 0
+        """The last trade's price; 0 before the first."""
+        self.sequence = 0
+        self.trade_id = 0
+        self.aggregate_id = 0
+
+
+class CancelAllRequest:
+    """A request to cancel several orders that waits for all of them."""
+
+    __slots__ = ("orders", "reply_to", "request_id", "waiting")
+
+    def __init__(self, request_id: int, reply_to: str, waiting: int) -> None:
+        self.request_id = request_id
+        self.reply_to = reply_to
+        self.waiting = waiting
+        self.orders: list[OrderState] = []
+
+
+class Shard:
+    """The state machine. `apply` changes it, `take` returns what came of that, `answer` only looks."""
+
+    def __init__(self, index: int, market_map: MarketMap, closed_orders_max: int = 100_000) -> None:
+        """Make the empty shard number `index` of those in `market_map`."""
+        self.index = index
+        self.market_map = market_map
+        self.closed_orders_max = closed_orders_max
+        self.shard_count = market_map.shard_count
+        self.market_shards = {market.symbol: market_map.shard_of_market(market.symbol) for market in market_map.markets}
+        self.markets = {market.symbol: MarketState(market) for market in market_map.markets_of_shard(index)}
+        self.accounts: dict[AccountId, Account] = {}
+        self.totals = {asset: AssetTotals() for asset in market_map.assets}
+        self.order_count = 0
+        self.command_count = 0
+        self.closed_orders: dict[OrderId, OrderState] = {}
+        self.closed_order_ids: deque[OrderId] = deque()
+        self.cancel_requests: dict[OrderId, deque[CancelAllRequest | tuple[int, str]]] = {}
+        """Who waits for which order's cancel, in the order in which the market's shard answers."""
+        self.received: dict[int, int] = {}
+        """Source shard -> the number of its last message that was applied."""
+        self.sent: dict[int, int] = {}
+        """Target shard -> the number of the last message to it."""
+        self._time = TimeMs(0)
+        self._events: list[Event] = []
+        self._replies: list[tuple[str, Reply]] = []
+        self._outbox: list[tuple[int, int, ShardMessage]] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            PlaceOrder: self._place_order,
+            CancelOrder: self._cancel_order,
+            CancelAllOrders: self._cancel_all_orders,
+            Deposit: self._deposit,
+            Withdraw: self._withdraw,
+            MatchOrder: self._match_order,
+            CancelResting: self._cancel_resting,
+            TakerOutcome: self._taker_outcome,
+            MakerFill: self._maker_fill,
+            RestingClosed: self._resting_closed,
+            CancelMissed: self._cancel_missed,
+        }
+
+    # ------------------------------------------------------------------ in and out
+
+    def apply(self, command: Command | ShardMessage, time: TimeMs) -> None:
+        """Apply one command, at `time`.
+
+        Raises:
+            InvariantBroken: the state is wrong; it must not be used or published.
+        """
+        self._time = time
+        self.command_count += 1
+        self._handlers[type(command)](command)
+
+    def apply_frame(self, frame: MessageFrame, time: TimeMs) -> None:
+        """Apply another shard's messages, but those that were applied before.
+
+        Raises:
+            InvariantBroken: a message is missing, or the frame is for another shard.
+        """
+        if frame.target != self.index:
+            raise InvariantBroken(f"a frame for shard {frame.target} reached shard {self.index}")
+        seen = self.received.get(frame.source, 0)
+        if frame.first_sequence > seen + 1:
+            raise InvariantBroken(
+                f"messages {seen + 1} to {frame.first_sequence - 1} from shard {frame.source} are missing"
+            )
+        for message in frame.messages[seen + 1 - frame.first_sequence :]:
+            seen += 1
+            self.received[frame.source] = seen
+            self.apply(message, time)
+
+    def take(self) -> Output:
+        """Return what was produced since the last call."""
+        output = Output(self._events, self._replies, self._outbox)
+        self._events, self._replies, self._outbox = [], [], []
+        return output
+
+    def _send(self, target: int, message: ShardMessage) -> None:
+        if target == self.index:
+            self._handlers[type(message)](message)
+        else:
+            sequence = self.sent[target] = self.sent.get(target, 0) + 1
+            self._outbox.append((target, sequence, message))
+
+    def _refuse(self, reply_to: str, request_id: int, reason: RejectReason) -> None:
+        self._replies.append((reply_to, Refused(request_id, self._time, reason)))
+
+    # ------------------------------------------------------------------ the account's half: placing
+
+    def _place_order(self, command: PlaceOrder) -> None:
+        account = self.accounts.get(command.account_id)
+        placed = account.client_order_ids.get(command.client_order_id) if account is not None else None
+        if placed is not None and (placed.request_id, placed.reply_to) == (command.request_id, command.reply_to):
+            assert account is not None
+            self._reply_again(account, command, placed)
+            return
+        reason = self._reason_to_refuse(command, account, placed)
+        hold = self._hold_for(command, account) if reason is None and account is not None else 0
+        if account is None or not hold:
+            self._refuse(command.reply_to, command.request_id, reason or RejectReason.INSUFFICIENT_BALANCE)
+            return
+
+        market = self.market_map.by_symbol[command.market]
+        side = command.side
+        account.funds[market.quote if side is Side.BUY else market.base].hold(hold)
+        self.order_count += 1
+        order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
+        order = OrderState(
+            order_id,
+            command.account_id,
+            command.client_order_id,
+            command.market,
+            side,
+            command.order_type,
+            command.time_in_force,
+            command.price,
+            command.quantity,
+            command.quote_quantity,
+            command.self_trade_prevention,
+            OrderStatus.PENDING_NEW,
+            QuantityLots(0),
+            AssetUnits(0),
+            AssetUnits(hold),
+            self._time,
+            self._time,
+        )
+        orders = account.open_orders.get(command.market)
+        if orders is None:
+            orders = account.open_orders[command.market] = {}
+        orders[order_id] = order
+        account.client_order_ids[command.client_order_id] = PlacedOrder(order_id, command.request_id, command.reply_to)
+
+        quantity, budget = command.quantity, command.quote_quantity
+        if command.order_type is OrderType.MARKET:
+            if budget:
+                k = market.quote_per_tick_lot
+                quantity = QuantityLots(budget // k if side is Side.BUY else hold // market.lot_size)
+            elif side is Side.BUY:
+                budget = AssetUnits(hold)
+        self._send(
+            self.market_shards[command.market],
+            MatchOrder(
+                order_id,
+                command.account_id,
+                command.market,
+                side,
+                command.order_type,
+                command.time_in_force,
+                command.price,
+                quantity,
+                budget,
+                command.quote_quantity > 0,
+                command.self_trade_prevention,
+            ),
+        )
+
+    def _reply_again(self, account: Account, command: PlaceOrder, placed: PlacedOrder) -> None:
+        order = account.open_orders.get(command.market, {}).get(placed.order_id) or self.closed_orders.get(
+            placed.order_id
+        )
+        if order is None:
+            self._refuse(command.reply_to, command.request_id, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
+        elif order.status is not OrderStatus.PENDING_NEW:  # otherwise the first reply is still to come
+            self._replies.append((command.reply_to, OrderReply(command.request_id, self._time, order)))
+
+    def _reason_to_refuse(
+        self, command: PlaceOrder, account: Account | None, placed: PlacedOrder | None
+    ) -> RejectReason | None:
+        market = self.market_map.by_symbol.get(command.market)
+        if market is None:
+            return RejectReason.UNKNOWN_MARKET
+        order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
+        is_market = order_type is OrderType.MARKET
+        if (
+            (is_market and command.time_in_force is not TimeInForce.IOC)
+            or (order_type is OrderType.LIMIT_MAKER and command.time_in_force is not TimeInForce.GTC)
+            or quantity < 0
+            or quote_quantity < 0
+            or (quantity > 0) == (quote_quantity > 0)
+            or (quote_quantity > 0 and not is_market)
+        ):
+            return RejectReason.INVALID_COMBINATION
+        if placed is not None:
+            return RejectReason.DUPLICATE_CLIENT_ORDER_ID
+        if not 1 <= command.price <= market.price_max:
+            return RejectReason.PRICE_OUT_OF_RANGE
+        if quantity and not market.quantity_min <= quantity <= market.quantity_max:
+            return RejectReason.QUANTITY_OUT_OF_RANGE
+        notional = quote_quantity if is_market else market.notional(command.price, quantity)
+        if notional < market.notional_min and not (is_market and quantity):
+            return RejectReason.NOTIONAL_TOO_SMALL
+        if account is not None and len(account.open_orders.get(command.market, ())) >= market.open_orders_max:
+            return RejectReason.TOO_MANY_OPEN_ORDERS
+        return None
+
+    def _hold_for(self, command: PlaceOrder, account: Account) -> int:
+        """Return what a valid order must hold; 0 when that is not available."""
+        market = self.market_map.by_symbol[command.market]
+        is_buy = command.side is Side.BUY
+        funds = account.funds.get(market.quote if is_buy else market.base)
+        if funds is None:
+            return 0
+        available = funds.available
+        if command.order_type is not OrderType.MARKET:
+            grid = command.price * market.quote_per_tick_lot if is_buy else market.lot_size
+            needed = command.quantity * grid
+        elif command.quote_quantity:
+            if is_buy:
+                needed = command.quote_quantity
+            else:
+                lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
+                needed = min(available // market.lot_size, lots) * market.lot_size
+        elif is_buy:
+            needed = min(available, command.price * command.quantity * market.quote_per_tick_lot)
+        else:
+            needed = command.quantity * market.lot_size
+        return needed if needed <= available else 0
+
+    # ------------------------------------------------------------------ the market's half
+
+    def _match_order(self, order: MatchOrder) -> None:
+        state = self.markets[order.market]
+        book, side, price = state.book, order.side, order.price
+        reason = self._reason_not_to_match(order, state)
+        if reason is not None:
+            self._send_to_account(
+                order.account_id,
+                TakerOutcome(order.order_id, order.account_id, order.market, (), rests=False, reject_reason=reason),
+            )
+            return
+        fills: tuple[TakerFill, ...] = ()
+        leaves = order.quantity
+        expired_in_match = False
+        makers: list[ShardMessage] = []
+        opposite = book.asks if side is Side.BUY else book.bids
+        crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
+        if crosses and not (order.time_in_force is TimeInForce.FOK and not self._fills_whole(order, book)):
+            matching = book.match(
+                side,
+                price,
+                order.quantity,
+                order.account_id,
+                order.self_trade_prevention,
+                order.quote_budget if order.budget_is_limit else None,
+            )
+            leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
+            fills = tuple(
+                self._trade(state, order, match.order_id, match.account_id, match.price, match.quantity, makers)
+                for match in matching.matches
+            )
+            makers.extend(
+                RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
+                for maker_id, account_id in matching.makers_expired
+            )
+        rests = leaves > 0 and order.time_in_force is TimeInForce.GTC and not expired_in_match
+        if rests:
+            book.add(order.order_id, order.account_id, side, price, leaves)
+        self._publish_changes(state)
+        self._send_to_account(
+            order.account_id,
+            TakerOutcome(order.order_id, order.account_id, order.market, fills, rests, expired_in_match),
+        )
+        for message in makers:
+            self._send_to_account(message.account_id, message)
+
+    def _reason_not_to_match(self, order: MatchOrder, state: MarketState) -> RejectReason | None:
+        if order.order_type is OrderType.MARKET:
+            if order.side is Side.BUY and not order.budget_is_limit:
+                budget = order.quote_budget
+                if order.price * order.quantity * state.k > budget:
+                    _, cost = state.book.fillable(
+                        order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
+                    )
+                    if cost > budget:
+                        return RejectReason.INSUFFICIENT_BALANCE
+            return None
+        last_price = state.last_price
+        if last_price:
+            scaled = order.price * PPM
+            if scaled > last_price * state.market.band_up_ppm or scaled < last_price * state.market.band_down_ppm:
+                return RejectReason.PRICE_OUTSIDE_BAND
+        if order.order_type is OrderType.LIMIT_MAKER and state.book.crosses(order.side, order.price):
+            return RejectReason.WOULD_MATCH_IMMEDIATELY
+        return None
+
+    def _fills_whole(self, order: MatchOrder, book: Book) -> bool:
+        found, _ = book.fillable(
+            order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
+        )
+        return found == order.quantity
+
+    def _trade(
+        self,
+        state: MarketState,
+        taker: MatchOrder,
+        maker_order_id: OrderId,
+        maker_account_id: AccountId,
+        price: PriceTicks,
+        quantity: QuantityLots,
+        makers: list[ShardMessage],
+    ) -> TakerFill:
+        state.trade_id += 1
+        state.sequence += 1
+        last = self._events[-1] if self._events else None
+        if not (
+            type(last) is TradeExecuted
+            and last.market == taker.market
+            and last.taker_order_id == taker.order_id
+            and last.price == price
+        ):
+            state.aggregate_id += 1
+        state.last_price = price
+        trade_id = TradeId(state.trade_id)
+        self._events.append(
+            TradeExecuted(
+                self._time,
+                taker.market,
+                Sequence(state.sequence),
+                trade_id,
+                state.aggregate_id,
+                price,
+                quantity,
+                taker.side,
+                maker_order_id,
+                taker.order_id,
+                maker_account_id,
+                taker.account_id,
+            )
+        )
+        makers.append(MakerFill(maker_order_id, maker_account_id, taker.market, trade_id, price, quantity))
+        return TakerFill(trade_id, price, quantity)
+
+    def _publish_changes(self, state: MarketState) -> None:
+        changes = state.book.take_changes()
+        if changes:
+            state.sequence += 1
+            self._events.append(
+                DepthChanged(
+                    self._time,
+                    state.market.symbol,
+                    Sequence(state.sequence),
+                    tuple([LevelChange(*change) for change in changes]),
+                )
+            )
+
+    def _cancel_resting(self, cancel: CancelResting) -> None:
+        state = self.markets[cancel.market]
+        message: ShardMessage
+        if state.book.cancel(cancel.order_id):
+            self._publish_changes(state)
+            message = RestingClosed(cancel.order_id, cancel.account_id, cancel.market)
+        else:
+            message = CancelMissed(cancel.order_id, cancel.account_id, cancel.market)
+        self._send_to_account(cancel.account_id, message)
+
+    def _send_to_account(self, account_id: AccountId, message: ShardMessage) -> None:
+        self._send(account_id % self.shard_count, message)
+
+    # ------------------------------------------------------------------ the account's half: settling
+
+    def _open_order(self, account_id: AccountId, market: str, order_id: OrderId) -> tuple[Account, OrderState]:
+        try:
+            account = self.accounts[account_id]
+            return account, account.open_orders[market][order_id]
+        except KeyError:
+            raise InvariantBroken(f"order {order_id} of account {account_id} is not open in {market}") from None
+
+    def _taker_outcome(self, outcome: TakerOutcome) -> None:
+        account, order = self._open_order(outcome.account_id, outcome.market, outcome.order_id)
+        placed = account.client_order_ids[order.client_order_id]
+        if outcome.reject_reason is not None:
+            market = self.market_map.by_symbol[order.market]
+            account.funds[market.quote if order.side is Side.BUY else market.base].release(order.held)
+            del account.open_orders[order.market][order.order_id]
+            del account.client_order_ids[order.client_order_id]
+            self._refuse(placed.reply_to, placed.request_id, outcome.reject_reason)
+            return
+        market = self.market_map.by_symbol[order.market]
+        order = self._replace(
+            order, OrderStatus.NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held
+        )
+        account.open_orders[order.market][order.order_id] = order
+        paid_asset = market.quote if order.side is Side.BUY else market.base
+        self._events.append(OrderAccepted(self._time, order, (account.balance(paid_asset),)))
+        reports: tuple[FillReport, ...] = ()
+        if outcome.fills:
+            last = outcome.fills[-1].trade_id
+            collected = []
+            for fill in outcome.fills:
+                order, report = self._settle(
+                    account, order, market, fill.trade_id, fill.price, fill.quantity, Liquidity.TAKER,
+                    is_last=fill.trade_id == last and not outcome.rests,
+                )  # fmt: skip
+                collected.append(report)
+            reports = tuple(collected)
+        if order.status.is_open and not outcome.rests:
+            order = self._close(
+                account,
+                order,
+                OrderStatus.EXPIRED_IN_MATCH if outcome.expired_in_match else OrderStatus.EXPIRED,
+                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else CloseReason.EXPIRED,
+            )
+        self._replies.append((placed.reply_to, OrderReply(placed.request_id, self._time, order, reports)))
+
+    def _maker_fill(self, fill: MakerFill) -> None:
+        account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
+        market = self.market_map.by_symbol[fill.market]
+        self._settle(account, order, market, fill.trade_id, fill.price, fill.quantity, Liquidity.MAKER, is_last=False)
+
+    def _settle(
+        self,
+        account: Account,
+        order: OrderState,
+        market: Market,
+        trade_id: TradeId,
+        price: PriceTicks,
+        quantity: QuantityLots,
+        liquidity: Liquidity,
+        *,
+        is_last: bool,
+    ) -> tuple[OrderState, FillReport]:
+        """Move the money of one fill and return the order after it.
+
+        The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never exceeds what is
+        received, so no money is made. What a better price than the limit saves is released at once.
+        """
+        k = market.quote_per_tick_lot
+        quote, base = price * quantity * k, quantity * market.lot_size
+        cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
+        is_buy = order.side is Side.BUY
+        paid_asset, received_asset = (market.quote, market.base) if is_buy else (market.base, market.quote)
+        paid, received = (quote, base) if is_buy else (base, quote)
+        fee_ppm = market.maker_fee_ppm if liquidity is Liquidity.MAKER else market.taker_fee_ppm
+        fee = -(-received * fee_ppm // PPM)
+
+        if order.quote_quantity:
+            # What is left cannot buy one more lot at this price, and no later price is better: the budget is used up.
+            filled = is_last and order.quote_quantity - cum_quote < price * k
+        else:
+            filled = cum_quantity == order.quantity
+        if filled:
+            held = 0
+        elif is_buy and order.order_type is not OrderType.MARKET:
+            held = order.price * (order.quantity - cum_quantity) * k
+        else:
+            held = order.held - paid
+
+        paid_funds, received_funds = account.funds_in(paid_asset), account.funds_in(received_asset)
+        paid_funds.pay(paid, order.held - paid - held)
+        received_funds.available += received - fee
+        paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
+        paid_totals.settled -= paid
+        received_totals.settled += received
+        received_totals.fees += fee
+
+        order = self._replace(
+            order,
+            OrderStatus.FILLED if filled else OrderStatus.PARTIALLY_FILLED,
+            cum_quantity if filled else order.quantity,
+            cum_quantity,
+            cum_quote,
+            held,
+        )
+        self._events.append(
+            OrderFilled(
+                self._time,
+                order,
+                trade_id,
+                price,
+                quantity,
+                AssetUnits(quote),
+                liquidity,
+                AssetUnits(fee),
+                received_asset,
+                (
+                    Balance(paid_asset, AssetUnits(paid_funds.available), AssetUnits(paid_funds.held)),
+                    Balance(received_asset, AssetUnits(received_funds.available), AssetUnits(received_funds.held)),
+                ),
+            )
+        )
+        if filled:
+            self._forget_open(account, order)
+        else:
+            account.open_orders[order.market][order.order_id] = order
+        return order, FillReport(trade_id, price, quantity, AssetUnits(fee), received_asset)
+
+    def _resting_closed(self, closed: RestingClosed) -> None:
+        account, order = self._open_order(closed.account_id, closed.market, closed.order_id)
+        if closed.expired_in_match:
+            self._close(account, order, OrderStatus.EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
+            return
+        order = self._close(account, order, OrderStatus.CANCELED, CloseReason.CANCELED_BY_OWNER)
+        self._cancel_answered(closed.order_id, order)
+
+    def _cancel_missed(self, missed: CancelMissed) -> None:
+        self._cancel_answered(missed.order_id, None)
+
+    def _close(self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason) -> OrderState:
+        """Release what the order still holds and close it."""
+        market = self.market_map.by_symbol[order.market]
+        asset = market.quote if order.side is Side.BUY else market.base
+        account.funds[asset].release(order.held)
+        quantity = order.cum_quantity if order.quote_quantity else order.quantity
+        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0)
+        self._events.append(OrderClosed(self._time, order, reason, (account.balance(asset),)))
+        self._forget_open(account, order)
+        return order
+
+    def _forget_open(self, account: Account, order: OrderState) -> None:
+        """Move a closed order from the open to the remembered ones, and forget the oldest of those beyond the limit."""
+        del account.open_orders[order.market][order.order_id]
+        self.closed_orders[order.order_id] = order
+        self.closed_order_ids.append(order.order_id)
+        if len(self.closed_order_ids) > self.closed_orders_max:
+            oldest = self.closed_orders.pop(self.closed_order_ids.popleft())
+            client_order_ids = self.accounts[oldest.account_id].client_order_ids
+            placed = client_order_ids.get(oldest.client_order_id)
+            if placed is not None and placed.order_id == oldest.order_id:
+                del client_order_ids[oldest.client_order_id]
+
+    def _replace(
+        self, order: OrderState, status: OrderStatus, quantity: int, cum_quantity: int, cum_quote: int, held: int
+    ) -> OrderState:
+        return OrderState(
+            order.order_id,
+            order.account_id,
+            order.client_order_id,
+            order.market,
+            order.side,
+            order.order_type,
+            order.time_in_force,
+            order.price,
+            QuantityLots(quantity),
+            order.quote_quantity,
+            order.self_trade_prevention,
+            status,
+            QuantityLots(cum_quantity),
+            AssetUnits(cum_quote),
+            AssetUnits(held),
+            order.accepted_time,
+            self._time,
+        )
+
+    # ------------------------------------------------------------------ the account's half: canceling
+
+    def _cancel_order(self, command: CancelOrder) -> None:
+        order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
+        if order is None:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
+            return
+        self._request_cancel(order, (command.request_id, command.reply_to))
+
+    def _cancel_all_orders(self, command: CancelAllOrders) -> None:
+        account = self.accounts.get(command.account_id)
+        orders = list(account.open_orders.get(command.market, {}).values()) if account is not None else []
+        if not orders:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
+            return
+        request = CancelAllRequest(command.request_id, command.reply_to, len(orders))
+        for order in orders:
+            self._request_cancel(order, request)
+
+    def _request_cancel(self, order: OrderState, request: CancelAllRequest | tuple[int, str]) -> None:
+        self.cancel_requests.setdefault(order.order_id, deque()).append(request)
+        self._send(
+            self.market_shards[order.market], CancelResting(order.order_id, order.account_id, order.market)
+        )
+
+    def _cancel_answered(self, order_id: OrderId, order: OrderState | None) -> None:
+        requests = self.cancel_requests.get(order_id)
+        if not requests:
+            raise InvariantBroken(f"the cancel of order {order_id} was answered but not asked for")
+        request = requests.popleft()
+        if not requests:
+            del self.cancel_requests[order_id]
+        if isinstance(request, CancelAllRequest):
+            request.waiting -= 1
+            if order is not None:
+                request.orders.append(order)
+            if not request.waiting:
+                reply: Reply = OrdersReply(request.request_id, self._time, tuple(request.orders))
+                if not request.orders:
+                    reply = Refused(request.request_id, self._time, RejectReason.UNKNOWN_ORDER)
+                self._replies.append((request.reply_to, reply))
+            return
+        request_id, reply_to = request
+        if order is None:
+            self._refuse(reply_to, request_id, RejectReason.UNKNOWN_ORDER)
+        else:
+            self._replies.append((reply_to, OrderReply(request_id, self._time, order)))
+
+    # ------------------------------------------------------------------ deposits and withdrawals
+
+    def _deposit(self, command: Deposit) -> None:
+        totals = self.totals.get(command.asset)
+        if totals is None:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ASSET)
+            return
+        account = self.accounts.get(command.account_id)
+        if account is None or command.transfer_id not in account.transfer_ids:
+            funds = account.funds.get(command.asset) if account is not None else None
+            balance = funds.available + funds.held if funds is not None else 0
+            if command.amount <= 0 or balance + command.amount > AMOUNT_UNITS_MAX:
+                self._refuse(command.reply_to, command.request_id, RejectReason.AMOUNT_OUT_OF_RANGE)
+                return
+            if account is None:
+                account = self.accounts[command.account_id] = Account(command.account_id)
+            account.transfer_ids[command.transfer_id] = None
+            account.funds_in(command.asset).available += command.amount
+            totals.deposited += command.amount
+            self._events.append(
+                FundsDeposited(
+                    self._time, command.account_id, command.asset, command.amount, command.transfer_id,
+                    (account.balance(command.asset),),
+                )  # fmt: skip
+            )
+        self._replies.append(
+            (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
+        )
+
+    def _withdraw(self, command: Withdraw) -> None:
+        totals = self.totals.get(command.asset)
+        if totals is None:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ASSET)
+            return
+        account = self.accounts.get(command.account_id)
+        if account is None or command.transfer_id not in account.transfer_ids:
+            if command.amount <= 0:
+                self._refuse(command.reply_to, command.request_id, RejectReason.AMOUNT_OUT_OF_RANGE)
+                return
+            funds = account.funds.get(command.asset) if account is not None else None
+            if account is None or funds is None or funds.available < command.amount:
+                self._refuse(command.reply_to, command.request_id, RejectReason.INSUFFICIENT_BALANCE)
+                return
+            account.transfer_ids[command.transfer_id] = None
+            funds.available -= command.amount
+            totals.withdrawn += command.amount
+            self._events.append(
+                FundsWithdrawn(
+                    self._time, command.account_id, command.asset, command.amount, command.transfer_id,
+                    (account.balance(command.asset),),
+                )  # fmt: skip
+            )
+        self._replies.append(
+            (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
+        )
+
+    # ------------------------------------------------------------------ looking
+
+    def _find_open(
+        self, account_id: AccountId, market: str, order_id: OrderId, client_order_id: str
+    ) -> OrderState | None:
+        account = self.accounts.get(account_id)
+        if account is None:
+            return None
+        if client_order_id:
+            placed = account.client_order_ids.get(client_order_id)
+            if placed is None or order_id not in (0, placed.order_id):
+                return None
+            order_id = placed.order_id
+        return account.open_orders.get(market, {}).get(order_id)
+
+    def answer(self, query: Query, time: TimeMs) -> tuple[str, Reply]:
+        """Return (reply_to, reply). Changes nothing."""
+        reply: Reply
+        match query:
+            case BalancesQuery(request_id, _, account_id):
+                account = self.accounts.get(account_id)
+                reply = FundsReply(request_id, time, account.balances() if account is not None else ())
+            case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
+                order = self._find_open(account_id, market, order_id, client_order_id) or self._find_closed(query)
+                if order is None or order.status is OrderStatus.PENDING_NEW:
+                    reply = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
+                else:
+                    reply = OrderReply(request_id, time, order)
+            case OpenOrdersQuery(request_id, _, account_id, market):
+                account = self.accounts.get(account_id)
+                by_market = account.open_orders if account is not None else {}
+                chosen = [by_market.get(market, {})] if market else list(by_market.values())
+                orders = [
+                    order
+                    for each in chosen
+                    for order in each.values()
+                    if order.status is not OrderStatus.PENDING_NEW
+                ]
+                orders.sort(key=lambda order: order.order_id)
+                reply = OrdersReply(request_id, time, tuple(orders))
+            case AuditQuery(request_id, _):
+                open_orders = sum(
+                    len(orders) for account in self.accounts.values() for orders in account.open_orders.values()
+                )
+                reply = AuditReply(request_id, time, tuple(self.audit()), open_orders, self.command_count)
+        return query.reply_to, reply
+
+    def _find_closed(self, query: OrderQuery) -> OrderState | None:
+        order_id = query.order_id
+        if query.client_order_id:
+            account = self.accounts.get(query.account_id)
+            placed = account.client_order_ids.get(query.client_order_id) if account is not None else None
+            if placed is None or order_id not in (0, placed.order_id):
+                return None
+            order_id = placed.order_id
+        order = self.closed_orders.get(order_id)
+        if order is None or order.account_id != query.account_id or order.market != query.market:
+            return None
+        return order
+
+    def audit(self) -> list[tuple[str, int, int, int, int, int, int]]:
+        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
+        rows = []
+        for asset, totals in self.totals.items():
+            funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
+            available, held = sum(each.available for each in funds), sum(each.held for each in funds)
+            rows.append(
+                (asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
+            )
+        return rows
+
+    def depth(self, symbol: str) -> DepthSnapshot:
+        """Return the whole book of one of this shard's markets, by price levels."""
+        state = self.markets[symbol]
+        bids, asks = (
+            tuple((level.price, QuantityLots(level.quantity)) for level in half.in_priority())
+            for half in (state.book.bids, state.book.asks)
+        )
+        return DepthSnapshot(self._time, symbol, Sequence(state.sequence), bids, asks)
+
+    def check_invariants(self) -> None:
+        """Add everything up anew.
+
+        Raises:
+            InvariantBroken: naming what is not as it must always be.
+        """
+        for asset, available, held, fees, deposited, withdrawn, settled in self.audit():
+            if available + held + fees != deposited - withdrawn + settled:
+                raise InvariantBroken(
+                    f"{asset}: available {available} + held {held} + fees {fees} is not "
+                    f"deposited {deposited} - withdrawn {withdrawn} + settled {settled}"
+                )
+        for account in self.accounts.values():
+            holds: dict[str, int] = {}
+            for symbol, orders in account.open_orders.items():
+                market = self.market_map.by_symbol[symbol]
+                for order in orders.values():
+                    asset = market.quote if order.side is Side.BUY else market.base
+                    holds[asset] = holds.get(asset, 0) + order.held
+            for asset, funds in account.funds.items():
+                if funds.held != holds.get(asset, 0) or min(funds.held, funds.available) < 0:
+                    raise InvariantBroken(
+                        f"account {account.account_id}: held {asset} is {funds.held}, its orders hold {holds.get(asset, 0)}"
+                    )
+        for symbol, state in self.markets.items():
+            bid, ask = state.book.bids.best, state.book.asks.best
+            if bid is not None and ask is not None and bid.price >= ask.price:
+                raise InvariantBroken(f"{symbol}: the book is crossed, {bid.price} >= {ask.price}")
+
+

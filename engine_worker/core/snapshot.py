@@ -1,0 +1,239 @@
+"""A shard's whole state as bytes and back.
+
+The same state always gives the same bytes, and a shard restored from them goes on exactly as the one that was saved: snapshot
+plus the commands after it equals never having stopped.
+"""
+
+import hashlib
+from collections import deque
+
+import msgspec
+
+from engine_worker.core.accounts import Account, AssetTotals, Funds, PlacedOrder
+from engine_worker.core.book import BookSide
+from engine_worker.core.shard import CancelAllRequest, Shard
+from protocol.market import MarketMap
+from protocol.orders import OrderState
+from protocol.streams import StreamId
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots
+
+FORMAT_VERSION = 1
+
+
+class SnapshotError(ValueError):
+    """The snapshot does not fit: torn, of another format, or of another set of shards or markets."""
+
+
+class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One account; dicts are lists of pairs in their order."""
+
+    account_id: AccountId
+    funds: list[tuple[str, int, int]]
+    open_orders: list[tuple[str, list[OrderState]]]
+    client_order_ids: list[tuple[str, OrderId, int, str]]
+    transfer_ids: list[str]
+
+
+class LevelSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One price level: (order id, account id, quantity left), first come first."""
+
+    price: PriceTicks
+    orders: list[tuple[OrderId, AccountId, QuantityLots]]
+
+
+class MarketSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One market; levels best first."""
+
+    symbol: str
+    last_price: int
+    sequence: int
+    trade_id: int
+    aggregate_id: int
+    bids: list[LevelSnapshot]
+    asks: list[LevelSnapshot]
+
+
+class CancelAllSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request to cancel several orders that still waits."""
+
+    request_id: int
+    reply_to: str
+    waiting: int
+    orders: list[OrderState]
+
+
+class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
+    """A shard after everything up to `stream_id` of its input was applied.
+
+    `cancel_requests` are (order id, waiting), each waiting either (request id, reply_to) or an index into `cancel_alls`.
+    """
+
+    version: int
+    stream_id: StreamId
+    index: int
+    shard_count: int
+    order_count: int
+    command_count: int
+    totals: list[tuple[str, int, int, int, int]]
+    accounts: list[AccountSnapshot]
+    markets: list[MarketSnapshot]
+    closed_orders: list[OrderState]
+    cancel_alls: list[CancelAllSnapshot]
+    cancel_requests: list[tuple[OrderId, list[int | tuple[int, str]]]]
+    received: list[tuple[int, int]]
+    sent: list[tuple[int, int]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ShardSnapshot).decode
+_DIGEST_SIZE = 32
+
+
+def encode_snapshot(shard: Shard, stream_id: StreamId) -> bytes:
+    """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front."""
+    body = _encode(_snapshot_of(shard, stream_id))
+    return hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() + body
+
+
+def state_hash(shard: Shard) -> str:
+    """Return a hash of the state, the same on every machine, in hex."""
+    return hashlib.blake2b(_encode(_snapshot_of(shard, StreamId(""))), digest_size=16).hexdigest()
+
+
+def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int = 100_000) -> tuple[Shard, StreamId]:
+    """Return the shard as it was, and the stream id up to which it has applied its input.
+
+    Raises:
+        SnapshotError: the bytes are torn, or belong to another format, shard count or set of markets.
+    """
+    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
+        raise SnapshotError("the snapshot is torn: its digest does not match")
+    try:
+        snapshot = _decode(body)
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"the snapshot cannot be read: {error}") from error
+    if snapshot.version != FORMAT_VERSION:
+        raise SnapshotError(f"the snapshot has format {snapshot.version}, this program reads {FORMAT_VERSION}")
+    if snapshot.shard_count != market_map.shard_count:
+        raise SnapshotError(
+            f"the snapshot is one of {snapshot.shard_count} shards, the settings say {market_map.shard_count}: "
+            "a running exchange cannot change its number of shards"
+        )
+    return _restore(snapshot, market_map, closed_orders_max), snapshot.stream_id
+
+
+def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
+    cancel_alls: dict[int, int] = {}
+    kept: list[CancelAllSnapshot] = []
+
+    def waiting(request: CancelAllRequest | tuple[int, str]) -> int | tuple[int, str]:
+        if not isinstance(request, CancelAllRequest):
+            return request
+        if id(request) not in cancel_alls:
+            cancel_alls[id(request)] = len(kept)
+            kept.append(CancelAllSnapshot(request.request_id, request.reply_to, request.waiting, request.orders))
+        return cancel_alls[id(request)]
+
+    return ShardSnapshot(
+        version=FORMAT_VERSION,
+        stream_id=stream_id,
+        index=shard.index,
+        shard_count=shard.shard_count,
+        order_count=shard.order_count,
+        command_count=shard.command_count,
+        totals=[
+            (asset, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
+            for asset, totals in shard.totals.items()
+        ],
+        accounts=[_account_snapshot(account) for account in shard.accounts.values()],
+        markets=[
+            MarketSnapshot(
+                symbol,
+                state.last_price,
+                state.sequence,
+                state.trade_id,
+                state.aggregate_id,
+                _levels(state.book.bids),
+                _levels(state.book.asks),
+            )
+            for symbol, state in shard.markets.items()
+        ],
+        closed_orders=list(shard.closed_orders.values()),
+        cancel_requests=[
+            (order_id, [waiting(request) for request in requests])
+            for order_id, requests in shard.cancel_requests.items()
+        ],
+        cancel_alls=kept,
+        received=list(shard.received.items()),
+        sent=list(shard.sent.items()),
+    )
+
+
+def _account_snapshot(account: Account) -> AccountSnapshot:
+    return AccountSnapshot(
+        account.account_id,
+        [(asset, funds.available, funds.held) for asset, funds in account.funds.items()],
+        [(symbol, list(orders.values())) for symbol, orders in account.open_orders.items()],
+        [
+            (client_order_id, placed.order_id, placed.request_id, placed.reply_to)
+            for client_order_id, placed in account.client_order_ids.items()
+        ],
+        list(account.transfer_ids),
+    )
+
+
+def _levels(half: BookSide) -> list[LevelSnapshot]:
+    return [
+        LevelSnapshot(
+            level.price,
+            [(order.order_id, order.account_id, QuantityLots(order.quantity)) for order in level.orders()],
+        )
+        for level in half.in_priority()
+    ]
+
+
+def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: int) -> Shard:
+    shard = Shard(snapshot.index, market_map, closed_orders_max)
+    shard.order_count = snapshot.order_count
+    shard.command_count = snapshot.command_count
+    shard.received = dict(snapshot.received)
+    shard.sent = dict(snapshot.sent)
+    for asset, *totals in snapshot.totals:
+        if asset not in shard.totals:
+            raise SnapshotError(f"no market trades {asset} any more, but the snapshot holds money in it")
+        shard.totals[asset] = AssetTotals(*totals)
+    for account_snapshot in snapshot.accounts:
+        account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id)
+        account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
+        account.open_orders = {
+            symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
+        }
+        account.client_order_ids = {
+            client_order_id: PlacedOrder(order_id, request_id, reply_to)
+            for client_order_id, order_id, request_id, reply_to in account_snapshot.client_order_ids
+        }
+        account.transfer_ids = dict.fromkeys(account_snapshot.transfer_ids)
+    for market in snapshot.markets:
+        state = shard.markets.get(market.symbol)
+        if state is None:
+            raise SnapshotError(f"market {market.symbol} is in the snapshot but not in this shard's settings")
+        state.last_price, state.sequence = market.last_price, market.sequence
+        state.trade_id, state.aggregate_id = market.trade_id, market.aggregate_id
+        for half, levels in ((state.book.bids, market.bids), (state.book.asks, market.asks)):
+            for level in levels:
+                for order_id, account_id, quantity in level.orders:
+                    state.book.add(order_id, account_id, half.side, level.price, quantity)
+        state.book.take_changes()
+    shard.closed_orders = {order.order_id: order for order in snapshot.closed_orders}
+    shard.closed_order_ids = deque(shard.closed_orders)
+    cancel_alls = []
+    for each in snapshot.cancel_alls:
+        request = CancelAllRequest(each.request_id, each.reply_to, each.waiting)
+        request.orders = list(each.orders)
+        cancel_alls.append(request)
+    shard.cancel_requests = {
+        order_id: deque(cancel_alls[each] if isinstance(each, int) else each for each in requests)
+        for order_id, requests in snapshot.cancel_requests
+    }
+    return shard
