@@ -26,6 +26,7 @@ A market's read models carry the tag of the market's shard.
 | `session:HASH`            | string   | functions        | a signed-in session                                           |
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
 | `listen_key:…`            | string   | functions        | a user data stream's key                                      |
+| `health:NAME`             | string   | every process    | its last heartbeat; expires when it falls silent              |
 """
 
 from enum import StrEnum
@@ -165,6 +166,11 @@ def rate(bucket: str, owner: str, window: int) -> str:
 def listen_key(key: str) -> str:
     """`listen_key:KEY`."""
     return f"listen_key:{key}"
+
+
+def health(process: str) -> str:
+    """`health:NAME`."""
+    return f"health:{process}"
 
 
 def stream_id_of(milliseconds: int, number: int = 0) -> StreamId:

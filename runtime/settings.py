@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,10 @@ PREFIX = "EXCHANGE_"
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(gt=0)]
 
+_CHECKOUT = Path(__file__).resolve().parent.parent
+DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
+"""In the checkout, whatever folder a command is typed in; elsewhere when the program was installed without one."""
+
 
 class SettingsError(ValueError):
     """One or more settings are wrong; the message names each of them, a line each."""
@@ -29,8 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of all processes, with the defaults of a laptop."""
 
     # Where things live
-    data_dir: Path = Path(".run")
-    """Data of the embedded Redis and PostgreSQL, logs, sockets, the master key."""
+    data_dir: Path = DATA_DIR
+    """Data of the embedded Redis and PostgreSQL, logs, the master key."""
     host: str = "127.0.0.1"
     """The address that servers listen on."""
     rest_port: Port = 8000
@@ -38,10 +42,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Port of the embedded Redis."""
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port of a process's metrics; 0: none. `exchange up` counts on from here, a port per process."""
     redis_url: str = ""
     """An external Redis; empty: the embedded one."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
+    postgres_bin: str = ""
+    """Folder of PostgreSQL's programs (16 or newer) for the embedded one; empty: those on PATH, then those that come along."""
 
     # What is traded
     markets_file: str = ""
@@ -83,8 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often the ingest looks without being nudged."""
 
     # Logs
-    log_level: str = "info"
-    log_format: str = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "human", "json"] = "auto"
     """human, json, or auto: human on a terminal, JSON otherwise."""
 
     # The market maker
@@ -94,13 +102,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mm_rest_url: str = ""
     """The exchange it quotes on; empty: this one."""
 
+    @property
+    def password_file(self) -> Path:
+        """Where the password of the embedded Redis and PostgreSQL is kept; made when they first start."""
+        return self.data_dir / "password"
+
     def resolved_redis_url(self) -> str:
         """Return the URL of the Redis to use."""
-        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+        return self.redis_url or f"redis://:{self._password()}@127.0.0.1:{self.redis_port}/0"
 
     def resolved_database_url(self) -> str:
         """Return the URL of the database to use."""
-        return self.database_url or f"postgresql://exchange@127.0.0.1:{self.postgres_port}/exchange"
+        return self.database_url or f"postgresql://exchange:{self._password()}@127.0.0.1:{self.postgres_port}/exchange"
+
+    def _password(self) -> str:
+        try:
+            return self.password_file.read_text("ascii").strip()
+        except OSError as error:
+            raise SettingsError(f"{self.password_file}: {error.strerror}; `exchange up` makes it") from error
 
     def rest_url(self) -> str:
         """Return the base URL of the REST API."""
