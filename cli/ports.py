@@ -1,0 +1,51 @@
+"""Which ports the exchange will listen on, and whether they are free."""
+
+import socket
+from collections.abc import Iterator
+
+from runtime.settings import PREFIX, Settings
+
+
+class PortError(RuntimeError):
+    """A port is taken; the message names it and its setting."""
+
+
+def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
+    """Yield (host, port, setting) of every port that the processes will listen on."""
+    yield settings.host, settings.rest_port, f"{PREFIX}REST_PORT"
+    if not settings.redis_url:
+        yield "127.0.0.1", settings.redis_port, f"{PREFIX}REDIS_PORT"
+    if not settings.database_url:
+        yield "127.0.0.1", settings.postgres_port, f"{PREFIX}POSTGRES_PORT"
+
+
+def check_ports(settings: Settings) -> None:
+    """Check every port before anything is started.
+
+    Raises:
+        PortError: one or more are taken, or named twice.
+    """
+    mistakes = []
+    settings_of: dict[int, str] = {}
+    for host, port, setting in ports_used(settings):
+        if port in settings_of:
+            mistakes.append(f"port {port} is wanted twice; set {settings_of[port]} or {setting}")
+        elif not _is_free(host, port):
+            mistakes.append(f"port {port} is taken; set {setting}")
+        settings_of[port] = setting
+    if mistakes:
+        raise PortError("\n".join(mistakes))
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port), reuse_port=False):
+            return True
+    except OSError:
+        return False

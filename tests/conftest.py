@@ -1,0 +1,134 @@
+"""The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
+
+TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_SHARD_COUNT the number of
+shards of the `exchange` fixture.
+"""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from cli import embedded
+from cli.ports import free_port
+from runtime.settings import PREFIX, Settings
+
+START_TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="session")
+def server_settings() -> Iterator[Settings]:
+    """Settings of the servers that the tests share: free ports, and a data folder that any user may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="exchange-test-"))
+    folder.chmod(0o755)
+    settings = Settings(
+        data_dir=folder,
+        redis_port=free_port(),
+        postgres_port=free_port(),
+        postgres_bin=os.environ.get("TEST_POSTGRES_BIN", ""),
+    )
+    embedded.make_data_dir(settings)
+    yield settings
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_settings: Settings) -> Iterator[str]:
+    """The URL of the Redis that the tests share."""
+    with _running(embedded.redis_command(server_settings), lambda: embedded.redis_ready(server_settings)):
+        yield server_settings.resolved_redis_url()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of an empty Redis."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_settings: Settings) -> Iterator[str]:
+    """The URL of the PostgreSQL that the tests share."""
+    with _running(embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)):
+        yield server_settings.resolved_database_url()
+
+
+@pytest.fixture(scope="session")
+def has_timescaledb(postgres_server: str) -> bool:
+    """Whether that PostgreSQL has TimescaleDB."""
+    with psycopg.connect(postgres_server) as connection:
+        found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
+    return found is not None
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: str, server_settings: Settings) -> str:
+    """The name of a migrated database to copy."""
+    name = "migrated"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        url = _with_database(postgres_server, name)
+        environment = {**os.environ, f"{PREFIX}DATABASE_URL": url, f"{PREFIX}DATA_DIR": str(server_settings.data_dir)}
+        subprocess.run(
+            [sys.executable, "-m", "persist.main", "migrate"], env=environment, check=True, timeout=START_TIMEOUT_S
+        )
+        # TimescaleDB's own workers would keep it from being copied.
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+    return name
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def database_url(postgres_server: str, migrated_template: str) -> Iterator[str]:
+    """The URL of a migrated database without rows."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(migrated_template))
+        )
+        yield _with_database(postgres_server, name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _with_database(url: str, name: str) -> str:
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@contextmanager
+def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iterator[None]:
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command.arguments, stdout=output, stderr=subprocess.STDOUT, user=command.user, group=command.group
+        )
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not ready():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    pytest.fail(f"{command.arguments[0]} did not start:\n{output.read().decode(errors='replace')}")
+                time.sleep(0.02)
+            yield
+        finally:
+            process.send_signal(command.stop_signal)
+            process.wait(START_TIMEOUT_S)
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_timescaledb(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("timescaledb") and not request.getfixturevalue("has_timescaledb"):
+        pytest.skip("this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN")
