@@ -1,0 +1,274 @@
+"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its outages."""
+
+import asyncio
+import itertools
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
+from mm.client import FAILURES, ApiError, Client
+from mm.quoting import INVENTORY_SIDES, Quote, QuotingPlan, desired_quotes, next_reference, random_taking
+from mm.reconcile import OpenQuote, Tolerance, reconcile
+from protocol.market import Market
+from protocol.orders import Side
+from protocol.units import PPM, AssetUnits, OrderId, PriceTicks, QuantityLots, format_decimal, parse_decimal
+
+UNKNOWN_ORDER: Final = -2011
+TOLERANCE: Final = Tolerance(quantity_ppm_min=PPM // 4, quantity_ppm_max=2 * PPM)
+"""A quote is left alone until three quarters of it are taken."""
+OPEN_ORDERS_EVERY: Final = 3
+"""Turns from one reading of the open orders to the next: what was filled shows there."""
+FUNDS_INTERVAL_S: Final = 5
+ORDER_WINDOW_S: Final = 10
+ORDER_WINDOW_PERCENT: Final = 95
+"""How much of its order limit the maker makes use of."""
+BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
+STOP_S_MAX: Final = 3
+
+_log = structlog.get_logger()
+
+
+class OrderBudget:
+    """The orders that an account may still place in the running window."""
+
+    def __init__(self, orders_max: int) -> None:
+        self._orders_max = orders_max
+        self._placed: deque[float] = deque()
+
+    def take(self, now: float) -> bool:
+        """Count one order at `now` (seconds, monotonic). Return whether there was room for it."""
+        while self._placed and self._placed[0] <= now - ORDER_WINDOW_S:
+            self._placed.popleft()
+        if len(self._placed) >= self._orders_max:
+            return False
+        self._placed.append(now)
+        return True
+
+
+class Funds:
+    """What one account owns, available and held together."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self._totals: dict[str, AssetUnits] = {}
+
+    async def refresh(self, client: Client, targets: Mapping[str, AssetUnits]) -> None:
+        """Ask the exchange, and have the faucet fill up what has fallen below one side of quotes."""
+        await self._read(client)
+        for asset, target in targets.items():
+            missing = AssetUnits(target - self.total(asset))
+            if self.total(asset) * (INVENTORY_SIDES + 2) >= target:
+                continue
+            try:
+                await deposit(client, self.account, asset, format_decimal(missing))
+            except ApiError as error:
+                _log.warning("faucet refused", asset=asset, amount=format_decimal(missing), error=str(error))
+            else:
+                _log.info("funded", asset=asset, amount=format_decimal(missing))
+                await self._read(client)
+
+    def total(self, asset: str) -> AssetUnits:
+        """Return the holding in the asset's units."""
+        return self._totals.get(asset, AssetUnits(0))
+
+    def inventory(self, plan: QuotingPlan) -> QuantityLots:
+        """Return the base holding less its target, in lots."""
+        return QuantityLots(self.total(plan.market.base) // plan.market.lot_size - plan.base_target)
+
+    async def _read(self, client: Client) -> None:
+        answer = await client.signed(self.account.keys, "GET", "/api/v3/account")
+        self._totals = {
+            each["asset"]: AssetUnits(parse_decimal(each["free"]) + parse_decimal(each["locked"]))
+            for each in answer["balances"]
+        }
+
+
+class Bot:
+    """Quotes every market with one account and takes at random with another, until it is canceled."""
+
+    def __init__(
+        self,
+        client: Client,
+        accounts: Accounts,
+        plans: Sequence[QuotingPlan],
+        *,
+        requote_ms: int,
+        orders_max: int,
+        random: Random,
+    ) -> None:
+        self._client = client
+        self._plans = plans
+        self._maker = Funds(accounts.maker)
+        self._taker = Funds(accounts.taker)
+        self._targets = _targets(plans)
+        self._quote_users = Counter(plan.market.quote for plan in plans)
+        self._requote_s = requote_ms / 1_000
+        self._budget = OrderBudget(orders_max * ORDER_WINDOW_PERCENT // 100)
+        self._random = random
+
+    async def run(self) -> None:
+        """Trade until canceled.
+
+        Raises:
+            ApiError: (in a group) an account's key is refused; new accounts are needed.
+        """
+        await self._refresh_funds()
+        async with asyncio.TaskGroup() as tasks:
+            for plan in self._plans:
+                tasks.create_task(self._quote(plan))
+            tasks.create_task(self._take())
+            tasks.create_task(self._watch_funds())
+
+    async def cancel_all(self) -> None:
+        """Take every quote out of the books, as far as the exchange can be reached."""
+        for plan in self._plans:
+            symbol = plan.market.symbol
+            try:
+                async with asyncio.timeout(STOP_S_MAX):
+                    await self._signed(self._maker, "DELETE", "/api/v3/openOrders", symbol=symbol)
+            except (*FAILURES, TimeoutError) as error:
+                if not _is_unknown_order(error):
+                    _log.warning("quotes not canceled", market=symbol, error=repr(error))
+
+    async def _quote(self, plan: QuotingPlan) -> None:
+        market = plan.market
+        reference = plan.anchor
+        open_quotes: dict[OrderId, OpenQuote] = {}
+        failures = 0
+        for turn in itertools.count():
+            try:
+                if failures or turn % OPEN_ORDERS_EVERY == 0:
+                    open_quotes = await self._open_quotes(market)
+                reference = next_reference(plan, reference, self._random)
+                quote_funds = AssetUnits(self._maker.total(market.quote) // self._quote_users[market.quote])
+                desired = desired_quotes(plan, reference, self._maker.inventory(plan), quote_funds, self._random)
+                await self._carry_out(market, desired, open_quotes)
+            except FAILURES as error:
+                # What was under way may have happened: the open orders are read anew before anything else is sent.
+                failures += 1
+                await _back_off(failures, error, market.symbol)
+            else:
+                failures = 0
+                await asyncio.sleep(self._requote_s)
+
+    async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
+        orders = await self._signed(self._maker, "GET", "/api/v3/openOrders", symbol=market.symbol)
+        return {each.order_id: each for each in (_open_quote(market, order) for order in orders)}
+
+    async def _carry_out(self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]) -> None:
+        """Send what is missing, and keep `open_quotes` to what then rests. What exceeds the budget waits for the next turn."""
+        changes = reconcile(desired, open_quotes.values(), TOLERANCE)
+        for stale in changes.cancels:
+            try:
+                await self._signed(self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id)
+            except ApiError as error:
+                if not _is_unknown_order(error):
+                    raise
+            del open_quotes[stale.order_id]
+        refused: set[Side] = set()
+        for quote in changes.placements:
+            if quote.side in refused:
+                continue
+            if not self._budget.take(time.monotonic()):
+                return
+            try:
+                placed = await self._place(market, quote)
+            except ApiError as error:
+                if error.code in KEY_REFUSED:
+                    raise
+                refused.add(quote.side)
+                _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))
+            else:
+                if placed.quantity:
+                    open_quotes[placed.order_id] = placed
+
+    async def _place(self, market: Market, quote: Quote) -> OpenQuote:
+        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back in line.
+        order = await self._signed(
+            self._maker,
+            "POST",
+            "/api/v3/order",
+            symbol=market.symbol,
+            side=quote.side.name,
+            type="LIMIT",
+            timeInForce="GTC",
+            price=market.format_price(quote.price),
+            quantity=market.format_quantity(quote.quantity),
+            newOrderRespType="RESULT",
+        )
+        return _open_quote(market, order)
+
+    async def _take(self) -> None:
+        failures = 0
+        for plan in itertools.cycle(self._plans):
+            # Two to five takings, of one market after the other, in the time of one turn of quoting.
+            await asyncio.sleep(self._requote_s * self._random.uniform(0.2, 0.5))
+            side, quantity = random_taking(plan, self._taker.inventory(plan), self._random)
+            try:
+                await self._signed(
+                    self._taker,
+                    "POST",
+                    "/api/v3/order",
+                    symbol=plan.market.symbol,
+                    side=side.name,
+                    type="MARKET",
+                    quantity=plan.market.format_quantity(quantity),
+                    newOrderRespType="ACK",
+                )
+            except FAILURES as error:
+                failures += 1
+                await _back_off(failures, error, plan.market.symbol)
+            else:
+                failures = 0
+
+    async def _watch_funds(self) -> None:
+        while True:
+            await asyncio.sleep(FUNDS_INTERVAL_S)
+            await self._refresh_funds()
+
+    async def _refresh_funds(self) -> None:
+        for funds in (self._maker, self._taker):
+            for failures in itertools.count(1):
+                try:
+                    await funds.refresh(self._client, self._targets)
+                    break
+                except FAILURES as error:
+                    await _back_off(failures, error, "funds")
+
+    async def _signed(self, funds: Funds, method: str, path: str, **parameters: str | int) -> Any:
+        return await self._client.signed(funds.account.keys, method, path, **parameters)
+
+
+async def _back_off(failures: int, error: Exception, subject: str) -> None:
+    if isinstance(error, ApiError) and error.code in KEY_REFUSED:
+        raise error
+    seconds = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+    _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
+    await asyncio.sleep(seconds)
+
+
+def _is_unknown_order(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.code == UNKNOWN_ORDER
+
+
+def _targets(plans: Sequence[QuotingPlan]) -> dict[str, AssetUnits]:
+    targets: Counter[str] = Counter()
+    for plan in plans:
+        targets[plan.market.base] += plan.market.base_units(plan.base_target)
+        targets[plan.market.quote] += plan.quote_target
+    return {asset: AssetUnits(units) for asset, units in targets.items()}
+
+
+def _open_quote(market: Market, order: Mapping[str, Any]) -> OpenQuote:
+    leaves = parse_decimal(order["origQty"]) - parse_decimal(order["executedQty"])
+    return OpenQuote(
+        OrderId(order["orderId"]),
+        Side[order["side"]],
+        PriceTicks(parse_decimal(order["price"]) // market.tick_size),
+        QuantityLots(leaves // market.lot_size),
+    )

@@ -1,0 +1,81 @@
+"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote left behind."""
+
+import asyncio
+from collections.abc import Coroutine
+from random import Random
+from typing import TypeVar
+
+import structlog
+
+from mm.accounts import open_accounts
+from mm.bot import BACKOFF_S, Bot
+from mm.client import Client, StatusUnknownError, UnavailableError
+from mm.markets import orders_per_10s, plans_of
+from runtime.lifecycle import stop_event
+from runtime.log import configure_logs
+from runtime.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = load_settings()
+    configure_logs(settings, "mm")
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    stop = stop_event()
+    async with Client(settings.mm_rest_url or settings.rest_url()) as client:
+        bot = await _unless(stop, _make_bot(client, settings))
+        if bot is None:
+            return
+        try:
+            await _unless(stop, bot.run())
+        finally:
+            await bot.cancel_all()
+
+
+async def _make_bot(client: Client, settings: Settings) -> Bot:
+    """Return a bot that is ready to trade; waits for the exchange as long as it takes."""
+    failures = 0
+    while True:
+        try:
+            await client.synchronize_clock()
+            exchange_info = await client.get("/api/v3/exchangeInfo")
+            plans = plans_of(exchange_info, await client.get("/api/v3/ticker/price"), settings.mm_levels)
+            accounts = await open_accounts(client, settings.data_dir / "mm.json")
+        except (UnavailableError, StatusUnknownError) as error:
+            seconds = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            _log.info("waiting for the exchange", error=str(error), seconds=seconds)
+            await asyncio.sleep(seconds)
+            failures += 1
+        else:
+            _log.info("quoting", markets=[plan.market.symbol for plan in plans], levels=settings.mm_levels)
+            return Bot(
+                client,
+                accounts,
+                plans,
+                requote_ms=settings.mm_requote_ms,
+                orders_max=orders_per_10s(exchange_info),
+                random=Random(),
+            )
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
+    """Return what `work` returns, or None when `stop` was set before."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        return await working
+    working.cancel()
+    await asyncio.wait((working,))
+    return None
+
+
+if __name__ == "__main__":
+    main()

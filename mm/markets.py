@@ -1,0 +1,61 @@
+"""What the exchange says about itself, as plans for quoting. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from mm.quoting import QuotingPlan, first_reference, plan_for
+from protocol.market import Market, MarketDefinition, MarketError
+from protocol.units import PriceTicks, parse_decimal
+
+ORDERS_PER_10S_DEFAULT: Final = 100
+
+_log = structlog.get_logger()
+
+
+def plans_of(
+    exchange_info: Mapping[str, Any], last_prices: Sequence[Mapping[str, Any]], levels: int
+) -> list[QuotingPlan]:
+    """Return a plan for every market that trades, around its last price where there is one.
+
+    `exchange_info` and `last_prices` are the answers of /api/v3/exchangeInfo and /api/v3/ticker/price.
+    """
+    prices = {each["symbol"]: each["price"] for each in last_prices}
+    plans = []
+    for definition in exchange_info["symbols"]:
+        if definition["status"] != "TRADING":
+            continue
+        try:
+            market = _market(definition)
+        except MarketError as error:
+            _log.warning("market not quoted", market=definition["symbol"], reason=str(error))
+            continue
+        last_price = parse_decimal(prices.get(market.symbol, "0")) // market.tick_size
+        plans.append(plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels))
+    return plans
+
+
+def orders_per_10s(exchange_info: Mapping[str, Any]) -> int:
+    """Return how many orders an account may place in ten seconds."""
+    for limit in exchange_info.get("rateLimits", ()):
+        if (limit["rateLimitType"], limit["interval"], limit["intervalNum"]) == ("ORDERS", "SECOND", 10):
+            return int(limit["limit"])
+    return ORDERS_PER_10S_DEFAULT
+
+
+def _market(definition: Mapping[str, Any]) -> Market:
+    filters = {each["filterType"]: each for each in definition["filters"]}
+    prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
+    notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
+    return MarketDefinition(
+        symbol=definition["symbol"],
+        base=definition["baseAsset"],
+        quote=definition["quoteAsset"],
+        tick_size=prices["tickSize"],
+        lot_size=lots["stepSize"],
+        price_max=prices["maxPrice"],
+        quantity_min=lots["minQty"],
+        quantity_max=lots["maxQty"],
+        notional_min=notional["minNotional"],
+    ).to_market()

@@ -1,0 +1,53 @@
+from typing import Any
+
+from mm.markets import orders_per_10s, plans_of
+
+
+def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.01000000") -> dict[str, Any]:
+    return {
+        "symbol": name,
+        "status": status,
+        "baseAsset": name.removesuffix("USDT"),
+        "quoteAsset": "USDT",
+        "filters": [
+            {
+                "filterType": "PRICE_FILTER",
+                "minPrice": "0.01000000",
+                "maxPrice": "1000000.00000000",
+                "tickSize": tick_size,
+            },
+            {"filterType": "LOT_SIZE", "minQty": "0.00001000", "maxQty": "9000.00000000", "stepSize": "0.00001000"},
+            {"filterType": "NOTIONAL", "minNotional": "5.00000000"},
+        ],
+    }
+
+
+def test_a_market_without_trades_starts_at_its_base_price() -> None:
+    (plan,) = plans_of({"symbols": [symbol()]}, [], levels=15)
+    assert plan.market.format_price(plan.anchor) == "100000.00000000"
+    assert plan.market.format_quantity(plan.market.quantity_min) == "0.00001000"
+    assert plan.levels == 15
+
+
+def test_a_market_that_has_traded_goes_on_from_its_last_price() -> None:
+    (plan,) = plans_of({"symbols": [symbol()]}, [{"symbol": "BTCUSDT", "price": "98765.43000000"}], levels=15)
+    assert plan.market.format_price(plan.anchor) == "98765.43000000"
+
+
+def test_a_price_of_zero_is_no_price() -> None:
+    (plan,) = plans_of({"symbols": [symbol("SOLUSDT")]}, [{"symbol": "SOLUSDT", "price": "0.00000000"}], levels=15)
+    assert plan.market.format_price(plan.anchor) == "180.00000000"
+
+
+def test_markets_that_do_not_trade_or_cannot_be_whole_are_left_out() -> None:
+    symbols = [symbol(status="HALT"), symbol("ETHUSDT", tick_size="0.00000001"), symbol("SOLUSDT")]
+    assert [plan.market.symbol for plan in plans_of({"symbols": symbols}, [], levels=15)] == ["SOLUSDT"]
+
+
+def test_the_order_limit_is_what_the_exchange_says() -> None:
+    limits = [
+        {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 6000},
+        {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 50},
+    ]
+    assert orders_per_10s({"rateLimits": limits}) == 50
+    assert orders_per_10s({}) == 100
