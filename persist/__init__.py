@@ -1,0 +1,1 @@
+"""Moves the shards' event logs into PostgreSQL or TimescaleDB, exactly once."""
