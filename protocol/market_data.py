@@ -84,6 +84,8 @@ class Candle(msgspec.Struct, frozen=True, array_like=True):
     taker_buy_quote: int
     first_trade_id: int
     last_trade_id: int
+    closed: bool = False
+    """Whether the interval is over: the last word about it, published once."""
 
 
 class Ticker(msgspec.Struct, frozen=True, array_like=True):

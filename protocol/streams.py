@@ -9,7 +9,7 @@ A market's read models carry the tag of the market's shard.
 | `query:{k}`               | stream   | gateways         | query frames; no part of the log                              |
 | `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
 | `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
-| `out:{k}`                 | stream   | shard            | message frames to other shards; removed when delivered        |
+| `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
 | `snapshots:{k}`           | list     | shard            | the two newest `ShardSnapshot`s, newest first                 |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
@@ -42,8 +42,16 @@ MESSAGES_FIELD: Final = b"m"
 EVENTS_FIELD: Final = b"e"
 QUERIES_FIELD: Final = b"q"
 
-ENGINE_GROUP: Final = "engine"
-"""The consumer group on `in:{k}` and `query:{k}`; its cursor is set to `pos:{k}` at every takeover."""
+ENGINE_GROUP_PREFIX: Final = "engine-"
+
+
+def engine_group(epoch: int) -> str:
+    """Return the name of the consumer group on `in:{k}` and `query:{k}` of one epoch.
+
+    Each takeover makes a new group, with its cursor at `pos:{k}`, and destroys the old: a stale worker that wakes up cannot
+    take entries away from the new one.
+    """
+    return f"{ENGINE_GROUP_PREFIX}{epoch}"
 
 
 class EventReader(StrEnum):

@@ -5,6 +5,7 @@ both pass the same tests.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from protocol.streams import StreamId
@@ -41,12 +42,23 @@ class Commit(NamedTuple):
     expected: ShardPosition
     """What `pos` must hold now."""
     stream_id: StreamId
-    """What it holds afterwards, with the same epoch."""
+    """What it holds afterwards, with the same epoch; also the id of the entries in `ev` and `out` that this writes."""
     events: bytes = b""
     """An event frame; empty: nothing happened."""
-    outbox: Sequence[bytes] = ()
-    """Message frames."""
+    outbox: Mapping[int, bytes] = MappingProxyType({})
+    """Target shard -> message frame."""
     dead_letters: Sequence[DeadLetter] = ()
+
+
+class Outgoing(NamedTuple):
+    """Message frames of one commit on their way to other shards."""
+
+    stream_id: StreamId
+    frames: Mapping[int, bytes]
+
+
+class Fenced(Exception):  # noqa: N818 - not an error of this process: another one has taken over
+    """Another writer has taken the shard over; this one must stop."""
 
 
 class StreamLog(Protocol):
@@ -76,24 +88,35 @@ class StreamLog(Protocol):
         """Make the caller the shard's only writer: raise the epoch and set the group's cursor to the position."""
         ...
 
-    def read_inputs(self, shard: int, count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` new commands and queries each, through the consumer group; wait up to `block_ms` for one."""
+    def read_inputs(self, shard: int, position: ShardPosition, count: int, block_ms: int) -> list[Entry]:
+        """Return up to `count` new commands and queries each, through the epoch's consumer group; wait up to `block_ms` for one.
+
+        What an earlier call read and could not return, because the connection broke, comes again: the commands that are
+        returned follow on `position`.
+
+        Raises:
+            Fenced: the shard was taken over since.
+        """
         ...
 
-    def commit(self, commit: Commit) -> bool:
-        """Write the batch if `pos` is still as expected. Return whether it was written."""
+    def commit(self, commit: Commit) -> None:
+        """Write the batch if `pos` is still as expected, whatever becomes of the connection meanwhile.
+
+        Raises:
+            Fenced: it is not; nothing was written.
+        """
         ...
 
-    def undelivered(self, shard: int) -> list[Entry]:
-        """Return what is left in the shard's outbox, oldest first (fields: MESSAGES_FIELD)."""
+    def undelivered(self, shard: int) -> list[Outgoing]:
+        """Return what is left in the shard's outbox, oldest first."""
         ...
 
-    def deliver(self, shard: int, frames: Sequence[tuple[int, bytes]], replies: Sequence[tuple[str, bytes]]) -> None:
-        """Append the message frames (target, frame) to their targets' inputs, publish the replies (channel, payload), and empty the outbox."""
+    def deliver(self, shard: int, outgoing: Outgoing) -> None:
+        """Append message frames to their targets' inputs, then drop them, and all before them, from the outbox."""
         ...
 
-    def publish(self, channel: str, payload: bytes) -> None:
-        """Publish to whoever listens now."""
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (channel, payload) pairs to whoever listens now."""
         ...
 
     def save_snapshot(self, shard: int, snapshot: bytes) -> None:

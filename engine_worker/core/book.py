@@ -195,6 +195,8 @@ class Book:
         while leaves and level is not None and level.rank <= rank_max:
             maker = level.first
             assert maker is not None  # an empty level is removed at once
+            if budget is not None and budget < level.price * self.quote_per_tick_lot:
+                break  # before self-trade prevention: what cannot trade prevents nothing
             if maker.account_id == account_id and prevention is not SelfTradePrevention.NONE:
                 if prevention is not SelfTradePrevention.EXPIRE_TAKER:
                     expired.append((maker.order_id, maker.account_id))
@@ -207,8 +209,6 @@ class Book:
             if budget is not None:
                 cost_per_lot = level.price * self.quote_per_tick_lot
                 traded = min(traded, budget // cost_per_lot)
-                if not traded:
-                    break
                 budget -= traded * cost_per_lot
             matches.append(Match(maker.order_id, maker.account_id, level.price, QuantityLots(traded)))
             leaves -= traded

@@ -84,8 +84,14 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     sent: list[tuple[int, int]]
 
 
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    stream_id: StreamId
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ShardSnapshot).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _DIGEST_SIZE = 32
 
 
@@ -106,9 +112,7 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
     Raises:
         SnapshotError: the bytes are torn, or belong to another format, shard count or set of markets.
     """
-    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
-    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
-        raise SnapshotError("the snapshot is torn: its digest does not match")
+    body = _checked(data)
     try:
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
@@ -121,6 +125,22 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
             "a running exchange cannot change its number of shards"
         )
     return _restore(snapshot, market_map, closed_orders_max), snapshot.stream_id
+
+
+def stream_id_of(data: bytes) -> StreamId:
+    """Return the stream id up to which a snapshot has applied its input, without restoring it.
+
+    Raises:
+        SnapshotError: the bytes are torn.
+    """
+    return _decode_head(_checked(data)).stream_id
+
+
+def _checked(data: bytes) -> bytes:
+    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
+        raise SnapshotError("the snapshot is torn: its digest does not match")
+    return body
 
 
 def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:

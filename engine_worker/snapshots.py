@@ -1,0 +1,79 @@
+"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs to write it."""
+
+import gc
+import os
+import time
+
+import structlog
+
+from engine_worker.core.snapshot import encode_snapshot, stream_id_of
+from engine_worker.worker import Worker
+from protocol import streams
+from protocol.streams import EventReader, StreamId, split_stream_id
+from runtime.redis_stream_log import RedisStreamLog
+
+_log = structlog.get_logger()
+
+
+class Snapshotter:
+    """Saves a worker's state every so often, and trims the logs that no start will need any more."""
+
+    def __init__(self, worker: Worker, log: RedisStreamLog, redis_url: str, index: int, interval_s: float) -> None:
+        self._worker = worker
+        self._streams = log
+        self._redis_url = redis_url
+        self._index = index
+        self._interval_s = interval_s
+        self._due_s = time.monotonic() + interval_s
+        self._child: int | None = None
+        self._saved: StreamId | None = None
+
+    def run(self) -> None:
+        """Start a snapshot when one is due, and finish one that is done. Returns at once."""
+        if self._child is not None:
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                self._child = None
+                if status:
+                    _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
+                else:
+                    self._trim()
+        elif time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + self._interval_s
+            if self._worker.position.stream_id != self._saved:
+                self._saved = self._worker.position.stream_id
+                self._child = self._fork()
+
+    def finish(self) -> None:
+        """Wait for a running child, and save once more in this process: the next start has nothing to replay."""
+        if self._child is not None:
+            os.waitpid(self._child, 0)
+        if self._worker.position.stream_id != self._saved:
+            self._streams.save_snapshot(
+                self._index, encode_snapshot(self._worker.shard, self._worker.position.stream_id)
+            )
+
+    def _fork(self) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages.
+        status = 1
+        try:
+            gc.disable()
+            snapshot = encode_snapshot(self._worker.shard, self._worker.position.stream_id)
+            RedisStreamLog.connect(self._redis_url).save_snapshot(self._index, snapshot)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _trim(self) -> None:
+        """Trim the input to the older snapshot, and the events to what that and all readers have passed."""
+        kept = self._streams.snapshots(self._index)
+        if len(kept) < 2:
+            return
+        older = stream_id_of(kept[-1])
+        self._streams.trim(streams.commands(self._index), older)
+        passed = self._streams.passed(self._index)
+        if set(passed) >= set(EventReader):
+            self._streams.trim(streams.events(self._index), min(older, *passed.values(), key=split_stream_id))
