@@ -1,0 +1,1 @@
+"""An obviously right, slow model of the exchange, and the driver that runs the real engine beside it."""

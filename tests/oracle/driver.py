@@ -1,0 +1,108 @@
+"""Drives the real engine as one exchange: n shards, and the messages between them carried until all is quiet.
+
+The only place in the tests of this folder's models that knows the engine's interface.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from engine_worker.core.shard import Shard
+from protocol.commands import Command, ShardMessage
+from protocol.events import Event
+from protocol.market import MarketMap
+from protocol.orders import OrderState, Side
+from protocol.replies import (
+    AuditQuery,
+    AuditReply,
+    BalancesQuery,
+    FundsReply,
+    OpenOrdersQuery,
+    OrderQuery,
+    OrderReply,
+    OrdersReply,
+    Reply,
+)
+from protocol.units import AccountId, OrderId, TimeMs
+
+
+@dataclass
+class Produced:
+    """What one command made the engine say."""
+
+    replies: list[tuple[str, Reply]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class Engine:
+    """The shards of one exchange, with nothing between them but ordered mail."""
+
+    def __init__(self, market_map: MarketMap) -> None:
+        """Start `market_map.shard_count` empty shards."""
+        self.market_map = market_map
+        self.shards = [Shard(index, market_map) for index in range(market_map.shard_count)]
+        self.in_flight: deque[tuple[int, ShardMessage]] = deque()
+
+    def apply(self, command: Command, time: int) -> Produced:
+        """Apply a command at its account's shard, and carry messages until there are none."""
+        produced = Produced()
+        self.submit(command, time, produced)
+        while self.in_flight:
+            self.deliver(time, produced)
+        return produced
+
+    def submit(self, command: Command, time: int, produced: Produced) -> None:
+        """Apply a command at its account's shard; what it sends to other shards stays in flight."""
+        target = self.market_map.shard_of_account(command.account_id)
+        self._apply(target, command, time, produced)
+
+    def deliver(self, time: int, produced: Produced) -> None:
+        """Deliver the message that is longest in flight."""
+        target, message = self.in_flight.popleft()
+        self._apply(target, message, time, produced)
+
+    def _apply(self, target: int, item: Command | ShardMessage, time: int, produced: Produced) -> None:
+        shard = self.shards[target]
+        shard.apply(item, TimeMs(time))
+        output = shard.take()
+        produced.replies += output.replies
+        produced.events += output.events
+        self.in_flight += [(to, message) for to, _, message in output.outbox]
+
+    def levels(self, symbol: str, side: Side) -> list[tuple[int, int]]:
+        """Return one half of a book as (price, lots), best price first."""
+        depth = self.shards[self.market_map.shard_of_market(symbol)].depth(symbol)
+        return [(price, lots) for price, lots in (depth.bids if side is Side.BUY else depth.asks)]
+
+    def balances(self, account_id: int) -> dict[str, tuple[int, int]]:
+        """Return asset -> (available, held), without assets of which there is nothing."""
+        reply = self._ask(BalancesQuery(1, "test", AccountId(account_id)), account_id)
+        assert isinstance(reply, FundsReply)
+        funds = {balance.asset: (balance.available, balance.held) for balance in reply.balances}
+        return {asset: amounts for asset, amounts in funds.items() if any(amounts)}
+
+    def order(self, account_id: int, symbol: str, order_id: int) -> OrderState:
+        """Return the state of an open or remembered order."""
+        reply = self._ask(OrderQuery(1, "test", AccountId(account_id), symbol, OrderId(order_id)), account_id)
+        assert isinstance(reply, OrderReply), reply
+        return reply.order
+
+    def open_orders(self, account_id: int, symbol: str = "") -> list[OrderState]:
+        """Return the account's open orders, oldest first, in one market or all."""
+        reply = self._ask(OpenOrdersQuery(1, "test", AccountId(account_id), symbol), account_id)
+        assert isinstance(reply, OrdersReply)
+        return list(reply.orders)
+
+    def audit(self) -> list[AuditReply]:
+        """Return every shard's books of money."""
+        replies = [shard.answer(AuditQuery(1, "test"), TimeMs(0))[1] for shard in self.shards]
+        assert all(isinstance(reply, AuditReply) for reply in replies)
+        return [reply for reply in replies if isinstance(reply, AuditReply)]
+
+    def check_invariants(self) -> None:
+        """Let every shard check itself."""
+        for shard in self.shards:
+            shard.check_invariants()
+
+    def _ask(self, query: BalancesQuery | OrderQuery | OpenOrdersQuery, account_id: int) -> Reply:
+        shard = self.shards[self.market_map.shard_of_account(AccountId(account_id))]
+        return shard.answer(query, TimeMs(0))[1]

@@ -1,0 +1,494 @@
+"""The whole exchange as one flat model: every account, every order, one list each.
+
+Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it is
+looked at, shares are `Fraction`s, and a command happens in one step however many shards the engine spreads it over.
+It shares no code with the engine; what it takes from `protocol` are the words of commands and replies.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor
+
+from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
+from protocol.market import Market, MarketMap
+from protocol.orders import (
+    Balance,
+    FillReport,
+    Liquidity,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
+from protocol.replies import FundsReply, OrderReply, OrdersReply, Refused, Reply
+from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+
+
+@dataclass
+class Order:
+    """An order that was accepted, open or closed."""
+
+    command: PlaceOrder
+    order_id: int
+    quantity: int
+    held: int
+    accepted_time: int
+    updated_time: int
+    status: OrderStatus = OrderStatus.NEW
+    cum_quantity: int = 0
+    cum_quote: int = 0
+    arrival: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the order can still trade."""
+        return self.status in (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
+
+    @property
+    def leaves(self) -> int:
+        """Lots still to trade."""
+        return self.quantity - self.cum_quantity
+
+    def state(self) -> OrderState:
+        """Return the order in the words of the protocol."""
+        placed = self.command
+        return OrderState(
+            order_id=OrderId(self.order_id),
+            account_id=placed.account_id,
+            client_order_id=placed.client_order_id,
+            market=placed.market,
+            side=placed.side,
+            order_type=placed.order_type,
+            time_in_force=placed.time_in_force,
+            price=placed.price,
+            quantity=QuantityLots(self.quantity),
+            quote_quantity=placed.quote_quantity,
+            self_trade_prevention=placed.self_trade_prevention,
+            status=self.status,
+            cum_quantity=QuantityLots(self.cum_quantity),
+            cum_quote=AssetUnits(self.cum_quote),
+            held=AssetUnits(self.held),
+            accepted_time=TimeMs(self.accepted_time),
+            updated_time=TimeMs(self.updated_time),
+        )
+
+
+@dataclass(frozen=True)
+class Trade:
+    """Two orders met."""
+
+    trade_id: int
+    aggregate_id: int
+    price: int
+    quantity: int
+    taker_side: Side
+    maker_order_id: int
+    taker_order_id: int
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One order's share of a trade."""
+
+    trade_id: int
+    price: int
+    quantity: int
+    quote: int
+    liquidity: Liquidity
+    fee: int
+    fee_asset: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`) traded."""
+
+    state: OrderState
+    fill: Fill | None = None
+
+
+@dataclass
+class Outcome:
+    """All that one command did."""
+
+    reply: Reply
+    trades: list[Trade] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    changed_levels: dict[tuple[Side, int], int] = field(default_factory=dict)
+    """(side, price) -> the lots that now rest there, where that changed."""
+
+
+@dataclass
+class Walk:
+    """What an arriving order would do to the other side of the book."""
+
+    takes: list[tuple[Order, int]] = field(default_factory=list)
+    prevented: list[Order] = field(default_factory=list)
+    stopped_by_own_order: bool = False
+
+    @property
+    def lots(self) -> int:
+        """All lots that would trade."""
+        return sum(lots for _, lots in self.takes)
+
+
+class RuleBrokenError(Exception):
+    """A rule of the exchange refuses the command."""
+
+    def __init__(self, reason: RejectReason) -> None:
+        """Keep the rule's name."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Exchange:
+    """Every account, order and fee of the exchange, one command at a time."""
+
+    def __init__(self, market_map: MarketMap) -> None:
+        """Open an empty exchange; `market_map` is needed for its markets, and for how it numbers orders."""
+        self.market_map = market_map
+        self.orders: list[Order] = []
+        self.available: Counter[tuple[int, str]] = Counter()
+        self.held: Counter[tuple[int, str]] = Counter()
+        self.fees: Counter[str] = Counter()
+        self.deposited: Counter[str] = Counter()
+        self.withdrawn: Counter[str] = Counter()
+        self.transfers: list[tuple[int, str]] = []
+        self.last_price: dict[str, int] = {}
+        self.order_counts: Counter[int] = Counter()
+        self.trade_counts: Counter[str] = Counter()
+        self.aggregate_counts: Counter[str] = Counter()
+
+    # What may be looked at.
+
+    def resting(self, symbol: str, side: Side) -> list[Order]:
+        """Return one half of a book, the order that trades first at the front."""
+        sign = -1 if side is Side.BUY else 1
+        in_market = [order for order in self.orders if order.is_open and order.command.market == symbol]
+        orders = [order for order in in_market if order.command.side is side]
+        return sorted(orders, key=lambda order: (sign * order.command.price, order.arrival))
+
+    def levels(self, symbol: str, side: Side) -> list[tuple[int, int]]:
+        """Return one half of a book as (price, lots), best price first."""
+        lots: dict[int, int] = {}
+        for order in self.resting(symbol, side):
+            lots[order.command.price] = lots.get(order.command.price, 0) + order.leaves
+        return list(lots.items())
+
+    def balances(self, account_id: int) -> dict[str, tuple[int, int]]:
+        """Return asset -> (available, held), without assets of which there is nothing."""
+        every = {a: (self.available[account_id, a], self.held[account_id, a]) for a in self.market_map.assets}
+        return {asset: funds for asset, funds in every.items() if any(funds)}
+
+    def open_orders(self, account_id: int, symbol: str) -> list[Order]:
+        """Return the account's open orders in one market, oldest first."""
+        of_account = [order for order in self.orders if order.command.account_id == account_id]
+        return [order for order in of_account if order.is_open and order.command.market == symbol]
+
+    def check(self) -> None:
+        """Fail if money came from nowhere, an account owes, a hold has no order, or a book is crossed."""
+        for asset in self.market_map.assets:
+            funds = (*self.available.items(), *self.held.items())
+            owned = sum(units for (_, owned_asset), units in funds if owned_asset == asset)
+            assert owned + self.fees[asset] == self.deposited[asset] - self.withdrawn[asset], asset
+        assert min((*self.available.values(), *self.held.values()), default=0) >= 0
+        holds: Counter[tuple[int, str]] = Counter()
+        for order in self.orders:
+            holds[order.command.account_id, self._asset_paid(order.command)] += order.held
+        assert +holds == +self.held
+        for market in self.market_map.markets:
+            bids, asks = self.resting(market.symbol, Side.BUY), self.resting(market.symbol, Side.SELL)
+            assert not (bids and asks) or bids[0].command.price < asks[0].command.price, market.symbol
+
+    # What may be done.
+
+    def apply(self, command: Command, time: int) -> Outcome:
+        """Do what the command asks, or nothing, and return what happened."""
+        before = {market.symbol: self._book(market.symbol) for market in self.market_map.markets}
+        try:
+            outcome = self._apply(command, time)
+        except RuleBrokenError as broken:
+            outcome = Outcome(Refused(command.request_id, TimeMs(time), broken.reason))
+        for symbol, levels in before.items():
+            after = self._book(symbol)
+            outcome.changed_levels |= {
+                level: after.get(level, 0)
+                for level in levels.keys() | after.keys()
+                if levels.get(level, 0) != after.get(level, 0)
+            }
+        self.check()
+        return outcome
+
+    def _apply(self, command: Command, time: int) -> Outcome:
+        match command:
+            case PlaceOrder():
+                return self._place(command, time)
+            case CancelOrder():
+                order = self._find_open(command)
+                steps = [self._close(order, OrderStatus.CANCELED, time)]
+                return Outcome(OrderReply(command.request_id, TimeMs(time), order.state()), steps=steps)
+            case CancelAllOrders():
+                orders = self.open_orders(command.account_id, command.market)
+                require(bool(orders), RejectReason.UNKNOWN_ORDER)
+                steps = [self._close(order, OrderStatus.CANCELED, time) for order in orders]
+                states = tuple(order.state() for order in orders)
+                return Outcome(OrdersReply(command.request_id, TimeMs(time), states), steps=steps)
+            case Deposit() | Withdraw():
+                return Outcome(self._transfer(command, time))
+
+    def _transfer(self, command: Deposit | Withdraw, time: int) -> FundsReply:
+        owner, amount = (command.account_id, command.asset), command.amount
+        require(command.asset in self.market_map.assets, RejectReason.UNKNOWN_ASSET)
+        if (command.account_id, command.transfer_id) not in self.transfers:
+            require(amount > 0, RejectReason.AMOUNT_OUT_OF_RANGE)
+            if isinstance(command, Deposit):
+                balance = self.available[owner] + self.held[owner] + amount
+                require(balance <= AMOUNT_UNITS_MAX, RejectReason.AMOUNT_OUT_OF_RANGE)
+                self.available[owner] += amount
+                self.deposited[command.asset] += amount
+            else:
+                require(amount <= self.available[owner], RejectReason.INSUFFICIENT_BALANCE)
+                self.available[owner] -= amount
+                self.withdrawn[command.asset] += amount
+            self.transfers.append((command.account_id, command.transfer_id))
+        balance_now = Balance(command.asset, AssetUnits(self.available[owner]), AssetUnits(self.held[owner]))
+        return FundsReply(command.request_id, TimeMs(time), (balance_now,))
+
+    def _place(self, command: PlaceOrder, time: int) -> Outcome:
+        require(command.market in self.market_map.by_symbol, RejectReason.UNKNOWN_MARKET)
+        market = self.market_map.by_symbol[command.market]
+        check_combination(command)
+        for order in self.orders:
+            known = order.command
+            if (known.account_id, known.client_order_id) == (command.account_id, command.client_order_id):
+                same = (known.request_id, known.reply_to) == (command.request_id, command.reply_to)
+                require(same, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
+                return Outcome(OrderReply(command.request_id, TimeMs(time), order.state()))
+        check_limits(command, market)
+        open_count = len(self.open_orders(command.account_id, command.market))
+        require(open_count < market.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS)
+
+        purse = (command.account_id, self._asset_paid(command))
+        hold = hold_for(command, market, self.available[purse])
+        require(0 < hold <= self.available[purse], RejectReason.INSUFFICIENT_BALANCE)
+        shard = self.market_map.shard_of_account(command.account_id)
+        self.order_counts[shard] += 1
+        order = Order(command, self.order_counts[shard] * 100 + shard, command.quantity, hold, time, time)
+        walk = self._walk(order, market)
+        self._check_in_market(order, market, walk)
+
+        self.available[purse] -= hold
+        self.held[purse] += hold
+        order.arrival = len(self.orders)
+        self.orders.append(order)
+        outcome = Outcome(OrderReply(command.request_id, TimeMs(time), order.state()), steps=[Step(order.state())])
+        fills = self._match(order, market, walk, time, outcome)
+        outcome.reply = OrderReply(command.request_id, TimeMs(time), order.state(), tuple(fills))
+        return outcome
+
+    def _check_in_market(self, order: Order, market: Market, walk: Walk) -> None:
+        command, last = order.command, self.last_price.get(market.symbol)
+        if command.order_type is not OrderType.MARKET and last is not None:
+            inside = last * market.band_down_ppm <= command.price * PPM <= last * market.band_up_ppm
+            require(inside, RejectReason.PRICE_OUTSIDE_BAND)
+        if command.order_type is OrderType.LIMIT_MAKER:
+            would_match = any(reaches(command, maker) for maker in self.resting(market.symbol, command.side.opposite))
+            require(not would_match, RejectReason.WOULD_MATCH_IMMEDIATELY)
+        if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
+            cost = sum(maker.command.price * lots * market.quote_per_tick_lot for maker, lots in walk.takes)
+            require(cost <= order.held, RejectReason.INSUFFICIENT_BALANCE)
+
+    def _walk(self, taker: Order, market: Market) -> Walk:
+        """Look, without touching, at what the order would trade with."""
+        command, walk = taker.command, Walk()
+        lots_left, budget = int(command.quantity), int(command.quote_quantity)
+        if by_quote(command):
+            lots_left = budget if command.side is Side.BUY else taker.held // market.lot_size
+        for maker in self.resting(market.symbol, command.side.opposite):
+            lot_cost = maker.command.price * market.quote_per_tick_lot
+            lots = min(maker.leaves, lots_left)
+            if by_quote(command):
+                lots = min(lots, floor(Fraction(budget, lot_cost)))
+            if lots == 0 or not reaches(command, maker):
+                break
+            if maker.command.account_id == command.account_id:
+                prevention = command.self_trade_prevention
+                if prevention in (SelfTradePrevention.EXPIRE_MAKER, SelfTradePrevention.EXPIRE_BOTH):
+                    walk.prevented.append(maker)
+                if prevention in (SelfTradePrevention.EXPIRE_TAKER, SelfTradePrevention.EXPIRE_BOTH):
+                    walk.stopped_by_own_order = True
+                    break
+                if prevention is SelfTradePrevention.EXPIRE_MAKER:
+                    continue
+            walk.takes.append((maker, lots))
+            lots_left -= lots
+            budget -= lots * lot_cost
+            if lots < maker.leaves:
+                break
+        return walk
+
+    def _match(self, taker: Order, market: Market, walk: Walk, time: int, outcome: Outcome) -> list[FillReport]:
+        command = taker.command
+        if command.time_in_force is TimeInForce.FOK and walk.lots < command.quantity:
+            outcome.steps.append(self._close(taker, OrderStatus.EXPIRED, time))
+            return []
+        outcome.steps += [self._close(maker, OrderStatus.EXPIRED_IN_MATCH, time) for maker in walk.prevented]
+
+        fills: list[FillReport] = []
+        price_before = None
+        for number, (maker, lots) in enumerate(walk.takes, start=1):
+            price = maker.command.price
+            self.trade_counts[market.symbol] += 1
+            self.aggregate_counts[market.symbol] += price != price_before
+            self.last_price[market.symbol] = price_before = price
+            trade = Trade(
+                self.trade_counts[market.symbol],
+                self.aggregate_counts[market.symbol],
+                price,
+                lots,
+                command.side,
+                maker.order_id,
+                taker.order_id,
+            )
+            outcome.trades.append(trade)
+            outcome.steps.append(self._fill(maker, trade, market, Liquidity.MAKER, time))
+            step = self._fill(taker, trade, market, Liquidity.TAKER, time, is_last=number == len(walk.takes))
+            outcome.steps.append(step)
+            fill = step.fill
+            assert fill is not None
+            fills.append(
+                FillReport(
+                    TradeId(fill.trade_id),
+                    PriceTicks(fill.price),
+                    QuantityLots(fill.quantity),
+                    AssetUnits(fill.fee),
+                    fill.fee_asset,
+                )
+            )
+
+        rests = command.time_in_force is TimeInForce.GTC and not walk.stopped_by_own_order
+        if taker.is_open and not rests:
+            status = OrderStatus.EXPIRED_IN_MATCH if walk.stopped_by_own_order else OrderStatus.EXPIRED
+            outcome.steps.append(self._close(taker, status, time))
+        return fills
+
+    def _fill(
+        self, order: Order, trade: Trade, market: Market, liquidity: Liquidity, time: int, *, is_last: bool = False
+    ) -> Step:
+        """Pay for one trade out of the order's hold, and receive less the fee."""
+        command, account_id = order.command, order.command.account_id
+        quote = trade.price * trade.quantity * market.quote_per_tick_lot
+        base = trade.quantity * market.lot_size
+        paid, received, asset = (quote, base, market.base) if command.side is Side.BUY else (base, quote, market.quote)
+        fee_ppm = market.maker_fee_ppm if liquidity is Liquidity.MAKER else market.taker_fee_ppm
+        fee = ceil(Fraction(received * fee_ppm, PPM))
+
+        order.held -= paid
+        self.held[account_id, self._asset_paid(command)] -= paid
+        self.available[account_id, asset] += received - fee
+        self.fees[asset] += fee
+        order.cum_quantity += trade.quantity
+        order.cum_quote += quote
+        order.updated_time = time
+        order.status = OrderStatus.PARTIALLY_FILLED
+        if by_quote(command):
+            budget_left = command.quote_quantity - order.cum_quote
+            done = is_last and budget_left < trade.price * market.quote_per_tick_lot
+        else:
+            done = order.leaves == 0
+        if done:
+            order.status = OrderStatus.FILLED
+            order.quantity = order.cum_quantity
+            self._release(order, 0)
+        elif command.order_type is not OrderType.MARKET and command.side is Side.BUY:
+            self._release(order, command.price * order.leaves * market.quote_per_tick_lot)
+        return Step(order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset))
+
+    def _close(self, order: Order, status: OrderStatus, time: int) -> Step:
+        order.status = status
+        order.updated_time = time
+        if by_quote(order.command):
+            order.quantity = order.cum_quantity
+        self._release(order, 0)
+        return Step(order.state())
+
+    def _release(self, order: Order, keep: int) -> None:
+        purse, released = (order.command.account_id, self._asset_paid(order.command)), order.held - keep
+        order.held = keep
+        self.held[purse] -= released
+        self.available[purse] += released
+
+    def _find_open(self, command: CancelOrder) -> Order:
+        for order in self.open_orders(command.account_id, command.market):
+            by_id = command.order_id in (0, order.order_id)
+            by_name = command.client_order_id in ("", order.command.client_order_id)
+            if by_id and by_name and (command.order_id or command.client_order_id):
+                return order
+        raise RuleBrokenError(RejectReason.UNKNOWN_ORDER)
+
+    def _book(self, symbol: str) -> dict[tuple[Side, int], int]:
+        return {(side, price): lots for side in Side for price, lots in self.levels(symbol, side)}
+
+    def _asset_paid(self, command: PlaceOrder) -> str:
+        market = self.market_map.by_symbol[command.market]
+        return market.quote if command.side is Side.BUY else market.base
+
+
+def require(kept: bool, rule: RejectReason) -> None:
+    """Refuse the command unless the rule is kept."""
+    if not kept:
+        raise RuleBrokenError(rule)
+
+
+def by_quote(command: PlaceOrder) -> bool:
+    """Whether the order says how much to spend or receive instead of how much to trade."""
+    return command.quantity == 0
+
+
+def reaches(command: PlaceOrder, maker: Order) -> bool:
+    """Whether the order's price is good enough for the maker's."""
+    if command.side is Side.BUY:
+        return command.price >= maker.command.price
+    return command.price <= maker.command.price
+
+
+def check_combination(command: PlaceOrder) -> None:
+    """Refuse what does not go together. (A negative price is a matter of the price's range.)"""
+    ruled_by_type = {OrderType.MARKET: TimeInForce.IOC, OrderType.LIMIT_MAKER: TimeInForce.GTC}
+    good = (
+        ruled_by_type.get(command.order_type, command.time_in_force) is command.time_in_force
+        and min(command.quantity, command.quote_quantity) >= 0
+        and (command.quantity > 0) != (command.quote_quantity > 0)
+        and (command.quote_quantity == 0 or command.order_type is OrderType.MARKET)
+    )
+    require(good, RejectReason.INVALID_COMBINATION)
+
+
+def check_limits(command: PlaceOrder, market: Market) -> None:
+    """Refuse a price, quantity or notional outside the market's limits."""
+    require(1 <= command.price <= market.price_max, RejectReason.PRICE_OUT_OF_RANGE)
+    if by_quote(command):
+        require(command.quote_quantity >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
+        return
+    require(market.quantity_min <= command.quantity <= market.quantity_max, RejectReason.QUANTITY_OUT_OF_RANGE)
+    if command.order_type is not OrderType.MARKET:
+        notional = command.price * command.quantity * market.quote_per_tick_lot
+        require(notional >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
+
+
+def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
+    """Return what the order must hold, in units of the asset that it pays with."""
+    lot_cost = command.price * market.quote_per_tick_lot
+    if command.side is Side.BUY and by_quote(command):
+        return command.quote_quantity
+    if command.side is Side.BUY:
+        whole = lot_cost * command.quantity
+        return min(available, whole) if command.order_type is OrderType.MARKET else whole
+    if by_quote(command):
+        lots = min(available // market.lot_size, ceil(Fraction(command.quote_quantity, lot_cost)))
+        return lots * market.lot_size
+    return command.quantity * market.lot_size

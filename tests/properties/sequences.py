@@ -1,0 +1,131 @@
+"""Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing bytes."""
+
+from hypothesis import strategies as st
+
+from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
+from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from tests.properties.markets import MARKETS
+
+ACCOUNTS = (1, 2, 3, 4)
+"""Account 4 is poor; with three shards, 1 and 4 share one."""
+LENGTH_MAX = 40
+
+_ASSETS = ("FIG", "KIWI", "PLUM")
+_SYMBOLS = tuple(market.symbol for market in MARKETS)
+_GARBAGE = (0, -1, AMOUNT_UNITS_MAX, 1, 61, 1_000_000)
+_KINDS = (
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.LIMIT, TimeInForce.IOC),
+    (OrderType.LIMIT, TimeInForce.FOK),
+    (OrderType.LIMIT_MAKER, TimeInForce.GTC),
+    (OrderType.MARKET, TimeInForce.IOC),
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.LIMIT, TimeInForce.GTC),
+    (OrderType.MARKET, TimeInForce.IOC),
+    (OrderType.MARKET, TimeInForce.IOC),
+)
+
+seeds = st.lists(st.binary(min_size=8, max_size=8), min_size=LENGTH_MAX, max_size=LENGTH_MAX)
+"""What `commands_of` reads. Eight zero bytes say nothing, so a shrunk sequence is short although the list is not."""
+
+
+def endowment(accounts: tuple[int, ...] = ACCOUNTS) -> list[Command]:
+    """Return the deposits that every sequence starts with."""
+    return [
+        Deposit(0, "test", AccountId(account), asset, AssetUnits(_start(account, asset)), f"start-{asset}")
+        for account in accounts
+        for asset in _ASSETS
+    ]
+
+
+def _start(account: int, asset: str) -> int:
+    if account == 4:
+        return 700
+    return (25_000 if asset == "FIG" else 9_000) if account in ACCOUNTS else 1_000_000
+
+
+def commands_of(seed: list[bytes]) -> list[Command]:
+    """Return the commands that the bytes stand for."""
+    commands: list[Command] = []
+    placed: list[PlaceOrder] = []
+    for number, octets in enumerate(seed, start=1):
+        if not any(octets):
+            continue
+        command = _command_of(octets, number, placed)
+        if isinstance(command, PlaceOrder):
+            placed.append(command)
+        commands.append(command)
+    return commands
+
+
+def _command_of(octets: bytes, number: int, placed: list[PlaceOrder]) -> Command:
+    what, who, *rest = octets
+    account = AccountId(ACCOUNTS[who % 4])
+    market = MARKETS[max(0, who // 4 % 8 - 5)]
+    earlier = placed[-1 - rest[0] % min(len(placed), 10)] if placed else None
+    match what % 16:
+        case 12 if earlier is not None:
+            return _cancel(rest, number, earlier)
+        case 13 if rest[1] % 4 == 0:
+            return CancelAllOrders(number, "test", account, market.symbol if rest[2] % 8 else "NONE")
+        case 13 if earlier is not None:
+            return earlier
+        case 14 | 15:
+            kind = Deposit if what % 2 else Withdraw
+            asset = _ASSETS[rest[0] % 3] if rest[0] % 16 else "NONE"
+            amount = AssetUnits(_GARBAGE[rest[2] % 6] if rest[1] % 4 == 0 else 10 * rest[2])
+            return kind(number, "test", account, asset, amount, f"t{rest[3] % 12}")
+    return _place(rest, number, account, market.symbol, earlier)
+
+
+def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlier: PlaceOrder | None) -> PlaceOrder:
+    shape, price, size, prevention, oddity, odder = rest
+    side = Side.BUY if shape % 2 else Side.SELL
+    order_type, time_in_force = _KINDS[shape // 2 % len(_KINDS)]
+    quantity, quote_quantity = 1 + size % 40, 0
+    if order_type is OrderType.MARKET and size >= 100:
+        quantity, quote_quantity = 0, (size - 99) * 10
+    limit = 3 + price % 4 if price < 224 else 1 + price % 9
+    if order_type is OrderType.MARKET and price >= 64:
+        limit = 9 if side is Side.BUY else 1
+    client_order_id = f"o{number}"
+    match oddity % 64:
+        case 1:
+            limit = _GARBAGE[odder % 6]
+        case 2:
+            quantity = _GARBAGE[odder % 6]
+        case 3:
+            quote_quantity = _GARBAGE[odder % 6]
+        case 4:
+            symbol = "NONE"
+        case 5:
+            order_type, time_in_force = OrderType(1 + odder % 3), TimeInForce(1 + odder // 3 % 3)
+        case 6 | 7 if earlier is not None:
+            client_order_id = earlier.client_order_id
+    return PlaceOrder(
+        request_id=number,
+        reply_to="test",
+        account_id=account,
+        client_order_id=client_order_id,
+        market=symbol,
+        side=side,
+        order_type=order_type,
+        time_in_force=time_in_force,
+        price=PriceTicks(limit),
+        quantity=QuantityLots(quantity),
+        quote_quantity=AssetUnits(quote_quantity),
+        self_trade_prevention=SelfTradePrevention(prevention % 4),
+    )
+
+
+def _cancel(rest: list[int], number: int, earlier: PlaceOrder) -> CancelOrder:
+    _, how, wrong, guess, *_ = rest
+    account = earlier.account_id if wrong % 16 else AccountId(ACCOUNTS[wrong // 16 % 4])
+    symbol = earlier.market if wrong % 16 != 1 else _SYMBOLS[wrong // 16 % 3]
+    by_id = how % 4 == 0
+    order_id = OrderId(guess % 12 * 100 + account % 3) if by_id or how % 16 == 1 else OrderId(0)
+    return CancelOrder(number, "test", account, symbol, order_id, "" if by_id else earlier.client_order_id)
