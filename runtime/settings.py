@@ -71,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reply_timeout_ms: Positive = 5_000
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
+    market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000
+    """How far beyond the best price, in parts per million, a MARKET order may trade."""
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000
@@ -79,11 +81,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits_enabled: bool = True
     body_bytes_max: Positive = 1_048_576
     """Largest request body."""
+    trusted_proxies: str = ""
+    """Addresses, comma separated, whose X-Forwarded-For names the client that rate limits count; empty: none."""
     session_ttl_s: Positive = 86_400
     faucet_enabled: bool = True
     """Development only: accounts may credit themselves."""
+    faucet_amount_max: Positive = 10_000_000
+    """The most of one asset that one request may ask for."""
     master_key: str = ""
     """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
+
+    # The feeds
+    feeds_save_period_ms: Positive = 2_000
+    """How often the feeds save their state; what came since is read again at a start."""
 
     # Persistence
     ingest_batch_entries: Positive = 2_000

@@ -1,0 +1,1 @@
+"""Turns the shards' event logs into public market data and private account streams."""

@@ -1,0 +1,31 @@
+"""Account events, split by account for the private channels."""
+
+import msgspec
+
+from protocol.codec import encode_frame
+from protocol.market_data import AccountUpdate
+from protocol.streams import StreamId
+from protocol.units import AccountId
+
+
+class AccountFrames:
+    """The events of a batch by account, each in its own bytes and in the log's order."""
+
+    def __init__(self) -> None:
+        self._frames: dict[AccountId, list[msgspec.Raw]] = {}
+
+    def add(self, account_id: AccountId, event: msgspec.Raw) -> None:
+        """Add one event."""
+        frames = self._frames.get(account_id)
+        if frames is None:
+            self._frames[account_id] = [event]
+        else:
+            frames.append(event)
+
+    def take(self, position: StreamId) -> list[AccountUpdate]:
+        """Return what was added since the last call, an update per account; `position` is the last entry's id."""
+        frames, self._frames = self._frames, {}
+        return [
+            AccountUpdate(account_id, position, msgspec.Raw(encode_frame(events)))
+            for account_id, events in frames.items()
+        ]

@@ -1,0 +1,96 @@
+"""Candles of one market in every interval: the one still open, and those that just closed."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from feeds.trades import TradeSum
+from protocol.market_data import INTERVALS, INTERVALS_MS, Candle
+from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
+
+_MONDAY_MS: Final = 4 * 86_400_000
+"""The epoch's first Monday: the epoch was a Thursday."""
+_NEVER: Final = 1 << 62
+
+
+def bounds(interval: str, time: int) -> tuple[int, int]:
+    """Return the first ms of the interval that holds `time`, and the first ms after it."""
+    length = INTERVALS_MS.get(interval)
+    if length is not None:
+        offset = _MONDAY_MS if interval == "1w" else 0
+        opened = (time - offset) // length * length + offset
+        return opened, opened + length
+    month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
+    following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+    return int(month.timestamp()) * 1000, int(following.timestamp()) * 1000
+
+
+class OpenCandle(msgspec.Struct, array_like=True):
+    """The trades of an interval that is not over: `open_time` <= time < `end_time`."""
+
+    open_time: int
+    end_time: int
+    total: TradeSum
+
+
+class Candles:
+    """The candles of one market. An interval without a trade has none."""
+
+    def __init__(self, market: str, open_candles: dict[str, OpenCandle]) -> None:
+        self._market = market
+        self.open = open_candles
+        self._closed: list[Candle] = []
+        self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
+
+    def add(self, second: int, total: TradeSum) -> None:
+        """Add the trades of one second, not older than any before."""
+        time = second * 1000
+        self.advance(time)
+        for interval in INTERVALS:
+            candle = self.open.get(interval)
+            if candle is not None:
+                candle.total.merge(total)
+            else:
+                opened, end = bounds(interval, time)
+                self.open[interval] = OpenCandle(opened, end, total.copy())
+                self._next_end = min(self._next_end, end)
+
+    def advance(self, time: int) -> None:
+        """Close what is over at `time` (ms)."""
+        if time < self._next_end:
+            return
+        for interval in [interval for interval in INTERVALS if interval in self.open]:
+            if time >= self.open[interval].end_time:
+                self._closed.append(self._candle(interval, self.open.pop(interval), closed=True))
+        self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
+
+    def take_closed(self) -> list[Candle]:
+        """Return the candles that closed since the last call, oldest first within each interval."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def current(self) -> list[Candle]:
+        """Return the open candles."""
+        return [self._candle(interval, candle, closed=False) for interval, candle in self.open.items()]
+
+    def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:
+        total = candle.total
+        return Candle(
+            market=self._market,
+            interval=interval,
+            open_time=TimeMs(candle.open_time),
+            close_time=TimeMs(candle.end_time - 1),
+            open=PriceTicks(total.open),
+            high=PriceTicks(total.high),
+            low=PriceTicks(total.low),
+            close=PriceTicks(total.close),
+            volume=QuantityLots(min(total.volume, AMOUNT_UNITS_MAX)),
+            quote_volume=min(total.quote_volume, AMOUNT_UNITS_MAX),
+            trade_count=total.trade_count,
+            taker_buy_volume=QuantityLots(min(total.taker_buy_volume, AMOUNT_UNITS_MAX)),
+            taker_buy_quote=min(total.taker_buy_quote, AMOUNT_UNITS_MAX),
+            first_trade_id=total.first_trade_id,
+            last_trade_id=total.last_trade_id,
+            closed=closed,
+        )

@@ -1,0 +1,402 @@
+"""All that feeds know of one shard: frames in, market data out. No I/O and no clock.
+
+Two kinds of output. What tells of *events* (trades, depth diffs, the book ticker, account updates, closed candles) leaves with the batch
+that holds them, exactly once. What tells of a *state* (the depth snapshot, open candles, the ticker) leaves when it is due: at once after
+a pause, at a bounded rate while it keeps changing; to repeat it after a restart is harmless.
+
+Time is the log's: it moves with the events and with `advance`, and what it closed stays closed. `now` paces the outputs and
+decides nothing else; it may be any clock that counts milliseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from feeds.accounts import AccountFrames
+from feeds.candles import Candles, OpenCandle
+from feeds.depth import HalfBook
+from feeds.frames import BUY, Accepted, Closed, DepthChange, Filled, Trade, decode
+from feeds.tickers import Bucket, RollingTicker, window_start
+from feeds.trades import fold
+from protocol import streams
+from protocol.codec import encode_frame
+from protocol.market import Market
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot
+from protocol.orders import Side
+from protocol.streams import STREAM_START, MarketDataKind, StreamId
+from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
+
+TRADES_MAX: Final = 1_000
+"""Trades that a market's list holds."""
+DEPTH_PERIOD_MS: Final = 50
+CANDLE_PERIOD_MS: Final = 250
+TICKER_PERIOD_MS: Final = 1_000
+
+_CHUNK_SECONDS: Final = 600
+"""A saved ticker window is kept in chunks of ten minutes: a full one is written once, not at every save."""
+
+
+class InvariantError(RuntimeError):
+    """The log contradicts what is always true of it; nothing more may be published."""
+
+
+class UnknownMarketError(ValueError):
+    """A frame tells of a market that this shard does not have."""
+
+
+class Outputs(msgspec.Struct):
+    """What is to be written and published together. Keys and channels are those of protocol/streams.py."""
+
+    values: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """Key -> a read model."""
+    trades: dict[str, list[msgspec.Raw]] = msgspec.field(default_factory=dict)
+    """Key -> new trades, oldest first, for a list that holds the newest first."""
+    candles: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
+    """Key -> interval -> the newest candle."""
+    messages: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
+    """(channel, payload), in order."""
+
+    def __bool__(self) -> bool:
+        return bool(self.values or self.trades or self.candles or self.messages)
+
+
+class SavedState(msgspec.Struct):
+    """What a restart needs: `state`, and parts of the ticker windows that are written once and removed when they are old."""
+
+    state: bytes
+    chunks: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """Name -> bytes, to be kept beside the state."""
+    expired: list[str] = msgspec.field(default_factory=list)
+    """Names of chunks that are needed no more."""
+
+
+class _MarketState(msgspec.Struct, array_like=True):
+    """A market in `SavedState.state`; `buckets` are those that are in no chunk."""
+
+    sequence: Sequence
+    changed_time: TimeMs
+    bids: dict[PriceTicks, QuantityLots]
+    asks: dict[PriceTicks, QuantityLots]
+    candles: dict[str, OpenCandle]
+    previous_close: int
+    buckets: list[Bucket]
+
+
+class _ShardState(msgspec.Struct, array_like=True):
+    """`SavedState.state`, as JSON: sums over many trades may be larger than msgpack's integers."""
+
+    position: StreamId
+    time: int
+    markets: dict[str, _MarketState]
+
+
+_decode_state = msgspec.json.Decoder(_ShardState).decode
+_decode_chunk = msgspec.json.Decoder(list[Bucket]).decode
+_encode_json = msgspec.json.Encoder().encode
+
+
+class _Paced:
+    """An output that is due a period after the last time, once it has changed."""
+
+    __slots__ = ("_last", "_period_ms", "changed")
+
+    def __init__(self, period_ms: int) -> None:
+        self._period_ms = period_ms
+        self._last: int | None = None
+        self.changed = False
+
+    def wait_ms(self, now: int) -> int:
+        """Return how long it is until it is due; 0: now."""
+        return 0 if self._last is None else max(0, self._last + self._period_ms - now)
+
+    def take(self, now: int) -> bool:
+        """Return whether it is due; then it counts as written."""
+        if not self.changed or self.wait_ms(now):
+            return False
+        self.changed, self._last = False, now
+        return True
+
+
+class _MarketFeed:
+    """One market: its book, candles and ticker, and what the current batch did to it."""
+
+    def __init__(self, shard: int, market: Market, saved: _MarketState, chunks: Iterable[Bucket]) -> None:
+        self.market = market
+        self.sequence = saved.sequence
+        self.changed_time = saved.changed_time
+        self.bids = HalfBook(Side.BUY, saved.bids)
+        self.asks = HalfBook(Side.SELL, saved.asks)
+        self.candles = Candles(market.symbol, saved.candles)
+        self.ticker = RollingTicker(market.symbol, saved.previous_close, (*chunks, *saved.buckets))
+        self.trades: list[Trade] = []
+        self.trade_frames: list[msgspec.Raw] = []
+        self.bid_changes: dict[PriceTicks, QuantityLots] = {}
+        self.ask_changes: dict[PriceTicks, QuantityLots] = {}
+        self._published_sequence = self.sequence
+        self._best = (*self.bids.best(), *self.asks.best())
+        self._depth_due = _Paced(DEPTH_PERIOD_MS)
+        self._candles_due = _Paced(CANDLE_PERIOD_MS)
+        self._ticker_due = _Paced(TICKER_PERIOD_MS)
+        symbol = market.symbol
+        self._depth_key = streams.depth(shard, symbol)
+        self._book_ticker_key = streams.book_ticker(shard, symbol)
+        self._ticker_key = streams.ticker(shard, symbol)
+        self._trades_key = streams.trades(shard, symbol)
+        self._candles_key = streams.candles(shard, symbol)
+        self._channels = {kind: streams.market_data(symbol, kind) for kind in MarketDataKind}
+
+    def advance(self, time: int) -> None:
+        """Close and age what is over at `time`."""
+        self.candles.advance(time)
+        if self.ticker.advance(time):
+            self._ticker_due.changed = True
+
+    def skip_batch(self) -> None:
+        """Forget what tells of events; repeat what tells of a state."""
+        self.trade_frames = []
+        self.bid_changes, self.ask_changes = {}, {}
+        self.candles.take_closed()
+        self._published_sequence = self.sequence
+        self._best = (*self.bids.best(), *self.asks.best())
+        self._depth_due.changed = self._candles_due.changed = self._ticker_due.changed = self.sequence > 0
+
+    def wait_ms(self, now: int) -> int | None:
+        """Return how long it is until something is due; None: nothing has changed."""
+        waits = [due.wait_ms(now) for due in (self._depth_due, self._candles_due, self._ticker_due) if due.changed]
+        return min(waits, default=None)
+
+    def fold_batch(self, second_min: int) -> None:
+        """Bring what the batch did into candles, ticker and book."""
+        if self.trades:
+            for second, total in fold(self.trades, self.market.quote_per_tick_lot, second_min):
+                self.candles.add(second, total)
+                self.ticker.add(second, total)
+            self.trades = []
+            self._candles_due.changed = self._ticker_due.changed = True
+        self.bids.merge(self.bid_changes)
+        self.asks.merge(self.ask_changes)
+
+    def collect(self, outputs: Outputs, time: int, now: int) -> None:
+        """Add what the batch did, and what is due."""
+        if self.trade_frames:
+            batch = encode_frame((self.market.symbol, self.trade_frames))
+            outputs.messages.append((self._channels[MarketDataKind.TRADE], batch))
+            outputs.trades[self._trades_key] = self.trade_frames[-TRADES_MAX:]
+            self.trade_frames = []
+        if self.sequence != self._published_sequence:
+            self._collect_depth(outputs)
+        for candle in self.candles.take_closed():
+            self._collect_candle(outputs, candle)
+        if self._candles_due.take(now):
+            for candle in self.candles.current():
+                self._collect_candle(outputs, candle)
+        if self._depth_due.take(now):
+            snapshot = DepthSnapshot(
+                self.changed_time, self.market.symbol, self.sequence, self.bids.top(), self.asks.top()
+            )
+            outputs.values[self._depth_key] = encode_frame(snapshot)
+        if self._ticker_due.take(now):
+            payload = encode_frame(self.ticker.ticker(time))
+            outputs.values[self._ticker_key] = payload
+            outputs.messages.append((self._channels[MarketDataKind.TICKER], payload))
+
+    def _collect_depth(self, outputs: Outputs) -> None:
+        symbol, sequence = self.market.symbol, self.sequence
+        diff = DepthDiff(
+            self.changed_time,
+            symbol,
+            Sequence(self._published_sequence + 1),
+            sequence,
+            tuple(self.bid_changes.items()),
+            tuple(self.ask_changes.items()),
+        )
+        outputs.messages.append((self._channels[MarketDataKind.DEPTH], encode_frame(diff)))
+        self._published_sequence = sequence
+        self._depth_due.changed = True
+        self.bid_changes, self.ask_changes = {}, {}
+        best = (*self.bids.best(), *self.asks.best())
+        if best != self._best:
+            self._best = best
+            payload = encode_frame(BookTicker(self.changed_time, symbol, sequence, *best))
+            outputs.values[self._book_ticker_key] = payload
+            outputs.messages.append((self._channels[MarketDataKind.BOOK_TICKER], payload))
+
+    def _collect_candle(self, outputs: Outputs, candle: Candle) -> None:
+        payload = encode_frame(candle)
+        outputs.messages.append((self._channels[MarketDataKind.CANDLE], payload))
+        outputs.candles.setdefault(self._candles_key, {})[candle.interval] = payload
+
+    def save(self, time: int, chunks: dict[str, bytes], first_chunk: int) -> _MarketState:
+        """Return the state; whole chunks of the ticker's window from `first_chunk` on are added to `chunks`."""
+        current = time // 1000 // _CHUNK_SECONDS
+        unsaved: dict[int, list[Bucket]] = {}
+        for bucket in reversed(self.ticker.buckets):
+            chunk = bucket[0] // _CHUNK_SECONDS
+            if chunk < first_chunk:
+                break
+            unsaved.setdefault(chunk, []).append(bucket)
+        for chunk, buckets in unsaved.items():
+            buckets.reverse()
+            if chunk < current:
+                chunks[_chunk_name(self.market.symbol, chunk)] = _encode_json(buckets)
+        return _MarketState(
+            self.sequence,
+            self.changed_time,
+            self.bids.levels,
+            self.asks.levels,
+            self.candles.open,
+            self.ticker.previous_close,
+            [bucket for chunk in sorted(unsaved) if chunk >= current for bucket in unsaved[chunk]],
+        )
+
+
+class ShardFeeds:
+    """The feeds of one shard.
+
+    `apply` frames, `advance` the time, then `take_outputs`: those of one call belong together. `decode` makes one from what `save`
+    returned.
+    """
+
+    def __init__(self, shard: int, markets: Iterable[Market]) -> None:
+        self._start(shard, markets, _ShardState(STREAM_START, 0, {}), {})
+
+    @classmethod
+    def decode(cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]) -> "ShardFeeds":
+        """Return the feeds that `save` described, `chunks` being all that were kept since.
+
+        Raises:
+            msgspec.MsgspecError: the bytes are not a saved state.
+        """
+        feeds = cls.__new__(cls)
+        feeds._start(shard, markets, _decode_state(state), chunks)
+        return feeds
+
+    def _start(self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]) -> None:
+        self.shard = shard
+        self.position = saved.position
+        """The last entry applied."""
+        self.time = self._event_time = saved.time
+        """The log's time: no later event is older."""
+        self._accounts = AccountFrames()
+        self._chunk_names = set(chunks)
+        self._first_chunk = max((_chunk_of(name) + 1 for name in chunks), default=0)
+        first_second = window_start(self.time)
+        buckets: dict[str, list[Bucket]] = {}
+        for name in sorted(chunks, key=_chunk_of):
+            kept = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
+            buckets.setdefault(_market_of(name), []).extend(kept)
+        empty = _MarketState(Sequence(0), TimeMs(0), {}, {}, {}, 0, [])
+        self._markets = {
+            market.symbol: _MarketFeed(
+                shard,
+                market,
+                saved.markets.get(market.symbol) or msgspec.structs.replace(empty, candles={}),
+                buckets.get(market.symbol, ()),
+            )
+            for market in markets
+        }
+
+    def apply(self, stream_id: StreamId, frame: bytes) -> int:
+        """Apply the frame of one entry and return its number of events. Nothing is changed when the frame cannot be read.
+
+        Raises:
+            msgspec.MsgspecError: it is not an event frame.
+            UnknownMarketError: it tells of a market that the shard does not have.
+            InvariantError: a market's sequence has a gap, or goes back.
+        """
+        events, raws = decode(frame)
+        markets = self._markets
+        for event in events:
+            if isinstance(event, (Trade, DepthChange)) and event.market not in markets:
+                raise UnknownMarketError(f"shard {self.shard} has no market {event.market[:40]!r}")
+        for event, raw in zip(events, raws, strict=True):
+            if isinstance(event, (Trade, DepthChange)):
+                market = markets[event.market]
+                if event.sequence != market.sequence + 1:
+                    raise InvariantError(
+                        f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with {event.sequence}"
+                        f" after {market.sequence}"
+                    )
+                market.sequence = event.sequence
+                market.changed_time = event.time
+                if isinstance(event, Trade):
+                    market.trades.append(event)
+                    market.trade_frames.append(raw)
+                    continue
+                for side, price, quantity in event.changes:
+                    if side == BUY:
+                        market.bid_changes[price] = quantity
+                    else:
+                        market.ask_changes[price] = quantity
+            elif isinstance(event, (Accepted, Filled, Closed)):
+                self._accounts.add(event.order.account_id, raw)
+            else:
+                self._accounts.add(event.account_id, raw)
+        if events:
+            self._event_time = max(self._event_time, events[-1].time)
+        self.position = stream_id
+        return len(events)
+
+    def skip(self, stream_id: StreamId) -> None:
+        """Note that an entry has nothing for feeds."""
+        self.position = stream_id
+
+    def advance(self, time: int) -> None:
+        """Move the log's time on to `time` (ms), before which nothing can happen any more."""
+        self._settle()
+        self._event_time = max(self._event_time, time)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Fold what was applied, and bring every market to the time of it."""
+        second_min, self.time = self.time // 1000, max(self.time, self._event_time)
+        for market in self._markets.values():
+            market.fold_batch(second_min)
+            market.advance(self.time)
+
+    def take_outputs(self, now: int) -> Outputs:
+        """Return what was applied since the last call, and what is due at `now` (ms)."""
+        self._settle()
+        outputs = Outputs()
+        for market in self._markets.values():
+            market.collect(outputs, self.time, now)
+        for update in self._accounts.take(self.position):
+            outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
+        return outputs
+
+    def skip_outputs(self) -> None:
+        """Forget the outputs that tell of events: they have left before. Those that tell of a state will be repeated."""
+        self._settle()
+        for market in self._markets.values():
+            market.skip_batch()
+        self._accounts.take(self.position)
+
+    def wait_ms(self, now: int) -> int | None:
+        """Return how long after `now` (ms) something is due; None: nothing waits."""
+        waits = [wait for market in self._markets.values() if (wait := market.wait_ms(now)) is not None]
+        return min(waits, default=None)
+
+    def save(self) -> SavedState:
+        """Return the state after the last outputs were taken; call it only when these are sure to be kept with it."""
+        chunks: dict[str, bytes] = {}
+        markets = {
+            symbol: market.save(self.time, chunks, self._first_chunk) for symbol, market in self._markets.items()
+        }
+        first_second = window_start(self.time)
+        expired = [name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second]
+        self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
+        self._first_chunk = self.time // 1000 // _CHUNK_SECONDS
+        return SavedState(_encode_json(_ShardState(self.position, self.time, markets)), chunks, expired)
+
+
+def _chunk_name(symbol: str, chunk: int) -> str:
+    return f"window:{symbol}:{chunk}"
+
+
+def _chunk_of(name: str) -> int:
+    return int(name.rpartition(":")[2])
+
+
+def _market_of(name: str) -> str:
+    return name.removeprefix("window:").rpartition(":")[0]

@@ -1,0 +1,179 @@
+"""Where feeds live in Redis: the log they read, and the one script by which everything that they say is written.
+
+`feeds:{k}` is a hash: `epoch` (which process may write: the one that started last), `published_id` and `published_time` (up to which
+entry and which time everything has been written and published), `state` and the window's chunks (what `ShardFeeds.save` returned),
+`state_id` (the entry that the state belongs to).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feeds.state import TRADES_MAX, Outputs, SavedState
+from protocol import streams
+from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import DeadLetter
+
+# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing.
+_COMMIT = """
+local at = redis.call('HMGET', KEYS[1], 'epoch', 'published_id', 'published_time')
+if at[1] ~= ARGV[1] or (at[2] or '0-0') ~= ARGV[2] or (at[3] or '0') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
+local i = 6
+while i <= #ARGV do
+  local count = tonumber(ARGV[i])
+  redis.call(unpack(ARGV, i + 1, i + count))
+  i = i + count + 1
+end
+return 1
+"""
+
+# Once everything in the input is done and every event read, nothing can happen before Redis's own time any more; until then,
+# nothing can happen before the last input that is done.
+_TIME = """
+local function last_id(key)
+  local information = redis.pcall('XINFO', 'STREAM', key)
+  if information.err then return '0-0' end
+  for i = 1, #information, 2 do
+    if information[i] == 'last-generated-id' then return information[i + 1] end
+  end
+end
+local done = string.match(redis.call('GET', KEYS[1]) or '0|0-0', '|(.+)$')
+local now = redis.call('TIME')
+return {done, last_id(KEYS[2]), last_id(KEYS[3]), now[1] .. string.format('%03d', math.floor(now[2] / 1000))}
+"""
+
+
+class SupersededError(RuntimeError):
+    """Another feeds process has started since; this one must not write any more."""
+
+
+class Saved(NamedTuple):
+    """What a start finds."""
+
+    published_id: StreamId
+    published_time: int
+    state: bytes
+    """Empty when nothing was ever saved."""
+    chunks: dict[str, bytes]
+
+
+class Mark(NamedTuple):
+    """Up to which entry, and which time (ms), everything has left."""
+
+    stream_id: StreamId
+    time: int
+
+
+class FeedsStore:
+    """Feeds' side of Redis; not for use by several threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use `client`, which must neither decode responses nor repeat commands by itself."""
+        self._redis = client
+        self._log = RedisStreamLog(client)
+        self._commit = client.register_script(_COMMIT)
+        self._time = client.register_script(_TIME)
+        self._epochs: dict[int, bytes] = {}
+
+    @classmethod
+    def connect(cls, url: str) -> "FeedsStore":
+        """Return the store on the Redis at `url`."""
+        never = Retry(NoBackoff(), 0)
+        return cls(redis.Redis.from_url(url, protocol=2, socket_keepalive=True, socket_timeout=10, retry=never))
+
+    def take_over(self, shard: int) -> None:
+        """Make this process the only one that writes the shard's feeds."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.hincrby(streams.feeds_state(shard), "epoch", 1)
+            pipeline.hsetnx(streams.passed(shard), EventReader.FEEDS, STREAM_START)
+            epoch, _ = pipeline.execute()
+        self._epochs[shard] = b"%d" % epoch
+
+    def load(self, shard: int) -> Saved:
+        """Return what was saved.
+
+        Raises:
+            SupersededError: another process has taken over.
+        """
+        found: Any = self._redis.hgetall(streams.feeds_state(shard))
+        if found.pop(b"epoch", None) != self._epochs[shard]:
+            raise SupersededError(f"another feeds process has taken over shard {shard}")
+        found.pop(b"state_id", None)
+        return Saved(
+            StreamId(found.pop(b"published_id", STREAM_START.encode()).decode()),
+            int(found.pop(b"published_time", 0)),
+            found.pop(b"state", b""),
+            {name.decode(): chunk for name, chunk in found.items()},
+        )
+
+    def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
+        """Return (shard, id, frame) of up to `count` entries of each shard; wait up to `block_ms` for one."""
+        shards = {streams.events(shard): shard for shard in after}
+        entries = self._log.read({name: after[shard] for name, shard in shards.items()}, count, block_ms)
+        return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
+
+    def log_time(self, shard: int, position: StreamId) -> int:
+        """Return the time (ms) before which no event can happen any more; 0 when there are events after `position`."""
+        keys = [streams.position(shard), streams.commands(shard), streams.events(shard)]
+        done, last_input, last_event, now = self._time(keys=keys)
+        if last_event.decode() != position:
+            return 0
+        return int(now) if last_input == done else streams.split_stream_id(done.decode())[0]
+
+    def commit(
+        self,
+        shard: int,
+        expected: Mark,
+        following: Mark,
+        outputs: Outputs,
+        dead_letters: Sequence[DeadLetter] = (),
+        saved: SavedState | None = None,
+    ) -> None:
+        """Write and publish `outputs`, and move from `expected` on to `following`; all or nothing.
+
+        Raises:
+            SupersededError: another process has taken over. Nothing was written.
+        """
+        commands = _commands(outputs)
+        commands += [_dead_letter(shard, letter) for letter in dead_letters]
+        if saved is not None:
+            commands += _save(shard, following.stream_id, saved)
+        arguments: list[Any] = [self._epochs[shard], *expected, *following]
+        for command in commands:
+            arguments += (len(command), *command)
+        keys = list(dict.fromkeys(command[1] for command in commands if command[0] != "PUBLISH"))
+        if not self._commit(keys=[streams.feeds_state(shard), *keys], args=arguments):
+            raise SupersededError(f"another feeds process has taken over shard {shard}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._redis.close()
+
+
+def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
+    commands: list[tuple[Any, ...]] = [("SET", key, value) for key, value in outputs.values.items()]
+    for key, trades in outputs.trades.items():
+        commands += (("LPUSH", key, *map(bytes, trades)), ("LTRIM", key, 0, TRADES_MAX - 1))
+    for key, candles in outputs.candles.items():
+        commands.append(("HSET", key, *(part for item in candles.items() for part in item)))
+    commands += [("PUBLISH", channel, payload) for channel, payload in outputs.messages]
+    return commands
+
+
+def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
+    fields = (part for item in letter._asdict().items() for part in item)
+    return "XADD", streams.dead_letters(shard), "*", *fields
+
+
+def _save(shard: int, position: StreamId, saved: SavedState) -> list[tuple[Any, ...]]:
+    key = streams.feeds_state(shard)
+    chunks = (part for item in saved.chunks.items() for part in item)
+    commands: list[tuple[Any, ...]] = [("HSET", key, "state", saved.state, "state_id", position, *chunks)]
+    if saved.expired:
+        commands.append(("HDEL", key, *saved.expired))
+    return [*commands, ("HSET", streams.passed(shard), EventReader.FEEDS, position)]

@@ -1,0 +1,183 @@
+"""The shell around the feeds: read the shards' events, apply them, commit what they say together with how far it got.
+
+Restart is start-up: load the saved state, apply the events up to the last commit once more without saying anything, and go on. So it
+does not matter between which two steps a process dies.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+
+from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
+from feeds.store import FeedsStore, Mark
+from protocol import streams
+from protocol.market import MarketMap
+from protocol.streams import STREAM_START, StreamId, split_stream_id
+from runtime.stream_log import DeadLetter
+
+READ_ENTRIES = 200
+"""Entries of a shard that are read at once."""
+COMMIT_EVENTS = 5_000
+"""Events after which a batch is committed: it bounds what one script writes."""
+TIME_PERIOD_MS = 100
+"""How often a shard without events is asked for its time: candles close within that."""
+
+_log = structlog.get_logger()
+
+
+class _ShardFollower:
+    """One shard's feeds, and how far they have been written and saved."""
+
+    def __init__(self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int) -> None:
+        self._store = store
+        self._shard = shard
+        self._markets = market_map.markets_of_shard(shard)
+        self._save_period_ms = save_period_ms
+        self._save_due = 0
+        self._time_due = 0
+        self._saved_id = STREAM_START
+        self._dead_letters: list[DeadLetter] = []
+        self.feeds = ShardFeeds(shard, self._markets)
+        self.mark = Mark(STREAM_START, 0)
+
+    def restore(self) -> None:
+        """Bring the feeds to the last commit.
+
+        Raises:
+            SupersededError: another process has taken over.
+            InvariantError: the log contradicts itself, or what was needed of it is gone.
+        """
+        saved = self._store.load(self._shard)
+        if saved.state:
+            self.feeds = ShardFeeds.decode(self._shard, self._markets, saved.state, saved.chunks)
+        else:
+            self.feeds = ShardFeeds(self._shard, self._markets)
+        self._saved_id = self.feeds.position
+        self.mark = Mark(saved.published_id, saved.published_time)
+        end = split_stream_id(saved.published_id)
+        while split_stream_id(self.feeds.position) < end:
+            entries = self._store.read({self._shard: self.feeds.position}, READ_ENTRIES, 0)
+            known = [entry for entry in entries if split_stream_id(entry[1]) <= end]
+            for _, stream_id, frame in known:
+                self._apply(stream_id, frame)
+            self.feeds.skip_outputs()
+            if not known:
+                raise InvariantError(
+                    f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
+                )
+        self.feeds.advance(saved.published_time)
+        self.feeds.skip_outputs()
+        self._dead_letters.clear()
+        _log.info(
+            "feeds restored", shard=self._shard, saved=self._saved_id, published=saved.published_id, time=self.mark.time
+        )
+
+    def follow(self, entries: Iterable[tuple[StreamId, bytes]], now: int) -> int:
+        """Apply and commit new entries; return their number of events."""
+        count = uncommitted = 0
+        for stream_id, frame in entries:
+            uncommitted += self._apply(stream_id, frame)
+            if uncommitted >= COMMIT_EVENTS:
+                self._commit(now)
+                count, uncommitted = count + uncommitted, 0
+        self._commit(now)
+        self._time_due = now + TIME_PERIOD_MS
+        return count + uncommitted
+
+    def idle(self, now: int) -> None:
+        """Do what becomes due without new entries."""
+        if now >= self._time_due:
+            self._time_due = now + TIME_PERIOD_MS
+            self.feeds.advance(self._store.log_time(self._shard, self.feeds.position))
+        self._commit(now)
+
+    def wait_ms(self, now: int) -> int:
+        """Return how long nothing is due."""
+        due = self.feeds.wait_ms(now)
+        wait = max(0, self._time_due - now)
+        return wait if due is None else min(wait, due)
+
+    def finish(self, now: int) -> None:
+        """Commit and save what there is."""
+        self._save_due = now
+        self._commit(now)
+
+    def _apply(self, stream_id: StreamId, frame: bytes) -> int:
+        try:
+            return self.feeds.apply(stream_id, frame)
+        except (msgspec.MsgspecError, UnknownMarketError) as error:
+            source = streams.events(self._shard)
+            self._dead_letters.append(DeadLetter(source, stream_id, str(error), frame))
+            self.feeds.skip(stream_id)
+            return 0
+
+    def _commit(self, now: int) -> None:
+        outputs = self.feeds.take_outputs(now)
+        following = Mark(self.feeds.position, self.feeds.time)
+        saved = None
+        if now >= self._save_due and following.stream_id != self._saved_id:
+            saved = self.feeds.save()
+            self._save_due = now + self._save_period_ms
+        if not outputs and saved is None and following.stream_id == self.mark.stream_id:
+            return
+        self._store.commit(self._shard, self.mark, following, outputs, self._dead_letters, saved)
+        self.mark = following
+        self._dead_letters = []
+        if saved is not None:
+            self._saved_id = following.stream_id
+
+
+class FeedsWorker:
+    """Runs the feeds of several shards.
+
+    After an error nothing of it may be used again before `restore`: what was written is then unknown, and what is in memory is ahead.
+    """
+
+    def __init__(self, store: FeedsStore, shards: Iterable[int], market_map: MarketMap, save_period_ms: int) -> None:
+        self._store = store
+        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms) for shard in shards}
+
+    def start(self) -> None:
+        """Become the only writer of the shards' feeds. Call `restore` next."""
+        for shard in self._followers:
+            self._store.take_over(shard)
+
+    def restore(self) -> None:
+        """Bring every shard's feeds to their last commit.
+
+        Raises:
+            SupersededError: another process has taken over.
+            InvariantError: the log contradicts itself, or what was needed of it is gone.
+        """
+        for follower in self._followers.values():
+            follower.restore()
+
+    def step(self, now: int, block_ms: int) -> int:
+        """Wait up to `block_ms` for events, apply and commit them; return their number. `now` counts ms from anywhere.
+
+        Raises:
+            SupersededError: another process has taken over.
+            InvariantError: the log contradicts itself.
+        """
+        block = min([block_ms, *(follower.wait_ms(now) for follower in self._followers.values())])
+        after = {shard: follower.feeds.position for shard, follower in self._followers.items()}
+        entries: dict[int, list[tuple[StreamId, bytes]]] = {}
+        for shard, stream_id, frame in self._store.read(after, READ_ENTRIES, block):
+            entries.setdefault(shard, []).append((stream_id, frame))
+        count = 0
+        for shard, follower in self._followers.items():
+            if shard in entries:
+                count += follower.follow(entries[shard], now)
+            else:
+                follower.idle(now)
+        return count
+
+    def time(self) -> int:
+        """Return the log's time (ms) that the feeds of every shard have reached."""
+        return min(follower.feeds.time for follower in self._followers.values())
+
+    def finish(self, now: int) -> None:
+        """Save every shard's state, for a quick start."""
+        for follower in self._followers.values():
+            follower.finish(now)
