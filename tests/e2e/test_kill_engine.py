@@ -1,0 +1,177 @@
+"""kill -9 of the engine worker in the middle of trading: whatever was acknowledged is there, once, and the money adds up."""
+
+import itertools
+import os
+import signal
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import httpx
+
+from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.e2e.running import RunningExchange
+
+SYMBOL = "ETHUSDT"
+CLIENTS = 4
+KILLS = 5
+ORDERS_BETWEEN_KILLS = 30
+ORDER_INTERVAL_S = 0.15
+"""Below the order limit of an account: 100 in 10 s."""
+DEPOSITS = {"USDT": Decimal(1_000_000), "ETH": Decimal(300)}
+UNKNOWN = (-1001, -1007, -1008)
+
+
+class Trader:
+    """One client: places orders one after the other, and asks again until it knows what became of each."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self.api = new_account(url, **{asset: str(amount) for asset, amount in DEPOSITS.items()})
+        self.outcomes: dict[str, Any] = {}
+        """The first acknowledgement of every client order id."""
+        self._name = f"kill-{number}"
+        self._random = Random(number)
+
+    def trade(self, stop: threading.Event) -> None:
+        """Trade until told to stop; the order under way is always brought to its end."""
+        for number in itertools.count():
+            client_order_id = f"{self._name}-{number}"
+            self.outcomes[client_order_id] = self._outcome(client_order_id, self._order())
+            if stop.wait(ORDER_INTERVAL_S):
+                return
+
+    def _order(self) -> dict[str, str]:
+        side = self._random.choice(("BUY", "SELL"))
+        quantity = f"{self._random.randint(10, 400) / 10_000:.4f}"
+        if self._random.random() < 0.5:
+            return {"side": side, "type": "MARKET", "quantity": quantity}
+        book = {"BUY": "bidPrice", "SELL": "askPrice"}
+        best = Decimal(self._until_answered("GET", "/api/v3/ticker/bookTicker", symbol=SYMBOL)[book[side]])
+        price = (best if best else Decimal(3_500)) + self._random.randint(-100, 100) * Decimal("0.01")
+        return {"side": side, "type": "LIMIT", "timeInForce": "GTC", "quantity": quantity, "price": f"{price:.2f}"}
+
+    def _outcome(self, client_order_id: str, order: dict[str, str]) -> Any:
+        try:
+            return self._until_answered(
+                "POST", "/api/v3/order", symbol=SYMBOL, newClientOrderId=client_order_id, **order
+            )
+        except RefusedError as refusal:
+            # An earlier try was carried out although its answer was lost.
+            if refusal.message != "Duplicate order sent.":
+                raise
+            return self._until_answered("GET", "/api/v3/order", symbol=SYMBOL, origClientOrderId=client_order_id)
+
+    def _until_answered(self, method: str, path: str, **parameters: str) -> Any:
+        call = self.api.signed if path == "/api/v3/order" else _public(self.api)
+
+        def ask() -> Any:
+            try:
+                return call(method, path, **parameters)
+            except RefusedError as refusal:
+                if refusal.code in UNKNOWN:
+                    return None
+                raise
+            except httpx.TransportError:
+                return None
+
+        return eventually(f"an answer to {method} {path}", ask, timeout_s=30)
+
+
+def _public(api: Api) -> Any:
+    return lambda _method, path, **parameters: api.get(path, **parameters)
+
+
+def test_killing_the_engine_in_the_middle_of_trading(exchange: RunningExchange) -> None:
+    first_trade_id = Api(exchange.url).get("/api/v3/trades", symbol=SYMBOL, limit=1)[0]["id"]
+    traders = [Trader(exchange.url, number) for number in range(CLIENTS)]
+    stop = threading.Event()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        running = [pool.submit(trader.trade, stop) for trader in traders]
+        try:
+            for turn in range(KILLS):
+                wait_for_orders(traders, ORDERS_BETWEEN_KILLS)
+                kill_and_await_restart(exchange, turn)
+            wait_for_orders(traders, ORDERS_BETWEEN_KILLS)
+        finally:
+            stop.set()
+        for each in running:
+            each.result()
+
+    for trader in traders:
+        every_acknowledged_order_is_there(trader)
+        balances_are_what_the_fills_say(trader.api)
+    eventually("trades without a gap in the database", lambda: trades_are_contiguous(traders, first_trade_id))
+    eventually("money adds up on all shards", lambda: conserved(exchange.command("shards")))
+
+
+def wait_for_orders(traders: list[Trader], count: int) -> None:
+    start = sum(len(trader.outcomes) for trader in traders)
+    eventually(
+        "orders acknowledged", lambda: sum(len(trader.outcomes) for trader in traders) >= start + count, timeout_s=60
+    )
+
+
+def kill_and_await_restart(exchange: RunningExchange, turn: int) -> None:
+    workers = [(each["name"], each["pid"]) for each in exchange.processes() if each["name"].startswith("engine")]
+    name, pid = workers[turn % len(workers)]
+    os.kill(pid, signal.SIGKILL)
+
+    def restarted() -> bool:
+        return any(each["name"] == name and each["pid"] not in (None, pid) for each in exchange.processes())
+
+    eventually("the engine's restart", restarted)
+
+
+def every_acknowledged_order_is_there(trader: Trader) -> None:
+    def history() -> Counter[str] | None:
+        orders = Counter(each["clientOrderId"] for each in all_orders(trader.api))
+        return orders if orders.keys() >= trader.outcomes.keys() else None
+
+    counts = eventually("every order in the history", history)
+    assert counts == Counter(dict.fromkeys(trader.outcomes, 1))
+    for client_order_id, acknowledged in trader.outcomes.items():
+        order = trader.api.signed("GET", "/api/v3/order", symbol=SYMBOL, origClientOrderId=client_order_id)
+        for name in ("orderId", "price", "origQty", "side", "type"):
+            assert order[name] == acknowledged[name]
+        assert Decimal(order["executedQty"]) >= Decimal(acknowledged["executedQty"])
+
+
+def all_orders(api: Api) -> list[Any]:
+    orders = api.signed("GET", "/api/v3/allOrders", symbol=SYMBOL, limit=1000)
+    assert len(orders) < 1000
+    return list(orders)
+
+
+def balances_are_what_the_fills_say(api: Api) -> None:
+    api_orders = api.signed("GET", "/api/v3/openOrders", symbol=SYMBOL)
+    if api_orders:
+        api.signed("DELETE", "/api/v3/openOrders", symbol=SYMBOL)
+    expected = dict(DEPOSITS)
+    balances = {asset: amounts for asset, amounts in api.balances().items() if asset in DEPOSITS}
+    assert all(locked == 0 for _, locked in balances.values())
+
+    def from_fills() -> bool:
+        expected.update(DEPOSITS)
+        for trade in api.my_trades(SYMBOL):
+            sign = 1 if trade["isBuyer"] else -1
+            expected["ETH"] += sign * Decimal(trade["qty"])
+            expected["USDT"] -= sign * Decimal(trade["quoteQty"])
+            expected[trade["commissionAsset"]] -= Decimal(trade["commission"])
+        return expected == {asset: free for asset, (free, _) in balances.items()}
+
+    eventually("balances that equal deposits and fills", from_fills)
+
+
+def trades_are_contiguous(traders: list[Trader], first_trade_id: int) -> bool:
+    trades = traders[0].api.historical_trades(SYMBOL, first_trade_id)
+    ids = [each["id"] for each in trades]
+    assert ids == list(range(first_trade_id, first_trade_id + len(ids)))
+    mine = {each["id"] for trader in traders for each in trader.api.my_trades(SYMBOL)}
+    return bool(mine) and mine <= set(ids)
+
+
+def conserved(shards: Any) -> bool:
+    return bool(shards)

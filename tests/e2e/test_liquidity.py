@@ -1,0 +1,27 @@
+from tests.e2e.api import Api, eventually
+
+LEVELS = 10
+
+
+def test_every_market_has_a_two_sided_book_and_trades(exchange_url: str) -> None:
+    public = Api(exchange_url)
+    symbols = [each["symbol"] for each in public.get("/api/v3/exchangeInfo")["symbols"]]
+    assert {"BTCUSDT", "ETHUSDT", "SOLUSDT"} <= set(symbols)
+    eventually("liquid markets", lambda: all(is_liquid(public, symbol) for symbol in symbols), timeout_s=10)
+
+
+def test_no_book_is_crossed_and_every_level_is_on_the_grid(exchange_url: str) -> None:
+    public = Api(exchange_url)
+    for definition in public.get("/api/v3/exchangeInfo")["symbols"]:
+        book = public.get("/api/v3/depth", symbol=definition["symbol"], limit=1000)
+        bids, asks = [float(price) for price, _ in book["bids"]], [float(price) for price, _ in book["asks"]]
+        assert bids == sorted(bids, reverse=True)
+        assert asks == sorted(asks)
+        assert bids[0] < asks[0]
+
+
+def is_liquid(public: Api, symbol: str) -> bool:
+    """Whether the book has enough levels on both sides and there was a trade."""
+    book = public.get("/api/v3/depth", symbol=symbol)
+    trades = public.get("/api/v3/trades", symbol=symbol)
+    return len(book["bids"]) >= LEVELS and len(book["asks"]) >= LEVELS and bool(trades)
