@@ -12,7 +12,15 @@ import structlog
 
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
 from mm.client import FAILURES, ApiError, Client
-from mm.quoting import INVENTORY_SIDES, Quote, QuotingPlan, desired_quotes, next_reference, random_taking
+from mm.quoting import (
+    INVENTORY_SIDES,
+    Quote,
+    QuotingPlan,
+    desired_quotes,
+    next_reference,
+    quoted_reference,
+    random_taking,
+)
 from mm.reconcile import OpenQuote, Tolerance, reconcile
 from protocol.market import Market
 from protocol.orders import Side
@@ -137,7 +145,7 @@ class Bot:
 
     async def _quote(self, plan: QuotingPlan) -> None:
         market = plan.market
-        reference = plan.anchor
+        reference = quoted = plan.anchor
         open_quotes: dict[OrderId, OpenQuote] = {}
         failures = 0
         for turn in itertools.count():
@@ -145,8 +153,9 @@ class Bot:
                 if failures or turn % OPEN_ORDERS_EVERY == 0:
                     open_quotes = await self._open_quotes(market)
                 reference = next_reference(plan, reference, self._random)
+                quoted = quoted_reference(plan, quoted, reference)
                 quote_funds = AssetUnits(self._maker.total(market.quote) // self._quote_users[market.quote])
-                desired = desired_quotes(plan, reference, self._maker.inventory(plan), quote_funds, self._random)
+                desired = desired_quotes(plan, quoted, self._maker.inventory(plan), quote_funds, self._random)
                 await self._carry_out(market, desired, open_quotes)
             except FAILURES as error:
                 # What was under way may have happened: the open orders are read anew before anything else is sent.
@@ -206,8 +215,8 @@ class Bot:
     async def _take(self) -> None:
         failures = 0
         for plan in itertools.cycle(self._plans):
-            # Two to five takings, of one market after the other, in the time of one turn of quoting.
-            await asyncio.sleep(self._requote_s * self._random.uniform(0.2, 0.5))
+            # Two takings, of one market after the other, in the time of one turn of quoting.
+            await asyncio.sleep(self._requote_s * self._random.uniform(0.2, 0.8))
             side, quantity = random_taking(plan, self._taker.inventory(plan), self._random)
             try:
                 await self._signed(

@@ -25,7 +25,7 @@ HALF_SPREAD_PPM: Final = 50
 GAP_PPM: Final = 150
 SKEW_PPM_MAX: Final = 600
 """How far a full inventory shifts the quotes."""
-WALK_PPM_MAX: Final = 100
+WALK_PPM_MAX: Final = 80
 """The reference price's largest step."""
 PULL_PPM: Final = 200
 """The part of its distance to the anchor that every step takes back, so that the walk does not drift away."""
@@ -106,6 +106,11 @@ def next_reference(plan: QuotingPlan, reference: PriceTicks, random: Random) -> 
     wander = reference * random.randint(-WALK_PPM_MAX, WALK_PPM_MAX) // PPM
     pull = (plan.anchor - reference) * PULL_PPM // PPM
     return _within(plan.market, reference + wander + pull)
+
+
+def quoted_reference(plan: QuotingPlan, quoted: PriceTicks, reference: PriceTicks) -> PriceTicks:
+    """Return the price to quote around: it follows the reference only once that is a gap away, so that quotes do not flicker."""
+    return reference if abs(reference - quoted) >= plan.gap else quoted
 
 
 def desired_quotes(

@@ -11,6 +11,7 @@ from mm.quoting import (
     first_reference,
     next_reference,
     plan_for,
+    quoted_reference,
     random_taking,
 )
 from protocol.market import Market, MarketDefinition
@@ -122,6 +123,13 @@ def test_a_reference_that_passes_one_rung_moves_one_quote_per_side() -> None:
 
     before, after = prices(10_000_000), prices(10_000_000 + quoting.gap)
     assert len(after - before) == len(before - after) == 2
+
+
+def test_small_steps_leave_the_quotes_where_they_are() -> None:
+    quoting = plan()
+    quoted = PriceTicks(10_000_000)
+    assert quoted_reference(quoting, quoted, PriceTicks(quoted + quoting.gap - 1)) == quoted
+    assert quoted_reference(quoting, quoted, PriceTicks(quoted - quoting.gap)) == quoted - quoting.gap
 
 
 @given(market=markets, random=randoms)
