@@ -1,0 +1,49 @@
+"""An API key as it is kept: in the database, and as a read model in Redis for the authentication of requests."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from functions.ports import Database
+from protocol.units import AccountId
+
+
+class KeyKind(StrEnum):
+    """How requests with the key are signed."""
+
+    HMAC = "hmac"
+    ED25519 = "ed25519"
+    RSA = "rsa"
+
+
+class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
+    """`secret` is the sealed HMAC secret, or the public key (PEM) for the other kinds."""
+
+    account_id: AccountId
+    kind: KeyKind
+    secret: bytes
+
+
+_SELECT: Final = "SELECT account_id, kind, secret FROM api_keys WHERE key = %(key)s AND revoked_at IS NULL"
+_decode = msgspec.msgpack.Decoder(ApiKeyRecord).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_record(record: ApiKeyRecord) -> bytes:
+    """Return the read model's value."""
+    return _encode(record)
+
+
+def decode_record(value: bytes) -> ApiKeyRecord:
+    """Return the record of a read model's value."""
+    return _decode(value)
+
+
+async def load_record(database: Database, key: str) -> ApiKeyRecord | None:
+    """Return a key that is not revoked from the database."""
+    rows = await database.fetch(_SELECT, {"key": key})
+    if not rows:
+        return None
+    account_id, kind, secret = rows[0]
+    return ApiKeyRecord(AccountId(account_id), KeyKind(kind), bytes(secret))

@@ -1,0 +1,39 @@
+"""DELETE /api/v3/openOrders: cancel every open order in one market."""
+
+from functions import order_shapes
+from functions.errors import refusal, status_unknown
+from functions.function import SYMBOL, Function, Group, Security
+from functions.place_order import new_client_order_id
+from functions.ports import Call, Ports
+from protocol.commands import CancelAllOrders
+from protocol.replies import OrdersReply, Refused
+
+
+async def cancel_open_orders(ports: Ports, call: Call) -> object:
+    """Cancel all; -2011 when there is nothing to cancel."""
+    market = call.parameters.market(ports.markets)
+    shards = ports.shards
+    reply = await shards.submit(
+        CancelAllOrders(shards.next_request_id(), shards.reply_to, call.account_id, market.symbol)
+    )
+    match reply:
+        case OrdersReply():
+            cancel_id = new_client_order_id()
+            return [
+                order_shapes.canceled(order, market, cancel_id, reply.time, call.time_scale) for order in reply.orders
+            ]
+        case Refused():
+            raise refusal(reply.reason)
+        case _:
+            raise status_unknown()
+
+
+FUNCTION = Function(
+    "DELETE",
+    "/api/v3/openOrders",
+    Group.ORDERS,
+    "Cancel all open orders in a market",
+    cancel_open_orders,
+    security=Security.SIGNED,
+    parameters=(SYMBOL,),
+)

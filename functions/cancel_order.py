@@ -1,0 +1,71 @@
+"""DELETE /api/v3/order: cancel an open order."""
+
+from functions import order_shapes
+from functions.errors import ApiError, refusal, status_unknown
+from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Parameter, Security
+from functions.parameters import require_one_of
+from functions.place_order import new_client_order_id
+from functions.ports import Call, Ports
+from protocol.commands import CancelOrder
+from protocol.orders import OrderStatus
+from protocol.replies import OrderQuery, OrderReply, Refused
+from protocol.units import OrderId
+
+_RESTRICTIONS = {
+    "ONLY_NEW": OrderStatus.NEW,
+    "ONLY_PARTIALLY_FILLED": OrderStatus.PARTIALLY_FILLED,
+}
+_INVALID_RESTRICTION = ApiError(-1145, "`cancelRestrictions` has to be either `ONLY_NEW` or `ONLY_PARTIALLY_FILLED`.")
+
+
+async def cancel_order(ports: Ports, call: Call) -> object:
+    """Cancel an order named by number or client order id.
+
+    `cancelRestrictions` is checked against the order's status right before the cancel is enqueued.
+    """
+    parameters = call.parameters
+    market = parameters.market(ports.markets)
+    require_one_of(parameters, "origClientOrderId", "orderId")
+    order_id = OrderId(parameters.integer("orderId") or 0)
+    client_order_id = parameters.client_order_id("origClientOrderId") or ""
+    cancel_id = parameters.client_order_id("newClientOrderId") or new_client_order_id()
+    restriction = parameters.choice("cancelRestrictions", _RESTRICTIONS, _INVALID_RESTRICTION)
+    shards = ports.shards
+    if restriction is not None:
+        found = await shards.query(
+            ports.markets.shard_of_account(call.account_id),
+            OrderQuery(
+                shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+            ),
+        )
+        if isinstance(found, OrderReply) and found.order.status.is_open and found.order.status is not restriction:
+            raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
+    reply = await shards.submit(
+        CancelOrder(
+            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+        )
+    )
+    match reply:
+        case OrderReply():
+            return order_shapes.canceled(reply.order, market, cancel_id, reply.time, call.time_scale)
+        case Refused():
+            raise refusal(reply.reason)
+        case _:
+            raise status_unknown()
+
+
+FUNCTION = Function(
+    "DELETE",
+    "/api/v3/order",
+    Group.ORDERS,
+    "Cancel an order",
+    cancel_order,
+    security=Security.SIGNED,
+    parameters=(
+        SYMBOL,
+        ORDER_ID,
+        ORIG_CLIENT_ORDER_ID,
+        Parameter("newClientOrderId", "Your own id of this cancel."),
+        Parameter("cancelRestrictions", "ONLY_NEW or ONLY_PARTIALLY_FILLED."),
+    ),
+)

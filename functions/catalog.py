@@ -1,0 +1,80 @@
+"""Every function of the public API."""
+
+from typing import Final
+
+from functions import (
+    cancel_open_orders,
+    cancel_order,
+    check_order,
+    create_api_key,
+    get_account,
+    get_aggregate_trades,
+    get_all_orders,
+    get_average_price,
+    get_book_ticker,
+    get_commission,
+    get_depth,
+    get_exchange_info,
+    get_historical_trades,
+    get_klines,
+    get_me,
+    get_my_trades,
+    get_open_orders,
+    get_order,
+    get_order_rate_limit,
+    get_ticker_24h,
+    get_ticker_price,
+    get_time,
+    get_trades,
+    list_api_keys,
+    ping,
+    place_order,
+    request_funds,
+    revoke_api_key,
+    sign_in,
+    sign_out,
+    sign_up,
+    start_up,
+)
+from functions.function import Function, Group
+
+FUNCTIONS: Final[tuple[Function, ...]] = (
+    ping.FUNCTION,
+    get_time.FUNCTION,
+    get_exchange_info.FUNCTION,
+    get_depth.FUNCTION,
+    get_trades.FUNCTION,
+    get_historical_trades.FUNCTION,
+    get_aggregate_trades.FUNCTION,
+    get_klines.FUNCTION,
+    get_klines.UI_FUNCTION,
+    get_average_price.FUNCTION,
+    get_ticker_24h.FUNCTION,
+    get_ticker_price.FUNCTION,
+    get_book_ticker.FUNCTION,
+    place_order.FUNCTION,
+    check_order.FUNCTION,
+    get_order.FUNCTION,
+    cancel_order.FUNCTION,
+    get_open_orders.FUNCTION,
+    cancel_open_orders.FUNCTION,
+    get_all_orders.FUNCTION,
+    get_my_trades.FUNCTION,
+    get_account.FUNCTION,
+    get_commission.FUNCTION,
+    get_order_rate_limit.FUNCTION,
+    sign_up.FUNCTION,
+    sign_in.FUNCTION,
+    sign_out.FUNCTION,
+    get_me.FUNCTION,
+    create_api_key.FUNCTION,
+    list_api_keys.FUNCTION,
+    revoke_api_key.FUNCTION,
+    request_funds.FUNCTION,
+    *start_up.FUNCTIONS,
+)
+
+
+def functions_of(groups: frozenset[Group]) -> tuple[Function, ...]:
+    """Return the functions of some groups."""
+    return tuple(function for function in FUNCTIONS if function.group in groups)

@@ -1,0 +1,128 @@
+"""Errors of the public API: Binance's codes and messages, which clients compare, and the refusals of a shard in these words."""
+
+from typing import Final
+
+from protocol.orders import RejectReason
+
+STATUS_UNKNOWN: Final = -1007
+"""The code of the one error after which a command may have happened."""
+
+
+class ApiError(Exception):
+    """A request was refused: HTTP `status`, Binance's `code` and `message`; `retry_after_s` when trying again may help."""
+
+    def __init__(self, code: int, message: str, status: int = 400, retry_after_s: int | None = None) -> None:
+        """Make the error; it is answered as `{"code": code, "msg": message}`."""
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+def mandatory_missing(name: str) -> ApiError:
+    """-1102: a parameter that must be sent was not, or makes no sense."""
+    return ApiError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+
+
+def parameter_empty(name: str) -> ApiError:
+    """-1105: sent, but empty."""
+    return ApiError(-1105, f"Parameter '{name}' was empty.")
+
+
+def not_required(name: str) -> ApiError:
+    """-1106: must not be sent here."""
+    return ApiError(-1106, f"Parameter '{name}' sent when not required.")
+
+
+def illegal_characters(name: str, legal: str) -> ApiError:
+    """-1100: characters outside the legal range."""
+    return ApiError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'.")
+
+
+def invalid_parameter(name: str) -> ApiError:
+    """-1130: the value makes no sense."""
+    return ApiError(-1130, f"Data sent for parameter '{name}' is not valid.")
+
+
+def too_precise(name: str) -> ApiError:
+    """-1111: more decimals than the unit holds."""
+    return ApiError(-1111, f"Parameter '{name}' has too much precision.")
+
+
+def bad_combination() -> ApiError:
+    """-1128: parameters that exclude each other."""
+    return ApiError(-1128, "Combination of optional parameters invalid.")
+
+
+def invalid_symbol() -> ApiError:
+    """-1121: no such market."""
+    return ApiError(-1121, "Invalid symbol.")
+
+
+def invalid_json() -> ApiError:
+    """-1135: the body is not the JSON object that was expected."""
+    return ApiError(-1135, "Invalid JSON Request")
+
+
+def filter_failure(name: str) -> ApiError:
+    """-1013: one of the market's filters."""
+    return ApiError(-1013, f"Filter failure: {name}")
+
+
+def order_does_not_exist() -> ApiError:
+    """-2013: asked for an order that is not there."""
+    return ApiError(-2013, "Order does not exist.")
+
+
+def not_signed_in() -> ApiError:
+    """-1002: the session is missing or has ended."""
+    return ApiError(-1002, "You are not authorized to execute this request.", 401)
+
+
+def overloaded(retry_after_s: int = 1) -> ApiError:
+    """-1008: nothing was enqueued; try again later."""
+    return ApiError(
+        -1008,
+        "Server is currently overloaded with other requests. Please try again in a few minutes.",
+        503,
+        retry_after_s,
+    )
+
+
+def unavailable(retry_after_s: int = 1) -> ApiError:
+    """-1001: what the request needs cannot be reached right now; nothing was changed."""
+    return ApiError(-1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s)
+
+
+def status_unknown() -> ApiError:
+    """-1007: no reply came in time. The order may or may not exist: ask with the same client order id."""
+    return ApiError(
+        STATUS_UNKNOWN,
+        "Timeout waiting for response from backend server. Send status unknown; execution status unknown.",
+        503,
+        1,
+    )
+
+
+_REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
+    RejectReason.INSUFFICIENT_BALANCE: (-2010, "Account has insufficient balance for requested action."),
+    RejectReason.DUPLICATE_CLIENT_ORDER_ID: (-2010, "Duplicate order sent."),
+    RejectReason.WOULD_MATCH_IMMEDIATELY: (-2010, "Order would immediately match and take."),
+    RejectReason.UNKNOWN_ORDER: (-2011, "Unknown order sent."),
+    RejectReason.UNKNOWN_MARKET: (-1121, "Invalid symbol."),
+    RejectReason.UNKNOWN_ASSET: (-1130, "Data sent for parameter 'asset' is not valid."),
+    RejectReason.PRICE_OUT_OF_RANGE: (-1013, "Filter failure: PRICE_FILTER"),
+    RejectReason.PRICE_OUTSIDE_BAND: (-1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
+    RejectReason.QUANTITY_OUT_OF_RANGE: (-1013, "Filter failure: LOT_SIZE"),
+    RejectReason.NOTIONAL_TOO_SMALL: (-1013, "Filter failure: NOTIONAL"),
+    RejectReason.TOO_MANY_OPEN_ORDERS: (-1013, "Filter failure: MAX_NUM_ORDERS"),
+    RejectReason.AMOUNT_OUT_OF_RANGE: (-1130, "Data sent for parameter 'amount' is not valid."),
+    RejectReason.INVALID_COMBINATION: (-1014, "Unsupported order combination."),
+}
+
+
+def refusal(reason: RejectReason) -> ApiError:
+    """Return a shard's refusal of a command in Binance's words."""
+    code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))
+    return ApiError(code, message)

@@ -1,0 +1,86 @@
+"""What a function is: how it is reached, what it demands, what it takes, and what handles it."""
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+from functions.parameters import Parameters
+from functions.ports import Call, Ports
+
+
+class Group(StrEnum):
+    """Groups that a gateway process may mount by itself."""
+
+    ORDERS = "orders"
+    ACCOUNT = "account"
+    MARKET_DATA = "market-data"
+    USERS = "users"
+
+
+class Security(StrEnum):
+    """Who may call."""
+
+    PUBLIC = "public"
+    SIGNED = "signed"
+    """An API key and a signature."""
+    SESSION = "session"
+    """A signed-in user."""
+
+
+class Parameter(NamedTuple):
+    """One parameter, for the documentation and for the refusal of unknown ones."""
+
+    name: str
+    description: str
+    required: bool = False
+    kind: str = "string"
+    """string, integer, decimal or boolean."""
+
+
+Handler = Callable[[Ports, Call], Awaitable[object]]
+"""Returns what is answered as JSON (msgspec structs, lists, dicts); raises `ApiError`."""
+
+
+class Function(NamedTuple):
+    """One function of the public API."""
+
+    method: str
+    path: str
+    group: Group
+    summary: str
+    handle: Handler
+    security: Security = Security.PUBLIC
+    weight: int | Callable[[Parameters], int] = 1
+    parameters: tuple[Parameter, ...] = ()
+    places_order: bool = False
+    """Counts against the account's order limits."""
+    lenient: bool = False
+    """Takes parameters that it does not know."""
+    body: type | None = None
+    """What its JSON body holds."""
+
+    def known_parameters(self) -> frozenset[str]:
+        """Return the names that may be sent."""
+        names = {parameter.name for parameter in self.parameters}
+        if self.security is Security.SIGNED:
+            names |= {"timestamp", "recvWindow", "signature"}
+        return frozenset(names)
+
+    def weight_of(self, parameters: Parameters) -> int:
+        """Return what a call counts against the caller's request weight."""
+        return self.weight if isinstance(self.weight, int) else self.weight(parameters)
+
+
+SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.", required=True)
+OPTIONAL_SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.")
+SYMBOLS = Parameter("symbols", 'Several markets as a JSON array: ["BTCUSDT","ETHUSDT"].')
+SYMBOL_STATUS = Parameter("symbolStatus", "TRADING, HALT or BREAK.")
+START_TIME = Parameter("startTime", "From this time on, in ms or µs.", kind="integer")
+END_TIME = Parameter("endTime", "Up to and including this time, in ms or µs.", kind="integer")
+ORDER_ID = Parameter("orderId", "The exchange's number of the order.", kind="integer")
+ORIG_CLIENT_ORDER_ID = Parameter("origClientOrderId", "The order's client order id.")
+
+
+def limit_parameter(default: int, largest: int) -> Parameter:
+    """Return the description of `limit`."""
+    return Parameter("limit", f"Rows wanted: {default} by default, {largest} at most.", kind="integer")

@@ -1,0 +1,93 @@
+"""GET /api/v3/aggTrades: trades of one taker at one price as one, from the database."""
+
+import msgspec
+
+from functions.errors import bad_combination
+from functions.function import END_TIME, START_TIME, SYMBOL, Function, Group, Parameter, limit_parameter
+from functions.ports import Call, Ports
+from protocol.orders import Side
+
+_LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
+_HEAD = """
+    SELECT aggregate_id, min(price), sum(quantity)::bigint, min(trade_id), max(trade_id),
+        (extract(epoch from min(time)) * 1000)::bigint, min(taker_side)
+    FROM trades WHERE market = %(market)s
+"""
+_FROM = f"{_HEAD} AND aggregate_id >= %(from)s GROUP BY aggregate_id ORDER BY aggregate_id LIMIT %(limit)s"
+_NEWEST = f"""{_HEAD}
+    AND aggregate_id > (SELECT coalesce(max(aggregate_id), 0) FROM trades WHERE market = %(market)s) - %(limit)s
+    GROUP BY aggregate_id ORDER BY aggregate_id
+"""
+_SINCE = f"""{_HEAD}
+    AND time >= to_timestamp(%(start)s / 1000.0)
+    AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
+    GROUP BY aggregate_id ORDER BY aggregate_id LIMIT %(limit)s
+"""
+_UNTIL = f"""{_HEAD} AND time <= to_timestamp(%(end)s / 1000.0)
+    GROUP BY aggregate_id ORDER BY aggregate_id DESC LIMIT %(limit)s
+"""
+
+
+class AggregateTradeShape(msgspec.Struct, gc=False):
+    """Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best match."""
+
+    a: int
+    p: str
+    q: str
+    f: int
+    l: int  # noqa: E741 - the name on the wire
+    T: int
+    m: bool
+    M: bool
+
+
+async def get_aggregate_trades(ports: Ports, call: Call) -> object:
+    """Return aggregate trades from `fromId`, within a time range, or the newest; oldest first."""
+    parameters = call.parameters
+    market = parameters.market(ports.markets)
+    from_id = parameters.integer("fromId")
+    start, end = parameters.time_range()
+    limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
+    if from_id is not None and (start is not None or end is not None):
+        raise bad_combination()
+    await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
+    if from_id is not None:
+        statement = _FROM
+    elif start is not None:
+        statement = _SINCE
+    else:
+        statement = _NEWEST if end is None else _UNTIL
+    rows = await ports.database.fetch(
+        statement, {"market": market.symbol, "from": from_id, "start": start, "end": end, "limit": limit}
+    )
+    shapes = [
+        AggregateTradeShape(
+            a=aggregate_id,
+            p=market.format_price(price),
+            q=market.format_quantity(quantity),
+            f=first,
+            l=last,
+            T=time * call.time_scale,
+            m=taker_side == Side.SELL,
+            M=True,
+        )
+        for aggregate_id, price, quantity, first, last, time, taker_side in rows
+    ]
+    return shapes[::-1] if statement is _UNTIL else shapes
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/aggTrades",
+    Group.MARKET_DATA,
+    "Aggregate trades",
+    get_aggregate_trades,
+    weight=4,
+    parameters=(
+        SYMBOL,
+        Parameter("fromId", "From this aggregate trade on.", kind="integer"),
+        START_TIME,
+        END_TIME,
+        limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
+    ),
+)

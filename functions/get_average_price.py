@@ -1,0 +1,39 @@
+"""GET /api/v3/avgPrice: the average price of the last five minutes, weighted by quantity."""
+
+from functions.function import SYMBOL, Function, Group
+from functions.ports import Call, Ports
+from functions.ticker_shapes import average_price
+from protocol.units import PriceTicks, QuantityLots
+
+_MINUTES = 5
+_STATEMENT = """
+    SELECT coalesce(sum(quantity), 0)::bigint, coalesce(sum(quote), 0)::bigint,
+        (extract(epoch from max(time)) * 1000)::bigint
+    FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
+"""
+
+
+async def get_average_price(ports: Ports, call: Call) -> object:
+    """Return the average; the last price when nothing traded in these minutes."""
+    market = call.parameters.market(ports.markets)
+    start = call.now - _MINUTES * 60_000
+    ((volume, quote_volume, closed),) = await ports.database.fetch(
+        _STATEMENT, {"market": market.symbol, "start": start}
+    )
+    if volume:
+        price = average_price(market, quote_volume, QuantityLots(volume))
+    else:
+        (ticker,) = await ports.read_models.tickers([market.symbol])
+        price = market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0))
+    return {"mins": _MINUTES, "price": price, "closeTime": (closed or call.now) * call.time_scale}
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/avgPrice",
+    Group.MARKET_DATA,
+    "Average price",
+    get_average_price,
+    weight=2,
+    parameters=(SYMBOL,),
+)

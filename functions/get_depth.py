@@ -1,0 +1,50 @@
+"""GET /api/v3/depth: the book by price levels."""
+
+import msgspec
+
+from functions.function import SYMBOL, SYMBOL_STATUS, Function, Group, limit_parameter
+from functions.market_choice import single_market
+from functions.parameters import Parameters
+from functions.ports import Call, Ports
+from protocol.market import Market
+from protocol.units import PriceTicks, QuantityLots
+
+_LIMIT_DEFAULT, _LIMIT_MAX = 100, 5000
+
+
+class DepthShape(msgspec.Struct, rename="camel"):
+    """Levels as (price, quantity), best first."""
+
+    last_update_id: int
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+
+
+async def get_depth(ports: Ports, call: Call) -> object:
+    """Return the best levels of the book."""
+    market = single_market(call.parameters, ports.markets)
+    limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
+    depth = await ports.read_models.depth(market.symbol)
+    if depth is None:
+        return DepthShape(0, [], [])
+    return DepthShape(depth.sequence, _levels(depth.bids[:limit], market), _levels(depth.asks[:limit], market))
+
+
+def _levels(levels: tuple[tuple[PriceTicks, QuantityLots], ...], market: Market) -> list[tuple[str, str]]:
+    return [(market.format_price(price), market.format_quantity(quantity)) for price, quantity in levels]
+
+
+def _weight(parameters: Parameters) -> int:
+    limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
+    return next(weight for largest, weight in ((100, 5), (500, 25), (1000, 50), (_LIMIT_MAX, 250)) if limit <= largest)
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/depth",
+    Group.MARKET_DATA,
+    "Order book",
+    get_depth,
+    weight=_weight,
+    parameters=(SYMBOL, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX), SYMBOL_STATUS),
+)

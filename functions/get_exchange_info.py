@@ -1,0 +1,137 @@
+"""GET /api/v3/exchangeInfo: the markets, their filters, and the rate limits."""
+
+from typing import Final
+
+from functions.errors import bad_combination, invalid_parameter
+from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
+from functions.market_choice import TRADING, status_matches
+from functions.parameters import Parameters
+from functions.ports import Call, Ports
+from functions.rate_limits import order_limits, weight_limit
+from protocol.market import Market, MarketMap
+from protocol.orders import OrderType, SelfTradePrevention
+from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, format_decimal
+
+_ORDER_TYPES: Final = [order_type.name for order_type in OrderType]
+_PREVENTIONS: Final = [mode.name for mode in SelfTradePrevention]
+_PERMISSIONS: Final = frozenset({"SPOT", "MARGIN", "LEVERAGED", *(f"TRD_GRP_{number:03d}" for number in range(2, 300))})
+
+
+async def get_exchange_info(ports: Ports, call: Call) -> object:
+    """Return the markets asked for, or all."""
+    parameters = call.parameters
+    shown = parameters.boolean("showPermissionSets", default=True)
+    return {
+        "timezone": "UTC",
+        "serverTime": call.now * call.time_scale,
+        "rateLimits": [weight_limit(ports.settings), *order_limits(ports.settings)],
+        "exchangeFilters": [],
+        "symbols": [symbol_shape(market, shown) for market in _chosen(parameters, ports.markets)],
+    }
+
+
+def _chosen(parameters: Parameters, markets: MarketMap) -> list[Market]:
+    by_name = [name for name in ("symbol", "symbols") if name in parameters]
+    by_kind = [name for name in ("permissions", "symbolStatus") if name in parameters]
+    if len(by_name) > 1 or (by_name and by_kind):
+        raise bad_combination()
+    if "symbol" in parameters:
+        return [parameters.market(markets)]
+    chosen = parameters.markets(markets)
+    if chosen is not None:
+        return chosen
+    permissions = parameters.words("permissions")
+    if permissions is not None and not set(permissions) <= _PERMISSIONS:
+        raise invalid_parameter("permissions")
+    if not status_matches(parameters) or (permissions is not None and "SPOT" not in permissions):
+        return []
+    return list(markets.markets)
+
+
+def symbol_shape(market: Market, show_permission_sets: bool) -> dict[str, object]:
+    """Return a market with its filters."""
+    return {
+        "symbol": market.symbol,
+        "status": TRADING,
+        "baseAsset": market.base,
+        "baseAssetPrecision": 8,
+        "quoteAsset": market.quote,
+        "quotePrecision": 8,
+        "quoteAssetPrecision": 8,
+        "baseCommissionPrecision": 8,
+        "quoteCommissionPrecision": 8,
+        "orderTypes": _ORDER_TYPES,
+        "icebergAllowed": False,
+        "ocoAllowed": False,
+        "otoAllowed": False,
+        "opoAllowed": False,
+        "quoteOrderQtyMarketAllowed": True,
+        "allowTrailingStop": False,
+        "cancelReplaceAllowed": False,
+        "amendAllowed": False,
+        "pegInstructionsAllowed": False,
+        "isSpotTradingAllowed": True,
+        "isMarginTradingAllowed": False,
+        "filters": filters(market),
+        "permissions": [],
+        "permissionSets": [["SPOT"]] if show_permission_sets else [],
+        "defaultSelfTradePreventionMode": SelfTradePrevention.EXPIRE_MAKER.name,
+        "allowedSelfTradePreventionModes": _PREVENTIONS,
+    }
+
+
+def filters(market: Market) -> list[dict[str, object]]:
+    """Return the rules that an order must keep."""
+    up, down = format_decimal(market.band_up_ppm, 6), format_decimal(market.band_down_ppm, 6)
+    lots = {
+        "minQty": market.format_quantity(market.quantity_min),
+        "maxQty": market.format_quantity(market.quantity_max),
+        "stepSize": format_decimal(market.lot_size),
+    }
+    notional_min = format_decimal(market.notional_min)
+    return [
+        {
+            "filterType": "PRICE_FILTER",
+            "minPrice": market.format_price(PriceTicks(1)),
+            "maxPrice": market.format_price(market.price_max),
+            "tickSize": format_decimal(market.tick_size),
+        },
+        {"filterType": "LOT_SIZE", **lots},
+        {"filterType": "ICEBERG_PARTS", "limit": 10},
+        {"filterType": "MARKET_LOT_SIZE", **lots},
+        {
+            "filterType": "PERCENT_PRICE_BY_SIDE",
+            "bidMultiplierUp": up,
+            "bidMultiplierDown": down,
+            "askMultiplierUp": up,
+            "askMultiplierDown": down,
+            "avgPriceMins": 0,
+        },
+        {
+            "filterType": "NOTIONAL",
+            "minNotional": notional_min,
+            "applyMinToMarket": True,
+            "maxNotional": format_decimal(AMOUNT_UNITS_MAX // 10),
+            "applyMaxToMarket": False,
+            "avgPriceMins": 0,
+        },
+        {"filterType": "MIN_NOTIONAL", "minNotional": notional_min, "applyToMarket": True, "avgPriceMins": 0},
+        {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": market.open_orders_max},
+    ]
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/exchangeInfo",
+    Group.MARKET_DATA,
+    "Markets, filters and rate limits",
+    get_exchange_info,
+    weight=20,
+    parameters=(
+        OPTIONAL_SYMBOL,
+        SYMBOLS,
+        Parameter("permissions", 'Only markets with one of these permissions: SPOT, or ["SPOT","MARGIN"].'),
+        Parameter("showPermissionSets", "Whether permissionSets is filled in; true by default.", kind="boolean"),
+        SYMBOL_STATUS,
+    ),
+)

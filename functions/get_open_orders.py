@@ -1,0 +1,30 @@
+"""GET /api/v3/openOrders."""
+
+from functions.function import OPTIONAL_SYMBOL, Function, Group, Security
+from functions.open_orders import open_orders
+from functions.order_shapes import order_shape
+from functions.parameters import Parameters
+from functions.ports import Call, Ports
+
+
+async def get_open_orders(ports: Ports, call: Call) -> object:
+    """Return the account's open orders in one market, or in all."""
+    market = call.parameters.optional_market(ports.markets)
+    orders = await open_orders(ports, call, market.symbol if market else "")
+    return [order_shape(order, ports.markets.by_symbol[order.market], call.time_scale) for order in orders]
+
+
+def _weight(parameters: Parameters) -> int:
+    return 6 if "symbol" in parameters else 80
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/openOrders",
+    Group.ORDERS,
+    "Open orders",
+    get_open_orders,
+    security=Security.SIGNED,
+    weight=_weight,
+    parameters=(OPTIONAL_SYMBOL,),
+)

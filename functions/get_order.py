@@ -1,0 +1,60 @@
+"""GET /api/v3/order: one order, from its shard while that remembers it, then from the database."""
+
+from functions.errors import order_does_not_exist, status_unknown
+from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
+from functions.order_rows import ORDER_COLUMNS, order_of_row
+from functions.order_shapes import order_shape
+from functions.parameters import require_one_of
+from functions.ports import Call, Ports
+from protocol.replies import OrderQuery, OrderReply, Refused
+from protocol.units import OrderId
+
+_STATEMENT = f"""
+    SELECT {ORDER_COLUMNS} FROM orders
+    WHERE account_id = %(account)s AND market = %(market)s
+        AND (%(order)s = 0 OR order_id = %(order)s) AND (%(client)s = '' OR client_order_id = %(client)s)
+    ORDER BY order_id DESC LIMIT 1
+"""
+
+
+async def get_order(ports: Ports, call: Call) -> object:
+    """Return an order named by number or client order id; -2013 when there is none."""
+    parameters = call.parameters
+    market = parameters.market(ports.markets)
+    require_one_of(parameters, "origClientOrderId", "orderId")
+    order_id = OrderId(parameters.integer("orderId") or 0)
+    client_order_id = parameters.client_order_id("origClientOrderId") or ""
+    if not order_id and not client_order_id:
+        raise order_does_not_exist()
+    shards = ports.shards
+    reply = await shards.query(
+        ports.markets.shard_of_account(call.account_id),
+        OrderQuery(
+            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+        ),
+    )
+    match reply:
+        case OrderReply():
+            return order_shape(reply.order, market, call.time_scale)
+        case Refused():
+            rows = await ports.database.fetch(
+                _STATEMENT,
+                {"account": call.account_id, "market": market.symbol, "order": order_id, "client": client_order_id},
+            )
+            if not rows:
+                raise order_does_not_exist()
+            return order_shape(order_of_row(rows[0]), market, call.time_scale)
+        case _:
+            raise status_unknown()
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/order",
+    Group.ORDERS,
+    "One order",
+    get_order,
+    security=Security.SIGNED,
+    weight=4,
+    parameters=(SYMBOL, ORDER_ID, ORIG_CLIENT_ORDER_ID),
+)

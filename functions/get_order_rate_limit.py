@@ -1,0 +1,22 @@
+"""GET /api/v3/rateLimit/order: how much of the order limits the account has used."""
+
+from functions.function import Function, Group, Security
+from functions.ports import Call, Ports
+from functions.rate_limits import order_limits
+
+
+async def get_order_rate_limit(ports: Ports, call: Call) -> object:
+    """Return the limits and the counts."""
+    counts = ports.order_counts.order_counts(call.account_id, call.now)
+    return [{**limit, "count": count} for limit, count in zip(order_limits(ports.settings), counts, strict=True)]
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/rateLimit/order",
+    Group.ACCOUNT,
+    "Order counts",
+    get_order_rate_limit,
+    security=Security.SIGNED,
+    weight=40,
+)

@@ -1,0 +1,104 @@
+"""Candles: their intervals, the flat ones where nothing traded, and Binance's arrays. Pure."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from protocol.market import Market
+from protocol.market_data import INTERVALS_MS
+from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
+
+_MONDAY_MS: Final = 4 * 86_400_000
+"""The first Monday after the epoch, which was a Thursday."""
+
+
+class KlineRow(NamedTuple):
+    """One candle: prices in ticks, volumes in lots, quote sums in quote units."""
+
+    open_time: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int = 0
+    quote_volume: int = 0
+    trade_count: int = 0
+    taker_buy_volume: int = 0
+    taker_buy_quote: int = 0
+
+
+class Window(NamedTuple):
+    """Which candles are wanted: those that open from `first` to `last`, the first `limit` of them."""
+
+    first: TimeMs
+    last: TimeMs
+    limit: int
+
+
+def bucket_start(interval: str, time: TimeMs) -> TimeMs:
+    """Return when the interval that holds `time` opened."""
+    length = INTERVALS_MS.get(interval)
+    if length is None:
+        month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
+        return TimeMs(int(month.timestamp()) * 1000)
+    offset = _MONDAY_MS if interval == "1w" else 0
+    return TimeMs((time - offset) // length * length + offset)
+
+
+def next_bucket(interval: str, opened: TimeMs) -> TimeMs:
+    """Return when the interval after the one that opened at `opened` opens."""
+    length = INTERVALS_MS.get(interval)
+    # 32 days on is always in the next month, for a month begins at `opened`.
+    return bucket_start(interval, TimeMs(opened + 32 * 86_400_000)) if length is None else TimeMs(opened + length)
+
+
+def previous_bucket(interval: str, opened: TimeMs) -> TimeMs:
+    """Return when the interval before the one that opened at `opened` opened."""
+    return bucket_start(interval, TimeMs(opened - 1))
+
+
+def filled(rows: Sequence[KlineRow], interval: str, window: Window) -> Iterator[KlineRow]:
+    """Yield the window's candles, flat ones at the previous close where `rows` has none.
+
+    `rows` are oldest first, with at most one from before the window; nothing is yielded before the first trade ever.
+    """
+    traded = {row.open_time: row for row in rows}
+    if not rows:
+        return
+    before = rows[0] if rows[0].open_time < window.first else None
+    close = before.close if before else None
+    opened = bucket_start(interval, window.first)
+    if opened < window.first:
+        opened = next_bucket(interval, opened)
+    if close is None:
+        opened = TimeMs(max(opened, rows[0].open_time))
+    count = 0
+    while opened <= window.last and count < window.limit:
+        row = traded.get(opened)
+        if row is not None:
+            close = row.close
+            yield row
+            count += 1
+        elif close is not None:
+            yield KlineRow(opened, close, close, close, close)
+            count += 1
+        opened = next_bucket(interval, opened)
+
+
+def shape(kline: KlineRow, market: Market, interval: str, time_scale: int) -> tuple[object, ...]:
+    """Return Binance's array of twelve."""
+    next_opens = next_bucket(interval, TimeMs(kline.open_time))
+    return (
+        kline.open_time * time_scale,
+        market.format_price(PriceTicks(kline.open)),
+        market.format_price(PriceTicks(kline.high)),
+        market.format_price(PriceTicks(kline.low)),
+        market.format_price(PriceTicks(kline.close)),
+        market.format_quantity(QuantityLots(kline.volume)),
+        next_opens * time_scale - 1,
+        format_decimal(kline.quote_volume),
+        kline.trade_count,
+        market.format_quantity(QuantityLots(kline.taker_buy_volume)),
+        format_decimal(kline.taker_buy_quote),
+        "0",
+    )

@@ -1,0 +1,202 @@
+"""From the parameters of a new order to an order that passes its market's filters. Pure; shared by placing and testing."""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from functions.errors import ApiError, filter_failure, mandatory_missing, not_required
+from functions.function import Parameter
+from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, TIMES_IN_FORCE
+from functions.parameters import Parameters
+from protocol.market import Market, MarketMap
+from protocol.market_data import BookTicker
+from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, PriceTicks, QuantityLots
+
+
+class ResponseType(StrEnum):
+    """How much the answer to a placed order says."""
+
+    ACK = "ACK"
+    RESULT = "RESULT"
+    FULL = "FULL"
+
+
+class OrderRequest(NamedTuple):
+    """A new order that passed every check that needs no book; `price` is 0 for a MARKET order."""
+
+    market: Market
+    side: Side
+    order_type: OrderType
+    time_in_force: TimeInForce
+    price: PriceTicks
+    quantity: QuantityLots
+    quote_quantity: AssetUnits
+    self_trade_prevention: SelfTradePrevention
+    client_order_id: str | None
+    response_type: ResponseType
+
+
+ORDER_PARAMETERS: Final = (
+    Parameter("symbol", "Market, for example BTCUSDT.", required=True),
+    Parameter("side", "BUY or SELL.", required=True),
+    Parameter("type", "LIMIT, LIMIT_MAKER or MARKET.", required=True),
+    Parameter("timeInForce", "GTC, IOC or FOK; required for LIMIT."),
+    Parameter("quantity", "Amount of the base asset.", kind="decimal"),
+    Parameter("quoteOrderQty", "Amount of the quote asset to spend or receive; MARKET only.", kind="decimal"),
+    Parameter("price", "Limit price; required for LIMIT and LIMIT_MAKER.", kind="decimal"),
+    Parameter("newClientOrderId", "Your own id of the order, unique; made for you when left out."),
+    Parameter("newOrderRespType", "ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK."),
+    Parameter("selfTradePreventionMode", "NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH."),
+    Parameter("strategyId", "Accepted, not kept.", kind="integer"),
+    Parameter("strategyType", "Accepted, not kept; at least 1000000.", kind="integer"),
+    Parameter("stopPrice", "No order type here takes it.", kind="decimal"),
+    Parameter("trailingDelta", "No order type here takes it.", kind="integer"),
+    Parameter("icebergQty", "Iceberg orders are not supported.", kind="decimal"),
+)
+
+_UNSUPPORTED_TYPES: Final = {
+    "STOP_LOSS": "Stop loss orders are not supported for this symbol.",
+    "STOP_LOSS_LIMIT": "Stop loss limit orders are not supported for this symbol.",
+    "TAKE_PROFIT": "Take profit orders are not supported for this symbol.",
+    "TAKE_PROFIT_LIMIT": "Take profit limit orders are not supported for this symbol.",
+}
+_RESPONSE_TYPES: Final = {response_type.value: response_type for response_type in ResponseType}
+_INVALID_SIDE: Final = ApiError(-1117, "Invalid side.")
+_INVALID_TYPE: Final = ApiError(-1116, "Invalid orderType.")
+_INVALID_TIME_IN_FORCE: Final = ApiError(-1115, "Invalid timeInForce.")
+_INVALID_RESPONSE_TYPE: Final = ApiError(-1130, "Data sent for parameter 'newOrderRespType' is not valid.")
+_INVALID_PREVENTION: Final = ApiError(-1130, "Data sent for parameter 'selfTradePreventionMode' is not valid.")
+
+
+def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
+    """Return the order that the parameters describe.
+
+    Raises:
+        ApiError: a parameter is missing, malformed or not wanted, or a filter fails.
+    """
+    market = parameters.market(markets)
+    side = parameters.choice("side", SIDES, _INVALID_SIDE)
+    if side is None:
+        raise mandatory_missing("side")
+    order_type = _order_type(parameters)
+    time_in_force = parameters.choice("timeInForce", TIMES_IN_FORCE, _INVALID_TIME_IN_FORCE)
+    _refuse_what_does_not_belong(parameters, order_type)
+    if order_type is OrderType.LIMIT:
+        if time_in_force is None:
+            raise mandatory_missing("timeInForce")
+    elif order_type is OrderType.MARKET:
+        time_in_force = TimeInForce.IOC
+    else:
+        time_in_force = TimeInForce.GTC
+    price, quantity, quote_quantity = PriceTicks(0), QuantityLots(0), AssetUnits(0)
+    if order_type is OrderType.MARKET:
+        if ("quantity" in parameters) == ("quoteOrderQty" in parameters):
+            raise mandatory_missing("quantity") if "quantity" not in parameters else not_required("quoteOrderQty")
+        if "quantity" in parameters:
+            quantity = _quantity(parameters, market, "MARKET_LOT_SIZE")
+        else:
+            quote_quantity = _quote_quantity(parameters, market)
+    else:
+        quantity = _quantity(parameters, market, "LOT_SIZE")
+        price = _price(parameters, market)
+        if market.notional(price, quantity) < market.notional_min:
+            raise filter_failure("NOTIONAL")
+    prevention = parameters.choice("selfTradePreventionMode", SELF_TRADE_PREVENTIONS, _INVALID_PREVENTION)
+    default = ResponseType.ACK if order_type is OrderType.LIMIT_MAKER else ResponseType.FULL
+    return OrderRequest(
+        market,
+        side,
+        order_type,
+        time_in_force,
+        price,
+        quantity,
+        quote_quantity,
+        SelfTradePrevention.EXPIRE_MAKER if prevention is None else prevention,
+        parameters.client_order_id("newClientOrderId"),
+        parameters.choice("newOrderRespType", _RESPONSE_TYPES, _INVALID_RESPONSE_TYPE) or default,
+    )
+
+
+def protective_price(request: OrderRequest, ticker: BookTicker | None, slippage_ppm: int) -> PriceTicks:
+    """Return the worst price that a MARKET order may trade at: `slippage_ppm` beyond the best price it would meet.
+
+    Where nothing is known of the other side, the market's own bound: the order then expires, or meets what just arrived.
+
+    Raises:
+        ApiError: what the order would cost at the best price is below the smallest notional.
+    """
+    market = request.market
+    if request.side is Side.BUY:
+        best = ticker.ask_price if ticker else 0
+        worst = -(-best * (PPM + slippage_ppm) // PPM) if best else market.price_max
+    else:
+        best = ticker.bid_price if ticker else 0
+        worst = best * (PPM - slippage_ppm) // PPM if best else 1
+    if best and request.quantity and market.notional(PriceTicks(best), request.quantity) < market.notional_min:
+        raise filter_failure("NOTIONAL")
+    return PriceTicks(min(max(worst, 1), market.price_max))
+
+
+def _order_type(parameters: Parameters) -> OrderType:
+    text = parameters.required("type")
+    order_type = ORDER_TYPES.get(text)
+    if order_type is None:
+        if text in _UNSUPPORTED_TYPES:
+            raise ApiError(-1013, _UNSUPPORTED_TYPES[text])
+        raise _INVALID_TYPE
+    return order_type
+
+
+def _refuse_what_does_not_belong(parameters: Parameters, order_type: OrderType) -> None:
+    for name in ("stopPrice", "trailingDelta"):
+        if name in parameters:
+            raise not_required(name)
+    if "icebergQty" in parameters and parameters.decimal("icebergQty"):
+        raise ApiError(-1013, "Iceberg orders are not supported for this symbol.")
+    if order_type is OrderType.MARKET:
+        if "price" in parameters:
+            raise not_required("price")
+        if "timeInForce" in parameters:
+            raise not_required("timeInForce")
+    else:
+        if "quoteOrderQty" in parameters:
+            raise not_required("quoteOrderQty")
+        if order_type is OrderType.LIMIT_MAKER and "timeInForce" in parameters:
+            raise not_required("timeInForce")
+    parameters.integer("strategyId")
+    strategy_type = parameters.integer("strategyType")
+    if strategy_type is not None and strategy_type < 1_000_000:
+        raise ApiError(-1134, "`strategyType` was less than 1000000.")
+
+
+def _price(parameters: Parameters, market: Market) -> PriceTicks:
+    units = parameters.decimal("price")
+    if units is None:
+        raise mandatory_missing("price")
+    if not units:
+        raise ApiError(-1013, "Invalid price.")
+    ticks, rest = divmod(units, market.tick_size)
+    if rest or ticks > market.price_max:
+        raise filter_failure("PRICE_FILTER")
+    return PriceTicks(ticks)
+
+
+def _quantity(parameters: Parameters, market: Market, filter_name: str) -> QuantityLots:
+    units = parameters.decimal("quantity")
+    if units is None:
+        raise mandatory_missing("quantity")
+    if not units:
+        raise ApiError(-1013, "Invalid quantity.")
+    lots, rest = divmod(units, market.lot_size)
+    if rest or not market.quantity_min <= lots <= market.quantity_max:
+        raise filter_failure(filter_name)
+    return QuantityLots(lots)
+
+
+def _quote_quantity(parameters: Parameters, market: Market) -> AssetUnits:
+    units = parameters.decimal("quoteOrderQty")
+    if not units:
+        raise ApiError(-1013, "Invalid quoteOrderQty.")
+    if units < market.notional_min or units > AMOUNT_UNITS_MAX // 10:
+        raise filter_failure("NOTIONAL")
+    return AssetUnits(units)

@@ -1,0 +1,220 @@
+"""Orders in Binance's shapes."""
+
+from typing import Final
+
+import msgspec
+
+from protocol.market import Market
+from protocol.orders import FillReport, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.units import TimeMs, format_decimal
+
+SIDES: Final = {side.name: side for side in Side}
+ORDER_TYPES: Final = {order_type.name: order_type for order_type in OrderType}
+TIMES_IN_FORCE: Final = {time_in_force.name: time_in_force for time_in_force in TimeInForce}
+SELF_TRADE_PREVENTIONS: Final = {mode.name: mode for mode in SelfTradePrevention}
+
+_NO_LIST: Final = -1
+_ZERO: Final = "0.00000000"
+# Names by number, because an enum's `name` is a slow lookup and these stand in every answer to an order.
+_SIDE: Final = {int(side): side.name for side in Side}
+_ORDER_TYPE: Final = {int(order_type): order_type.name for order_type in OrderType}
+_TIME_IN_FORCE: Final = {int(time_in_force): time_in_force.name for time_in_force in TimeInForce}
+_STATUS: Final = {int(status): status.name for status in OrderStatus}
+_PREVENTION: Final = {int(mode): mode.name for mode in SelfTradePrevention}
+
+
+class AckShape(msgspec.Struct, gc=False, rename="camel"):
+    """Answer to a placed order, ACK."""
+
+    symbol: str
+    order_id: int
+    order_list_id: int
+    client_order_id: str
+    transact_time: int
+
+
+class ResultShape(msgspec.Struct, gc=False, rename="camel"):
+    """Answer to a placed order, RESULT."""
+
+    symbol: str
+    order_id: int
+    order_list_id: int
+    client_order_id: str
+    transact_time: int
+    price: str
+    orig_qty: str
+    executed_qty: str
+    orig_quote_order_qty: str
+    cummulative_quote_qty: str
+    status: str
+    time_in_force: str
+    type: str
+    side: str
+    working_time: int
+    self_trade_prevention_mode: str
+
+
+class FillShape(msgspec.Struct, gc=False, rename="camel"):
+    """One of the fills that a FULL answer lists."""
+
+    price: str
+    qty: str
+    commission: str
+    commission_asset: str
+    trade_id: int
+
+
+class FullShape(ResultShape, gc=False, rename="camel"):
+    """Answer to a placed order, FULL."""
+
+    fills: list[FillShape]
+
+
+class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
+    """Answer to a cancel."""
+
+    symbol: str
+    orig_client_order_id: str
+    order_id: int
+    order_list_id: int
+    client_order_id: str
+    transact_time: int
+    price: str
+    orig_qty: str
+    executed_qty: str
+    orig_quote_order_qty: str
+    cummulative_quote_qty: str
+    status: str
+    time_in_force: str
+    type: str
+    side: str
+    self_trade_prevention_mode: str
+
+
+class OrderShape(msgspec.Struct, gc=False, rename="camel"):
+    """An order that was asked for."""
+
+    symbol: str
+    order_id: int
+    order_list_id: int
+    client_order_id: str
+    price: str
+    orig_qty: str
+    executed_qty: str
+    cummulative_quote_qty: str
+    status: str
+    time_in_force: str
+    type: str
+    side: str
+    stop_price: str
+    iceberg_qty: str
+    time: int
+    update_time: int
+    is_working: bool
+    working_time: int
+    orig_quote_order_qty: str
+    self_trade_prevention_mode: str
+
+
+def _price(order: OrderState, market: Market) -> str:
+    """Return the limit; a MARKET order has none, its protective price stays inside."""
+    return _ZERO if order.order_type is OrderType.MARKET else market.format_price(order.price)
+
+
+def _time_in_force(order: OrderState) -> str:
+    """Return what Binance shows: GTC where the order's type leaves no choice."""
+    return _TIME_IN_FORCE[order.time_in_force] if order.order_type is OrderType.LIMIT else "GTC"
+
+
+def ack(order: OrderState, time: TimeMs, time_scale: int) -> AckShape:
+    """Return the ACK answer to a placed order."""
+    return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, time * time_scale)
+
+
+def result(order: OrderState, market: Market, time: TimeMs, time_scale: int) -> ResultShape:
+    """Return the RESULT answer to a placed order."""
+    return ResultShape(*_result_fields(order, market, time, time_scale))  # type: ignore[arg-type]
+
+
+def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time: TimeMs, time_scale: int) -> FullShape:
+    """Return the FULL answer to a placed order."""
+    shapes = [
+        FillShape(
+            market.format_price(fill.price),
+            market.format_quantity(fill.quantity),
+            format_decimal(fill.fee),
+            fill.fee_asset,
+            fill.trade_id,
+        )
+        for fill in fills
+    ]
+    return FullShape(*_result_fields(order, market, time, time_scale), shapes)  # type: ignore[arg-type, call-arg]
+
+
+def _result_fields(order: OrderState, market: Market, time: TimeMs, time_scale: int) -> tuple[object, ...]:
+    return (
+        order.market,
+        order.order_id,
+        _NO_LIST,
+        order.client_order_id,
+        time * time_scale,
+        _price(order, market),
+        market.format_quantity(order.quantity),
+        market.format_quantity(order.cum_quantity),
+        format_decimal(order.quote_quantity),
+        format_decimal(order.cum_quote),
+        _STATUS[order.status],
+        _time_in_force(order),
+        _ORDER_TYPE[order.order_type],
+        _SIDE[order.side],
+        order.accepted_time * time_scale,
+        _PREVENTION[order.self_trade_prevention],
+    )
+
+
+def canceled(order: OrderState, market: Market, cancel_id: str, time: TimeMs, time_scale: int) -> CanceledShape:
+    """Return the answer to a cancel; `cancel_id` is the cancel's own client order id."""
+    return CanceledShape(
+        symbol=order.market,
+        orig_client_order_id=order.client_order_id,
+        order_id=order.order_id,
+        order_list_id=_NO_LIST,
+        client_order_id=cancel_id,
+        transact_time=time * time_scale,
+        price=_price(order, market),
+        orig_qty=market.format_quantity(order.quantity),
+        executed_qty=market.format_quantity(order.cum_quantity),
+        orig_quote_order_qty=format_decimal(order.quote_quantity),
+        cummulative_quote_qty=format_decimal(order.cum_quote),
+        status=_STATUS[order.status],
+        time_in_force=_time_in_force(order),
+        type=_ORDER_TYPE[order.order_type],
+        side=_SIDE[order.side],
+        self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
+    )
+
+
+def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShape:
+    """Return an order that was asked for."""
+    return OrderShape(
+        symbol=order.market,
+        order_id=order.order_id,
+        order_list_id=_NO_LIST,
+        client_order_id=order.client_order_id,
+        price=_price(order, market),
+        orig_qty=market.format_quantity(order.quantity),
+        executed_qty=market.format_quantity(order.cum_quantity),
+        cummulative_quote_qty=format_decimal(order.cum_quote),
+        status=_STATUS[order.status],
+        time_in_force=_time_in_force(order),
+        type=_ORDER_TYPE[order.order_type],
+        side=_SIDE[order.side],
+        stop_price=_ZERO,
+        iceberg_qty=_ZERO,
+        time=order.accepted_time * time_scale,
+        update_time=order.updated_time * time_scale,
+        is_working=True,
+        working_time=order.accepted_time * time_scale,
+        orig_quote_order_qty=format_decimal(order.quote_quantity),
+        self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
+    )

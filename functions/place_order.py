@@ -1,0 +1,80 @@
+"""POST /api/v3/order: check the order, enqueue it at the account's shard, answer with what became of it."""
+
+import secrets
+
+from functions import order_shapes
+from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
+from functions.function import Function, Group, Security
+from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, parse_order, protective_price
+from functions.ports import Call, Ports
+from protocol.commands import PlaceOrder
+from protocol.orders import OrderType
+from protocol.replies import OrderReply, Refused
+from protocol.units import PriceTicks
+
+
+def new_client_order_id() -> str:
+    """Return a client order id for an order that came without one."""
+    return secrets.token_urlsafe(16)
+
+
+async def worst_price(ports: Ports, request: OrderRequest) -> PriceTicks:
+    """Return the order's limit; for a MARKET order the protective price, from best bid and ask now."""
+    if request.order_type is not OrderType.MARKET:
+        return request.price
+    (ticker,) = await ports.read_models.book_tickers([request.market.symbol])
+    return protective_price(request, ticker, ports.settings.market_slippage_ppm)
+
+
+async def place_order(ports: Ports, call: Call) -> object:
+    """Place an order; answer in the shape asked for."""
+    request = parse_order(call.parameters, ports.markets)
+    price = request.price if request.price else await worst_price(ports, request)
+    ports.order_counts.count_order(call.account_id, call.now)
+    try:
+        reply = await ports.shards.submit(
+            PlaceOrder(
+                ports.shards.next_request_id(),
+                ports.shards.reply_to,
+                call.account_id,
+                request.client_order_id or new_client_order_id(),
+                request.market.symbol,
+                request.side,
+                request.order_type,
+                request.time_in_force,
+                price,
+                request.quantity,
+                request.quote_quantity,
+                request.self_trade_prevention,
+            )
+        )
+    except ApiError as error:
+        if error.code != STATUS_UNKNOWN:
+            ports.order_counts.forgive_order(call.account_id, call.now)
+        raise
+    match reply:
+        case OrderReply():
+            if reply.fills:
+                ports.order_counts.forgive_order(call.account_id, call.now)
+            if request.response_type is ResponseType.FULL:
+                return order_shapes.full(reply.order, reply.fills, request.market, reply.time, call.time_scale)
+            if request.response_type is ResponseType.RESULT:
+                return order_shapes.result(reply.order, request.market, reply.time, call.time_scale)
+            return order_shapes.ack(reply.order, reply.time, call.time_scale)
+        case Refused():
+            ports.order_counts.forgive_order(call.account_id, call.now)
+            raise refusal(reply.reason)
+        case _:
+            raise status_unknown()
+
+
+FUNCTION = Function(
+    "POST",
+    "/api/v3/order",
+    Group.ORDERS,
+    "Place an order",
+    place_order,
+    security=Security.SIGNED,
+    parameters=ORDER_PARAMETERS,
+    places_order=True,
+)

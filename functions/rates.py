@@ -1,0 +1,18 @@
+"""Fee rates in Binance's shapes."""
+
+from protocol.units import format_decimal
+
+
+def commission_rate(ppm: int) -> str:
+    """Return parts per million as a decimal fraction."""
+    return format_decimal(ppm * 100)
+
+
+def basis_points(ppm: int) -> int:
+    """Return parts per million as whole basis points, rounded up."""
+    return -(-ppm // 100)
+
+
+def no_discount() -> dict[str, object]:
+    """Return the description of a discount that nobody gets."""
+    return {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": "0.00000000"}

@@ -1,0 +1,82 @@
+"""POST /api/v1/faucet: credit oneself, on a development instance."""
+
+import secrets
+
+import msgspec
+
+from functions.errors import ApiError, refusal, status_unknown, too_precise
+from functions.function import Function, Group, Security
+from functions.json_body import read_body
+from functions.ports import Call, Ports
+from protocol.commands import Deposit
+from protocol.replies import FundsReply, Refused
+from protocol.units import (
+    UNITS_PER_ASSET,
+    AssetUnits,
+    DecimalError,
+    TooManyDecimalsError,
+    format_decimal,
+    parse_decimal,
+)
+
+
+class FundsRequest(msgspec.Struct, frozen=True):
+    """How much of what; the amount is a decimal string."""
+
+    asset: str
+    amount: str
+
+
+async def request_funds(ports: Ports, call: Call) -> object:
+    """Credit the account and return its funds in the asset."""
+    if not ports.settings.faucet_enabled:
+        raise ApiError(-1020, "This operation is not supported.", 403)
+    wanted = read_body(call.body, FundsRequest)
+    if wanted.asset not in ports.markets.assets:
+        raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
+    amount = _amount(wanted.amount, ports.settings.faucet_amount_max)
+    shards = ports.shards
+    reply = await shards.submit(
+        Deposit(
+            shards.next_request_id(),
+            shards.reply_to,
+            call.account_id,
+            wanted.asset,
+            amount,
+            f"faucet-{secrets.token_hex(16)}",
+        )
+    )
+    match reply:
+        case FundsReply(balances=(balance, *_)):
+            return {
+                "asset": balance.asset,
+                "free": format_decimal(balance.available),
+                "locked": format_decimal(balance.held),
+            }
+        case Refused():
+            raise refusal(reply.reason)
+        case _:
+            raise status_unknown()
+
+
+def _amount(text: str, most: int) -> AssetUnits:
+    try:
+        amount = parse_decimal(text)
+    except TooManyDecimalsError as error:
+        raise too_precise("amount") from error
+    except DecimalError as error:
+        raise ApiError(-1130, "Data sent for parameter 'amount' is not valid.") from error
+    if not 0 < amount <= most * UNITS_PER_ASSET:
+        raise ApiError(-1130, "Data sent for parameter 'amount' is not valid.")
+    return AssetUnits(amount)
+
+
+FUNCTION = Function(
+    "POST",
+    "/api/v1/faucet",
+    Group.USERS,
+    "Credit yourself (development)",
+    request_funds,
+    security=Security.SESSION,
+    body=FundsRequest,
+)

@@ -1,0 +1,46 @@
+"""POST /api/v1/signup: make an account."""
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from functions.errors import ApiError
+from functions.function import Function, Group
+from functions.json_body import read_body
+from functions.ports import Call, Ports
+
+_email = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}", re.ASCII)
+_INSERT = """
+    INSERT INTO users (email, password_hash) VALUES (%(email)s, %(hash)s) ON CONFLICT (email) DO NOTHING
+    RETURNING account_id
+"""
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Who signs up or in."""
+
+    email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+    password: Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
+
+
+def normalized_email(email: str) -> str:
+    """Return the address as it is kept; -1130 when it is none."""
+    if _email.fullmatch(email) is None:
+        raise ApiError(-1130, "Data sent for parameter 'email' is not valid.")
+    return email.lower()
+
+
+async def sign_up(ports: Ports, call: Call) -> object:
+    """Make an account and return its number; 409 when the address is taken."""
+    credentials = read_body(call.body, Credentials)
+    email = normalized_email(credentials.email)
+    rows = await ports.database.fetch(
+        _INSERT, {"email": email, "hash": await ports.passwords.hashed(credentials.password)}
+    )
+    if not rows:
+        raise ApiError(-1130, "An account with this email exists already.", 409)
+    return {"accountId": rows[0][0], "email": email}
+
+
+FUNCTION = Function("POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials)

@@ -1,0 +1,77 @@
+"""What clients ask for at start-up besides the spot API: mostly lists that are empty here."""
+
+from collections.abc import Callable
+from typing import Final
+
+from functions.function import Function, Group, Handler, Security
+from functions.ports import Call, Ports
+from functions.rates import commission_rate
+from protocol.market import MarketMap
+from protocol.units import format_decimal
+
+
+def assets(markets: MarketMap) -> list[dict[str, object]]:
+    """Return the assets of the exchange, without ways in or out."""
+    zero = format_decimal(0)
+    return [
+        {
+            "coin": asset,
+            "name": asset,
+            "depositAllEnable": True,
+            "withdrawAllEnable": True,
+            "free": zero,
+            "locked": zero,
+            "freeze": zero,
+            "withdrawing": zero,
+            "ipoing": zero,
+            "ipoable": zero,
+            "storage": zero,
+            "isLegalMoney": False,
+            "trading": True,
+            "networkList": [],
+        }
+        for asset in markets.assets
+    ]
+
+
+def trade_fees(markets: MarketMap) -> list[dict[str, object]]:
+    """Return the fee rates of every market."""
+    return [
+        {
+            "symbol": market.symbol,
+            "makerCommission": commission_rate(market.maker_fee_ppm),
+            "takerCommission": commission_rate(market.taker_fee_ppm),
+        }
+        for market in markets.markets
+    ]
+
+
+def _answering(answer: Callable[[MarketMap], object]) -> Handler:
+    async def handle(ports: Ports, _call: Call) -> object:
+        return answer(ports.markets)
+
+    return handle
+
+
+def _function(path: str, summary: str, answer: Callable[[MarketMap], object], *, signed: bool = True) -> Function:
+    return Function(
+        "GET",
+        path,
+        Group.ACCOUNT if signed else Group.MARKET_DATA,
+        summary,
+        _answering(answer),
+        security=Security.SIGNED if signed else Security.PUBLIC,
+        lenient=True,
+    )
+
+
+FUNCTIONS: Final = (
+    _function("/sapi/v1/capital/config/getall", "Assets", assets),
+    _function("/sapi/v1/asset/tradeFee", "Fee rates", trade_fees),
+    _function("/sapi/v1/margin/allPairs", "Margin pairs: none", lambda _: [], signed=False),
+    _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", lambda _: [], signed=False),
+    _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", lambda _: [], signed=False),
+    _function("/sapi/v1/system/status", "Status", lambda _: {"status": 0, "msg": "normal"}, signed=False),
+    _function("/fapi/v1/exchangeInfo", "Futures markets: none", lambda _: {"symbols": []}, signed=False),
+    _function("/dapi/v1/exchangeInfo", "Delivery markets: none", lambda _: {"symbols": []}, signed=False),
+)

@@ -1,0 +1,157 @@
+"""Tickers in Binance's shapes."""
+
+import msgspec
+
+from protocol.market import Market
+from protocol.market_data import BookTicker, Ticker
+from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
+
+_DAY_MS = 86_400_000
+
+
+class MiniTickerShape(msgspec.Struct, gc=False, rename="camel"):
+    """The 24 h statistics, MINI."""
+
+    symbol: str
+    open_price: str
+    high_price: str
+    low_price: str
+    last_price: str
+    volume: str
+    quote_volume: str
+    open_time: int
+    close_time: int
+    first_id: int
+    last_id: int
+    count: int
+
+
+class TickerShape(msgspec.Struct, gc=False, rename="camel"):
+    """The 24 h statistics, FULL."""
+
+    symbol: str
+    price_change: str
+    price_change_percent: str
+    weighted_avg_price: str
+    prev_close_price: str
+    last_price: str
+    last_qty: str
+    bid_price: str
+    bid_qty: str
+    ask_price: str
+    ask_qty: str
+    open_price: str
+    high_price: str
+    low_price: str
+    volume: str
+    quote_volume: str
+    open_time: int
+    close_time: int
+    first_id: int
+    last_id: int
+    count: int
+
+
+class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
+    """Best bid and ask."""
+
+    symbol: str
+    bid_price: str
+    bid_qty: str
+    ask_price: str
+    ask_qty: str
+
+
+def empty_ticker(market: Market, now: TimeMs) -> Ticker:
+    """Return the statistics of a market that never traded."""
+    zero, none = PriceTicks(0), QuantityLots(0)
+    return Ticker(
+        market=market.symbol,
+        open_time=TimeMs(now - _DAY_MS),
+        close_time=now,
+        open=zero,
+        high=zero,
+        low=zero,
+        last=zero,
+        last_quantity=none,
+        previous_close=zero,
+        volume=none,
+        quote_volume=0,
+        first_trade_id=-1,
+        last_trade_id=-1,
+        trade_count=0,
+    )
+
+
+def percent(change: int, of: int) -> str:
+    """Return change / of in percent with three decimals, rounded half away from zero; 0 of nothing."""
+    if not of:
+        return "0.000"
+    thousandths = (abs(change) * 200_000 + of) // (2 * of)
+    sign = "-" if change < 0 and thousandths else ""
+    return f"{sign}{thousandths // 1000}.{thousandths % 1000:03d}"
+
+
+def average_price(market: Market, quote_volume: int, volume: QuantityLots) -> str:
+    """Return quote volume / volume with eight decimals, rounded down."""
+    return format_decimal(quote_volume * 10**8 // market.base_units(volume)) if volume else format_decimal(0)
+
+
+def ticker_shape(market: Market, ticker: Ticker, book: BookTickerShape, time_scale: int) -> TickerShape:
+    """Return the FULL ticker."""
+    change = (ticker.last - ticker.open) * market.tick_size
+    return TickerShape(
+        symbol=market.symbol,
+        price_change=format_decimal(change),
+        price_change_percent=percent(ticker.last - ticker.open, ticker.open),
+        weighted_avg_price=average_price(market, ticker.quote_volume, ticker.volume),
+        prev_close_price=market.format_price(ticker.previous_close),
+        last_price=market.format_price(ticker.last),
+        last_qty=market.format_quantity(ticker.last_quantity),
+        bid_price=book.bid_price,
+        bid_qty=book.bid_qty,
+        ask_price=book.ask_price,
+        ask_qty=book.ask_qty,
+        open_price=market.format_price(ticker.open),
+        high_price=market.format_price(ticker.high),
+        low_price=market.format_price(ticker.low),
+        volume=market.format_quantity(ticker.volume),
+        quote_volume=format_decimal(ticker.quote_volume),
+        open_time=ticker.open_time * time_scale,
+        close_time=ticker.close_time * time_scale,
+        first_id=ticker.first_trade_id,
+        last_id=ticker.last_trade_id,
+        count=ticker.trade_count,
+    )
+
+
+def mini_ticker_shape(market: Market, ticker: Ticker, time_scale: int) -> MiniTickerShape:
+    """Return the MINI ticker."""
+    return MiniTickerShape(
+        symbol=market.symbol,
+        open_price=market.format_price(ticker.open),
+        high_price=market.format_price(ticker.high),
+        low_price=market.format_price(ticker.low),
+        last_price=market.format_price(ticker.last),
+        volume=market.format_quantity(ticker.volume),
+        quote_volume=format_decimal(ticker.quote_volume),
+        open_time=ticker.open_time * time_scale,
+        close_time=ticker.close_time * time_scale,
+        first_id=ticker.first_trade_id,
+        last_id=ticker.last_trade_id,
+        count=ticker.trade_count,
+    )
+
+
+def book_ticker_shape(market: Market, book: BookTicker | None) -> BookTickerShape:
+    """Return best bid and ask; zeros where there is none."""
+    if book is None:
+        zero = format_decimal(0)
+        return BookTickerShape(market.symbol, zero, zero, zero, zero)
+    return BookTickerShape(
+        symbol=market.symbol,
+        bid_price=market.format_price(book.bid_price),
+        bid_qty=market.format_quantity(book.bid_quantity),
+        ask_price=market.format_price(book.ask_price),
+        ask_qty=market.format_quantity(book.ask_quantity),
+    )

@@ -1,0 +1,55 @@
+"""How long the oldest waiting command of each shard has waited, seen about ten times a second."""
+
+import asyncio
+from typing import Final
+
+import redis.asyncio
+import structlog
+
+from gateway.pipelined import pipelined
+from protocol import streams
+from protocol.streams import STREAM_START, split_stream_id
+
+_INTERVAL_S: Final = 0.1
+
+_log = structlog.get_logger()
+
+
+class Backlog:
+    """`age_ms[shard]`: 0 when nothing waits."""
+
+    def __init__(self, client: redis.asyncio.Redis, shard_count: int) -> None:
+        self.age_ms = [0] * shard_count
+        self._client = client
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    def oldest_ms(self) -> int:
+        """Return the greatest age of all shards."""
+        return max(self.age_ms)
+
+    async def look(self) -> None:
+        """Measure once."""
+        shards = range(len(self.age_ms))
+        positions = await pipelined(self._client, [("GET", streams.position(shard)) for shard in shards])
+        commands: list[tuple[str | int, ...]] = [("TIME",)]
+        for shard, position in zip(shards, positions, strict=True):
+            after = position.decode().partition("|")[2] if position else STREAM_START
+            commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
+        (seconds, microseconds), *oldest = await pipelined(self._client, commands)
+        now_ms = seconds * 1000 + microseconds // 1000
+        self.age_ms = [
+            max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest
+        ]
+
+    async def close(self) -> None:
+        """Stop looking."""
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except (redis.RedisError, OSError) as error:
+                _log.debug("backlog not seen", error=str(error))
+            await asyncio.sleep(_INTERVAL_S)

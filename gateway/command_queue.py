@@ -1,0 +1,127 @@
+"""The way to the shards: commands and queries of one event-loop tick leave together, one stream entry per target shard.
+
+Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one command, and
+nothing waits for a timer. A command is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or it is
+enqueued and answered, or its outcome is unknown. An append that was lost with the connection is sent once more: the shard
+answers a command that it already knows (same request id, same client order id) with what became of it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from functions.errors import overloaded, status_unknown, unavailable
+from gateway.backlog import Backlog
+from gateway.redis_link import RedisLink, packed
+from gateway.replies import ReplyWaiter
+from protocol import streams
+from protocol.codec import encode_frame
+from protocol.commands import Command
+from protocol.market import MarketMap
+from protocol.replies import Query, Reply
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
+from runtime.settings import Settings
+
+_QUERIES_KEPT: Final = 10_000
+"""A query stream is cut to about this length: who asked for what is older has given up."""
+
+_log = structlog.get_logger()
+
+
+class CommandQueue:
+    """Implements `functions.ports.Shards`; `reply_to` names this process's reply channel."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        replies_link: RedisLink,
+        replies: ReplyWaiter,
+        backlog: Backlog,
+        reply_to: str,
+        markets: MarketMap,
+        settings: Settings,
+    ) -> None:
+        self.reply_to = reply_to
+        self.next_request_id: Callable[[], int] = replies.next_request_id
+        self._link = link
+        self._replies_link = replies_link
+        self._replies = replies
+        self._backlog = backlog
+        self._shard_of_account = markets.shard_of_account
+        self._age_ms_max = settings.backlog_age_ms_max
+        self._pending_max = settings.pending_requests_max
+        self._loop = asyncio.get_running_loop()
+        self._commands: dict[int, list[Command]] = {}
+        self._queries: dict[int, list[Query]] = {}
+        self._flush_is_due = False
+        self._to_retry: list[tuple[bytes, list[int]]] = []
+
+    def submit(self, command: Command) -> asyncio.Future[Reply]:
+        """Enqueue a command at its account's shard."""
+        shard = self._shard_of_account(command.account_id)
+        self._refuse_when_not_possible()
+        if self._backlog.age_ms[shard] > self._age_ms_max:
+            raise overloaded()
+        self._commands.setdefault(shard, []).append(command)
+        self._flush_soon()
+        return self._replies.wait_for(command.request_id)
+
+    def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
+        """Ask a shard."""
+        self._refuse_when_not_possible()
+        self._queries.setdefault(shard, []).append(query)
+        self._flush_soon()
+        return self._replies.wait_for(query.request_id)
+
+    def retry_lost(self) -> None:
+        """Send again, once, what was lost with the last connection; for the link's `on_ready`."""
+        lost, self._to_retry = self._to_retry, []
+        for entry, request_ids in lost:
+            if any(map(self._replies.is_waiting, request_ids)):
+                self._send(entry, request_ids, is_retry=True)
+
+    def _refuse_when_not_possible(self) -> None:
+        if not self._link.ready or not self._replies_link.ready:
+            raise unavailable()
+        if len(self._replies) >= self._pending_max:
+            raise overloaded()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        commands, self._commands = self._commands, {}
+        queries, self._queries = self._queries, {}
+        for shard, batch in commands.items():
+            entry = packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_frame(batch))
+            self._send(entry, [command.request_id for command in batch])
+        for shard, asked in queries.items():
+            entry = packed(
+                "XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(asked)
+            )
+            self._send(entry, [query.request_id for query in asked])
+
+    def _send(self, entry: bytes, request_ids: list[int], *, is_retry: bool = False) -> None:
+        try:
+            self._link.send(entry, partial(self._appended, entry, request_ids, is_retry))
+        except ConnectionError:
+            for request_id in request_ids:
+                self._replies.fail(request_id, status_unknown() if is_retry else unavailable())
+
+    def _appended(self, entry: bytes, request_ids: list[int], is_retry: bool, reply: object) -> None:
+        if isinstance(reply, bytes):
+            return
+        if isinstance(reply, ConnectionError) and not is_retry:
+            self._to_retry.append((entry, request_ids))
+            return
+        _log.warning("commands not enqueued", count=len(request_ids), error=str(reply))
+        # Redis itself refused (loading, read-only, out of memory): nothing was appended, unless the first attempt was.
+        failure = status_unknown if is_retry else unavailable
+        for request_id in request_ids:
+            self._replies.fail(request_id, failure())

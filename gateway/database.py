@@ -1,0 +1,89 @@
+"""The database behind a small pool, and waiting until it holds what a shard has said."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, LiteralString
+
+import psycopg
+import psycopg_pool
+import redis.asyncio
+import structlog
+
+from functions.errors import unavailable
+from gateway.outages import database_outages, redis_outages
+from gateway.pipelined import pipelined
+from protocol import streams
+from protocol.streams import STREAM_START, split_stream_id
+
+_CONNECTIONS_MAX: Final = 8
+_WAITING_MAX: Final = 200
+_CONNECT_TIMEOUT_S: Final = 2
+_POOL_TIMEOUT_S: Final = 3.0
+_STATEMENT_TIMEOUT_MS: Final = 10_000
+_CATCH_UP_S: Final = 1.0
+_CATCH_UP_POLL_S: Final = 0.015
+
+_log = structlog.get_logger()
+
+
+class PostgresDatabase:
+    """Implements `functions.ports.Database`. It may be started while the database is away."""
+
+    def __init__(self, url: str, client: redis.asyncio.Redis) -> None:
+        self._client = client
+        self._pool = psycopg_pool.AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=_CONNECTIONS_MAX,
+            max_waiting=_WAITING_MAX,
+            timeout=_POOL_TIMEOUT_S,
+            open=False,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": _CONNECT_TIMEOUT_S,
+                "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}",
+            },
+            check=psycopg_pool.AsyncConnectionPool.check_connection,
+            reconnect_timeout=5.0,
+            reconnect_failed=lambda _: _log.warning("database unreachable"),
+        )
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
+        with database_outages():
+            try:
+                async with self._pool.connection() as connection, connection.cursor() as cursor:
+                    await cursor.execute(statement, parameters)
+                    return await cursor.fetchall() if cursor.description else []
+            except psycopg_pool.TooManyRequests as error:
+                raise unavailable() from error
+            except psycopg.errors.QueryCanceled as error:
+                _log.warning("statement took too long", statement=statement)
+                raise unavailable() from error
+
+    async def catch_up(self, shard: int) -> None:
+        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
+        with redis_outages():
+            (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
+        if not newest:
+            return
+        wanted = split_stream_id(newest[0][0].decode())
+        deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
+        while True:
+            rows = await self.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
+            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                _log.warning("database is behind", shard=shard)
+                return
+            await asyncio.sleep(_CATCH_UP_POLL_S)

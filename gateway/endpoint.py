@@ -1,0 +1,152 @@
+"""One function behind HTTP: limits, authentication, the call itself, and the answer with its headers.
+
+The `@asgi` routes of the hot paths and the ordinary handlers share this code.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from functions.errors import ApiError
+from functions.function import Function, Security
+from functions.parameters import Parameters, parse_pairs
+from functions.ports import MICROSECONDS, MILLISECONDS, Call, Ports
+from functions.sessions import account_of_session
+from gateway import auth
+from gateway.api_keys import ApiKeys
+from gateway.backlog import Backlog
+from gateway.clock import now_us
+from gateway.errors import error_body, internal
+from gateway.metrics import FunctionMetrics
+from gateway.rate_limits import RateLimits
+from protocol.units import AccountId, TimeMs
+
+Headers = list[tuple[bytes, bytes]]
+
+_JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
+_BEARER: Final = "bearer "
+_NO_PARAMETERS: Final = Parameters({})
+_encode: Final = msgspec.json.Encoder().encode
+
+_log = structlog.get_logger()
+
+
+class HttpRequest(NamedTuple):
+    """What a function's endpoint needs of a request."""
+
+    address: str
+    headers: Iterable[tuple[bytes, bytes]]
+    query: bytes
+    body: bytes
+
+
+class HttpAnswer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Surroundings(NamedTuple):
+    """What all endpoints of a process share."""
+
+    ports: Ports
+    limits: RateLimits
+    keys: ApiKeys
+    backlog: Backlog
+
+
+class Endpoint:
+    """Answers the requests for one function."""
+
+    def __init__(self, function: Function, surroundings: Surroundings) -> None:
+        self.function = function
+        self._ports, self._limits, self._keys, _ = surroundings
+        self._known = function.known_parameters()
+        self._metrics = FunctionMetrics(f"{function.method} {function.path}")
+
+    async def answer(self, request: HttpRequest) -> HttpAnswer:
+        """Return the answer; never raises."""
+        started = time.perf_counter()
+        now = now_us()
+        headers = [_JSON]
+        try:
+            body = _encode(await self._call(request, headers, now))
+            status = 200
+        except ApiError as error:
+            status, body = refuse(error, headers)
+        except Exception:
+            # The last resort of a process that serves others too; what ends here is a bug.
+            _log.exception("request failed", function=self.function.path)
+            status, body = refuse(internal(), headers)
+        self._metrics.observe(status, time.perf_counter() - started)
+        return HttpAnswer(status, headers, body)
+
+    async def _call(self, request: HttpRequest, headers: Headers, now: int) -> object:
+        function, limits = self.function, self._limits
+        now_ms = TimeMs(now // 1000)
+        api_key, bearer, time_scale = read_headers(request.headers)
+        try:
+            parameters = self._parameters(request)
+            weight = function.weight_of(parameters)
+        except ApiError:
+            limits.charge(request.address, 1, now_ms)
+            raise
+        used = limits.charge(request.address, weight, now_ms)
+        if limits.enabled:
+            headers.append((b"x-mbx-used-weight", b"%d" % used))
+            headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
+        account_id = AccountId(0)
+        if function.security is Security.SIGNED:
+            key = auth.check_key_format(api_key)
+            signer = self._keys.cached(key) or await self._keys.signer(key)
+            auth.check_request(signer, request.query, request.body, parameters, now)
+            account_id = signer.account_id
+        elif function.security is Security.SESSION:
+            account_id = await account_of_session(self._ports.key_values, bearer)
+        if not function.lenient:
+            parameters.refuse_unknown(self._known)
+        call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer)
+        try:
+            return await function.handle(self._ports, call)
+        finally:
+            if function.places_order and limits.enabled:
+                last_10s, last_day = limits.order_counts(account_id, now_ms)
+                headers.append((b"x-mbx-order-count-10s", b"%d" % last_10s))
+                headers.append((b"x-mbx-order-count-1d", b"%d" % last_day))
+
+    def _parameters(self, request: HttpRequest) -> Parameters:
+        values = parse_pairs(request.query)
+        if request.body and self.function.body is None:
+            # A parameter of the query goes before the same one of the body.
+            values = {**parse_pairs(request.body), **values}
+        return Parameters(values) if values else _NO_PARAMETERS
+
+
+def refuse(error: ApiError, headers: Headers) -> tuple[int, bytes]:
+    """Return status and body of an error; add what its headers need."""
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    return error.status, error_body(error)
+
+
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str, int]:
+    """Return API key, session token and the factor of the time unit asked for."""
+    api_key, bearer, time_scale = None, "", MILLISECONDS
+    for name, value in headers:
+        if name == b"x-mbx-apikey":
+            api_key = value.decode("latin-1")
+        elif name == b"authorization":
+            text = value.decode("latin-1")
+            if text[: len(_BEARER)].lower() == _BEARER:
+                bearer = text[len(_BEARER) :].strip()
+        elif name == b"x-mbx-time-unit":
+            unit = value.upper()
+            if unit not in (b"MICROSECOND", b"MILLISECOND"):
+                raise ApiError(-1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.")
+            time_scale = MICROSECONDS if unit == b"MICROSECOND" else MILLISECONDS
+    return api_key, bearer, time_scale

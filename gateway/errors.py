@@ -1,0 +1,42 @@
+"""Answers to what goes wrong: always JSON, always `{code, msg}`."""
+
+import msgspec
+
+from functions.errors import ApiError
+
+
+class ErrorShape(msgspec.Struct):
+    """Binance's error."""
+
+    code: int
+    msg: str
+
+
+def error_body(error: ApiError) -> bytes:
+    """Return the answer's body."""
+    return msgspec.json.encode(ErrorShape(error.code, error.message))
+
+
+def path_unknown() -> ApiError:
+    """There is nothing at this path."""
+    return ApiError(-1020, "This operation is not supported.", 404)
+
+
+def method_not_allowed() -> ApiError:
+    """There is something at this path, but not for this method."""
+    return ApiError(-1020, "This operation is not supported.", 405)
+
+
+def body_too_large() -> ApiError:
+    """The body is larger than any request needs."""
+    return ApiError(-1000, "Request body is too large.", 413)
+
+
+def malformed(status: int) -> ApiError:
+    """The server library refused the request."""
+    return ApiError(-1000, "An unknown error occurred while processing the request.", status)
+
+
+def internal() -> ApiError:
+    """A bug; the log says which."""
+    return ApiError(-1000, "An unknown error occurred while processing the request.", 500)

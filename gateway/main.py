@@ -1,0 +1,122 @@
+"""Serves the public API: one process, one event loop. `python -m gateway.main`."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+import uvicorn
+import uvloop
+
+from functions.catalog import functions_of
+from functions.function import Group
+from gateway.app import create_app
+from gateway.wiring import opened
+from runtime.lifecycle import stop_event
+from runtime.log import configure_logs
+from runtime.metrics import Heartbeat
+from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+
+PROCESS: Final = "gateway"
+_LISTEN_BACKLOG: Final = 2048
+_KEEP_ALIVE_S: Final = 75
+
+_log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, which drains and then closes what the server stands on."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def mounted_groups(settings: Settings) -> frozenset[Group]:
+    """Return the groups of functions to serve.
+
+    Raises:
+        SettingsError: one of them does not exist.
+    """
+    try:
+        return frozenset(Group(name.strip()) for name in settings.functions.split(",") if name.strip())
+    except ValueError as error:
+        known = ", ".join(Group)
+        raise SettingsError(f"{PREFIX}FUNCTIONS: {error}; there are: {known}") from error
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return the socket to serve on.
+
+    Raises:
+        SettingsError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.rest_port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"{PREFIX}REST_PORT: cannot listen on {settings.host}:{settings.rest_port}: {error.strerror}"
+        ) from error
+    listener.listen(_LISTEN_BACKLOG)
+    return listener
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve until told to stop, then answer what is under way and leave."""
+    stop = stop_event()
+    async with opened(settings) as surroundings:
+        app = create_app(functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies or None,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=settings.reply_timeout_ms // 1000 + 1,
+            )
+        )
+        heartbeat = Heartbeat(settings, PROCESS, surroundings.backlog.oldest_ms)
+        heartbeat.start()
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            _log.info("draining")
+            server.should_exit = True
+            await serving
+        finally:
+            stopping.cancel()
+            heartbeat.stop()
+
+
+def main() -> None:
+    """Run a gateway as the settings say."""
+    try:
+        settings = load_settings()
+        configure_logs(settings, PROCESS)
+        mounted_groups(settings)
+        listener = listen(settings)
+        _log.info("serving", url=settings.rest_url(), functions=settings.functions)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, listener))
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

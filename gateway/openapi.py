@@ -1,0 +1,126 @@
+"""The OpenAPI description, made from the functions themselves, so that the hot paths' raw routes are in it too."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    PathItem,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+
+from functions.function import Function, Group, Security
+from functions.function import Parameter as FunctionParameter
+
+TITLE: Final = "Exchange"
+DESCRIPTION: Final = (
+    "A spot exchange with Binance's REST API. Amounts are decimal strings, times milliseconds (microseconds with the header "
+    "`X-MBX-TIME-UNIT: MICROSECOND`), errors `{code, msg}`. Signed requests carry `timestamp` and `signature`, and the API key in "
+    "`X-MBX-APIKEY`; parameters of POST and DELETE may also be sent as a form."
+)
+_TAGS: Final = {
+    Group.MARKET_DATA: "Market data",
+    Group.ORDERS: "Orders",
+    Group.ACCOUNT: "Account",
+    Group.USERS: "Users and keys",
+}
+_TYPES: Final = {
+    "string": Schema(type=OpenAPIType.STRING),
+    "decimal": Schema(type=OpenAPIType.STRING, pattern=r"^([0-9]{1,20})(\.[0-9]{1,20})?$"),
+    "integer": Schema(type=OpenAPIType.INTEGER, minimum=0),
+    "boolean": Schema(type=OpenAPIType.BOOLEAN),
+}
+_SIGNED_PARAMETERS: Final = (
+    FunctionParameter("timestamp", "When the request was sent, in ms or µs.", required=True, kind="integer"),
+    FunctionParameter("recvWindow", "How long the request stays valid, in ms: 5000 by default, 60000 at most."),
+    FunctionParameter("signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True),
+)
+_ERROR: Final = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={"code": Schema(type=OpenAPIType.INTEGER), "msg": Schema(type=OpenAPIType.STRING)},
+    required=["code", "msg"],
+)
+_REFUSALS: Final = {
+    "400": "Refused: a parameter, a filter, the signature, or the engine.",
+    "401": "No such API key, or not signed in.",
+    "418": "Banned for going on after 429.",
+    "429": "A rate limit is used up; see Retry-After.",
+    "503": "Overloaded or unavailable; -1007 means that the outcome is unknown.",
+}
+
+
+def security_components() -> Components:
+    """Return how requests authenticate themselves."""
+    return Components(
+        security_schemes={
+            Security.SIGNED.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
+            Security.SESSION.value: SecurityScheme(type="http", scheme="bearer"),
+        }
+    )
+
+
+def path_items(functions: Iterable[Function]) -> dict[str, PathItem]:
+    """Return the description of the functions by path."""
+    items: dict[str, PathItem] = {}
+    for function in functions:
+        item = items.setdefault(function.path, PathItem())
+        setattr(item, function.method.lower(), operation(function))
+    return items
+
+
+def operation(function: Function) -> Operation:
+    """Return the description of one function."""
+    is_signed = function.security is Security.SIGNED
+    described = (*function.parameters, *(_SIGNED_PARAMETERS if is_signed else ()))
+    refusals = {
+        status: OpenAPIResponse(description=text, content={"application/json": OpenAPIMediaType(schema=_ERROR)})
+        for status, text in _REFUSALS.items()
+    }
+    return Operation(
+        tags=[_TAGS[function.group]],
+        summary=function.summary,
+        description=(function.handle.__doc__ or "").strip() or None,
+        operation_id=f"{function.method.lower()}{function.path.replace('/', '_').replace('-', '_')}",
+        parameters=[
+            Parameter(
+                name=parameter.name,
+                param_in="query",
+                description=parameter.description,
+                required=parameter.required,
+                schema=_TYPES[parameter.kind],
+            )
+            for parameter in described
+        ],
+        request_body=_request_body(function.body) if function.body else None,
+        responses={
+            "200": OpenAPIResponse(
+                description="Done.", content={"application/json": OpenAPIMediaType(schema=Schema())}
+            ),
+            **refusals,
+        },
+        security=[{function.security.value: []}] if function.security is not Security.PUBLIC else None,
+    )
+
+
+def _request_body(body: type) -> RequestBody:
+    fields = msgspec.structs.fields(body)
+    return RequestBody(
+        content={
+            "application/json": OpenAPIMediaType(
+                schema=Schema(
+                    type=OpenAPIType.OBJECT,
+                    properties={field.encode_name: Schema(type=OpenAPIType.STRING) for field in fields},
+                    required=[field.encode_name for field in fields if field.required],
+                )
+            )
+        },
+        required=True,
+    )

@@ -1,0 +1,52 @@
+"""Password hashing with argon2id, in threads, a few at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import argon2
+
+from functions.errors import overloaded
+
+_PARALLEL: Final = 2
+_WAITING_MAX: Final = 50
+
+
+class ArgonPasswords:
+    """Implements `functions.ports.Passwords`."""
+
+    def __init__(self) -> None:
+        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._waiting = 0
+        # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
+        self._nobody = self._hasher.hash("nobody has this password")
+
+    async def hashed(self, password: str) -> str:
+        """Return the hash to keep."""
+        async with self._slot():
+            return await asyncio.to_thread(self._hasher.hash, password)
+
+    async def matches(self, password_hash: str, password: str) -> bool:
+        """Return whether the password is the one that was hashed; never, for an empty hash."""
+        async with self._slot():
+            return await asyncio.to_thread(self._verify, password_hash, password)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        if self._waiting >= _WAITING_MAX:
+            raise overloaded()
+        self._waiting += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._waiting -= 1
+
+    def _verify(self, password_hash: str, password: str) -> bool:
+        try:
+            self._hasher.verify(password_hash or self._nobody, password)
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False
+        return bool(password_hash)

@@ -1,0 +1,73 @@
+"""The feeds' read models in Redis, as the functions see them."""
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+import redis.asyncio
+import structlog
+
+from gateway.outages import redis_outages
+from gateway.pipelined import pipelined
+from protocol import streams
+from protocol.events import TradeExecuted
+from protocol.market import MarketMap
+from protocol.market_data import BookTicker, DepthSnapshot, Ticker
+
+T = TypeVar("T")
+
+_depth: Final = msgspec.msgpack.Decoder(DepthSnapshot)
+_book_ticker: Final = msgspec.msgpack.Decoder(BookTicker)
+_ticker: Final = msgspec.msgpack.Decoder(Ticker)
+_trade: Final = msgspec.msgpack.Decoder(TradeExecuted)
+
+_log = structlog.get_logger()
+
+
+class RedisReadModels:
+    """Implements `functions.ports.ReadModels`. What cannot be understood counts as not there."""
+
+    def __init__(self, client: redis.asyncio.Redis, markets: MarketMap) -> None:
+        self._client = client
+        self._shard_of_market = {market.symbol: markets.shard_of_market(market.symbol) for market in markets.markets}
+
+    async def depth(self, symbol: str) -> DepthSnapshot | None:
+        """Return the book by price levels."""
+        key = streams.depth(self._shard_of_market[symbol], symbol)
+        with redis_outages():
+            return _understood(_depth, key, await self._client.get(key))
+
+    async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:
+        """Return best bid and ask of each market."""
+        return await self._values(_book_ticker, [streams.book_ticker(self._shard_of_market[it], it) for it in symbols])
+
+    async def tickers(self, symbols: Sequence[str]) -> list[Ticker | None]:
+        """Return the 24 h ticker of each market."""
+        return await self._values(_ticker, [streams.ticker(self._shard_of_market[it], it) for it in symbols])
+
+    async def trades(self, symbol: str, limit: int) -> list[TradeExecuted]:
+        """Return the newest trades, oldest first."""
+        key = streams.trades(self._shard_of_market[symbol], symbol)
+        with redis_outages():
+            values = await self._client.lrange(key, 0, limit - 1)
+        trades = [_understood(_trade, key, value) for value in reversed(values)]
+        return [trade for trade in trades if trade is not None]
+
+    async def _values(self, decoder: msgspec.msgpack.Decoder[T], keys: Sequence[str]) -> list[T | None]:
+        if len(keys) == 1:
+            with redis_outages():
+                return [_understood(decoder, keys[0], await self._client.get(keys[0]))]
+        # Not MGET: the keys of several shards may be on several nodes of a cluster.
+        with redis_outages():
+            values = await pipelined(self._client, [("GET", key) for key in keys])
+        return [_understood(decoder, key, value) for key, value in zip(keys, values, strict=True)]
+
+
+def _understood(decoder: msgspec.msgpack.Decoder[T], key: str, value: bytes | str | None) -> T | None:
+    if not isinstance(value, bytes):
+        return None
+    try:
+        return decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        _log.warning("read model not understood", key=key, error=str(error))
+        return None

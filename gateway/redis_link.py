@@ -1,0 +1,191 @@
+"""One pipelined connection to Redis for the order path: bytes out, replies in by callback, no task and no future per command.
+
+The library's asyncio client spends more on one small pipeline than everything else on an order's way through this process
+(docs/decisions has the figures), so the two busy directions, appending and listening, use this instead.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import hiredis
+import structlog
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+
+Reply = object
+"""What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
+OnReply = Callable[[Reply], None]
+
+_CONNECT_TIMEOUT_S: Final = 2.0
+_RETRY_S: Final = (0.05, 0.1, 0.2, 0.5)
+_PING_S: Final = 1.0
+_SILENCE_MAX_S: Final = 4.0
+
+_log = structlog.get_logger()
+
+
+def packed(*parts: bytes | str | int) -> bytes:
+    """Return a command in the Redis protocol."""
+    command: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]
+    return command
+
+
+class RedisLink(asyncio.Protocol):
+    """A connection that is made again whenever it is lost.
+
+    `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link subscribes to
+    `channel` and hands over every payload; `ready` then means that the subscription stands.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        channel: str = "",
+        on_message: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.ready = False
+        self.on_ready: Callable[[], None] | None = None
+        self._options = parse_url(url)
+        self._channel = channel
+        self._on_message = on_message
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader()
+        self._waiting: deque[OnReply] = deque()
+        self._lost = asyncio.Event()
+        self._heard = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to connect, and to keep connected."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def send(self, command: bytes, on_reply: OnReply) -> None:
+        """Send one packed command; `on_reply` gets its reply, or a ConnectionError when it is lost on the way.
+
+        Raises:
+            ConnectionError: there is no connection now; nothing was sent.
+        """
+        if not self.ready or self._transport is None:
+            raise ConnectionError("not connected to Redis")
+        self._waiting.append(on_reply)
+        self._transport.write(command)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start anew, as asyncio calls it."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._reader = hiredis.Reader()
+        self._lost.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the replies in `data`."""
+        self._heard = True
+        self._reader.feed(data)
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError:
+                _log.exception("redis speaks nonsense")
+                if self._transport is not None:
+                    self._transport.abort()
+                return
+            if reply is False:
+                return
+            if self._on_message is not None and isinstance(reply, list) and reply[0] == b"message":
+                self._on_message(reply[2])
+            elif self._waiting:
+                self._waiting.popleft()(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everyone who still waits."""
+        self.ready = False
+        self._transport = None
+        waiting, self._waiting = self._waiting, deque()
+        for on_reply in waiting:
+            on_reply(ConnectionError("connection to Redis lost"))
+        self._lost.set()
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await asyncio.wait_for(self._connect(), _CONNECT_TIMEOUT_S)
+                failures = 0
+            except (OSError, hiredis.ReplyError, TimeoutError) as error:
+                if self._transport is not None:
+                    self._transport.abort()
+                if not failures:
+                    _log.warning("redis unreachable", error=str(error))
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+                continue
+            await self._watch()
+            _log.warning("redis connection lost")
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        options = self._options
+        if options.get("connection_class") is UnixDomainSocketConnection:
+            await loop.create_unix_connection(lambda: self, str(options["path"]))
+        else:
+            await loop.create_connection(
+                lambda: self,
+                str(options.get("host", "localhost")),
+                int(options.get("port", 6379)),
+                ssl=True if options.get("connection_class") is SSLConnection else None,
+            )
+        if options.get("password"):
+            await self._ask("AUTH", str(options.get("username") or "default"), str(options["password"]))
+        if options.get("db"):
+            await self._ask("SELECT", int(options["db"]))
+        # LOADING is an answer to this, so a server that is still reading its files does not count as connected.
+        await self._ask("EXISTS", "pos:{0}")
+        if self._channel:
+            await self._ask("SUBSCRIBE", self._channel)
+        self.ready = True
+        if self.on_ready is not None:
+            self.on_ready()
+
+    async def _ask(self, *parts: bytes | str | int) -> Reply:
+        if self._transport is None:
+            raise ConnectionError("connection to Redis lost")
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append(lambda reply: None if future.done() else future.set_result(reply))
+        self._transport.write(packed(*parts))
+        reply = await future
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def _watch(self) -> None:
+        """Return when the connection is lost; abort it when nothing is heard although asked for."""
+        silent_s = 0.0
+        while True:
+            try:
+                await asyncio.wait_for(self._lost.wait(), _PING_S)
+            except TimeoutError:
+                silent_s = 0.0 if self._heard else silent_s + _PING_S
+                self._heard = False
+                if self._transport is None:
+                    continue
+                if silent_s >= _SILENCE_MAX_S:
+                    self._transport.abort()
+                else:
+                    self._waiting.append(_ignore)
+                    self._transport.write(packed("PING"))
+            else:
+                return
+
+
+def _ignore(_reply: Reply) -> None:
+    return None

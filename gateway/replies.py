@@ -1,0 +1,78 @@
+"""Who waits for which reply. Replies arrive on this process's own channel, in frames, and are matched by request id."""
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from functions.errors import ApiError, status_unknown
+from protocol.codec import decode_replies
+from protocol.replies import Reply
+
+_SWEEP_S: Final = 0.05
+
+_log = structlog.get_logger()
+
+
+class ReplyWaiter:
+    """The requests that wait. All wait equally long, so the oldest is always the first to time out."""
+
+    def __init__(self, timeout_ms: int) -> None:
+        self._timeout_s = timeout_ms / 1000
+        self._waiting: dict[int, tuple[float, asyncio.Future[Reply]]] = {}
+        self._last_id = 0
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.create_task(self._sweep())
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def next_request_id(self) -> int:
+        """Return a request id that was not used before."""
+        self._last_id += 1
+        return self._last_id
+
+    def wait_for(self, request_id: int) -> asyncio.Future[Reply]:
+        """Return what will be the reply, or `ApiError` (status unknown) when none comes in time."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting[request_id] = (self._loop.time() + self._timeout_s, future)
+        return future
+
+    def is_waiting(self, request_id: int) -> bool:
+        """Return whether someone still waits for the reply."""
+        return request_id in self._waiting
+
+    def resolve(self, payload: bytes) -> None:
+        """Hand out one frame of replies."""
+        try:
+            replies = decode_replies(payload)
+        except msgspec.MsgspecError as error:
+            _log.warning("reply frame not understood", error=str(error))
+            return
+        for reply in replies:
+            waiting = self._waiting.pop(reply.request_id, None)
+            if waiting is not None and not waiting[1].done():
+                waiting[1].set_result(reply)
+
+    def fail(self, request_id: int, error: ApiError) -> None:
+        """Answer one request with an error."""
+        waiting = self._waiting.pop(request_id, None)
+        if waiting is not None and not waiting[1].done():
+            waiting[1].set_exception(error)
+
+    async def close(self) -> None:
+        """Stop timing out."""
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self._loop.time()
+            while self._waiting:
+                request_id, (deadline, _) = next(iter(self._waiting.items()))
+                if deadline > now:
+                    break
+                self.fail(request_id, status_unknown())

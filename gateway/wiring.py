@@ -1,0 +1,86 @@
+"""Opens what a gateway process stands on, in the order of an order's way, and closes it in reverse."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import redis.asyncio
+
+from functions.ports import Ports
+from gateway.api_keys import ApiKeys
+from gateway.backlog import Backlog
+from gateway.clock import now_ms
+from gateway.command_queue import CommandQueue
+from gateway.database import PostgresDatabase
+from gateway.endpoint import Surroundings
+from gateway.key_values import RedisKeyValues
+from gateway.metrics import BACKLOG, PENDING
+from gateway.passwords import ArgonPasswords
+from gateway.rate_limits import RateLimitExchange, RateLimits
+from gateway.read_models import RedisReadModels
+from gateway.redis_link import RedisLink
+from gateway.replies import ReplyWaiter
+from gateway.secret_box import SecretBox, master_key
+from protocol import streams
+from runtime.settings import Settings
+
+_REDIS_CONNECTIONS_MAX: Final = 50
+_REDIS_TIMEOUT_S: Final = 2.0
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Surroundings]:
+    """Yield what all endpoints share. Neither Redis nor the database need be there yet.
+
+    Raises:
+        SettingsError: the master key is not one.
+    """
+    markets = settings.market_map()
+    box = SecretBox(master_key(settings))
+    # A name that no other process has or had, so that nobody gets replies to requests of another life.
+    reply_to = f"gateway-{secrets.token_hex(8)}"
+    async with AsyncExitStack() as stack:
+        client = redis.asyncio.Redis(
+            connection_pool=redis.asyncio.BlockingConnectionPool.from_url(
+                settings.resolved_redis_url(),
+                max_connections=_REDIS_CONNECTIONS_MAX,
+                timeout=_REDIS_TIMEOUT_S,
+                socket_timeout=_REDIS_TIMEOUT_S,
+                socket_connect_timeout=_REDIS_TIMEOUT_S,
+            )
+        )
+        stack.push_async_callback(client.aclose)
+        replies = ReplyWaiter(settings.reply_timeout_ms)
+        stack.push_async_callback(replies.close)
+        backlog = Backlog(client, settings.shard_count)
+        stack.push_async_callback(backlog.close)
+        url = settings.resolved_redis_url()
+        replies_link = RedisLink(url, channel=streams.replies(reply_to), on_message=replies.resolve)
+        commands_link = RedisLink(url)
+        queue = CommandQueue(commands_link, replies_link, replies, backlog, reply_to, markets, settings)
+        commands_link.on_ready = queue.retry_lost
+        for link in (replies_link, commands_link):
+            await link.start()
+            stack.push_async_callback(link.close)
+        database = PostgresDatabase(settings.resolved_database_url(), client)
+        await database.start()
+        stack.push_async_callback(database.close)
+        limits = RateLimits(settings)
+        stack.push_async_callback(RateLimitExchange(limits, client, now_ms).close)
+        key_values = RedisKeyValues(client)
+        PENDING.set_function(lambda: len(replies))
+        BACKLOG.set_function(lambda: backlog.oldest_ms() / 1000)
+        ports = Ports(
+            settings=settings,
+            markets=markets,
+            shards=queue,
+            read_models=RedisReadModels(client, markets),
+            database=database,
+            key_values=key_values,
+            passwords=ArgonPasswords(),
+            secret_box=box,
+            order_counts=limits,
+        )
+        yield Surroundings(ports, limits, ApiKeys(key_values, database, box, time.monotonic), backlog)
