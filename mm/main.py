@@ -9,7 +9,7 @@ import structlog
 
 from mm.accounts import open_accounts
 from mm.bot import BACKOFF_S, Bot
-from mm.client import Client, StatusUnknownError, UnavailableError
+from mm.client import ApiError, Client, StatusUnknownError, UnavailableError
 from mm.markets import orders_per_10s, plans_of
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
@@ -30,13 +30,14 @@ def main() -> None:
 async def _run(settings: Settings) -> None:
     stop = stop_event()
     async with Client(settings.mm_rest_url or settings.rest_url()) as client:
-        bot = await _unless(stop, _make_bot(client, settings))
-        if bot is None:
-            return
-        try:
-            await _unless(stop, bot.run())
-        finally:
-            await bot.cancel_all()
+        while bot := await _unless(stop, _make_bot(client, settings)):
+            try:
+                await _unless(stop, bot.run())
+            except* ApiError as refusals:
+                _log.warning("keys refused", errors=[str(each) for each in refusals.exceptions])
+                await asyncio.sleep(BACKOFF_S[-1])
+            finally:
+                await bot.cancel_all()
 
 
 async def _make_bot(client: Client, settings: Settings) -> Bot:
@@ -67,6 +68,9 @@ async def _make_bot(client: Client, settings: Settings) -> Bot:
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
     """Return what `work` returns, or None when `stop` was set before."""
+    if stop.is_set():
+        work.close()
+        return None
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
