@@ -9,6 +9,8 @@ from tests.properties.markets import MARKETS
 
 ACCOUNTS = (1, 2, 3, 4)
 """Account 4 is poor; with three shards, 1 and 4 share one."""
+SWEEPER = 5
+"""An account with enough of everything to trade the books empty, which shows who stood where."""
 LENGTH_MAX = 40
 
 _ASSETS = ("FIG", "KIWI", "PLUM")
@@ -33,19 +35,43 @@ seeds = st.lists(st.binary(min_size=8, max_size=8), min_size=LENGTH_MAX, max_siz
 """What `commands_of` reads. Eight zero bytes say nothing, so a shrunk sequence is short although the list is not."""
 
 
-def endowment(accounts: tuple[int, ...] = ACCOUNTS) -> list[Command]:
+def endowment() -> list[Command]:
     """Return the deposits that every sequence starts with."""
     return [
         Deposit(0, "test", AccountId(account), asset, AssetUnits(_start(account, asset)), f"start-{asset}")
-        for account in accounts
+        for account in (*ACCOUNTS, SWEEPER)
         for asset in _ASSETS
     ]
 
 
 def _start(account: int, asset: str) -> int:
+    if account == SWEEPER:
+        return 1_000_000
     if account == 4:
         return 700
-    return (25_000 if asset == "FIG" else 9_000) if account in ACCOUNTS else 1_000_000
+    return 25_000 if asset == "FIG" else 9_000
+
+
+def sweeps() -> list[PlaceOrder]:
+    """Return orders that take whatever rests, from front to back."""
+    return [
+        PlaceOrder(
+            request_id=9_000 + number,
+            reply_to="test",
+            account_id=AccountId(SWEEPER),
+            client_order_id=f"sweep-{market.symbol}-{side.name}-{number}",
+            market=market.symbol,
+            side=side,
+            order_type=OrderType.MARKET,
+            time_in_force=TimeInForce.IOC,
+            price=market.price_max if side is Side.BUY else PriceTicks(1),
+            quantity=market.quantity_max,
+            self_trade_prevention=SelfTradePrevention.NONE,
+        )
+        for market in MARKETS
+        for side in Side
+        for number in range(2)
+    ]
 
 
 def commands_of(seed: list[bytes]) -> list[Command]:

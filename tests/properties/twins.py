@@ -25,12 +25,28 @@ from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.units import AssetUnits
 from tests.oracle.driver import Engine, Produced
 from tests.oracle.exchange import Exchange, Fill, Outcome, Step, Trade
+from tests.properties.markets import market_map
+from tests.properties.sequences import ACCOUNTS, SWEEPER, endowment, sweeps
 
 CLOSE_REASONS = {
     OrderStatus.CANCELED: CloseReason.CANCELED_BY_OWNER,
     OrderStatus.EXPIRED: CloseReason.EXPIRED,
     OrderStatus.EXPIRED_IN_MATCH: CloseReason.SELF_TRADE_PREVENTED,
 }
+
+
+def compare_throughout(shard_count: int, commands: list[Command]) -> int:
+    """Give the commands to engine and oracle, then trade the books empty, and return how many trades there were.
+
+    Raises:
+        Exception: an `AssertionError` at the first difference, or whatever the engine broke with.
+    """
+    twins = Twins(market_map(shard_count), (*ACCOUNTS, SWEEPER))
+    trade_count = 0
+    for command in [*endowment(), *commands, *sweeps()]:
+        trade_count += len(twins.apply(command).trades)
+    twins.compare_all_orders()
+    return trade_count
 
 
 class Follower:

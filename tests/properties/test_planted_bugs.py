@@ -1,0 +1,100 @@
+"""The comparison with the oracle is worth its time: each of these bugs, planted into the engine, makes it fail.
+
+A bug is planted by changing one piece of one method's source. When the piece is no longer there the plant is out of date, and
+the test says so.
+"""
+
+import inspect
+import random
+import textwrap
+from typing import Any, NamedTuple
+
+import pytest
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.book import Book, BookSide
+from engine_worker.core.shard import Shard
+from protocol.commands import Command
+from tests.properties.sequences import LENGTH_MAX, commands_of
+from tests.properties.twins import compare_throughout
+
+SEQUENCES_MAX = 300
+
+
+class Plant(NamedTuple):
+    """A bug: in `owner.method`, `right` becomes `wrong`."""
+
+    bug: str
+    owner: type
+    method: str
+    right: str
+    wrong: str
+
+
+PLANTS = (
+    Plant("fee rounded down", Shard, "_settle", "-(-received * fee_ppm // PPM)", "received * fee_ppm // PPM"),
+    Plant("maker pays taker fee", Shard, "_settle", "if liquidity is MAKER", "if False"),
+    Plant("fee not credited to the house", Shard, "_settle", "received_totals.fees += fee", "pass"),
+    Plant("improvement not released", Shard, "_settle", "elif is_buy and", "elif False and"),
+    Plant("time priority reversed", Book, "match", "level.first", "level.last"),
+    Plant("price priority reversed", BookSide, "remove", "self.ranks[0]", "self.ranks[-1]"),
+    Plant("trade at the taker's price", Book, "match", "level.price, QuantityLots(traded)", "price, QuantityLots(traded)"),
+    Plant("budget overspent", Book, "match", "budget // cost_per_lot)", "1 + budget // cost_per_lot)"),
+    Plant("spent order prevents", Book, "match", "if budget is not None and budget <", "if budget is not None and (prevention is PREVENT_NOTHING or maker.account_id != account_id) and budget <"),
+    Plant("self-trade prevention ignored", Book, "match", "if maker.account_id == account_id", "if False"),
+    Plant("taker outlives EXPIRE_BOTH", Book, "match", "is not EXPIRE_MAKER", "is EXPIRE_TAKER"),
+    Plant("maker outlives EXPIRE_BOTH", Book, "match", "is not EXPIRE_TAKER", "is EXPIRE_MAKER"),
+    Plant("FOK fills in part", Shard, "_fills_whole", "found == order.quantity", "found > 0"),
+    Plant("FOK counts own orders", Book, "fillable", "if prevention is PREVENT_NOTHING", "if True"),
+    Plant("IOC rests", Shard, "_match_order", "order.time_in_force is GTC", "True"),
+    Plant("LIMIT_MAKER takes", Shard, "_reason_not_to_match", "order.order_type is LIMIT_MAKER", "False"),
+    Plant("band not checked", Shard, "_reason_not_to_match", "if last_price:", "if False:"),
+    Plant("band excludes its bound", Shard, "_reason_not_to_match", "scaled >", "scaled >="),
+    Plant("last price stale", Shard, "_trade", "state.last_price = price", "state.last_price = state.last_price or price"),
+    Plant("MARKET buy beyond its hold", Shard, "_reason_not_to_match", "if cost > budget", "if False"),
+    Plant("aggregates too many", Shard, "_trade", "and last.price == price", ""),
+    Plant("hold leaks on close", Shard, "_close", "release(order.held)", "release(0)"),
+    Plant("hold leaks on refusal", Shard, "_taker_outcome", "release(order.held)", "release(0)"),
+    Plant("depth silent on cancel", Shard, "_cancel_resting", "self._publish_changes(state)", "state.book.take_changes()"),
+    Plant("client order id used twice", Shard, "_reason_to_refuse", "if placed is not None", "if False"),
+    Plant("retry not recognised", Shard, "_place_order", "if placed is not None and", "if False and"),
+    Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
+    Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
+    Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),
+    Plant("transfer counted twice", Shard, "_deposit", "command.transfer_id not in account.transfer_ids", "True"),
+    Plant("held money withdrawn", Shard, "_withdraw", "funds.available < command", "funds.available + funds.held < command"),
+    Plant("cancel by either id", Shard, "_find_open", "order_id not in (0, placed.order_id)", "False"),
+)  # fmt: skip
+
+
+def test_without_a_planted_bug_there_is_nothing_to_find() -> None:
+    sequences = random.Random(20)
+    for number in range(10):
+        compare_throughout((1, 3)[number % 2], random_commands(sequences))
+
+
+@pytest.mark.timeout(60)  # a planted bug may also be an endless loop
+@pytest.mark.parametrize("plant", PLANTS, ids=[plant.bug.replace(" ", "-") for plant in PLANTS])
+def test_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plant.owner, plant.method, grow(plant))
+    sequences = random.Random(20)
+    for number in range(SEQUENCES_MAX):
+        try:
+            compare_throughout((1, 3)[number % 2], random_commands(sequences))
+        except (AssertionError, InvariantBroken):
+            return
+    pytest.fail(f"{SEQUENCES_MAX} sequences do not notice: {plant.bug}")
+
+
+def random_commands(sequences: random.Random) -> list[Command]:
+    return commands_of([sequences.randbytes(8) for _ in range(LENGTH_MAX)])
+
+
+def grow(plant: Plant) -> Any:
+    """Return the method with the bug in it."""
+    method = getattr(plant.owner, plant.method)
+    source = textwrap.dedent(inspect.getsource(method))
+    assert plant.right in source, f"the plant is out of date: {plant.right!r} is not in {plant.method}"
+    grown: dict[str, Any] = {}
+    exec(source.replace(plant.right, plant.wrong), method.__globals__, grown)
+    return grown[plant.method]
