@@ -1,6 +1,8 @@
 """POST /api/v3/order: check the order, enqueue it at the account's shard, answer with what became of it."""
 
+import itertools
 import secrets
+from typing import Final
 
 from functions import order_shapes
 from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
@@ -13,9 +15,13 @@ from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
 
 
+_ID_PREFIX: Final = secrets.token_urlsafe(12)
+_id_numbers = itertools.count(1)
+
+
 def new_client_order_id() -> str:
-    """Return a client order id for an order that came without one."""
-    return secrets.token_urlsafe(16)
+    """Return a client order id for an order that came without one: this process's random prefix and a number."""
+    return f"{_ID_PREFIX}{next(_id_numbers):x}"
 
 
 async def worst_price(ports: Ports, request: OrderRequest) -> PriceTicks:

@@ -1,6 +1,7 @@
 """The database behind a small pool, and waiting until it holds what a shard has said."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, Final, LiteralString
 
@@ -31,6 +32,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, client: redis.asyncio.Redis) -> None:
         self._client = client
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it repeats every attempt; the outage is logged here
         self._pool = psycopg_pool.AsyncConnectionPool(
             url,
             min_size=1,

@@ -7,7 +7,7 @@ The library's asyncio client spends more on one small pipeline than everything e
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import hiredis
 import structlog
@@ -82,8 +82,7 @@ class RedisLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start anew, as asyncio calls it."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._reader = hiredis.Reader()
         self._lost.clear()
 
