@@ -1,24 +1,16 @@
 """The engine does what the oracle does, after every command of any sequence, on one shard and on three."""
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, note, settings
+from hypothesis import event, given, note
 
+from tests.properties.profile import many_sequences
 from tests.properties.sequences import commands_of, seeds
 from tests.properties.twins import compare_throughout
-
-SEQUENCES = settings(
-    max_examples=1_000,
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-)
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
 @given(seed=seeds)
-@SEQUENCES
+@many_sequences
 def test_same_after_every_command(shard_count: int, seed: list[bytes]) -> None:
     commands = commands_of(seed)
     for command in commands:

@@ -1,0 +1,13 @@
+"""How much hypothesis tries: enough to be believed, in about a minute on a slow core."""
+
+from hypothesis import HealthCheck, Phase, settings
+
+many_sequences = settings(
+    max_examples=1_000,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+fewer_sequences = settings(many_sequences, max_examples=300)
