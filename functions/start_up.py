@@ -1,12 +1,12 @@
 """What clients ask for at start-up besides the spot API: mostly lists that are empty here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from functions.function import Function, Group, Handler, Security
+from functions.function import OPTIONAL_SYMBOL, Function, Group, Handler, Security
 from functions.ports import Call, Ports
 from functions.rates import commission_rate
-from protocol.market import MarketMap
+from protocol.market import Market, MarketMap
 from protocol.units import format_decimal
 
 
@@ -34,16 +34,22 @@ def assets(markets: MarketMap) -> list[dict[str, object]]:
     ]
 
 
-def trade_fees(markets: MarketMap) -> list[dict[str, object]]:
-    """Return the fee rates of every market."""
+def trade_fees(markets: Sequence[Market]) -> list[dict[str, object]]:
+    """Return the fee rates of each market."""
     return [
         {
             "symbol": market.symbol,
             "makerCommission": commission_rate(market.maker_fee_ppm),
             "takerCommission": commission_rate(market.taker_fee_ppm),
         }
-        for market in markets.markets
+        for market in markets
     ]
+
+
+async def get_trade_fees(ports: Ports, call: Call) -> object:
+    """Return the fee rates of the market that `symbol` names, or of all."""
+    market = call.parameters.optional_market(ports.markets)
+    return trade_fees(ports.markets.markets if market is None else [market])
 
 
 def _answering(answer: Callable[[MarketMap], object]) -> Handler:
@@ -67,7 +73,16 @@ def _function(path: str, summary: str, answer: Callable[[MarketMap], object], *,
 
 FUNCTIONS: Final = (
     _function("/sapi/v1/capital/config/getall", "Assets", assets),
-    _function("/sapi/v1/asset/tradeFee", "Fee rates", trade_fees),
+    Function(
+        "GET",
+        "/sapi/v1/asset/tradeFee",
+        Group.ACCOUNT,
+        "Fee rates",
+        get_trade_fees,
+        security=Security.SIGNED,
+        parameters=(OPTIONAL_SYMBOL,),
+        lenient=True,
+    ),
     _function("/sapi/v1/margin/allPairs", "Margin pairs: none", lambda _: [], signed=False),
     _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", lambda _: [], signed=False),
     _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", lambda _: [], signed=False),

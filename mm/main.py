@@ -1,6 +1,7 @@
 """The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote left behind."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from random import Random
 from typing import TypeVar
@@ -13,7 +14,8 @@ from mm.client import ApiError, Client, StatusUnknownError, UnavailableError
 from mm.markets import orders_per_10s, plans_of
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
-from runtime.settings import Settings, load_settings
+from runtime.metrics import serve_metrics
+from runtime.settings import Settings, SettingsError, load_settings
 
 T = TypeVar("T")
 
@@ -22,8 +24,12 @@ _log = structlog.get_logger()
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    settings = load_settings()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.exit(f"Settings:\n{error}")
     configure_logs(settings, "mm")
+    serve_metrics(settings)
     asyncio.run(_run(settings))
 
 

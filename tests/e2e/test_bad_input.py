@@ -56,7 +56,7 @@ def _nothing_happened(account: Api) -> Any:
         ({"price": "90000.001"}, -1013, "Filter failure: PRICE_FILTER"),
         ({"price": "99999999"}, -1013, "Filter failure: PRICE_FILTER"),
         ({"price": "9000.00", "quantity": "0.0001"}, -1013, "Filter failure: NOTIONAL"),
-        ({"price": "1000.00"}, -1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
+        ({"price": "10000.00"}, -1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
         ({"quantity": "0.5"}, -2010, "Account has insufficient balance for requested action."),
         ({"side": "SELL", "quantity": "1.5"}, -2010, "Account has insufficient balance for requested action."),
         (
@@ -114,7 +114,7 @@ def test_a_timestamp_outside_the_window(account: Api, offset_ms: int, window: st
 
 def test_keys_that_are_none(exchange_url: str) -> None:
     with refused(-2014, "API-key format invalid."):
-        Api(exchange_url, "short", "secret").signed("GET", "/api/v3/account")
+        Api(exchange_url, "no-key!", "secret").signed("GET", "/api/v3/account")
     with refused(-2015, "Invalid API-key, IP, or permissions for action."):
         Api(exchange_url, "x" * 64, "secret").signed("GET", "/api/v3/account")
 
