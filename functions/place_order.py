@@ -14,7 +14,6 @@ from protocol.orders import OrderType
 from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
 
-
 _ID_PREFIX: Final = secrets.token_urlsafe(12)
 _id_numbers = itertools.count(1)
 

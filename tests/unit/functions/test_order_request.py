@@ -1,0 +1,129 @@
+"""New orders: what is missing, what does not belong, and the filters."""
+
+import pytest
+
+from functions.errors import ApiError
+from functions.order_request import OrderRequest, ResponseType, parse_order, protective_price
+from functions.parameters import Parameters
+from protocol.market_data import BookTicker
+from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
+from runtime.settings import Settings
+
+MARKETS = Settings().market_map()
+LIMIT = {
+    "symbol": "BTCUSDT",
+    "side": "BUY",
+    "type": "LIMIT",
+    "timeInForce": "GTC",
+    "quantity": "0.001",
+    "price": "50000.01",
+}
+MAKER = {key: value for key, value in LIMIT.items() if key != "timeInForce"} | {"type": "LIMIT_MAKER"}
+MARKET = {"symbol": "BTCUSDT", "side": "SELL", "type": "MARKET", "quantity": "0.5"}
+QUOTE = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quoteOrderQty": "100"}
+
+
+def parsed(base: dict[str, str], **changes: str | None) -> OrderRequest:
+    values = {key: value for key, value in {**base, **changes}.items() if value is not None}
+    return parse_order(Parameters(values), MARKETS)
+
+
+def test_a_limit_order() -> None:
+    order = parsed(LIMIT)
+    assert (order.side, order.order_type, order.time_in_force) == (Side.BUY, OrderType.LIMIT, TimeInForce.GTC)
+    assert (order.price, order.quantity, order.quote_quantity) == (5_000_001, 100, 0)
+    assert (order.self_trade_prevention, order.response_type) == (SelfTradePrevention.EXPIRE_MAKER, ResponseType.FULL)
+    assert order.client_order_id is None
+
+
+def test_a_market_order_by_quote_quantity() -> None:
+    order = parsed(QUOTE)
+    assert (order.price, order.quantity, order.quote_quantity) == (0, 0, 100 * 10**8)
+    assert order.time_in_force is TimeInForce.IOC
+
+
+def test_post_only_answers_ack() -> None:
+    assert parsed(MAKER).response_type is ResponseType.ACK
+
+
+def test_self_trade_prevention_can_be_switched_off() -> None:
+    assert parsed(LIMIT, selfTradePreventionMode="NONE").self_trade_prevention is SelfTradePrevention.NONE
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "code", "message"),
+    [
+        (LIMIT, {"symbol": None}, -1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"symbol": "NOPE"}, -1121, "Invalid symbol."),
+        (LIMIT, {"side": None}, -1102, "Mandatory parameter 'side' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"side": "buy"}, -1117, "Invalid side."),
+        (LIMIT, {"type": None}, -1102, "Mandatory parameter 'type' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"type": "LIMITED"}, -1116, "Invalid orderType."),
+        (LIMIT, {"type": "STOP_LOSS"}, -1013, "Stop loss orders are not supported for this symbol."),
+        (LIMIT, {"timeInForce": None}, -1102, "Mandatory parameter 'timeInForce' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"timeInForce": "GTX"}, -1115, "Invalid timeInForce."),
+        (LIMIT, {"price": None}, -1102, "Mandatory parameter 'price' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed."),
+        (LIMIT, {"quantity": ""}, -1105, "Parameter 'quantity' was empty."),
+        (LIMIT, {"quoteOrderQty": "1"}, -1106, "Parameter 'quoteOrderQty' sent when not required."),
+        (LIMIT, {"stopPrice": "1"}, -1106, "Parameter 'stopPrice' sent when not required."),
+        (LIMIT, {"icebergQty": "1"}, -1013, "Iceberg orders are not supported for this symbol."),
+        (LIMIT, {"price": "0"}, -1013, "Invalid price."),
+        (LIMIT, {"price": "50000.001"}, -1013, "Filter failure: PRICE_FILTER"),
+        (LIMIT, {"price": "0.000000001"}, -1111, "Parameter 'price' has too much precision."),
+        (LIMIT, {"price": "1000000.01"}, -1013, "Filter failure: PRICE_FILTER"),
+        (LIMIT, {"price": "9" * 20}, -1013, "Filter failure: PRICE_FILTER"),
+        (LIMIT, {"quantity": "0"}, -1013, "Invalid quantity."),
+        (LIMIT, {"quantity": "0.000011"}, -1013, "Filter failure: LOT_SIZE"),
+        (LIMIT, {"quantity": "9000.00001"}, -1013, "Filter failure: LOT_SIZE"),
+        (LIMIT, {"quantity": "9" * 20}, -1013, "Filter failure: LOT_SIZE"),
+        (LIMIT, {"quantity": "0.00001", "price": "1"}, -1013, "Filter failure: NOTIONAL"),
+        (LIMIT, {"newOrderRespType": "LONG"}, -1130, "Data sent for parameter 'newOrderRespType' is not valid."),
+        (LIMIT, {"selfTradePreventionMode": "X"}, -1130, "Data sent for parameter 'selfTradePreventionMode' is not valid."),
+        (LIMIT, {"strategyType": "1"}, -1134, "`strategyType` was less than 1000000."),
+        (MAKER, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
+        (MARKET, {"price": "1"}, -1106, "Parameter 'price' sent when not required."),
+        (MARKET, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
+        (MARKET, {"quantity": None}, -1102, "Mandatory parameter 'quantity' was not sent, was empty/null, or malformed."),
+        (MARKET, {"quoteOrderQty": "5"}, -1106, "Parameter 'quoteOrderQty' sent when not required."),
+        (MARKET, {"quantity": "0.000011"}, -1013, "Filter failure: MARKET_LOT_SIZE"),
+        (QUOTE, {"quoteOrderQty": "4.99"}, -1013, "Filter failure: NOTIONAL"),
+        (QUOTE, {"quoteOrderQty": "0"}, -1013, "Invalid quoteOrderQty."),
+        (QUOTE, {"quoteOrderQty": "9" * 20}, -1013, "Filter failure: NOTIONAL"),
+    ],
+)  # fmt: skip
+def test_refusals(base: dict[str, str], changes: dict[str, str | None], code: int, message: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        parsed(base, **changes)
+    assert (refusal.value.code, refusal.value.message) == (code, message)
+
+
+def test_client_order_ids() -> None:
+    assert parsed(LIMIT, newClientOrderId="a.B:/-_1").client_order_id == "a.B:/-_1"
+    for text in ("x" * 37, "with space", "é"):
+        with pytest.raises(ApiError) as refusal:
+            parsed(LIMIT, newClientOrderId=text)
+        assert refusal.value.code == -1100
+
+
+def book(bid: int, ask: int) -> BookTicker:
+    return BookTicker(
+        TimeMs(0), "BTCUSDT", Sequence(1), PriceTicks(bid), QuantityLots(1), PriceTicks(ask), QuantityLots(1)
+    )
+
+
+def test_protective_prices() -> None:
+    buy, sell = parsed(QUOTE), parsed(MARKET)
+    price_max = buy.market.price_max
+    assert protective_price(buy, book(99, 101), 50_000) == 107  # 106.05, rounded away from the book
+    assert protective_price(sell, book(5_000_000, 5_000_100), 50_000) == 4_750_000
+    assert protective_price(buy, book(99, 0), 50_000) == price_max
+    assert protective_price(sell, book(0, 101), 50_000) == 1
+    assert protective_price(buy, None, 50_000) == price_max
+    assert protective_price(buy, book(1, price_max), 50_000) == price_max
+
+
+def test_a_market_order_worth_too_little_at_the_best_price() -> None:
+    with pytest.raises(ApiError, match="NOTIONAL"):
+        protective_price(parsed(MARKET, quantity="0.00001"), book(1_000, 1_001), 50_000)
