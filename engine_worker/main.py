@@ -1,6 +1,6 @@
 """Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which.
 
-    in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
+in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
 """
 
 import gc

@@ -47,6 +47,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
     taker_fee_ppm: int
     open_orders_max: int = 200
     """Open orders that one account may have in this market."""
+    quote_per_tick_lot: int = 0
+    """Quote units that one lot costs at a price of one tick. Derived; whatever is passed in is replaced."""
 
     def __post_init__(self) -> None:
         """Refuse a definition on which money could not stay whole.
@@ -54,6 +56,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             MarketError: naming the rule that is broken.
         """
+        msgspec.structs.force_setattr(self, "quote_per_tick_lot", self.tick_size * self.lot_size // UNITS_PER_ASSET)
         if self.tick_size * self.lot_size % UNITS_PER_ASSET:
             raise MarketError(f"{self.symbol}: tick_size x lot_size is not a whole number of {self.quote} units")
         if self.price_max * self.quantity_max * self.quote_per_tick_lot > AMOUNT_UNITS_MAX // 10:
@@ -64,11 +67,6 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
             raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")
         if not 0 <= self.band_down_ppm < PPM < self.band_up_ppm:
             raise MarketError(f"{self.symbol}: the price band must contain the last price")
-
-    @property
-    def quote_per_tick_lot(self) -> int:
-        """Quote units that one lot costs at a price of one tick."""
-        return self.tick_size * self.lot_size // UNITS_PER_ASSET
 
     def notional(self, price: PriceTicks, quantity: QuantityLots) -> AssetUnits:
         """Return what `quantity` costs at `price`, in quote units."""

@@ -75,9 +75,7 @@ class RedisStreamLog:
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
         block = ["BLOCK", block_ms] if block_ms else []
-        return _entries(
-            self._execute("XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values())
-        )
+        return _entries(self._execute("XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
 
     def last_id(self, stream: str) -> StreamId:
         """See `StreamLog`."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
+from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL
+from protocol.events import LevelChange
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 
@@ -58,7 +60,7 @@ class BookSide:
 
     def __init__(self, side: Side) -> None:
         self.side = side
-        self.sign = 1 if side is Side.SELL else -1
+        self.sign = 1 if side is SELL else -1
         self.levels: dict[int, PriceLevel] = {}
         self.ranks: SortedList[int] = SortedList()
         self.best: PriceLevel | None = None
@@ -143,24 +145,24 @@ class Book:
     def __init__(self, quote_per_tick_lot: int) -> None:
         """Make an empty book in which one lot at a price of one tick costs `quote_per_tick_lot` quote units."""
         self.quote_per_tick_lot = quote_per_tick_lot
-        self.bids = BookSide(Side.BUY)
-        self.asks = BookSide(Side.SELL)
+        self.bids = BookSide(BUY)
+        self.asks = BookSide(SELL)
         self.orders: dict[OrderId, RestingOrder] = {}
 
     def side(self, side: Side) -> BookSide:
         """Return the half in which orders of `side` rest."""
-        return self.bids if side is Side.BUY else self.asks
+        return self.bids if side is BUY else self.asks
 
     def crosses(self, side: Side, price: PriceTicks) -> bool:
         """Return whether an order of `side` at `price` would trade at once."""
-        opposite = self.asks if side is Side.BUY else self.bids
+        opposite = self.asks if side is BUY else self.bids
         return opposite.best is not None and opposite.best.rank <= price * opposite.sign
 
     def add(
         self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: QuantityLots
     ) -> None:
         """Let an order rest behind all others at its price. It must not cross (see `crosses`)."""
-        half = self.bids if side is Side.BUY else self.asks
+        half = self.bids if side is BUY else self.asks
         self.orders[order_id] = half.add(order_id, account_id, price, quantity)
 
     def cancel(self, order_id: OrderId) -> bool:
@@ -185,7 +187,7 @@ class Book:
         With a budget it trades at each maker the most whole lots that the rest of the budget covers, and stops at the
         first maker where that is none.
         """
-        opposite = self.asks if side is Side.BUY else self.bids
+        opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
         leaves: int = quantity
         budget: int | None = quote_budget
@@ -197,11 +199,11 @@ class Book:
             assert maker is not None  # an empty level is removed at once
             if budget is not None and budget < level.price * self.quote_per_tick_lot:
                 break  # before self-trade prevention: what cannot trade prevents nothing
-            if maker.account_id == account_id and prevention is not SelfTradePrevention.NONE:
-                if prevention is not SelfTradePrevention.EXPIRE_TAKER:
+            if maker.account_id == account_id and prevention is not PREVENT_NOTHING:
+                if prevention is not EXPIRE_TAKER:
                     expired.append((maker.order_id, maker.account_id))
                     self.cancel(maker.order_id)
-                if prevention is not SelfTradePrevention.EXPIRE_MAKER:
+                if prevention is not EXPIRE_MAKER:
                     return Matching(matches, QuantityLots(leaves), expired, taker_expired=True)
                 level = opposite.best
                 continue
@@ -235,7 +237,7 @@ class Book:
         Makers of the same account do not count unless self-trade prevention is off; where it would end the taker, the
         walk ends.
         """
-        opposite = self.asks if side is Side.BUY else self.bids
+        opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
         found, cost = 0, 0
         for level in opposite.in_priority():
@@ -243,13 +245,13 @@ class Book:
                 break
             lots = 0
             ended = False
-            if prevention is SelfTradePrevention.NONE:
+            if prevention is PREVENT_NOTHING:
                 lots = level.quantity
             else:
                 for order in level.orders():
                     if order.account_id != account_id:
                         lots += order.quantity
-                    elif prevention is not SelfTradePrevention.EXPIRE_MAKER:
+                    elif prevention is not EXPIRE_MAKER:
                         ended = True
                         break
                     if found + lots >= quantity:
@@ -261,12 +263,14 @@ class Book:
                 break
         return QuantityLots(found), AssetUnits(cost * self.quote_per_tick_lot)
 
-    def take_changes(self) -> list[tuple[Side, PriceTicks, QuantityLots]]:
+    def take_changes(self) -> tuple[LevelChange, ...]:
         """Return the levels that changed since the last call, bids first, each with the quantity that rests there now."""
-        changes: list[tuple[Side, PriceTicks, QuantityLots]] = []
-        for half in (self.bids, self.asks):
-            if half.changed:
-                side = half.side
-                changes.extend((side, level.price, QuantityLots(level.quantity)) for level in half.changed.values())
-                half.changed.clear()
-        return changes
+        bids, asks = self.bids.changed, self.asks.changed
+        changes = (
+            [LevelChange(BUY, level.price, QuantityLots(level.quantity)) for level in bids.values()] if bids else []
+        )
+        if asks:
+            changes += [LevelChange(SELL, level.price, QuantityLots(level.quantity)) for level in asks.values()]
+            asks.clear()
+        bids.clear()
+        return tuple(changes)

@@ -15,6 +15,23 @@ from typing import Any, NamedTuple
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
 from engine_worker.core.book import Book
+from engine_worker.core.members import (
+    BUY,
+    CANCELED,
+    EXPIRED,
+    EXPIRED_IN_MATCH,
+    FILLED,
+    FOK,
+    GTC,
+    IOC,
+    LIMIT_MAKER,
+    MAKER,
+    MARKET,
+    NEW,
+    PARTIALLY_FILLED,
+    PENDING_NEW,
+    TAKER,
+)
 from protocol.commands import (
     CancelAllOrders,
     CancelMissed,
@@ -38,7 +55,6 @@ from protocol.events import (
     Event,
     FundsDeposited,
     FundsWithdrawn,
-    LevelChange,
     OrderAccepted,
     OrderClosed,
     OrderFilled,
@@ -52,10 +68,7 @@ from protocol.orders import (
     Liquidity,
     OrderState,
     OrderStatus,
-    OrderType,
     RejectReason,
-    Side,
-    TimeInForce,
 )
 from protocol.replies import (
     AuditQuery,
@@ -226,7 +239,8 @@ class Shard:
 
         market = self.market_map.by_symbol[command.market]
         side = command.side
-        account.funds[market.quote if side is Side.BUY else market.base].hold(hold)
+        account.funds[market.quote if side is BUY else market.base].hold(hold)
+        market_shard = self.market_shards[command.market]
         self.order_count += 1
         order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
         order = OrderState(
@@ -241,7 +255,8 @@ class Shard:
             command.quantity,
             command.quote_quantity,
             command.self_trade_prevention,
-            OrderStatus.PENDING_NEW,
+            # Nobody can look before this very shard has matched it, so there the order is at once what it then becomes.
+            NEW if market_shard == self.index else PENDING_NEW,
             QuantityLots(0),
             AssetUnits(0),
             AssetUnits(hold),
@@ -255,14 +270,14 @@ class Shard:
         account.client_order_ids[command.client_order_id] = PlacedOrder(order_id, command.request_id, command.reply_to)
 
         quantity, budget = command.quantity, command.quote_quantity
-        if command.order_type is OrderType.MARKET:
+        if command.order_type is MARKET:
             if budget:
                 k = market.quote_per_tick_lot
-                quantity = QuantityLots(budget // k if side is Side.BUY else hold // market.lot_size)
-            elif side is Side.BUY:
+                quantity = QuantityLots(budget // k if side is BUY else hold // market.lot_size)
+            elif side is BUY:
                 budget = AssetUnits(hold)
         self._send(
-            self.market_shards[command.market],
+            market_shard,
             MatchOrder(
                 order_id,
                 command.account_id,
@@ -284,7 +299,7 @@ class Shard:
         )
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
-        elif order.status is not OrderStatus.PENDING_NEW:  # otherwise the first reply is still to come
+        elif order.status is not PENDING_NEW:  # otherwise the first reply is still to come
             self._replies.append((command.reply_to, OrderReply(command.request_id, self._time, order)))
 
     def _reason_to_refuse(
@@ -294,10 +309,10 @@ class Shard:
         if market is None:
             return RejectReason.UNKNOWN_MARKET
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
-        is_market = order_type is OrderType.MARKET
+        is_market = order_type is MARKET
         if (
-            (is_market and command.time_in_force is not TimeInForce.IOC)
-            or (order_type is OrderType.LIMIT_MAKER and command.time_in_force is not TimeInForce.GTC)
+            (is_market and command.time_in_force is not IOC)
+            or (order_type is LIMIT_MAKER and command.time_in_force is not GTC)
             or quantity < 0
             or quote_quantity < 0
             or (quantity > 0) == (quote_quantity > 0)
@@ -320,12 +335,12 @@ class Shard:
     def _hold_for(self, command: PlaceOrder, account: Account) -> int:
         """Return what a valid order must hold; 0 when that is not available."""
         market = self.market_map.by_symbol[command.market]
-        is_buy = command.side is Side.BUY
+        is_buy = command.side is BUY
         funds = account.funds.get(market.quote if is_buy else market.base)
         if funds is None:
             return 0
         available = funds.available
-        if command.order_type is not OrderType.MARKET:
+        if command.order_type is not MARKET:
             grid = command.price * market.quote_per_tick_lot if is_buy else market.lot_size
             needed = command.quantity * grid
         elif command.quote_quantity:
@@ -356,9 +371,9 @@ class Shard:
         leaves = order.quantity
         expired_in_match = False
         makers: list[ShardMessage] = []
-        opposite = book.asks if side is Side.BUY else book.bids
+        opposite = book.asks if side is BUY else book.bids
         crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
-        if crosses and not (order.time_in_force is TimeInForce.FOK and not self._fills_whole(order, book)):
+        if crosses and not (order.time_in_force is FOK and not self._fills_whole(order, book)):
             matching = book.match(
                 side,
                 price,
@@ -376,7 +391,7 @@ class Shard:
                 RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
                 for maker_id, account_id in matching.makers_expired
             )
-        rests = leaves > 0 and order.time_in_force is TimeInForce.GTC and not expired_in_match
+        rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match
         if rests:
             book.add(order.order_id, order.account_id, side, price, leaves)
         self._publish_changes(state)
@@ -388,8 +403,8 @@ class Shard:
             self._send_to_account(message.account_id, message)
 
     def _reason_not_to_match(self, order: MatchOrder, state: MarketState) -> RejectReason | None:
-        if order.order_type is OrderType.MARKET:
-            if order.side is Side.BUY and not order.budget_is_limit:
+        if order.order_type is MARKET:
+            if order.side is BUY and not order.budget_is_limit:
                 budget = order.quote_budget
                 if order.price * order.quantity * state.k > budget:
                     _, cost = state.book.fillable(
@@ -403,14 +418,12 @@ class Shard:
             scaled = order.price * PPM
             if scaled > last_price * state.market.band_up_ppm or scaled < last_price * state.market.band_down_ppm:
                 return RejectReason.PRICE_OUTSIDE_BAND
-        if order.order_type is OrderType.LIMIT_MAKER and state.book.crosses(order.side, order.price):
+        if order.order_type is LIMIT_MAKER and state.book.crosses(order.side, order.price):
             return RejectReason.WOULD_MATCH_IMMEDIATELY
         return None
 
     def _fills_whole(self, order: MatchOrder, book: Book) -> bool:
-        found, _ = book.fillable(
-            order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
-        )
+        found, _ = book.fillable(order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention)
         return found == order.quantity
 
     def _trade(
@@ -463,7 +476,7 @@ class Shard:
                     self._time,
                     state.market.symbol,
                     Sequence(state.sequence),
-                    tuple([LevelChange(*change) for change in changes]),
+                    changes,
                 )
             )
 
@@ -494,17 +507,16 @@ class Shard:
         placed = account.client_order_ids[order.client_order_id]
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
-            account.funds[market.quote if order.side is Side.BUY else market.base].release(order.held)
+            account.funds[market.quote if order.side is BUY else market.base].release(order.held)
             del account.open_orders[order.market][order.order_id]
             del account.client_order_ids[order.client_order_id]
             self._refuse(placed.reply_to, placed.request_id, outcome.reject_reason)
             return
         market = self.market_map.by_symbol[order.market]
-        order = self._replace(
-            order, OrderStatus.NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held
-        )
-        account.open_orders[order.market][order.order_id] = order
-        paid_asset = market.quote if order.side is Side.BUY else market.base
+        if order.status is PENDING_NEW:
+            order = self._replace(order, NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held)
+            account.open_orders[order.market][order.order_id] = order
+        paid_asset = market.quote if order.side is BUY else market.base
         self._events.append(OrderAccepted(self._time, order, (account.balance(paid_asset),)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
@@ -512,16 +524,22 @@ class Shard:
             collected = []
             for fill in outcome.fills:
                 order, report = self._settle(
-                    account, order, market, fill.trade_id, fill.price, fill.quantity, Liquidity.TAKER,
+                    account,
+                    order,
+                    market,
+                    fill.trade_id,
+                    fill.price,
+                    fill.quantity,
+                    TAKER,
                     is_last=fill.trade_id == last and not outcome.rests,
-                )  # fmt: skip
+                )
                 collected.append(report)
             reports = tuple(collected)
-        if order.status.is_open and not outcome.rests:
+        if not outcome.rests and order.status is not FILLED:
             order = self._close(
                 account,
                 order,
-                OrderStatus.EXPIRED_IN_MATCH if outcome.expired_in_match else OrderStatus.EXPIRED,
+                EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
                 CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else CloseReason.EXPIRED,
             )
         self._replies.append((placed.reply_to, OrderReply(placed.request_id, self._time, order, reports)))
@@ -529,7 +547,7 @@ class Shard:
     def _maker_fill(self, fill: MakerFill) -> None:
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
         market = self.market_map.by_symbol[fill.market]
-        self._settle(account, order, market, fill.trade_id, fill.price, fill.quantity, Liquidity.MAKER, is_last=False)
+        self._settle(account, order, market, fill.trade_id, fill.price, fill.quantity, MAKER, is_last=False)
 
     def _settle(
         self,
@@ -551,10 +569,10 @@ class Shard:
         k = market.quote_per_tick_lot
         quote, base = price * quantity * k, quantity * market.lot_size
         cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
-        is_buy = order.side is Side.BUY
+        is_buy = order.side is BUY
         paid_asset, received_asset = (market.quote, market.base) if is_buy else (market.base, market.quote)
         paid, received = (quote, base) if is_buy else (base, quote)
-        fee_ppm = market.maker_fee_ppm if liquidity is Liquidity.MAKER else market.taker_fee_ppm
+        fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
         if order.quote_quantity:
@@ -564,7 +582,7 @@ class Shard:
             filled = cum_quantity == order.quantity
         if filled:
             held = 0
-        elif is_buy and order.order_type is not OrderType.MARKET:
+        elif is_buy and order.order_type is not MARKET:
             held = order.price * (order.quantity - cum_quantity) * k
         else:
             held = order.held - paid
@@ -579,7 +597,7 @@ class Shard:
 
         order = self._replace(
             order,
-            OrderStatus.FILLED if filled else OrderStatus.PARTIALLY_FILLED,
+            FILLED if filled else PARTIALLY_FILLED,
             cum_quantity if filled else order.quantity,
             cum_quantity,
             cum_quote,
@@ -611,9 +629,9 @@ class Shard:
     def _resting_closed(self, closed: RestingClosed) -> None:
         account, order = self._open_order(closed.account_id, closed.market, closed.order_id)
         if closed.expired_in_match:
-            self._close(account, order, OrderStatus.EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
+            self._close(account, order, EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
             return
-        order = self._close(account, order, OrderStatus.CANCELED, CloseReason.CANCELED_BY_OWNER)
+        order = self._close(account, order, CANCELED, CloseReason.CANCELED_BY_OWNER)
         self._cancel_answered(closed.order_id, order)
 
     def _cancel_missed(self, missed: CancelMissed) -> None:
@@ -622,7 +640,7 @@ class Shard:
     def _close(self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason) -> OrderState:
         """Release what the order still holds and close it."""
         market = self.market_map.by_symbol[order.market]
-        asset = market.quote if order.side is Side.BUY else market.base
+        asset = market.quote if order.side is BUY else market.base
         account.funds[asset].release(order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0)
@@ -686,9 +704,7 @@ class Shard:
 
     def _request_cancel(self, order: OrderState, request: CancelAllRequest | tuple[int, str]) -> None:
         self.cancel_requests.setdefault(order.order_id, deque()).append(request)
-        self._send(
-            self.market_shards[order.market], CancelResting(order.order_id, order.account_id, order.market)
-        )
+        self._send(self.market_shards[order.market], CancelResting(order.order_id, order.account_id, order.market))
 
     def _cancel_answered(self, order_id: OrderId, order: OrderState | None) -> None:
         requests = self.cancel_requests.get(order_id)
@@ -734,9 +750,13 @@ class Shard:
             totals.deposited += command.amount
             self._events.append(
                 FundsDeposited(
-                    self._time, command.account_id, command.asset, command.amount, command.transfer_id,
+                    self._time,
+                    command.account_id,
+                    command.asset,
+                    command.amount,
+                    command.transfer_id,
                     (account.balance(command.asset),),
-                )  # fmt: skip
+                )
             )
         self._replies.append(
             (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
@@ -761,9 +781,13 @@ class Shard:
             totals.withdrawn += command.amount
             self._events.append(
                 FundsWithdrawn(
-                    self._time, command.account_id, command.asset, command.amount, command.transfer_id,
+                    self._time,
+                    command.account_id,
+                    command.asset,
+                    command.amount,
+                    command.transfer_id,
                     (account.balance(command.asset),),
-                )  # fmt: skip
+                )
             )
         self._replies.append(
             (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
@@ -793,7 +817,7 @@ class Shard:
                 reply = FundsReply(request_id, time, account.balances() if account is not None else ())
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id) or self._find_closed(query)
-                if order is None or order.status is OrderStatus.PENDING_NEW:
+                if order is None or order.status is PENDING_NEW:
                     reply = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
                 else:
                     reply = OrderReply(request_id, time, order)
@@ -801,12 +825,7 @@ class Shard:
                 account = self.accounts.get(account_id)
                 by_market = account.open_orders if account is not None else {}
                 chosen = [by_market.get(market, {})] if market else list(by_market.values())
-                orders = [
-                    order
-                    for each in chosen
-                    for order in each.values()
-                    if order.status is not OrderStatus.PENDING_NEW
-                ]
+                orders = [order for each in chosen for order in each.values() if order.status is not PENDING_NEW]
                 orders.sort(key=lambda order: order.order_id)
                 reply = OrdersReply(request_id, time, tuple(orders))
             case AuditQuery(request_id, _):
@@ -835,9 +854,7 @@ class Shard:
         for asset, totals in self.totals.items():
             funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
             available, held = sum(each.available for each in funds), sum(each.held for each in funds)
-            rows.append(
-                (asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
-            )
+            rows.append((asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled))
         return rows
 
     def depth(self, symbol: str) -> DepthSnapshot:
@@ -866,7 +883,7 @@ class Shard:
             for symbol, orders in account.open_orders.items():
                 market = self.market_map.by_symbol[symbol]
                 for order in orders.values():
-                    asset = market.quote if order.side is Side.BUY else market.base
+                    asset = market.quote if order.side is BUY else market.base
                     holds[asset] = holds.get(asset, 0) + order.held
             for asset, funds in account.funds.items():
                 if funds.held != holds.get(asset, 0) or min(funds.held, funds.available) < 0:
@@ -877,5 +894,3 @@ class Shard:
             bid, ask = state.book.bids.best, state.book.asks.best
             if bid is not None and ask is not None and bid.price >= ask.price:
                 raise InvariantBroken(f"{symbol}: the book is crossed, {bid.price} >= {ask.price}")
-
-
