@@ -31,7 +31,7 @@ TOLERANCE: Final = Tolerance(quantity_ppm_min=PPM // 4, quantity_ppm_max=2 * PPM
 """A quote is left alone until three quarters of it are taken."""
 OPEN_ORDERS_EVERY: Final = 3
 """Turns from one reading of the open orders to the next: what was filled shows there."""
-FUNDS_INTERVAL_S: Final = 5
+FUNDS_INTERVAL_S: Final = 10
 ORDER_WINDOW_S: Final = 10
 ORDER_WINDOW_PERCENT: Final = 95
 """How much of its order limit the maker makes use of."""

@@ -22,7 +22,8 @@ LEVEL_VALUE_USD: Final = 2_000
 LEVEL_GROWTH_PPM: Final = 150_000
 """How much larger each further level is, as a part of the best one."""
 HALF_SPREAD_PPM: Final = 50
-GAP_PPM: Final = 150
+GAP_PPM: Final = 200
+"""The most that two levels are apart."""
 SKEW_PPM_MAX: Final = 600
 """How far a full inventory shifts the quotes."""
 WALK_PPM_MAX: Final = 80
@@ -96,7 +97,7 @@ def plan_for(market: Market, reference: PriceTicks, levels: int) -> QuotingPlan:
         levels=levels,
         anchor=reference,
         half_spread=PriceTicks(max(1, reference * HALF_SPREAD_PPM // PPM)),
-        gap=PriceTicks(max(1, reference * GAP_PPM // PPM)),
+        gap=_round_gap(reference * GAP_PPM // PPM),
         quantity=QuantityLots(quantity),
     )
 
@@ -155,6 +156,12 @@ def random_taking(plan: QuotingPlan, inventory: QuantityLots, random: Random) ->
     market = plan.market
     smallest = max(market.quantity_min, -(-2 * market.notional_min // market.notional(plan.anchor, QuantityLots(1))))
     return side, QuantityLots(random.randint(smallest, max(smallest, plan.quantity // 2)))
+
+
+def _round_gap(ticks: int) -> PriceTicks:
+    """Return the largest 1, 2 or 5 x 10**n within `ticks`, at least 1: the same ladder after a restart at another price."""
+    power = 10 ** (len(str(max(1, ticks))) - 1)
+    return PriceTicks(next(step * power for step in (5, 2, 1) if step * power <= max(1, ticks)))
 
 
 def _within(market: Market, price: int) -> PriceTicks:
