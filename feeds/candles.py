@@ -1,29 +1,14 @@
 """Candles of one market in every interval: the one still open, and those that just closed."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from feeds.trades import TradeSum
-from protocol.market_data import INTERVALS, INTERVALS_MS, Candle
+from protocol.market_data import INTERVALS, Candle, interval_bounds
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
-_MONDAY_MS: Final = 4 * 86_400_000
-"""The epoch's first Monday: the epoch was a Thursday."""
 _NEVER: Final = 1 << 62
-
-
-def bounds(interval: str, time: int) -> tuple[int, int]:
-    """Return the first ms of the interval that holds `time`, and the first ms after it."""
-    length = INTERVALS_MS.get(interval)
-    if length is not None:
-        offset = _MONDAY_MS if interval == "1w" else 0
-        opened = (time - offset) // length * length + offset
-        return opened, opened + length
-    month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
-    following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
-    return int(month.timestamp()) * 1000, int(following.timestamp()) * 1000
 
 
 class OpenCandle(msgspec.Struct, array_like=True):
@@ -52,7 +37,7 @@ class Candles:
             if candle is not None:
                 candle.total.merge(total)
             else:
-                opened, end = bounds(interval, time)
+                opened, end = interval_bounds(interval, time)
                 self.open[interval] = OpenCandle(opened, end, total.copy())
                 self._next_end = min(self._next_end, end)
 

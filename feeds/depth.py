@@ -6,6 +6,7 @@ list with the best one last: books change near the best, where inserting moves l
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping
+from operator import neg
 from typing import Final
 
 from protocol.orders import Side
@@ -26,7 +27,7 @@ class HalfBook:
     def __init__(self, side: Side, levels: Mapping[PriceTicks, QuantityLots]) -> None:
         self._sign = 1 if side is Side.BUY else -1
         self.levels: dict[PriceTicks, QuantityLots] = dict(levels)
-        self._ordered = sorted(self._sign * price for price in self.levels)
+        self._ordered = sorted(PriceTicks(self._sign * price) for price in self.levels)
 
     def merge(self, changes: Mapping[PriceTicks, QuantityLots]) -> None:
         """Set the quantity at each price; 0 removes the level."""
@@ -34,7 +35,7 @@ class HalfBook:
         for price, quantity in changes.items():
             if quantity:
                 if price not in levels:
-                    insort(ordered, sign * price)
+                    insort(ordered, PriceTicks(sign * price))
                 levels[price] = quantity
             elif levels.pop(price, None) is not None:
                 del ordered[bisect_left(ordered, sign * price)]
@@ -48,6 +49,6 @@ class HalfBook:
 
     def top(self, count: int = LEVELS_MAX) -> Levels:
         """Return up to `count` levels, best first."""
-        levels = self.levels
-        prices = [PriceTicks(self._sign * key) for key in reversed(self._ordered[-count:])]
-        return tuple([(price, levels[price]) for price in prices])
+        keys = self._ordered[: -count - 1 : -1]
+        prices: list[PriceTicks] = keys if self._sign > 0 else list(map(neg, keys))
+        return tuple(zip(prices, map(self.levels.__getitem__, prices), strict=True))

@@ -1,0 +1,369 @@
+"""Feeds on a real Redis, ended between any two steps.
+
+What subscribers hear and what the read models hold has no gap, no double, and no wrong candle.
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feeds import store as store_module
+from feeds.store import FeedsStore, SupersededError
+from feeds.worker import FeedsWorker
+from protocol import streams
+from protocol.codec import decode_events
+from protocol.events import AccountEvent, Event, TradeExecuted
+from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, DepthSnapshot, Ticker
+from protocol.orders import Side
+from protocol.streams import EVENTS_FIELD, EventReader
+from runtime.settings import PREFIX
+from tests.market_log import (
+    BTC,
+    ETH,
+    START_MS,
+    MarketFollower,
+    MarketLog,
+    accepted,
+    candles_of,
+    deposit,
+    frame,
+    market_map,
+    ticker_of,
+)
+
+MARKETS = market_map()
+SAVE_PERIOD_MS = 700
+ACCOUNT = 7
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class Fault:
+    """Ends the process at one of its exchanges with Redis: before it is sent, or after Redis has done it."""
+
+    def __init__(self, at: int = -1, *, after: bool = False) -> None:
+        self.count = 0
+        self._at, self._after = at, after
+
+    def sending(self) -> None:
+        self.count += 1
+        if self.count == self._at and not self._after:
+            raise KilledError
+
+    def received(self) -> None:
+        if self.count == self._at and self._after:
+            raise KilledError
+
+
+def connect(url: str, fault: Fault) -> FeedsStore:
+    class Connection(redis.Connection):
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            fault.sending()
+            super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            response = super().read_response(*args, **options)
+            fault.received()
+            return response
+
+    pool = redis.ConnectionPool.from_url(url, connection_class=Connection, protocol=2, retry=Retry(NoBackoff(), 0))
+    return FeedsStore(redis.Redis(connection_pool=pool))
+
+
+class Exchange:
+    """Writes what a shard writes, and listens to what the feeds make of it."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+        self.log = MarketLog()
+        self.account_events: list[AccountEvent] = []
+        self._heard: list[AccountEvent] = []
+        self._followers = {market: MarketFollower(market) for market in (BTC, ETH)}
+        self._pubsub = self.redis.pubsub()  # type: ignore[no-untyped-call]
+        for pattern in ("pub:*", "account:*"):
+            self._pubsub.psubscribe(pattern)
+            assert self._pubsub.get_message(timeout=5), "not subscribed"
+
+    def commit(self, stream_id: str, *events: Event) -> None:
+        self.account_events += [event for event in events if isinstance(event, AccountEvent)]
+        with self.redis.pipeline() as pipeline:
+            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(*events)}, id=stream_id)
+            pipeline.set(streams.position(0), f"1|{stream_id}")
+            pipeline.execute()
+
+    def close(self) -> None:
+        self._pubsub.close()
+        self.redis.close()
+
+    def check(self, now: int) -> None:
+        """Compare everything that was heard and written with the events."""
+        while message := self._pubsub.get_message(timeout=0.05):
+            channel = message["channel"].decode()
+            if channel.startswith("account:"):
+                update = msgspec.msgpack.decode(message["data"], type=AccountUpdate)
+                assert channel == streams.account(update.account_id)
+                self._heard += decode_events(bytes(update.events))  # type: ignore[arg-type]
+            else:
+                self._followers[channel.split(":")[1]].take(channel, message["data"])
+        assert self._heard == self.account_events
+        for market, follower in self._followers.items():
+            self._check_market(market, follower, now)
+
+    def _check_market(self, market: str, follower: MarketFollower, now: int) -> None:
+        trades = self.log.trades.get(market, [])
+        bids, asks = self.log.book(Side.BUY, market), self.log.book(Side.SELL, market)
+        assert follower.trade_count == len(trades)
+        assert follower.sequence == self.log.sequences.get(market, 0)
+        assert tuple(sorted(follower.levels[Side.BUY].items(), reverse=True)) == bids
+        assert tuple(sorted(follower.levels[Side.SELL].items())) == asks
+        listed: Any = self.redis.lrange(streams.trades(0, market), 0, -1)
+        assert [msgspec.msgpack.decode(each, type=TradeExecuted) for each in listed] == trades[:-1001:-1]
+        if market in self.log.sequences:
+            snapshot = self._model(streams.depth(0, market), DepthSnapshot)
+            assert (snapshot.sequence, snapshot.bids, snapshot.asks) == (self.log.sequences[market], bids, asks)
+            best = self._model(streams.book_ticker(0, market), BookTicker)
+            shown = (best.bid_price, best.bid_quantity, best.ask_price, best.ask_quantity)
+            assert shown == follower.book_ticker == (*(bids or ((0, 0),))[0], *(asks or ((0, 0),))[0])
+        if not trades:
+            return
+        ticker = self._model(streams.ticker(0, market), Ticker)
+        assert ticker == follower.ticker
+        expected = ticker_of(MARKETS.by_symbol[market], trades, now)
+        assert msgspec.structs.replace(expected, open_time=ticker.open_time, close_time=ticker.close_time) == ticker
+        stored: Any = self.redis.hgetall(streams.candles(0, market))
+        for interval in INTERVALS:
+            candles = candles_of(MARKETS.by_symbol[market], interval, trades, now)
+            assert follower.candles(interval) == candles
+            assert msgspec.msgpack.decode(stored[interval.encode()], type=Candle) == candles[-1]
+
+    def _model(self, key: str, kind: type[Any]) -> Any:
+        payload = self.redis.get(key)
+        assert payload is not None, key
+        return msgspec.msgpack.decode(payload, type=kind)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def exchange(redis_url: str) -> Iterator[Exchange]:
+    exchange = Exchange(redis_url)
+    # Something waits in the input, so that the log's time is that of the shard's position.
+    exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+    yield exchange
+    exchange.close()
+
+
+def stages(exchange: Exchange) -> Iterator[int]:
+    """Write a piece of the log, and give its time; several intervals end on the way, by trades and by time alone."""
+    log, at = exchange.log, START_MS
+    exchange.commit(f"{at}-0", deposit(at, ACCOUNT), log.depth(at, (Side.BUY, 90, 5), (Side.SELL, 110, 5)))
+    yield at
+    exchange.commit(f"{at}-1", log.trade(at, 100, 2), log.depth(at, (Side.BUY, 91, 5)), accepted(at, ACCOUNT))
+    exchange.commit(f"{at + 900}-0", log.trade(at + 900, 101, 1, Side.SELL), log.trade(at + 900, 7, 7, market=ETH))
+    exchange.commit(f"{at + 900}-1", log.depth(at + 900, (Side.SELL, 7, 2), market=ETH))
+    yield at + 900
+    at += 1_500
+    exchange.commit(f"{at}-0", log.trade(at, 99, 1), log.depth(at, (Side.BUY, 90, 0)), deposit(at, ACCOUNT))
+    exchange.redis.xadd(streams.events(0), {b"garbage": b"\xc1"}, id=f"{at}-1")
+    exchange.redis.xadd(streams.events(0), {EVENTS_FIELD: b"\xc1"}, id=f"{at}-2")
+    yield at
+    at += 100_000
+    exchange.commit(f"{at}-0")
+    yield at
+    exchange.commit(f"{at + 5}-0", log.trade(at + 5, 102, 3), log.trade(at + 5, 103, 3), deposit(at + 5, ACCOUNT))
+    yield at + 5
+    at += 86_400_000
+    exchange.commit(f"{at}-0", log.depth(at, (Side.SELL, 109, 1), (Side.SELL, 110, 4)))
+    yield at
+
+
+def run_to_the_end(exchange: Exchange, url: str, fault: Fault) -> None:
+    """Follow the log with a process that `fault` ends once, and with another one after that."""
+
+    def make(fault: Fault) -> FeedsWorker:
+        worker = FeedsWorker(connect(url, fault), [0], MARKETS, SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        return worker
+
+    worker: FeedsWorker | None = None
+    rounds = itertools.count(1)
+
+    def step() -> None:
+        nonlocal worker, fault
+        try:
+            worker = worker or make(fault)
+            worker.step(next(rounds) * 400, 0)
+        except KilledError:
+            worker, fault = None, Fault()
+
+    for at in stages(exchange):
+        # Several times, so that what is due later than the events is written too.
+        for _ in range(3):
+            step()
+        last = at
+    while worker is None or next(rounds) < 40:
+        step()
+    worker.finish(next(rounds) * 400)
+    exchange.check(last)
+    letters: Any = exchange.redis.xrange(streams.dead_letters(0))
+    assert [(fields[b"source"], fields[b"payload"]) for _, fields in letters] == [
+        (streams.events(0).encode(), b""),
+        (streams.events(0).encode(), b"\xc1"),
+    ]
+    newest: Any = exchange.redis.xinfo_stream(streams.events(0))["last-generated-id"]
+    assert exchange.redis.hget(streams.passed(0), EventReader.FEEDS) == newest
+
+
+def test_ended_at_every_point(exchange: Exchange, redis_url: str) -> None:
+    fault = Fault()
+    run_to_the_end(exchange, redis_url, fault)
+    points = fault.count
+    assert points > 30
+    for after in (False, True):
+        for at in range(1, points + 1):
+            exchange.close()
+            exchange.redis.flushall()
+            exchange = Exchange(redis_url)
+            exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+            run_to_the_end(exchange, redis_url, Fault(at, after=after))
+    exchange.close()
+
+
+def wake_after_take_over(exchange: Exchange, url: str) -> None:
+    """Two processes, the first of which slept while the second took over."""
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    written = stages(exchange)
+    next(written)
+    sleeper.start()
+    sleeper.restore()
+    sleeper.step(1_000, 0)
+    last = list(written)[-1]
+    successor.start()
+    successor.restore()
+    successor.step(1_000, 0)
+    with pytest.raises(SupersededError):
+        sleeper.step(2_000, 0)
+    successor.step(9_000, 0)
+    exchange.check(last)
+
+
+def test_a_process_that_was_replaced_publishes_nothing(exchange: Exchange, redis_url: str) -> None:
+    wake_after_take_over(exchange, redis_url)
+
+
+def without_compare(script: str) -> str:
+    lines = script.splitlines()
+    return "\n".join(line for line in lines if "return 0" not in line)
+
+
+def test_control_without_the_compare_it_publishes_again(
+    exchange: Exchange, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_COMMIT", without_compare(store_module._COMMIT))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        wake_after_take_over(exchange, redis_url)
+    # Both have published the same.
+    with pytest.raises(AssertionError):
+        exchange.check(START_MS)
+
+
+def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None:
+    """The commit was done but its answer lost: the process loads what is there, and goes on."""
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    for number, at in enumerate(stages(exchange)):
+        worker.step(1_000 * number, 0)
+        worker.restore()
+        last = at
+    worker.step(60_000, 0)
+    exchange.check(last)
+
+
+def test_time_alone_closes_candles_when_nothing_waits(exchange: Exchange, redis_url: str) -> None:
+    """With the input done, Redis's own time counts: the events are from long ago, so everything is over."""
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    for _ in stages(exchange):
+        pass
+    exchange.redis.delete(streams.commands(0))
+    position: Any = exchange.redis.get(streams.position(0))
+    exchange.redis.xadd(streams.commands(0), {b"x": b""}, id=position.decode().partition("|")[2])
+    worker.step(0, 0)
+    worker.step(5_000, 0)
+    seconds, _ = exchange.redis.time()
+    exchange.check(seconds * 1000)
+
+
+def test_killed_for_real(exchange: Exchange, redis_url: str) -> None:
+    exchange.redis.delete(streams.commands(0))
+    environment = {**os.environ, f"{PREFIX}REDIS_URL": redis_url, f"{PREFIX}FEEDS_SAVE_PERIOD_MS": "50"}
+
+    def run() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL)
+
+    def write() -> int:
+        stream_id: Any = exchange.redis.xadd(streams.commands(0), {b"x": b""})
+        at = int(stream_id.split(b"-")[0])
+        trade = exchange.log.trade(at, 100 + at % 7, 1 + at % 5)
+        level = exchange.log.depth(at, (Side.BUY, 90 + at % 9, at % 4))
+        exchange.commit(stream_id.decode(), trade, level, deposit(at, ACCOUNT))
+        return at
+
+    for _ in range(4):
+        process = run()
+        try:
+            written = write()
+            wait_until(lambda: published(exchange) >= written, write)  # noqa: B023 - called before it changes
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        for _ in range(20):
+            write()
+    process = run()
+    last = write()
+    # The ticker may be a second behind the last trade.
+    wait_until(lambda: published(exchange) >= last and everything_is_said(exchange))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    exchange.check(int(exchange.redis.hget(streams.feeds_state(0), "published_time") or 0))
+    newest: Any = exchange.redis.xinfo_stream(streams.events(0))
+    assert exchange.redis.hget(streams.feeds_state(0), "state_id") == newest["last-generated-id"]
+    assert exchange.redis.hget(streams.passed(0), EventReader.FEEDS) == newest["last-generated-id"]
+
+
+def published(exchange: Exchange) -> int:
+    return int(exchange.redis.hget(streams.feeds_state(0), "published_time") or 0)
+
+
+def everything_is_said(exchange: Exchange) -> bool:
+    """Whether the read models that may be late have the last trade, and its second is over."""
+    ticker: Any = exchange.redis.get(streams.ticker(0, BTC))
+    candle: Any = exchange.redis.hget(streams.candles(0, BTC), "1s")
+    count = len(exchange.log.trades[BTC])
+    return (
+        msgspec.msgpack.decode(ticker, type=Ticker).last_trade_id == count
+        and msgspec.msgpack.decode(candle, type=Candle).closed
+        and msgspec.msgpack.decode(candle, type=Candle).last_trade_id == count
+    )
+
+
+def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        meanwhile()
+        time.sleep(0.002)

@@ -1,0 +1,163 @@
+import msgspec
+import pytest
+
+from feeds.frames import decode
+from feeds.state import DEPTH_PERIOD_MS, InvariantError, Outputs, ShardFeeds, UnknownMarketError
+from protocol import streams
+from protocol.codec import decode_events
+from protocol.events import (
+    CloseReason,
+    DepthChanged,
+    Event,
+    FundsWithdrawn,
+    LevelChange,
+    OrderClosed,
+    OrderFilled,
+)
+from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
+from protocol.orders import Liquidity, Side
+from protocol.streams import MarketDataKind, StreamId
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
+
+FIRST = StreamId(f"{START_MS}-0")
+SECOND = StreamId(f"{START_MS}-1")
+
+
+@pytest.fixture
+def feeds() -> ShardFeeds:
+    return ShardFeeds(0, market_map().markets)
+
+
+@pytest.fixture
+def log() -> MarketLog:
+    return MarketLog()
+
+
+def heard(outputs: Outputs, channel: str) -> list[bytes]:
+    return [payload for name, payload in outputs.messages if name == channel]
+
+
+def candles(outputs: Outputs, interval: str) -> list[Candle]:
+    payloads = heard(outputs, streams.market_data(BTC, MarketDataKind.CANDLE))
+    found = [msgspec.msgpack.decode(payload, type=Candle) for payload in payloads]
+    return [candle for candle in found if candle.interval == interval]
+
+
+def test_heads_agree_with_the_protocol(log: MarketLog) -> None:
+    order, balances = accepted(START_MS, 7).order, accepted(START_MS, 7).balances
+    account_events: list[Event] = [
+        deposit(START_MS, 7),
+        FundsWithdrawn(TimeMs(START_MS), AccountId(7), "USDT", AssetUnits(1), "out", balances),
+        accepted(START_MS, 7),
+        OrderFilled(
+            TimeMs(START_MS), order, TradeId(1), PriceTicks(1), QuantityLots(1), AssetUnits(1), Liquidity.MAKER,
+            AssetUnits(0), "BTC", balances,
+        ),
+        OrderClosed(TimeMs(START_MS), order, CloseReason.EXPIRED, balances),
+    ]  # fmt: skip
+    trade, change = log.trade(START_MS, 3, 4, Side.SELL), log.depth(START_MS, (Side.BUY, 5, 6))
+    heads, raws = decode(frame(trade, change, *account_events))
+    assert msgspec.structs.astuple(heads[0]) == (START_MS, BTC, 1, 1, 1, 3, 4, Side.SELL)
+    assert msgspec.structs.astuple(heads[1]) == (START_MS, BTC, 2, ((Side.BUY, 5, 6),))
+    for head in heads[2:]:
+        assert head.time == START_MS
+        assert (head.account_id if hasattr(head, "account_id") else head.order.account_id) == 7  # type: ignore[union-attr]
+    assert [decode_events(b"\x91" + bytes(raw))[0] for raw in raws] == [trade, change, *account_events]
+
+
+def test_account_gets_its_events_in_order_and_nobody_elses(feeds: ShardFeeds) -> None:
+    feeds.apply(FIRST, frame(deposit(1, 7), deposit(2, 8)))
+    feeds.apply(SECOND, frame(accepted(3, 7)))
+    outputs = feeds.take_outputs(0)
+    (payload,) = heard(outputs, streams.account(7))
+    update = msgspec.msgpack.decode(payload, type=AccountUpdate)
+    assert (update.account_id, update.position) == (7, SECOND)
+    assert decode_events(bytes(update.events)) == [deposit(1, 7), accepted(3, 7)]
+    assert len(heard(outputs, streams.account(8))) == 1
+    assert not feeds.take_outputs(0)
+
+
+@pytest.mark.parametrize("sequence", [1, 3])
+def test_a_gap_or_a_repeat_stops_the_feeds(feeds: ShardFeeds, log: MarketLog, sequence: int) -> None:
+    feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 5, 6))))
+    wrong = DepthChanged(TimeMs(START_MS), BTC, Sequence(sequence), ())
+    with pytest.raises(InvariantError, match=f"{BTC} goes on with {sequence} after 1"):
+        feeds.apply(SECOND, frame(wrong))
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x91\x01", b"\x91\x92\x63\x01", b'{"a": 1}', b"\x91\x91\x01"])
+def test_what_is_no_frame_changes_nothing(feeds: ShardFeeds, garbage: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        feeds.apply(FIRST, garbage)
+    assert not feeds.take_outputs(0)
+
+
+def test_an_unknown_market_changes_nothing(feeds: ShardFeeds, log: MarketLog) -> None:
+    with pytest.raises(UnknownMarketError, match="DOGEUSDT"):
+        feeds.apply(FIRST, frame(log.trade(START_MS, 5, 5), log.depth(START_MS, (Side.BUY, 1, 1), market="DOGEUSDT")))
+    assert not feeds.take_outputs(0)
+    assert feeds.position == streams.STREAM_START
+
+
+def test_a_batch_is_one_diff_with_the_last_quantities(feeds: ShardFeeds, log: MarketLog) -> None:
+    feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 90, 1), (Side.SELL, 110, 1))))
+    feeds.apply(SECOND, frame(log.depth(START_MS, (Side.BUY, 90, 7)), log.depth(START_MS, (Side.SELL, 110, 0))))
+    (payload,) = heard(feeds.take_outputs(0), streams.market_data(BTC, MarketDataKind.DEPTH))
+    assert msgspec.msgpack.decode(payload, type=DepthDiff) == DepthDiff(
+        TimeMs(START_MS), BTC, Sequence(1), Sequence(3),
+        ((PriceTicks(90), QuantityLots(7)),), ((PriceTicks(110), QuantityLots(0)),),
+    )  # fmt: skip
+
+
+def test_depth_snapshot_is_written_at_once_then_at_a_bounded_rate_and_never_forgotten(
+    feeds: ShardFeeds, log: MarketLog
+) -> None:
+    def written(now: int) -> int | None:
+        value = feeds.take_outputs(now).values.get(streams.depth(0, BTC))
+        return None if value is None else msgspec.msgpack.decode(value, type=DepthSnapshot).sequence
+
+    feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 90, 1))))
+    assert written(0) == 1
+    feeds.apply(SECOND, frame(log.depth(START_MS, (Side.BUY, 91, 1))))
+    assert written(1) is None
+    assert feeds.wait_ms(1) == DEPTH_PERIOD_MS - 1
+    assert written(DEPTH_PERIOD_MS) == 2
+    assert feeds.wait_ms(DEPTH_PERIOD_MS) is None
+
+
+def test_final_candle_is_said_once_although_the_open_one_waits(feeds: ShardFeeds, log: MarketLog) -> None:
+    feeds.apply(FIRST, frame(log.trade(START_MS, 5, 1)))
+    assert [candle.closed for candle in candles(feeds.take_outputs(0), "1s")] == [False]
+    feeds.apply(SECOND, frame(log.trade(START_MS + 1, 6, 1)))
+    assert candles(feeds.take_outputs(1), "1s") == []
+    feeds.advance(START_MS + 1_000)
+    (final,) = candles(feeds.take_outputs(2), "1s")
+    assert (final.closed, final.close, final.trade_count) == (True, 6, 2)
+    feeds.advance(START_MS + 2_000)
+    assert candles(feeds.take_outputs(10_000), "1s") == []
+
+
+def test_what_is_closed_stays_closed_when_a_trade_comes_late(feeds: ShardFeeds, log: MarketLog) -> None:
+    feeds.apply(FIRST, frame(log.trade(START_MS, 5, 1)))
+    feeds.advance(START_MS + 1_000)
+    feeds.take_outputs(0)
+    feeds.apply(SECOND, frame(log.trade(START_MS + 999, 6, 1)))
+    (late,) = candles(feeds.take_outputs(1_000), "1s")
+    assert (late.open_time, late.trade_count, late.closed) == (START_MS + 1_000, 1, False)
+
+
+def test_sums_beyond_64_bits_are_capped_and_survive_a_restart(feeds: ShardFeeds, log: MarketLog) -> None:
+    most = AMOUNT_UNITS_MAX // 2**24
+    feeds.apply(FIRST, frame(*(log.trade(START_MS, 2**24, most) for _ in range(40))))
+    assert candles(feeds.take_outputs(0), "1d")[0].quote_volume == AMOUNT_UNITS_MAX
+    saved = feeds.save()
+    again = ShardFeeds.decode(0, market_map().markets, saved.state, saved.chunks)
+    assert again.save().state == saved.state
+
+
+def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds: ShardFeeds) -> None:
+    changes = tuple(LevelChange(Side.SELL, PriceTicks(price), QuantityLots(1)) for price in range(1, 6_001))
+    feeds.apply(FIRST, frame(DepthChanged(TimeMs(START_MS), BTC, Sequence(1), changes)))
+    snapshot = msgspec.msgpack.decode(feeds.take_outputs(0).values[streams.depth(0, BTC)], type=DepthSnapshot)
+    assert [price for price, _ in snapshot.asks] == list(range(1, 5_001))
