@@ -7,7 +7,7 @@ list with the best one last: books change near the best, where inserting moves l
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 from operator import neg
-from typing import Final
+from typing import Final, cast
 
 from protocol.orders import Side
 from protocol.units import PriceTicks, QuantityLots
@@ -50,5 +50,5 @@ class HalfBook:
     def top(self, count: int = LEVELS_MAX) -> Levels:
         """Return up to `count` levels, best first."""
         keys = self._ordered[: -count - 1 : -1]
-        prices: list[PriceTicks] = keys if self._sign > 0 else list(map(neg, keys))
+        prices = keys if self._sign > 0 else cast("list[PriceTicks]", list(map(neg, keys)))
         return tuple(zip(prices, map(self.levels.__getitem__, prices), strict=True))
