@@ -166,7 +166,8 @@ def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
 
 
 def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
-    fields = (part for item in letter._asdict().items() for part in item)
+    source, stream_id, reason, payload = letter
+    fields = ("source", source, "id", stream_id, "reason", reason, "payload", payload)
     return "XADD", streams.dead_letters(shard), "*", *fields
 
 

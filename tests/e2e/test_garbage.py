@@ -1,5 +1,7 @@
 """Garbage in the streams: it goes to the dead letters with its bytes, and nothing stops."""
 
+from collections.abc import Callable
+
 import pytest
 import redis
 
@@ -10,38 +12,68 @@ from tests.e2e.running import RunningExchange
 GARBAGE = [b"garbage", b"\xc1", b"\x91\x93\xff\x00\x01", b"", b"\x92\x01\x02", b"{}" * 1_000]
 
 
-@pytest.mark.parametrize(
-    ("stream", "field"),
-    [
-        (streams.commands, streams.COMMANDS_FIELD),
-        (streams.commands, streams.MESSAGES_FIELD),
-        (streams.commands, b"nothing"),
-        (streams.queries, streams.QUERIES_FIELD),
-        (streams.queries, b"nothing"),
-        (streams.events, streams.EVENTS_FIELD),
-        (streams.events, b"nothing"),
-    ],
-)
-def test_garbage_becomes_dead_letters(exchange: RunningExchange, stream: object, field: bytes) -> None:
-    assert callable(stream)
-    before = {each["name"]: each["pid"] for each in exchange.processes()}
+LOGS = [
+    (streams.commands, streams.COMMANDS_FIELD),
+    (streams.commands, streams.MESSAGES_FIELD),
+    (streams.commands, b"nothing"),
+    (streams.events, streams.EVENTS_FIELD),
+    (streams.events, b"nothing"),
+]
+
+
+@pytest.mark.parametrize(("stream", "field"), LOGS)
+def test_garbage_becomes_dead_letters(exchange: RunningExchange, stream: Callable[[int], str], field: bytes) -> None:
+    before = pids(exchange)
     with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
         name = stream(0)
-        ids = {client.xadd(name, {field: payload}).decode() for payload in GARBAGE}
+        ids = {append(client, name, field, payload) for payload in GARBAGE}
 
         def dead() -> bool:
-            rows = client.xrange(streams.dead_letters(0))
-            return ids <= {fields[b"id"].decode() for _, fields in rows if fields[b"source"].decode() == name}
+            letters = [fields for _, fields in client.xrange(streams.dead_letters(0))]
+            return ids <= {fields[b"id"] for fields in letters if fields[b"source"] == name.encode()}
 
         eventually(f"dead letters of {name}", dead)
+    everything_goes_on(exchange, before)
 
+
+def test_garbage_among_the_queries_stops_nothing(exchange: RunningExchange) -> None:
+    # A query is no part of the log; what cannot be read is noted in the engine's log and nowhere else.
+    before = pids(exchange)
+    with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
+        for payload in GARBAGE:
+            append(client, streams.queries(0), streams.QUERIES_FIELD, payload)
+            append(client, streams.queries(0), b"nothing", payload)
+    everything_goes_on(exchange, before)
+
+
+def append(client: redis.Redis, name: str, field: bytes, payload: bytes) -> bytes:
+    """Append an entry right behind the newest one: between two entries of whoever owns the stream."""
+
+    def appended() -> object:
+        newest = client.xrevrange(name, count=1)
+        milliseconds, _, number = newest[0][0].partition(b"-") if newest else (b"1", b"-", b"0")
+        try:
+            return client.xadd(name, {field: payload}, id=b"%s-%d" % (milliseconds, int(number) + 1))
+        except redis.ResponseError:
+            return None
+
+    stream_id = eventually(f"an entry in {name}", appended)
+    assert isinstance(stream_id, bytes)
+    return stream_id
+
+
+def pids(exchange: RunningExchange) -> dict[str, int]:
+    return {each["name"]: each["pid"] for each in exchange.processes()}
+
+
+def everything_goes_on(exchange: RunningExchange, before: dict[str, int]) -> None:
     account = new_account(exchange.url, USDT="10000")
     order = account.order("SOLUSDT", "BUY", "MARKET", quantity="1")
     assert order["status"] == "FILLED"
     last_id = order["fills"][-1]["tradeId"]
     eventually("the trade in the feeds", lambda: newest_trade(account) >= last_id)
     eventually("the trade in the database", lambda: len(account.my_trades("SOLUSDT")) == len(order["fills"]))
-    assert {each["name"]: each["pid"] for each in exchange.processes()} == before
+    assert pids(exchange) == before
 
 
 def newest_trade(api: Api) -> int:
