@@ -4,6 +4,8 @@ Per asset and shard, always: available + held + fees = deposited - withdrawn + s
 accounts of this shard less what they took from them; over all shards it sums to zero when no settlement is on its way.
 """
 
+import msgspec
+
 from protocol.orders import Balance, OrderState
 from protocol.units import AccountId, AssetUnits, OrderId
 
@@ -55,15 +57,12 @@ class AssetTotals:
         self.settled = settled
 
 
-class PlacedOrder:
+class PlacedOrder(msgspec.Struct, frozen=True, gc=False):
     """Who placed an order: what a retry of the same request is recognised by, and where the first reply goes."""
 
-    __slots__ = ("order_id", "reply_to", "request_id")
-
-    def __init__(self, order_id: OrderId, request_id: int, reply_to: str) -> None:
-        self.order_id = order_id
-        self.request_id = request_id
-        self.reply_to = reply_to
+    order_id: OrderId
+    request_id: int
+    reply_to: str
 
 
 class Account:

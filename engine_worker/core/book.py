@@ -7,8 +7,8 @@ the best price, cost the same however many orders rest; only opening or closing 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+import msgspec
 from sortedcontainers import SortedList
 
 from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL
@@ -17,18 +17,15 @@ from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 
 
-class RestingOrder:
+class RestingOrder(msgspec.Struct, eq=False, gc=False):
     """An order in the book; `quantity` is what is left of it."""
 
-    __slots__ = ("account_id", "following", "level", "order_id", "preceding", "quantity")
-
-    def __init__(self, order_id: OrderId, account_id: AccountId, quantity: QuantityLots, level: "PriceLevel") -> None:
-        self.order_id = order_id
-        self.account_id = account_id
-        self.quantity: int = quantity
-        self.level = level
-        self.preceding: RestingOrder | None = None
-        self.following: RestingOrder | None = None
+    order_id: OrderId
+    account_id: AccountId
+    quantity: int
+    level: "PriceLevel"
+    preceding: "RestingOrder | None" = None
+    following: "RestingOrder | None" = None
 
 
 class PriceLevel:
@@ -117,7 +114,7 @@ class BookSide:
                 self.best = self.levels[self.ranks[0]] if self.ranks else None
 
 
-class Match(NamedTuple):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """One maker that an arriving order traded with."""
 
     order_id: OrderId
@@ -126,7 +123,7 @@ class Match(NamedTuple):
     quantity: QuantityLots
 
 
-class Matching(NamedTuple):
+class Matching(msgspec.Struct, frozen=True, gc=False):
     """What an arriving order did to the book."""
 
     matches: list[Match]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
-from engine_worker.core.book import Book
+from engine_worker.core.book import Book, Match
 from engine_worker.core.members import (
     BUY,
     CANCELED,
@@ -231,13 +231,16 @@ class Shard:
             assert account is not None
             self._reply_again(account, command, placed)
             return
-        reason = self._reason_to_refuse(command, account, placed)
-        hold = self._hold_for(command, account) if reason is None and account is not None else 0
+        market = self.market_map.by_symbol.get(command.market)
+        if market is None:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_MARKET)
+            return
+        reason = self._reason_to_refuse(command, market, account, placed)
+        hold = self._hold_for(command, market, account) if reason is None and account is not None else 0
         if account is None or not hold:
             self._refuse(command.reply_to, command.request_id, reason or RejectReason.INSUFFICIENT_BALANCE)
             return
 
-        market = self.market_map.by_symbol[command.market]
         side = command.side
         account.funds[market.quote if side is BUY else market.base].hold(hold)
         market_shard = self.market_shards[command.market]
@@ -303,11 +306,8 @@ class Shard:
             self._replies.append((command.reply_to, OrderReply(command.request_id, self._time, order)))
 
     def _reason_to_refuse(
-        self, command: PlaceOrder, account: Account | None, placed: PlacedOrder | None
+        self, command: PlaceOrder, market: Market, account: Account | None, placed: PlacedOrder | None
     ) -> RejectReason | None:
-        market = self.market_map.by_symbol.get(command.market)
-        if market is None:
-            return RejectReason.UNKNOWN_MARKET
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         is_market = order_type is MARKET
         if (
@@ -325,16 +325,15 @@ class Shard:
             return RejectReason.PRICE_OUT_OF_RANGE
         if quantity and not market.quantity_min <= quantity <= market.quantity_max:
             return RejectReason.QUANTITY_OUT_OF_RANGE
-        notional = quote_quantity if is_market else market.notional(command.price, quantity)
+        notional = quote_quantity if is_market else command.price * quantity * market.quote_per_tick_lot
         if notional < market.notional_min and not (is_market and quantity):
             return RejectReason.NOTIONAL_TOO_SMALL
         if account is not None and len(account.open_orders.get(command.market, ())) >= market.open_orders_max:
             return RejectReason.TOO_MANY_OPEN_ORDERS
         return None
 
-    def _hold_for(self, command: PlaceOrder, account: Account) -> int:
+    def _hold_for(self, command: PlaceOrder, market: Market, account: Account) -> int:
         """Return what a valid order must hold; 0 when that is not available."""
-        market = self.market_map.by_symbol[command.market]
         is_buy = command.side is BUY
         funds = account.funds.get(market.quote if is_buy else market.base)
         if funds is None:
@@ -383,10 +382,7 @@ class Shard:
                 order.quote_budget if order.budget_is_limit else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            fills = tuple(
-                self._trade(state, order, match.order_id, match.account_id, match.price, match.quantity, makers)
-                for match in matching.matches
-            )
+            fills = tuple(self._trade(state, order, matching.matches, makers))
             makers.extend(
                 RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
                 for maker_id, account_id in matching.makers_expired
@@ -427,45 +423,40 @@ class Shard:
         return found == order.quantity
 
     def _trade(
-        self,
-        state: MarketState,
-        taker: MatchOrder,
-        maker_order_id: OrderId,
-        maker_account_id: AccountId,
-        price: PriceTicks,
-        quantity: QuantityLots,
-        makers: list[ShardMessage],
-    ) -> TakerFill:
-        state.trade_id += 1
-        state.sequence += 1
-        last = self._events[-1] if self._events else None
-        if not (
-            type(last) is TradeExecuted
-            and last.market == taker.market
-            and last.taker_order_id == taker.order_id
-            and last.price == price
-        ):
-            state.aggregate_id += 1
-        state.last_price = price
-        trade_id = TradeId(state.trade_id)
-        self._events.append(
-            TradeExecuted(
-                self._time,
-                taker.market,
-                Sequence(state.sequence),
-                trade_id,
-                state.aggregate_id,
-                price,
-                quantity,
-                taker.side,
-                maker_order_id,
-                taker.order_id,
-                maker_account_id,
-                taker.account_id,
+        self, state: MarketState, taker: MatchOrder, matches: list[Match], makers: list[ShardMessage]
+    ) -> list[TakerFill]:
+        """Number the trades and say that they happened; append what the makers are told to `makers`."""
+        fills = []
+        time, symbol, order_id, account_id = self._time, taker.market, taker.order_id, taker.account_id
+        trade_id, sequence, last_price = state.trade_id, state.sequence, 0
+        for match in matches:
+            trade_id += 1
+            sequence += 1
+            price, quantity = match.price, match.quantity
+            if price != last_price:
+                state.aggregate_id += 1
+                last_price = price
+            self._events.append(
+                TradeExecuted(
+                    time,
+                    symbol,
+                    Sequence(sequence),
+                    TradeId(trade_id),
+                    state.aggregate_id,
+                    price,
+                    quantity,
+                    taker.side,
+                    match.order_id,
+                    order_id,
+                    match.account_id,
+                    account_id,
+                )
             )
-        )
-        makers.append(MakerFill(maker_order_id, maker_account_id, taker.market, trade_id, price, quantity))
-        return TakerFill(trade_id, price, quantity)
+            makers.append(MakerFill(match.order_id, match.account_id, symbol, TradeId(trade_id), price, quantity))
+            fills.append(TakerFill(TradeId(trade_id), price, quantity))
+        state.trade_id, state.sequence = trade_id, sequence
+        state.last_price = last_price or state.last_price
+        return fills
 
     def _publish_changes(self, state: MarketState) -> None:
         changes = state.book.take_changes()
@@ -516,8 +507,10 @@ class Shard:
         if order.status is PENDING_NEW:
             order = self._replace(order, NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held)
             account.open_orders[order.market][order.order_id] = order
-        paid_asset = market.quote if order.side is BUY else market.base
-        self._events.append(OrderAccepted(self._time, order, (account.balance(paid_asset),)))
+        asset = market.quote if order.side is BUY else market.base
+        funds = account.funds[asset]
+        balance = Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
+        self._events.append(OrderAccepted(self._time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
             last = outcome.fills[-1].trade_id
@@ -575,11 +568,9 @@ class Shard:
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
-        if order.quote_quantity:
-            # What is left cannot buy one more lot at this price, and no later price is better: the budget is used up.
-            filled = is_last and order.quote_quantity - cum_quote < price * k
-        else:
-            filled = cum_quantity == order.quantity
+        # By quote: what is left cannot buy one more lot at this price, and no later price is better, so the budget is used up.
+        budget_used = is_last and order.quote_quantity - cum_quote < price * k
+        filled = budget_used if order.quote_quantity else cum_quantity == order.quantity
         if filled:
             held = 0
         elif is_buy and order.order_type is not MARKET:
@@ -595,13 +586,24 @@ class Shard:
         received_totals.settled += received
         received_totals.fees += fee
 
-        order = self._replace(
-            order,
+        order = OrderState(
+            order.order_id,
+            order.account_id,
+            order.client_order_id,
+            order.market,
+            order.side,
+            order.order_type,
+            order.time_in_force,
+            order.price,
+            QuantityLots(cum_quantity) if filled else order.quantity,
+            order.quote_quantity,
+            order.self_trade_prevention,
             FILLED if filled else PARTIALLY_FILLED,
-            cum_quantity if filled else order.quantity,
-            cum_quantity,
-            cum_quote,
-            held,
+            QuantityLots(cum_quantity),
+            AssetUnits(cum_quote),
+            AssetUnits(held),
+            order.accepted_time,
+            self._time,
         )
         self._events.append(
             OrderFilled(
