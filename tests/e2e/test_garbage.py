@@ -1,6 +1,7 @@
 """Garbage in the streams: it goes to the dead letters with its bytes, and nothing stops."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -50,7 +51,7 @@ def append(client: redis.Redis, name: str, field: bytes, payload: bytes) -> byte
     """Append an entry right behind the newest one: between two entries of whoever owns the stream."""
 
     def appended() -> object:
-        newest = client.xrevrange(name, count=1)
+        newest: Any = client.xrevrange(name, count=1)
         milliseconds, _, number = newest[0][0].partition(b"-") if newest else (b"1", b"-", b"0")
         try:
             return client.xadd(name, {field: payload}, id=b"%s-%d" % (milliseconds, int(number) + 1))
