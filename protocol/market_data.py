@@ -3,6 +3,9 @@
 Read models and channel payloads are one msgpack-encoded struct each; the Binance shapes are made by the functions and the edge.
 """
 
+from datetime import UTC, datetime
+from typing import Final
+
 import msgspec
 
 from protocol.events import TradeExecuted
@@ -28,6 +31,20 @@ INTERVALS_MS: dict[str, int] = {
 }
 """Intervals of fixed length. 1w opens on Mondays, all others are aligned to the epoch; `1M` is a calendar month (UTC)."""
 INTERVALS: tuple[str, ...] = (*INTERVALS_MS, "1M")
+_MONDAY_MS: Final = 4 * 86_400_000
+"""The epoch's first Monday: the epoch was a Thursday."""
+
+
+def interval_bounds(interval: str, time: int) -> tuple[int, int]:
+    """Return the first ms of the interval that holds `time`, and the first ms after it."""
+    length = INTERVALS_MS.get(interval)
+    if length is not None:
+        offset = _MONDAY_MS if interval == "1w" else 0
+        opened = (time - offset) // length * length + offset
+        return opened, opened + length
+    month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
+    following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+    return int(month.timestamp()) * 1000, int(following.timestamp()) * 1000
 
 
 class DepthSnapshot(msgspec.Struct, frozen=True, array_like=True):

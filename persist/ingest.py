@@ -1,0 +1,299 @@
+"""One shard's events into the database, each exactly once.
+
+A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` after `last_id`, COPY, move `last_id`, commit. Whoever
+runs it, however often, at once or again after a crash: the row says what is done, and the lock that one at a time does it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+import prometheus_client
+import psycopg
+import structlog
+from psycopg import sql
+
+from persist.candles import CANDLES, candle_rows
+from persist.migrate import Flavour
+from persist.rows import (
+    FILLS,
+    LEDGER_ENTRIES,
+    ORDERS,
+    TRADES,
+    EventBatch,
+    Row,
+    Rows,
+    Table,
+    TradeGapError,
+    last_trade_ids,
+    rows_of,
+)
+from protocol.codec import decode_events
+from protocol.events import TradeExecuted
+from protocol.market import MarketMap
+from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events
+from runtime.stream_log import Entry, StreamLog
+
+BATCH_BYTES_MAX = 2_000_000
+"""Of event frames, some 20,000 events: enough to make the cost of a transaction small; it bounds the memory that a batch takes."""
+ENTRIES_PER_READ = 100
+REASON_LENGTH_MAX = 500
+
+_SESSION = """
+SET idle_in_transaction_session_timeout = '10s'; -- a worker that was paused must not keep the lock from the others
+SET client_connection_check_interval = '1s';
+SET synchronous_commit = on;
+CREATE TEMPORARY TABLE batch_orders (LIKE orders) ON COMMIT DELETE ROWS;
+"""
+# Statuses are numbered in the order that an order passes through them, and from FILLED (3) on they are final.
+_UPSERT_ORDERS = """
+INSERT INTO orders SELECT * FROM batch_orders
+ON CONFLICT (order_id) DO UPDATE SET
+    quantity = excluded.quantity, status = excluded.status, cum_quantity = excluded.cum_quantity,
+    cum_quote = excluded.cum_quote, updated_time = excluded.updated_time
+WHERE orders.status < 3 AND (excluded.status, excluded.cum_quantity) > (orders.status, orders.cum_quantity)
+"""
+_SESSION_CANDLES = """
+CREATE TEMPORARY TABLE batch_candles (
+    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume bigint,
+    quote_volume bigint, trade_count bigint, taker_buy_volume bigint, taker_buy_quote bigint, first_trade_id bigint,
+    last_trade_id bigint
+) ON COMMIT DELETE ROWS;
+"""
+_UPSERT_CANDLES = """
+INSERT INTO candles SELECT * FROM batch_candles
+ON CONFLICT (market, interval, open_time) DO UPDATE SET
+    high = greatest(candles.high, excluded.high), low = least(candles.low, excluded.low), close = excluded.close,
+    volume = candles.volume + excluded.volume, quote_volume = candles.quote_volume + excluded.quote_volume,
+    trade_count = candles.trade_count + excluded.trade_count,
+    taker_buy_volume = candles.taker_buy_volume + excluded.taker_buy_volume,
+    taker_buy_quote = candles.taker_buy_quote + excluded.taker_buy_quote, last_trade_id = excluded.last_trade_id
+"""
+
+_log = structlog.get_logger()
+
+_events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
+_batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
+_dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
+_stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
+
+
+class IngestStoppedError(Exception):
+    """The log contradicts the database; nothing of this shard is stored until someone has looked at it."""
+
+
+class Progress(Enum):
+    """What one batch found."""
+
+    MORE = "there may be more"
+    CAUGHT_UP = "everything is stored"
+
+
+class DeadEntry(NamedTuple):
+    """A stream entry that cannot be stored."""
+
+    stream_id: StreamId
+    reason: str
+    payload: bytes
+
+
+_Refusal = (psycopg.DataError, psycopg.IntegrityError, OverflowError, ValueError)
+"""What says that a row is at fault: the database refuses it, or it cannot even be sent."""
+
+
+class ShardIngest:
+    """The ingest of one shard, on a connection of its own that is made when it is needed. Not for use by several threads."""
+
+    def __init__(self, shard: int, log: StreamLog, database_url: str, markets: MarketMap, entries_max: int) -> None:
+        """`entries_max` bounds the stream entries of one batch."""
+        self._shard = shard
+        self._log = log
+        self._database_url = database_url
+        self._markets = markets
+        self._entries_max = entries_max
+        self._connection: psycopg.Connection[Any] | None = None
+        self._keeps_candles = False
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def step(self) -> Progress:
+        """Store one batch.
+
+        Raises:
+            IngestStoppedError: the batch does not follow on what is stored.
+            psycopg.OperationalError: the database is away; what was under way was not stored.
+            redis.RedisError: as that for Redis; the batch may have been stored already.
+        """
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                last_id = self._locked_last_id(connection)
+                entries, is_end = self._read(last_id)
+                if entries:
+                    last_id = entries[-1].stream_id
+                    event_count, dead_count = self._store(connection, entries)
+                    connection.execute(
+                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (last_id, self._shard)
+                    )
+        except TradeGapError as error:
+            self._stop(str(error))
+            raise IngestStoppedError(f"shard {self._shard}: {error}") from error
+        except BaseException:
+            # Whatever state the connection is in, a new one is in a better one.
+            self.close()
+            raise
+        if entries:
+            _events_stored.labels(self._shard).inc(event_count)
+            _dead_entries.labels(self._shard).inc(dead_count)
+            _batches_stored.labels(self._shard).inc()
+            _stopped.labels(self._shard).set(0)
+        # Never before the commit; said again when there is nothing new, in case it was lost after one.
+        self._log.mark_passed(self._shard, EventReader.PERSIST, last_id)
+        return Progress.CAUGHT_UP if is_end else Progress.MORE
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            connection = psycopg.connect(self._database_url, application_name=f"ingest {self._shard}")
+            try:
+                row = connection.execute("SELECT flavour FROM schema_migrations LIMIT 1").fetchone()
+                self._keeps_candles = row is not None and row[0] == Flavour.PLAIN
+                connection.execute(_SESSION)
+                if self._keeps_candles:
+                    connection.execute(_SESSION_CANDLES)
+                connection.execute(
+                    "INSERT INTO ingest (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                    (self._shard, STREAM_START),
+                )
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _locked_last_id(self, connection: psycopg.Connection[Any]) -> StreamId:
+        row = connection.execute("SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)).fetchone()
+        assert row is not None, "made when the connection was"
+        return StreamId(row[0])
+
+    def _read(self, last_id: StreamId) -> tuple[list[Entry], bool]:
+        """Return the entries of one batch, and whether there are no more."""
+        stream, entries, size = events(self._shard), list[Entry](), 0
+        while len(entries) < self._entries_max and size < BATCH_BYTES_MAX:
+            found = self._log.read({stream: last_id}, ENTRIES_PER_READ, 0)
+            entries += found
+            if len(found) < ENTRIES_PER_READ:
+                return entries, True
+            size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in found)
+            last_id = found[-1].stream_id
+        return entries, False
+
+    def _store(self, connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> tuple[int, int]:
+        """Store the entries in the open transaction. Return the numbers of events stored and of dead entries."""
+        batches, dead = decoded(entries)
+        rows = connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall()
+        known: dict[str, int] = dict(rows)
+        last, refused = self._store_or_bisect(connection, batches, known)
+        if moved := [(market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id]:
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO ingest_markets VALUES (%s, %s) "
+                    "ON CONFLICT (market) DO UPDATE SET last_trade_id = excluded.last_trade_id",
+                    moved,
+                )
+        payloads = {entry.stream_id: entry.fields.get(EVENTS_FIELD, b"") for entry in entries} if refused else {}
+        dead += [DeadEntry(stream_id, reason, payloads[stream_id]) for stream_id, reason in refused.items()]
+        for stream_id, reason, payload in dead:
+            _log.error("event entry put aside", shard=self._shard, stream_id=stream_id, reason=reason)
+            connection.execute(
+                "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (self._shard, stream_id, reason, payload),
+            )
+        return sum(len(batch.events) for batch in batches if batch.stream_id not in refused), len(dead)
+
+    def _store_or_bisect(
+        self, connection: psycopg.Connection[Any], batches: Sequence[EventBatch], known: Mapping[str, int]
+    ) -> tuple[dict[str, int], dict[StreamId, str]]:
+        """Store all entries but those with a row that is refused.
+
+        `known` is market -> last trade before them; return the same after them, and the refused entries' reasons.
+
+        Raises:
+            TradeGapError: see `last_trade_ids`.
+        """
+        try:
+            with connection.transaction():
+                rows = rows_of(self._shard, batches, self._markets)
+                last = last_trade_ids((trade for trade, _ in rows.trades), known)
+                self._write(connection, rows)
+        except _Refusal as error:
+            if len(batches) == 1:
+                # Its trades are known and put aside, so those that follow leave no gap.
+                trades = (event for event in batches[0].events if isinstance(event, TradeExecuted))
+                return last_trade_ids(trades, known), {batches[0].stream_id: _reason(error)}
+        else:
+            return last, {}
+        middle = len(batches) // 2
+        last, refused = self._store_or_bisect(connection, batches[:middle], known)
+        # These tables empty themselves at the end of the transaction, which is too late here.
+        connection.execute(f"TRUNCATE batch_orders{', batch_candles' if self._keeps_candles else ''}")
+        last, refused_later = self._store_or_bisect(connection, batches[middle:], last)
+        return last, refused | refused_later
+
+    def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
+        with connection.cursor() as cursor:
+            _copy(cursor, TRADES, rows.trade_rows())
+            _copy(cursor, FILLS, rows.fills)
+            _copy(cursor, LEDGER_ENTRIES, rows.ledger_entries)
+            if rows.orders:
+                _copy(cursor, ORDERS, rows.order_rows(), into="batch_orders")
+                cursor.execute(_UPSERT_ORDERS)
+            if rows.trades and self._keeps_candles:
+                _copy(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
+                cursor.execute(_UPSERT_CANDLES)
+
+    def _stop(self, reason: str) -> None:
+        """Say why this shard stands still, where it is seen: in the log, the metrics and the database."""
+        _log.critical("ingest stands still", shard=self._shard, reason=reason)
+        _stopped.labels(self._shard).set(1)
+        connection = self._connected()
+        with connection.transaction():
+            connection.execute("UPDATE ingest SET error = %s WHERE shard = %s", (reason, self._shard))
+
+
+def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]]:
+    """Return the entries' events, and the entries that are not event frames."""
+    batches: list[EventBatch] = []
+    dead: list[DeadEntry] = []
+    for entry in entries:
+        payload = entry.fields.get(EVENTS_FIELD)
+        if payload is None:
+            dead.append(DeadEntry(entry.stream_id, "no event frame in it", msgspec.msgpack.encode(entry.fields)))
+            continue
+        try:
+            batches.append(EventBatch(entry.stream_id, decode_events(payload)))
+        except msgspec.MsgspecError as error:
+            dead.append(DeadEntry(entry.stream_id, _reason(error), payload))
+    return batches, dead
+
+
+def _copy(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+    if not rows:
+        return
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(into or table.name), sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    )
+    with cursor.copy(statement) as copy:
+        copy.set_types(list(table.columns.values()))
+        write_row = copy.write_row
+        for row in rows:
+            write_row(row)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\0", "\\0")[:REASON_LENGTH_MAX]

@@ -1,0 +1,291 @@
+"""What rows a shard's events make (pure).
+
+A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since 2000, which makes a
+timestamptz an int8 to COPY and costs nothing to make.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from protocol.events import (
+    DepthChanged,
+    Event,
+    FundsDeposited,
+    FundsWithdrawn,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+    TradeExecuted,
+)
+from protocol.market import MarketMap
+from protocol.orders import OrderState, Side
+from protocol.streams import StreamId
+
+FEES_ACCOUNT: Final = -1
+"""Receives every fee."""
+CLEARING_ACCOUNT: Final = -2
+"""Stands between the two sides of a trade, which settle apart; zero when both have."""
+EXTERNAL_ACCOUNT: Final = -3
+"""The world outside: minus everything that was deposited and not withdrawn."""
+
+_DATABASE_EPOCH_MS: Final = 946_684_800_000
+
+Row = tuple[int | str, ...]
+
+
+class Table(NamedTuple):
+    """A table to COPY into: its name, and the columns with the types that they are sent as."""
+
+    name: str
+    columns: dict[str, str]
+
+
+ORDERS: Final = Table(
+    "orders",
+    {
+        "order_id": "int8",
+        "account_id": "int8",
+        "client_order_id": "text",
+        "market": "text",
+        "side": "int2",
+        "order_type": "int2",
+        "time_in_force": "int2",
+        "price": "int8",
+        "quantity": "int8",
+        "quote_quantity": "int8",
+        "self_trade_prevention": "int2",
+        "status": "int2",
+        "cum_quantity": "int8",
+        "cum_quote": "int8",
+        "accepted_time": "int8",
+        "updated_time": "int8",
+    },
+)
+TRADES: Final = Table(
+    "trades",
+    {
+        "time": "int8",
+        "market": "text",
+        "trade_id": "int8",
+        "aggregate_id": "int8",
+        "sequence": "int8",
+        "price": "int8",
+        "quantity": "int8",
+        "quote": "int8",
+        "taker_side": "int2",
+        "maker_order_id": "int8",
+        "taker_order_id": "int8",
+        "maker_account_id": "int8",
+        "taker_account_id": "int8",
+    },
+)
+FILLS: Final = Table(
+    "fills",
+    {
+        "time": "int8",
+        "account_id": "int8",
+        "market": "text",
+        "order_id": "int8",
+        "trade_id": "int8",
+        "side": "int2",
+        "price": "int8",
+        "quantity": "int8",
+        "quote": "int8",
+        "liquidity": "int2",
+        "fee": "int8",
+        "fee_asset": "text",
+    },
+)
+LEDGER_ENTRIES: Final = Table(
+    "ledger_entries",
+    {
+        "time": "int8",
+        "shard": "int2",
+        "stream_id": "text",
+        "event": "int4",
+        "entry": "int2",
+        "account_id": "int8",
+        "asset": "text",
+        "amount": "int8",
+        "kind": "text",
+        "reference": "text",
+    },
+)
+
+
+class UnknownMarketError(ValueError):
+    """An event is about a market that the configuration does not have."""
+
+
+class TradeGapError(Exception):
+    """A market's trades do not follow on each other, or on what is in the database."""
+
+
+class EventBatch(NamedTuple):
+    """The events of one stream entry."""
+
+    stream_id: StreamId
+    events: Sequence[Event]
+
+
+class Rows:
+    """The rows of some entries of one shard's events, in the order of the log."""
+
+    def __init__(self, shard: int, markets: MarketMap) -> None:
+        self._shard = shard
+        self._markets = markets.by_symbol
+        self.orders: dict[int, OrderState] = {}
+        """The last state of each order."""
+        self.trades: list[tuple[TradeExecuted, int]] = []
+        """With the trade's quote units."""
+        self.fills: list[Row] = []
+        self.ledger_entries: list[Row] = []
+        self.event_count = 0
+
+    def add(self, batch: EventBatch) -> None:
+        """Add the rows of one entry.
+
+        Raises:
+            UnknownMarketError: an event's market is not configured. Nothing of this object may be used then.
+        """
+        self.event_count += len(batch.events)
+        try:
+            for index, event in enumerate(batch.events):
+                # By how often they happen.
+                if isinstance(event, DepthChanged):
+                    continue
+                if isinstance(event, OrderAccepted | OrderClosed):
+                    self.orders[event.order.order_id] = event.order
+                elif isinstance(event, OrderFilled):
+                    self._add_fill(batch.stream_id, index, event)
+                elif isinstance(event, TradeExecuted):
+                    market = self._markets[event.market]
+                    self.trades.append((event, market.notional(event.price, event.quantity)))
+                else:
+                    self._add_transfer(batch.stream_id, index, event)
+        except KeyError as error:
+            raise UnknownMarketError(f"unknown market: {error}") from error
+
+    def order_rows(self) -> list[Row]:
+        """Return the rows of `ORDERS`."""
+        return [
+            (
+                order.order_id,
+                order.account_id,
+                order.client_order_id,
+                order.market,
+                order.side,
+                order.order_type,
+                order.time_in_force,
+                order.price,
+                order.quantity,
+                order.quote_quantity,
+                order.self_trade_prevention,
+                order.status,
+                order.cum_quantity,
+                order.cum_quote,
+                database_time(order.accepted_time),
+                database_time(order.updated_time),
+            )
+            for order in self.orders.values()
+        ]
+
+    def trade_rows(self) -> list[Row]:
+        """Return the rows of `TRADES`."""
+        return [
+            (
+                database_time(trade.time),
+                trade.market,
+                trade.trade_id,
+                trade.aggregate_id,
+                trade.sequence,
+                trade.price,
+                trade.quantity,
+                quote,
+                trade.taker_side,
+                trade.maker_order_id,
+                trade.taker_order_id,
+                trade.maker_account_id,
+                trade.taker_account_id,
+            )
+            for trade, quote in self.trades
+        ]
+
+    def _add_fill(self, stream_id: StreamId, index: int, event: OrderFilled) -> None:
+        order, trade_id, quote, fee = event.order, event.trade_id, event.quote, event.fee
+        account_id, symbol = order.account_id, order.market
+        market = self._markets[symbol]
+        self.orders[order.order_id] = order
+        time = database_time(event.time)
+        self.fills.append(
+            (
+                time,
+                account_id,
+                symbol,
+                order.order_id,
+                trade_id,
+                order.side,
+                event.price,
+                event.quantity,
+                quote,
+                event.liquidity,
+                fee,
+                event.fee_asset,
+            )
+        )
+        base_units = market.base_units(event.quantity)
+        if order.side == Side.BUY:
+            given, given_asset, received, received_asset = quote, market.quote, base_units, market.base
+        else:
+            given, given_asset, received, received_asset = base_units, market.base, quote, market.quote
+        event_reference = (time, self._shard, stream_id, index)
+        reference = f"{symbol}:{trade_id}"
+        self.ledger_entries += (
+            (*event_reference, 0, account_id, given_asset, -given, "trade", reference),
+            (*event_reference, 1, CLEARING_ACCOUNT, given_asset, given, "trade", reference),
+            (*event_reference, 2, account_id, received_asset, received - fee, "trade", reference),
+            (*event_reference, 3, CLEARING_ACCOUNT, received_asset, -received, "trade", reference),
+        )
+        if fee:
+            self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference))
+
+    def _add_transfer(self, stream_id: StreamId, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
+        kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
+        time, asset, reference = database_time(event.time), event.asset, event.transfer_id
+        self.ledger_entries += (
+            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference),
+            (time, self._shard, stream_id, index, 1, event.account_id, asset, amount, kind, reference),
+        )
+
+
+def rows_of(shard: int, batches: Iterable[EventBatch], markets: MarketMap) -> Rows:
+    """Return the rows of some entries.
+
+    Raises:
+        UnknownMarketError: see `Rows.add`.
+    """
+    rows = Rows(shard, markets)
+    for batch in batches:
+        rows.add(batch)
+    return rows
+
+
+def last_trade_ids(trades: Iterable[TradeExecuted], known: Mapping[str, int]) -> dict[str, int]:
+    """Return market -> the id of its last trade: `known`, brought up to date by the trades that come next.
+
+    Raises:
+        TradeGapError: a trade's id is not the one that follows.
+    """
+    last = dict(known)
+    for trade in trades:
+        market, trade_id = trade.market, trade.trade_id
+        expected = last.get(market, 0) + 1
+        if trade_id != expected:
+            raise TradeGapError(f"{market}: trade {expected} should come next, but trade {trade_id} does")
+        last[market] = trade_id
+    return last
+
+
+def database_time(time_ms: int) -> int:
+    """Return a time in ms as PostgreSQL's binary timestamptz."""
+    return (time_ms - _DATABASE_EPOCH_MS) * 1000
