@@ -1,0 +1,89 @@
+"""A gateway and the shards behind it, as processes, on the real servers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cli.ports import free_port
+from runtime.settings import PREFIX
+
+START_TIMEOUT_S = 30
+POLL_S = 0.02
+
+
+class Processes:
+    """Starts gateways and shards on one Redis and one database, and ends them."""
+
+    def __init__(self, redis_url: str, database_url: str, folder: Path, stack: ExitStack) -> None:
+        self.redis_url = redis_url
+        self.database_url = database_url
+        self.shard_count = int(os.environ.get("TEST_SHARD_COUNT", "1"))
+        self._folder = folder
+        self._stack = stack
+
+    def shards(self) -> list[subprocess.Popen[bytes]]:
+        """Start every shard."""
+        return [self._start("engine_worker.main", SHARD=str(shard)) for shard in range(self.shard_count)]
+
+    def gateway(self, **settings: str) -> str:
+        """Start a gateway and return its URL once it answers."""
+        port = free_port()
+        process = self._start("gateway.main", **{"RATE_LIMITS_ENABLED": "false", "REST_PORT": str(port), **settings})
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                httpx.get(f"{url}/api/v3/ping")
+            except httpx.TransportError:
+                assert process.poll() is None, "the gateway ended"
+                assert time.monotonic() < deadline, "the gateway does not answer"
+                time.sleep(POLL_S)
+            else:
+                return url
+
+    def _start(self, module: str, **settings: str) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        own = {
+            "DATA_DIR": str(self._folder),
+            "REDIS_URL": self.redis_url,
+            "DATABASE_URL": self.database_url,
+            "SHARD_COUNT": str(self.shard_count),
+            **settings,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], env=environment | {PREFIX + name: value for name, value in own.items()}
+        )
+        self._stack.callback(_end, process)
+        return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+@pytest.fixture
+def processes(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Processes]:
+    """What starts gateways and shards."""
+    with ExitStack() as stack:
+        yield Processes(redis_url, database_url, tmp_path, stack)
+
+
+@pytest.fixture
+def url(processes: Processes) -> str:
+    """The URL of a gateway with its shards."""
+    processes.shards()
+    return processes.gateway()

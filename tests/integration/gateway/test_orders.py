@@ -1,0 +1,275 @@
+"""Orders and accounts through a real gateway and its shards."""
+
+import base64
+import hashlib
+import hmac
+import signal
+import time
+from decimal import Decimal
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused
+from tests.integration.gateway.conftest import Processes
+
+UNKNOWN_STATUS = "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
+BUSY = "Server is currently overloaded with other requests. Please try again in a few minutes."
+
+
+def test_the_life_of_an_order(url: str) -> None:
+    alice = new_account(url, USDT="100000", BTC="1")
+    placed = alice.order("BTCUSDT", "BUY", "LIMIT", quantity="0.5", price="50000", newClientOrderId="mine")
+    assert placed == {
+        "symbol": "BTCUSDT",
+        "orderId": placed["orderId"],
+        "orderListId": -1,
+        "clientOrderId": "mine",
+        "transactTime": placed["transactTime"],
+        "price": "50000.00000000",
+        "origQty": "0.50000000",
+        "executedQty": "0.00000000",
+        "origQuoteOrderQty": "0.00000000",
+        "cummulativeQuoteQty": "0.00000000",
+        "status": "NEW",
+        "timeInForce": "GTC",
+        "type": "LIMIT",
+        "side": "BUY",
+        "workingTime": placed["transactTime"],
+        "selfTradePreventionMode": "EXPIRE_MAKER",
+        "fills": [],
+    }
+    assert alice.balances()["USDT"] == (Decimal(75000), Decimal(25000))
+    order = alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="mine")
+    assert order == {
+        "symbol": "BTCUSDT",
+        "orderId": placed["orderId"],
+        "orderListId": -1,
+        "clientOrderId": "mine",
+        "price": "50000.00000000",
+        "origQty": "0.50000000",
+        "executedQty": "0.00000000",
+        "cummulativeQuoteQty": "0.00000000",
+        "status": "NEW",
+        "timeInForce": "GTC",
+        "type": "LIMIT",
+        "side": "BUY",
+        "stopPrice": "0.00000000",
+        "icebergQty": "0.00000000",
+        "time": placed["transactTime"],
+        "updateTime": placed["transactTime"],
+        "isWorking": True,
+        "workingTime": placed["transactTime"],
+        "origQuoteOrderQty": "0.00000000",
+        "selfTradePreventionMode": "EXPIRE_MAKER",
+    }
+    assert alice.signed("GET", "/api/v3/openOrders", symbol="BTCUSDT") == [order]
+    assert alice.signed("GET", "/api/v3/openOrders", symbol="ETHUSDT") == []
+    with refused(-2010, "Duplicate order sent."):
+        alice.order("BTCUSDT", "BUY", "LIMIT", quantity="0.5", price="50000", newClientOrderId="mine")
+    canceled = alice.signed(
+        "DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"], newClientOrderId="stop"
+    )
+    assert (canceled["origClientOrderId"], canceled["clientOrderId"]) == ("mine", "stop")
+    assert (canceled["status"], canceled["orderId"]) == ("CANCELED", placed["orderId"])
+    assert "workingTime" not in canceled
+    with refused(-2011, "Unknown order sent."):
+        alice.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"])
+    assert alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=placed["orderId"])["status"] == "CANCELED"
+    with refused(-2013, "Order does not exist."):
+        alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=987654321)
+    assert alice.balances()["USDT"] == (Decimal(100000), Decimal(0))
+
+
+def test_two_accounts_trade(url: str) -> None:
+    alice, bob = new_account(url, BTC="2"), new_account(url, USDT="200000")
+    for quantity, price in (("1", "50000"), ("1", "50010")):
+        alice.order("BTCUSDT", "SELL", "LIMIT", quantity=quantity, price=price)
+    bought = bob.order("BTCUSDT", "BUY", "LIMIT", quantity="1.5", price="50010", timeInForce="IOC")
+    assert (bought["status"], bought["executedQty"]) == ("FILLED", "1.50000000")
+    assert bought["cummulativeQuoteQty"] == "75005.00000000"
+    assert [(fill["price"], fill["qty"], fill["commission"], fill["commissionAsset"]) for fill in bought["fills"]] == [
+        ("50000.00000000", "1.00000000", "0.00100000", "BTC"),
+        ("50010.00000000", "0.50000000", "0.00050000", "BTC"),
+    ]
+    assert all(isinstance(fill["tradeId"], int) for fill in bought["fills"])
+    with refused(-2010, "Order would immediately match and take."):
+        bob.order("BTCUSDT", "BUY", "LIMIT_MAKER", quantity="0.1", price="50010")
+    sold = bob.order("BTCUSDT", "BUY", "MARKET", quoteOrderQty="5001", newOrderRespType="RESULT")
+    assert (sold["price"], sold["origQuoteOrderQty"]) == ("0.00000000", "5001.00000000")
+    assert (sold["type"], sold["timeInForce"], sold["status"]) == ("MARKET", "GTC", "FILLED")
+    assert sold["executedQty"] == "0.10000000"
+    ack = bob.order("BTCUSDT", "BUY", "MARKET", quantity="0.1", newOrderRespType="ACK")
+    assert set(ack) == {"symbol", "orderId", "orderListId", "clientOrderId", "transactTime"}
+    assert alice.signed("DELETE", "/api/v3/openOrders", symbol="BTCUSDT")[0]["status"] == "CANCELED"
+    with refused(-2011, "Unknown order sent."):
+        alice.signed("DELETE", "/api/v3/openOrders", symbol="BTCUSDT")
+    with refused(-2010, "Account has insufficient balance for requested action."):
+        alice.order("BTCUSDT", "SELL", "LIMIT", quantity="1", price="50000")
+
+
+def test_every_way_to_send_a_signed_request(url: str) -> None:
+    api = new_account(url, USDT="1000")
+    order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "quantity": "0.001"}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def send(method: str, query: str, body: str, headers: dict[str, str]) -> httpx.Response:
+        api_query = f"?{query}" if query else ""
+        return api.http.request(method, f"/api/v3/order{api_query}", content=body, headers=headers)
+
+    def signed(query: str, body: str) -> str:
+        return f"signature={signature(api, query + body)}"
+
+    whole = urlencode({**order, "price": "20000", "timestamp": now_ms()})
+    assert send("POST", "", f"{whole}&{signed('', whole)}", form).status_code == 200
+    first = urlencode(order)
+    rest = urlencode({"price": "20000", "quantity": "999", "timestamp": now_ms()})
+    mixed = send("POST", first, f"{rest}&{signed(first, rest)}", form)
+    assert mixed.json()["origQty"] == "0.00100000"  # the query's
+    in_query = f"{whole}&{signed(whole, '')}"
+    assert send("POST", in_query, "", {"Content-Type": "application/json"}).status_code == 200
+    cancel = urlencode({"symbol": "BTCUSDT", "orderId": mixed.json()["orderId"], "timestamp": now_ms()})
+    canceled = send("DELETE", "", f"{cancel}&{signed('', cancel)}", form)
+    assert canceled.json()["status"] == "CANCELED"
+    micro = urlencode({**order, "price": "20000", "timestamp": time.time_ns() // 1000, "recvWindow": "1000.5"})
+    answer = send("POST", f"{micro}&{signed(micro, '')}", "", {"X-MBX-TIME-UNIT": "microsecond"})
+    assert answer.json()["transactTime"] > 10**15
+
+
+def signature(api: Api, payload: str) -> str:
+    return hmac.new(api.secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
+
+
+def test_ed25519_keys(url: str) -> None:
+    credentials = {"email": "Carol@Example.com", "password": "correct horse"}
+    with httpx.Client(base_url=url) as http:
+        account = http.post("/api/v1/signup", json=credentials).json()
+        assert account["email"] == "carol@example.com"
+        assert http.post("/api/v1/signup", json=credentials).status_code == 409
+        session = {"Authorization": f"Bearer {http.post('/api/v1/signin', json=credentials).json()['token']}"}
+        key = ed25519.Ed25519PrivateKey.generate()
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        made = http.post("/api/v1/api-keys", json={"publicKey": public.decode()}, headers=session).json()
+        assert "secret" not in made
+        query = urlencode({"timestamp": now_ms()})
+        signed = urlencode({"signature": base64.b64encode(key.sign(query.encode())).decode()})
+        answer = http.get(f"/api/v3/account?{query}&{signed}", headers={"X-MBX-APIKEY": made["apiKey"]})
+        assert answer.json()["uid"] == account["accountId"]
+
+
+def test_a_revoked_key_and_an_ended_session_are_refused(url: str) -> None:
+    credentials = {"email": "dave@example.com", "password": "correct horse"}
+    with httpx.Client(base_url=url) as http:
+        http.post("/api/v1/signup", json=credentials)
+        assert http.post("/api/v1/signin", json={**credentials, "password": "wrong horse"}).status_code == 401
+        session = {"Authorization": f"Bearer {http.post('/api/v1/signin', json=credentials).json()['token']}"}
+        made = http.post("/api/v1/api-keys", json={"label": "bot"}, headers=session).json()
+        api = Api(url, made["apiKey"], made["secret"])
+        assert api.signed("GET", "/api/v3/account", omitZeroBalances="true")["balances"] == []
+        listed = http.get("/api/v1/api-keys", headers=session).json()
+        assert [(key["apiKey"], key["label"]) for key in listed] == [(made["apiKey"], "bot")]
+        assert http.delete(f"/api/v1/api-keys?apiKey={made['apiKey']}", headers=session).json() == {}
+
+        def is_refused() -> bool:
+            try:
+                api.signed("GET", "/api/v3/account")
+            except RefusedError as error:
+                return bool(error.code == -2015)
+            return False
+
+        eventually("the revoked key is refused", is_refused)
+        assert http.get("/api/v1/me", headers=session).json()["email"] == "dave@example.com"
+        assert http.post("/api/v1/signout", headers=session).status_code == 200
+        assert http.get("/api/v1/me", headers=session).json()["code"] == -1002
+
+
+def test_no_reply_in_time_means_status_unknown(processes: Processes) -> None:
+    shards = processes.shards()
+    url = processes.gateway(REPLY_TIMEOUT_MS="300")
+    api = new_account(url, USDT="1000")
+    for shard in shards:
+        shard.send_signal(signal.SIGSTOP)
+    with refused(-1007, UNKNOWN_STATUS):
+        api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000", newClientOrderId="lost")
+    for shard in shards:
+        shard.send_signal(signal.SIGCONT)
+    found = eventually("the order is there all the same", lambda: order_or_none(api, "lost"))
+    assert found["status"] == "NEW"
+
+
+def order_or_none(api: Api, client_order_id: str) -> dict[str, object] | None:
+    try:
+        answer: dict[str, object] = api.signed(
+            "GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=client_order_id
+        )
+    except RefusedError:
+        return None
+    return answer
+
+
+def test_a_backlog_is_refused_with_503(processes: Processes) -> None:
+    shards = processes.shards()
+    url = processes.gateway(REPLY_TIMEOUT_MS="200", BACKLOG_AGE_MS_MAX="100")
+    api = new_account(url, USDT="1000")
+    for shard in shards:
+        shard.send_signal(signal.SIGSTOP)
+
+    def refusal() -> RefusedError | None:
+        try:
+            api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
+        except RefusedError as error:
+            return error if error.code == -1008 else None
+        return None
+
+    error = eventually("the backlog is seen", refusal)
+    assert (error.status, error.message) == (503, BUSY)
+    for shard in shards:
+        shard.send_signal(signal.SIGCONT)
+
+    def accepted() -> bool:
+        try:
+            api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
+        except RefusedError:
+            return False
+        return True
+
+    eventually("orders are taken again", accepted)
+
+
+def test_limits_are_shared_by_gateways(processes: Processes) -> None:
+    processes.shards()
+    limited = {"RATE_LIMITS_ENABLED": "true", "ORDERS_PER_10S": "5", "REQUEST_WEIGHT_PER_MINUTE": "100000"}
+    one, other = processes.gateway(**limited), processes.gateway(**limited)
+    api = new_account(one, USDT="1000")
+    elsewhere = Api(other, api.key, api.secret)
+
+    def is_limited() -> RefusedError | None:
+        for each in (api, elsewhere):
+            try:
+                each.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
+            except RefusedError as error:
+                return error
+        return None
+
+    error = eventually("the limit is reached", is_limited)
+    assert (error.status, error.code) == (429, -1015)
+
+    def is_limited_elsewhere() -> bool:
+        counts = elsewhere.signed("GET", "/api/v3/rateLimit/order")
+        return bool(counts[0]["count"] >= 5)
+
+    eventually("the other gateway knows", is_limited_elsewhere)
+    answer = api.http.get("/api/v3/ping")
+    assert int(answer.headers["X-MBX-USED-WEIGHT-1M"]) > 0
+
+
+@pytest.mark.parametrize("groups", ["market-data", "orders"])
+def test_a_gateway_mounts_what_it_is_told(processes: Processes, groups: str) -> None:
+    url = processes.gateway(FUNCTIONS=groups)
+    assert httpx.get(f"{url}/api/v3/time").status_code == (200 if groups == "market-data" else 404)
+    assert httpx.get(f"{url}/api/v3/openOrders").status_code == (404 if groups == "market-data" else 401)
