@@ -50,6 +50,13 @@ class Withdrawal(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12)
     account_id: AccountId
 
 
+class Release(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+    """The head of a `FundsReleased`."""
+
+    time: TimeMs
+    account_id: AccountId
+
+
 class OrderHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The head of an `OrderState`."""
 
@@ -78,7 +85,7 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
     order: OrderHead
 
 
-EventHead = Trade | DepthChange | Deposit | Withdrawal | Accepted | Filled | Closed
+EventHead = Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgspec.msgpack.Decoder(list[EventHead])
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])

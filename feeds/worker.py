@@ -50,7 +50,10 @@ class _ShardFollower:
         """
         saved = self._store.load(self._shard)
         if saved.state:
-            self.feeds = ShardFeeds.decode(self._shard, self._markets, saved.state, saved.chunks)
+            try:
+                self.feeds = ShardFeeds.decode(self._shard, self._markets, saved.state, saved.chunks)
+            except msgspec.MsgspecError as error:
+                raise InvariantError(f"shard {self._shard}: the saved state cannot be read: {error}") from error
         else:
             self.feeds = ShardFeeds(self._shard, self._markets)
         self._saved_id = self.feeds.position
