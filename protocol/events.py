@@ -115,14 +115,17 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15
     balances: tuple[Balance, ...]
 
 
+class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+    """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
+
+    The order itself leaves no trace, but events in between showed the hold; these are the balances without it.
+    """
+
+    time: TimeMs
+    account_id: AccountId
+    balances: tuple[Balance, ...]
+
+
 MarketEvent = TradeExecuted | DepthChanged
-AccountEvent = FundsDeposited | FundsWithdrawn | OrderAccepted | OrderFilled | OrderClosed
-Event = (
-    TradeExecuted
-    | DepthChanged
-    | FundsDeposited
-    | FundsWithdrawn
-    | OrderAccepted
-    | OrderFilled
-    | OrderClosed
-)
+AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
+Event = MarketEvent | AccountEvent

@@ -100,4 +100,3 @@ class AuditQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 
 
 Query = BalancesQuery | OrderQuery | OpenOrdersQuery | AuditQuery
-

@@ -54,6 +54,7 @@ from protocol.events import (
     DepthChanged,
     Event,
     FundsDeposited,
+    FundsReleased,
     FundsWithdrawn,
     OrderAccepted,
     OrderClosed,
@@ -498,7 +499,10 @@ class Shard:
         placed = account.client_order_ids[order.client_order_id]
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
-            account.funds[market.quote if order.side is BUY else market.base].release(order.held)
+            asset = market.quote if order.side is BUY else market.base
+            account.funds[asset].release(order.held)
+            if order.status is PENDING_NEW:
+                self._events.append(FundsReleased(self._time, account.account_id, (account.balance(asset),)))
             del account.open_orders[order.market][order.order_id]
             del account.client_order_ids[order.client_order_id]
             self._refuse(placed.reply_to, placed.request_id, outcome.reject_reason)

@@ -12,6 +12,7 @@ from protocol.events import (
     DepthChanged,
     Event,
     FundsDeposited,
+    FundsReleased,
     FundsWithdrawn,
     MarketEvent,
     OrderAccepted,
@@ -65,7 +66,7 @@ class Follower:
             case OrderAccepted() | OrderFilled() | OrderClosed():
                 self.orders[event.order.order_id] = event.order
                 self._follow_balances(event.order.account_id, event)
-            case FundsDeposited() | FundsWithdrawn():
+            case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
             case _:
                 assert_never(event)
