@@ -11,6 +11,7 @@ from protocol.events import (
     DepthChanged,
     Event,
     FundsDeposited,
+    FundsReleased,
     FundsWithdrawn,
     OrderAccepted,
     OrderClosed,
@@ -152,7 +153,7 @@ class Rows:
         try:
             for index, event in enumerate(batch.events):
                 # By how often they happen.
-                if isinstance(event, DepthChanged):
+                if isinstance(event, DepthChanged | FundsReleased):
                     continue
                 if isinstance(event, OrderAccepted | OrderClosed):
                     self.orders[event.order.order_id] = event.order
