@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
     worker = FeedsWorker(store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms)
     heartbeat = Heartbeat(settings, "feeds", lambda: max(0, time.time_ns() // 1_000_000 - worker.time()))
     heartbeat.start()
-    started = restored = False
+    started = restored = away = False
     while not stopping.is_set():
         try:
             if not started:
@@ -61,19 +61,24 @@ def run(settings: Settings) -> None:
                 started = True
             if not restored:
                 worker.restore()
-                restored = True
+                away, restored = False, True
             begun = time.monotonic()
             count = worker.step(int(begun * 1000), BLOCK_MS)
         except Unreachable as error:
-            _log.warning("redis is away", error=str(error))
-            restored = False
+            if not away:
+                _log.warning("redis is away", error=str(error))
+            away, restored = True, False
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
             _events_applied.inc(count)
             stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
     if restored:
-        worker.finish(int(time.monotonic() * 1000))
+        try:
+            worker.finish(int(time.monotonic() * 1000))
+        except Unreachable as error:
+            # What was not saved is read again at the next start.
+            _log.warning("redis is away", error=str(error))
     heartbeat.stop()
     store.close()
     _log.info("feeds stopped")
