@@ -31,6 +31,8 @@ class MemoryStreamLog:
         return self._append_as(stream, stream_id, fields)
 
     def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
+        if split_stream_id(stream_id) <= split_stream_id(self._last_ids[stream]):
+            return self.append(stream, fields)
         self._streams[stream].append(Entry(stream, stream_id, dict(fields)))
         self._last_ids[stream] = stream_id
         return stream_id
@@ -98,7 +100,10 @@ class MemoryStreamLog:
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""
         return [
-            Outgoing(entry.stream_id, {int(target): frame for target, frame in entry.fields.items()})
+            Outgoing(
+                entry.stream_id,
+                {int(target): frame for target, frame in entry.fields.items() if target.isdigit()},
+            )
             for entry in self._streams[streams.outbox(shard)]
         ]
 

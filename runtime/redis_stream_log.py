@@ -12,12 +12,16 @@ from protocol import streams
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId
 from runtime.stream_log import Commit, Entry, Fenced, Outgoing, ShardPosition
 
-# Compare, append the events, the outbox and the dead letters, move the position: all or nothing.
+# Compare, append the events, the outbox and the dead letters, move the position: all or nothing. An entry takes the position's
+# id, or the next free one when somebody has put garbage with a larger id into the stream.
 _COMMIT = """
+local function append(stream, ...)
+  if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
+end
 if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
-if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], ARGV[2], 'e', ARGV[3]) end
+if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
 local frames = tonumber(ARGV[4])
-if frames > 0 then redis.call('XADD', KEYS[3], ARGV[2], unpack(ARGV, 5, 4 + 2 * frames)) end
+if frames > 0 then append(KEYS[3], unpack(ARGV, 5, 4 + 2 * frames)) end
 for i = 5 + 2 * frames, #ARGV, 4 do
   redis.call('XADD', KEYS[4], '*', 'source', ARGV[i], 'id', ARGV[i + 1], 'reason', ARGV[i + 2], 'payload', ARGV[i + 3])
 end
@@ -148,7 +152,9 @@ class RedisStreamLog:
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""
         return [
-            Outgoing(_text(stream_id), {int(target): frame for target, frame in _fields(fields).items()})
+            Outgoing(
+                _text(stream_id), {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()}
+            )
             for stream_id, fields in self._execute("XRANGE", streams.outbox(shard), "-", "+")
         ]
 

@@ -1,0 +1,207 @@
+"""One suite over both stream logs: the Redis one and its in-memory twin."""
+
+import itertools
+
+import pytest
+import redis
+
+from protocol import streams
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StreamLog
+
+SHARD = 2
+INPUTS = streams.commands(SHARD)
+EVENTS = streams.events(SHARD)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def log(request: pytest.FixtureRequest) -> StreamLog:
+    if request.param == "memory":
+        return MemoryStreamLog(itertools.count(1_000).__next__)
+    return RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+
+
+def test_entries_are_read_in_order_after_an_id(log: StreamLog) -> None:
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: bytes([number])}) for number in range(5)]
+    entries = log.read({INPUTS: ids[1]}, 2, block_ms=0)
+    assert [(entry.stream, entry.stream_id, entry.fields) for entry in entries] == [
+        (INPUTS, ids[2], {COMMANDS_FIELD: b"\x02"}),
+        (INPUTS, ids[3], {COMMANDS_FIELD: b"\x03"}),
+    ]
+    assert log.last_id(INPUTS) == ids[4]
+
+
+def test_last_id_outlives_trimming(log: StreamLog) -> None:
+    assert log.last_id(INPUTS) == STREAM_START
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(3)]
+    log.trim(INPUTS, ids[1])
+    assert [entry.stream_id for entry in log.read({INPUTS: STREAM_START}, 10, block_ms=0)] == ids[1:]
+    log.trim(INPUTS, StreamId("9999999999999-0"))
+    assert log.read({INPUTS: STREAM_START}, 10, block_ms=0) == []
+    assert log.last_id(INPUTS) == ids[2]
+
+
+def test_inputs_are_read_once_and_again_after_a_takeover(log: StreamLog) -> None:
+    first = log.take_over(SHARD)
+    assert first == ShardPosition(1, STREAM_START)
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(3)]
+    log.append(streams.queries(SHARD), {QUERIES_FIELD: b"q"})
+    read = log.read_inputs(SHARD, first, 10, block_ms=10)
+    assert [entry.stream for entry in read] == [INPUTS] * 3 + [streams.queries(SHARD)]
+    assert log.read_inputs(SHARD, first, 10, block_ms=10) == []
+
+    log.commit(Commit(SHARD, first, ids[0]))
+    second = log.take_over(SHARD)
+    assert second == ShardPosition(2, ids[0])
+    assert [entry.stream_id for entry in log.read_inputs(SHARD, second, 10, block_ms=10)] == ids[1:]
+
+
+def test_the_count_bounds_a_batch(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    for _ in range(5):
+        log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    assert [len(log.read_inputs(SHARD, position, 2, block_ms=10)) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_commit_writes_everything_at_the_position(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    letter = DeadLetter(INPUTS, stream_id, "it smells", b"\xff\x00")
+    log.commit(
+        Commit(SHARD, position, stream_id, events=b"events", outbox={0: b"to 0", 1: b"to 1"}, dead_letters=[letter])
+    )
+
+    assert log.position(SHARD) == ShardPosition(1, stream_id)
+    (events,) = log.read({EVENTS: STREAM_START}, 10, block_ms=0)
+    assert (events.stream_id, events.fields) == (stream_id, {EVENTS_FIELD: b"events"})
+    (outgoing,) = log.undelivered(SHARD)
+    assert (outgoing.stream_id, dict(outgoing.frames)) == (stream_id, {0: b"to 0", 1: b"to 1"})
+    (dead,) = log.read({streams.dead_letters(SHARD): STREAM_START}, 10, block_ms=0)
+    assert dead.fields == {
+        b"source": INPUTS.encode(),
+        b"id": stream_id.encode(),
+        b"reason": b"it smells",
+        b"payload": b"\xff\x00",
+    }
+
+
+def test_a_commit_without_events_moves_the_position_only(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    log.commit(Commit(SHARD, position, stream_id))
+    assert log.position(SHARD).stream_id == stream_id
+    assert log.last_id(EVENTS) == STREAM_START
+
+
+def test_a_stale_writer_is_fenced(log: StreamLog) -> None:
+    stale = log.take_over(SHARD)
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    log.read_inputs(SHARD, stale, 10, block_ms=10)
+    current = log.take_over(SHARD)
+    with pytest.raises(Fenced):
+        log.commit(Commit(SHARD, stale, stream_id, events=b"stale"))
+    with pytest.raises(Fenced):
+        log.read_inputs(SHARD, stale, 10, block_ms=10)
+    assert log.last_id(EVENTS) == STREAM_START
+    assert [entry.stream_id for entry in log.read_inputs(SHARD, current, 10, block_ms=10)] == [stream_id]
+
+
+def test_a_commit_from_an_old_position_is_fenced(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(2)]
+    log.commit(Commit(SHARD, position, ids[0]))
+    with pytest.raises(Fenced):
+        log.commit(Commit(SHARD, position, ids[1]))
+
+
+def test_delivery_empties_the_outbox_up_to_what_was_delivered(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    for number in range(2):
+        stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+        log.commit(Commit(SHARD, position, stream_id, outbox={0: bytes([number])}))
+        position = ShardPosition(position.epoch, stream_id)
+    first, second = log.undelivered(SHARD)
+    log.deliver(SHARD, first)
+    assert log.undelivered(SHARD) == [second]
+    delivered = log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)
+    assert [entry.fields for entry in delivered] == [{MESSAGES_FIELD: b"\x00"}]
+
+
+def test_garbage_with_a_larger_id_does_not_stop_the_commits(log: StreamLog) -> None:
+    position = log.take_over(SHARD)
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    for stream in (EVENTS, streams.outbox(SHARD)):
+        for _ in range(3):
+            log.append(stream, {b"garbage": b"garbage"})
+    log.commit(Commit(SHARD, position, stream_id, events=b"events", outbox={0: b"to 0"}))
+    assert log.position(SHARD).stream_id == stream_id
+    assert log.read({EVENTS: STREAM_START}, 10, block_ms=0)[-1].fields == {EVENTS_FIELD: b"events"}
+    assert [dict(outgoing.frames) for outgoing in log.undelivered(SHARD)] == [{}, {}, {}, {0: b"to 0"}]
+
+
+def test_two_snapshots_are_kept(log: StreamLog) -> None:
+    for number in range(3):
+        log.save_snapshot(SHARD, bytes([number]))
+    assert log.snapshots(SHARD) == [b"\x02", b"\x01"]
+
+
+def test_readers_say_what_they_have_passed(log: StreamLog) -> None:
+    assert log.passed(SHARD) == {}
+    log.mark_passed(SHARD, "feeds", StreamId("5-1"))
+    assert log.passed(SHARD) == {"feeds": "5-1"}
+
+
+def test_published_messages_reach_who_listens(redis_url: str) -> None:
+    listener = redis.Redis.from_url(redis_url).pubsub()  # type: ignore[no-untyped-call]
+    listener.subscribe("reply:a")
+    assert listener.get_message(timeout=5) is not None  # the subscription itself
+    RedisStreamLog.connect(redis_url).publish([("reply:a", b"1"), ("reply:b", b"2")])
+    message = listener.get_message(timeout=5)
+    assert message is not None
+    assert message["data"] == b"1"
+    listener.close()
+
+
+class LossyConnection(redis.Redis):
+    """A connection that breaks after the server has done what was asked, before the answer arrives."""
+
+    lose_next = False
+
+    def execute_command(self, *arguments: object, **options: object) -> object:
+        answer = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        if self.lose_next:
+            self.lose_next = False
+            raise redis.ConnectionError("lost")
+        return answer
+
+
+@pytest.fixture
+def lossy(redis_url: str) -> LossyConnection:
+    client = LossyConnection.from_url(redis_url, protocol=2)
+    assert isinstance(client, LossyConnection)
+    return client
+
+
+def test_a_commit_whose_answer_is_lost_is_written_once(lossy: LossyConnection) -> None:
+    log = RedisStreamLog(lossy)
+    position = log.take_over(SHARD)
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(2)]
+    log.commit(Commit(SHARD, position, ids[0], events=b"first"))  # so that the script is known
+    lossy.lose_next = True
+    log.commit(Commit(SHARD, ShardPosition(1, ids[0]), ids[1], events=b"second"))
+    assert [entry.fields[EVENTS_FIELD] for entry in log.read({EVENTS: STREAM_START}, 10, block_ms=0)] == [
+        b"first",
+        b"second",
+    ]
+
+
+def test_inputs_whose_answer_is_lost_are_read_again(lossy: LossyConnection) -> None:
+    log = RedisStreamLog(lossy)
+    position = log.take_over(SHARD)
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    lossy.lose_next = True
+    with pytest.raises(redis.ConnectionError):
+        log.read_inputs(SHARD, position, 10, block_ms=10)
+    assert [entry.stream_id for entry in log.read_inputs(SHARD, position, 10, block_ms=10)] == [stream_id]

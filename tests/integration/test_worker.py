@@ -1,0 +1,328 @@
+"""The worker on a stream log: recovery, exactly-once over crashes at every step, and input that cannot be understood."""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.snapshot import encode_snapshot, state_hash
+from engine_worker.worker import LogDamaged, Worker
+from protocol import streams
+from protocol.codec import decode_events, decode_replies, encode_frame
+from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, MakerFill, MessageFrame, PlaceOrder
+from protocol.events import DepthChanged, Event, TradeExecuted
+from protocol.market import MarketMap
+from protocol.orders import OrderType, Side, TimeInForce
+from protocol.replies import BalancesQuery, FundsReply, OrderReply, Refused
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings
+from runtime.stream_log import Fenced, StreamLog
+
+ACCOUNTS = (1, 2, 3, 4)
+PRICE = 10_000_000
+
+
+class Crash(Exception):  # noqa: N818 - it is what happens, not a mistake
+    """The process is gone."""
+
+
+class CrashingLog:
+    """A stream log in whose calls a process may die, before or after they did their work."""
+
+    def __init__(self, log: StreamLog) -> None:
+        self._log = log
+        self.crash_at = -1
+        """Number of the point at which to die; each call has one before and one after it."""
+        self.points = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._log, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._point()
+            result = method(*arguments, **options)
+            self._point()
+            return result
+
+        return call
+
+    def _point(self) -> None:
+        self.points += 1
+        if self.points == self.crash_at:
+            raise Crash
+
+
+def memory_log() -> MemoryStreamLog:
+    clock = itertools.count(1_767_225_600_000)
+    return MemoryStreamLog(clock.__next__)
+
+
+def market_map(shard_count: int) -> MarketMap:
+    return Settings(shard_count=shard_count).market_map()
+
+
+def worker(log: StreamLog, index: int, markets: MarketMap) -> Worker:
+    return Worker(log, index, markets, closed_orders_max=20, batch_entries_max=3)
+
+
+def deposits() -> list[Command]:
+    return [
+        Deposit(0, "test", AccountId(account_id), asset, AssetUnits(10**15), f"first {asset}")
+        for account_id in ACCOUNTS
+        for asset in ("USDT", "BTC", "ETH")
+    ]
+
+
+def trading(seed: int, count: int) -> list[Command]:
+    """Orders that trade with each other, and cancels."""
+    chosen = random.Random(seed)
+    commands: list[Command] = []
+    for number in range(count):
+        account_id, market = AccountId(chosen.choice(ACCOUNTS)), chosen.choice(("BTCUSDT", "ETHUSDT"))
+        if chosen.random() < 0.2:
+            commands.append(CancelOrder(number, "test", account_id, market, OrderId(0), f"c{chosen.randrange(count)}"))
+        elif chosen.random() < 0.05:
+            commands.append(CancelAllOrders(number, "test", account_id, market))
+        else:
+            commands.append(
+                PlaceOrder(
+                    number,
+                    "test",
+                    account_id,
+                    f"c{number}",
+                    market,
+                    chosen.choice((Side.BUY, Side.SELL)),
+                    OrderType.LIMIT,
+                    chosen.choice((TimeInForce.GTC, TimeInForce.IOC)),
+                    PriceTicks(PRICE + chosen.randrange(-5, 6)),
+                    QuantityLots(chosen.randrange(1_000, 9_000)),
+                )
+            )
+    return commands
+
+
+def enqueue(log: StreamLog, commands: Sequence[Command], markets: MarketMap) -> None:
+    for command in commands:
+        shard = markets.shard_of_account(command.account_id)
+        log.append(streams.commands(shard), {COMMANDS_FIELD: encode_frame([command])})
+
+
+def run_until_quiet(workers: Sequence[Worker]) -> None:
+    while sum([each.step(block_ms=1) for each in workers]):
+        pass
+
+
+def events_of(log: StreamLog, shard: int) -> list[Event]:
+    entries = log.read({streams.events(shard): STREAM_START}, 1_000_000, block_ms=0)
+    return [event for entry in entries for event in decode_events(entry.fields[EVENTS_FIELD])]
+
+
+def check_contiguous(events: Sequence[Event]) -> None:
+    sequences: dict[str, int] = {}
+    trade_ids: dict[str, int] = {}
+    for event in events:
+        if isinstance(event, TradeExecuted | DepthChanged):
+            assert event.sequence == sequences.get(event.market, 0) + 1
+            sequences[event.market] = event.sequence
+        if isinstance(event, TradeExecuted):
+            assert event.trade_id == trade_ids.get(event.market, 0) + 1
+            trade_ids[event.market] = event.trade_id
+
+
+def settled(workers: Sequence[Worker]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for each in workers:
+        each.shard.check_invariants()
+        for asset, *_, moved in each.shard.audit():
+            totals[asset] = totals.get(asset, 0) + moved
+    return totals
+
+
+@pytest.fixture(params=["memory", "redis"])
+def log(request: pytest.FixtureRequest) -> StreamLog:
+    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_a_restart_gives_the_same_state(log: StreamLog, shard_count: int) -> None:
+    markets = market_map(shard_count)
+    workers = [worker(log, index, markets) for index in range(shard_count)]
+    for each in workers:
+        each.start()
+    enqueue(log, deposits(), markets)
+    enqueue(log, trading(seed=1, count=60), markets)
+    run_until_quiet(workers)
+    for each in workers:
+        log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position.stream_id))
+    enqueue(log, trading(seed=2, count=60)[30:], markets)
+    run_until_quiet(workers)
+    assert not any(settled(workers).values())
+    assert any(isinstance(event, TradeExecuted) for event in events_of(log, 0))
+
+    again = [worker(log, index, markets) for index in range(shard_count)]
+    for before, after in zip(workers, again, strict=True):
+        after.start()
+        assert after.position.stream_id == before.position.stream_id
+        assert state_hash(after.shard) == state_hash(before.shard)
+        with pytest.raises(Fenced):
+            before.step(block_ms=1)
+
+
+def test_a_torn_snapshot_is_passed_over() -> None:
+    log, markets = memory_log(), market_map(1)
+    first = worker(log, 0, markets)
+    first.start()
+    enqueue(log, deposits(), markets)
+    run_until_quiet([first])
+    snapshot = encode_snapshot(first.shard, first.position.stream_id)
+    log.save_snapshot(0, snapshot)
+    enqueue(log, trading(seed=3, count=30), markets)
+    run_until_quiet([first])
+    log.save_snapshot(0, encode_snapshot(first.shard, first.position.stream_id)[:-1])
+    second = worker(log, 0, markets)
+    second.start()
+    assert state_hash(second.shard) == state_hash(first.shard)
+
+
+def test_a_log_that_lost_its_tail_is_refused() -> None:
+    log, markets = memory_log(), market_map(1)
+    first = worker(log, 0, markets)
+    first.start()
+    enqueue(log, deposits(), markets)
+    run_until_quiet([first])
+    log.trim(streams.commands(0), streams.stream_id_of(9_999_999_999_999))
+    with pytest.raises(LogDamaged, match="restore"):
+        worker(log, 0, markets).start()
+
+
+def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> list[Worker]:
+    """Trade, with shard `victim` on a log in which it may crash; it is started anew until it does not any more."""
+    log, markets = crashing._log, market_map(shard_count)
+    enqueue(log, deposits(), markets)
+    enqueue(log, trading(seed=4, count=40), markets)
+    workers = [worker(log, index, markets) for index in range(shard_count)]
+    while True:
+        workers[victim] = worker(crashing, victim, markets)
+        try:
+            for each in workers:
+                if each.position.epoch == 0:
+                    each.start()
+            run_until_quiet(workers)
+        except Crash:
+            continue
+        return workers
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_a_crash_at_any_step_loses_and_doubles_nothing(shard_count: int) -> None:
+    reference = CrashingLog(memory_log())
+    expected = run_with_crashes(reference, shard_count, victim=0)
+    balances = [account.balances() for each in expected for account in each.shard.accounts.values()]
+    assert any(each.shard.markets[symbol].trade_id for each in expected for symbol in each.shard.markets)
+    for crash_at in range(1, reference.points + 1):
+        crashing = CrashingLog(memory_log())
+        crashing.crash_at = crash_at
+        workers = run_with_crashes(crashing, shard_count, victim=0)
+        assert crashing.points >= crash_at
+        assert not any(settled(workers).values())
+        for each in workers:
+            check_contiguous(events_of(crashing._log, each.shard.index))
+            assert crashing._log.undelivered(each.shard.index) == []
+        if shard_count == 1:  # between several shards the order of messages, and so of trades, may differ
+            assert [account.balances() for each in workers for account in each.shard.accounts.values()] == balances
+
+
+def test_replies_come_after_the_commit_and_queries_see_it() -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    enqueue(log, [Deposit(7, "gate", AccountId(1), "USDT", AssetUnits(10**12), "t")], markets)
+    query = BalancesQuery(8, "gate", AccountId(1))
+    log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([query])})
+    run_until_quiet([only])
+    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    assert [type(reply) for reply in replies] == [FundsReply, FundsReply]
+    assert [reply.request_id for reply in replies] == [7, 8]
+    assert replies[0].balances == replies[1].balances  # type: ignore[union-attr]
+
+
+def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    order = PlaceOrder(
+        5, "gate", AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(PRICE), QuantityLots(100)
+    )  # fmt: skip
+    stranger = msgspec.structs.replace(order, request_id=6)
+    enqueue(log, [*deposits(), order, order, stranger], markets)
+    run_until_quiet([only])
+    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    assert [type(reply) for reply in replies] == [OrderReply, OrderReply, Refused]
+    assert replies[0].order == replies[1].order  # type: ignore[union-attr]
+    assert len(only.shard.accounts[AccountId(1)].open_orders["BTCUSDT"]) == 1
+
+
+GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
+    ({b"x": b"y"}, "neither commands nor messages"),
+    ({COMMANDS_FIELD: b"\xc1"}, "MessagePack"),
+    ({COMMANDS_FIELD: b""}, "truncated"),
+    ({COMMANDS_FIELD: encode_frame([[1, "nonsense"]])}, "Expected"),
+    ({COMMANDS_FIELD: encode_frame([[99, 1]])}, "Invalid value"),
+    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(-3), "BTCUSDT")])}, "not one of shard"),
+    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(3), "BTCUSDT")])}, "not one of shard"),
+    ({MESSAGES_FIELD: b"\xff\x00"}, "Expected"),
+    ({MESSAGES_FIELD: encode_frame(MessageFrame(5, 1, 1, ()))}, "does not send"),
+    ({MESSAGES_FIELD: encode_frame(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
+]
+
+
+def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> None:
+    markets = market_map(3)
+    one = worker(log, 1, markets)
+    one.start()
+    for fields, _ in GARBAGE:
+        log.append(streams.commands(1), fields)
+        log.append(streams.queries(1), fields)
+    enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
+    run_until_quiet([one])
+    letters = log.read({streams.dead_letters(1): STREAM_START}, 100, block_ms=0)
+    assert len(letters) == len(GARBAGE)
+    for letter, (fields, reason) in zip(letters, GARBAGE, strict=True):
+        assert reason in letter.fields[b"reason"].decode()
+        assert msgspec.msgpack.decode(letter.fields[b"payload"]) == fields
+    assert one.shard.accounts[AccountId(1)].funds["USDT"].available == 5
+
+    again = worker(log, 1, markets)
+    again.start()
+    assert state_hash(again.shard) == state_hash(one.shard)
+
+
+def test_a_message_that_breaks_an_invariant_stops_the_shard_and_publishes_nothing() -> None:
+    log, markets = memory_log(), market_map(3)
+    one = worker(log, 1, markets)
+    one.start()
+    enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
+    forged = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_frame(MessageFrame(0, 1, 1, (forged,)))})
+    with pytest.raises(InvariantBroken, match="order 101"):
+        run_until_quiet([one])
+    assert events_of(log, 1) == []
+    assert log.published == []
+    assert log.position(1).stream_id == STREAM_START
+
+
+def test_a_gap_between_shards_stops_the_receiver() -> None:
+    log, markets = memory_log(), market_map(3)
+    one = worker(log, 1, markets)
+    one.start()
+    fill = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_frame(MessageFrame(0, 1, 3, (fill,)))})
+    with pytest.raises(InvariantBroken, match="messages 1 to 2 from shard 0 are missing"):
+        run_until_quiet([one])
