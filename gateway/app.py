@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import structlog
-from litestar import Litestar, Request, Response, asgi, get
+from litestar import Litestar, Request, Response, asgi
 from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import ScalarRenderPlugin, SwaggerRenderPlugin
 from litestar.types import HTTPScope, Method, Receive, Scope, Send
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from functions.errors import ApiError
 from functions.function import Function
@@ -41,7 +40,7 @@ def create_app(functions: Sequence[Function], surroundings: Surroundings, body_b
         else:
             handlers.extend(_route(path, endpoint) for endpoint in by_method.values())
     app = Litestar(
-        route_handlers=[*handlers, metrics],
+        route_handlers=handlers,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=body_bytes_max,
         openapi_config=OpenAPIConfig(
@@ -54,12 +53,6 @@ def create_app(functions: Sequence[Function], surroundings: Surroundings, body_b
     )
     app.openapi_schema.paths = openapi.path_items(functions)
     return app
-
-
-@get("/metrics", include_in_schema=False, sync_to_thread=False)
-def metrics() -> Response[bytes]:
-    """Metrics for Prometheus."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _raw_route(path: str, by_method: dict[str, Endpoint], body_bytes_max: int) -> ASGIRouteHandler:

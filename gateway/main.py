@@ -17,7 +17,7 @@ from gateway.app import create_app
 from gateway.wiring import opened
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
-from runtime.metrics import Heartbeat
+from runtime.metrics import Heartbeat, serve_metrics
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 
 PROCESS: Final = "gateway"
@@ -111,6 +111,7 @@ def main() -> None:
         configure_logs(settings, PROCESS)
         mounted_groups(settings)
         listener = listen(settings)
+        serve_metrics(settings)
         _log.info("serving", url=settings.rest_url(), functions=settings.functions)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, listener))

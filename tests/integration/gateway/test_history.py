@@ -1,0 +1,186 @@
+"""History from the database, as the ingest leaves it there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.e2e.api import Api, new_account, refused
+from tests.integration.gateway.conftest import Processes
+
+DAY_MS = 86_400_000
+T0 = 1_795_392_000_000
+"""Monday, 2026-11-23 00:00:00 UTC."""
+
+
+@contextmanager
+def rows_of(processes: Processes) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(processes.database_url) as connection:
+        yield connection
+
+
+def add_order(connection: psycopg.Connection[Any], account: int, number: int, status: int, time: int) -> None:
+    connection.execute(
+        "INSERT INTO orders VALUES (%s, %s, %s, 'BTCUSDT', 1, 1, 1, 5000000, 100, 0, 2, %s, 40, 2000000000,"
+        " to_timestamp(%s / 1000.0), to_timestamp(%s / 1000.0))",
+        (number, account, f"old-{number}", status, time, time + 5),
+    )
+
+
+def add_trade(connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int) -> None:
+    connection.execute(
+        "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, 3, 4)",
+        (time, number, aggregate, number, price, price * 1000),
+    )
+
+
+def add_fill(connection: psycopg.Connection[Any], account: int, order: int, trade: int, time: int) -> None:
+    connection.execute(
+        "INSERT INTO fills VALUES (to_timestamp(%s / 1000.0), %s, 'BTCUSDT', %s, %s, 1, 5000000, 100, 5000000000, 2,"
+        " 100, 'BTC')",
+        (time, account, order, trade),
+    )
+
+
+def test_orders_and_fills(processes: Processes) -> None:
+    processes.shards()
+    api = new_account(processes.gateway(), USDT="1000")
+    account = api.signed("GET", "/api/v3/account")["uid"]
+    with rows_of(processes) as connection:
+        for number, status in ((1, 4), (2, 3)):
+            add_order(connection, account, number, status, T0 + number)
+        add_order(connection, account + 1, 3, 3, T0)
+        for trade in (7, 8, 9):
+            add_fill(connection, account, 2, trade, T0 + trade)
+        add_fill(connection, account + 1, 3, 7, T0)
+    placed = api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
+    orders = api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT")
+    assert [(order["orderId"], order["status"]) for order in orders] == [
+        (1, "CANCELED"),
+        (2, "FILLED"),
+        (placed["orderId"], "NEW"),
+    ]
+    assert orders[0]["price"] == "50000.00000000"
+    assert (orders[0]["time"], orders[0]["updateTime"]) == (T0 + 1, T0 + 6)
+    assert [o["orderId"] for o in api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", orderId=2, limit=1)] == [2]
+    assert api.signed("GET", "/api/v3/allOrders", symbol="ETHUSDT") == []
+    assert api.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=1)["clientOrderId"] == "old-1"
+    with refused(-2013, "Order does not exist."):
+        api.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=3)
+    trades = api.my_trades("BTCUSDT")
+    assert [trade["id"] for trade in trades] == [7, 8, 9]
+    assert trades[0] == {
+        "symbol": "BTCUSDT",
+        "id": 7,
+        "orderId": 2,
+        "orderListId": -1,
+        "price": "50000.00000000",
+        "qty": "0.00100000",
+        "quoteQty": "50.00000000",
+        "commission": "0.00000100",
+        "commissionAsset": "BTC",
+        "time": T0 + 7,
+        "isBuyer": True,
+        "isMaker": False,
+        "isBestMatch": True,
+    }
+
+    def ids(**parameters: int) -> list[int]:
+        return [t["id"] for t in api.signed("GET", "/api/v3/myTrades", symbol="BTCUSDT", **parameters)]
+
+    assert ids(limit=2) == [8, 9]
+    assert ids(fromId=8) == [8, 9]
+    assert ids(startTime=T0 + 8, endTime=T0 + 8) == [8]
+    assert ids(endTime=T0 + 8, limit=1) == [8]
+    assert ids(orderId=1) == []
+    with refused(-1128, "Combination of optional parameters invalid."):
+        ids(fromId=1, startTime=T0)
+    with refused(-1127, "More than 24 hours between startTime and endTime."):
+        ids(startTime=T0, endTime=T0 + DAY_MS + 1)
+
+
+def test_public_trades(processes: Processes) -> None:
+    processes.shards()
+    with rows_of(processes) as connection:
+        for number, aggregate, price in ((1, 1, 5_000_000), (2, 1, 5_000_000), (3, 2, 5_000_100)):
+            add_trade(connection, number, aggregate, price, T0 + number)
+    api = Api(processes.gateway())
+    trades = api.get("/api/v3/historicalTrades", symbol="BTCUSDT", fromId=2)
+    assert [trade["id"] for trade in trades] == [2, 3]
+    assert trades[0] == {
+        "id": 2,
+        "price": "50000.00000000",
+        "qty": "0.00100000",
+        "quoteQty": "50.00000000",
+        "time": T0 + 2,
+        "isBuyerMaker": True,
+        "isBestMatch": True,
+    }
+    assert [trade["id"] for trade in api.get("/api/v3/historicalTrades", symbol="BTCUSDT", limit=1)] == [3]
+    aggregates = api.get("/api/v3/aggTrades", symbol="BTCUSDT")
+    assert aggregates[0] == {
+        "a": 1,
+        "p": "50000.00000000",
+        "q": "0.00200000",
+        "f": 1,
+        "l": 2,
+        "T": T0 + 1,
+        "m": True,
+        "M": True,
+    }
+    for parameters in ({"fromId": 2}, {"startTime": T0 + 3}, {"limit": 1}, {"endTime": T0 + 9, "limit": 1}):
+        assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], parameters
+    assert api.get("/api/v3/avgPrice", symbol="ETHUSDT")["price"] == "0.00000000"
+
+
+def test_candles(processes: Processes, has_timescaledb: bool) -> None:
+    processes.shards()
+    columns = "market, open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
+    columns += "taker_buy_quote, first_trade_id, last_trade_id"
+    with rows_of(processes) as connection:
+        if has_timescaledb:
+            pytest.skip("candles are made from trades there; the tests of persist cover it")
+        for minute, close in ((1, 5_000_000), (4, 5_000_200)):
+            connection.execute(
+                f"INSERT INTO candles (interval, {columns}) VALUES ('1m', 'BTCUSDT', to_timestamp(%s / 1000.0), %s, %s,"
+                " %s, %s, 100, 5000000000, 2, 50, 2500000000, 1, 2)",
+                (T0 + minute * 60_000, close, close + 10, close - 10, close),
+            )
+    api = Api(processes.gateway())
+    rows = api.get("/api/v3/klines", symbol="BTCUSDT", interval="1m", startTime=T0, endTime=T0 + 5 * 60_000)
+    assert [(row[0] - T0) // 60_000 for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0] == [
+        T0 + 60_000, "50000.00000000", "50000.10000000", "49999.90000000", "50000.00000000", "0.00100000",
+        T0 + 119_999, "50.00000000", 2, "0.00050000", "25.00000000", "0",
+    ]  # fmt: skip
+    assert [row[8] for row in rows] == [2, 0, 0, 2, 0]
+    assert rows[-1][1:5] == ["50002.00000000"] * 4
+    newest = api.get("/api/v3/uiKlines", symbol="BTCUSDT", interval="1m", endTime=T0 + 5 * 60_000, limit=2)
+    assert newest == rows[-2:]
+    for interval in ("1s", "1M", "1w", "3d"):
+        assert api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval) == []
+    with refused(-1120, "Invalid interval."):
+        api.get("/api/v3/klines", symbol="BTCUSDT", interval="7m")
+
+
+def test_empty_market_data(processes: Processes) -> None:
+    api = Api(processes.gateway())
+    assert api.get("/api/v3/depth", symbol="BTCUSDT") == {"lastUpdateId": 0, "bids": [], "asks": []}
+    assert api.get("/api/v3/trades", symbol="BTCUSDT") == []
+    assert api.get("/api/v3/aggTrades", symbol="BTCUSDT") == []
+    assert len(api.get("/api/v3/ticker/24hr")) == len(api.get("/api/v3/ticker/bookTicker")) == 3
+    assert api.get("/api/v3/ticker/price", symbol="BTCUSDT") == {"symbol": "BTCUSDT", "price": "0.00000000"}
+    assert api.get("/api/v3/ticker/24hr", symbol="BTCUSDT", type="MINI")["firstId"] == -1
+    assert "bidQty" in api.get("/api/v3/ticker/24hr", symbol="BTCUSDT")
+    assert api.get("/api/v3/ticker/price", symbols='["ETHUSDT"]')[0]["symbol"] == "ETHUSDT"
+    info = api.get("/api/v3/exchangeInfo", symbol="BTCUSDT")
+    assert [symbol["symbol"] for symbol in info["symbols"]] == ["BTCUSDT"]
+    assert api.get("/api/v3/exchangeInfo", permissions="MARGIN")["symbols"] == []
+    assert api.get("/api/v3/exchangeInfo", symbolStatus="HALT")["symbols"] == []
+    for path in ("/sapi/v1/margin/allPairs", "/sapi/v1/spot/delist-schedule"):
+        assert api.get(path) == []
+    schema = httpx.get(f"{api.url}/schema/openapi.json").json()
+    assert {"get", "post", "delete"} <= set(schema["paths"]["/api/v3/order"])

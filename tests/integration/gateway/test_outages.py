@@ -1,0 +1,116 @@
+"""Redis or the database is away: 503 and Retry-After, never a 500, and back to work afterwards."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from cli import embedded
+from cli.ports import free_port
+from runtime.settings import Settings
+from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
+from tests.integration.gateway.conftest import Processes
+
+UNAVAILABLE = "Internal error; unable to process your request. Please try again."
+RESUME_S = 2.0
+
+
+class OwnRedis:
+    """A Redis that a test may stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(data_dir=folder, redis_port=free_port())
+        embedded.make_data_dir(self.settings)
+        self.start()
+
+    def start(self) -> None:
+        command = embedded.redis_command(self.settings)
+        self._process = subprocess.Popen(
+            command.arguments, stdout=subprocess.DEVNULL, user=command.user, group=command.group
+        )
+        eventually("redis is there", lambda: embedded.redis_ready(self.settings))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    server = OwnRedis(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def apart(own_redis: OwnRedis, database_url: str, tmp_path: Path) -> Iterator[Processes]:
+    with ExitStack() as stack:
+        yield Processes(own_redis.settings.resolved_redis_url(), database_url, tmp_path, stack)
+
+
+def order(api: Api) -> object:
+    return api.order("BTCUSDT", "BUY", "LIMIT", quantity="0.001", price="20000")
+
+
+def is_done(action: Callable[[], object]) -> Callable[[], bool]:
+    def done() -> bool:
+        try:
+            action()
+        except RefusedError as error:
+            if error.status != httpx.codes.SERVICE_UNAVAILABLE:
+                raise
+            return False
+        return True
+
+    return done
+
+
+def test_redis_dies_and_comes_back(apart: Processes, own_redis: OwnRedis) -> None:
+    apart.shards()
+    url = apart.gateway()
+    api = new_account(url, USDT="1000")
+    order(api)
+    own_redis.kill()
+    for _ in range(3):
+        with pytest.raises(RefusedError) as refusal:
+            order(api)
+        assert (refusal.value.status, refusal.value.code) in ((503, -1001), (503, -1007))
+        answer = httpx.get(f"{url}/api/v3/depth?symbol=BTCUSDT")
+        assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, -1001, "1")
+    assert httpx.get(f"{url}/api/v3/ping").json() == {}
+    own_redis.start()
+    started = time.monotonic()
+    eventually("market data is there again", is_done(lambda: api.get("/api/v3/depth", symbol="BTCUSDT")))
+    assert time.monotonic() - started < RESUME_S
+    apart.shards()
+    eventually("orders are taken again", is_done(lambda: order(api)))
+
+
+def test_redis_is_read_only(apart: Processes, own_redis: OwnRedis) -> None:
+    apart.shards()
+    api = new_account(apart.gateway(), USDT="1000")
+    with redis.Redis.from_url(own_redis.settings.resolved_redis_url()) as client:
+        client.replicaof("127.0.0.1", 1)
+        with refused(-1001, UNAVAILABLE):
+            order(api)
+        client.replicaof("NO", "ONE")
+    apart.shards()
+    eventually("orders are taken again", is_done(lambda: order(api)))
+
+
+def test_orders_need_no_database(processes: Processes) -> None:
+    processes.shards()
+    api = new_account(processes.gateway(), USDT="1000")
+    processes.database_url = "postgresql://127.0.0.1:1/nowhere"
+    alone = processes.gateway()
+    order(Api(alone, api.key, api.secret))
+    for answer in (
+        httpx.get(f"{alone}/api/v3/klines?symbol=BTCUSDT&interval=1m", timeout=10),
+        httpx.post(f"{alone}/api/v1/signup", json={"email": "a@example.com", "password": "long enough"}, timeout=10),
+    ):
+        assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, -1001, "1")
