@@ -1,0 +1,226 @@
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from persist.actors import IngestRunner
+from persist.ingest import IngestStoppedError, Progress, ShardIngest
+from protocol.codec import encode_frame
+from protocol.events import Event, TradeExecuted
+from protocol.market import MarketMap
+from protocol.orders import Side
+from protocol.streams import EVENTS_FIELD, EventReader, events
+from protocol.units import TimeMs
+from runtime.memory_stream_log import MemoryStreamLog
+from tests.integration.persist.stored import assert_candles, assert_stored, query
+from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map
+from tests.shard_log import ShardLog
+
+
+@pytest.fixture
+def log() -> MemoryStreamLog:
+    return MemoryStreamLog(lambda: START_MS)
+
+
+@contextmanager
+def ingest_of(
+    log: MemoryStreamLog, database_url: str, markets: MarketMap, shard: int = 0, entries_max: int = 2_000
+) -> Iterator[ShardIngest]:
+    ingest = ShardIngest(shard, log, database_url, markets, entries_max)
+    yield ingest
+    ingest.close()
+
+
+def run(log: MemoryStreamLog, database_url: str, markets: MarketMap, entries_max: int = 2_000) -> None:
+    for shard in range(markets.shard_count):
+        with ingest_of(log, database_url, markets, shard, entries_max) as ingest:
+            while ingest.step() is Progress.MORE:
+                pass
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_everything_that_happened_is_stored(database_url: str, log: MemoryStreamLog, shard_count: int) -> None:
+    markets = market_map(shard_count)
+    trading = ShardLog(1, markets, START_MS)
+    trading.trade(600, batch=3, gap_ms=400)
+    trading.append_to(log)
+    run(log, database_url, markets)
+    assert_stored(database_url, trading.events(), markets)
+    for shard in range(shard_count):
+        last = log.last_id(events(shard))
+        assert log.passed(shard) == {EventReader.PERSIST: last}
+        assert query(database_url, "SELECT shard, last_id FROM ingest ORDER BY 1")[shard] == (shard, last)
+
+
+def test_small_batches_and_restarts_change_nothing(database_url: str, log: MemoryStreamLog) -> None:
+    markets, dice = market_map(), random.Random(2)
+    trading = ShardLog(2, markets, START_MS)
+    trading.trade(400, batch=2, gap_ms=400)
+    for payload in trading.frames(0):
+        log.append(events(0), {EVENTS_FIELD: payload})
+        if dice.random() < 0.1:
+            run(log, database_url, markets, entries_max=7)
+    run(log, database_url, markets)
+    run(log, database_url, markets)
+    assert_stored(database_url, trading.events(), markets)
+
+
+def test_many_at_once_store_everything_once(database_url: str, log: MemoryStreamLog) -> None:
+    markets = market_map()
+    trading = ShardLog(3, markets, START_MS)
+    trading.trade(600)
+    trading.append_to(log)
+    runners = [IngestRunner({0: ShardIngest(0, log, database_url, markets, 20)}, threading.Event()) for _ in range(4)]
+    threads = [threading.Thread(target=runner.run, args=(0,)) for runner in runners for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for runner in runners:
+        runner.close()
+    assert_stored(database_url, trading.events(), markets)
+
+
+def test_candles_of_all_intervals_over_weeks_and_months(database_url: str, log: MemoryStreamLog) -> None:
+    markets, market_log, dice, time = market_map(), MarketLog(), random.Random(4), START_MS
+    gaps_ms = (0, 1, 700, 50_000, 3_500_000, 40_000_000, 3 * 86_400_000)
+    for _ in range(300):
+        time += dice.randint(0, dice.choice(gaps_ms))
+        market = dice.choice(markets.markets).symbol
+        trade = market_log.trade(time, dice.randint(1, 99), dice.randint(1, 99), dice.choice(list(Side)), market)
+        log.append(events(0), {EVENTS_FIELD: frame(trade)})
+    run(log, database_url, markets, entries_max=31)
+    trades = [trade for each in market_log.trades.values() for trade in each]
+    assert time - START_MS > 60 * 86_400_000
+    assert_candles(database_url, trades, markets)
+
+
+def test_garbage_is_put_aside_and_the_rest_goes_on(database_url: str, log: MemoryStreamLog) -> None:
+    markets, dice = market_map(), random.Random(5)
+    trading = ShardLog(5, markets, START_MS)
+    trading.trade(500)
+    garbage: dict[str, bytes] = {}
+    for number, payload in enumerate(trading.frames(0)):
+        if number % 50 == 0:
+            junk = dice.choice(
+                [dice.randbytes(30), b"", payload[:-1], encode_frame([[99, 1]]), encode_frame({"no": "frame"})]
+            )
+            garbage[log.append(events(0), {EVENTS_FIELD: junk})] = junk
+        log.append(events(0), {EVENTS_FIELD: payload})
+    nameless = log.append(events(0), {b"x": b"y"})
+    run(log, database_url, markets)
+    assert_stored(database_url, trading.events(), markets)
+    dead = query(database_url, "SELECT stream_id, payload, reason FROM dead_events")
+    assert {stream_id: payload for stream_id, payload, _ in dead if stream_id != nameless} == garbage
+    assert [reason for stream_id, _, reason in dead if stream_id == nameless] == ["no event frame in it"]
+    assert all(reason for *_, reason in dead)
+
+
+def poisons(market_log: MarketLog) -> list[Event]:
+    """Events that can be read, but not stored."""
+    trade = market_log.trade(START_MS, 2, 2)
+    return [
+        TradeExecuted(*[TimeMs(1 << 61) if name == "time" else getattr(trade, name) for name in trade.__struct_fields__]),
+        deposit(START_MS, 1 << 63),
+        deposit(-(1 << 60), 1001),
+        type(deposit(START_MS, 1001))(TimeMs(START_MS), deposit(START_MS, 1001).account_id, "US\0DT", deposit(START_MS, 1).amount, "t", ()),
+        MarketLog().trade(START_MS, 1, 1, market="DOGEUSDT"),
+    ]  # fmt: skip
+
+
+def test_a_refused_row_is_found_and_put_aside_with_its_entry(database_url: str, log: MemoryStreamLog) -> None:
+    markets, market_log, happened = market_map(), MarketLog(), list[Event]()
+    poisoned = list[str]()
+    for number in range(200):
+        event = (
+            market_log.trade(START_MS + number * 100, 10 + number, 1, Side.BUY)
+            if number % 2
+            else deposit(START_MS + number, 1001)
+        )
+        happened.append(event)
+        log.append(events(0), {EVENTS_FIELD: frame(event)})
+        if number == 120:
+            poisoned = [log.append(events(0), {EVENTS_FIELD: frame(each)}) for each in poisons(market_log)]
+    run(log, database_url, markets)
+    dead = query(database_url, "SELECT stream_id, reason FROM dead_events ORDER BY 1")
+    assert [stream_id for stream_id, _ in dead] == poisoned, dead
+    stored = query(database_url, "SELECT trade_id FROM trades ORDER BY 1")
+    trades = [event for event in happened if isinstance(event, TradeExecuted)]
+    assert [trade_id for (trade_id,) in stored] == [trade.trade_id for trade in trades]
+    assert_candles(database_url, trades, markets)
+    assert query(database_url, "SELECT count(*) FROM ledger_entries") == [(200,)]
+    assert log.passed(0)[EventReader.PERSIST] == log.last_id(events(0))
+
+
+def test_a_missing_trade_stops_the_shard_visibly(database_url: str, log: MemoryStreamLog) -> None:
+    market_log = MarketLog()
+    first, _, third = (market_log.trade(START_MS, 1, 1) for _ in range(3))
+    log.append(events(0), {EVENTS_FIELD: frame(first)})
+    with ingest_of(log, database_url, market_map()) as ingest:
+        ingest.step()
+        good = log.last_id(events(0))
+        log.append(events(0), {EVENTS_FIELD: frame(third)})
+        for _ in range(2):
+            with pytest.raises(IngestStoppedError, match=f"shard 0: {BTC}: trade 2 should come next, but trade 3 does"):
+                ingest.step()
+    ((last_id, error),) = query(database_url, "SELECT last_id, error FROM ingest")
+    assert (last_id, error) == (good, f"{BTC}: trade 2 should come next, but trade 3 does")
+    assert log.passed(0)[EventReader.PERSIST] == good
+    assert query(database_url, "SELECT trade_id FROM trades") == [(1,)]
+    assert query(database_url, "SELECT * FROM dead_events") == []
+
+
+def test_a_trade_twice_stops_the_shard(database_url: str, log: MemoryStreamLog) -> None:
+    trade = MarketLog().trade(START_MS, 1, 1)
+    log.append(events(0), {EVENTS_FIELD: frame(trade)})
+    run(log, database_url, market_map())
+    log.append(events(0), {EVENTS_FIELD: frame(trade)})
+    with pytest.raises(IngestStoppedError, match="trade 2 should come next, but trade 1 does"):
+        run(log, database_url, market_map())
+
+
+def test_a_lost_connection_loses_nothing(database_url: str, log: MemoryStreamLog) -> None:
+    markets = market_map()
+    trading = ShardLog(6, markets, START_MS)
+    trading.trade(300)
+    trading.append_to(log)
+    with ingest_of(log, database_url, markets, entries_max=100) as ingest:
+        assert ingest.step() is Progress.MORE
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'ingest 0'"
+            )
+        with pytest.raises(psycopg.OperationalError):
+            ingest.step()
+        while ingest.step() is Progress.MORE:
+            pass
+    assert_stored(database_url, trading.events(), markets)
+
+
+@pytest.mark.timescaledb
+def test_refreshed_aggregates_give_the_same_candles(database_url: str, log: MemoryStreamLog) -> None:
+    markets, market_log = market_map(), MarketLog()
+    time = START_MS
+    for number in range(400):
+        time += number * 40_000
+        log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(time, 100 + number % 7, 1 + number % 3))})
+        if number == 200:
+            run(log, database_url, markets)
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                for (name,) in connection.execute(
+                    "SELECT view_name FROM timescaledb_information.continuous_aggregates"
+                    " JOIN timescaledb_information.jobs ON hypertable_name = view_name ORDER BY job_id"
+                ).fetchall():
+                    connection.execute(
+                        "CALL refresh_continuous_aggregate(%s, NULL, now()::timestamptz)", (f'"{name}"',)
+                    )
+    run(log, database_url, markets)
+    assert_candles(database_url, market_log.trades[BTC], markets)
+    assert query(database_url, "SELECT count(*) FROM timescaledb_information.continuous_aggregates") == [(16,)]
+    assert query(database_url, "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1") == [
+        ("fills",), ("ledger_entries",), ("trades",),
+    ]  # fmt: skip

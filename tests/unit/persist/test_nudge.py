@@ -1,0 +1,98 @@
+import pytest
+
+from persist.nudge import Nudger
+from protocol.streams import EventReader, events
+from runtime.memory_stream_log import MemoryStreamLog
+
+SWEEP_MS = 5_000
+
+
+class Nudged:
+    """A nudger over two shards, and what it sent."""
+
+    def __init__(self) -> None:
+        self.time_ms = 1_000
+        self.log = MemoryStreamLog(lambda: self.time_ms)
+        self.sent: list[int] = []
+        self.queued = 0
+        self.nudger = Nudger(self.log, range(2), self.sent.append, lambda: self.queued, SWEEP_MS)
+        self.nudger.step(0)
+        self.sent.clear()
+
+    def happens(self, shard: int) -> None:
+        self.time_ms += 10
+        self.log.append(events(shard), {b"e": b""})
+
+    def ingested(self, shard: int) -> None:
+        self.log.mark_passed(shard, EventReader.PERSIST, self.log.last_id(events(shard)))
+
+    def step(self, now_ms: int = 1) -> list[int]:
+        self.sent.clear()
+        self.nudger.step(now_ms)
+        return self.sent
+
+
+@pytest.fixture
+def nudged() -> Nudged:
+    return Nudged()
+
+
+def test_the_first_look_nudges_every_shard() -> None:
+    sent: list[int] = []
+    Nudger(MemoryStreamLog(lambda: 1), range(3), sent.append, lambda: 0, SWEEP_MS).step(0)
+    assert sent == [0, 1, 2]
+
+
+def test_an_event_nudges_its_shard_once_until_it_is_ingested(nudged: Nudged) -> None:
+    nudged.happens(1)
+    assert nudged.step() == [1]
+    nudged.happens(1)
+    assert nudged.step() == []
+    assert nudged.nudger.is_waiting()
+    nudged.ingested(1)
+    assert nudged.step() == []
+    assert not nudged.nudger.is_waiting()
+
+
+def test_what_came_while_a_nudge_was_worked_on_nudges_again(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step() == [0]
+    nudged.ingested(0)
+    nudged.happens(0)
+    assert nudged.step() == [0]
+
+
+def test_the_sweep_makes_up_for_lost_nudges(nudged: Nudged) -> None:
+    nudged.happens(0)
+    assert nudged.step() == [0]
+    assert nudged.step(SWEEP_MS - 1) == []
+    assert nudged.step(SWEEP_MS) == [0, 1]
+
+
+def test_the_sweep_does_not_fill_the_queue_while_nobody_works(nudged: Nudged) -> None:
+    nudged.queued = 2
+    assert nudged.step(SWEEP_MS) == []
+
+
+def test_a_new_nudger_nudges_for_what_was_left(nudged: Nudged) -> None:
+    nudged.happens(0)
+    nudged.happens(1)
+    nudged.ingested(1)
+    sent: list[int] = []
+    Nudger(nudged.log, range(2), sent.append, lambda: 2, SWEEP_MS).step(0)
+    assert sent == [0]
+
+
+def test_the_lag_is_the_age_of_what_is_not_ingested(nudged: Nudged) -> None:
+    nudged.ingested(0)
+    nudged.time_ms += 3_600_000
+    nudged.happens(0)
+    nudged.step()
+    assert nudged.nudger.lag_ms() == 0, "a pause in trading is no lag"
+    for _ in range(7):
+        nudged.happens(0)
+    nudged.step()
+    assert nudged.nudger.lag_ms() == 70
+    nudged.ingested(0)
+    nudged.step()
+    assert nudged.nudger.lag_ms() == 0
