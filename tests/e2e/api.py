@@ -16,7 +16,7 @@ import pytest
 T = TypeVar("T")
 
 TIMEOUT_S = 20
-POLL_S = 0.05
+POLL_S = 0.1
 
 
 class RefusedError(Exception):
