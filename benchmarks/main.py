@@ -1,0 +1,76 @@
+"""`exchange bench`: measures, prints, and with `--write` records in docs/benchmarks.md."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import rich_click as click
+
+from benchmarks import core as core_benches
+from benchmarks import http as http_bench
+from benchmarks import pipeline as pipeline_bench
+from benchmarks.report import Result, repeated, show, write
+
+
+def _finish(results: list[Result], *, as_json: bool, record: bool) -> None:
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
+    else:
+        show(results)
+    if record:
+        write(results)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--write", "record", is_flag=True, help="Record the results in docs/benchmarks.md."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        click.option("--runs", default=5, show_default=True, help="How often to measure; the median counts."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def bench() -> None:
+    """Measure the exchange, part by part, each figure beside a reference from the same run.
+
+    Run it on an otherwise idle machine: the load generator needs its share of the same cores.
+    """
+
+
+@bench.command()
+@click.option("--count", default=1_000_000, show_default=True, help="Operations per run.")
+@_options
+def core(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure the order book alone."""
+    _finish(repeated("core", runs, partial(core_benches.core, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--count", default=200_000, show_default=True, help="Commands per run.")
+@_options
+def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure a whole shard in memory: accounts, holds, matching, fees, framing."""
+    _finish(repeated("shard", runs, partial(core_benches.shard, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--count", default=200_000, show_default=True, help="Commands per run.")
+@_options
+def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to disk."""
+    _finish(repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--seconds", default=8, show_default=True, help="Length of each measurement.")
+@click.option("--connections", default="1,16,64", show_default=True, help="Numbers of connections, comma separated.")
+@_options
+def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
+    """Measure signed orders over HTTP against a whole exchange of its own, feeds and persistence running."""
+    counts = [int(each) for each in connections.split(",")]
+    with http_bench.exchange_of_its_own() as target:
+        results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
+    _finish(results, as_json=as_json, record=record)
