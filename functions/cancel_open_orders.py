@@ -19,9 +19,7 @@ async def cancel_open_orders(ports: Ports, call: Call) -> object:
     match reply:
         case OrdersReply():
             cancel_id = new_client_order_id()
-            return [
-                order_shapes.canceled(order, market, cancel_id, reply.time, call.time_scale) for order in reply.orders
-            ]
+            return [order_shapes.canceled(order, market, cancel_id, call.time_scale) for order in reply.orders]
         case Refused():
             raise refusal(reply.reason)
         case _:

@@ -47,7 +47,7 @@ async def cancel_order(ports: Ports, call: Call) -> object:
     )
     match reply:
         case OrderReply():
-            return order_shapes.canceled(reply.order, market, cancel_id, reply.time, call.time_scale)
+            return order_shapes.canceled(reply.order, market, cancel_id, call.time_scale)
         case Refused():
             raise refusal(reply.reason)
         case _:

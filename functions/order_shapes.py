@@ -6,7 +6,7 @@ import msgspec
 
 from protocol.market import Market
 from protocol.orders import FillReport, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.units import TimeMs, format_decimal
+from protocol.units import format_decimal
 
 SIDES: Final = {side.name: side for side in Side}
 ORDER_TYPES: Final = {order_type.name: order_type for order_type in OrderType}
@@ -126,17 +126,17 @@ def _time_in_force(order: OrderState) -> str:
     return _TIME_IN_FORCE[order.time_in_force] if order.order_type is OrderType.LIMIT else "GTC"
 
 
-def ack(order: OrderState, time: TimeMs, time_scale: int) -> AckShape:
+def ack(order: OrderState, time_scale: int) -> AckShape:
     """Return the ACK answer to a placed order."""
-    return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, time * time_scale)
+    return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, order.updated_time * time_scale)
 
 
-def result(order: OrderState, market: Market, time: TimeMs, time_scale: int) -> ResultShape:
+def result(order: OrderState, market: Market, time_scale: int) -> ResultShape:
     """Return the RESULT answer to a placed order."""
-    return ResultShape(*_result_fields(order, market, time, time_scale))  # type: ignore[arg-type]
+    return ResultShape(*_result_fields(order, market, time_scale))  # type: ignore[arg-type]
 
 
-def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time: TimeMs, time_scale: int) -> FullShape:
+def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_scale: int) -> FullShape:
     """Return the FULL answer to a placed order."""
     shapes = [
         FillShape(
@@ -148,16 +148,16 @@ def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time:
         )
         for fill in fills
     ]
-    return FullShape(*_result_fields(order, market, time, time_scale), shapes)  # type: ignore[arg-type, call-arg]
+    return FullShape(*_result_fields(order, market, time_scale), shapes)  # type: ignore[arg-type, call-arg]
 
 
-def _result_fields(order: OrderState, market: Market, time: TimeMs, time_scale: int) -> tuple[object, ...]:
+def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[object, ...]:
     return (
         order.market,
         order.order_id,
         _NO_LIST,
         order.client_order_id,
-        time * time_scale,
+        order.updated_time * time_scale,
         _price(order, market),
         market.format_quantity(order.quantity),
         market.format_quantity(order.cum_quantity),
@@ -172,7 +172,7 @@ def _result_fields(order: OrderState, market: Market, time: TimeMs, time_scale: 
     )
 
 
-def canceled(order: OrderState, market: Market, cancel_id: str, time: TimeMs, time_scale: int) -> CanceledShape:
+def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int) -> CanceledShape:
     """Return the answer to a cancel; `cancel_id` is the cancel's own client order id."""
     return CanceledShape(
         symbol=order.market,
@@ -180,7 +180,7 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time: TimeMs, ti
         order_id=order.order_id,
         order_list_id=_NO_LIST,
         client_order_id=cancel_id,
-        transact_time=time * time_scale,
+        transact_time=order.updated_time * time_scale,
         price=_price(order, market),
         orig_qty=market.format_quantity(order.quantity),
         executed_qty=market.format_quantity(order.cum_quantity),

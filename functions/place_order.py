@@ -62,10 +62,10 @@ async def place_order(ports: Ports, call: Call) -> object:
             if reply.fills:
                 ports.order_counts.forgive_order(call.account_id, call.now)
             if request.response_type is ResponseType.FULL:
-                return order_shapes.full(reply.order, reply.fills, request.market, reply.time, call.time_scale)
+                return order_shapes.full(reply.order, reply.fills, request.market, call.time_scale)
             if request.response_type is ResponseType.RESULT:
-                return order_shapes.result(reply.order, request.market, reply.time, call.time_scale)
-            return order_shapes.ack(reply.order, reply.time, call.time_scale)
+                return order_shapes.result(reply.order, request.market, call.time_scale)
+            return order_shapes.ack(reply.order, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)
             raise refusal(reply.reason)

@@ -43,6 +43,7 @@ def create_app(functions: Sequence[Function], surroundings: Surroundings, body_b
         route_handlers=handlers,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=body_bytes_max,
+        logging_config=None,  # the process has set up its logs
         openapi_config=OpenAPIConfig(
             title=openapi.TITLE,
             version="1",

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from cli.ports import free_port
@@ -48,6 +49,13 @@ class Processes:
                 time.sleep(POLL_S)
             else:
                 return url
+
+    def pretend_ingested(self) -> None:
+        """Say that the database holds everything; nobody ingests here, and questions about history would wait for it."""
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(
+                "INSERT INTO ingest SELECT shard, '9999999999999-0' FROM generate_series(0, 99) AS shard"
+            )
 
     def _start(self, module: str, **settings: str) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -18,6 +18,7 @@ T0 = 1_795_392_000_000
 
 @contextmanager
 def rows_of(processes: Processes) -> Iterator[psycopg.Connection[Any]]:
+    processes.pretend_ingested()
     with psycopg.connect(processes.database_url) as connection:
         yield connection
 

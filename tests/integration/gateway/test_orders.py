@@ -38,10 +38,12 @@ def test_the_life_of_an_order(url: str) -> None:
         "timeInForce": "GTC",
         "type": "LIMIT",
         "side": "BUY",
-        "workingTime": placed["transactTime"],
+        "workingTime": placed["workingTime"],
         "selfTradePreventionMode": "EXPIRE_MAKER",
         "fills": [],
     }
+    # With several shards the market's shard accepts it a moment after the account's shard has seen it.
+    assert now_ms() - 10_000 < placed["workingTime"] <= placed["transactTime"] <= now_ms()
     assert alice.balances()["USDT"] == (Decimal(75000), Decimal(25000))
     order = alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="mine")
     assert order == {
@@ -59,10 +61,10 @@ def test_the_life_of_an_order(url: str) -> None:
         "side": "BUY",
         "stopPrice": "0.00000000",
         "icebergQty": "0.00000000",
-        "time": placed["transactTime"],
+        "time": placed["workingTime"],
         "updateTime": placed["transactTime"],
         "isWorking": True,
-        "workingTime": placed["transactTime"],
+        "workingTime": placed["workingTime"],
         "origQuoteOrderQty": "0.00000000",
         "selfTradePreventionMode": "EXPIRE_MAKER",
     }
