@@ -1,7 +1,7 @@
 """ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange; every amount exactly."""
 
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import ccxt
@@ -239,9 +239,9 @@ def _candle(open_time: int, close_time: int, trades: list[Any]) -> list[Any]:
     buys = [each for each in trades if not each["isBuyerMaker"]]
 
     def total(rows: list[Any], name: str) -> str:
-        return str(sum((Decimal(each[name]) for each in rows), Decimal(0)).quantize(UNIT, ROUND_FLOOR))
+        return f"{sum(Decimal(each[name]) for each in rows):.8f}"
 
-    texts = [str(price.quantize(UNIT)) for price in (prices[0], max(prices), min(prices), prices[-1])]
+    texts = [f"{price:.8f}" for price in (prices[0], max(prices), min(prices), prices[-1])]
     volume, quote_volume = total(trades, "qty"), total(trades, "quoteQty")
     return [
         open_time,
