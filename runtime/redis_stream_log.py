@@ -117,8 +117,10 @@ class RedisStreamLog:
             )  # fmt: skip
             self._cursor_unsure = False
         except redis.ResponseError as error:
-            if str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            if str(error).startswith("NOGROUP"):
                 raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}") from error
+            if str(error).startswith("UNBLOCKED"):  # this Redis has just become a replica
+                raise redis.ReadOnlyError(str(error)) from error
             raise
         return _entries(response)
 
