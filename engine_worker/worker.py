@@ -198,8 +198,9 @@ class Worker:
             try:
                 queries = decode_queries(entry.fields.get(QUERIES_FIELD, b""))
             except msgspec.MsgspecError as error:
-                # A query is no part of the log: nothing is lost but the question.
-                _log.warning("query not understood", shard=self._index, stream_id=entry.stream_id, reason=str(error))
+                # A query is no part of the log, so there is no commit to write this with.
+                letter = _dead_letter(entry, str(error))
+                self._streams.append(streams.dead_letters(self._index), letter.fields())
                 continue
             replies.extend(self.shard.answer(query, time) for query in queries)
         if replies:

@@ -92,9 +92,7 @@ class MemoryStreamLog:
             fields = {str(target).encode(): frame for target, frame in commit.outbox.items()}
             self._append_as(streams.outbox(shard), commit.stream_id, fields)
         for letter in commit.dead_letters:
-            names = (b"source", b"id", b"reason")
-            fields = {name: str(value).encode() for name, value in zip(names, letter[:3], strict=True)}
-            self.append(streams.dead_letters(shard), {**fields, b"payload": letter.payload})
+            self.append(streams.dead_letters(shard), letter.fields())
         self._positions[shard] = ShardPosition(commit.expected.epoch, commit.stream_id)
 
     def undelivered(self, shard: int) -> list[Outgoing]:

@@ -22,9 +22,7 @@ if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
 if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
 local frames = tonumber(ARGV[4])
 if frames > 0 then append(KEYS[3], unpack(ARGV, 5, 4 + 2 * frames)) end
-for i = 5 + 2 * frames, #ARGV, 4 do
-  redis.call('XADD', KEYS[4], '*', 'source', ARGV[i], 'id', ARGV[i + 1], 'reason', ARGV[i + 2], 'payload', ARGV[i + 3])
-end
+for i = 5 + 2 * frames, #ARGV, 8 do redis.call('XADD', KEYS[4], '*', unpack(ARGV, i, i + 7)) end
 redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
 return 1
 """
@@ -135,7 +133,7 @@ class RedisStreamLog:
         for target, frame in commit.outbox.items():
             arguments += (target, frame)
         for letter in commit.dead_letters:
-            arguments += letter
+            arguments += (part for pair in letter.fields().items() for part in pair)
         keys = [streams.position(shard), streams.events(shard), streams.outbox(shard), streams.dead_letters(shard)]
         asked_again = False
         while True:

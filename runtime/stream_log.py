@@ -34,6 +34,15 @@ class DeadLetter(NamedTuple):
     reason: str
     payload: bytes
 
+    def fields(self) -> dict[bytes, bytes]:
+        """Return the fields of its entry in `dead:{k}`."""
+        return {
+            b"source": self.source.encode(),
+            b"id": self.stream_id.encode(),
+            b"reason": self.reason.encode(),
+            b"payload": self.payload,
+        }
+
 
 class Commit(NamedTuple):
     """One batch of a shard, written whole or not at all."""

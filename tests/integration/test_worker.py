@@ -289,10 +289,17 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
     one.start()
     for fields, _ in GARBAGE:
         log.append(streams.commands(1), fields)
-        log.append(streams.queries(1), fields)
+    log.append(streams.queries(1), {QUERIES_FIELD: b"\xc1"})
+    log.append(streams.queries(1), {b"x": b"y"})
     enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
     run_until_quiet([one])
-    letters = log.read({streams.dead_letters(1): STREAM_START}, 100, block_ms=0)
+    dead = log.read({streams.dead_letters(1): STREAM_START}, 100, block_ms=0)
+    letters = [letter for letter in dead if letter.fields[b"source"] == b"in:{1}"]
+    questions = [letter for letter in dead if letter.fields[b"source"] == b"query:{1}"]
+    assert [msgspec.msgpack.decode(letter.fields[b"payload"]) for letter in questions] == [
+        {QUERIES_FIELD: b"\xc1"},
+        {b"x": b"y"},
+    ]
     assert len(letters) == len(GARBAGE)
     for letter, (fields, reason) in zip(letters, GARBAGE, strict=True):
         assert reason in letter.fields[b"reason"].decode()
