@@ -4,6 +4,7 @@ A batch is one transaction: lock the shard's row in `ingest`, read `ev:{k}` afte
 runs it, however often, at once or again after a crash: the row says what is done, and the lock that one at a time does it.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from persist.aggregates import LATE_MS, refreshes
 from persist.candles import CANDLES, candle_rows
 from persist.migrate import Flavour
 from persist.rows import (
@@ -71,6 +73,9 @@ ON CONFLICT (market, interval, open_time) DO UPDATE SET
     taker_buy_quote = candles.taker_buy_quote + excluded.taker_buy_quote, last_trade_id = excluded.last_trade_id
 """
 
+# In one go: its default of ten buckets at a time takes minutes for the seconds of a day.
+_REFRESH = """CALL refresh_continuous_aggregate(%s, %s, %s, options => '{"buckets_per_batch": 0}')"""
+
 _log = structlog.get_logger()
 
 _events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
@@ -114,6 +119,8 @@ class ShardIngest:
         self._entries_max = entries_max
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
+        self._late: tuple[int, int] | None = None
+        """The first and last time of trades that were stored late, until their candles are refreshed."""
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -154,7 +161,11 @@ class ShardIngest:
             _stopped.labels(self._shard).set(0)
         # Never before the commit; said again when there is nothing new, in case it was lost after one.
         self._log.mark_passed(self._shard, EventReader.PERSIST, last_id)
-        return Progress.CAUGHT_UP if is_end else Progress.MORE
+        if not is_end:
+            return Progress.MORE
+        if self._late is not None:
+            self._refresh_candles(connection, *self._late)
+        return Progress.CAUGHT_UP
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
@@ -256,6 +267,24 @@ class ShardIngest:
             if rows.trades and self._keeps_candles:
                 _copy(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
                 cursor.execute(_UPSERT_CANDLES)
+        if rows.trades and not self._keeps_candles:
+            first, last = rows.trades[0][0].time, rows.trades[-1][0].time
+            if first < _now_ms() - LATE_MS:
+                self._late = (min(first, self._late[0]), max(last, self._late[1])) if self._late else (first, last)
+
+    def _refresh_candles(self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int) -> None:
+        try:
+            connection.autocommit = True
+            for name, start, end in refreshes(first_ms, last_ms, _now_ms()):
+                connection.execute(_REFRESH, (f'"{name}"', start, end))
+            connection.autocommit = False
+            self._late = None
+        except psycopg.errors.LockNotAvailable as error:
+            _log.info("candles are being refreshed already; the next step looks again", reason=str(error))
+            self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def _stop(self, reason: str) -> None:
         """Say why this shard stands still, where it is seen: in the log, the metrics and the database."""
@@ -293,6 +322,10 @@ def _copy(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: 
         write_row = copy.write_row
         for row in rows:
             write_row(row)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _reason(error: Exception) -> str:

@@ -48,7 +48,11 @@ class ShardLog:
     def frames(self, shard: int) -> Iterator[bytes]:
         for owner, _, found in self.entries:
             if owner == shard:
-                yield encode_frame(found)
+                yield self.frame(found)
+
+    @staticmethod
+    def frame(found: list[Event]) -> bytes:
+        return encode_frame(found)
 
     def append_to(self, log: StreamLog) -> None:
         """Append everything to the shards' event streams."""

@@ -1,0 +1,82 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from persist.migrate import Flavour, MigrationError, migrate
+from protocol.market_data import INTERVALS
+from tests.integration.persist.stored import query
+
+
+@pytest.fixture
+def empty_url(database_url: str) -> str:
+    """A database that nothing was ever done to."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty_database TEMPLATE template0")
+    return f"{database_url.rpartition('/')[0]}/empty_database"
+
+
+@pytest.fixture(autouse=True)
+def _drop_empty(postgres_server: str) -> None:
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS empty_database WITH (FORCE)")
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, statements in files.items():
+        (folder / f"{name.removeprefix('m')}.sql").write_text(statements, "utf-8")
+
+
+def test_concurrent_migrators_apply_everything_once(empty_url: str, has_timescaledb: bool) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        flavours = set(pool.map(migrate, [empty_url] * 4))
+    assert flavours == {Flavour.TIMESCALEDB if has_timescaledb else Flavour.PLAIN}
+    names = query(empty_url, "SELECT name FROM schema_migrations ORDER BY applied_time")
+    assert len(names) == len(set(names))
+    assert names[0] == ("0001_exchange.sql",)
+    relations = {name for (name,) in query(empty_url, "SELECT relname FROM pg_class")}
+    assert {f"candles_{interval}" for interval in INTERVALS} <= relations
+
+
+def test_a_changed_migration_is_an_error(empty_url: str, tmp_path: Path) -> None:
+    write(tmp_path, m0001_a="CREATE TABLE a (x int)")
+    migrate(empty_url, tmp_path)
+    write(tmp_path, m0001_a="CREATE TABLE a (x bigint)", m0002_b="CREATE TABLE b (x int)")
+    with pytest.raises(MigrationError, match=r"0001_a\.sql: changed after it was applied"):
+        migrate(empty_url, tmp_path)
+    assert query(empty_url, "SELECT to_regclass('b')") == [(None,)]
+
+
+def test_a_failing_migration_leaves_nothing_behind(empty_url: str, tmp_path: Path) -> None:
+    write(tmp_path, m0001_a="CREATE TABLE a (x int)", m0002_b="CREATE TABLE b (x int); SELECT 1 / 0")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        migrate(empty_url, tmp_path)
+    assert query(empty_url, "SELECT name, to_regclass('b') FROM schema_migrations") == [("0001_a.sql", None)]
+    write(tmp_path, m0002_b="CREATE TABLE b (x int)")
+    migrate(empty_url, tmp_path)
+    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"m0002_b": ""}, {"m0001_a": "", "m0002_b": ""}, r"0001_a\.sql: not applied, but older"),
+        ({"m0001_a": "", "m0002_b": ""}, {"m0001_a": ""}, r"0002_b\.sql: applied, but not part of this program"),
+    ],
+)
+def test_migrations_that_do_not_fit_are_an_error(
+    empty_url: str, tmp_path: Path, before: dict[str, str], after: dict[str, str], message: str
+) -> None:
+    for name, files in (("before", before), ("after", after)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, **dict.fromkeys(files, "SELECT 1"))
+    migrate(empty_url, tmp_path / "before")
+    with pytest.raises(MigrationError, match=message):
+        migrate(empty_url, tmp_path / "after")
+
+
+def test_two_migrations_of_one_number_are_an_error(empty_url: str, tmp_path: Path) -> None:
+    write(tmp_path, m0001_a="SELECT 1", m0001_b="SELECT 1")
+    with pytest.raises(MigrationError, match="two migrations of the same number"):
+        migrate(empty_url, tmp_path)
