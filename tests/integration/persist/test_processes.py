@@ -58,7 +58,7 @@ def until(condition: Callable[[], bool], within_s: float = DEADLINE_S) -> float:
 
 
 def last_ids(database_url: str) -> dict[int, str]:
-    return dict(query(database_url, "SELECT shard, last_id FROM ingest"))  # type: ignore[arg-type]
+    return dict(query(database_url, "SELECT shard, last_id FROM ingest"))
 
 
 def caught_up(log: RedisStreamLog, database_url: str, shards: int = 1) -> bool:
