@@ -38,7 +38,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """How to start a server, and how to end it."""
+    """How to start a server or another process, and how to end it."""
 
     arguments: tuple[str, ...]
     stop_signal: signal.Signals = signal.SIGTERM

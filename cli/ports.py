@@ -45,7 +45,7 @@ def free_port() -> int:
 
 def _is_free(host: str, port: int) -> bool:
     try:
-        with socket.create_server((host, port), reuse_port=False):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return True
     except OSError:
         return False

@@ -3,31 +3,32 @@
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import redis
 
+from cli.processes import ProcessSpec, gateways, readers
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.metrics import read_health
-from runtime.settings import Settings
+from runtime.settings import Settings, SettingsError
 
 TIMEOUT_S = 2.0
 QUERIES_MAX = 1_000
 
 
-class ShardReport(msgspec.Struct):
-    """How one shard stands. `rows` are those of an `AuditReply`; empty when the shard does not answer."""
+class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one shard stands; what only the shard itself knows is None when it does not answer."""
 
     shard: int
     markets: list[str]
-    accounts: str
     answers: bool
     epoch: int
-    position: str
+    position: StreamId
     waiting_ms: int
     """Age of the oldest command that is not committed yet; 0: none waits."""
     input_entries: int
@@ -35,10 +36,13 @@ class ShardReport(msgspec.Struct):
     outbox_entries: int
     dead_letters: int
     passed: dict[str, str]
-    command_count: int = 0
-    open_orders: int = 0
-    conserved: bool = False
-    rows: list[tuple[str, int, int, int, int, int, int]] = []
+    """Reader -> the id up to which it needs no events any more."""
+    command_count: int | None
+    open_orders: int | None
+    conserved: bool | None
+    """Whether its money adds up, in every asset."""
+    rows: tuple[tuple[str, int, int, int, int, int, int], ...]
+    """As in `AuditReply`."""
 
 
 def gateway_answers(settings: Settings) -> bool:
@@ -47,6 +51,30 @@ def gateway_answers(settings: Settings) -> bool:
         with urllib.request.urlopen(f"{settings.rest_url()}/api/v3/ping", timeout=TIMEOUT_S) as response:  # noqa: S310
             return bool(response.status == 200)
     except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def shards_answer(settings: Settings, timeout_s: float = 0.2) -> bool:
+    """Return whether every shard answers a query within `timeout_s`."""
+    shards = list(range(settings.shard_count))
+    try:
+        with connect(settings) as client:
+            return len(audit(client, shards, timeout_s)) == len(shards)
+    except (redis.RedisError, SettingsError):
+        return False
+
+
+def accepts_orders(settings: Settings) -> bool:
+    """Return whether the gateway and every shard answer."""
+    return gateway_answers(settings) and shards_answer(settings, TIMEOUT_S)
+
+
+def say_health(settings: Settings, specs: Iterable[ProcessSpec]) -> bool:
+    """Return whether each of these processes has sent a heartbeat."""
+    try:
+        with connect(settings) as client:
+            return all(read_health(client, spec.name) is not None for spec in specs)
+    except redis.RedisError:
         return False
 
 
@@ -87,34 +115,42 @@ def shard_reports(settings: Settings) -> list[ShardReport]:
 
 def _shard_report(client: redis.Redis, shard: int, markets: list[str], audits: dict[int, AuditReply]) -> ShardReport:
     with client.pipeline(transaction=False) as pipeline:
-        pipeline.get(streams.position(shard))
         for stream in (streams.commands, streams.events, streams.outbox, streams.dead_letters):
             pipeline.xlen(stream(shard))
         pipeline.hgetall(streams.passed(shard))
-        position, commands, events, outbox, dead_letters, passed = pipeline.execute()
-    epoch, _, stream_id = (position or f"0|{STREAM_START}".encode()).decode().partition("|")
-    report = ShardReport(
-        shard,
-        markets,
-        f"ids that leave {shard} when divided by the number of shards",
-        shard in audits,
-        int(epoch),
-        stream_id,
-        _waiting_ms(client, shard, StreamId(stream_id)),
-        commands,
-        events,
-        outbox,
-        dead_letters,
-        {name.decode(): value.decode() for name, value in passed.items()},
+        input_entries, event_entries, outbox_entries, dead_letters, passed = pipeline.execute()
+    epoch, position = _position(client, shard)
+    reply = audits.get(shard)
+    return ShardReport(
+        shard=shard,
+        markets=markets,
+        answers=reply is not None,
+        epoch=epoch,
+        position=position,
+        waiting_ms=_waiting_ms(client, shard, position),
+        input_entries=input_entries,
+        event_entries=event_entries,
+        outbox_entries=outbox_entries,
+        dead_letters=dead_letters,
+        passed={name.decode(): value.decode() for name, value in passed.items()},
+        command_count=reply.command_count if reply else None,
+        open_orders=reply.open_orders if reply else None,
+        conserved=_adds_up(reply) if reply else None,
+        rows=reply.rows if reply else (),
     )
-    if reply := audits.get(shard):
-        report.rows = list(reply.rows)
-        report.command_count, report.open_orders = reply.command_count, reply.open_orders
-        report.conserved = all(
-            available + held + fees == deposited - withdrawn + settled
-            for _, available, held, fees, deposited, withdrawn, settled in reply.rows
-        )
-    return report
+
+
+def _adds_up(reply: AuditReply) -> bool:
+    return all(
+        available + held + fees == deposited - withdrawn + settled
+        for _, available, held, fees, deposited, withdrawn, settled in reply.rows
+    )
+
+
+def _position(client: redis.Redis, shard: int) -> tuple[int, StreamId]:
+    position: Any = client.get(streams.position(shard))
+    epoch, _, stream_id = (position or f"0|{STREAM_START}".encode()).decode().partition("|")
+    return int(epoch), StreamId(stream_id)
 
 
 def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
@@ -126,8 +162,17 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
     return max(0, waited)
 
 
-def lags(settings: Settings, names: list[str]) -> dict[str, int | None]:
-    """Return, for each process that says so, by how many milliseconds it is behind."""
-    with connect(settings) as client:
-        healths = {name: read_health(client, name) for name in names}
-    return {name: health.lag_ms for name, health in healths.items() if health is not None}
+def lags_ms(settings: Settings) -> dict[str, int]:
+    """Return by how many milliseconds each process is behind, as far as it has a backlog and can be asked."""
+    names = [spec.name for spec in (*gateways(settings), *readers(settings))]
+    try:
+        with connect(settings) as client:
+            healths = {name: read_health(client, name) for name in names}
+            waiting = {
+                f"engine-{shard}": _waiting_ms(client, shard, _position(client, shard)[1])
+                for shard in range(settings.shard_count)
+            }
+    except (redis.RedisError, SettingsError):
+        return {}
+    said = {name: health.lag_ms for name, health in healths.items() if health is not None}
+    return waiting | {name: lag_ms for name, lag_ms in said.items() if lag_ms is not None}

@@ -1,49 +1,65 @@
 """The processes of the exchange, in the order in which an order passes through them."""
 
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
+from cli.embedded import ServerCommand
 from runtime.settings import PREFIX, Settings
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """One process: `python -m module arguments`, with settings of its own."""
+    """One process: what to run, with `environment` added to ours."""
 
     name: str
-    module: str
-    arguments: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    needs_database: bool = False
+    command: ServerCommand
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_module(cls, name: str, module: str, *arguments: str, **settings: int) -> Self:
+        """Return `python -m module arguments` with settings of its own; the folder it is started in does not matter to it."""
+        environment = {PREFIX + setting.upper(): str(value) for setting, value in settings.items()}
+        return cls(name, ServerCommand((sys.executable, "-P", "-m", module, *arguments)), environment)
+
+    def whole_environment(self) -> dict[str, str]:
+        """Return all of its environment."""
+        return {**os.environ, **self.environment}
 
 
-def process_specs(settings: Settings) -> list[ProcessSpec]:
-    """Return what runs beside the servers."""
-    specs = [
-        ProcessSpec("gateway", "gateway.main", needs_database=True),
-        *(
-            ProcessSpec(f"engine-{shard}", "engine_worker.main", environment={f"{PREFIX}SHARD": str(shard)})
-            for shard in range(settings.shard_count)
-        ),
-        ProcessSpec("feeds", "feeds.main"),
-        ProcessSpec("persist-nudger", "persist.main", ("nudge",)),
-        ProcessSpec("persist-worker", "persist.main", ("work",), needs_database=True),
+def gateways(settings: Settings) -> list[ProcessSpec]:
+    """Return what takes orders in."""
+    return [ProcessSpec.of_module("gateway", "gateway.main", **_metrics(settings, 0))]
+
+
+def engines(settings: Settings) -> list[ProcessSpec]:
+    """Return what matches orders: a process for each shard."""
+    return [
+        ProcessSpec.of_module(f"engine-{shard}", "engine_worker.main", shard=shard, **_metrics(settings, 10 + shard))
+        for shard in range(settings.shard_count)
     ]
-    if settings.mm_enabled:
-        specs.append(ProcessSpec("mm", "mm.main", needs_database=True))
-    if settings.metrics_port:
-        return [
-            ProcessSpec(
-                spec.name,
-                spec.module,
-                spec.arguments,
-                {**spec.environment, f"{PREFIX}METRICS_PORT": str(settings.metrics_port + number)},
-                spec.needs_database,
-            )
-            for number, spec in enumerate(specs)
-        ]
-    return specs
+
+
+def readers(settings: Settings) -> list[ProcessSpec]:
+    """Return what makes market data and history of the shards' events."""
+    return [
+        ProcessSpec.of_module("feeds", "feeds.main", **_metrics(settings, 1)),
+        ProcessSpec.of_module("persist-nudger", "persist.main", "nudge", **_metrics(settings, 2)),
+        ProcessSpec.of_module("persist-worker", "persist.main", "work", **_metrics(settings, 3)),
+    ]
+
+
+def clients(settings: Settings) -> list[ProcessSpec]:
+    """Return what uses the public API as anybody could."""
+    return [ProcessSpec.of_module("mm", "mm.main", metrics_port=0)] if settings.mm_enabled else []
 
 
 def urls(settings: Settings) -> dict[str, str]:
     """Return where the exchange can be reached."""
-    return {"rest": settings.rest_url(), "api documentation": f"{settings.rest_url()}/schema"}
+    return {"rest": settings.rest_url(), "docs": f"{settings.rest_url()}/schema"}
+
+
+def _metrics(settings: Settings, offset: int) -> dict[str, int]:
+    return {"metrics_port": settings.metrics_port + offset if settings.metrics_port else 0}

@@ -1,0 +1,30 @@
+"""`exchange demo-account`."""
+
+import rich_click as click
+
+from cli.api import ApiError, funded_account
+from cli.console import CommandError, console, print_json, running_settings
+
+FUNDS = {"USDT": "100000", "BTC": "2", "ETH": "20", "SOL": "500"}
+
+
+@click.command("demo-account")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: apiKey, secret.")
+def demo_account(as_json: bool) -> None:
+    """Make a new account with money on it, and print its API key and secret.
+
+    It goes through the public API, as any client would: sign up, sign in, faucet, API key.
+    """
+    settings = running_settings()
+    assets = settings.market_map().assets
+    try:
+        funds = {asset: amount for asset, amount in FUNDS.items() if asset in assets}
+        key, secret = funded_account(settings.rest_url(), funds, "demo")
+    except ApiError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        print_json({"apiKey": key, "secret": secret})
+        return
+    console.print(f"API key  {key}\nsecret   {secret}", highlight=False, soft_wrap=True)
+    amounts = ", ".join(f"{amount} {asset}" for asset, amount in funds.items())
+    console.print(f"It has {amounts}. The secret is shown only now.", highlight=False)

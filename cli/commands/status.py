@@ -1,0 +1,46 @@
+"""`exchange status`."""
+
+import rich_click as click
+from rich.table import Table
+
+from cli.console import console, print_json, running_settings
+from cli.probes import accepts_orders, lags_ms
+from cli.processes import urls
+from cli.state import ProcessStatus, read_state
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes.")
+def status(as_json: bool) -> None:
+    """Show every process, its state, how far it is behind, and the URLs.
+
+    Ready means: every process runs, the gateway answers, and so does every shard.
+    """
+    settings = running_settings()
+    state = read_state(settings)
+    processes = state.processes if state else []
+    all_running = bool(processes) and all(process.state is ProcessStatus.RUNNING for process in processes)
+    ready = all_running and accepts_orders(settings)
+    if as_json:
+        rows = [
+            {"name": each.name, "pid": each.pid or None, "state": each.state, "restarts": each.restarts}
+            for each in processes
+        ]
+        print_json({"ready": ready, "urls": urls(settings), "processes": rows})
+        return
+    if state is None:
+        console.print("The exchange is not running; `exchange up` starts it.")
+        return
+    lags = lags_ms(settings)
+    console.print("The exchange is ready." if ready else "The exchange is not ready.")
+    table = Table("process", "state")
+    for name in ("pid", "restarts", "behind"):
+        table.add_column(name, justify="right")
+    for process in processes:
+        behind = f"{lags[process.name]} ms" if process.name in lags else ""
+        table.add_row(process.name, process.state, str(process.pid or ""), str(process.restarts), behind)
+    console.print(table)
+    for name, url in urls(settings).items():
+        console.print(f"{name:>8}  {url}", highlight=False)
+    if not ready:
+        console.print("`exchange logs PROCESS` shows what a process says.", highlight=False)

@@ -1,0 +1,233 @@
+"""`exchange up` and `down`: the servers, the migrations, the processes; then watching over them until told to stop."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from cli import embedded, probes
+from cli.ports import PortError, check_ports
+from cli.processes import ProcessSpec, clients, engines, gateways, readers, urls
+from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
+from cli.supervisor import Supervisor
+from persist.migrate import MigrationError, migrate
+from runtime.lifecycle import stop_flag
+from runtime.log import configure_logs
+from runtime.settings import PREFIX, Settings
+
+READY_TIMEOUT_S = 120.0
+RESTARTS_MAX = 3
+"""A process that has to be started anew more often before everything is ready will not get better."""
+LOOK_EVERY_S = 0.05
+ASK_EVERY_S = 0.02
+LOG_TAIL_LINES = 15
+LEFTOVER_TIMEOUT_S = 20.0
+
+
+class StartError(RuntimeError):
+    """The exchange cannot be started or stopped; the message says why and what to do."""
+
+
+class _StoppedError(Exception):
+    """Told to stop while starting."""
+
+
+def up(settings: Settings, console: Console) -> None:
+    """Run the exchange until SIGINT or SIGTERM.
+
+    Raises:
+        StartError: it did not come up; what was started has been ended again.
+    """
+    began = time.monotonic()
+    stopping = stop_flag()
+    configure_logs(settings, "up")
+    _refuse_second(settings)
+    try:
+        embedded.make_data_dir(settings)
+        _stop_leftovers(settings)
+        check_ports(settings)
+    except (PortError, OSError) as error:
+        raise StartError(str(error)) from error
+    supervisor = Supervisor(settings)
+    try:
+        with _progress(console) as say:
+            _start(settings, supervisor, stopping, say)
+        _show_running(settings, console, time.monotonic() - began)
+        while not stopping.is_set():
+            supervisor.look()
+            stopping.wait(LOOK_EVERY_S)
+    except _StoppedError:
+        pass
+    except (embedded.ServerError, MigrationError, psycopg.Error, OSError) as error:
+        raise StartError(str(error)) from error
+    finally:
+        with _progress(console) as say:
+            supervisor.stop_all(say)
+        state_file(settings).unlink(missing_ok=True)
+    console.print(f"The exchange has stopped; its data stay in {settings.data_dir}", highlight=False, soft_wrap=True)
+
+
+def detach(settings: Settings, console: Console) -> None:
+    """Run `exchange up` in the background, and return when it is ready.
+
+    Raises:
+        StartError: it did not come up.
+    """
+    began = time.monotonic()
+    _refuse_second(settings)
+    embedded.make_data_dir(settings)
+    log_folder(settings).mkdir(mode=0o700, exist_ok=True)
+    file = log_file(settings, "up")
+    with file.open("wb") as output, _progress(console) as say:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cli.main", "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        say("starting in the background")
+        while not _all_running(settings):
+            if process.poll() is not None:
+                raise StartError(file.read_text("utf-8", errors="replace").strip())
+            if time.monotonic() > began + READY_TIMEOUT_S:
+                raise StartError(f"The exchange is not ready after {READY_TIMEOUT_S:.0f} s; see {file}")
+            time.sleep(LOOK_EVERY_S)
+    _show_running(settings, console, time.monotonic() - began)
+    console.print(f"It runs in the background (process {process.pid}); `exchange down` stops it.", highlight=False)
+
+
+def down(settings: Settings, console: Console) -> bool:
+    """Stop a running exchange and wait until it has. Return whether anything was running.
+
+    Raises:
+        StartError: it does not stop.
+    """
+    state = read_state(settings)
+    if state is None:
+        return _stop_leftovers(settings)
+    with _progress(console) as say:
+        say("stopping the exchange")
+        try:
+            process = psutil.Process(state.pid)
+            process.terminate()
+            process.wait(READY_TIMEOUT_S)
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.TimeoutExpired as error:
+            raise StartError(f"Process {state.pid} does not stop; `exchange logs up` may say why.") from error
+    return True
+
+
+def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]) -> None:
+    """Start everything: first what an order needs, then what tells of it."""
+
+    def start(specs: Iterable[ProcessSpec]) -> None:
+        for spec in specs:
+            supervisor.start(spec)
+
+    def wait_for(what: str, ready: Callable[[], bool]) -> None:
+        say(f"waiting for {what}")
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not ready():
+            supervisor.look()
+            if time.monotonic() > deadline or max(supervisor.restarts().values()) > RESTARTS_MAX:
+                raise StartError(_why_not(settings, supervisor, what))
+            if stopping.wait(ASK_EVERY_S):
+                raise _StoppedError
+
+    if not settings.redis_url:
+        say("starting Redis")
+        supervisor.start(ProcessSpec("redis", embedded.redis_command(settings)))
+    if not settings.database_url:
+        say("starting PostgreSQL")
+        supervisor.start(ProcessSpec("postgres", embedded.postgres_command(settings)))
+    start(gateways(settings))
+    wait_for("Redis", lambda: embedded.redis_ready(settings))
+    start(engines(settings))
+    wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
+    say("bringing the database up to date")
+    migrate(settings.resolved_database_url())
+    wait_for("the gateway", lambda: probes.gateway_answers(settings))
+    wait_for("the shards", lambda: probes.shards_answer(settings))
+    start(readers(settings))
+    start(clients(settings))
+    wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
+    supervisor.mark_ready()
+
+
+def _refuse_second(settings: Settings) -> None:
+    if (state := read_state(settings)) is not None:
+        raise StartError(
+            f"The exchange is already running (process {state.pid}): `exchange status` shows it, `exchange down` stops it. "
+            f"For a second one set {PREFIX}DATA_DIR and the ports."
+        )
+
+
+def _all_running(settings: Settings) -> bool:
+    state = read_state(settings)
+    return bool(state and state.processes) and all(
+        each.state is ProcessStatus.RUNNING for each in (state.processes if state else ())
+    )
+
+
+def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
+    lines = [f"Waited for {what} in vain."]
+    for name, restarts in supervisor.restarts().items():
+        if restarts:
+            file = log_file(settings, name)
+            tail = file.read_text("utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+            lines += [f"{name} ends by itself; the end of {file}:", *(f"  {line}" for line in tail)]
+    if len(lines) == 1:
+        lines.append(f"The logs are in {log_folder(settings)}.")
+    return "\n".join(lines)
+
+
+def _stop_leftovers(settings: Settings) -> bool:
+    """End what an `exchange up` left behind when it was killed. Return whether there was anything."""
+    found = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
+    for process in found:
+        try:
+            process.send_signal(signal.SIGINT if process.name().startswith("postgres") else signal.SIGTERM)
+            process.wait(LEFTOVER_TIMEOUT_S)
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait()
+    state_file(settings).unlink(missing_ok=True)
+    return bool(found)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Show what is being done: one changing line on a terminal, a line each elsewhere."""
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda text: status.update(f"{text} …")
+    else:
+        yield lambda text: console.print(f"{text} …", highlight=False)
+
+
+def _show_running(settings: Settings, console: Console, seconds: float) -> None:
+    state = read_state(settings)
+    console.print(f"The exchange is running, after {seconds:.1f} s.", highlight=False)
+    table = Table("process")
+    table.add_column("pid", justify="right")
+    for process in state.processes if state else ():
+        table.add_row(process.name, str(process.pid))
+    console.print(table)
+    for name, url in urls(settings).items():
+        console.print(f"{name:>8}  {url}", highlight=False)
+    console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
+    console.print(
+        "`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
+    )
