@@ -85,6 +85,7 @@ def run(settings: Settings) -> None:
         if processed:
             _batch_entries.observe(processed)
             _commands_applied.set(worker.shard.command_count)
+    worker.finish()
     snapshotter.finish()
     heartbeat.finish()
     _log.info("shard stopped", shard=settings.shard, position=worker.position.stream_id)

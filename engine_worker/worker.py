@@ -47,6 +47,8 @@ class Worker:
         self._inputs = streams.commands(index)
         self.shard = Shard(index, market_map, closed_orders_max)
         self.position = ShardPosition(0, STREAM_START)
+        self._to_say: list[tuple[str, bytes]] = []
+        """Replies that go out with the next read: a round trip less for each batch."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
@@ -108,7 +110,9 @@ class Worker:
         self._delivery_unsure = False
 
     def step(self, block_ms: int) -> int:
-        """Process what has come in, waiting up to `block_ms` for something. Return the number of entries processed.
+        """Say what came of the last step; process what has come in since, waiting up to `block_ms` for something.
+
+        Returns the number of entries processed.
 
         Raises:
             Fenced: another worker has taken the shard over.
@@ -116,7 +120,8 @@ class Worker:
         """
         if self._delivery_unsure:
             self._deliver_rest()
-        entries = self._streams.read_inputs(self._index, self.position, self._batch_entries_max, block_ms)
+        entries = self._streams.read_inputs(self._index, self.position, self._batch_entries_max, block_ms, self._to_say)
+        self._to_say = []
         if not entries:
             return 0
         inputs = [entry for entry in entries if entry.stream == self._inputs]
@@ -143,8 +148,7 @@ class Worker:
         )
         self.position = ShardPosition(self.position.epoch, stream_id)
         self._delivery_unsure = bool(outbox)
-        if output.replies:
-            self._streams.publish(_reply_frames(output.replies))
+        self._to_say += _reply_frames(output.replies)
         if outbox:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))
             self._delivery_unsure = False
@@ -203,8 +207,12 @@ class Worker:
                 self._streams.append(streams.dead_letters(self._index), letter.fields())
                 continue
             replies.extend(self.shard.answer(query, time) for query in queries)
-        if replies:
-            self._streams.publish(_reply_frames(replies))
+        self._to_say += _reply_frames(replies)
+
+    def finish(self) -> None:
+        """Say what is left to say."""
+        self._streams.publish(self._to_say)
+        self._to_say = []
 
 
 class _NotForThisShardError(ValueError):

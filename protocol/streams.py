@@ -42,16 +42,9 @@ MESSAGES_FIELD: Final = b"m"
 EVENTS_FIELD: Final = b"e"
 QUERIES_FIELD: Final = b"q"
 
-ENGINE_GROUP_PREFIX: Final = "engine-"
-
-
-def engine_group(epoch: int) -> str:
-    """Return the name of the consumer group on `in:{k}` and `query:{k}` of one epoch.
-
-    Each takeover makes a new group, with its cursor at `pos:{k}`, and destroys the old: a stale worker that wakes up cannot
-    take entries away from the new one.
-    """
-    return f"{ENGINE_GROUP_PREFIX}{epoch}"
+ENGINE_GROUP: Final = "engine"
+"""The consumer group on `in:{k}`. Its cursor moves with `pos:{k}`, in the same script, so every tool that knows consumer groups sees
+what is committed and what waits. The worker itself reads from `pos`: reading as a consumer would be a write, and cost a disk sync."""
 
 
 class EventReader(StrEnum):

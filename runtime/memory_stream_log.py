@@ -17,7 +17,7 @@ class MemoryStreamLog:
         self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
-        self._cursors: dict[tuple[str, int], StreamId] = {}
+        self._heard: dict[int, StreamId] = {}
         self._snapshots: defaultdict[int, list[bytes]] = defaultdict(list)
         self._passed: defaultdict[int, dict[str, StreamId]] = defaultdict(dict)
         self.published: list[tuple[str, bytes]] = []
@@ -62,24 +62,21 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         epoch, stream_id = self.position(shard)
         self._positions[shard] = ShardPosition(epoch + 1, stream_id)
-        self._cursors[streams.commands(shard), epoch + 1] = stream_id
-        self._cursors[streams.queries(shard), epoch + 1] = self._last_ids[streams.queries(shard)]
-        for stream in (streams.commands(shard), streams.queries(shard)):
-            self._cursors.pop((stream, epoch), None)
+        self._heard[shard] = self._last_ids[streams.queries(shard)]
         return self._positions[shard]
 
-    def read_inputs(self, shard: int, position: ShardPosition, count: int, block_ms: int) -> list[Entry]:
+    def read_inputs(
+        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+    ) -> list[Entry]:
         """See `StreamLog`."""
-        epoch = position.epoch
-        entries = []
-        for stream in (streams.commands(shard), streams.queries(shard)):
-            if (stream, epoch) not in self._cursors:
-                raise Fenced(f"shard {shard} was taken over after epoch {epoch}")
-            found = self._after(stream, self._cursors[stream, epoch], count)
-            if found:
-                self._cursors[stream, epoch] = found[-1].stream_id
-            entries += found
-        return entries
+        self.publish(publish)
+        if self.position(shard) != position:
+            raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}")
+        commands = self._after(streams.commands(shard), position.stream_id, count)
+        queries = self._after(streams.queries(shard), self._heard[shard], count)
+        if queries:
+            self._heard[shard] = queries[-1].stream_id
+        return commands + queries
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""

@@ -12,9 +12,10 @@ from protocol import streams
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId
 from runtime.stream_log import Commit, Entry, Fenced, Outgoing, ShardPosition
 
-# Compare, append the events, the outbox and the dead letters, move the position: all or nothing. An entry takes the position's
-# id, or the next free one when somebody has put garbage with a larger id into the stream.
-_COMMIT = """
+# Compare, append the events, the outbox and the dead letters, move the position and the group's cursor: all or
+# nothing. An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+_COMMIT = (
+    """
 local function append(stream, ...)
   if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
 end
@@ -24,19 +25,20 @@ local frames = tonumber(ARGV[4])
 if frames > 0 then append(KEYS[3], unpack(ARGV, 5, 4 + 2 * frames)) end
 for i = 5 + 2 * frames, #ARGV, 8 do redis.call('XADD', KEYS[4], '*', unpack(ARGV, i, i + 7)) end
 redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
+redis.pcall('XGROUP', 'SETID', KEYS[5], '"""
+    + streams.ENGINE_GROUP
+    + """', ARGV[2])
 return 1
 """
+)
 
-# Raise the epoch; give it a consumer group of its own, and end the one before.
+# Raise the epoch, and make the group when it is the first.
 _TAKE_OVER = """
 local epoch, id = string.match(redis.call('GET', KEYS[1]) or '0|0-0', '^(%d+)|(.+)$')
-local raised = string.format('%d', epoch + 1)
-redis.call('SET', KEYS[1], raised .. '|' .. id)
-redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[1] .. raised, id, 'MKSTREAM')
-redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1] .. raised, '$', 'MKSTREAM')
-redis.call('XGROUP', 'DESTROY', KEYS[2], ARGV[1] .. epoch)
-redis.call('XGROUP', 'DESTROY', KEYS[3], ARGV[1] .. epoch)
-return raised .. '|' .. id
+local raised = string.format('%d', epoch + 1) .. '|' .. id
+redis.call('SET', KEYS[1], raised)
+redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[1], id, 'MKSTREAM')
+return raised
 """
 
 RETRY_AFTER_S = 0.05
@@ -55,8 +57,8 @@ class RedisStreamLog:
         # The library's parsed replies cost more than the reading itself.
         for command in ("XREAD", "XREADGROUP", "XRANGE"):
             client.set_response_callback(command, _identity)
-        self._cursor_unsure = False
-        """Whether a read may have moved the group's cursor without its answer having arrived."""
+        self._heard: dict[int, StreamId] = {}
+        """Shard -> the last query that was read."""
         self._commit = client.register_script(_COMMIT)
         self._take_over = client.register_script(_TAKE_OVER)
 
@@ -99,28 +101,36 @@ class RedisStreamLog:
 
     def take_over(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
-        keys = [streams.position(shard), streams.commands(shard), streams.queries(shard)]
-        return _position(self._take_over(keys=keys, args=[streams.ENGINE_GROUP_PREFIX]))
+        keys = [streams.position(shard), streams.commands(shard)]
+        position = _position(self._take_over(keys=keys, args=[streams.ENGINE_GROUP]))
+        self._heard[shard] = self.last_id(streams.queries(shard))
+        return position
 
-    def read_inputs(self, shard: int, position: ShardPosition, count: int, block_ms: int) -> list[Entry]:
+    def read_inputs(
+        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+    ) -> list[Entry]:
         """See `StreamLog`."""
-        group, inputs = streams.engine_group(position.epoch), streams.commands(shard)
-        try:
-            if self._cursor_unsure:
-                self._execute("XGROUP", "SETID", inputs, group, position.stream_id)
-            self._cursor_unsure = True
-            response = self._execute(
-                "XREADGROUP", "GROUP", group, "worker", "COUNT", count, "BLOCK", block_ms, "NOACK",
-                "STREAMS", inputs, streams.queries(shard), ">", ">",
-            )  # fmt: skip
-            self._cursor_unsure = False
-        except redis.ResponseError as error:
-            if str(error).startswith("NOGROUP"):
-                raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}") from error
-            if str(error).startswith("UNBLOCKED"):  # this Redis has just become a replica
-                raise redis.ReadOnlyError(str(error)) from error
-            raise
-        return _entries(response)
+        inputs, queries = streams.commands(shard), streams.queries(shard)
+        heard = self._heard.get(shard, STREAM_START)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for channel, payload in publish:
+                pipeline.publish(channel, payload)
+            pipeline.execute_command(  # type: ignore[no-untyped-call]
+                "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard
+            )
+            pipeline.get(streams.position(shard))
+            try:
+                *_, response, current = pipeline.execute()
+            except redis.ResponseError as error:
+                if "UNBLOCKED" in str(error):  # this Redis has just become a replica
+                    raise redis.ReadOnlyError(str(error)) from error
+                raise
+        if _position(current or b"0|0-0") != position:
+            raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}")
+        entries = _entries(response)
+        if entries and entries[-1].stream == queries:
+            self._heard[shard] = entries[-1].stream_id
+        return entries
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`.
@@ -134,7 +144,10 @@ class RedisStreamLog:
             arguments += (target, frame)
         for letter in commit.dead_letters:
             arguments += (part for pair in letter.fields().items() for part in pair)
-        keys = [streams.position(shard), streams.events(shard), streams.outbox(shard), streams.dead_letters(shard)]
+        keys = [
+            key(shard)
+            for key in (streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands)
+        ]
         asked_again = False
         while True:
             try:

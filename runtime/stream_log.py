@@ -94,14 +94,15 @@ class StreamLog(Protocol):
         ...
 
     def take_over(self, shard: int) -> ShardPosition:
-        """Make the caller the shard's only writer: raise the epoch and set the group's cursor to the position."""
+        """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on."""
         ...
 
-    def read_inputs(self, shard: int, position: ShardPosition, count: int, block_ms: int) -> list[Entry]:
-        """Return up to `count` new commands and queries each, through the epoch's consumer group; wait up to `block_ms` for one.
+    def read_inputs(
+        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+    ) -> list[Entry]:
+        """Return up to `count` commands after `position`, and as many new queries; wait up to `block_ms` for one.
 
-        What an earlier call read and could not return, because the connection broke, comes again: the commands that are
-        returned follow on `position`.
+        Publishes the (channel, payload) pairs first, in the same round trip.
 
         Raises:
             Fenced: the shard was taken over since.
