@@ -1,0 +1,92 @@
+"""`exchange up` as a user meets it: what it says, what it survives, and that it leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from cli.state import read_state
+from tests.e2e.api import Api, eventually
+from tests.e2e.running import RunningExchange, running_exchange
+
+TIMEOUT_S = 60
+EXCHANGE = [sys.executable, "-m", "cli.main"]
+
+
+def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: RunningExchange) -> None:
+    status = exchange.command("status")
+    assert set(status) == {"ready", "urls", "processes"}
+    assert status["urls"]["rest"] == exchange.url
+    engines = [f"engine-{shard}" for shard in range(exchange.settings.shard_count)]
+    assert [process["name"] for process in status["processes"]] == [
+        *("redis", "postgres", "gateway", *engines),
+        *("feeds", "persist-nudger", "persist-worker", "mm"),
+    ]
+    assert all(set(process) == {"name", "pid", "state", "restarts"} for process in status["processes"])
+    assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
+
+
+def test_a_demo_account_has_money(exchange: RunningExchange) -> None:
+    account = exchange.command("demo-account")
+    assert set(account) == {"apiKey", "secret"}
+    balances = Api(exchange.url, account["apiKey"], account["secret"]).balances()
+    assert {asset: free for asset, (free, _) in balances.items()} == {"USDT": 100_000, "BTC": 2, "ETH": 20, "SOL": 500}
+
+
+def test_every_shard_answers_and_its_money_adds_up(exchange: RunningExchange) -> None:
+    shards = exchange.command("shards")
+    assert [shard["shard"] for shard in shards] == list(range(exchange.settings.shard_count))
+    assert all(shard["answers"] and shard["conserved"] and shard["epoch"] >= 1 for shard in shards)
+    assert sorted(symbol for shard in shards for symbol in shard["markets"]) == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
+
+
+def test_commands_in_another_terminal_use_the_settings_of_the_running_exchange(exchange: RunningExchange) -> None:
+    name = "EXCHANGE_DATA_DIR"
+    environment = {key: value for key, value in exchange.environment.items() if not key.startswith("EXCHANGE_")}
+    result = subprocess.run(
+        [*EXCHANGE, "status", "--json"],
+        env={**environment, name: exchange.environment[name]},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["urls"]["rest"] == exchange.url
+
+
+def test_a_second_up_is_refused(exchange: RunningExchange) -> None:
+    result = subprocess.run(
+        [*EXCHANGE, "up"], env=exchange.environment, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert result.returncode == 1
+    assert "already running" in result.stderr
+    assert exchange.command("status")["ready"]
+
+
+def test_ctrl_c_leaves_nothing_behind(data_dir: Path) -> None:
+    with running_exchange(data_dir) as exchange:
+        pids = [process["pid"] for process in exchange.processes()]
+        processes = [
+            each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        ]
+    assert not [process for process in processes if process.is_running()]
+    assert not (data_dir / "state.json").exists()
+
+
+def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
+    with running_exchange(data_dir, mm_enabled="false") as exchange:
+        state = read_state(exchange.settings)
+        assert state is not None
+        os.kill(state.pid, signal.SIGKILL)
+        eventually("no supervisor", lambda: read_state(exchange.settings) is None)
+        assert not exchange.command("status")["ready"]
+        up = subprocess.run(
+            [*EXCHANGE, "up", "--detach"], env=exchange.environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+        assert up.returncode == 0, up.stderr
+        assert exchange.command("status")["ready"]
+        subprocess.run([*EXCHANGE, "down"], env=exchange.environment, check=True, timeout=TIMEOUT_S)
+        assert not exchange.processes()
+    assert not (data_dir / "state.json").exists()

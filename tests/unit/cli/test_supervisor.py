@@ -1,0 +1,147 @@
+"""The supervisor, with real processes that do little."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli import supervisor as supervisor_module
+from cli.embedded import ServerCommand
+from cli.processes import ProcessSpec
+from cli.state import ProcessState, ProcessStatus, leftover_processes, log_file, read_state
+from cli.supervisor import Supervisor, backoff_s
+from runtime.settings import Settings
+
+TIMEOUT_S = 20
+WAITS = "import signal; signal.pause()"
+IGNORES_SIGTERM = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path)
+
+
+@pytest.fixture
+def supervisor(settings: Settings) -> Iterator[Supervisor]:
+    supervisor = Supervisor(settings)
+    yield supervisor
+    supervisor.stop_all(lambda _: None)
+
+
+def spec(name: str, program: str) -> ProcessSpec:
+    return ProcessSpec(name, ServerCommand((sys.executable, "-c", program)))
+
+
+def state_of(settings: Settings, name: str) -> ProcessState:
+    state = read_state(settings)
+    assert state is not None
+    return next(process for process in state.processes if process.name == name)
+
+
+def eventually(true: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < deadline
+        meanwhile()
+        time.sleep(0.01)
+
+
+def test_the_pause_before_a_restart_doubles_up_to_a_limit() -> None:
+    assert [backoff_s(deaths) for deaths in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
+    assert backoff_s(1000) == 10.0
+
+
+def test_a_process_that_is_killed_is_started_anew(supervisor: Supervisor, settings: Settings) -> None:
+    supervisor.start(spec("one", WAITS))
+    supervisor.mark_ready()
+    before = state_of(settings, "one")
+    assert (before.state, before.restarts) == (ProcessStatus.RUNNING, 0)
+    os.kill(before.pid, signal.SIGKILL)
+    eventually(lambda: state_of(settings, "one").restarts == 1, supervisor.look)
+    after = state_of(settings, "one")
+    assert after.pid != before.pid
+    assert psutil.pid_exists(after.pid)
+
+
+def test_a_process_that_always_dies_is_tried_less_and_less_often(supervisor: Supervisor, settings: Settings) -> None:
+    supervisor.start(spec("one", "print('no luck', flush=True)"))
+    eventually(lambda: supervisor.restarts()["one"] == 2, supervisor.look)
+    eventually(lambda: state_of(settings, "one").state is ProcessStatus.RESTARTING, supervisor.look)
+    assert state_of(settings, "one").pid == 0
+    assert log_file(settings, "one").read_text().splitlines() == ["no luck"] * 3
+
+
+def test_processes_end_in_the_reverse_order(supervisor: Supervisor, settings: Settings) -> None:
+    for name in ("first", "second", "third"):
+        supervisor.start(spec(name, WAITS))
+    pids = [state_of(settings, name).pid for name in ("first", "second", "third")]
+    said: list[str] = []
+    supervisor.stop_all(said.append)
+    assert said == ["stopping third", "stopping second", "stopping first"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_what_does_not_end_in_time_is_killed(
+    supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.2)
+    supervisor.start(spec("stubborn", IGNORES_SIGTERM))
+    eventually(lambda: "ready" in log_file(settings, "stubborn").read_text())
+    pid = state_of(settings, "stubborn").pid
+    supervisor.stop_all(lambda _: None)
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_a_process_leaves_behind_is_killed_when_it_dies(supervisor: Supervisor, settings: Settings) -> None:
+    child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WAITS!r}]); "
+    supervisor.start(spec("parent", child + WAITS))
+    parent = psutil.Process(state_of(settings, "parent").pid)
+    eventually(lambda: bool(parent.children()))
+    orphan = parent.children()[0]
+    parent.kill()
+    eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, supervisor.look)
+
+
+_UNTIL_KILLED = """
+import signal, sys
+from pathlib import Path
+from cli.embedded import ServerCommand
+from cli.processes import ProcessSpec
+from cli.supervisor import Supervisor
+from runtime.settings import Settings
+supervisor = Supervisor(Settings(data_dir=Path(sys.argv[1])))
+for number, program in enumerate(sys.argv[2:]):
+    supervisor.start(ProcessSpec(str(number), ServerCommand((sys.executable, "-c", program))))
+print("started", flush=True)
+signal.pause()
+"""
+
+
+def test_when_the_supervisor_is_killed_its_processes_are_asked_to_end_and_the_stubborn_are_found(
+    settings: Settings,
+) -> None:
+    arguments = [sys.executable, "-c", _UNTIL_KILLED, str(settings.data_dir), WAITS, IGNORES_SIGTERM]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        state = read_state(settings)
+        assert state is not None
+        obedient, stubborn = state.processes
+        assert leftover_processes(settings) == []
+        eventually(lambda: "ready" in log_file(settings, stubborn.name).read_text())
+        process.kill()
+        process.wait()
+    assert read_state(settings) is None
+    eventually(lambda: [each.pid for each in leftover_processes(settings)] == [stubborn.pid])
+    assert obedient.pid != stubborn.pid
+    os.kill(stubborn.pid, signal.SIGKILL)
+    eventually(lambda: leftover_processes(settings) == [])
