@@ -80,6 +80,36 @@ def test_a_process_that_always_dies_is_tried_less_and_less_often(supervisor: Sup
     assert log_file(settings, "one").read_text().splitlines() == ["no luck"] * 3
 
 
+def test_the_pause_is_short_again_after_a_long_life(
+    supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.start(spec("one", WAITS))
+    for restarts in range(1, 5):
+        if restarts == 4:
+            monkeypatch.setattr(supervisor_module, "LIVED_LONG_S", 0.0)
+        os.kill(state_of(settings, "one").pid, signal.SIGKILL)
+        began = time.monotonic()
+        eventually(lambda restarts=restarts: supervisor.restarts()["one"] == restarts, supervisor.look)  # type: ignore[misc]
+    assert time.monotonic() - began < backoff_s(4)
+
+
+def test_a_large_log_is_set_aside(supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "LOG_BYTES_MAX", 10)
+    supervisor.start(spec("one", f"print('a long story', flush=True); {WAITS}"))
+    file = log_file(settings, "one")
+    eventually(lambda: file.read_text() == "a long story\n")
+    os.kill(state_of(settings, "one").pid, signal.SIGKILL)
+    eventually(lambda: supervisor.restarts()["one"] == 1, supervisor.look)
+    eventually(lambda: file.read_text() == "a long story\n")
+    assert file.with_suffix(".log.1").read_text() == "a long story\n"
+
+
+def test_a_program_that_is_not_there_is_an_error(supervisor: Supervisor) -> None:
+    with pytest.raises(OSError, match="no-such-program"):
+        supervisor.start(ProcessSpec("ghost", ServerCommand(("no-such-program",))))
+    assert supervisor.restarts() == {}
+
+
 def test_processes_end_in_the_reverse_order(supervisor: Supervisor, settings: Settings) -> None:
     for name in ("first", "second", "third"):
         supervisor.start(spec(name, WAITS))
