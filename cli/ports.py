@@ -1,9 +1,12 @@
 """Which ports the exchange will listen on, and whether they are free."""
 
+import random
 import socket
 from collections.abc import Iterator
 
 from runtime.settings import PREFIX, Settings
+
+FREE_PORTS = (20_000, 32_000)
 
 
 class PortError(RuntimeError):
@@ -38,9 +41,13 @@ def check_ports(settings: Settings) -> None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a port of 127.0.0.1 that was free a moment ago.
+
+    It is below those that the system gives to connections, so that none of them takes it before it is used.
+    """
+    while not _is_free("127.0.0.1", port := random.randrange(*FREE_PORTS)):  # noqa: S311 - no secret
+        continue
+    return port
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -1,5 +1,6 @@
-"""One whole exchange for all end-to-end tests."""
+"""One whole exchange for all end-to-end tests: with one shard, then for tests that are marked so with three."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.running import RunningExchange, running_exchange
+
+SHARD_COUNTS = (1, 3)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "exchange" in metafunc.fixturenames:
+        wanted = os.environ.get("TEST_SHARD_COUNT")
+        every = metafunc.definition.get_closest_marker("every_shard_count")
+        counts = (int(wanted),) if wanted else SHARD_COUNTS if every else SHARD_COUNTS[:1]
+        metafunc.parametrize("exchange", counts, indirect=True, scope="session", ids=lambda count: f"shards={count}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("e2e"))  # they share an exchange, so one worker runs them all
 
 
 @contextmanager
@@ -26,9 +43,9 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def exchange() -> Iterator[RunningExchange]:
+def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
     """A running exchange with a market maker."""
-    with _data_dir() as path, running_exchange(path) as exchange:
+    with _data_dir() as path, running_exchange(path, shard_count=str(request.param)) as exchange:
         yield exchange
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.ports import free_port
+from cli.state import ProcessStatus, read_state
 from runtime.settings import PREFIX, Settings, load_settings
 from tests.e2e.api import eventually
 
@@ -73,15 +74,20 @@ def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchang
             [*_EXCHANGE, "up"], env=exchange.environment, stdout=output, stderr=subprocess.STDOUT
         )
 
-        def ready() -> bool:
+        def running() -> bool:
             if process.poll() is not None:
                 output.seek(0)
                 pytest.fail(f"exchange up ended:\n{output.read().decode(errors='replace')}")
-            status = subprocess.run([*_EXCHANGE, "status", "--json"], env=exchange.environment, capture_output=True)
-            return bool(status.stdout) and bool(json.loads(status.stdout)["ready"])
+            state = read_state(exchange.settings)
+            return (
+                state is not None
+                and bool(state.processes)
+                and all(each.state is ProcessStatus.RUNNING for each in state.processes)
+            )
 
         try:
-            eventually("a running exchange", ready, timeout_s=START_TIMEOUT_S)
+            eventually("a running exchange", running, timeout_s=START_TIMEOUT_S)
+            assert exchange.command("status")["ready"]
             yield exchange
         finally:
             process.send_signal(signal.SIGINT)

@@ -10,6 +10,8 @@ import pytest
 from examples.trade_with_ccxt import connect, trade
 from tests.e2e.api import Api, eventually, new_account
 
+pytestmark = pytest.mark.every_shard_count
+
 SYMBOL = "BTC/USDT"
 UNIT = Decimal("0.00000001")
 FEE_RATE = Decimal("0.001")

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import httpx
+import pytest
 import redis
 
 from protocol import streams
@@ -19,6 +20,8 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.running import RunningExchange
+
+pytestmark = pytest.mark.every_shard_count
 
 SYMBOL = "ETHUSDT"
 CLIENTS = 4
