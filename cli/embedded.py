@@ -274,14 +274,18 @@ def _reachable_programs(programs: Path, folder: Path) -> Path:
     """Return the programs, or a copy beside the data when they are in a folder that is closed to others."""
     if _open_to_others(programs):
         return programs
-    copy = folder.parent / f"postgres-{_version(programs / 'postgres')[0]}"
+    installation, package = programs.parent, programs.parent.parent
+    copy = folder.parent / f"{installation.name}-{_version(programs / 'postgres')[0]}"
     if not copy.exists():
         unfinished = copy.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(programs.parent, unfinished, symlinks=True)
-        unfinished.chmod(0o755)
+        shutil.copytree(installation, unfinished / package.name / installation.name, symlinks=True)
+        # The wheel keeps libraries beside the package; the programs look for them there, relative to themselves.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
         unfinished.rename(copy)
-    return copy / "bin"
+    return copy / package.name / installation.name / "bin"
 
 
 def _make_database(settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
