@@ -1,15 +1,11 @@
 """Candles: their intervals, the flat ones where nothing traded, and Binance's arrays. Pure."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from protocol.market import Market
-from protocol.market_data import INTERVALS_MS
+from protocol.market_data import interval_bounds
 from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
-
-_MONDAY_MS: Final = 4 * 86_400_000
-"""The first Monday after the epoch, which was a Thursday."""
 
 
 class KlineRow(NamedTuple):
@@ -37,19 +33,12 @@ class Window(NamedTuple):
 
 def bucket_start(interval: str, time: TimeMs) -> TimeMs:
     """Return when the interval that holds `time` opened."""
-    length = INTERVALS_MS.get(interval)
-    if length is None:
-        month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
-        return TimeMs(int(month.timestamp()) * 1000)
-    offset = _MONDAY_MS if interval == "1w" else 0
-    return TimeMs((time - offset) // length * length + offset)
+    return TimeMs(interval_bounds(interval, time)[0])
 
 
 def next_bucket(interval: str, opened: TimeMs) -> TimeMs:
     """Return when the interval after the one that opened at `opened` opens."""
-    length = INTERVALS_MS.get(interval)
-    # 32 days on is always in the next month, for a month begins at `opened`.
-    return bucket_start(interval, TimeMs(opened + 32 * 86_400_000)) if length is None else TimeMs(opened + length)
+    return TimeMs(interval_bounds(interval, opened)[1])
 
 
 def previous_bucket(interval: str, opened: TimeMs) -> TimeMs:

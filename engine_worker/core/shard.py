@@ -14,14 +14,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
-from engine_worker.core.book import Book, Match
+from engine_worker.core.market_state import MarketState
 from engine_worker.core.members import (
     BUY,
     CANCELED,
     EXPIRED,
     EXPIRED_IN_MATCH,
     FILLED,
-    FOK,
     GTC,
     IOC,
     LIMIT_MAKER,
@@ -45,13 +44,11 @@ from protocol.commands import (
     PlaceOrder,
     RestingClosed,
     ShardMessage,
-    TakerFill,
     TakerOutcome,
     Withdraw,
 )
 from protocol.events import (
     CloseReason,
-    DepthChanged,
     Event,
     FundsDeposited,
     FundsReleased,
@@ -59,7 +56,6 @@ from protocol.events import (
     OrderAccepted,
     OrderClosed,
     OrderFilled,
-    TradeExecuted,
 )
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.market_data import DepthSnapshot
@@ -108,22 +104,6 @@ class Output(NamedTuple):
     """(target shard, sequence, message)."""
 
 
-class MarketState:
-    """A market's half of the shard: its book and its counters."""
-
-    __slots__ = ("aggregate_id", "book", "k", "last_price", "market", "sequence", "trade_id")
-
-    def __init__(self, market: Market) -> None:
-        self.market = market
-        self.k = market.quote_per_tick_lot
-        self.book = Book(self.k)
-        self.last_price = 0
-        """The last trade's price; 0 before the first."""
-        self.sequence = 0
-        self.trade_id = 0
-        self.aggregate_id = 0
-
-
 class CancelAllRequest:
     """A request to cancel several orders that waits for all of them."""
 
@@ -167,8 +147,8 @@ class Shard:
             PlaceOrder: self._place_order,
             CancelOrder: self._cancel_order,
             CancelAllOrders: self._cancel_all_orders,
-            Deposit: self._deposit,
-            Withdraw: self._withdraw,
+            Deposit: self._transfer,
+            Withdraw: self._transfer,
             MatchOrder: self._match_order,
             CancelResting: self._cancel_resting,
             TakerOutcome: self._taker_outcome,
@@ -358,132 +338,14 @@ class Shard:
     # ------------------------------------------------------------------ the market's half
 
     def _match_order(self, order: MatchOrder) -> None:
-        state = self.markets[order.market]
-        book, side, price = state.book, order.side, order.price
-        reason = self._reason_not_to_match(order, state)
-        if reason is not None:
-            self._send_to_account(
-                order.account_id,
-                TakerOutcome(order.order_id, order.account_id, order.market, (), rests=False, reject_reason=reason),
-            )
-            return
-        fills: tuple[TakerFill, ...] = ()
-        leaves = order.quantity
-        expired_in_match = False
-        makers: list[ShardMessage] = []
-        opposite = book.asks if side is BUY else book.bids
-        crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
-        if crosses and not (order.time_in_force is FOK and not self._fills_whole(order, book)):
-            matching = book.match(
-                side,
-                price,
-                order.quantity,
-                order.account_id,
-                order.self_trade_prevention,
-                order.quote_budget if order.budget_is_limit else None,
-            )
-            leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            fills = tuple(self._trade(state, order, matching.matches, makers))
-            makers.extend(
-                RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
-                for maker_id, account_id in matching.makers_expired
-            )
-        rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match
-        if rests:
-            book.add(order.order_id, order.account_id, side, price, leaves)
-        self._publish_changes(state)
-        self._send_to_account(
-            order.account_id,
-            TakerOutcome(order.order_id, order.account_id, order.market, fills, rests, expired_in_match),
-        )
+        outcome, makers = self.markets[order.market].match_order(order, self._time, self._events)
+        self._send(order.account_id % self.shard_count, outcome)
         for message in makers:
-            self._send_to_account(message.account_id, message)
-
-    def _reason_not_to_match(self, order: MatchOrder, state: MarketState) -> RejectReason | None:
-        if order.order_type is MARKET:
-            if order.side is BUY and not order.budget_is_limit:
-                budget = order.quote_budget
-                if order.price * order.quantity * state.k > budget:
-                    _, cost = state.book.fillable(
-                        order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
-                    )
-                    if cost > budget:
-                        return RejectReason.INSUFFICIENT_BALANCE
-            return None
-        last_price = state.last_price
-        if last_price:
-            scaled = order.price * PPM
-            if scaled > last_price * state.market.band_up_ppm or scaled < last_price * state.market.band_down_ppm:
-                return RejectReason.PRICE_OUTSIDE_BAND
-        if order.order_type is LIMIT_MAKER and state.book.crosses(order.side, order.price):
-            return RejectReason.WOULD_MATCH_IMMEDIATELY
-        return None
-
-    def _fills_whole(self, order: MatchOrder, book: Book) -> bool:
-        found, _ = book.fillable(order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention)
-        return found == order.quantity
-
-    def _trade(
-        self, state: MarketState, taker: MatchOrder, matches: list[Match], makers: list[ShardMessage]
-    ) -> list[TakerFill]:
-        """Number the trades and say that they happened; append what the makers are told to `makers`."""
-        fills = []
-        time, symbol, order_id, account_id = self._time, taker.market, taker.order_id, taker.account_id
-        trade_id, sequence, last_price = state.trade_id, state.sequence, 0
-        for match in matches:
-            trade_id += 1
-            sequence += 1
-            price, quantity = match.price, match.quantity
-            if price != last_price:
-                state.aggregate_id += 1
-                last_price = price
-            self._events.append(
-                TradeExecuted(
-                    time,
-                    symbol,
-                    Sequence(sequence),
-                    TradeId(trade_id),
-                    state.aggregate_id,
-                    price,
-                    quantity,
-                    taker.side,
-                    match.order_id,
-                    order_id,
-                    match.account_id,
-                    account_id,
-                )
-            )
-            makers.append(MakerFill(match.order_id, match.account_id, symbol, TradeId(trade_id), price, quantity))
-            fills.append(TakerFill(TradeId(trade_id), price, quantity))
-        state.trade_id, state.sequence = trade_id, sequence
-        state.last_price = last_price or state.last_price
-        return fills
-
-    def _publish_changes(self, state: MarketState) -> None:
-        changes = state.book.take_changes()
-        if changes:
-            state.sequence += 1
-            self._events.append(
-                DepthChanged(
-                    self._time,
-                    state.market.symbol,
-                    Sequence(state.sequence),
-                    changes,
-                )
-            )
+            self._send(message.account_id % self.shard_count, message)
 
     def _cancel_resting(self, cancel: CancelResting) -> None:
-        state = self.markets[cancel.market]
-        message: ShardMessage
-        if state.book.cancel(cancel.order_id):
-            self._publish_changes(state)
-            message = RestingClosed(cancel.order_id, cancel.account_id, cancel.market)
-        else:
-            message = CancelMissed(cancel.order_id, cancel.account_id, cancel.market)
-        self._send_to_account(cancel.account_id, message)
-
-    def _send_to_account(self, account_id: AccountId, message: ShardMessage) -> None:
-        self._send(account_id % self.shard_count, message)
+        message = self.markets[cancel.market].cancel_resting(cancel, self._time, self._events)
+        self._send(cancel.account_id % self.shard_count, message)
 
     # ------------------------------------------------------------------ the account's half: settling
 
@@ -737,66 +599,48 @@ class Shard:
 
     # ------------------------------------------------------------------ deposits and withdrawals
 
-    def _deposit(self, command: Deposit) -> None:
-        totals = self.totals.get(command.asset)
-        if totals is None:
-            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ASSET)
-            return
+    def _transfer(self, command: Deposit | Withdraw) -> None:
+        """Bring money in or take it out; a `transfer_id` that the account has used before changes nothing."""
         account = self.accounts.get(command.account_id)
-        if account is None or command.transfer_id not in account.transfer_ids:
-            funds = account.funds.get(command.asset) if account is not None else None
-            balance = funds.available + funds.held if funds is not None else 0
-            if command.amount <= 0 or balance + command.amount > AMOUNT_UNITS_MAX:
-                self._refuse(command.reply_to, command.request_id, RejectReason.AMOUNT_OUT_OF_RANGE)
-                return
-            if account is None:
-                account = self.accounts[command.account_id] = Account(command.account_id)
-            account.transfer_ids[command.transfer_id] = None
-            account.funds_in(command.asset).available += command.amount
-            totals.deposited += command.amount
-            self._events.append(
-                FundsDeposited(
-                    self._time,
-                    command.account_id,
-                    command.asset,
-                    command.amount,
-                    command.transfer_id,
-                    (account.balance(command.asset),),
-                )
-            )
-        self._replies.append(
-            (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
-        )
+        repeated = account is not None and command.transfer_id in account.transfer_ids
+        reason = None if command.asset in self.totals else RejectReason.UNKNOWN_ASSET
+        if reason is None and not repeated:
+            reason = self._reason_not_to_transfer(command, account)
+        if reason is not None:
+            self._refuse(command.reply_to, command.request_id, reason)
+            return
+        if account is None:
+            account = self.accounts[command.account_id] = Account(command.account_id)
+        if not repeated:
+            self._move_funds(command, account)
+        balances = (account.balance(command.asset),)
+        self._replies.append((command.reply_to, FundsReply(command.request_id, self._time, balances)))
 
-    def _withdraw(self, command: Withdraw) -> None:
-        totals = self.totals.get(command.asset)
-        if totals is None:
-            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ASSET)
-            return
-        account = self.accounts.get(command.account_id)
-        if account is None or command.transfer_id not in account.transfer_ids:
-            if command.amount <= 0:
-                self._refuse(command.reply_to, command.request_id, RejectReason.AMOUNT_OUT_OF_RANGE)
-                return
-            funds = account.funds.get(command.asset) if account is not None else None
-            if account is None or funds is None or funds.available < command.amount:
-                self._refuse(command.reply_to, command.request_id, RejectReason.INSUFFICIENT_BALANCE)
-                return
-            account.transfer_ids[command.transfer_id] = None
+    def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
+        if command.amount <= 0:
+            return RejectReason.AMOUNT_OUT_OF_RANGE
+        funds = account.funds.get(command.asset) if account is not None else None
+        available, held = (funds.available, funds.held) if funds is not None else (0, 0)
+        if isinstance(command, Deposit):
+            too_much = available + held + command.amount > AMOUNT_UNITS_MAX
+            return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
+        return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
+
+    def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
+        account.transfer_ids[command.transfer_id] = None
+        funds, totals = account.funds_in(command.asset), self.totals[command.asset]
+        moved: type[FundsDeposited | FundsWithdrawn]
+        if isinstance(command, Deposit):
+            funds.available += command.amount
+            totals.deposited += command.amount
+            moved = FundsDeposited
+        else:
             funds.available -= command.amount
             totals.withdrawn += command.amount
-            self._events.append(
-                FundsWithdrawn(
-                    self._time,
-                    command.account_id,
-                    command.asset,
-                    command.amount,
-                    command.transfer_id,
-                    (account.balance(command.asset),),
-                )
-            )
-        self._replies.append(
-            (command.reply_to, FundsReply(command.request_id, self._time, (account.balance(command.asset),)))
+            moved = FundsWithdrawn
+        balances = (account.balance(command.asset),)
+        self._events.append(
+            moved(self._time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
         )
 
     # ------------------------------------------------------------------ looking

@@ -13,6 +13,7 @@ import pytest
 
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.book import Book, BookSide
+from engine_worker.core.market_state import MarketState
 from engine_worker.core.shard import Shard
 from protocol.commands import Command
 from tests.properties.sequences import LENGTH_MAX, commands_of
@@ -50,25 +51,25 @@ PLANTS = (
     Plant("self-trade prevention ignored", Book, "match", "if maker.account_id == account_id", "if False"),
     Plant("taker outlives EXPIRE_BOTH", Book, "match", "is not EXPIRE_MAKER", "is EXPIRE_TAKER"),
     Plant("maker outlives EXPIRE_BOTH", Book, "match", "is not EXPIRE_TAKER", "is EXPIRE_MAKER"),
-    Plant("FOK fills in part", Shard, "_fills_whole", "found == order.quantity", "found > 0"),
+    Plant("FOK fills in part", MarketState, "_fills_whole", "found == order.quantity", "found > 0"),
     Plant("FOK counts own orders", Book, "fillable", "if prevention is PREVENT_NOTHING", "if True"),
-    Plant("IOC rests", Shard, "_match_order", "order.time_in_force is GTC", "True"),
-    Plant("LIMIT_MAKER takes", Shard, "_reason_not_to_match", "order.order_type is LIMIT_MAKER", "False"),
-    Plant("band not checked", Shard, "_reason_not_to_match", "if last_price:", "if False:"),
-    Plant("band excludes its bound", Shard, "_reason_not_to_match", "scaled >", "scaled >="),
-    Plant("last price stale", Shard, "_trade", "last_price or state.last_price", "state.last_price or last_price"),
-    Plant("MARKET buy beyond its hold", Shard, "_reason_not_to_match", "if cost > budget", "if False"),
-    Plant("aggregates too many", Shard, "_trade", "if price != last_price:", "if True:"),
+    Plant("IOC rests", MarketState, "match_order", "order.time_in_force is GTC", "True"),
+    Plant("LIMIT_MAKER takes", MarketState, "_reason_to_refuse", "order.order_type is LIMIT_MAKER", "False"),
+    Plant("band not checked", MarketState, "_reason_to_refuse", "if last_price:", "if False:"),
+    Plant("band excludes its bound", MarketState, "_reason_to_refuse", "scaled >", "scaled >="),
+    Plant("last price stale", MarketState, "_trade", "last_price or self.last_price", "self.last_price or last_price"),
+    Plant("MARKET buy beyond its hold", MarketState, "_reason_to_refuse", "if cost > budget", "if False"),
+    Plant("aggregates too many", MarketState, "_trade", "if price != last_price:", "if True:"),
     Plant("hold leaks on close", Shard, "_close", "release(order.held)", "release(0)"),
     Plant("hold leaks on refusal", Shard, "_taker_outcome", "release(order.held)", "release(0)"),
-    Plant("depth silent on cancel", Shard, "_cancel_resting", "self._publish_changes(state)", "state.book.take_changes()"),
+    Plant("depth silent on cancel", MarketState, "cancel_resting", "self._tell_depth(time, events)", "self.book.take_changes()"),
     Plant("client order id used twice", Shard, "_reason_to_refuse", "if placed is not None", "if False"),
     Plant("retry not recognised", Shard, "_place_order", "if placed is not None and", "if False and"),
     Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
     Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
     Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),
-    Plant("transfer counted twice", Shard, "_deposit", "command.transfer_id not in account.transfer_ids", "True"),
-    Plant("held money withdrawn", Shard, "_withdraw", "funds.available < command", "funds.available + funds.held < command"),
+    Plant("transfer counted twice", Shard, "_transfer", "command.transfer_id in account.transfer_ids", "False"),
+    Plant("held money withdrawn", Shard, "_reason_not_to_transfer", "available < command", "available + held < command"),
     Plant("cancel by either id", Shard, "_find_open", "order_id not in (0, placed.order_id)", "False"),
 )  # fmt: skip
 

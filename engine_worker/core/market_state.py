@@ -1,0 +1,142 @@
+"""A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of it."""
+
+from engine_worker.core.book import Book, Match
+from engine_worker.core.members import BUY, FOK, GTC, LIMIT_MAKER, MARKET
+from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
+from protocol.events import DepthChanged, Event, TradeExecuted
+from protocol.market import Market
+from protocol.orders import RejectReason
+from protocol.units import PPM, Sequence, TimeMs, TradeId
+
+MakerMessage = MakerFill | RestingClosed
+
+
+class MarketState:
+    """One market: its book and its counters."""
+
+    __slots__ = ("aggregate_id", "book", "last_price", "market", "sequence", "trade_id")
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.book = Book(market.quote_per_tick_lot)
+        self.last_price = 0
+        """The last trade's price; 0 before the first."""
+        self.sequence = 0
+        self.trade_id = 0
+        self.aggregate_id = 0
+
+    def match_order(
+        self, order: MatchOrder, time: TimeMs, events: list[Event]
+    ) -> tuple[TakerOutcome, list[MakerMessage]]:
+        """Match an order whose funds are held, and let what is left rest if it may.
+
+        Appends the trades, and then one change of depth, to `events`. Returns what the order's account is told, and what the
+        makers' accounts are told.
+        """
+        book, side, price = self.book, order.side, order.price
+        reason = self._reason_to_refuse(order)
+        if reason is not None:
+            return TakerOutcome(order.order_id, order.account_id, order.market, (), False, False, reason), []
+        fills: tuple[TakerFill, ...] = ()
+        leaves = order.quantity
+        expired_in_match = False
+        makers: list[MakerMessage] = []
+        opposite = book.asks if side is BUY else book.bids
+        crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
+        if crosses and not (order.time_in_force is FOK and not self._fills_whole(order)):
+            matching = book.match(
+                side,
+                price,
+                order.quantity,
+                order.account_id,
+                order.self_trade_prevention,
+                order.quote_budget if order.budget_is_limit else None,
+            )
+            leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
+            fills = tuple(self._trade(order, matching.matches, time, events, makers))
+            makers.extend(
+                RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
+                for maker_id, account_id in matching.makers_expired
+            )
+        rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match
+        if rests:
+            book.add(order.order_id, order.account_id, side, price, leaves)
+        self._tell_depth(time, events)
+        return TakerOutcome(order.order_id, order.account_id, order.market, fills, rests, expired_in_match), makers
+
+    def cancel_resting(self, cancel: CancelResting, time: TimeMs, events: list[Event]) -> RestingClosed | CancelMissed:
+        """Take an order out of the book, and return what its account is told."""
+        if self.book.cancel(cancel.order_id):
+            self._tell_depth(time, events)
+            return RestingClosed(cancel.order_id, cancel.account_id, cancel.market)
+        return CancelMissed(cancel.order_id, cancel.account_id, cancel.market)
+
+    def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
+        market = self.market
+        if order.order_type is MARKET:
+            if order.side is BUY and not order.budget_is_limit:
+                budget = order.quote_budget
+                if order.price * order.quantity * market.quote_per_tick_lot > budget:
+                    _, cost = self.book.fillable(
+                        order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
+                    )
+                    if cost > budget:
+                        return RejectReason.INSUFFICIENT_BALANCE
+            return None
+        last_price = self.last_price
+        if last_price:
+            scaled = order.price * PPM
+            if scaled > last_price * market.band_up_ppm or scaled < last_price * market.band_down_ppm:
+                return RejectReason.PRICE_OUTSIDE_BAND
+        if order.order_type is LIMIT_MAKER and self.book.crosses(order.side, order.price):
+            return RejectReason.WOULD_MATCH_IMMEDIATELY
+        return None
+
+    def _fills_whole(self, order: MatchOrder) -> bool:
+        found, _ = self.book.fillable(
+            order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
+        )
+        return found == order.quantity
+
+    def _trade(
+        self, taker: MatchOrder, matches: list[Match], time: TimeMs, events: list[Event], makers: list[MakerMessage]
+    ) -> list[TakerFill]:
+        """Number the trades and say that they happened; append what the makers are told to `makers`."""
+        fills = []
+        symbol, order_id, account_id = taker.market, taker.order_id, taker.account_id
+        trade_id, sequence, last_price = self.trade_id, self.sequence, 0
+        for match in matches:
+            trade_id += 1
+            sequence += 1
+            price, quantity = match.price, match.quantity
+            if price != last_price:
+                self.aggregate_id += 1
+                last_price = price
+            events.append(
+                TradeExecuted(
+                    time,
+                    symbol,
+                    Sequence(sequence),
+                    TradeId(trade_id),
+                    self.aggregate_id,
+                    price,
+                    quantity,
+                    taker.side,
+                    match.order_id,
+                    order_id,
+                    match.account_id,
+                    account_id,
+                )
+            )
+            makers.append(MakerFill(match.order_id, match.account_id, symbol, TradeId(trade_id), price, quantity))
+            fills.append(TakerFill(TradeId(trade_id), price, quantity))
+        self.trade_id, self.sequence = trade_id, sequence
+        self.last_price = last_price or self.last_price
+        return fills
+
+    def _tell_depth(self, time: TimeMs, events: list[Event]) -> None:
+        """Say which levels changed, once for all that one command did."""
+        changes = self.book.take_changes()
+        if changes:
+            self.sequence += 1
+            events.append(DepthChanged(time, self.market.symbol, Sequence(self.sequence), changes))
