@@ -228,6 +228,12 @@ def _show_running(settings: Settings, console: Console, seconds: float) -> None:
     for name, url in urls(settings).items():
         console.print(f"{name:>8}  {url}", highlight=False)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
+    console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
     console.print(
         "`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
     )
+
+
+def _data_elsewhere(settings: Settings) -> str:
+    folder = settings.data_dir / "postgres"
+    return f"; PostgreSQL's in {folder.resolve()}, since its user may not enter here" if folder.is_symlink() else ""

@@ -54,13 +54,14 @@ _EXCHANGE = [sys.executable, "-m", "cli.main"]
 def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchange]:
     """Run an exchange with its data in `data_dir` and other `settings` on free ports, until the context ends.
 
-    It has as many shards as TEST_SHARD_COUNT says, by default one.
+    It has as many shards as TEST_SHARD_COUNT says, by default one, and the PostgreSQL that TEST_POSTGRES_BIN names.
     """
     values = {
         "data_dir": str(data_dir),
         "rest_port": str(free_port()),
         "redis_port": str(free_port()),
         "postgres_port": str(free_port()),
+        "postgres_bin": os.environ.get("TEST_POSTGRES_BIN", ""),
         "shard_count": os.environ.get("TEST_SHARD_COUNT", "1"),
         # All tests come from one address, and each asks more often than a client would.
         "request_weight_per_minute": "10000000",
