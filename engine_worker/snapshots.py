@@ -3,10 +3,11 @@
 import gc
 import os
 import time
+from collections import deque
 
 import structlog
 
-from engine_worker.core.snapshot import encode_snapshot, stream_id_of
+from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.streams import EventReader, StreamId, split_stream_id
@@ -26,7 +27,15 @@ class Snapshotter:
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
         self._child: int | None = None
-        self._saved: StreamId | None = None
+        self._taken: StreamId | None = None
+        """Up to where the snapshot reaches that was begun last."""
+        self._kept: deque[StreamId] = deque(maxlen=2)
+        """Up to where those reach that this process has saved, older first."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is being written."""
+        return self._child is not None
 
     def run(self) -> None:
         """Start a snapshot when one is due, and finish one that is done. Returns at once."""
@@ -36,19 +45,21 @@ class Snapshotter:
                 self._child = None
                 if status:
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
-                else:
+                    self._taken = None
+                elif self._taken is not None:
+                    self._kept.append(self._taken)
                     self._trim()
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._interval_s
-            if self._worker.position.stream_id != self._saved:
-                self._saved = self._worker.position.stream_id
+            if self._worker.position.stream_id != self._taken:
+                self._taken = self._worker.position.stream_id
                 self._child = self._fork()
 
     def finish(self) -> None:
         """Wait for a running child, and save once more in this process: the next start has nothing to replay."""
         if self._child is not None:
             os.waitpid(self._child, 0)
-        if self._worker.position.stream_id != self._saved:
+        if self._worker.position.stream_id != self._taken:
             self._streams.save_snapshot(
                 self._index, encode_snapshot(self._worker.shard, self._worker.position.stream_id)
             )
@@ -69,10 +80,9 @@ class Snapshotter:
 
     def _trim(self) -> None:
         """Trim the input to the older snapshot, and the events to what that and all readers have passed."""
-        kept = self._streams.snapshots(self._index)
-        if len(kept) < 2:
+        if len(self._kept) < 2:
             return
-        older = stream_id_of(kept[-1])
+        older = self._kept[0]
         self._streams.trim(streams.commands(self._index), older)
         passed = self._streams.passed(self._index)
         if set(passed) >= set(EventReader):

@@ -84,14 +84,8 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     sent: list[tuple[int, int]]
 
 
-class _Head(msgspec.Struct, frozen=True, array_like=True):
-    version: int
-    stream_id: StreamId
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ShardSnapshot).decode
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _DIGEST_SIZE = 32
 
 
@@ -112,7 +106,9 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
     Raises:
         SnapshotError: the bytes are torn, or belong to another format, shard count or set of markets.
     """
-    body = _checked(data)
+    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
+        raise SnapshotError("the snapshot is torn: its digest does not match")
     try:
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
@@ -125,22 +121,6 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
             "a running exchange cannot change its number of shards"
         )
     return _restore(snapshot, market_map, closed_orders_max), snapshot.stream_id
-
-
-def stream_id_of(data: bytes) -> StreamId:
-    """Return the stream id up to which a snapshot has applied its input, without restoring it.
-
-    Raises:
-        SnapshotError: the bytes are torn.
-    """
-    return _decode_head(_checked(data)).stream_id
-
-
-def _checked(data: bytes) -> bytes:
-    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
-    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
-        raise SnapshotError("the snapshot is torn: its digest does not match")
-    return body
 
 
 def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
@@ -220,9 +200,10 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: 
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
     for asset, *totals in snapshot.totals:
-        if asset not in shard.totals:
+        if asset in shard.totals:
+            shard.totals[asset] = AssetTotals(*totals)
+        elif any(totals):
             raise SnapshotError(f"no market trades {asset} any more, but the snapshot holds money in it")
-        shard.totals[asset] = AssetTotals(*totals)
     for account_snapshot in snapshot.accounts:
         account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id)
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}

@@ -1,0 +1,100 @@
+"""Snapshots beside the matching, and what may be trimmed after them."""
+
+import time
+
+import pytest
+import structlog
+
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
+from engine_worker.snapshots import Snapshotter
+from engine_worker.worker import Worker
+from protocol import streams
+from protocol.codec import encode_frame
+from protocol.commands import Deposit
+from protocol.market import MarketMap
+from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
+from protocol.units import AccountId, AssetUnits
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings
+
+DEADLINE_S = 30
+MARKETS = Settings().market_map()
+
+
+@pytest.fixture
+def log(redis_url: str) -> RedisStreamLog:
+    return RedisStreamLog.connect(redis_url)
+
+
+@pytest.fixture
+def worker(log: RedisStreamLog) -> Worker:
+    worker = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    worker.start()
+    return worker
+
+
+def deposit(log: RedisStreamLog, worker: Worker, number: int) -> StreamId:
+    command = Deposit(number, "test", AccountId(1), "USDT", AssetUnits(1), str(number))
+    stream_id = log.append(streams.commands(0), {COMMANDS_FIELD: encode_frame([command])})
+    worker.step(block_ms=10)
+    return stream_id
+
+
+def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) -> list[bytes]:
+    """Let the snapshotter run until it has saved one more and cleaned up after it."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        snapshotter.run()
+        now = log.snapshots(0)
+        if now != before and not snapshotter.busy:
+            return now
+        time.sleep(0.005)
+    pytest.fail("no snapshot was saved")
+
+
+def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    snapshotter = Snapshotter(worker, log, redis_url, 0, interval_s=0.0)
+    ids = [deposit(log, worker, number) for number in range(3)]
+    for reader in EventReader:
+        log.mark_passed(0, reader, ids[1])
+    first = saved(snapshotter, log, [])
+    restored, stream_id = decode_snapshot(first[0], MARKETS)
+    assert (state_hash(restored), stream_id) == (state_hash(worker.shard), ids[2])
+    assert len(log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)) == 3, "one snapshot is not enough to trim"
+
+    later = deposit(log, worker, 3)
+    saved(snapshotter, log, first)
+    left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
+    assert left == [ids[2], later], "what the older snapshot has not applied must stay"
+    kept = [entry.stream_id for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
+    assert kept == [ids[1], ids[2], later], "what a reader has not passed must stay"
+
+    again = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    again.start()
+    assert state_hash(again.shard) == state_hash(worker.shard)
+
+
+def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
+    nowhere = Snapshotter(worker, log, "redis://127.0.0.1:1/0", 0, interval_s=0.0)
+    deposit(log, worker, 0)
+    with structlog.testing.capture_logs() as logs:
+        deadline = time.monotonic() + DEADLINE_S
+        while not logs and time.monotonic() < deadline:
+            nowhere.run()
+            time.sleep(0.005)
+    assert [entry["event"] for entry in logs][:1] == ["snapshot failed"]
+    assert log.snapshots(0) == []
+    nowhere.finish()
+    assert len(log.snapshots(0)) == 1, "the last one is saved by the process itself"
+
+
+def test_only_whole_snapshots_of_this_exchange_are_read(worker: Worker, log: RedisStreamLog) -> None:
+    deposit(log, worker, 0)
+    snapshot = encode_snapshot(worker.shard, worker.position.stream_id)
+    for torn in (b"", snapshot[:-1], snapshot[:40] + b"x" + snapshot[41:]):
+        with pytest.raises(SnapshotError, match="torn"):
+            decode_snapshot(torn, MARKETS)
+    with pytest.raises(SnapshotError, match="number of shards"):
+        decode_snapshot(snapshot, MarketMap.of(MARKETS.markets, 3))
+    with pytest.raises(SnapshotError, match="not in this shard"):
+        decode_snapshot(snapshot, MarketMap.of(MARKETS.markets[:1], 1))
