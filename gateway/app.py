@@ -18,8 +18,9 @@ from litestar.types import HTTPScope, Method, Receive, Scope, Send
 from functions.errors import ApiError
 from functions.function import Function
 from gateway import openapi
-from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, Surroundings, refuse
+from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse
 from gateway.errors import body_too_large, error_body, internal, malformed, method_not_allowed, path_unknown
+from serving.wiring import Surroundings
 
 HOT_PATHS: Final = frozenset({"/api/v3/order"})
 _JSON: Final = "application/json;charset=UTF-8"

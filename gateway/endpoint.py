@@ -13,16 +13,14 @@ import structlog
 from functions.errors import ApiError
 from functions.function import Function, Security
 from functions.parameters import Parameters, parse_pairs
-from functions.ports import MICROSECONDS, MILLISECONDS, Call, Ports
+from functions.ports import MICROSECONDS, MILLISECONDS, Call
 from functions.sessions import account_of_session
-from gateway import auth
-from gateway.api_keys import ApiKeys
-from gateway.backlog import Backlog
-from gateway.clock import now_us
 from gateway.errors import error_body, internal
-from gateway.metrics import FunctionMetrics
-from gateway.rate_limits import RateLimits
 from protocol.units import AccountId, TimeMs
+from serving import auth
+from serving.clock import now_us
+from serving.metrics import FunctionMetrics
+from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -49,15 +47,6 @@ class HttpAnswer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
-
-
-class Surroundings(NamedTuple):
-    """What all endpoints of a process share."""
-
-    ports: Ports
-    limits: RateLimits
-    keys: ApiKeys
-    backlog: Backlog
 
 
 class Endpoint:

@@ -14,11 +14,11 @@ import uvloop
 from functions.catalog import functions_of
 from functions.function import Group
 from gateway.app import create_app
-from gateway.wiring import opened
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from serving.wiring import opened
 
 PROCESS: Final = "gateway"
 _LISTEN_BACKLOG: Final = 2048
@@ -72,7 +72,7 @@ def listen(settings: Settings) -> socket.socket:
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
-    async with opened(settings) as surroundings:
+    async with opened(settings, PROCESS) as surroundings:
         app = create_app(functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max)
         server = _Server(
             uvicorn.Config(

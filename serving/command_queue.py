@@ -14,9 +14,6 @@ from typing import Final
 import structlog
 
 from functions.errors import overloaded, status_unknown, unavailable
-from gateway.backlog import Backlog
-from gateway.redis_link import RedisLink, packed
-from gateway.replies import ReplyWaiter
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Command
@@ -24,6 +21,9 @@ from protocol.market import MarketMap
 from protocol.replies import Query, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from runtime.settings import Settings
+from serving.backlog import Backlog
+from serving.redis_link import RedisLink, packed
+from serving.replies import ReplyWaiter
 
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""

@@ -34,21 +34,15 @@ def packed(*parts: bytes | str | int) -> bytes:
 class RedisLink(asyncio.Protocol):
     """A connection that is made again whenever it is lost.
 
-    `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link subscribes to
-    `channel` and hands over every payload; `ready` then means that the subscription stands.
+    `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link is for listening: it
+    hands over (channel, payload) of what is said on the channels subscribed to; `ready` then means that all subscriptions stand.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        channel: str = "",
-        on_message: Callable[[bytes], None] | None = None,
-    ) -> None:
+    def __init__(self, url: str, *, on_message: Callable[[bytes, bytes], None] | None = None) -> None:
         self.ready = False
         self.on_ready: Callable[[], None] | None = None
         self._options = parse_url(url)
-        self._channel = channel
+        self._channels: dict[str, None] = {}
         self._on_message = on_message
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
@@ -80,6 +74,18 @@ class RedisLink(asyncio.Protocol):
         self._waiting.append(on_reply)
         self._transport.write(command)
 
+    def subscribe(self, channel: str, on_reply: OnReply | None = None) -> None:
+        """Listen to `channel`, now and after every reconnection; `on_reply` hears when the subscription stands, if connected now."""
+        self._channels[channel] = None
+        if self.ready:
+            self.send(packed("SUBSCRIBE", channel), on_reply or _ignore)
+
+    def unsubscribe(self, channel: str) -> None:
+        """Listen to `channel` no more."""
+        self._channels.pop(channel, None)
+        if self.ready:
+            self.send(packed("UNSUBSCRIBE", channel), _ignore)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start anew, as asyncio calls it."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
@@ -101,7 +107,7 @@ class RedisLink(asyncio.Protocol):
             if reply is False:
                 return
             if self._on_message is not None and isinstance(reply, list) and reply[0] == b"message":
-                self._on_message(reply[2])
+                self._on_message(reply[1], reply[2])
             elif self._waiting:
                 self._waiting.popleft()(reply)
 
@@ -149,8 +155,8 @@ class RedisLink(asyncio.Protocol):
             await self._ask("SELECT", int(options["db"]))
         # LOADING is an answer to this, so a server that is still reading its files does not count as connected.
         await self._ask("EXISTS", "pos:{0}")
-        if self._channel:
-            await self._ask("SUBSCRIBE", self._channel)
+        for channel in list(self._channels):
+            await self._ask("SUBSCRIBE", channel)
         self.ready = True
         if self.on_ready is not None:
             self.on_ready()

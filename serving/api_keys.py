@@ -13,9 +13,9 @@ import structlog
 from functions.api_key_record import KeyKind, decode_record, encode_record, load_record
 from functions.errors import ApiError
 from functions.ports import Database, KeyValues
-from gateway.auth import Signer, unknown_key, verifier_of
-from gateway.secret_box import SecretBox
 from protocol import streams
+from serving.auth import Signer, unknown_key, verifier_of
+from serving.secret_box import SecretBox
 
 _TTL_S: Final = 3.0
 _STALE_MAX_S: Final = 600.0

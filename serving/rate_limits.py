@@ -13,10 +13,10 @@ import redis.asyncio
 import structlog
 
 from functions.errors import ApiError
-from gateway.pipelined import pipelined
 from protocol import streams
 from protocol.units import AccountId, TimeMs
 from runtime.settings import Settings
+from serving.pipelined import pipelined
 
 _MINUTE_MS: Final = 60_000
 _TEN_SECONDS_MS: Final = 10_000

@@ -1,38 +1,46 @@
-"""Opens what a gateway process stands on, in the order of an order's way, and closes it in reverse."""
+"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in reverse."""
 
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import redis.asyncio
 
 from functions.ports import Ports
-from gateway.api_keys import ApiKeys
-from gateway.backlog import Backlog
-from gateway.clock import now_ms
-from gateway.command_queue import CommandQueue
-from gateway.database import PostgresDatabase
-from gateway.endpoint import Surroundings
-from gateway.key_values import RedisKeyValues
-from gateway.metrics import BACKLOG, PENDING
-from gateway.passwords import ArgonPasswords
-from gateway.rate_limits import RateLimitExchange, RateLimits
-from gateway.read_models import RedisReadModels
-from gateway.redis_link import RedisLink
-from gateway.replies import ReplyWaiter
-from gateway.secret_box import SecretBox, master_key
 from protocol import streams
 from runtime.settings import Settings
+from serving.api_keys import ApiKeys
+from serving.backlog import Backlog
+from serving.clock import now_ms
+from serving.command_queue import CommandQueue
+from serving.database import PostgresDatabase
+from serving.key_values import RedisKeyValues
+from serving.metrics import BACKLOG, PENDING
+from serving.passwords import ArgonPasswords
+from serving.rate_limits import RateLimitExchange, RateLimits
+from serving.read_models import RedisReadModels
+from serving.redis_link import RedisLink
+from serving.replies import ReplyWaiter
+from serving.secret_box import SecretBox, master_key
 
 _REDIS_CONNECTIONS_MAX: Final = 50
 _REDIS_TIMEOUT_S: Final = 2.0
 
 
+class Surroundings(NamedTuple):
+    """What all endpoints of a process share."""
+
+    ports: Ports
+    limits: RateLimits
+    keys: ApiKeys
+    backlog: Backlog
+
+
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Surroundings]:
-    """Yield what all endpoints share. Neither Redis nor the database need be there yet.
+async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings]:
+    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet.
 
     Raises:
         SettingsError: the master key is not one.
@@ -40,7 +48,7 @@ async def opened(settings: Settings) -> AsyncIterator[Surroundings]:
     markets = settings.market_map()
     box = SecretBox(master_key(settings))
     # A name that no other process has or had, so that nobody gets replies to requests of another life.
-    reply_to = f"gateway-{secrets.token_hex(8)}"
+    reply_to = f"{process}-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
         client = redis.asyncio.Redis(
             connection_pool=redis.asyncio.BlockingConnectionPool.from_url(
@@ -57,7 +65,8 @@ async def opened(settings: Settings) -> AsyncIterator[Surroundings]:
         backlog = Backlog(client, settings.shard_count)
         stack.push_async_callback(backlog.close)
         url = settings.resolved_redis_url()
-        replies_link = RedisLink(url, channel=streams.replies(reply_to), on_message=replies.resolve)
+        replies_link = RedisLink(url, on_message=lambda _channel, payload: replies.resolve(payload))
+        replies_link.subscribe(streams.replies(reply_to))
         commands_link = RedisLink(url)
         queue = CommandQueue(commands_link, replies_link, replies, backlog, reply_to, markets, settings)
         commands_link.on_ready = queue.retry_lost

@@ -6,9 +6,9 @@ from typing import Final
 import redis.asyncio
 import structlog
 
-from gateway.pipelined import pipelined
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
+from serving.pipelined import pipelined
 
 _INTERVAL_S: Final = 0.1
 

@@ -11,10 +11,10 @@ import redis.asyncio
 import structlog
 
 from functions.errors import unavailable
-from gateway.outages import database_outages, redis_outages
-from gateway.pipelined import pipelined
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
+from serving.outages import database_outages, redis_outages
+from serving.pipelined import pipelined
 
 _CONNECTIONS_MAX: Final = 8
 _WAITING_MAX: Final = 200

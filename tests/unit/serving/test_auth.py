@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from functions.api_key_record import KeyKind
 from functions.errors import ApiError
 from functions.parameters import Parameters, parse_pairs
-from gateway import auth
 from protocol.units import AccountId
+from serving import auth
 
 SECRET = b"NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
 PAYLOAD = (

@@ -3,9 +3,9 @@
 import pytest
 
 from functions.errors import ApiError
-from gateway.rate_limits import ORDERS_10S, REFUSALS, WEIGHT, Bucket, RateLimits, Windows, bucket, seconds_left
 from protocol.units import AccountId, TimeMs
 from runtime.settings import Settings
+from serving.rate_limits import ORDERS_10S, REFUSALS, WEIGHT, Bucket, RateLimits, Windows, bucket, seconds_left
 
 NOW = TimeMs(1_795_400_000_000)
 ME = AccountId(1001)

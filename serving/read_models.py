@@ -7,12 +7,12 @@ import msgspec
 import redis.asyncio
 import structlog
 
-from gateway.outages import redis_outages
-from gateway.pipelined import pipelined
 from protocol import streams
 from protocol.events import TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import BookTicker, DepthSnapshot, Ticker
+from serving.outages import redis_outages
+from serving.pipelined import pipelined
 
 T = TypeVar("T")
 

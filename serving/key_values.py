@@ -2,7 +2,7 @@
 
 import redis.asyncio
 
-from gateway.outages import redis_outages
+from serving.outages import redis_outages
 
 
 class RedisKeyValues:

@@ -1,0 +1,1 @@
+"""WebSocket servers: market data and account events out, and the WebSocket API."""
