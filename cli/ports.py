@@ -1,12 +1,17 @@
 """Which ports the exchange will listen on, and whether they are free."""
 
 import random
+import secrets
 import socket
 from collections.abc import Iterator
 
 from runtime.settings import PREFIX, Settings
 
 FREE_PORTS = (20_000, 32_000)
+
+
+_QUIET_PORTS = range(15_000, 32_000)
+"""Below those that the common systems hand out by themselves."""
 
 
 class PortError(RuntimeError):
@@ -41,13 +46,11 @@ def check_ports(settings: Settings) -> None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that was free a moment ago.
-
-    It is below those that the system gives to connections, so that none of them takes it before it is used.
-    """
-    while not _is_free("127.0.0.1", port := random.randrange(*FREE_PORTS)):  # noqa: S311 - no secret
-        continue
-    return port
+    """Return a port of 127.0.0.1 that was free a moment ago, and that no outgoing connection is given by chance."""
+    while True:
+        port = secrets.choice(_QUIET_PORTS)
+        if _is_free("127.0.0.1", port):
+            return port
 
 
 def _is_free(host: str, port: int) -> bool:
