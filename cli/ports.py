@@ -1,14 +1,10 @@
 """Which ports the exchange will listen on, and whether they are free."""
 
-import random
 import secrets
 import socket
 from collections.abc import Iterator
 
 from runtime.settings import PREFIX, Settings
-
-FREE_PORTS = (20_000, 32_000)
-
 
 _QUIET_PORTS = range(15_000, 32_000)
 """Below those that the common systems hand out by themselves."""
