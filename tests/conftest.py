@@ -19,12 +19,25 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from cli import embedded
 from cli.ports import free_port
 from runtime.settings import PREFIX, Settings
 
 START_TIMEOUT_S = 60
+
+
+class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """With several workers, one of them runs all end-to-end tests, which share an exchange; each other test may go anywhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _OneExchangeAtATime(config, log)
 
 
 @pytest.fixture(scope="session")

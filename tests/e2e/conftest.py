@@ -21,12 +21,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("exchange", counts, indirect=True, scope="session", ids=lambda count: f"shards={count}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("e2e"))  # they share an exchange, so one worker runs them all
-
-
 @contextmanager
 def _data_dir() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="exchange-e2e-") as folder:

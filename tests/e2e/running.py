@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.ports import free_port
-from cli.state import ProcessStatus, read_state
+from cli.state import ProcessState, ProcessStatus, read_state
 from runtime.settings import PREFIX, Settings, load_settings
 from tests.e2e.api import eventually
 
@@ -42,9 +42,10 @@ class RunningExchange(NamedTuple):
             pytest.fail(f"exchange {' '.join(arguments)}: {result.stderr.decode()}")
         return json.loads(result.stdout)
 
-    def processes(self) -> list[dict[str, Any]]:
-        """Return its processes as `exchange status` shows them."""
-        return list(self.command("status")["processes"])
+    def processes(self) -> list[ProcessState]:
+        """Return its processes as it has written them down; none when it does not run."""
+        state = read_state(self.settings)
+        return list(state.processes) if state else []
 
 
 _EXCHANGE = [sys.executable, "-m", "cli.main"]
@@ -79,12 +80,8 @@ def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchang
             if process.poll() is not None:
                 output.seek(0)
                 pytest.fail(f"exchange up ended:\n{output.read().decode(errors='replace')}")
-            state = read_state(exchange.settings)
-            return (
-                state is not None
-                and bool(state.processes)
-                and all(each.state is ProcessStatus.RUNNING for each in state.processes)
-            )
+            processes = exchange.processes()
+            return bool(processes) and all(each.state is ProcessStatus.RUNNING for each in processes)
 
         try:
             eventually("a running exchange", running, timeout_s=START_TIMEOUT_S)

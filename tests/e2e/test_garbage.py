@@ -64,7 +64,7 @@ def append(client: redis.Redis, name: str, field: bytes, payload: bytes) -> byte
 
 
 def pids(exchange: RunningExchange) -> dict[str, int]:
-    return {each["name"]: each["pid"] for each in exchange.processes()}
+    return {each.name: each.pid for each in exchange.processes()}
 
 
 def everything_goes_on(exchange: RunningExchange, before: dict[str, int]) -> None:

@@ -127,12 +127,12 @@ def wait_for_orders(traders: list[Trader], running: list[Future[None]]) -> None:
 
 
 def kill_and_await_restart(exchange: RunningExchange, turn: int) -> None:
-    workers = [(each["name"], each["pid"]) for each in exchange.processes() if each["name"].startswith("engine")]
+    workers = [(each.name, each.pid) for each in exchange.processes() if each.name.startswith("engine")]
     name, pid = workers[turn % len(workers)]
     os.kill(pid, signal.SIGKILL)
 
     def restarted() -> bool:
-        return any(each["name"] == name and each["pid"] not in (None, pid) for each in exchange.processes())
+        return any(each.name == name and each.pid not in (0, pid) for each in exchange.processes())
 
     eventually("the engine's restart", restarted)
 

@@ -67,7 +67,7 @@ def test_a_second_up_is_refused(exchange: RunningExchange) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(data_dir: Path) -> None:
     with running_exchange(data_dir) as exchange:
-        pids = [process["pid"] for process in exchange.processes()]
+        pids = [process.pid for process in exchange.processes()]
         processes = [
             each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
         ]

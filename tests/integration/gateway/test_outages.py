@@ -108,7 +108,8 @@ def test_orders_need_no_database(processes: Processes) -> None:
     api = new_account(processes.gateway(), USDT="1000")
     processes.database_url = "postgresql://127.0.0.1:1/nowhere"
     alone = processes.gateway()
-    order(Api(alone, api.key, api.secret))
+    own = Api(alone, api.key, api.secret)
+    eventually("an accepted order", is_done(lambda: order(own)))
     for answer in (
         httpx.get(f"{alone}/api/v3/klines?symbol=BTCUSDT&interval=1m", timeout=10),
         httpx.post(f"{alone}/api/v1/signup", json={"email": "a@example.com", "password": "long enough"}, timeout=10),
