@@ -100,11 +100,13 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
 
 
 class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
-    """Account's shard to market's shard: take this order out of the book."""
+    """Account's shard to market's shard: take this order out of the book. Whoever waits for that is named in the answer too."""
 
     order_id: OrderId
     account_id: AccountId
     market: str
+    request_id: int
+    reply_to: str
 
 
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -145,12 +147,14 @@ class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
 class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     """Market's shard to account's shard: a resting order left the book without trading.
 
-    By a cancel, or (`expired_in_match`) by self-trade prevention.
+    By a cancel that `request_id` and `reply_to` asked for, or (`expired_in_match`) by self-trade prevention.
     """
 
     order_id: OrderId
     account_id: AccountId
     market: str
+    request_id: int = 0
+    reply_to: str = ""
     expired_in_match: bool = False
 
 
@@ -160,6 +164,8 @@ class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     order_id: OrderId
     account_id: AccountId
     market: str
+    request_id: int
+    reply_to: str
 
 
 ShardMessage = MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed

@@ -68,8 +68,8 @@ class MarketState:
         """Take an order out of the book, and return what its account is told."""
         if self.book.cancel(cancel.order_id):
             self._tell_depth(time, events)
-            return RestingClosed(cancel.order_id, cancel.account_id, cancel.market)
-        return CancelMissed(cancel.order_id, cancel.account_id, cancel.market)
+            return RestingClosed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
+        return CancelMissed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
 
     def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
         market = self.market

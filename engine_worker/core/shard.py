@@ -105,13 +105,11 @@ class Output(NamedTuple):
 
 
 class CancelAllRequest:
-    """A request to cancel several orders that waits for all of them."""
+    """A request to cancel several orders, until the last of them is answered."""
 
-    __slots__ = ("orders", "reply_to", "request_id", "waiting")
+    __slots__ = ("orders", "waiting")
 
-    def __init__(self, request_id: int, reply_to: str, waiting: int) -> None:
-        self.request_id = request_id
-        self.reply_to = reply_to
+    def __init__(self, waiting: int) -> None:
         self.waiting = waiting
         self.orders: list[OrderState] = []
 
@@ -133,8 +131,8 @@ class Shard:
         self.command_count = 0
         self.closed_orders: dict[OrderId, OrderState] = {}
         self.closed_order_ids: deque[OrderId] = deque()
-        self.cancel_requests: dict[OrderId, deque[CancelAllRequest | tuple[int, str]]] = {}
-        """Who waits for which order's cancel, in the order in which the market's shard answers."""
+        self.cancel_alls: dict[tuple[int, str], CancelAllRequest] = {}
+        """By request id and who waits for the reply."""
         self.received: dict[int, int] = {}
         """Source shard -> the number of its last message that was applied."""
         self.sent: dict[int, int] = {}
@@ -500,10 +498,10 @@ class Shard:
             self._close(account, order, EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
             return
         order = self._close(account, order, CANCELED, CloseReason.CANCELED_BY_OWNER)
-        self._cancel_answered(closed.order_id, order)
+        self._cancel_answered(closed, order)
 
     def _cancel_missed(self, missed: CancelMissed) -> None:
-        self._cancel_answered(missed.order_id, None)
+        self._cancel_answered(missed, None)
 
     def _close(self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason) -> OrderState:
         """Release what the order still holds and close it."""
@@ -557,8 +555,8 @@ class Shard:
         order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
-            return
-        self._request_cancel(order, (command.request_id, command.reply_to))
+        else:
+            self._request_cancel(order, command)
 
     def _cancel_all_orders(self, command: CancelAllOrders) -> None:
         account = self.accounts.get(command.account_id)
@@ -566,36 +564,40 @@ class Shard:
         if not orders:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
             return
-        request = CancelAllRequest(command.request_id, command.reply_to, len(orders))
+        self.cancel_alls[command.request_id, command.reply_to] = CancelAllRequest(len(orders))
         for order in orders:
-            self._request_cancel(order, request)
+            self._request_cancel(order, command)
 
-    def _request_cancel(self, order: OrderState, request: CancelAllRequest | tuple[int, str]) -> None:
-        self.cancel_requests.setdefault(order.order_id, deque()).append(request)
-        self._send(self.market_shards[order.market], CancelResting(order.order_id, order.account_id, order.market))
+    def _request_cancel(self, order: OrderState, command: CancelOrder | CancelAllOrders) -> None:
+        self._send(
+            self.market_shards[order.market],
+            CancelResting(order.order_id, order.account_id, order.market, command.request_id, command.reply_to),
+        )
 
-    def _cancel_answered(self, order_id: OrderId, order: OrderState | None) -> None:
-        requests = self.cancel_requests.get(order_id)
-        if not requests:
-            raise InvariantBroken(f"the cancel of order {order_id} was answered but not asked for")
-        request = requests.popleft()
-        if not requests:
-            del self.cancel_requests[order_id]
-        if isinstance(request, CancelAllRequest):
-            request.waiting -= 1
-            if order is not None:
-                request.orders.append(order)
-            if not request.waiting:
-                reply: Reply = OrdersReply(request.request_id, self._time, tuple(request.orders))
-                if not request.orders:
-                    reply = Refused(request.request_id, self._time, RejectReason.UNKNOWN_ORDER)
-                self._replies.append((request.reply_to, reply))
-            return
-        request_id, reply_to = request
-        if order is None:
-            self._refuse(reply_to, request_id, RejectReason.UNKNOWN_ORDER)
+    def _cancel_answered(self, answer: RestingClosed | CancelMissed, order: OrderState | None) -> None:
+        """Tell who asked that the order is canceled, or (None) that there was nothing to cancel any more."""
+        request = self.cancel_alls.get((answer.request_id, answer.reply_to))
+        if request is not None:
+            self._one_of_several_answered(request, answer, order)
+        elif order is None:
+            self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
         else:
-            self._replies.append((reply_to, OrderReply(request_id, self._time, order)))
+            self._replies.append((answer.reply_to, OrderReply(answer.request_id, self._time, order)))
+
+    def _one_of_several_answered(
+        self, request: CancelAllRequest, answer: RestingClosed | CancelMissed, order: OrderState | None
+    ) -> None:
+        request.waiting -= 1
+        if order is not None:
+            request.orders.append(order)
+        if request.waiting:
+            return
+        del self.cancel_alls[answer.request_id, answer.reply_to]
+        if request.orders:
+            reply = OrdersReply(answer.request_id, self._time, tuple(request.orders))
+            self._replies.append((answer.reply_to, reply))
+        else:
+            self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
 
     # ------------------------------------------------------------------ deposits and withdrawals
 

@@ -63,10 +63,7 @@ class CancelAllSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """A shard after everything up to `stream_id` of its input was applied.
-
-    `cancel_requests` are (order id, waiting), each waiting either (request id, reply_to) or an index into `cancel_alls`.
-    """
+    """A shard after everything up to `stream_id` of its input was applied."""
 
     version: int
     stream_id: StreamId
@@ -79,7 +76,6 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     markets: list[MarketSnapshot]
     closed_orders: list[OrderState]
     cancel_alls: list[CancelAllSnapshot]
-    cancel_requests: list[tuple[OrderId, list[int | tuple[int, str]]]]
     received: list[tuple[int, int]]
     sent: list[tuple[int, int]]
 
@@ -124,17 +120,6 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
 
 
 def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
-    cancel_alls: dict[int, int] = {}
-    kept: list[CancelAllSnapshot] = []
-
-    def waiting(request: CancelAllRequest | tuple[int, str]) -> int | tuple[int, str]:
-        if not isinstance(request, CancelAllRequest):
-            return request
-        if id(request) not in cancel_alls:
-            cancel_alls[id(request)] = len(kept)
-            kept.append(CancelAllSnapshot(request.request_id, request.reply_to, request.waiting, request.orders))
-        return cancel_alls[id(request)]
-
     return ShardSnapshot(
         version=FORMAT_VERSION,
         stream_id=stream_id,
@@ -160,11 +145,10 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
             for symbol, state in shard.markets.items()
         ],
         closed_orders=list(shard.closed_orders.values()),
-        cancel_requests=[
-            (order_id, [waiting(request) for request in requests])
-            for order_id, requests in shard.cancel_requests.items()
+        cancel_alls=[
+            CancelAllSnapshot(request_id, reply_to, request.waiting, request.orders)
+            for (request_id, reply_to), request in shard.cancel_alls.items()
         ],
-        cancel_alls=kept,
         received=list(shard.received.items()),
         sent=list(shard.sent.items()),
     )
@@ -228,13 +212,7 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: 
         state.book.take_changes()
     shard.closed_orders = {order.order_id: order for order in snapshot.closed_orders}
     shard.closed_order_ids = deque(shard.closed_orders)
-    cancel_alls = []
     for each in snapshot.cancel_alls:
-        request = CancelAllRequest(each.request_id, each.reply_to, each.waiting)
+        request = shard.cancel_alls[each.request_id, each.reply_to] = CancelAllRequest(each.waiting)
         request.orders = list(each.orders)
-        cancel_alls.append(request)
-    shard.cancel_requests = {
-        order_id: deque(cancel_alls[each] if isinstance(each, int) else each for each in requests)
-        for order_id, requests in snapshot.cancel_requests
-    }
     return shard
