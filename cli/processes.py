@@ -46,6 +46,7 @@ def readers(settings: Settings) -> list[ProcessSpec]:
     """Return what makes market data and history of the shards' events."""
     return [
         ProcessSpec.of_module("feeds", "feeds.main", **_metrics(settings, 1)),
+        ProcessSpec.of_module("ws-edge", "ws_edge.main", **_metrics(settings, 4)),
         ProcessSpec.of_module("persist-nudger", "persist.main", "nudge", **_metrics(settings, 2)),
         ProcessSpec.of_module("persist-worker", "persist.main", "work", **_metrics(settings, 3)),
     ]
@@ -58,7 +59,7 @@ def clients(settings: Settings) -> list[ProcessSpec]:
 
 def urls(settings: Settings) -> dict[str, str]:
     """Return where the exchange can be reached."""
-    return {"rest": settings.rest_url(), "docs": f"{settings.rest_url()}/schema"}
+    return {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
 
 
 def _metrics(settings: Settings, offset: int) -> dict[str, int]:

@@ -27,6 +27,7 @@ from functions import (
     get_time,
     get_trades,
     list_api_keys,
+    listen_keys,
     ping,
     place_order,
     request_funds,
@@ -71,6 +72,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     list_api_keys.FUNCTION,
     revoke_api_key.FUNCTION,
     request_funds.FUNCTION,
+    *listen_keys.FUNCTIONS,
     *start_up.FUNCTIONS,
 )
 

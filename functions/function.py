@@ -23,6 +23,8 @@ class Security(StrEnum):
     PUBLIC = "public"
     SIGNED = "signed"
     """An API key and a signature."""
+    API_KEY = "api-key"
+    """An API key without a signature."""
     SESSION = "session"
     """A signed-in user."""
 
@@ -58,6 +60,8 @@ class Function(NamedTuple):
     """Takes parameters that it does not know."""
     body: type | None = None
     """What its JSON body holds."""
+    answer: object = None
+    """The type of what it answers, for the documentation and for clients that are generated from it; None: anything."""
 
     def known_parameters(self) -> frozenset[str]:
         """Return the names that may be sent."""

@@ -3,7 +3,8 @@
 from functions.function import SYMBOL, Function, Group
 from functions.ports import Call, Ports
 from functions.ticker_shapes import average_price
-from protocol.units import PriceTicks, QuantityLots
+from protocol.market import Market
+from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 _MINUTES = 5
 _STATEMENT = """
@@ -16,7 +17,13 @@ _STATEMENT = """
 async def get_average_price(ports: Ports, call: Call) -> object:
     """Return the average; the last price when nothing traded in these minutes."""
     market = call.parameters.market(ports.markets)
-    start = call.now - _MINUTES * 60_000
+    price, closed = await average_of(ports, market, call.now)
+    return {"mins": _MINUTES, "price": price, "closeTime": closed * call.time_scale}
+
+
+async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, int]:
+    """Return the average at `now`, and the time (ms) of the last trade in it, `now` when there was none."""
+    start = now - _MINUTES * 60_000
     ((volume, quote_volume, closed),) = await ports.database.fetch(
         _STATEMENT, {"market": market.symbol, "start": start}
     )
@@ -25,7 +32,7 @@ async def get_average_price(ports: Ports, call: Call) -> object:
     else:
         (ticker,) = await ports.read_models.tickers([market.symbol])
         price = market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0))
-    return {"mins": _MINUTES, "price": price, "closeTime": (closed or call.now) * call.time_scale}
+    return price, closed or now
 
 
 FUNCTION = Function(

@@ -116,12 +116,12 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
     self_trade_prevention_mode: str
 
 
-def _price(order: OrderState, market: Market) -> str:
+def shown_price(order: OrderState, market: Market) -> str:
     """Return the limit; a MARKET order has none, its protective price stays inside."""
     return _ZERO if order.order_type is OrderType.MARKET else market.format_price(order.price)
 
 
-def _time_in_force(order: OrderState) -> str:
+def shown_time_in_force(order: OrderState) -> str:
     """Return what Binance shows: GTC where the order's type leaves no choice."""
     return _TIME_IN_FORCE[order.time_in_force] if order.order_type is OrderType.LIMIT else "GTC"
 
@@ -158,13 +158,13 @@ def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[
         _NO_LIST,
         order.client_order_id,
         order.updated_time * time_scale,
-        _price(order, market),
+        shown_price(order, market),
         market.format_quantity(order.quantity),
         market.format_quantity(order.cum_quantity),
         format_decimal(order.quote_quantity),
         format_decimal(order.cum_quote),
         _STATUS[order.status],
-        _time_in_force(order),
+        shown_time_in_force(order),
         _ORDER_TYPE[order.order_type],
         _SIDE[order.side],
         order.accepted_time * time_scale,
@@ -181,13 +181,13 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int)
         order_list_id=_NO_LIST,
         client_order_id=cancel_id,
         transact_time=order.updated_time * time_scale,
-        price=_price(order, market),
+        price=shown_price(order, market),
         orig_qty=market.format_quantity(order.quantity),
         executed_qty=market.format_quantity(order.cum_quantity),
         orig_quote_order_qty=format_decimal(order.quote_quantity),
         cummulative_quote_qty=format_decimal(order.cum_quote),
         status=_STATUS[order.status],
-        time_in_force=_time_in_force(order),
+        time_in_force=shown_time_in_force(order),
         type=_ORDER_TYPE[order.order_type],
         side=_SIDE[order.side],
         self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
@@ -201,12 +201,12 @@ def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShap
         order_id=order.order_id,
         order_list_id=_NO_LIST,
         client_order_id=order.client_order_id,
-        price=_price(order, market),
+        price=shown_price(order, market),
         orig_qty=market.format_quantity(order.quantity),
         executed_qty=market.format_quantity(order.cum_quantity),
         cummulative_quote_qty=format_decimal(order.cum_quote),
         status=_STATUS[order.status],
-        time_in_force=_time_in_force(order),
+        time_in_force=shown_time_in_force(order),
         type=_ORDER_TYPE[order.order_type],
         side=_SIDE[order.side],
         stop_price=_ZERO,

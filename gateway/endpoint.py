@@ -26,6 +26,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
 _BEARER: Final = "bearer "
+_WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
 _NO_PARAMETERS: Final = Parameters({})
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -90,10 +91,11 @@ class Endpoint:
             headers.append((b"x-mbx-used-weight", b"%d" % used))
             headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
         account_id = AccountId(0)
-        if function.security is Security.SIGNED:
+        if function.security in _WITH_KEY:
             key = auth.check_key_format(api_key)
             signer = self._keys.cached(key) or await self._keys.signer(key)
-            auth.check_request(signer, request.query, request.body, parameters, now)
+            if function.security is Security.SIGNED:
+                auth.check_request(signer, request.query, request.body, parameters, now)
             account_id = signer.account_id
         elif function.security is Security.SESSION:
             account_id = await account_of_session(self._ports.key_values, bearer)

@@ -25,7 +25,8 @@ A market's read models carry the tag of the market's shard.
 | `api_key:KEY`             | string   | functions        | read model of an API key                                      |
 | `session:HASH`            | string   | functions        | a signed-in session                                           |
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
-| `listen_key:…`            | string   | functions        | a user data stream's key                                      |
+| `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
+| `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
 | `health:NAME`             | string   | every process    | its last heartbeat; expires when it falls silent              |
 """
 
@@ -167,6 +168,11 @@ def rate(bucket: str, owner: str, window: int) -> str:
 def listen_key(key: str) -> str:
     """`listen_key:KEY`."""
     return f"listen_key:{key}"
+
+
+def listen_key_of(account_id: int) -> str:
+    """`listen_key_of:ID`."""
+    return f"listen_key_of:{account_id}"
 
 
 def health(process: str) -> str:

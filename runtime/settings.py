@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     """The address that servers listen on."""
     rest_port: Port = 8000
+    ws_port: Port = 8001
+    """Port of the WebSocket streams and the WebSocket API."""
     redis_port: Port = 6390
     """Port of the embedded Redis."""
     postgres_port: Port = 5490
@@ -83,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Largest request body."""
     trusted_proxies: str = ""
     """Addresses, comma separated, whose X-Forwarded-For names the client that rate limits count; empty: none."""
+    cors_origins: str = ""
+    """Origins, comma separated, whose pages may call the API from a browser; empty: the frontend's own, on this machine."""
     session_ttl_s: Positive = 86_400
     faucet_enabled: bool = True
     """Development only: accounts may credit themselves."""
@@ -90,6 +94,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most of one asset that one request may ask for."""
     master_key: str = ""
     """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
+
+    listen_keys_enabled: bool = True
+    """Offer listenKeys, which Binance has retired, to clients that still ask for them."""
+
+    # The WebSocket edge
+    ws_connections_max: Positive = 20_000
+    """Connections that one edge process holds."""
+    ws_connections_per_address_max: Positive = 2_000
+    ws_messages_per_second: Positive = 5
+    """Messages, pings included, that one connection of market streams may send."""
+    ws_message_bytes_max: Positive = 65_536
+    """Largest message that a client may send."""
 
     # The feeds
     feeds_save_period_ms: Positive = 2_000
@@ -99,6 +115,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingest_batch_entries: Positive = 2_000
     ingest_sweep_s: Positive = 5
     """How often the ingest looks without being nudged."""
+
+    # The frontend
+    frontend_enabled: bool = True
+    frontend_port: Port = 3000
+    frontend_rest_url: str = ""
+    """Where browsers reach the REST API; empty: at this machine's own address and port."""
+    frontend_ws_url: str = ""
+    """Where browsers reach the streams; empty: at this machine's own address and port."""
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -134,6 +158,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def rest_url(self) -> str:
         """Return the base URL of the REST API."""
         return f"http://{self.host}:{self.rest_port}"
+
+    def frontend_url(self) -> str:
+        """Return the URL of the frontend."""
+        return f"http://{self.host}:{self.frontend_port}"
+
+    def browser_origins(self) -> list[str]:
+        """Return the origins whose pages may call the API."""
+        named = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+        own = {self.frontend_url(), *(f"http://{host}:{self.frontend_port}" for host in ("127.0.0.1", "localhost"))}
+        return named or sorted(own)
+
+    def ws_url(self) -> str:
+        """Return the base URL of the WebSocket servers."""
+        return f"ws://{self.host}:{self.ws_port}"
 
     def market_map(self) -> MarketMap:
         """Return the markets and what shard owns what.

@@ -1,0 +1,257 @@
+"""Accounts' own streams: every event once and in order, also when this process was cut off from Redis for a while.
+
+Feeds publish an account's events with the log position that they reach up to. Once a second the position that feeds have
+published is noted, with a PING behind it on the listening connection: when the PONG is back, everything up to there was heard. After
+a lost connection what is missing is read from the log, from the last position known to be heard up to what feeds have published by then.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import redis.asyncio
+import redis.exceptions
+import structlog
+from websockets.frames import CloseCode
+
+from functions.errors import unavailable
+from protocol import streams
+from protocol.codec import decode_events
+from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.market import MarketMap
+from protocol.market_data import AccountUpdate
+from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
+from protocol.units import AccountId, TimeMs
+from serving.redis_link import RedisLink, packed
+from ws_edge import payloads
+from ws_edge.conflation import text_frame
+from ws_edge.connection import EdgeConnection
+
+_READ_ENTRIES: Final = 500
+_SUBSCRIBE_S: Final = 3.0
+_RETRY_S: Final = 0.2
+
+_decode_update = msgspec.msgpack.Decoder(AccountUpdate).decode
+_encode: Final = msgspec.json.Encoder().encode
+_log = structlog.get_logger()
+
+Position = tuple[int, int]
+
+
+class AccountSubscription:
+    """One connection's wish to hear of an account; every event is written between `prefix` and `suffix`."""
+
+    def __init__(
+        self, account_id: AccountId, connection: EdgeConnection, prefix: bytes = b"", suffix: bytes = b""
+    ) -> None:
+        self.account_id = account_id
+        self._connection = connection
+        self._prefix, self._suffix = prefix, suffix
+
+    def send(self, payload: payloads.Payload) -> None:
+        """Send one event."""
+        if self._connection.form[1] != 1:
+            payload = payloads.in_microseconds(payload)
+        self._connection.deliver_frame(text_frame(self._prefix + _encode(payload) + self._suffix))
+
+    def give_up(self) -> None:
+        """End the connection: events are missing that cannot be read any more."""
+        self._connection.close_soon(CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders")
+
+
+class _Account:
+    """An account that somebody listens to."""
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[AccountSubscription, None] = {}
+        self.heard: Position | None = None
+        """Up to where everything was heard; None until the channel is subscribed to."""
+        self.is_behind = False
+        self.waiting: list[tuple[Position, list[Event]]] = []
+
+    def move_to(self, position: Position) -> None:
+        """Note that everything up to `position` was heard."""
+        self.heard = position if self.heard is None else max(self.heard, position)
+
+
+class AccountStreams:
+    """All accounts that connections of this process listen to."""
+
+    def __init__(
+        self, markets: MarketMap, link: RedisLink, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
+    ) -> None:
+        self._markets = markets
+        self._link = link
+        self._client = client
+        self._now_ms = now_ms
+        self._accounts: dict[AccountId, _Account] = {}
+        self._repair: asyncio.Task[None] | None = None
+
+    async def add(self, subscription: AccountSubscription) -> None:
+        """Listen to an account, once its channel is sure to be heard; `activate` then lets events through.
+
+        Raises:
+            ApiError: unavailable, Redis is away.
+        """
+        account_id = subscription.account_id
+        account = self._accounts.setdefault(account_id, _Account())
+        if account.heard is not None:
+            return
+        try:
+            async with asyncio.timeout(_SUBSCRIBE_S):
+                published = await self._published(self._markets.shard_of_account(account_id))
+                stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                self._link.subscribe(
+                    streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
+                )
+                if not self._link.ready or isinstance(await stands, Exception):
+                    raise unavailable()
+        except (TimeoutError, OSError, redis.exceptions.RedisError) as error:
+            raise unavailable() from error
+        account.move_to(published)
+
+    def activate(self, subscription: AccountSubscription) -> None:
+        """Let events through from now on."""
+        self._accounts.setdefault(subscription.account_id, _Account()).subscriptions[subscription] = None
+
+    def remove(self, subscription: AccountSubscription) -> None:
+        """Listen no more."""
+        account = self._accounts.get(subscription.account_id)
+        if account is None:
+            return
+        account.subscriptions.pop(subscription, None)
+        if not account.subscriptions:
+            del self._accounts[subscription.account_id]
+            self._link.unsubscribe(streams.account(subscription.account_id))
+
+    def hear(self, payload: bytes) -> None:
+        """Take one message of an account's channel."""
+        try:
+            update = _decode_update(payload)
+            events = decode_events(bytes(update.events))
+        except msgspec.MsgspecError as error:
+            _log.warning("account update not understood", error=str(error))
+            return
+        account = self._accounts.get(update.account_id)
+        if account is None:
+            return
+        position = split_stream_id(update.position)
+        if account.is_behind:
+            account.waiting.append((position, events))
+        elif account.heard is None or position > account.heard:
+            account.heard = position
+            self._tell(account, events)
+
+    def reconnected(self) -> None:
+        """Read what was missed while the connection was lost; until then, what is heard waits."""
+        for account in self._accounts.values():
+            account.is_behind = account.heard is not None
+        if self._repair is None or self._repair.done():
+            self._repair = asyncio.create_task(self._catch_up())
+
+    async def mark(self) -> None:
+        """Note up to where everything was heard."""
+        by_shard = defaultdict[int, list[_Account]](list)
+        for account_id, account in self._accounts.items():
+            if account.heard is not None and not account.is_behind:
+                by_shard[self._markets.shard_of_account(account_id)].append(account)
+        for shard, accounts in by_shard.items():
+            published = await self._published(shard)
+            try:
+                self._link.send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
+            except ConnectionError:
+                return
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._repair is not None:
+            self._repair.cancel()
+            await asyncio.gather(self._repair, return_exceptions=True)
+
+    async def _published(self, shard: int) -> Position:
+        found = await self._client.hget(streams.feeds_state(shard), "published_id")
+        return split_stream_id(found.decode() if isinstance(found, bytes) else STREAM_START)
+
+    async def _catch_up(self) -> None:
+        while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
+            by_shard = defaultdict[int, dict[AccountId, _Account]](dict)
+            for account_id, account in behind.items():
+                by_shard[self._markets.shard_of_account(account_id)][account_id] = account
+            try:
+                for shard, accounts in by_shard.items():
+                    await self._catch_up_shard(shard, accounts)
+            except (OSError, redis.exceptions.RedisError) as error:
+                _log.warning("accounts are behind", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _catch_up_shard(self, shard: int, accounts: dict[AccountId, _Account]) -> None:
+        # Feeds publish whole batches, so what they have published ends where a message ends.
+        published = await self._published(shard)
+        start = min(account.heard or (0, 0) for account in accounts.values())
+        if not await self._reaches_back(shard, start):
+            _log.error("account events are missing", shard=shard, after=start)
+            for account in accounts.values():
+                for subscription in list(account.subscriptions):
+                    subscription.give_up()
+                account.is_behind, account.heard, account.waiting = False, published, []
+            return
+        found = defaultdict[AccountId, list[Event]](list)
+        while start < published:
+            entries: Any = await self._client.xrange(
+                streams.events(shard), f"({start[0]}-{start[1]}", f"{published[0]}-{published[1]}", _READ_ENTRIES
+            )
+            if not entries:
+                break
+            for entry_id, fields in entries:
+                start = split_stream_id(entry_id.decode())
+                for event in _understood(fields.get(EVENTS_FIELD, b"")):
+                    account_id = _account_of(event)
+                    if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
+                        found[account_id].append(event)
+        for account_id, account in accounts.items():
+            self._tell(account, found[account_id])
+            account.move_to(published)
+            waiting, account.waiting, account.is_behind = account.waiting, [], False
+            for position, events in waiting:
+                if account.heard is None or position > account.heard:
+                    account.heard = position
+                    self._tell(account, events)
+
+    async def _reaches_back(self, shard: int, start: Position) -> bool:
+        """Return whether the log still has everything after `start`."""
+        oldest: Any = await self._client.xrange(streams.events(shard), "-", "+", 1)
+        return not oldest or start == (0, 0) or split_stream_id(oldest[0][0].decode()) <= start
+
+    def _tell(self, account: _Account, events: list[Event]) -> None:
+        now = self._now_ms()
+        for event in events:
+            if isinstance(event, TradeExecuted | DepthChanged):
+                continue
+            for payload in payloads.account_events(self._markets, event, now):
+                for subscription in list(account.subscriptions):
+                    subscription.send(payload)
+
+
+def _note(reply: object, published: Position, accounts: list[_Account]) -> None:
+    if isinstance(reply, Exception):
+        return
+    for account in accounts:
+        if account.heard is not None and not account.is_behind:
+            account.move_to(published)
+
+
+def _understood(frame: bytes) -> list[Event]:
+    try:
+        return decode_events(frame)
+    except msgspec.MsgspecError:
+        return []  # feeds have put it into the dead letters
+
+
+def _account_of(event: Event) -> AccountId | None:
+    if isinstance(event, TradeExecuted | DepthChanged):
+        return None
+    if isinstance(event, OrderAccepted | OrderFilled | OrderClosed):
+        return event.order.account_id
+    return event.account_id

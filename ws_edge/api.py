@@ -1,0 +1,325 @@
+"""The WebSocket API: the functions of the REST API by method name, sessions, and the account's own stream.
+
+Requests of one connection run side by side, at most so many at once; each is answered in a frame of its own.
+"""
+
+import asyncio
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from functions import (
+    cancel_open_orders,
+    cancel_order,
+    check_order,
+    get_account,
+    get_aggregate_trades,
+    get_all_orders,
+    get_average_price,
+    get_book_ticker,
+    get_commission,
+    get_depth,
+    get_exchange_info,
+    get_historical_trades,
+    get_klines,
+    get_my_trades,
+    get_open_orders,
+    get_order,
+    get_order_rate_limit,
+    get_ticker_24h,
+    get_ticker_price,
+    get_time,
+    get_trades,
+    ping,
+    place_order,
+)
+from functions.errors import ApiError, mandatory_missing, unavailable
+from functions.function import Function, Security
+from functions.parameters import Parameters
+from functions.ports import Call
+from functions.rate_limits import order_limits, weight_limit
+from protocol.units import AccountId, TimeMs
+from serving import auth
+from serving.auth import Ed25519Verifier, Signer
+from serving.clock import now_us
+from serving.wiring import Surroundings
+from ws_edge.accounts import AccountStreams, AccountSubscription
+from ws_edge.conflation import text_frame
+from ws_edge.connection import EdgeConnection
+
+REQUESTS_MAX: Final = 256
+"""Requests of one connection that run at once."""
+_SUBSCRIPTIONS_MAX: Final = 1_000
+_WEIGHT: Final = 2
+"""What connecting and every method about sessions and subscriptions costs."""
+
+FUNCTIONS: Final[dict[str, Function]] = {
+    "ping": ping.FUNCTION,
+    "time": get_time.FUNCTION,
+    "exchangeInfo": get_exchange_info.FUNCTION,
+    "depth": get_depth.FUNCTION,
+    "trades.recent": get_trades.FUNCTION,
+    "trades.historical": get_historical_trades.FUNCTION,
+    "trades.aggregate": get_aggregate_trades.FUNCTION,
+    "klines": get_klines.FUNCTION,
+    "uiKlines": get_klines.UI_FUNCTION,
+    "avgPrice": get_average_price.FUNCTION,
+    "ticker.24hr": get_ticker_24h.FUNCTION,
+    "ticker.price": get_ticker_price.FUNCTION,
+    "ticker.book": get_book_ticker.FUNCTION,
+    "order.place": place_order.FUNCTION,
+    "order.test": check_order.FUNCTION,
+    "order.status": get_order.FUNCTION,
+    "order.cancel": cancel_order.FUNCTION,
+    "openOrders.status": get_open_orders.FUNCTION,
+    "openOrders.cancelAll": cancel_open_orders.FUNCTION,
+    "allOrders": get_all_orders.FUNCTION,
+    "myTrades": get_my_trades.FUNCTION,
+    "account.status": get_account.FUNCTION,
+    "account.commission": get_commission.FUNCTION,
+    "account.rateLimits.orders": get_order_rate_limit.FUNCTION,
+}
+_SIGNING: Final = frozenset({"apiKey", "signature", "timestamp", "recvWindow"})
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+_log = structlog.get_logger()
+
+
+class _Frame(msgspec.Struct):
+    """A request as it arrives; values of parameters keep the text that the client has signed."""
+
+    method: str
+    id: int | str | None = None
+    params: dict[str, msgspec.Raw] = {}
+
+
+_decode_frame: Final = msgspec.json.Decoder(_Frame).decode
+
+
+class _Logon(NamedTuple):
+    """The key that a session goes on with."""
+
+    key: str
+    account_id: AccountId
+    time: int
+
+
+class ApiSession:
+    """One connection to the WebSocket API."""
+
+    def __init__(self, connection: EdgeConnection, surroundings: Surroundings, accounts: AccountStreams) -> None:
+        self._connection = connection
+        self._ports, self._limits, self._keys, _ = surroundings
+        self._accounts = accounts
+        self._connected_since = now_us() // 1000
+        self._time_scale = connection.target.time_scale
+        self._logon: _Logon | None = None
+        self._logon_subscription: int | None = None
+        self._subscriptions: dict[int, AccountSubscription] = {}
+        self._next_subscription = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._methods = {
+            "session.logon": self._log_on,
+            "session.status": self._status,
+            "session.logout": self._log_out,
+            "session.subscriptions": self._list_subscriptions,
+            "userDataStream.subscribe": self._subscribe_session,
+            "userDataStream.subscribe.signature": self._subscribe_signed,
+            "userDataStream.unsubscribe": self._unsubscribe,
+        }
+
+    async def run(self) -> None:
+        """Answer requests until the connection ends."""
+        places = asyncio.Semaphore(REQUESTS_MAX)
+        try:
+            async for message in self._connection:
+                if isinstance(message, bytes):
+                    self._connection.close_soon(1003, "requests are text frames")
+                    return
+                await places.acquire()
+                task = asyncio.create_task(self._answer(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(lambda _: places.release())
+        finally:
+            for subscription in self._subscriptions.values():
+                self._accounts.remove(subscription)
+
+    async def _answer(self, message: str) -> None:
+        """Answer one request; never raises."""
+        now = now_us()
+        answer: dict[str, Any] = {"id": None}
+        weight_used, orders, with_limits = 0, None, self._connection.target.rate_limits
+        activate: AccountSubscription | None = None
+        try:
+            try:
+                frame = _decode_frame(message)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                weight_used = self._charge(1, now)
+                raise ApiError(-1135, "Invalid JSON Request") from error
+            answer["id"] = frame.id
+            parameters = Parameters({name: _text(name, raw) for name, raw in frame.params.items()})
+            with_limits = parameters.boolean("returnRateLimits", default=with_limits)
+            method = frame.method.removeprefix("v3/")
+            function = FUNCTIONS.get(method)
+            weight_used = self._charge(function.weight_of(parameters) if function else _WEIGHT, now)
+            if function is not None:
+                account_id, result = await self._call(function, parameters, now)
+                if function.places_order:
+                    orders = self._limits.order_counts(account_id, TimeMs(now // 1000))
+            elif method in self._methods:
+                result, activate = await self._methods[method](parameters, now)
+            else:
+                raise ApiError(-1020, "This operation is not supported.")
+            answer |= {"status": 200, "result": result}
+        except ApiError as error:
+            answer |= {"status": error.status, "error": _error(error, now)}
+        except Exception:
+            # The last resort of a process that serves others too; what ends here is a bug.
+            _log.exception("request failed")
+            internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
+            answer |= {"status": 500, "error": _error(internal, now)}
+        if with_limits and self._limits.enabled:
+            answer["rateLimits"] = self._rate_limits(weight_used, orders)
+        self._connection.deliver_frame(text_frame(_encode(answer)))
+        if activate is not None:
+            self._accounts.activate(activate)
+
+    def _charge(self, weight: int, now: int) -> int:
+        return self._limits.charge(self._connection.address, weight, TimeMs(now // 1000))
+
+    async def _call(self, function: Function, parameters: Parameters, now: int) -> tuple[AccountId, object]:
+        account_id = AccountId(0)
+        if function.security is Security.SIGNED:
+            account_id = await self._authorize(parameters, now)
+        known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
+        if not function.lenient:
+            parameters.refuse_unknown(known)
+        call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale)
+        return account_id, await function.handle(self._ports, call)
+
+    async def _authorize(self, parameters: Parameters, now: int) -> AccountId:
+        """Return whose request it is: that of its own signature, else that of the session."""
+        if "apiKey" in parameters or self._logon is None:
+            return (await self._signer(parameters, now)).account_id
+        signer = await self._keys.signer(self._logon.key)
+        timestamp = parameters.integer("timestamp")
+        if timestamp is None:
+            raise mandatory_missing("timestamp")
+        auth.check_timing(timestamp, auth.receive_window_us(parameters), now)
+        return signer.account_id
+
+    async def _signer(self, parameters: Parameters, now: int) -> Signer:
+        """Return who has signed: all parameters but the signature, by name, as `name=value&…`."""
+        key = auth.check_key_format(parameters.required("apiKey"))
+        signer = self._keys.cached(key) or await self._keys.signer(key)
+        signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
+        payload = "&".join(f"{name}={text}" for name, text in signed)
+        auth.check_request(signer, payload.encode(), b"", parameters, now)
+        return signer
+
+    async def _log_on(self, parameters: Parameters, now: int) -> tuple[object, None]:
+        signer = await self._signer(parameters, now)
+        if not isinstance(signer.verifier, Ed25519Verifier):
+            raise ApiError(-4056, "HMAC_SHA256 API key is not supported.")
+        self._logon = _Logon(parameters.required("apiKey"), signer.account_id, now // 1000)
+        return self._session(now), None
+
+    async def _status(self, _parameters: Parameters, now: int) -> tuple[object, None]:
+        return self._session(now), None
+
+    async def _log_out(self, _parameters: Parameters, now: int) -> tuple[object, None]:
+        self._logon = None
+        if self._logon_subscription is not None:
+            self._end(self._logon_subscription, now)
+        return self._session(now), None
+
+    def _session(self, now: int) -> dict[str, object]:
+        scale = self._time_scale
+        return {
+            "apiKey": self._logon.key if self._logon else None,
+            "authorizedSince": self._logon.time * scale if self._logon else None,
+            "connectedSince": self._connected_since * scale,
+            "returnRateLimits": self._connection.target.rate_limits,
+            "serverTime": now // 1000 * scale,
+            "userDataStream": bool(self._subscriptions),
+        }
+
+    async def _list_subscriptions(self, _parameters: Parameters, _now: int) -> tuple[object, None]:
+        return [{"subscriptionId": number} for number in self._subscriptions], None
+
+    async def _subscribe_session(self, _parameters: Parameters, _now: int) -> tuple[object, AccountSubscription]:
+        if self._logon is None:
+            raise ApiError(-1002, "You are not authorized to execute this request.", 401)
+        number, subscription = await self._subscribe(self._logon.account_id)
+        self._logon_subscription = number
+        return {"subscriptionId": number}, subscription
+
+    async def _subscribe_signed(self, parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
+        parameters.refuse_unknown(_SIGNING | {"returnRateLimits"})
+        signer = await self._signer(parameters, now)
+        number, subscription = await self._subscribe(signer.account_id)
+        return {"subscriptionId": number}, subscription
+
+    async def _subscribe(self, account_id: AccountId) -> tuple[int, AccountSubscription]:
+        if any(each.account_id == account_id for each in self._subscriptions.values()):
+            raise ApiError(-2035, "User Data Stream subscription already active.")
+        if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
+            raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
+        number, self._next_subscription = self._next_subscription, self._next_subscription + 1
+        subscription = AccountSubscription(
+            account_id, self._connection, b'{"subscriptionId":%d,"event":' % number, b"}"
+        )
+        self._subscriptions[number] = subscription
+        try:
+            await self._accounts.add(subscription)
+        except ApiError:
+            self._subscriptions.pop(number, None)
+            self._accounts.remove(subscription)
+            raise
+        if self._connection.closing or number not in self._subscriptions:
+            raise unavailable()
+        return number, subscription
+
+    async def _unsubscribe(self, parameters: Parameters, now: int) -> tuple[object, None]:
+        wanted = parameters.integer("subscriptionId")
+        if wanted is not None and wanted not in self._subscriptions:
+            raise ApiError(-2036, "User Data Stream subscription not active.")
+        for number in [wanted] if wanted is not None else list(self._subscriptions):
+            self._end(number, now)
+        return {}, None
+
+    def _end(self, number: int, now: int) -> None:
+        subscription = self._subscriptions.pop(number, None)
+        if number == self._logon_subscription:
+            self._logon_subscription = None
+        if subscription is not None:
+            self._accounts.remove(subscription)
+            subscription.send({"e": "eventStreamTerminated", "E": now // 1000})
+
+    def _rate_limits(self, weight_used: int, orders: tuple[int, int] | None) -> list[dict[str, object]]:
+        settings = self._ports.settings
+        counted = zip(order_limits(settings), orders or (), strict=False)
+        return [
+            *({**limit, "count": count} for limit, count in counted),
+            {**weight_limit(settings), "count": weight_used},
+        ]
+
+
+def _text(name: str, raw: msgspec.Raw) -> str:
+    """Return a parameter as the REST API would carry it, and as it was signed."""
+    encoded = bytes(raw)
+    if encoded.startswith(b'"'):
+        return _decode_text(encoded)
+    if encoded == b"null":
+        raise mandatory_missing(name)
+    return encoded.decode()
+
+
+def _error(error: ApiError, now: int) -> dict[str, object]:
+    shape: dict[str, object] = {"code": error.code, "msg": error.message}
+    if error.status in (418, 429) and error.retry_after_s is not None:
+        shape["data"] = {"serverTime": now // 1000, "retryAfter": now // 1000 + error.retry_after_s * 1000}
+    return shape

@@ -1,0 +1,115 @@
+"""What a slow client gets: every trade and every event of its own, but only the newest state and merged depth. Pure.
+
+An update is encoded once for all its subscribers; only what a slow client's own merging makes is encoded for it alone.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final
+
+import msgspec
+from websockets.frames import Frame, Opcode
+
+from protocol.market import Market
+from protocol.market_data import DepthDiff
+from ws_edge.book import merged
+from ws_edge.payloads import depth_update
+
+_encode: Final = msgspec.json.Encoder().encode
+_LEVEL_BYTES: Final = 50
+"""About what a level of a depth update takes on the wire."""
+
+
+class Conflation(Enum):
+    """What becomes of updates that a slow client cannot take yet."""
+
+    NONE = auto()
+    """Each one is sent."""
+    NEWEST = auto()
+    """The newest one counts."""
+    MERGED = auto()
+    """Depth updates: one that says what all of them say."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return the WebSocket frame of a JSON text; a server's frames are the same for every client."""
+    return Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+class Update:
+    """Something to say on one stream. `render` returns the payload for a time scale."""
+
+    __slots__ = ("_frames", "_render", "conflation", "diff", "stream")
+
+    def __init__(self, stream: str, render: Callable[[int], Any], conflation: Conflation = Conflation.NONE) -> None:
+        self.stream = stream
+        self.conflation = conflation
+        self.diff: tuple[Market, DepthDiff] | None = None
+        self._render = render
+        self._frames: dict[tuple[bool, int], bytes] = {}
+
+    @classmethod
+    def of_depth(cls, stream: str, market: Market, diff: DepthDiff) -> "Update":
+        """Return a depth update."""
+        update = cls(stream, lambda time_scale: depth_update(market, diff, time_scale), Conflation.MERGED)
+        update.diff = (market, diff)
+        return update
+
+    def payload(self, time_scale: int) -> bytes:
+        """Return the JSON text."""
+        return _encode(self._render(time_scale))
+
+    def frame(self, form: tuple[bool, int]) -> bytes:
+        """Return the frame in a form: (combined, time scale)."""
+        frame = self._frames.get(form)
+        if frame is None:
+            payload = self.payload(form[1])
+            if form[0]:
+                payload = b'{"stream":%b,"data":%b}' % (_encode(self.stream), payload)
+            frame = self._frames[form] = text_frame(payload)
+        return frame
+
+
+class Pending:
+    """What one slow client has still to get."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes that it will take, about."""
+        self._frames: list[bytes] = []
+        self._latest: dict[str, Update] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._frames or self._latest)
+
+    def add_frame(self, frame: bytes) -> None:
+        """Add a frame that must be sent."""
+        self._frames.append(frame)
+        self.size += len(frame)
+
+    def add(self, update: Update, form: tuple[bool, int]) -> None:
+        """Add an update."""
+        earlier = self._latest.pop(update.stream, None)
+        if earlier is not None:
+            self.size -= _size(earlier)
+        if update.conflation is Conflation.NONE:
+            # What waited on the same stream was an earlier state of this: the last one of a candle, say.
+            self.add_frame(update.frame(form))
+            return
+        if earlier is not None and earlier.diff is not None and update.diff is not None:
+            market, diff = update.diff
+            update = Update.of_depth(update.stream, market, merged(earlier.diff[1], diff))
+        self._latest[update.stream] = update
+        self.size += _size(update)
+
+    def take(self, form: tuple[bool, int]) -> list[bytes]:
+        """Return the frames that wait, and forget them."""
+        frames = [*self._frames, *(update.frame(form) for update in self._latest.values())]
+        self._frames, self._latest, self.size = [], {}, 0
+        return frames
+
+
+def _size(update: Update) -> int:
+    if update.diff is None:
+        return 10 * _LEVEL_BYTES
+    return _LEVEL_BYTES * (4 + len(update.diff[1].bids) + len(update.diff[1].asks))

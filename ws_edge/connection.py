@@ -1,0 +1,143 @@
+"""One client's connection: what it may send, and what happens when it is slow.
+
+Frames are written to the transport directly while the client keeps up. Once its write buffer is full, they wait here, conflated;
+a client that lets too much wait, or takes nothing for too long, is closed with 1013.
+"""
+
+from typing import Any, Final
+
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event, State
+from websockets.server import ServerProtocol
+
+from protocol.units import AccountId
+from ws_edge.conflation import Pending, Update, text_frame
+from ws_edge.subscriptions import Door, Target
+
+PENDING_BYTES_MAX: Final = 400 * 1024
+"""What may wait for a slow client, besides the transport's own buffer."""
+STUCK_S_MAX: Final = 4.0
+"""How long a client may let a full buffer wait."""
+CLOSE_GRACE_S: Final = 3.0
+"""How long a client has to take what is under way, once it is being closed for slowness."""
+
+
+_COUNTED: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PING})
+"""Frames that count as messages; answers to our own pings do not."""
+
+
+class MessageRate:
+    """A bucket of messages that fills at a steady rate, and holds two seconds' worth."""
+
+    def __init__(self, per_second: int, now: float) -> None:
+        self._per_second = per_second
+        self._left = 2.0 * per_second
+        self._seen = now
+
+    def take(self, now: float) -> bool:
+        """Take one message out; return whether there was one."""
+        self._left = min(2.0 * self._per_second, self._left + (now - self._seen) * self._per_second)
+        self._seen = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class EdgeConnection(ServerConnection):
+    """A WebSocket connection of the edge."""
+
+    target: Target
+    address: str
+
+    def __init__(self, protocol: ServerProtocol, server: Server, *, messages_per_second: int, **options: Any) -> None:
+        """See `ServerConnection`; a client of streams may send `messages_per_second`, control frames included."""
+        super().__init__(protocol, server, **options)
+        self.form = (False, 1)
+        """Whether streams are wrapped, and the scale of times: see `Update.frame`."""
+        self.streams: dict[str, None] = {}
+        self.listen_keys: dict[str, AccountId] = {}
+        """Whose events the listenKeys in the path open."""
+        self.slow_since: float | None = None
+        self.closing = False
+        self._pending = Pending()
+        self._rate = MessageRate(messages_per_second, self.loop.time())
+
+    def open_target(self, target: Target, address: str) -> None:
+        """Note what the connection is for."""
+        self.target, self.address = target, address
+        self.form = (target.door is Door.COMBINED, target.time_scale)
+
+    def deliver(self, update: Update) -> None:
+        """Send an update, or let it wait, conflated."""
+        if not self.paused and not self.closing:
+            if self.protocol.state is State.OPEN:
+                self.transport.write(update.frame(self.form))
+        elif not self.closing:
+            self._pending.add(update, self.form)
+            self._check_pending()
+
+    def deliver_frame(self, frame: bytes) -> None:
+        """Send a frame that is for this client alone, or let it wait."""
+        if not self.paused and not self.closing:
+            if self.protocol.state is State.OPEN:
+                self.transport.write(frame)
+        elif not self.closing:
+            self._pending.add_frame(frame)
+            self._check_pending()
+
+    def announce_shutdown(self, farewell: Update) -> None:
+        """Say that the server is about to leave."""
+        if self.target.door is Door.API:
+            self.deliver_frame(text_frame(b'{"event":%b}' % farewell.payload(self.form[1])))
+        else:
+            self.deliver(farewell)
+
+    def check_slow(self, now: float) -> None:
+        """Close the connection if its client has taken too little for too long."""
+        if self.slow_since is not None and now - self.slow_since > STUCK_S_MAX:
+            self.close_slow("too slow: nothing was read for too long")
+
+    def close_slow(self, reason: str) -> None:
+        """Close with 1013, and give up on the client soon."""
+        self.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Send a close frame without waiting for anything; end the connection when the client does not take it in time."""
+        if self.closing or self.protocol.state is not State.OPEN:
+            return
+        self.closing = True
+        self._pending = Pending()
+        self.protocol.send_close(code, reason)
+        self.send_data()
+        self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+    def process_event(self, event: Event) -> None:
+        """Count what the client sends."""
+        if (
+            isinstance(event, Frame)
+            and self.target.door is not Door.API
+            and event.opcode in _COUNTED
+            and not self._rate.take(self.loop.time())
+        ):
+            self.close_soon(CloseCode.POLICY_VIOLATION, "too many messages")
+            return
+        super().process_event(event)
+
+    def pause_writing(self) -> None:
+        """Note that the client is slow."""
+        super().pause_writing()
+        self.slow_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Send what has waited."""
+        super().resume_writing()
+        self.slow_since = None
+        if self.protocol.state is State.OPEN and not self.closing:
+            for frame in self._pending.take(self.form):
+                self.transport.write(frame)
+
+    def _check_pending(self) -> None:
+        if self._pending.size > PENDING_BYTES_MAX:
+            self.close_slow("too slow: too much waits to be read")

@@ -1,0 +1,77 @@
+"""Who may come in: paths, streams and listenKeys that exist, and so many connections."""
+
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from functions.errors import ApiError
+from functions.listen_keys import account_of_listen_key, listen_key_unknown
+from functions.ports import Ports
+from protocol.units import AccountId
+from runtime.settings import Settings
+from ws_edge.connection import EdgeConnection
+from ws_edge.hub import Hub
+from ws_edge.subscriptions import STREAMS_MAX, is_listen_key, is_stream, parse_target
+
+_UNKNOWN_PATH: Final = ApiError(-1020, "This operation is not supported.", HTTPStatus.NOT_FOUND)
+
+
+class Doorkeeper:
+    """Looks at every request to open a WebSocket."""
+
+    def __init__(self, settings: Settings, hub: Hub, ports: Ports) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._ports = ports
+        self._proxies = frozenset(each.strip() for each in settings.trusted_proxies.split(",") if each.strip())
+
+    async def admit(self, connection: EdgeConnection, request: Request) -> Response | None:
+        """Return the refusal, or None and a connection that knows what it is for."""
+        try:
+            await self._check(connection, request)
+        except ApiError as error:
+            body = msgspec.json.encode({"code": error.code, "msg": error.message})
+            headers = Headers({"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))})
+            headers["Connection"] = "close"
+            return Response(error.status, HTTPStatus(error.status).phrase, headers, body)
+        return None
+
+    async def _check(self, connection: EdgeConnection, request: Request) -> None:
+        target = parse_target(request.path)
+        if target is None:
+            raise _UNKNOWN_PATH
+        address = self._address(connection, request)
+        if len(self._hub.connections) >= self._settings.ws_connections_max:
+            raise ApiError(-1008, "Too many connections.", HTTPStatus.SERVICE_UNAVAILABLE)
+        if self._hub.connections_of(address) >= self._settings.ws_connections_per_address_max:
+            raise ApiError(-1003, "Too many connections from this address.", HTTPStatus.TOO_MANY_REQUESTS)
+        if len(target.names) > STREAMS_MAX:
+            raise ApiError(-1101, f"No more than {STREAMS_MAX} streams.", HTTPStatus.BAD_REQUEST)
+        accounts: dict[str, AccountId] = {}
+        for name in target.names:
+            if is_stream(name, self._ports.markets):
+                continue
+            account_id = await account_of_listen_key(self._ports, name) if is_listen_key(name) else None
+            if account_id is None:
+                raise listen_key_unknown() if is_listen_key(name) else _no_stream(name)
+            accounts[name] = account_id
+        connection.open_target(target, address)
+        connection.listen_keys = accounts
+
+    def _address(self, connection: EdgeConnection, request: Request) -> str:
+        peer = connection.remote_address
+        address = peer[0] if peer else "unknown"
+        if address in self._proxies:
+            forwarded = ",".join(request.headers.get_all("X-Forwarded-For"))
+            for hop in reversed([each.strip() for each in forwarded.split(",") if each.strip()]):
+                address = hop
+                if hop not in self._proxies:
+                    break
+        return str(address)
+
+
+def _no_stream(name: str) -> ApiError:
+    return ApiError(-1130, f"There is no stream {name[:50]!r}.", HTTPStatus.BAD_REQUEST)

@@ -1,0 +1,257 @@
+"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all subscribers.
+
+What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what Redis keeps.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+import redis.asyncio
+import redis.exceptions
+import structlog
+
+from functions.errors import ApiError
+from protocol import streams
+from protocol.events import TradeExecuted
+from protocol.market import Market, MarketMap
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
+from protocol.streams import MarketDataKind
+from protocol.units import TimeMs
+from serving.redis_link import RedisLink
+from ws_edge import payloads
+from ws_edge.accounts import AccountStreams
+from ws_edge.conflation import Conflation, Update
+from ws_edge.connection import EdgeConnection
+from ws_edge.market import MarketStreams, arrays
+
+_TICK_S: Final = 0.1
+_REPAIR_S: Final = 0.05
+_TRADES_KEPT: Final = 1_000
+_ACCOUNT: Final = streams.account(0).encode()[:-1]
+
+_DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
+    MarketDataKind.TRADE: msgspec.msgpack.Decoder(TradeBatch).decode,
+    MarketDataKind.DEPTH: msgspec.msgpack.Decoder(DepthDiff).decode,
+    MarketDataKind.BOOK_TICKER: msgspec.msgpack.Decoder(BookTicker).decode,
+    MarketDataKind.TICKER: msgspec.msgpack.Decoder(Ticker).decode,
+    MarketDataKind.CANDLE: msgspec.msgpack.Decoder(Candle).decode,
+}
+_decode_snapshot: Final = msgspec.msgpack.Decoder(DepthSnapshot).decode
+_decode_trade: Final = msgspec.msgpack.Decoder(TradeExecuted).decode
+
+_log = structlog.get_logger()
+
+AveragePrice = Callable[[Market], Awaitable[tuple[str, int]]]
+"""Returns a market's average price, and the time (ms) of its last trade; raises ApiError."""
+
+
+class Hub:
+    """Every stream and who listens to it."""
+
+    def __init__(
+        self,
+        markets: MarketMap,
+        redis_url: str,
+        client: "redis.asyncio.Redis",
+        average_price: AveragePrice,
+        now_ms: Callable[[], TimeMs],
+    ) -> None:
+        """Use `client` for what is read; what is said is heard on a connection of its own."""
+        self._markets = markets
+        self._client = client
+        self._average_price = average_price
+        self._now_ms = now_ms
+        self._subscribers: dict[str, dict[EdgeConnection, None]] = {}
+        self._streams = {market.symbol: MarketStreams(market) for market in markets.markets}
+        self._link = RedisLink(redis_url, on_message=self._hear)
+        self._link.on_ready = self._connected
+        self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
+        for symbol, market in self._streams.items():
+            for kind in MarketDataKind:
+                channel = streams.market_data(symbol, kind)
+                self._channels[channel.encode()] = (kind, market)
+                self._link.subscribe(channel)
+        self.accounts = AccountStreams(markets, self._link, client, now_ms)
+        self.connections: dict[EdgeConnection, None] = {}
+        self._addresses: Counter[str] = Counter()
+        self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await self._link.start()
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Listen no more."""
+        tasks = [*self._repairs.values(), *([self._ticker] if self._ticker else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.accounts.close()
+        await self._link.close()
+
+    def enter(self, connection: EdgeConnection) -> None:
+        """Note that a connection is open."""
+        self.connections[connection] = None
+        self._addresses[connection.address] += 1
+
+    def leave(self, connection: EdgeConnection) -> None:
+        """Forget a connection, and all that it listened to."""
+        for stream in list(connection.streams):
+            self.unsubscribe(stream, connection)
+        self.connections.pop(connection, None)
+        self._addresses[connection.address] -= 1
+        if not self._addresses[connection.address]:
+            del self._addresses[connection.address]
+
+    def connections_of(self, address: str) -> int:
+        """Return how many connections come from an address."""
+        return self._addresses[address]
+
+    def subscribe(self, stream: str, connection: EdgeConnection) -> None:
+        """Let a connection hear a stream."""
+        connection.streams[stream] = None
+        self._subscribers.setdefault(stream, {})[connection] = None
+
+    def unsubscribe(self, stream: str, connection: EdgeConnection) -> None:
+        """Let a connection hear a stream no more; it need not have heard it."""
+        connection.streams.pop(stream, None)
+        listeners = self._subscribers.get(stream, {})
+        listeners.pop(connection, None)
+        if not listeners:
+            self._subscribers.pop(stream, None)
+
+    def show_current(self, stream: str, connection: EdgeConnection) -> None:
+        """Send what a stream of states said last, so that nobody waits for the next change to see anything."""
+        market = self._streams.get(stream.partition("@")[0].upper())
+        update = market.current(stream, self._now_ms()) if market is not None else None
+        if update is not None:
+            connection.deliver(update)
+
+    def _publish(self, updates: Iterable[Update]) -> None:
+        for update in updates:
+            for connection in self._subscribers.get(update.stream, ()):
+                connection.deliver(update)
+
+    def _hear(self, channel: bytes, payload: bytes) -> None:
+        if channel.startswith(_ACCOUNT):
+            self.accounts.hear(payload)
+            return
+        kind, market = self._channels[channel]
+        wanted = self._subscribers
+        if kind is MarketDataKind.TRADE and not market.wants_trades(wanted):
+            return
+        try:
+            data = _DECODERS[kind](payload)
+        except msgspec.MsgspecError as error:
+            _log.warning("message not understood", channel=channel.decode(), error=str(error))
+            return
+        match data:
+            case TradeBatch():
+                self._publish(market.trades(data.trades, wanted, self._now_ms()))
+            case DepthDiff():
+                market.depth(data)
+            case BookTicker():
+                self._publish(market.book_ticker(data, wanted))
+            case Ticker():
+                self._publish(market.tick(data, wanted))
+            case Candle():
+                self._publish(market.candle(data, wanted, self._now_ms()))
+        if market.needs_depth or market.needs_trades:
+            self._repair(market)
+
+    def _connected(self) -> None:
+        for market in self._streams.values():
+            self._repair(market, whole=True)
+        self.accounts.reconnected()
+
+    def _repair(self, market: MarketStreams, *, whole: bool = False) -> None:
+        symbol = market.market.symbol
+        running = self._repairs.get(symbol)
+        if running is not None and not running.done():
+            if not whole:
+                return
+            running.cancel()
+        self._repairs[symbol] = asyncio.create_task(self._fill(market, whole=whole))
+
+    async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
+        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
+        while whole or market.needs_depth or market.needs_trades:
+            try:
+                await self._fill_once(market, whole=whole)
+                whole = False
+            except (OSError, redis.exceptions.RedisError, msgspec.MsgspecError) as error:
+                _log.warning("market data cannot be read", market=market.market.symbol, error=str(error))
+            if market.needs_depth or market.needs_trades:
+                await asyncio.sleep(_REPAIR_S)
+
+    async def _fill_once(self, market: MarketStreams, *, whole: bool) -> None:
+        symbol, wanted = market.market.symbol, self._subscribers
+        shard = self._markets.shard_of_market(symbol)
+        if whole or market.needs_depth:
+            snapshot: Any = await self._client.get(streams.depth(shard, symbol))
+            market.fill_depth(_decode_snapshot(snapshot) if snapshot else None)
+        if whole or market.needs_trades:
+            values: Any = await self._client.lrange(streams.trades(shard, symbol), 0, _TRADES_KEPT - 1)
+            trades = [_decode_trade(value) for value in reversed(values)]
+            updates, missing = market.fill_trades(trades, wanted, self._now_ms())
+            if missing:
+                _log.error("trades are missing", market=symbol, count=missing)
+            self._publish(updates)
+        if whole:
+            best: Any = await self._client.get(streams.book_ticker(shard, symbol))
+            if best:
+                self._publish(market.book_ticker(_DECODERS[MarketDataKind.BOOK_TICKER](best), wanted))
+            ticker: Any = await self._client.get(streams.ticker(shard, symbol))
+            if ticker:
+                self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
+            candles: Any = await self._client.hvals(streams.candles(shard, symbol))
+            for each in candles:
+                self._publish(market.candle(_DECODERS[MarketDataKind.CANDLE](each), wanted, self._now_ms()))
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        count = 0
+        seconds: set[asyncio.Task[None]] = set()
+        while True:
+            due = max(due + _TICK_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+            count += 1
+            for market in self._streams.values():
+                self._publish(market.end_window(100, self._subscribers))
+            if count % 10:
+                continue
+            for market in self._streams.values():
+                self._publish(market.end_window(1000, self._subscribers))
+            self._publish(arrays(self._streams.values(), self._subscribers))
+            now = loop.time()
+            for connection in list(self.connections):
+                connection.check_slow(now)
+            if not seconds:
+                task = asyncio.create_task(self._every_second())
+                seconds.add(task)
+                task.add_done_callback(seconds.discard)
+
+    async def _every_second(self) -> None:
+        try:
+            await self.accounts.mark()
+            for market in self._streams.values():
+                stream = f"{market.market.symbol.lower()}@avgPrice"
+                if stream in self._subscribers:
+                    await self._publish_average(market.market, stream)
+        except (ApiError, OSError, redis.exceptions.RedisError) as error:
+            _log.debug("not known this second", error=str(error))
+
+    async def _publish_average(self, market: Market, stream: str) -> None:
+        price, last_time = await self._average_price(market)
+        now = self._now_ms()
+
+        def render(time_scale: int) -> payloads.Payload:
+            return payloads.average(market, price, last_time, now, time_scale)
+
+        self._publish([Update(stream, render, Conflation.NEWEST)])

@@ -1,0 +1,226 @@
+"""One market's streams: what feeds publish in, updates out. Pure: the time is passed in.
+
+Only what somebody listens to (`wanted`) is made. Trades are followed by their ids and depth by its sequence, so anything that
+was missed is noticed; `needs_trades` and `needs_depth` then ask for what Redis still has.
+"""
+
+from collections.abc import Container, Iterable, Iterator
+from functools import partial
+from typing import Final
+
+from protocol.events import TradeExecuted
+from protocol.market import Market
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker
+from protocol.units import TimeMs
+from ws_edge import payloads
+from ws_edge.book import EdgeBook, merged
+from ws_edge.conflation import Conflation, Update
+
+PARTIAL_LEVELS: Final = (5, 10, 20)
+
+
+class _Window:
+    """Depth of one speed: diffs are merged until the window ends."""
+
+    def __init__(self, symbol: str, suffixes: tuple[str, ...]) -> None:
+        name = symbol.lower()
+        self.diff_streams = tuple(f"{name}@depth{suffix}" for suffix in suffixes)
+        self.partial_streams = tuple(
+            (count, f"{name}@depth{count}{suffix}") for count in PARTIAL_LEVELS for suffix in suffixes
+        )
+        self.merged: DepthDiff | None = None
+        self.changed = False
+
+
+class MarketStreams:
+    """What is known of one market, and what is said about it."""
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.book = EdgeBook(market.symbol)
+        self.best: BookTicker | None = None
+        self.ticker: Ticker | None = None
+        self.ticker_changed = False
+        self.windows = {100: _Window(market.symbol, ("@100ms",)), 1000: _Window(market.symbol, ("", "@1000ms"))}
+        name = market.symbol.lower()
+        self._trade_stream, self._aggregate_stream = f"{name}@trade", f"{name}@aggTrade"
+        self._book_ticker_stream = f"{name}@bookTicker"
+        self._ticker_stream, self._mini_ticker_stream = f"{name}@ticker", f"{name}@miniTicker"
+        self._candles: dict[str, Candle] = {}
+        self._last_trade_id: int | None = None
+        self._late_trades: list[TradeExecuted] = []
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether the book waits for a snapshot."""
+        return self.book.needs_snapshot
+
+    @property
+    def needs_trades(self) -> bool:
+        """Whether trades wait for earlier ones."""
+        return bool(self._late_trades)
+
+    def wants_trades(self, wanted: Container[str]) -> bool:
+        """Return whether anybody listens to trades; while nobody does, they are not followed."""
+        if self._trade_stream in wanted or self._aggregate_stream in wanted:
+            return True
+        self._last_trade_id, self._late_trades = None, []
+        return False
+
+    def trades(self, batch: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs) -> list[Update]:
+        """Take trades, oldest first; those known already are skipped."""
+        last = self._last_trade_id
+        fresh = [each for each in batch if last is None or each.trade_id > last]
+        if not fresh:
+            return []
+        if self._late_trades or (last is not None and fresh[0].trade_id > last + 1):
+            self._late_trades += fresh
+            return []
+        self._last_trade_id = fresh[-1].trade_id
+        return list(self._trade_updates(fresh, wanted, now))
+
+    def fill_trades(
+        self, newest: Iterable[TradeExecuted], wanted: Container[str], now: TimeMs
+    ) -> tuple[list[Update], int]:
+        """Take the newest trades as Redis keeps them; return the updates, and how many trades are missing for good."""
+        late, self._late_trades = self._late_trades, []
+        if self._last_trade_id is None:
+            return [], 0
+        by_id = {each.trade_id: each for each in (*newest, *late) if each.trade_id > self._last_trade_id}
+        trades = [by_id[trade_id] for trade_id in sorted(by_id)]
+        if not trades:
+            return [], 0
+        missing = trades[-1].trade_id - self._last_trade_id - len(trades)
+        self._last_trade_id = trades[-1].trade_id
+        return list(self._trade_updates(trades, wanted, now)), missing
+
+    def _trade_updates(self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs) -> Iterator[Update]:
+        if self._trade_stream in wanted:
+            for each in trades:
+                yield Update(self._trade_stream, partial(payloads.trade, self.market, each, now))
+        if self._aggregate_stream in wanted:
+            for group in payloads.aggregates(trades):
+                yield Update(self._aggregate_stream, partial(payloads.aggregate_trade, self.market, group, now))
+
+    def depth(self, diff: DepthDiff) -> None:
+        """Take a diff."""
+        heard = self.book.apply(diff)
+        if heard is not None:
+            self._collect(heard)
+
+    def fill_depth(self, snapshot: DepthSnapshot | None) -> None:
+        """Take a snapshot; see `EdgeBook.fill`."""
+        for heard in self.book.fill(snapshot):
+            self._collect(heard)
+
+    def _collect(self, diff: DepthDiff) -> None:
+        for window in self.windows.values():
+            window.merged = diff if window.merged is None else merged(window.merged, diff)
+            window.changed = True
+
+    def end_window(self, period_ms: int, wanted: Container[str]) -> Iterator[Update]:
+        """Yield what the depth streams of one speed say now."""
+        window = self.windows[period_ms]
+        if not window.changed:
+            return
+        diff, window.merged, window.changed = window.merged, None, False
+        if diff is not None:
+            for stream in window.diff_streams:
+                if stream in wanted:
+                    yield Update.of_depth(stream, self.market, diff)
+        for count, stream in window.partial_streams:
+            if stream in wanted:
+                yield self.partial(count, stream)
+
+    def partial(self, count: int, stream: str) -> Update:
+        """Return the best `count` levels of each side."""
+        bids, asks = self.book.top(count)
+        payload = payloads.partial_depth(self.market, self.book.sequence or 0, bids, asks)
+        return Update(stream, lambda _time_scale: payload, Conflation.NEWEST)
+
+    def book_ticker(self, best: BookTicker, wanted: Container[str]) -> Iterator[Update]:
+        """Take best bid and ask."""
+        if self.best is not None and best.sequence <= self.best.sequence:
+            return
+        self.best = best
+        for stream in (self._book_ticker_stream, "!bookTicker"):
+            if stream in wanted:
+                yield self._best_prices(stream, best)
+
+    def _best_prices(self, stream: str, best: BookTicker) -> Update:
+        payload = payloads.book_ticker(self.market, best)
+        # Of the stream of all markets each one's prices count, so there the newest does not replace the others.
+        conflation = Conflation.NEWEST if stream == self._book_ticker_stream else Conflation.NONE
+        return Update(stream, lambda _time_scale: payload, conflation)
+
+    def tick(self, ticker: Ticker, wanted: Container[str]) -> Iterator[Update]:
+        """Take the 24 h ticker."""
+        if self.ticker is not None and ticker.close_time < self.ticker.close_time:
+            return
+        self.ticker, self.ticker_changed = ticker, True
+        if self._ticker_stream in wanted:
+            yield Update(self._ticker_stream, partial(self._full_ticker, ticker), Conflation.NEWEST)
+        if self._mini_ticker_stream in wanted:
+            render = partial(payloads.mini_ticker, self.market, ticker)
+            yield Update(self._mini_ticker_stream, render, Conflation.NEWEST)
+
+    def _full_ticker(self, ticker: Ticker, time_scale: int) -> payloads.Payload:
+        return payloads.full_ticker(self.market, ticker, self.best, time_scale)
+
+    def candle(self, candle: Candle, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
+        """Take a candle; the last word about one is never left out."""
+        known = self._candles.get(candle.interval)
+        if known is not None and _extent(candle) <= _extent(known):
+            return
+        self._candles[candle.interval] = candle
+        stream = f"{self.market.symbol.lower()}@kline_{candle.interval}"
+        if stream in wanted:
+            yield self._kline(stream, candle, now)
+
+    def _kline(self, stream: str, candle: Candle, now: TimeMs) -> Update:
+        conflation = Conflation.NONE if candle.closed else Conflation.NEWEST
+        return Update(stream, partial(payloads.kline, self.market, candle, now), conflation)
+
+    def current(self, stream: str, now: TimeMs) -> Update | None:
+        """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing yet."""
+        kind = stream.partition("@")[2]
+        candle = self._candles.get(kind.removeprefix("kline_"))
+        if candle is not None:
+            return self._kline(stream, candle, now)
+        if self.ticker is not None and stream == self._ticker_stream:
+            return Update(stream, partial(self._full_ticker, self.ticker), Conflation.NEWEST)
+        if self.ticker is not None and stream == self._mini_ticker_stream:
+            return Update(stream, partial(payloads.mini_ticker, self.market, self.ticker), Conflation.NEWEST)
+        if self.best is not None and stream == self._book_ticker_stream:
+            return self._best_prices(stream, self.best)
+        levels = {name: count for window in self.windows.values() for count, name in window.partial_streams}
+        if self.book.sequence is not None and stream in levels:
+            return self.partial(levels[stream], stream)
+        return None
+
+
+def _extent(candle: Candle) -> tuple[int, int, bool]:
+    """Return what grows from one word about an interval's candles to the next."""
+    return candle.open_time, candle.trade_count, candle.closed
+
+
+def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator[Update]:
+    """Yield what the streams of all markets say of the tickers that changed since the last call."""
+    changed = [each for each in markets if each.ticker_changed]
+    for each in changed:
+        each.ticker_changed = False
+    tickers = [(each.market, each.ticker, each.best) for each in changed if each.ticker is not None]
+    if not tickers:
+        return
+    if "!miniTicker@arr" in wanted:
+        yield Update(
+            "!miniTicker@arr",
+            lambda scale: [payloads.mini_ticker(market, ticker, scale) for market, ticker, _ in tickers],
+            Conflation.NEWEST,
+        )
+    if "!ticker@arr" in wanted:
+        yield Update(
+            "!ticker@arr",
+            lambda scale: [payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers],
+            Conflation.NEWEST,
+        )

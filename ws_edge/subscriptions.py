@@ -1,0 +1,182 @@
+"""What clients ask for: streams by name, paths, and the control frames of market streams. Pure."""
+
+import re
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from protocol.market import MarketMap
+from protocol.market_data import INTERVALS
+
+STREAMS_MAX: Final = 1024
+"""Streams that one connection may listen to."""
+_INTERVALS: Final = frozenset(INTERVALS)
+_ARRAYS: Final = frozenset({"!miniTicker@arr", "!ticker@arr", "!bookTicker"})
+_MARKET_STREAM: Final = re.compile(
+    r"(?P<symbol>[a-z0-9]{1,20})@"
+    r"(?:(?P<plain>trade|aggTrade|bookTicker|miniTicker|ticker|avgPrice)"
+    r"|depth(?P<levels>5|10|20)?(?P<speed>@100ms|@1000ms)?"
+    r"|kline_(?P<interval>[0-9]{1,2}[smhdwM]))",
+    re.ASCII,
+)
+_LISTEN_KEY: Final = re.compile(r"[A-Za-z0-9]{60,64}", re.ASCII)
+_PATH_STREAMS_MAX: Final = 100_000
+_METHODS: Final = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
+_ID_TEXT_MAX: Final = 36
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class RequestError(Exception):
+    """A control frame is refused, with Binance's `code` and `msg`; `request_id` is the frame's, if it could be read."""
+
+    def __init__(self, code: int, message: str, request_id: int | str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+
+
+def is_stream(name: str, markets: MarketMap) -> bool:
+    """Return whether there is such a stream."""
+    if name in _ARRAYS:
+        return True
+    match = _MARKET_STREAM.fullmatch(name)
+    if match is None or match["symbol"].upper() not in markets.by_symbol:
+        return False
+    return match["interval"] is None or match["interval"] in _INTERVALS
+
+
+def is_listen_key(name: str) -> bool:
+    """Return whether `name` has the form of a listenKey."""
+    return _LISTEN_KEY.fullmatch(name) is not None
+
+
+class Door(StrEnum):
+    """The three kinds of connections."""
+
+    RAW = "/ws"
+    COMBINED = "/stream"
+    API = "/ws-api/v3"
+
+
+class Target(NamedTuple):
+    """What a connection was opened for."""
+
+    door: Door
+    names: tuple[str, ...] = ()
+    """Streams and listenKeys named in the path, unchecked."""
+    time_scale: int = 1
+    rate_limits: bool = True
+    """Whether answers of the WebSocket API tell the rate limits."""
+
+
+def parse_target(path: str) -> Target | None:
+    """Return what `path` (with its query) asks for; None: nothing is there.
+
+    `/ws`, `/ws/NAME` (several names divided by slashes), `/ws/NUMBER` (clients that number their connections),
+    `/stream?streams=NAME/NAME`, `/ws-api/v3`.
+    """
+    try:
+        parts = urlsplit(path)
+        query = parse_qs(parts.query, max_num_fields=20)
+    except ValueError:
+        return None
+    microseconds = query.get("timeUnit", [""])[-1].upper() == "MICROSECOND"
+    time_scale = 1000 if microseconds else 1
+    base = parts.path.rstrip("/")
+    if base == Door.API:
+        return Target(Door.API, (), time_scale, query.get("returnRateLimits", ["true"])[-1] != "false")
+    if base == Door.COMBINED:
+        return Target(Door.COMBINED, _names("/".join(query.get("streams", []))), time_scale)
+    head, _, tail = base.lstrip("/").partition("/")
+    if head != "ws":
+        return None
+    return Target(Door.RAW, () if tail.isdigit() else _names(tail), time_scale)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in text[:_PATH_STREAMS_MAX].split("/") if name))
+
+
+class Request(NamedTuple):
+    """A control frame that makes sense."""
+
+    method: str
+    params: tuple[Any, ...]
+    request_id: int | str | None
+
+
+def parse_request(text: str | bytes) -> Request:
+    """Return the request of a control frame.
+
+    Raises:
+        RequestError: it is none; the code and message are Binance's.
+    """
+    try:
+        frame = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(3, f"Invalid JSON: {error}") from error
+    if not isinstance(frame, dict):
+        raise RequestError(2, "Invalid request: expected an object")
+    request_id = frame.get("id")
+    if not _is_id(request_id):
+        raise RequestError(2, "Invalid request: request ID must be an unsigned integer")
+    method = frame.get("method")
+    if method is None:
+        raise RequestError(2, "Invalid request: missing field `method`", request_id)
+    if method not in _METHODS:
+        expected = ", ".join(f"`{each}`" for each in _METHODS)
+        raise RequestError(
+            2, f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}", request_id
+        )
+    params = frame.get("params", [])
+    if not isinstance(params, list):
+        raise RequestError(2, "Invalid request: params must be an array", request_id)
+    _check_params(method, params, request_id)
+    return Request(method, tuple(params), request_id)
+
+
+def _check_params(method: str, params: list[Any], request_id: int | str | None) -> None:
+    if method in ("SUBSCRIBE", "UNSUBSCRIBE"):
+        if not params:
+            raise RequestError(2, "Invalid request: params must name at least one stream", request_id)
+        if len(params) > STREAMS_MAX:
+            raise RequestError(2, "Invalid request: too many parameters", request_id)
+        if not all(isinstance(name, str) for name in params):
+            raise RequestError(2, "Invalid request: stream name must be a string", request_id)
+    elif method == "LIST_SUBSCRIPTIONS":
+        if params:
+            raise RequestError(2, "Invalid request: too many parameters", request_id)
+    else:
+        if not params or not isinstance(params[0], str):
+            raise RequestError(2, "Invalid request: property name must be a string", request_id)
+        if params[0] != "combined":
+            raise RequestError(0, "Unknown property", request_id)
+        if len(params) > (2 if method == "SET_PROPERTY" else 1):
+            raise RequestError(2, "Invalid request: too many parameters", request_id)
+        if method == "SET_PROPERTY" and not (len(params) == 2 and isinstance(params[1], bool)):
+            raise RequestError(1, "Invalid value type: expected Boolean", request_id)
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return value in _INT64
+    return value is None or (isinstance(value, str) and len(value) <= _ID_TEXT_MAX)
+
+
+def success(result: object, request_id: int | str | None) -> bytes:
+    """Return the answer to a request that was done."""
+    return msgspec.json.encode({"result": result, "id": request_id})
+
+
+def failure(error: RequestError) -> bytes:
+    """Return the answer to a request that was refused.
+
+    The reference shows `code` and `msg` at the top, clients look for them in `error`: they are in both places.
+    """
+    detail = {"code": error.code, "msg": error.message}
+    return msgspec.json.encode({**detail, "id": error.request_id, "error": detail})
