@@ -68,4 +68,5 @@ FUNCTION = Function(
         Parameter("newClientOrderId", "Your own id of this cancel."),
         Parameter("cancelRestrictions", "ONLY_NEW or ONLY_PARTIALLY_FILLED."),
     ),
+    answer=order_shapes.CanceledShape,
 )

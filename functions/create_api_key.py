@@ -35,6 +35,16 @@ class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
     public_key: Annotated[str, msgspec.Meta(max_length=2000)] = ""
 
 
+class ApiKeyShape(msgspec.Struct, rename="camel"):
+    """A key that was made."""
+
+    api_key: str
+    kind: KeyKind
+    label: str
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+    """Of an HMAC key: never shown again."""
+
+
 def random_text() -> str:
     """Return 64 random letters and digits."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
@@ -78,8 +88,7 @@ async def create_api_key(ports: Ports, call: Call) -> object:
     if not rows:
         raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
     await ports.key_values.put(streams.api_key(key), encode_record(record))
-    answer = {"apiKey": key, "kind": record.kind, "label": wanted.label}
-    return {**answer, "secret": secret} if secret else answer
+    return ApiKeyShape(key, record.kind, wanted.label, secret or msgspec.UNSET)
 
 
 FUNCTION = Function(
@@ -91,4 +100,5 @@ FUNCTION = Function(
     security=Security.SESSION,
     weight=5,
     body=NewApiKey,
+    answer=ApiKeyShape,
 )

@@ -18,6 +18,36 @@ class BalanceShape(msgspec.Struct, gc=False):
     locked: str
 
 
+class RatesShape(msgspec.Struct):
+    """Fees as fractions."""
+
+    maker: str
+    taker: str
+    buyer: str
+    seller: str
+
+
+class AccountShape(msgspec.Struct, rename="camel"):
+    """An account."""
+
+    maker_commission: int
+    taker_commission: int
+    buyer_commission: int
+    seller_commission: int
+    commission_rates: RatesShape
+    can_trade: bool
+    can_withdraw: bool
+    can_deposit: bool
+    brokered: bool
+    require_self_trade_prevention: bool
+    prevent_sor: bool
+    update_time: int
+    account_type: str
+    balances: list[BalanceShape]
+    permissions: list[str]
+    uid: int
+
+
 async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[BalanceShape]:
     """Return the account's funds: every asset of the exchange, or only those that are not zero."""
     shards = ports.shards
@@ -42,29 +72,26 @@ async def get_account(ports: Ports, call: Call) -> object:
     omit_zero = call.parameters.boolean("omitZeroBalances", default=False)
     maker = max(market.maker_fee_ppm for market in ports.markets.markets)
     taker = max(market.taker_fee_ppm for market in ports.markets.markets)
-    return {
-        "makerCommission": basis_points(maker),
-        "takerCommission": basis_points(taker),
-        "buyerCommission": 0,
-        "sellerCommission": 0,
-        "commissionRates": {
-            "maker": commission_rate(maker),
-            "taker": commission_rate(taker),
-            "buyer": commission_rate(0),
-            "seller": commission_rate(0),
-        },
-        "canTrade": True,
-        "canWithdraw": True,
-        "canDeposit": True,
-        "brokered": False,
-        "requireSelfTradePrevention": False,
-        "preventSor": False,
-        "updateTime": call.now * call.time_scale,
-        "accountType": "SPOT",
-        "balances": await balances(ports, call, omit_zero=omit_zero),
-        "permissions": ["SPOT"],
-        "uid": call.account_id,
-    }
+    return AccountShape(
+        maker_commission=basis_points(maker),
+        taker_commission=basis_points(taker),
+        buyer_commission=0,
+        seller_commission=0,
+        commission_rates=RatesShape(
+            commission_rate(maker), commission_rate(taker), commission_rate(0), commission_rate(0)
+        ),
+        can_trade=True,
+        can_withdraw=True,
+        can_deposit=True,
+        brokered=False,
+        require_self_trade_prevention=False,
+        prevent_sor=False,
+        update_time=call.now * call.time_scale,
+        account_type="SPOT",
+        balances=await balances(ports, call, omit_zero=omit_zero),
+        permissions=["SPOT"],
+        uid=call.account_id,
+    )
 
 
 FUNCTION = Function(
@@ -76,4 +103,5 @@ FUNCTION = Function(
     security=Security.SIGNED,
     weight=20,
     parameters=(Parameter("omitZeroBalances", "Leave out assets without funds.", kind="boolean"),),
+    answer=AccountShape,
 )

@@ -47,4 +47,5 @@ FUNCTION = Function(
     get_depth,
     weight=_weight,
     parameters=(SYMBOL, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX), SYMBOL_STATUS),
+    answer=DepthShape,
 )

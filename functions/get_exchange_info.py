@@ -1,6 +1,8 @@
 """GET /api/v3/exchangeInfo: the markets, their filters, and the rate limits."""
 
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from functions.errors import bad_combination, invalid_parameter
 from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
@@ -17,17 +19,58 @@ _PREVENTIONS: Final = [mode.name for mode in SelfTradePrevention]
 _PERMISSIONS: Final = frozenset({"SPOT", "MARGIN", "LEVERAGED", *(f"TRD_GRP_{number:03d}" for number in range(2, 300))})
 
 
+class SymbolShape(msgspec.Struct, rename="camel"):
+    """A market with its filters."""
+
+    symbol: str
+    status: str
+    base_asset: str
+    base_asset_precision: int
+    quote_asset: str
+    quote_precision: int
+    quote_asset_precision: int
+    base_commission_precision: int
+    quote_commission_precision: int
+    order_types: list[str]
+    iceberg_allowed: bool
+    oco_allowed: bool
+    oto_allowed: bool
+    opo_allowed: bool
+    quote_order_qty_market_allowed: bool
+    allow_trailing_stop: bool
+    cancel_replace_allowed: bool
+    amend_allowed: bool
+    peg_instructions_allowed: bool
+    is_spot_trading_allowed: bool
+    is_margin_trading_allowed: bool
+    filters: list[dict[str, Any]]
+    permissions: list[str]
+    permission_sets: list[list[str]]
+    default_self_trade_prevention_mode: str
+    allowed_self_trade_prevention_modes: list[str]
+
+
+class ExchangeInfoShape(msgspec.Struct, rename="camel"):
+    """The exchange and its markets."""
+
+    timezone: str
+    server_time: int
+    rate_limits: list[dict[str, Any]]
+    exchange_filters: list[dict[str, Any]]
+    symbols: list[SymbolShape]
+
+
 async def get_exchange_info(ports: Ports, call: Call) -> object:
     """Return the markets asked for, or all."""
     parameters = call.parameters
     shown = parameters.boolean("showPermissionSets", default=True)
-    return {
-        "timezone": "UTC",
-        "serverTime": call.now * call.time_scale,
-        "rateLimits": [weight_limit(ports.settings), *order_limits(ports.settings)],
-        "exchangeFilters": [],
-        "symbols": [symbol_shape(market, shown) for market in _chosen(parameters, ports.markets)],
-    }
+    return ExchangeInfoShape(
+        timezone="UTC",
+        server_time=call.now * call.time_scale,
+        rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
+        exchange_filters=[],
+        symbols=[symbol_shape(market, shown) for market in _chosen(parameters, ports.markets)],
+    )
 
 
 def _chosen(parameters: Parameters, markets: MarketMap) -> list[Market]:
@@ -48,36 +91,36 @@ def _chosen(parameters: Parameters, markets: MarketMap) -> list[Market]:
     return list(markets.markets)
 
 
-def symbol_shape(market: Market, show_permission_sets: bool) -> dict[str, object]:
+def symbol_shape(market: Market, show_permission_sets: bool) -> SymbolShape:
     """Return a market with its filters."""
-    return {
-        "symbol": market.symbol,
-        "status": TRADING,
-        "baseAsset": market.base,
-        "baseAssetPrecision": 8,
-        "quoteAsset": market.quote,
-        "quotePrecision": 8,
-        "quoteAssetPrecision": 8,
-        "baseCommissionPrecision": 8,
-        "quoteCommissionPrecision": 8,
-        "orderTypes": _ORDER_TYPES,
-        "icebergAllowed": False,
-        "ocoAllowed": False,
-        "otoAllowed": False,
-        "opoAllowed": False,
-        "quoteOrderQtyMarketAllowed": True,
-        "allowTrailingStop": False,
-        "cancelReplaceAllowed": False,
-        "amendAllowed": False,
-        "pegInstructionsAllowed": False,
-        "isSpotTradingAllowed": True,
-        "isMarginTradingAllowed": False,
-        "filters": filters(market),
-        "permissions": [],
-        "permissionSets": [["SPOT"]] if show_permission_sets else [],
-        "defaultSelfTradePreventionMode": SelfTradePrevention.EXPIRE_MAKER.name,
-        "allowedSelfTradePreventionModes": _PREVENTIONS,
-    }
+    return SymbolShape(
+        symbol=market.symbol,
+        status=TRADING,
+        base_asset=market.base,
+        base_asset_precision=8,
+        quote_asset=market.quote,
+        quote_precision=8,
+        quote_asset_precision=8,
+        base_commission_precision=8,
+        quote_commission_precision=8,
+        order_types=_ORDER_TYPES,
+        iceberg_allowed=False,
+        oco_allowed=False,
+        oto_allowed=False,
+        opo_allowed=False,
+        quote_order_qty_market_allowed=True,
+        allow_trailing_stop=False,
+        cancel_replace_allowed=False,
+        amend_allowed=False,
+        peg_instructions_allowed=False,
+        is_spot_trading_allowed=True,
+        is_margin_trading_allowed=False,
+        filters=filters(market),
+        permissions=[],
+        permission_sets=[["SPOT"]] if show_permission_sets else [],
+        default_self_trade_prevention_mode=SelfTradePrevention.EXPIRE_MAKER.name,
+        allowed_self_trade_prevention_modes=_PREVENTIONS,
+    )
 
 
 def filters(market: Market) -> list[dict[str, object]]:
@@ -134,4 +177,5 @@ FUNCTION = Function(
         Parameter("showPermissionSets", "Whether permissionSets is filled in; true by default.", kind="boolean"),
         SYMBOL_STATUS,
     ),
+    answer=ExchangeInfoShape,
 )

@@ -4,7 +4,7 @@ from typing import Final
 
 from functions.errors import ApiError, invalid_parameter, mandatory_missing
 from functions.function import END_TIME, START_TIME, SYMBOL, Function, Group, Parameter, limit_parameter
-from functions.klines import KlineRow, Window, bucket_start, filled, previous_bucket, shape
+from functions.klines import KlineRow, KlineShape, Window, bucket_start, filled, previous_bucket, shape
 from functions.ports import Call, Ports
 from protocol.market_data import INTERVALS
 from protocol.units import TimeMs
@@ -81,7 +81,23 @@ _PARAMETERS: Final = (
     limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
 )
 
-FUNCTION = Function("GET", "/api/v3/klines", Group.MARKET_DATA, "Candles", get_klines, weight=2, parameters=_PARAMETERS)
+FUNCTION = Function(
+    "GET",
+    "/api/v3/klines",
+    Group.MARKET_DATA,
+    "Candles",
+    get_klines,
+    weight=2,
+    parameters=_PARAMETERS,
+    answer=list[KlineShape],
+)
 UI_FUNCTION = Function(
-    "GET", "/api/v3/uiKlines", Group.MARKET_DATA, "Candles for charts", get_klines, weight=2, parameters=_PARAMETERS
+    "GET",
+    "/api/v3/uiKlines",
+    Group.MARKET_DATA,
+    "Candles for charts",
+    get_klines,
+    weight=2,
+    parameters=_PARAMETERS,
+    answer=list[KlineShape],
 )

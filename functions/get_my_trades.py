@@ -120,4 +120,5 @@ FUNCTION = Function(
         Parameter("fromId", "From this trade on.", kind="integer"),
         limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
     ),
+    answer=list[MyTradeShape],
 )

@@ -2,7 +2,7 @@
 
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Security
 from functions.open_orders import open_orders
-from functions.order_shapes import order_shape
+from functions.order_shapes import OrderShape, order_shape
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 
@@ -27,4 +27,5 @@ FUNCTION = Function(
     security=Security.SIGNED,
     weight=_weight,
     parameters=(OPTIONAL_SYMBOL,),
+    answer=list[OrderShape],
 )

@@ -5,7 +5,7 @@ from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function
 from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
-from functions.ticker_shapes import book_ticker_shape, empty_ticker, mini_ticker_shape, ticker_shape
+from functions.ticker_shapes import TickerShape, book_ticker_shape, empty_ticker, mini_ticker_shape, ticker_shape
 
 _IS_MINI = {"FULL": False, "MINI": True}
 _INVALID_TYPE = ApiError(-1139, "Invalid ticker type.")
@@ -44,4 +44,5 @@ FUNCTION = Function(
     get_ticker_24h,
     weight=_weight,
     parameters=(OPTIONAL_SYMBOL, SYMBOLS, Parameter("type", "FULL (default) or MINI."), SYMBOL_STATUS),
+    answer=TickerShape | list[TickerShape],
 )

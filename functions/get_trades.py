@@ -2,7 +2,7 @@
 
 from functions.function import SYMBOL, Function, Group, limit_parameter
 from functions.ports import Call, Ports
-from functions.trade_shapes import trade_shape
+from functions.trade_shapes import TradeShape, trade_shape
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 
@@ -25,4 +25,5 @@ FUNCTION = Function(
     get_trades,
     weight=25,
     parameters=(SYMBOL, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX)),
+    answer=list[TradeShape],
 )

@@ -23,6 +23,11 @@ class KlineRow(NamedTuple):
     taker_buy_quote: int = 0
 
 
+KlineShape = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
+"""Binance's array of twelve: opening time, open, high, low, close, volume, closing time, quote volume, number of trades, volume and
+quote volume bought by takers, and a column that says nothing."""
+
+
 class Window(NamedTuple):
     """Which candles are wanted: those that open from `first` to `last`, the first `limit` of them."""
 
@@ -74,7 +79,7 @@ def filled(rows: Sequence[KlineRow], interval: str, window: Window) -> Iterator[
         opened = next_bucket(interval, opened)
 
 
-def shape(kline: KlineRow, market: Market, interval: str, time_scale: int) -> tuple[object, ...]:
+def shape(kline: KlineRow, market: Market, interval: str, time_scale: int) -> KlineShape:
     """Return Binance's array of twelve."""
     next_opens = next_bucket(interval, TimeMs(kline.open_time))
     return (

@@ -82,4 +82,5 @@ FUNCTION = Function(
     security=Security.SIGNED,
     parameters=ORDER_PARAMETERS,
     places_order=True,
+    answer=order_shapes.FullShape,  # the default; RESULT and ACK have less
 )

@@ -6,6 +6,7 @@ import msgspec
 
 from functions.errors import ApiError, refusal, status_unknown, too_precise
 from functions.function import Function, Group, Security
+from functions.get_account import BalanceShape
 from functions.json_body import read_body
 from functions.ports import Call, Ports
 from protocol.commands import Deposit
@@ -48,11 +49,7 @@ async def request_funds(ports: Ports, call: Call) -> object:
     )
     match reply:
         case FundsReply(balances=(balance, *_)):
-            return {
-                "asset": balance.asset,
-                "free": format_decimal(balance.available),
-                "locked": format_decimal(balance.held),
-            }
+            return BalanceShape(balance.asset, format_decimal(balance.available), format_decimal(balance.held))
         case Refused():
             raise refusal(reply.reason)
         case _:
@@ -79,4 +76,5 @@ FUNCTION = Function(
     request_funds,
     security=Security.SESSION,
     body=FundsRequest,
+    answer=BalanceShape,
 )

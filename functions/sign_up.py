@@ -24,6 +24,13 @@ class Credentials(msgspec.Struct, frozen=True):
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
 
 
+class NewAccount(msgspec.Struct, frozen=True, rename="camel"):
+    """Who has signed up."""
+
+    account_id: int
+    email: str
+
+
 def normalized_email(email: str) -> str:
     """Return the address as it is kept; -1130 when it is none."""
     if _email.fullmatch(email) is None:
@@ -40,7 +47,9 @@ async def sign_up(ports: Ports, call: Call) -> object:
     )
     if not rows:
         raise ApiError(-1130, "An account with this email exists already.", 409)
-    return {"accountId": rows[0][0], "email": email}
+    return NewAccount(rows[0][0], email)
 
 
-FUNCTION = Function("POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials)
+FUNCTION = Function(
+    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials, answer=NewAccount
+)

@@ -73,7 +73,9 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
     async with opened(settings, PROCESS) as surroundings:
-        app = create_app(functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max)
+        app = create_app(
+            functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max, settings.browser_origins()
+        )
         server = _Server(
             uvicorn.Config(
                 app,

@@ -1,11 +1,18 @@
-"""The OpenAPI description, made from the functions themselves, so that the hot paths' raw routes are in it too."""
+"""The OpenAPI description, made from the functions themselves, so that the hot paths' raw routes are in it too.
 
-from collections.abc import Iterable
-from typing import Final
+`python -m gateway.openapi` prints it; clients are generated from that.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import ScalarRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import (
     Components,
+    OpenAPI,
     OpenAPIMediaType,
     OpenAPIResponse,
     OpenAPIType,
@@ -17,6 +24,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
+from functions.catalog import FUNCTIONS
 from functions.function import Function, Group, Security
 from functions.function import Parameter as FunctionParameter
 
@@ -43,6 +51,7 @@ _SIGNED_PARAMETERS: Final = (
     FunctionParameter("recvWindow", "How long the request stays valid, in ms: 5000 by default, 60000 at most."),
     FunctionParameter("signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True),
 )
+_REFERENCE: Final = "#/components/schemas/{name}"
 _ERROR: Final = Schema(
     type=OpenAPIType.OBJECT,
     properties={"code": Schema(type=OpenAPIType.INTEGER), "msg": Schema(type=OpenAPIType.STRING)},
@@ -57,13 +66,34 @@ _REFUSALS: Final = {
 }
 
 
-def security_components() -> Components:
-    """Return how requests authenticate themselves."""
+def config() -> OpenAPIConfig:
+    """Return everything but the paths and types, which the application would otherwise look for in its handlers."""
+    return OpenAPIConfig(
+        title=TITLE,
+        version="1",
+        description=DESCRIPTION,
+        render_plugins=[SwaggerRenderPlugin(), ScalarRenderPlugin()],
+    )
+
+
+def document(functions: Sequence[Function]) -> OpenAPI:
+    """Return the whole description."""
+    description = config().to_openapi_schema()
+    description.paths, description.components = path_items(functions), components(functions)
+    return description
+
+
+def components(functions: Iterable[Function]) -> Components:
+    """Return how requests authenticate themselves, and the types of the answers."""
+    answers = [function.answer for function in functions if function.answer is not None]
+    _, schemas = msgspec.json.schema_components(answers, ref_template=_REFERENCE)
     return Components(
+        schemas=schemas,
         security_schemes={
             Security.SIGNED.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
+            Security.API_KEY.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
             Security.SESSION.value: SecurityScheme(type="http", scheme="bearer"),
-        }
+        },
     )
 
 
@@ -102,12 +132,16 @@ def operation(function: Function) -> Operation:
         request_body=_request_body(function.body) if function.body else None,
         responses={
             "200": OpenAPIResponse(
-                description="Done.", content={"application/json": OpenAPIMediaType(schema=Schema())}
+                description="Done.", content={"application/json": OpenAPIMediaType(schema=_answer(function.answer))}
             ),
             **refusals,
         },
         security=[{function.security.value: []}] if function.security is not Security.PUBLIC else None,
     )
+
+
+def _answer(answer: object) -> Any:
+    return Schema() if answer is None else msgspec.json.schema_components([answer], ref_template=_REFERENCE)[0][0]
 
 
 def _request_body(body: type) -> RequestBody:
@@ -124,3 +158,7 @@ def _request_body(body: type) -> RequestBody:
         },
         required=True,
     )
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document(FUNCTIONS).to_schema()), indent=2) + b"\n")

@@ -1,0 +1,57 @@
+"""Pages of other origins: those that the settings name may call, and read the answers; the description that clients are made from."""
+
+import json
+import subprocess
+import sys
+
+import httpx
+
+from tests.integration.gateway.conftest import Processes
+
+OURS, FOREIGN = "http://127.0.0.1:3000", "http://evil.example"
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mbx-apikey"}
+PATHS = ("/api/v3/order", "/api/v3/openOrders")
+
+
+def test_pages_of_the_frontend_may_call(processes: Processes) -> None:
+    url = processes.gateway()
+    for path in PATHS:
+        preflight = httpx.options(f"{url}{path}", headers={"Origin": OURS, **PREFLIGHT})
+        assert preflight.is_success
+        assert preflight.headers["access-control-allow-origin"] == OURS
+        assert "x-mbx-apikey" in preflight.headers["access-control-allow-headers"].lower()
+        refused = httpx.get(f"{url}{path}", headers={"Origin": OURS})
+        assert (refused.status_code, refused.json()["code"]) == (401, -2014)
+        assert refused.headers["access-control-allow-origin"] == OURS
+        assert "retry-after" in refused.headers["access-control-expose-headers"].lower()
+
+
+def test_pages_from_elsewhere_may_not(processes: Processes) -> None:
+    url = processes.gateway()
+    for path in PATHS:
+        preflight = httpx.options(f"{url}{path}", headers={"Origin": FOREIGN, **PREFLIGHT})
+        assert "access-control-allow-origin" not in preflight.headers
+        answer = httpx.get(f"{url}{path}", headers={"Origin": FOREIGN})
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_settings_name_the_origins(processes: Processes) -> None:
+    url = processes.gateway(CORS_ORIGINS=f"{FOREIGN}, https://other.example")
+    for origin, allowed in ((FOREIGN, FOREIGN), ("https://other.example", "https://other.example"), (OURS, None)):
+        answer = httpx.get(f"{url}/api/v3/ping", headers={"Origin": origin})
+        assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+def test_the_printed_description_is_the_served_one(processes: Processes) -> None:
+    url = processes.gateway()
+    printed = subprocess.run([sys.executable, "-m", "gateway.openapi"], capture_output=True, check=True).stdout
+    served = httpx.get(f"{url}/schema/openapi.json").json()
+    described = json.loads(printed)
+    assert described["paths"] == served["paths"]
+    assert described["components"] == served["components"]
+    depth = served["paths"]["/api/v3/depth"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(served["components"]["schemas"][depth["$ref"].rpartition("/")[2]]["properties"]) == {
+        "lastUpdateId",
+        "bids",
+        "asks",
+    }
