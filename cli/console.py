@@ -1,11 +1,13 @@
-"""What every command needs: the settings, where to print, and how to fail."""
+"""What every command needs: the settings, where and how to print, and how to fail."""
 
 import sys
 from typing import Any
 
 import msgspec
 import rich_click as click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 from cli.state import settings_of_running
 from runtime.settings import Settings, SettingsError, load_settings
@@ -42,6 +44,19 @@ def running_settings() -> Settings:
         return settings_of_running()
     except SettingsError as error:
         raise CommandError(f"The settings are wrong:\n{error}") from error
+
+
+def plain_table(*columns: str) -> Table:
+    """Return a table without a frame, as narrow as what is in it; the first column is text, the others are numbers."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def short_decimal(text: str) -> str:
+    """Return a decimal without the zeros that end it."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def print_json(value: Any) -> None:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import psutil
 import psycopg
 from rich.console import Console
-from rich.table import Table
 
 from cli import embedded, probes
+from cli.console import plain_table
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
@@ -220,17 +220,17 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
 def _show_running(settings: Settings, console: Console, seconds: float) -> None:
     state = read_state(settings)
     console.print(f"The exchange is running, after {seconds:.1f} s.", highlight=False)
-    table = Table("process")
-    table.add_column("pid", justify="right")
+    table = plain_table("process", "pid")
     for process in state.processes if state else ():
         table.add_row(process.name, str(process.pid))
     console.print(table)
+    console.print()
     for name, url in urls(settings).items():
         console.print(f"{name:>8}  {url}", highlight=False)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
     console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
     console.print(
-        "`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
+        "\n`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
     )
 
 

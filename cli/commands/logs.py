@@ -2,10 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import rich_click as click
+import structlog
 
 from cli.console import CommandError, own_settings
 from cli.state import log_file, log_folder
@@ -17,11 +21,13 @@ FOLLOW_EVERY_S = 0.2
 @click.argument("process", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is written from now on.")
 @click.option("--lines", "-n", default=50, show_default=True, help="Lines from the end to begin with.")
-def logs(process: str | None, follow: bool, lines: int) -> None:
+@click.option("--raw", is_flag=True, help="Print the lines as they are in the files; most are JSON.")
+def logs(process: str | None, follow: bool, lines: int, raw: bool) -> None:
     """Show what a process has written; without a name, the end of every log.
 
     The processes are those of `exchange status`.
     """
+    render = str if raw else _readable
     settings = own_settings()
     names = sorted(file.stem for file in log_folder(settings).glob("*.log"))
     if process is not None and process not in names:
@@ -29,11 +35,11 @@ def logs(process: str | None, follow: bool, lines: int) -> None:
     files = {name: log_file(settings, name) for name in names if process in (None, name)}
     for name, file in files.items():
         for line in file.read_text("utf-8", errors="replace").splitlines()[-lines:]:
-            _show(name, line, alone=process is not None)
+            _show(name, render(line), alone=process is not None)
     if follow:
         try:
             for name, line in _new_lines(files):
-                _show(name, line, alone=process is not None)
+                _show(name, render(line), alone=process is not None)
         except KeyboardInterrupt:
             return
 
@@ -41,6 +47,21 @@ def logs(process: str | None, follow: bool, lines: int) -> None:
 def _show(name: str, line: str, *, alone: bool) -> None:
     sys.stdout.write(f"{line}\n" if alone else f"{name:>14} | {line}\n")
     sys.stdout.flush()
+
+
+def _readable(line: str) -> str:
+    """Return a line of JSON as it would be on a terminal, in local time; any other line as it is."""
+    try:
+        entry = msgspec.json.decode(line, type=dict[str, Any])
+        written = datetime.fromisoformat(entry.pop("timestamp")).astimezone()
+        entry["event"]
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return line
+    entry.pop("process", None)
+    return str(_render(None, "", {"timestamp": f"{written:%m-%d %H:%M:%S}.{written.microsecond // 1000:03}", **entry}))
+
+
+_render: Callable[[Any, str, dict[str, Any]], Any] = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
 
 
 def _new_lines(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

@@ -1,21 +1,19 @@
 """`exchange markets`."""
 
 import rich_click as click
-from rich.table import Table
 
 from cli.api import ApiError, request
-from cli.console import console, print_json, running_settings
+from cli.console import console, plain_table, print_json, running_settings, short_decimal
 from protocol.market import Market
 from protocol.units import format_decimal
 
 _COLUMNS = {
     "symbol": "market",
-    "shard": "shard",
     "tickSize": "tick",
     "lotSize": "lot",
-    "notionalMin": "least cost",
-    "makerFee": "maker fee",
-    "takerFee": "taker fee",
+    "notionalMin": "minimum",
+    "makerFee": "maker",
+    "takerFee": "taker",
     "lastPrice": "last",
     "bestBid": "bid",
     "bestAsk": "ask",
@@ -42,29 +40,26 @@ def markets(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table()
-    for name, title in _COLUMNS.items():
-        table.add_column(
-            title, justify="left" if name == "symbol" else "right", no_wrap=name == "symbol", overflow="fold"
-        )
+    table = plain_table(*_COLUMNS.values())
     for row in rows:
         table.add_row(*("–" if row[name] is None else str(row[name]) for name in _COLUMNS))
     console.print(table)
+    console.print("\nAn order is worth at least the minimum; maker and taker are the fees' parts of what is received.")
 
 
 def _row(market: Market, prices: dict[str, str]) -> dict[str, str | None]:
     return {
         "symbol": market.symbol,
-        "tickSize": _short(format_decimal(market.tick_size)),
-        "lotSize": _short(format_decimal(market.lot_size)),
-        "notionalMin": _short(format_decimal(market.notional_min)),
-        "makerFee": _short(format_decimal(market.maker_fee_ppm, 6)),
-        "takerFee": _short(format_decimal(market.taker_fee_ppm, 6)),
-        "lastPrice": _short(prices.get("price")),
-        "bestBid": _short(prices.get("bidPrice")),
-        "bestAsk": _short(prices.get("askPrice")),
+        "tickSize": short_decimal(format_decimal(market.tick_size)),
+        "lotSize": short_decimal(format_decimal(market.lot_size)),
+        "notionalMin": short_decimal(format_decimal(market.notional_min)),
+        "makerFee": short_decimal(format_decimal(market.maker_fee_ppm, 6)),
+        "takerFee": short_decimal(format_decimal(market.taker_fee_ppm, 6)),
+        "lastPrice": _price(prices, "price"),
+        "bestBid": _price(prices, "bidPrice"),
+        "bestAsk": _price(prices, "askPrice"),
     }
 
 
-def _short(decimal: str | None) -> str | None:
-    return decimal.rstrip("0").rstrip(".") if decimal else None
+def _price(prices: dict[str, str], name: str) -> str | None:
+    return short_decimal(prices[name]) if name in prices else None

@@ -2,12 +2,16 @@
 
 import redis
 import rich_click as click
-from rich.table import Table
 
-from cli.console import CommandError, console, print_json, running_settings
+from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.probes import ShardReport, shard_reports
 from protocol.units import format_decimal
 from runtime.settings import SettingsError
+
+_AMOUNTS = ("available", "held", "fees", "deposited", "withdrawn", "settled")
+"""What an asset's row of a report says, in this order."""
+_ASSETS_PER_TABLE = 4
+"""As many fit beside each other into 80 columns."""
 
 
 @click.command()
@@ -31,24 +35,26 @@ def shards(as_json: bool) -> None:
 
 
 def _show(report: ShardReport) -> None:
-    answers = "answers" if report.answers else "[bold red]does not answer[/]"
-    console.print(f"shard {report.shard}: {', '.join(report.markets)} – {answers}", highlight=False)
-    facts = Table(show_header=False)
-    facts.add_row("position", f"{report.position}, epoch {report.epoch}")
-    facts.add_row("oldest command not committed", f"{report.waiting_ms} ms")
-    facts.add_row("commands so far, open orders", f"{report.command_count}, {report.open_orders}")
-    facts.add_row("entries kept: input, events", f"{report.input_entries}, {report.event_entries}")
-    facts.add_row("entries kept: outbox, dead letters", f"{report.outbox_entries}, {report.dead_letters}")
-    for reader, stream_id in report.passed.items():
-        facts.add_row(f"events passed by {reader}", stream_id)
-    console.print(facts, highlight=False)
-    if not report.answers:
-        return
-    money = Table("asset")
-    for name in ("available", "held", "fees", "deposited", "withdrawn", "settled"):
-        money.add_column(name, justify="right", overflow="fold")
-    for asset, *amounts in report.rows:
-        money.add_row(asset, *map(format_decimal, amounts))
-    console.print(money)
-    verdict = "[green]adds up[/]" if report.conserved else "[bold red]does not add up[/]"
-    console.print(f"available + held + fees = deposited - withdrawn + settled: {verdict}\n", highlight=False)
+    answers = "[green]answers[/]" if report.answers else "[bold red]does not answer[/]"
+    facts = {
+        f"shard {report.shard}": f"{', '.join(report.markets)}: {answers}",
+        "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
+        "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
+        f"{report.dead_letters} dead letters",
+        "passed": ", ".join(f"{reader} {stream_id}" for reader, stream_id in report.passed.items())
+        or "nobody reads yet",
+    }
+    if report.answers:
+        verdict = "[green]adds up[/]" if report.conserved else "[bold red]does not add up[/]"
+        facts["orders"] = f"{report.open_orders} open, after {report.command_count} commands"
+        facts["money"] = f"{verdict}: available + held + fees = deposited - withdrawn + settled"
+    for name, fact in facts.items():
+        console.print(f"{name:<9} {fact}", highlight=False)
+    console.print()
+    for first in range(0, len(report.rows), _ASSETS_PER_TABLE):
+        rows = report.rows[first : first + _ASSETS_PER_TABLE]
+        money = plain_table("", *(asset for asset, *_ in rows))
+        for name, *amounts in zip(_AMOUNTS, *(amounts for _, *amounts in rows), strict=True):
+            money.add_row(name, *(short_decimal(format_decimal(amount)) for amount in amounts))
+        console.print(money)
+        console.print()

@@ -1,9 +1,8 @@
 """`exchange status`."""
 
 import rich_click as click
-from rich.table import Table
 
-from cli.console import console, print_json, running_settings
+from cli.console import console, plain_table, print_json, running_settings
 from cli.probes import accepts_orders, lags_ms
 from cli.processes import urls
 from cli.state import ProcessStatus, read_state
@@ -32,14 +31,14 @@ def status(as_json: bool) -> None:
         console.print("The exchange is not running; `exchange up` starts it.")
         return
     lags = lags_ms(settings)
-    console.print("The exchange is ready." if ready else "The exchange is not ready.")
-    table = Table("process", "state")
-    for name in ("pid", "restarts", "behind"):
-        table.add_column(name, justify="right")
+    console.print("The exchange is ready.\n" if ready else "The exchange is not ready.\n")
+    table = plain_table("process", "state", "pid", "restarts", "behind")
+    table.columns[1].justify = "left"
     for process in processes:
         behind = f"{lags[process.name]} ms" if process.name in lags else ""
         table.add_row(process.name, process.state, str(process.pid or ""), str(process.restarts), behind)
     console.print(table)
+    console.print()
     for name, url in urls(settings).items():
         console.print(f"{name:>8}  {url}", highlight=False)
     if not ready:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from cli.console import short_decimal
 from cli.main import main
 from cli.ports import free_port
 from runtime.settings import PREFIX
@@ -113,3 +114,22 @@ def test_up_names_the_taken_port_and_its_setting_and_starts_nothing(tmp_path: Pa
     assert result.returncode == 1
     assert f"port {port} is taken; set {PREFIX}REST_PORT" in result.stderr
     assert not (tmp_path / "run" / "logs").exists()
+
+
+def test_logs_are_shown_as_on_a_terminal_or_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "logs"
+    folder.mkdir(parents=True)
+    line = '{"url": "http://x", "event": "serving", "process": "gateway", "level": "info", "timestamp": "2026-01-02T03:04:05.678901Z"}'
+    (folder / "gateway.log").write_text(f"{line}\n{{}}\n[1]\nplain\n")
+    shown, *others = run("logs", "gateway").output.splitlines()
+    assert others == ["{}", "[1]", "plain"]
+    assert "serving" in shown
+    assert "url=http://x" in shown
+    assert ":04:05.678" in shown
+    assert run("logs", "gateway", "--raw").output.splitlines() == [line, "{}", "[1]", "plain"]
+
+
+def test_short_decimals_are_the_same_numbers() -> None:
+    assert [short_decimal(text) for text in ("0.00000000", "100.00", "-0.10", "100", "0.00000001")] == [
+        *("0", "100", "-0.1", "100", "0.00000001")
+    ]
