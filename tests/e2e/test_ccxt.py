@@ -213,14 +213,16 @@ def test_errors_are_those_that_ccxt_knows(client: ccxt.binance, exchange_url: st
 def test_candles_equal_what_the_trades_say(client: ccxt.binance, public: Api, exchange_url: str) -> None:
     reader = Api(exchange_url, client.apiKey, client.secret)
 
-    def equal() -> bool:
-        trades = reader.historical_trades("BTCUSDT")
-        return bool(trades) and all(
-            recent(candles_of(trades, ms)) == recent(public.get("/api/v3/klines", symbol="BTCUSDT", interval=interval))
-            for interval, ms in (("1s", 1_000), ("1m", 60_000), ("1h", 3_600_000))
-        )
+    for interval, interval_ms in (("1s", 1_000), ("1m", 60_000), ("1h", 3_600_000)):
 
-    eventually("candles that equal the trades", equal)
+        def equal(interval: str = interval, interval_ms: int = interval_ms) -> bool:
+            klines = recent(public.get("/api/v3/klines", symbol="BTCUSDT", interval=interval))
+            if not klines:
+                return False
+            trades = up_to(reader.historical_trades("BTCUSDT"), klines[-1])
+            return recent(candles_of(trades, interval_ms)) == klines
+
+        eventually(f"candles of {interval} that equal the trades", equal)
     assert client.fetch_ohlcv(SYMBOL, "1m", limit=1)[-1][5] > 0
 
 
@@ -256,6 +258,13 @@ def _candle(open_time: int, close_time: int, trades: list[Any]) -> list[Any]:
         total(buys, "qty"),
         total(buys, "quoteQty"),
     ]
+
+
+def up_to(trades: list[Any], kline: list[Any]) -> list[Any]:
+    """Return the trades that were there when `kline`, the newest, was read; others came while the trades were."""
+    before = [each for each in trades if each["time"] < kline[0]]
+    within = [each for each in trades if kline[0] <= each["time"] <= kline[6]]
+    return before + within[: kline[8]]
 
 
 def recent(klines: list[list[Any]]) -> list[list[Any]]:
