@@ -1,0 +1,154 @@
+"""Shapes of streams, against the fields that Binance's reference lists."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from protocol.events import AccountEvent, CloseReason, FundsReleased, FundsWithdrawn, OrderClosed, OrderFilled
+from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
+from protocol.orders import Balance, Liquidity, OrderStatus, OrderType, Side, TimeInForce
+from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
+from ws_edge import payloads
+
+MARKETS = market_map()
+MARKET = MARKETS.by_symbol[BTC]
+NOW = TimeMs(START_MS + 7)
+PRICE, ONE = PriceTicks(10_000_000), QuantityLots(100_000)
+
+
+def test_trades_and_their_aggregates() -> None:
+    log = MarketLog()
+    first, second, other = (
+        log.trade(START_MS, 10_000_000, quantity, side)
+        for quantity, side in ((1, Side.SELL), (2, Side.SELL), (4, Side.BUY))
+    )
+    second = msgspec.structs.replace(second, aggregate_id=first.aggregate_id)
+    assert payloads.trade(MARKET, first, NOW, 1) == {
+        "e": "trade", "E": NOW, "s": BTC, "t": 1, "p": "100000.00000000", "q": "0.00001000", "T": START_MS, "m": True, "M": True,
+    }  # fmt: skip
+    groups = payloads.aggregates([first, second, other])
+    assert [payloads.aggregate_trade(MARKET, group, NOW, 1000) for group in groups] == [
+        {
+            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 1, "p": "100000.00000000", "q": "0.00003000", "f": 1, "l": 2,
+            "T": START_MS * 1000, "m": True, "M": True,
+        },
+        {
+            "e": "aggTrade", "E": NOW * 1000, "s": BTC, "a": 3, "p": "100000.00000000", "q": "0.00004000", "f": 3, "l": 3,
+            "T": START_MS * 1000, "m": False, "M": True,
+        },
+    ]  # fmt: skip
+
+
+def test_depth() -> None:
+    diff = DepthDiff(NOW, BTC, Sequence(4), Sequence(9), ((PRICE, ONE),), ((PriceTicks(1), QuantityLots(0)),))
+    assert payloads.depth_update(MARKET, diff, 1) == {
+        "e": "depthUpdate", "E": NOW, "s": BTC, "U": 4, "u": 9,
+        "b": [("100000.00000000", "1.00000000")], "a": [("0.01000000", "0.00000000")],
+    }  # fmt: skip
+    assert payloads.partial_depth(MARKET, 9, diff.bids, ()) == {
+        "lastUpdateId": 9, "bids": [("100000.00000000", "1.00000000")], "asks": [],
+    }  # fmt: skip
+
+
+def test_tickers_and_candles() -> None:
+    best = BookTicker(NOW, BTC, Sequence(9), PRICE, ONE, PriceTicks(0), QuantityLots(0))
+    assert payloads.book_ticker(MARKET, best) == {
+        "u": 9, "s": BTC, "b": "100000.00000000", "B": "1.00000000", "a": "0.00000000", "A": "0.00000000",
+    }  # fmt: skip
+    ticker = Ticker(
+        BTC, TimeMs(1), NOW, PriceTicks(8_000_000), PRICE, PriceTicks(7_000_000), PRICE, ONE, PriceTicks(9), ONE, 10**13, 3, 5, 3
+    )  # fmt: skip
+    full = payloads.full_ticker(MARKET, ticker, best, 1)
+    assert "".join(full) == "eEspPwxcQbBaAohlvqOCFLn"
+    assert (full["p"], full["P"], full["w"], full["c"]) == (
+        "20000.00000000",
+        "25.000",
+        "100000.00000000",
+        "100000.00000000",
+    )
+    assert "".join(payloads.mini_ticker(MARKET, ticker, 1)) == "eEscohlvq"
+    candle = Candle(
+        BTC, "1m", TimeMs(60_000), TimeMs(119_999), PRICE, PRICE, PRICE, PRICE, ONE, 10**13, 1, ONE, 10**13, 7, 7, True
+    )
+    row = payloads.kline(MARKET, candle, NOW, 1000)["k"]
+    assert "".join(row) == "tTsifLochlvnxqVQB"
+    assert (row["t"], row["T"], row["x"]) == (60_000_000, 119_999_999, True)
+
+
+def told(event: AccountEvent) -> list[dict[str, Any]]:
+    return list(payloads.account_events(MARKETS, event, NOW))
+
+
+ORDER = accepted(START_MS, 7).order
+BALANCES = (Balance("USDT", AssetUnits(5), AssetUnits(10)),)
+
+
+def test_a_new_order() -> None:
+    report, position = told(accepted(START_MS, 7))
+    assert " ".join(report) == "e E s c S o f q p P F g C x X r i l z L n N T t I w m M O Z Y Q W V"
+    assert (report["x"], report["X"], report["c"], report["C"], report["w"], report["N"]) == (
+        "NEW", "NEW", "mine", "", True, None,
+    )  # fmt: skip
+    assert position == {
+        "e": "outboundAccountPosition", "E": NOW, "u": START_MS, "B": [{"a": "USDT", "f": "0.00000005", "l": "0.00000010"}],
+    }  # fmt: skip
+
+
+def test_a_fill() -> None:
+    order = msgspec.structs.replace(ORDER, status=OrderStatus.FILLED, cum_quantity=ONE)
+    fill = OrderFilled(
+        TimeMs(START_MS),
+        order,
+        TradeId(5),
+        PRICE,
+        ONE,
+        AssetUnits(10**13),
+        Liquidity.MAKER,
+        AssetUnits(100),
+        "BTC",
+        BALANCES,
+    )
+    report = told(fill)[0]
+    assert (report["x"], report["X"], report["t"], report["m"], report["w"]) == ("TRADE", "FILLED", 5, True, False)
+    assert (report["l"], report["L"], report["Y"]) == ("1.00000000", "100000.00000000", "100000.00000000")
+    assert (report["n"], report["N"]) == ("0.00000100", "BTC")
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "order_type", "time_in_force", "expected"),
+    [
+        (CloseReason.CANCELED_BY_OWNER, OrderStatus.CANCELED, OrderType.LIMIT, TimeInForce.GTC, ("CANCELED", "mine", None)),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.IOC, ("EXPIRED", "", "UNFILLED_IOC_QUANTITY_EXPIRED")),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.FOK, ("EXPIRED", "", "UNFILLED_FOK_ORDER_EXPIRED")),
+        (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC, ("EXPIRED", "", "INSUFFICIENT_LIQUIDITY")),
+        (CloseReason.SELF_TRADE_PREVENTED, OrderStatus.EXPIRED_IN_MATCH, OrderType.LIMIT, TimeInForce.GTC, ("TRADE_PREVENTION", "", None)),
+    ],
+)  # fmt: skip
+def test_an_order_that_closes(
+    reason: CloseReason,
+    status: OrderStatus,
+    order_type: OrderType,
+    time_in_force: TimeInForce,
+    expected: tuple[str, str, str | None],
+) -> None:
+    order = msgspec.structs.replace(ORDER, status=status, order_type=order_type, time_in_force=time_in_force)
+    report = told(OrderClosed(TimeMs(START_MS), order, reason, ()))[0]
+    assert (report["x"], report["C"], report.get("eR")) == expected
+    assert report["X"] == status.name
+
+
+def test_transfers_and_releases() -> None:
+    assert [each["e"] for each in told(deposit(START_MS, 7))] == ["balanceUpdate", "outboundAccountPosition"]
+    withdrawn = FundsWithdrawn(TimeMs(START_MS), AccountId(7), "USDT", AssetUnits(5), "t", BALANCES)
+    assert told(withdrawn)[0]["d"] == "-0.00000005"
+    assert [each["e"] for each in told(FundsReleased(TimeMs(START_MS), AccountId(7), BALANCES))] == [
+        "outboundAccountPosition"
+    ]
+
+
+def test_microseconds() -> None:
+    report, position = map(payloads.in_microseconds, told(accepted(START_MS, 7)))
+    assert (report["E"], report["T"], report["O"]) == (NOW * 1000, START_MS * 1000, START_MS * 1000)
+    assert position["u"] == START_MS * 1000
