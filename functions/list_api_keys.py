@@ -1,5 +1,7 @@
 """GET /api/v1/api-keys: the account's keys, without their secrets."""
 
+import msgspec
+
 from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
 
@@ -9,13 +11,27 @@ _SELECT = """
 """
 
 
+class ListedKeyShape(msgspec.Struct, rename="camel"):
+    """A key, without its secret."""
+
+    api_key: str
+    kind: str
+    label: str
+    created_time: int
+
+
 async def list_api_keys(ports: Ports, call: Call) -> object:
     """Return the keys that are not revoked, oldest first."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
-    return [
-        {"apiKey": key, "kind": kind, "label": label, "createdTime": created * call.time_scale}
-        for key, kind, label, created in rows
-    ]
+    return [ListedKeyShape(key, kind, label, created * call.time_scale) for key, kind, label, created in rows]
 
 
-FUNCTION = Function("GET", "/api/v1/api-keys", Group.USERS, "API keys", list_api_keys, security=Security.SESSION)
+FUNCTION = Function(
+    "GET",
+    "/api/v1/api-keys",
+    Group.USERS,
+    "API keys",
+    list_api_keys,
+    security=Security.SESSION,
+    answer=list[ListedKeyShape],
+)

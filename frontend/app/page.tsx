@@ -1,0 +1,5 @@
+import { MarketsTable } from "@/components/markets-table";
+
+export default function MarketsPage() {
+  return <MarketsTable />;
+}

@@ -1,0 +1,6 @@
+import { ApiError } from "@/lib/api";
+
+/** What to tell a person about something that went wrong. */
+export function messageOf(error: unknown): string {
+  return error instanceof ApiError ? error.message : "Something went wrong. Try again.";
+}

@@ -1,0 +1,53 @@
+"use client";
+
+import Link from "next/link";
+import { useState } from "react";
+
+import { useIsLive } from "@/hooks/use-exchange";
+import { useSession } from "@/hooks/use-session";
+
+import { SignInDialog } from "./sign-in-dialog";
+
+export function TopBar() {
+  const session = useSession();
+  const isLive = useIsLive();
+  const [asking, setAsking] = useState(false);
+
+  return (
+    <header className="flex h-14 items-center gap-4 border-b border-line px-4 lg:px-6">
+      <Link href="/" className="flex items-center gap-2.5 font-semibold tracking-tight text-strong">
+        <Mark />
+        Exchange
+      </Link>
+      <span className="flex items-center gap-1.5 text-xs text-quiet" title={isLive ? "Streams are on" : "Asking every second or two"}>
+        <span className={`size-1.5 rounded-full ${isLive ? "bg-up" : "bg-quiet"}`} />
+        {isLive ? "Live" : "Polling"}
+      </span>
+      <div className="ml-auto flex min-w-0 items-center gap-3">
+        {session.email === null ? (
+          <button className="h-9 rounded-lg bg-strong px-4 font-medium text-page transition hover:bg-white" onClick={() => setAsking(true)}>
+            Sign in
+          </button>
+        ) : (
+          <>
+            <span className="truncate text-quiet" data-testid="email">{session.email}</span>
+            <button className="h-9 shrink-0 rounded-lg border border-line px-3 transition hover:bg-raised hover:text-strong" onClick={session.signOut}>
+              Sign out
+            </button>
+          </>
+        )}
+      </div>
+      {asking && session.email === null && <SignInDialog onClose={() => setAsking(false)} />}
+    </header>
+  );
+}
+
+function Mark() {
+  return (
+    <svg viewBox="0 0 20 20" className="size-5" aria-hidden>
+      <path d="M6 2v16M14 2v16" className="stroke-quiet" strokeWidth="1.5" strokeLinecap="round" />
+      <rect x="3.5" y="7" width="5" height="8" rx="1.2" className="fill-down" />
+      <rect x="11.5" y="4.5" width="5" height="9" rx="1.2" className="fill-up" />
+    </svg>
+  );
+}

@@ -1,0 +1,126 @@
+/** One connection for all streams of the page: it subscribes to what is listened to, and comes back by itself. */
+
+const GATHER_MS = 120;
+const RETRY_FIRST_MS = 500;
+const RETRY_MAX_MS = 10_000;
+
+export interface StreamListener {
+  /** The stream is on, from now on nothing is missing; called anew after every interruption. */
+  onStart(): void;
+  onData(data: unknown): void;
+  /** The stream has stopped for now. */
+  onStop(): void;
+}
+
+interface Frame { stream?: string; data?: unknown; id?: number; result?: unknown; error?: unknown }
+
+export class StreamSocket {
+  private socket: WebSocket | null = null;
+  private readonly listeners = new Map<string, Set<StreamListener>>();
+  private readonly running = new Set<string>();
+  private readonly asked = new Map<number, { method: string; streams: string[] }>();
+  private readonly statusListeners = new Set<() => void>();
+  private wanted = new Set<string>();
+  private number = 0;
+  private failures = 0;
+  private gathering: ReturnType<typeof setTimeout> | null = null;
+  private retrying: ReturnType<typeof setTimeout> | null = null;
+
+  constructor(private readonly url: string) {}
+
+  get isOpen(): boolean {
+    return this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Call back whenever the connection opens or closes. */
+  onStatus(listener: () => void): () => void {
+    this.statusListeners.add(listener);
+    return () => void this.statusListeners.delete(listener);
+  }
+
+  listen(stream: string, listener: StreamListener): () => void {
+    const listeners = this.listeners.get(stream) ?? new Set();
+    this.listeners.set(stream, listeners.add(listener));
+    if (this.running.has(stream)) listener.onStart();
+    this.soon();
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) this.listeners.delete(stream);
+      this.soon();
+    };
+  }
+
+  /** Changes are gathered for a moment, because a connection may send few messages a second. */
+  private soon(): void {
+    this.gathering ??= setTimeout(() => {
+      this.gathering = null;
+      if (this.isOpen) this.subscribe();
+      else if (this.socket === null && this.retrying === null && this.listeners.size > 0) this.connect();
+    }, GATHER_MS);
+  }
+
+  private connect(): void {
+    const socket = new WebSocket(`${this.url}/stream`);
+    this.socket = socket;
+    socket.onopen = () => {
+      this.failures = 0;
+      this.wanted = new Set();
+      this.subscribe();
+      this.tellStatus();
+    };
+    socket.onmessage = (message: MessageEvent<string>) => this.take(JSON.parse(message.data) as Frame);
+    socket.onclose = () => {
+      this.socket = null;
+      this.asked.clear();
+      const stopped = [...this.running];
+      this.running.clear();
+      for (const stream of stopped) this.each(stream, (listener) => listener.onStop());
+      this.tellStatus();
+      if (this.listeners.size === 0) return;
+      const wait = Math.min(RETRY_FIRST_MS * 2 ** this.failures, RETRY_MAX_MS) * (0.75 + Math.random() / 2);
+      this.failures += 1;
+      this.retrying = setTimeout(() => {
+        this.retrying = null;
+        this.connect();
+      }, wait);
+    };
+  }
+
+  private subscribe(): void {
+    const listened = new Set(this.listeners.keys());
+    this.ask("UNSUBSCRIBE", [...this.wanted].filter((stream) => !listened.has(stream)));
+    this.ask("SUBSCRIBE", [...listened].filter((stream) => !this.wanted.has(stream)));
+    this.wanted = listened;
+  }
+
+  private ask(method: string, streams: string[]): void {
+    if (streams.length === 0) return;
+    this.number += 1;
+    this.asked.set(this.number, { method, streams });
+    if (method === "UNSUBSCRIBE") for (const stream of streams) this.running.delete(stream);
+    this.socket?.send(JSON.stringify({ method, params: streams, id: this.number }));
+  }
+
+  private take(frame: Frame): void {
+    if (frame.stream !== undefined) {
+      this.each(frame.stream, (listener) => listener.onData(frame.data));
+      return;
+    }
+    const asked = frame.id === undefined ? undefined : this.asked.get(frame.id);
+    if (frame.id === undefined || asked === undefined) return;
+    this.asked.delete(frame.id);
+    if (frame.error !== undefined || asked.method !== "SUBSCRIBE") return;
+    for (const stream of asked.streams) {
+      this.running.add(stream);
+      this.each(stream, (listener) => listener.onStart());
+    }
+  }
+
+  private each(stream: string, tell: (listener: StreamListener) => void): void {
+    for (const listener of [...(this.listeners.get(stream) ?? [])]) tell(listener);
+  }
+
+  private tellStatus(): void {
+    for (const listener of [...this.statusListeners]) listener();
+  }
+}
