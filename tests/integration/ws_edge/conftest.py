@@ -1,0 +1,68 @@
+"""Feeds and an edge as processes on a real Redis; the shards' events are those of the real core, written by the test."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.ports import free_port
+from runtime.settings import PREFIX
+
+START_TIMEOUT_S = 30
+POLL_S = 0.02
+
+
+@pytest.fixture
+def feeds(redis_url: str, tmp_path: Path) -> Iterator[None]:
+    """Running feeds."""
+    process = _start("feeds.main", redis_url, tmp_path)
+    yield
+    _end(process)
+
+
+@pytest.fixture
+def edge(redis_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of a running edge."""
+    port = free_port()
+    process = _start("ws_edge.main", redis_url, tmp_path, WS_PORT=str(port))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers(port):
+        assert process.poll() is None, "the edge ended"
+        assert time.monotonic() < deadline, "the edge does not answer"
+        time.sleep(POLL_S)
+    yield f"ws://127.0.0.1:{port}"
+    assert process.poll() is None, "the edge ended"
+    _end(process)
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _start(module: str, redis_url: str, folder: Path, **settings: str) -> subprocess.Popen[bytes]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    # No database is needed: API keys have their read model, and nobody asks for average prices here.
+    own = {"DATA_DIR": str(folder), "REDIS_URL": redis_url, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    environment = inherited | {PREFIX + name: value for name, value in {**own, **settings}.items()}
+    return subprocess.Popen([sys.executable, "-m", module], env=environment)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
