@@ -91,11 +91,13 @@ async def run(settings: Settings, listener: socket.socket) -> None:
         try:
             server = await _serve(settings, listener, hub, surroundings)
             heartbeat.start()
-            await stop.wait()
-            _log.info("draining", connections=len(hub.connections))
-            await _drain(server, hub)
+            try:
+                await stop.wait()
+                _log.info("draining", connections=len(hub.connections))
+                await _drain(server, hub)
+            finally:
+                heartbeat.stop()
         finally:
-            heartbeat.stop()
             await hub.close()
             await client.aclose()
 
@@ -124,7 +126,9 @@ async def _drain(server: Server, hub: Hub) -> None:
     farewell = Update("!serverShutdown", lambda scale: {"e": "serverShutdown", "E": now * scale}, Conflation.NEWEST)
     for connection in list(hub.connections):
         connection.announce_shutdown(farewell)
-    server.close(code=CloseCode.GOING_AWAY, reason="the server is shutting down")
+        # Not left to the server: it would wait for as long as a client does not read.
+        connection.close_soon(CloseCode.GOING_AWAY, "the server is shutting down")
+    server.close()
     await server.wait_closed()
 
 

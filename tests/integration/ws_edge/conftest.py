@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,9 +27,16 @@ def feeds(redis_url: str, tmp_path: Path) -> Iterator[None]:
     _end(process)
 
 
+class Edge(NamedTuple):
+    """A running edge."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 @pytest.fixture
-def edge(redis_url: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of a running edge."""
+def edge_process(redis_url: str, tmp_path: Path) -> Iterator[Edge]:
+    """A running edge."""
     port = free_port()
     process = _start("ws_edge.main", redis_url, tmp_path, WS_PORT=str(port))
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -36,9 +44,15 @@ def edge(redis_url: str, tmp_path: Path) -> Iterator[str]:
         assert process.poll() is None, "the edge ended"
         assert time.monotonic() < deadline, "the edge does not answer"
         time.sleep(POLL_S)
-    yield f"ws://127.0.0.1:{port}"
-    assert process.poll() is None, "the edge ended"
+    yield Edge(f"ws://127.0.0.1:{port}", process)
     _end(process)
+    assert process.returncode == 0, "the edge ended by itself"
+
+
+@pytest.fixture
+def edge(edge_process: Edge) -> str:
+    """The URL of a running edge."""
+    return edge_process.url
 
 
 def _answers(port: int) -> bool:

@@ -172,3 +172,20 @@ async def test_a_client_that_does_not_read_is_closed_with_a_reason(reason: str) 
     ):
         assert (await other_side).transport.get_write_buffer_size() < 100_000
         assert await closing(client) == (1013, reason)
+
+
+async def test_sigterm_says_so_and_waits_for_nobody(edge_process: Any) -> None:
+    url, process = edge_process
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{url}/ws/btcusdt@trade") as client,
+        connect(f"{url}/ws-api/v3") as other,
+    ):
+        await ask(client, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        await ask(other, {"id": 1, "method": "ping"})
+        process.terminate()
+        assert json.loads(await client.recv())["e"] == "serverShutdown"
+        assert json.loads(await other.recv())["event"]["e"] == "serverShutdown"
+        assert await closing(client) == (1001, "the server is shutting down")
+        assert (await closing(other))[0] == 1001
+    assert await asyncio.to_thread(process.wait, TIMEOUT_S) == 0
