@@ -6,6 +6,7 @@ a client that lets too much wait, or takes nothing for too long, is closed with 
 
 from typing import Any, Final
 
+import structlog
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
@@ -14,6 +15,8 @@ from websockets.server import ServerProtocol
 from protocol.units import AccountId
 from ws_edge.conflation import Pending, Update, text_frame
 from ws_edge.subscriptions import Door, Target
+
+_log = structlog.get_logger()
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
@@ -101,6 +104,8 @@ class EdgeConnection(ServerConnection):
 
     def close_slow(self, reason: str) -> None:
         """Close with 1013, and give up on the client soon."""
+        if not self.closing:
+            _log.info("slow client closed", address=self.address, reason=reason)
         self.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
 
     def close_soon(self, code: int, reason: str) -> None:
