@@ -14,9 +14,9 @@ down:    ## stop a running exchange; its data stays
 status:  ## show every process, its health, and the URLs
 	@scripts/setup runtime && exec .venv/bin/exchange status
 test:    ## run all tests, two at a time; ARGS are pytest's
-	@scripts/setup dev && exec .venv/bin/python -m pytest -n 2 $(ARGS)
+	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 2 $(ARGS)
 lint:    ## check style, types, and which way imports point
-	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports
+	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports && scripts/frontend lint
 format:  ## bring the code into shape
 	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format
 bench:   ## measure; ARGS are those of `exchange bench`

@@ -18,6 +18,8 @@ def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
     """Yield (host, port, setting) of every port that the processes will listen on."""
     yield settings.host, settings.rest_port, f"{PREFIX}REST_PORT"
     yield settings.host, settings.ws_port, f"{PREFIX}WS_PORT"
+    if settings.frontend_enabled:
+        yield settings.host, settings.frontend_port, f"{PREFIX}FRONTEND_PORT"
     if not settings.redis_url:
         yield "127.0.0.1", settings.redis_port, f"{PREFIX}REDIS_PORT"
     if not settings.database_url:

@@ -54,6 +54,18 @@ def gateway_answers(settings: Settings) -> bool:
         return False
 
 
+def frontend_note(settings: Settings) -> str:
+    """Return what keeps browsers from seeing the frontend, in brackets; nothing when all is well."""
+    try:
+        with urllib.request.urlopen(f"{settings.frontend_url()}/health", timeout=TIMEOUT_S) as response:  # noqa: S310
+            health = msgspec.json.decode(response.read(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError):
+        return " (starting)"
+    if health["state"] == "ready":
+        return ""
+    return " (being built)" if health["state"] == "building" else f" (NOT AVAILABLE: {health['reason']})"
+
+
 def shards_answer(settings: Settings, timeout_s: float = 0.2) -> bool:
     """Return whether every shard answers a query within `timeout_s`."""
     shards = list(range(settings.shard_count))

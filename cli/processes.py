@@ -57,9 +57,15 @@ def clients(settings: Settings) -> list[ProcessSpec]:
     return [ProcessSpec.of_module("mm", "mm.main", metrics_port=0)] if settings.mm_enabled else []
 
 
+def pages(settings: Settings) -> list[ProcessSpec]:
+    """Return what browsers show."""
+    return [ProcessSpec.of_module("frontend", "frontend_server.main")] if settings.frontend_enabled else []
+
+
 def urls(settings: Settings) -> dict[str, str]:
     """Return where the exchange can be reached."""
-    return {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
+    api = {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
+    return {**api, "frontend": settings.frontend_url()} if settings.frontend_enabled else api
 
 
 def _metrics(settings: Settings, offset: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from cli import embedded, probes
 from cli.console import plain_table
 from cli.ports import PortError, check_ports
-from cli.processes import ProcessSpec, clients, engines, gateways, readers, urls
+from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
 from cli.supervisor import Supervisor
 from persist.migrate import MigrationError, migrate
@@ -160,6 +160,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     wait_for("the shards", lambda: probes.shards_answer(settings))
     start(readers(settings))
     start(clients(settings))
+    start(pages(settings))
     wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
     supervisor.mark_ready()
 
@@ -226,7 +227,8 @@ def _show_running(settings: Settings, console: Console, seconds: float) -> None:
     console.print(table)
     console.print()
     for name, url in urls(settings).items():
-        console.print(f"{name:>8}  {url}", highlight=False)
+        note = probes.frontend_note(settings) if name == "frontend" else ""
+        console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
     console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
     console.print(

@@ -3,7 +3,7 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.probes import accepts_orders, lags_ms
+from cli.probes import accepts_orders, frontend_note, lags_ms
 from cli.processes import urls
 from cli.state import ProcessStatus, read_state
 
@@ -40,6 +40,7 @@ def status(as_json: bool) -> None:
     console.print(table)
     console.print()
     for name, url in urls(settings).items():
-        console.print(f"{name:>8}  {url}", highlight=False)
+        note = frontend_note(settings) if name == "frontend" else ""
+        console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     if not ready:
         console.print("`exchange logs PROCESS` shows what a process says.", highlight=False)

@@ -28,7 +28,6 @@ export function OrderBook({ market, book, lastTrade, onPick }: { market: Market;
   const { bids, asks } = useMemo(() => (book ? ladder(book, rows, grouping) : { bids: [], asks: [] }), [book, rows, grouping]);
   const { bid, ask } = useMemo(() => (book ? bestPrices(book) : { bid: null, ask: null }), [book]);
   const spread = bid !== null && ask !== null ? ((ask - bid) as Price) : null;
-  const row = (side: "bid" | "ask") => (each: LadderRow) => <Row key={each.price.toString()} row={each} side={side} market={market} onPick={onPick} />;
 
   return (
     <>
@@ -48,23 +47,30 @@ export function OrderBook({ market, book, lastTrade, onPick }: { market: Market;
         <span className="text-right">Size ({market.base})</span>
         <span className="text-right">Total</span>
       </div>
-      <div ref={asksBox} data-testid="asks" className="flex min-h-0 flex-1 flex-col-reverse overflow-hidden">{asks.map(row("ask"))}</div>
+      <div ref={asksBox} data-testid="asks" className="flex min-h-0 flex-1 flex-col-reverse overflow-hidden"><Rows rows={asks} side="ask" market={market} onPick={onPick} /></div>
       <div className="flex items-baseline gap-2 border-y border-line px-3 py-2">
         <span className={`text-lg font-semibold ${lastTrade?.takerSide === "SELL" ? "text-down" : "text-up"}`}>{lastTrade ? show(lastTrade.price, market.priceDecimals) : "–"}</span>
         <span className="ml-auto text-xs text-quiet">{spread !== null && bid !== null && ask !== null ? `Spread ${show(spread, market.priceDecimals)} (${(changeBasisPoints(bid, ask) / 100).toFixed(2)}%)` : ""}</span>
       </div>
-      <div data-testid="bids" className="flex min-h-0 flex-1 flex-col overflow-hidden">{bids.map(row("bid"))}</div>
+      <div data-testid="bids" className="flex min-h-0 flex-1 flex-col overflow-hidden"><Rows rows={bids} side="bid" market={market} onPick={onPick} /></div>
     </>
   );
 }
 
-function Row({ row, side, market, onPick }: { row: LadderRow; side: "bid" | "ask"; market: Market; onPick: (at: Price) => void }) {
-  return (
-    <button type="button" onClick={() => onPick(row.price)} data-price={show(row.price, market.priceDecimals)} className="relative grid shrink-0 grid-cols-3 items-center px-3 text-left text-xs hover:bg-raised" style={{ height: ROW_PX }}>
+interface RowsProps {
+  rows: readonly LadderRow[];
+  side: "bid" | "ask";
+  market: Market;
+  onPick: (at: Price) => void;
+}
+
+function Rows({ rows, side, market, onPick }: RowsProps) {
+  return rows.map((row) => (
+    <button key={row.price.toString()} type="button" onClick={() => onPick(row.price)} data-price={show(row.price, market.priceDecimals)} className="relative grid shrink-0 grid-cols-3 items-center px-3 text-left text-xs hover:bg-raised" style={{ height: ROW_PX }}>
       <span aria-hidden className={`absolute inset-y-px right-0 rounded-l-sm ${side === "bid" ? "bg-up/12" : "bg-down/12"}`} style={{ width: `${row.fill * 100}%` }} />
       <span className={`relative ${side === "bid" ? "text-up" : "text-down"}`}>{show(row.price, market.priceDecimals)}</span>
       <span className="relative text-right text-text">{show(row.quantity, market.quantityDecimals)}</span>
       <span className="relative text-right text-quiet">{show(row.total, market.quantityDecimals)}</span>
     </button>
-  );
+  ));
 }

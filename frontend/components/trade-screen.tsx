@@ -1,5 +1,6 @@
 "use client";
 
+import Link from "next/link";
 import { usePathname } from "next/navigation";
 import { useState } from "react";
 
@@ -25,7 +26,7 @@ export function TradeScreen() {
   if (market === undefined) {
     return (
       <div className="grid flex-1 place-items-center p-8 text-center">
-        <p>There is no market {symbol}. <a href="/" className="text-accent">All markets</a></p>
+        <p>There is no market {symbol}. <Link href="/" className="text-accent">All markets</Link></p>
       </div>
     );
   }

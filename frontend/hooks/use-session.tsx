@@ -65,15 +65,18 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
 
   const signed = useMemo(() => (identity ? signedApi(restUrl, identity.apiKey, now) : null), [identity, now, restUrl]);
 
-  const refresh = useCallback(async () => {
-    if (signed === null) return;
-    try {
-      const [{ balances }, orders] = await Promise.all([signed.account(), signed.openOrders()]);
-      setAccount((known) => refreshed(known, balances.map(balanceOf), orders.map(orderOf)));
-    } catch (error) {
-      if (error instanceof ApiError && KEY_REFUSALS.has(error.code)) become(null);
-    }
-  }, [become, signed]);
+  const refresh = useCallback(
+    () =>
+      signed === null
+        ? Promise.resolve()
+        : Promise.all([signed.account(), signed.openOrders()]).then(
+            ([{ balances }, orders]) => setAccount((known) => refreshed(known, balances.map(balanceOf), orders.map(orderOf))),
+            (error: unknown) => {
+              if (error instanceof ApiError && KEY_REFUSALS.has(error.code)) become(null);
+            },
+          ),
+    [become, signed],
+  );
 
   useEffect(() => {
     if (identity === null) return;

@@ -115,8 +115,8 @@ function signing(apiKey: ApiKey, now: () => number): Middleware {
   return {
     async onRequest({ request }) {
       const url = new URL(request.url);
-      const { timestamp: _timestamp, signature: _signature, ...parameters } = Object.fromEntries(url.searchParams);
-      const query = await signedQuery(parameters, apiKey, now());
+      for (const name of Object.keys(UNSIGNED)) url.searchParams.delete(name);
+      const query = await signedQuery(Object.fromEntries(url.searchParams), apiKey, now());
       return new Request(`${url.origin}${url.pathname}?${query}`, { method: request.method, headers: { "X-MBX-APIKEY": apiKey.key } });
     },
   };

@@ -39,7 +39,10 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
     """A running exchange with a market maker."""
-    with _data_dir() as path, running_exchange(path, shard_count=str(request.param)) as exchange:
+    with (
+        _data_dir() as path,
+        running_exchange(path, shard_count=str(request.param), frontend_enabled="true") as exchange,
+    ):
         yield exchange
 
 

@@ -61,6 +61,8 @@ def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchang
         "data_dir": str(data_dir),
         "rest_port": str(free_port()),
         "ws_port": str(free_port()),
+        "frontend_port": str(free_port()),
+        "frontend_enabled": "false",
         "redis_port": str(free_port()),
         "postgres_port": str(free_port()),
         "postgres_bin": os.environ.get("TEST_POSTGRES_BIN", ""),

@@ -24,7 +24,7 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
     engines = [f"engine-{shard}" for shard in range(exchange.settings.shard_count)]
     assert [process["name"] for process in status["processes"]] == [
         *("redis", "postgres", "gateway", *engines),
-        *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm"),
+        *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm", "frontend"),
     ]
     assert all(set(process) == {"name", "pid", "state", "restarts"} for process in status["processes"])
     assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])

@@ -24,7 +24,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(PREFIX):
             monkeypatch.delenv(name)
     monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path / "run"))
-    for port in ("REST_PORT", "WS_PORT", "REDIS_PORT", "POSTGRES_PORT"):
+    for port in ("REST_PORT", "WS_PORT", "FRONTEND_PORT", "REDIS_PORT", "POSTGRES_PORT"):
         monkeypatch.setenv(f"{PREFIX}{port}", str(free_port()))
 
 

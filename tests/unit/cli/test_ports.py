@@ -10,6 +10,7 @@ def settings(**ports: int) -> Settings:
     return Settings(
         rest_port=ports.get("rest", free_port()),
         ws_port=free_port(),
+        frontend_port=free_port(),
         redis_port=ports.get("redis", free_port()),
         postgres_port=ports.get("postgres", free_port()),
     )
