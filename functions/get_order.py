@@ -6,6 +6,7 @@ from functions.order_rows import ORDER_COLUMNS, order_of_row
 from functions.order_shapes import order_shape
 from functions.parameters import require_one_of
 from functions.ports import Call, Ports
+from protocol.orders import OrderStatus
 from protocol.replies import OrderQuery, OrderReply, Refused
 from protocol.units import OrderId
 
@@ -34,7 +35,7 @@ async def get_order(ports: Ports, call: Call) -> object:
         ),
     )
     match reply:
-        case OrderReply():
+        case OrderReply() if reply.order.status is not OrderStatus.PENDING_NEW:
             return order_shape(reply.order, market, call.time_scale)
         case Refused():
             rows = await ports.database.fetch(
@@ -44,7 +45,7 @@ async def get_order(ports: Ports, call: Call) -> object:
             if not rows:
                 raise order_does_not_exist()
             return order_shape(order_of_row(rows[0]), market, call.time_scale)
-        case _:
+        case _:  # also when the market's shard has not said yet what becomes of the order
             raise status_unknown()
 
 

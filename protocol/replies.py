@@ -72,6 +72,8 @@ class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """An open or recently closed order. Answered by `OrderReply`, or `Refused` with UNKNOWN_ORDER.
 
+    An order is PENDING_NEW while its account's shard waits to hear from its market's what becomes of it.
+
     Named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
     """
 

@@ -669,10 +669,8 @@ class Shard:
                 reply = FundsReply(request_id, time, account.balances() if account is not None else ())
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id) or self._find_closed(query)
-                if order is None or order.status is PENDING_NEW:
-                    reply = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
-                else:
-                    reply = OrderReply(request_id, time, order)
+                unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
+                reply = OrderReply(request_id, time, order) if order is not None else unknown
             case OpenOrdersQuery(request_id, _, account_id, market):
                 account = self.accounts.get(account_id)
                 by_market = account.open_orders if account is not None else {}

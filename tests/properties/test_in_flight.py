@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.commands import MakerFill, PlaceOrder, TakerOutcome
+from protocol.commands import Deposit, MakerFill, PlaceOrder, TakerOutcome
 from protocol.events import TradeExecuted
-from protocol.orders import Side
+from protocol.orders import OrderStatus, OrderType, Side, TimeInForce
+from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from tests.oracle.driver import Engine, Produced
 from tests.properties.markets import market_map
 from tests.properties.profile import fewer_sequences
@@ -68,6 +69,26 @@ def test_conserved_while_messages_are_in_flight(seed: list[bytes], journeys: lis
         assert engine.balances(account_id) == follower.balances_of(account_id)
         for order in engine.open_orders(account_id):
             assert follower.orders[order.order_id] == order
+
+
+def test_an_order_on_its_way_is_known_but_not_open() -> None:
+    # Otherwise someone who asks what became of an unanswered order would be told that there is none.
+    engine = Engine(market_map(SHARD_COUNT))
+    account_id = AccountId(1 + engine.market_map.shard_of_market("FIGPLUM"))  # of another shard than the market
+    engine.apply(Deposit(1, "test", account_id, "PLUM", AssetUnits(9_000), "start"), 0)
+    place = PlaceOrder(
+        *(2, "test", account_id, "mine", "FIGPLUM"),
+        *(Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(5), QuantityLots(20)),
+    )
+    produced = Produced()
+    engine.submit(place, 1, produced)
+    assert not produced.replies
+    order_id = next(iter(engine.shards[account_id % SHARD_COUNT].accounts[account_id].open_orders["FIGPLUM"]))
+    assert engine.order(account_id, "FIGPLUM", order_id).status is OrderStatus.PENDING_NEW
+    assert engine.open_orders(account_id) == []
+    while engine.mail:
+        engine.deliver(min(engine.mail), 1, produced)
+    assert engine.order(account_id, "FIGPLUM", order_id).status is OrderStatus.NEW
 
 
 def check_money(engine: Engine, sides: dict[tuple[str, int], Side]) -> None:
