@@ -6,7 +6,7 @@ import { useExchange } from "@/hooks/use-exchange";
 import { useSession } from "@/hooks/use-session";
 import type { Account, OpenOrder } from "@/lib/account";
 import type { Market } from "@/lib/market";
-import { DECIMALS, show } from "@/lib/units";
+import { show, showAll } from "@/lib/units";
 
 import { messageOf } from "./message-of";
 import { Tabs } from "./tabs";
@@ -23,7 +23,7 @@ export function AccountPanel({ market }: { market: Market }) {
         <Tabs names={VIEWS} chosen={view} onChoose={setView} label="Account" />
         {email !== null && <Faucet market={market} />}
       </div>
-      <div className="min-h-24 flex-1 overflow-auto px-3 pb-3">
+      <div className="min-h-24 flex-1 overflow-auto px-3 pb-3 text-[0.8125rem]">
         {email === null ? <Empty>Sign in to see your orders and balances.</Empty> : view === "Balances" ? <Balances account={account} /> : <OpenOrders account={account} />}
       </div>
     </>
@@ -74,8 +74,8 @@ function Balances({ account }: { account: Account }) {
         {account.balances.map((balance) => (
           <tr key={balance.asset} data-asset={balance.asset} className="border-t border-line/60">
             <td className="py-2 text-left font-medium text-strong">{balance.asset}</td>
-            <td data-field="free">{show(balance.free, DECIMALS)}</td>
-            <td data-field="locked" className="text-quiet">{show(balance.locked, DECIMALS)}</td>
+            <td data-field="free">{showAll(balance.free)}</td>
+            <td data-field="locked" className="text-quiet">{showAll(balance.locked)}</td>
           </tr>
         ))}
       </tbody>

@@ -8,7 +8,8 @@ import type { Market } from "@/lib/market";
 import { pixels } from "@/lib/units";
 
 const COLORS = { up: "#3fbf8f", down: "#ec6a6f", text: "#79828f", line: "#1a1f29", volumeUp: "#3fbf8f40", volumeDown: "#ec6a6f40" };
-const SHOWN = 120;
+const SHOWN_MIN = 45;
+const SHOWN_MAX = 120;
 
 interface Drawn {
   chart: IChartApi;
@@ -29,6 +30,7 @@ export function CandleChart({ candles, market, showsSeconds }: { candles: readon
       autoSize: true,
       layout: { background: { type: ColorType.Solid, color: "transparent" }, textColor: COLORS.text, fontSize: 11, attributionLogo: true },
       grid: { vertLines: { color: COLORS.line }, horzLines: { color: COLORS.line } },
+      localization: { priceFormatter: (value: number) => value.toLocaleString("en-US", { minimumFractionDigits: priceDecimals, maximumFractionDigits: priceDecimals }) },
       crosshair: { mode: CrosshairMode.Normal },
       rightPriceScale: { borderVisible: false },
       timeScale: { borderVisible: false, timeVisible: true, secondsVisible: showsSeconds, rightOffset: 4 },
@@ -71,7 +73,7 @@ function draw(drawn: Drawn, candles: readonly Candle[]): void {
   }
   drawn.prices.setData(candles.map(priceBar));
   drawn.volumes.setData(candles.map(volumeBar));
-  if (before.length === 0) drawn.chart.timeScale().setVisibleLogicalRange({ from: candles.length - SHOWN, to: candles.length + 3 });
+  if (before.length === 0) drawn.chart.timeScale().setVisibleLogicalRange({ from: candles.length - Math.min(Math.max(candles.length, SHOWN_MIN), SHOWN_MAX), to: candles.length + 3 });
 }
 
 const timeOf = (candle: Candle): UTCTimestamp => (candle.time / 1000) as UTCTimestamp;

@@ -40,6 +40,7 @@ function Row({ market, ticker }: { market: Market; ticker: Ticker | undefined })
         <span>
           <span className="font-semibold text-strong">{market.base}</span>
           <span className="text-quiet"> / {market.quote}</span>
+          <span className="block text-xs text-quiet sm:hidden">{ticker ? `Volume ${short(ticker.quoteVolume)}` : ""}</span>
         </span>
       </span>
       <span className="text-right text-base font-medium text-strong">{price(ticker?.last)}</span>

@@ -7,7 +7,7 @@ import { free } from "@/lib/account";
 import { type DepthBook, bestPrices } from "@/lib/depth-book";
 import type { Market } from "@/lib/market";
 import { type OrderDraft, type OrderKind, type OrderSide, checked, parametersOf } from "@/lib/order-draft";
-import { type Money, type Quantity, affordable, format, readPrice, roundDown, show } from "@/lib/units";
+import { type Money, type Price, type Quantity, affordable, format, readPrice, roundDown, show } from "@/lib/units";
 
 import { messageOf } from "./message-of";
 import { Tabs } from "./tabs";
@@ -16,14 +16,20 @@ const KINDS = ["Limit", "Market"] as const;
 const SHARES = [25n, 50n, 75n, 100n];
 
 /** Buy or sell, at a limit or at the market. `picked` is a price that was clicked in the book. */
-export function OrderForm({ market, book, picked }: { market: Market; book: DepthBook | null; picked: string }) {
+export function OrderForm({ market, book, picked }: { market: Market; book: DepthBook | null; picked: Price | null }) {
   const session = useSession();
   const [side, setSide] = useState<OrderSide>("BUY");
   const [kind, setKind] = useState<OrderKind>("LIMIT");
-  const [price, setPrice] = useState(picked);
+  const [price, setPrice] = useState("");
+  const [taken, setTaken] = useState(picked);
   const [quantity, setQuantity] = useState("");
   const [notice, setNotice] = useState<{ text: string; isMistake: boolean } | null>(null);
   const [busy, setBusy] = useState(false);
+
+  if (picked !== taken) {
+    setTaken(picked);
+    if (picked !== null) setPrice(format(picked, market.priceDecimals));
+  }
 
   const { bid, ask } = book ? bestPrices(book) : { bid: null, ask: null };
   const best = side === "BUY" ? ask : bid;
@@ -42,7 +48,7 @@ export function OrderForm({ market, book, picked }: { market: Market; book: Dept
     event.preventDefault();
     setBusy(true);
     try {
-      const status = await session.placeOrder(parametersOf(draft, market, `web-${crypto.randomUUID()}`));
+      const status = await session.placeOrder(parametersOf(draft, market, newClientOrderId()));
       setNotice({ text: NOTICES[status] ?? `The order is ${status}.`, isMistake: false });
       setQuantity("");
     } catch (error) {
@@ -83,6 +89,9 @@ export function OrderForm({ market, book, picked }: { market: Market; book: Dept
     </form>
   );
 }
+
+/** Return an id that no other order has: 36 characters, the most that the exchange takes. */
+const newClientOrderId = (): string => `web-${crypto.randomUUID().replaceAll("-", "")}`;
 
 const NOTICES: Readonly<Record<string, string>> = {
   NEW: "The order rests in the book.",

@@ -8,7 +8,7 @@ import { useDepth } from "@/hooks/use-depth";
 import { useExchange } from "@/hooks/use-exchange";
 import { useTrades } from "@/hooks/use-trades";
 import type { Market } from "@/lib/market";
-import { type Price, show } from "@/lib/units";
+import type { Price } from "@/lib/units";
 
 import { AccountPanel } from "./account-panel";
 import { ChartPanel } from "./chart-panel";
@@ -39,19 +39,20 @@ function MarketScreen({ market }: { market: Market }) {
   const book = useDepth(market.symbol);
   const trades = useTrades(market.symbol);
   const [view, setView] = useState<(typeof VIEWS)[number]>("Chart");
-  const [picked, setPicked] = useState<{ text: string } | null>(null);
-  const pick = (at: Price) => setPicked({ text: show(at, market.priceDecimals).replaceAll(",", "") });
+  const [picked, setPicked] = useState<Price | null>(null);
   const shown = (name: typeof view) => (view === name ? "flex" : "hidden lg:flex");
 
   return (
-    <div className="flex flex-1 flex-col gap-2 p-2 lg:grid lg:h-[calc(100dvh-3.5rem)] lg:min-h-[46rem] lg:flex-none lg:grid-cols-[minmax(0,1fr)_18rem_20rem] lg:grid-rows-[auto_minmax(0,1fr)_16rem]">
+    <div className="flex flex-1 flex-col gap-2 p-2 lg:grid lg:h-[calc(100dvh-3.5rem)] lg:min-h-[46rem] lg:flex-none lg:grid-cols-[minmax(0,1fr)_18rem_20rem] lg:grid-rows-[auto_minmax(0,1fr)_15rem]">
       <div className="lg:col-span-3"><MarketBar market={market} last={trades[0]?.price ?? null} /></div>
       <div className="lg:hidden"><Tabs names={VIEWS} chosen={view} onChoose={setView} label="View" /></div>
       <section aria-label="Chart" className={`panel ${shown("Chart")} h-[24rem] min-w-0 flex-col overflow-hidden lg:h-auto`}><ChartPanel market={market} /></section>
-      <section aria-label="Order book" className={`panel ${shown("Book")} h-[30rem] flex-col overflow-hidden lg:row-span-1 lg:h-auto`}><OrderBook market={market} book={book} lastTrade={trades[0] ?? null} onPick={pick} /></section>
-      <section aria-label="Order form" className="panel flex flex-col overflow-y-auto lg:row-span-2"><OrderForm key={picked?.text} market={market} book={book} picked={picked?.text ?? ""} /></section>
-      <section aria-label="Account" className="panel flex min-w-0 flex-col overflow-hidden"><AccountPanel market={market} /></section>
-      <section aria-label="Trades" className={`panel ${shown("Trades")} h-[30rem] flex-col overflow-hidden lg:h-auto`}><TradesList market={market} trades={trades} /></section>
+      <section aria-label="Order book" className={`panel ${shown("Book")} h-[30rem] flex-col overflow-hidden lg:row-span-2 lg:h-auto`}><OrderBook market={market} book={book} lastTrade={trades[0] ?? null} onPick={setPicked} /></section>
+      <div className="contents lg:row-span-2 lg:flex lg:min-h-0 lg:flex-col lg:gap-2">
+        <section aria-label="Order form" className="panel order-1 flex shrink-0 flex-col lg:order-none"><OrderForm market={market} book={book} picked={picked} /></section>
+        <section aria-label="Trades" className={`panel ${shown("Trades")} h-[30rem] min-h-0 flex-col overflow-hidden lg:h-auto lg:flex-1`}><TradesList market={market} trades={trades} /></section>
+      </div>
+      <section aria-label="Account" className="panel order-2 flex min-w-0 flex-col overflow-hidden lg:order-none"><AccountPanel market={market} /></section>
     </div>
   );
 }

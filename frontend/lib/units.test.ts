@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { type Money, affordable, changeBasisPoints, decimalsOf, format, money, notional, price, quantity, readPrice, roundDown, share, short, show, showPercent } from "./units";
+import { type Money, affordable, changeBasisPoints, decimalsOf, format, money, notional, price, quantity, readPrice, roundDown, share, short, show, showAll, showPercent } from "./units";
 
 describe("amounts", () => {
   it("reads what the API says exactly, beyond what a float holds", () => {
@@ -25,6 +25,7 @@ describe("amounts", () => {
     expect(format(price("64250.1"), 2)).toBe("64250.10");
     expect(show(price("1234567.891"), 2)).toBe("1,234,567.89");
     expect(show(price("999"), 0)).toBe("999");
+    expect(["10", "0", "0.00125", "1234.12345678", "0.1"].map((text) => showAll(money(text)))).toEqual(["10.00", "0.00", "0.00125", "1,234.12345678", "0.10"]);
     expect(show(-price("0.001") as Money, 2)).toBe("0.00");
     expect(show(-price("1234.5") as Money, 1)).toBe("-1,234.5");
   });

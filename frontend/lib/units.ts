@@ -100,6 +100,11 @@ function parts(value: bigint, decimals: number): { sign: string; whole: string; 
   return { sign: value < 0n && shown > 0n ? "-" : "", whole: digits.slice(0, cut), fraction: digits.slice(cut) };
 }
 
+/** Return the decimal for people with all that there is, and two decimals at least: "10.00", "0.00125". */
+export function showAll(value: Amount): string {
+  return show(value, DECIMALS).replace(/0{1,6}$/, "");
+}
+
 /** Return a large amount in short: "1.25M". */
 export function short(value: Amount): string {
   const scales: [bigint, string][] = [[1_000_000_000n, "B"], [1_000_000n, "M"], [1_000n, "K"]];

@@ -1,0 +1,84 @@
+/** Debian's Chromium with an empty profile, silent towards the network but for the exchange. */
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { chromium } from "playwright-core";
+
+const PROGRAM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find((path) => existsSync(path));
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+  "--disable-sync", "--no-first-run", "--disable-features=Translate,OptimizationHints,MediaRouter",
+];
+
+export const DESKTOP = { width: 1440, height: 900 };
+export const PHONE = { width: 390, height: 844 };
+
+/** Call `visit` with a function that opens a page of its own profile; a mistake in any page's console fails at the end. */
+export async function withBrowser(visit) {
+  const mistakes = [];
+  const open = [];
+  const newPage = async (viewport, scale = 1) => {
+    const profile = mkdtempSync(join(tmpdir(), "exchange-browser-"));
+    const isPhone = viewport.width < 600;
+    const context = await chromium.launchPersistentContext(profile, {
+      executablePath: PROGRAM, headless: true, args: FLAGS, viewport, deviceScaleFactor: scale, isMobile: isPhone, hasTouch: isPhone, timezoneId: "UTC",
+    });
+    open.push({ context, profile });
+    context.setDefaultTimeout(20_000);
+    const page = context.pages()[0] ?? (await context.newPage());
+    page.on("pageerror", (error) => mistakes.push(`${error.stack ?? error}`));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !/WebSocket|Failed to load resource/.test(message.text())) mistakes.push(message.text());
+    });
+    return page;
+  };
+  try {
+    await visit(newPage);
+  } catch (error) {
+    for (const [index, { context }] of open.entries()) {
+      const path = join(tmpdir(), `exchange-browser-failure-${process.pid}-${index}.png`);
+      await context.pages()[0]?.screenshot({ path });
+      process.stderr.write(`what the page showed: ${path}\n`);
+    }
+    throw error;
+  } finally {
+    for (const { context, profile } of open) {
+      await context.close();
+      rmSync(profile, { recursive: true, force: true });
+    }
+  }
+  if (mistakes.length > 0) throw new Error(`mistakes in the pages:\n${mistakes.join("\n")}`);
+}
+
+let accounts = 0;
+
+/** Sign up somebody new through the page. */
+export async function signUp(page) {
+  accounts += 1;
+  const email = `browser-${process.pid}-${Date.now()}-${accounts}@example.com`;
+  await page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await page.getByRole("button", { name: "I am new here" }).click();
+  await page.getByLabel("Email").fill(email);
+  await page.getByLabel("Password").fill("correct horse battery");
+  await page.getByRole("button", { name: "Sign up" }).click();
+  await page.getByTestId("email").getByText(email).waitFor();
+  return email;
+}
+
+/** Ask the faucet, and wait for the money to show. */
+export async function fund(page) {
+  await page.getByRole("button", { name: "Get test funds" }).click();
+  await page.getByRole("tab", { name: "Balances" }).click();
+  await page.locator('[data-asset="USDT"] [data-field="free"]').getByText("100,000.00").waitFor();
+}
+
+/** Fill in the form and send it. */
+export async function order(page, { side, kind = "Limit", price, quantity }) {
+  const form = page.getByRole("region", { name: "Order form" });
+  await form.getByRole("button", { name: side, exact: true }).click();
+  await form.getByRole("tab", { name: kind }).click();
+  if (price !== undefined) await form.getByLabel("Price").fill(price);
+  await form.getByLabel("Quantity").fill(quantity);
+  await form.getByRole("button", { name: new RegExp(`^${side} [A-Z]+$`) }).click();
+}

@@ -1,0 +1,80 @@
+"""The frontend in a real browser, on whole exchanges; what is looked at stands in frontend/browser/."""
+
+import os
+import shutil
+import subprocess
+import urllib.request
+import warnings
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runtime.settings import Settings
+from tests.e2e.api import eventually
+from tests.e2e.running import RunningExchange, running_exchange
+
+CHECKOUT = Path(__file__).parents[2]
+BUILD_TIMEOUT_S = 240
+LOOK_TIMEOUT_S = 180
+
+pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S + LOOK_TIMEOUT_S)
+
+
+@pytest.fixture(autouse=True)
+def _browser() -> None:
+    if shutil.which("chromium") or shutil.which("chromium-browser") or "CHROMIUM" in os.environ:
+        return
+    advice = "there is no Chromium: the frontend is NOT TESTED in a browser (Debian: apt install chromium; or name it in CHROMIUM)"
+    if "CI" in os.environ:
+        pytest.fail(advice)
+    warnings.warn(advice, stacklevel=1)
+    pytest.skip(advice)
+
+
+def test_two_people_trade(data_dir: Path) -> None:
+    with running_exchange(data_dir, frontend_enabled="true", mm_enabled="false") as exchange:
+        look(exchange, "journey.mjs")
+
+
+def test_the_pages_live(exchange: RunningExchange) -> None:
+    look(exchange, "live.mjs")
+
+
+def test_what_browsers_are_told(exchange: RunningExchange) -> None:
+    wait_for_frontend(exchange.settings)
+    url = exchange.settings.frontend_url()
+    with urllib.request.urlopen(f"{url}/config.json") as response:
+        assert msgspec.json.decode(response.read()) == {"restUrl": exchange.url, "wsUrl": exchange.settings.ws_url()}
+    with urllib.request.urlopen(f"{url}/trade/ETHUSDT") as response:
+        policy = response.headers["Content-Security-Policy"]
+    assert f"connect-src 'self' {exchange.url} {exchange.settings.ws_url()}" in policy
+    assert exchange.command("status")["urls"]["frontend"] == url
+
+
+def look(exchange: RunningExchange, script: str) -> None:
+    """Run one of the browser's scripts."""
+    wait_for_frontend(exchange.settings)
+    command = [str(CHECKOUT / "scripts" / "frontend"), "run", f"browser/{script}", exchange.settings.frontend_url()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_TIMEOUT_S)
+    if result.returncode:
+        pytest.fail(f"{script}:\n{result.stdout}{result.stderr}")
+
+
+def wait_for_frontend(settings: Settings) -> None:
+    """Wait until it is built; skip loudly where it cannot be."""
+
+    def health() -> dict[str, str] | None:
+        try:
+            with urllib.request.urlopen(f"{settings.frontend_url()}/health") as response:
+                answer = msgspec.json.decode(response.read(), type=dict[str, str])
+        except OSError:
+            return None
+        return answer if answer["state"] != "building" else None
+
+    answer = eventually("the frontend", health, BUILD_TIMEOUT_S)
+    if answer["state"] != "ready":
+        if "CI" in os.environ:
+            pytest.fail(f"there is no frontend: {answer['reason']}")
+        warnings.warn(f"the frontend is NOT TESTED in a browser: {answer['reason']}", stacklevel=1)
+        pytest.skip(answer["reason"])
