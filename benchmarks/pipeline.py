@@ -125,7 +125,7 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
         _append(client, deposits(Settings().market_map()), 1)
         _wait(client)
         count = LATENCY_RATE * LATENCY_S
-        due = [0.0] * count
+        due = [0.0] * (count + 1)  # by request id; 0 is that of the deposits
         latencies: list[float] = []
         listener = client.pubsub()  # type: ignore[no-untyped-call]
         listener.subscribe(streams.replies("bench"))
@@ -136,7 +136,7 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
             connection = client.connection_pool.get_connection()
             began = time.perf_counter() + 0.05
             unanswered = 0
-            for number, command in enumerate(steps[:count]):
+            for number, command in enumerate(steps[:count], start=1):
                 due[number] = began + number / LATENCY_RATE
                 time.sleep(max(0.0, due[number] - time.perf_counter()))
                 frame = encode_frame([msgspec.structs.replace(command, request_id=number)])
@@ -158,7 +158,8 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
             if message is None:
                 raise TimeoutError("replies are missing")
             now = time.perf_counter()
-            latencies += [now - due[reply.request_id] for reply in decode_replies(message["data"])]
+            replies = decode_replies(message["data"])
+            latencies += [now - due[reply.request_id] for reply in replies if reply.request_id]
         sender.join()
         began = time.perf_counter()
         for _ in range(200):
