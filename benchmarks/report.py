@@ -80,15 +80,20 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit that was measured, marked when files differ from it."""
+    """Return the commit that was measured, marked when anything but the documents differs from it."""
+    name = _git("rev-parse", "--short=12", "HEAD") or "unknown"
+    return f"{name}-dirty" if _git("status", "--porcelain", "--", ".", ":!docs") else name
+
+
+def _git(*arguments: str) -> str:
     answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - git is wherever it is
-        cwd=Path(__file__).parent,
+        ["git", *arguments],  # noqa: S607 - git is wherever it is
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
-    return answer.stdout.strip() or "unknown"
+    return answer.stdout.strip()
 
 
 def show(results: list[Result]) -> None:
