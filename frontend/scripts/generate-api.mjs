@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import openapiTS, { astToString } from "openapi-typescript";
 
 const checkout = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
-const python = process.env.PYTHON ?? join(checkout, ".venv", "bin", "python");
+const python = join(checkout, ".venv", "bin", "python");
 const target = join(checkout, "frontend", "lib", "api-types.ts");
 
 const description = execFileSync(python, ["-m", "gateway.openapi"], { cwd: checkout, encoding: "utf8", maxBuffer: 1 << 26 });
