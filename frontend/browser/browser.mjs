@@ -56,7 +56,7 @@ let accounts = 0;
 /** Sign up somebody new through the page. */
 export async function signUp(page) {
   accounts += 1;
-  const email = `browser-${process.pid}-${Date.now()}-${accounts}@example.com`;
+  const email = `ada-${Date.now().toString(36)}-${accounts}@example.com`;
   await page.getByRole("button", { name: "Sign in", exact: true }).click();
   await page.getByRole("button", { name: "I am new here" }).click();
   await page.getByLabel("Email").fill(email);

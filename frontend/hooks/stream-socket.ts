@@ -1,6 +1,6 @@
 /** One connection for all streams of the page: it subscribes to what is listened to, and comes back by itself. */
 
-const GATHER_MS = 120;
+const GATHER_MS = 500;
 const RETRY_FIRST_MS = 500;
 const RETRY_MAX_MS = 10_000;
 
@@ -42,7 +42,8 @@ export class StreamSocket {
     const listeners = this.listeners.get(stream) ?? new Set();
     this.listeners.set(stream, listeners.add(listener));
     if (this.running.has(stream)) listener.onStart();
-    this.soon();
+    if (this.socket === null && this.retrying === null) this.connect();
+    else this.soon();
     return () => {
       listeners.delete(listener);
       if (listeners.size === 0) this.listeners.delete(stream);
@@ -55,7 +56,6 @@ export class StreamSocket {
     this.gathering ??= setTimeout(() => {
       this.gathering = null;
       if (this.isOpen) this.subscribe();
-      else if (this.socket === null && this.retrying === null && this.listeners.size > 0) this.connect();
     }, GATHER_MS);
   }
 

@@ -10,6 +10,7 @@ import { useStream } from "./use-stream";
 
 const POLL_MS = 1_000;
 const RETRY_MS = 300;
+const FAILED_MS = 2_000;
 const HEARD_MAX = 1_000;
 
 /** The market's book: a snapshot and all differences since; a gap leads to a new snapshot. */
@@ -42,6 +43,7 @@ export function useDepth(symbol: string): DepthBook | null {
       },
       () => {
         asking.current = false;
+        setTimeout(snapshot, FAILED_MS);
       },
     );
   };

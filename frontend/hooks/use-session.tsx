@@ -100,6 +100,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
 
   const session = useMemo<Session>(() => {
     const signIn = async (email: string, password: string) => {
+      if (!window.isSecureContext) throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
       const token = await api.signIn(email, password);
       become({ email, token, apiKey: await sessionApi(restUrl, token).createKey() });
     };
