@@ -223,7 +223,8 @@ def test_candles_equal_what_the_trades_say(client: ccxt.binance, public: Api, ex
             return recent(candles_of(trades, interval_ms)) == klines
 
         eventually(f"candles of {interval} that equal the trades", equal)
-    assert client.fetch_ohlcv(SYMBOL, "1m", limit=1)[-1][5] > 0
+    # The newest minute may have begun a moment ago, without a trade yet.
+    assert any(volume > 0 for *_, volume in client.fetch_ohlcv(SYMBOL, "1m", limit=3))
 
 
 def test_the_example_runs(client: ccxt.binance, capsys: pytest.CaptureFixture[str]) -> None:
