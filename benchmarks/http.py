@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,14 @@ class Target(msgspec.Struct):
     """A running exchange, and accounts on it as (API key, secret)."""
 
     settings: Settings
+    environment: dict[str, str]
+    """In which `exchange` commands are about it."""
     accounts: list[tuple[str, bytes]]
+
+    def process_id(self, name: str) -> int:
+        """Return the process id of one of its processes."""
+        processes = _status(self.environment)["processes"]
+        return next(int(each["pid"]) for each in processes if each["name"] == name)
 
 
 @contextmanager
@@ -49,8 +56,9 @@ def exchange_of_its_own() -> Iterator[Target]:
             "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
             "RATE_LIMITS_ENABLED": "false",
             "MM_ENABLED": "false",
+            "FRONTEND_ENABLED": "false",
             "LOG_LEVEL": "warning",
-            **{name: str(free_port()) for name in ("REST_PORT", "REDIS_PORT", "POSTGRES_PORT")},
+            **{name: str(free_port()) for name in ("REST_PORT", "WS_PORT", "REDIS_PORT", "POSTGRES_PORT")},
         }
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
@@ -62,7 +70,7 @@ def exchange_of_its_own() -> Iterator[Target]:
         try:
             settings = load_settings(environment)
             _wait_until_ready(environment, exchange)
-            yield Target(settings, [_account(settings.rest_url(), number) for number in range(ACCOUNTS)])
+            yield Target(settings, environment, [_account(settings.rest_url(), number) for number in range(ACCOUNTS)])
         finally:
             exchange.send_signal(signal.SIGINT)
             exchange.wait(START_S)
@@ -71,13 +79,16 @@ def exchange_of_its_own() -> Iterator[Target]:
 def _wait_until_ready(environment: dict[str, str], exchange: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and exchange.poll() is None:
-        answer = subprocess.run(
-            [sys.executable, "-m", "cli.main", "status", "--json"], env=environment, capture_output=True, check=False
-        )
-        if answer.returncode == 0 and json.loads(answer.stdout)["ready"]:
+        if _status(environment)["ready"]:
             return
         time.sleep(0.2)
     raise TimeoutError("the exchange did not start; `exchange up` by hand shows why")
+
+
+def _status(environment: dict[str, str]) -> Any:
+    command = [sys.executable, "-m", "cli.main", "status", "--json"]
+    answer = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return json.loads(answer.stdout) if answer.returncode == 0 else {"ready": False}
 
 
 def _account(url: str, number: int) -> tuple[str, bytes]:
@@ -85,7 +96,7 @@ def _account(url: str, number: int) -> tuple[str, bytes]:
     person = {"email": f"bench{number}@example.com", "password": "correct horse battery staple"}
     _post(f"{url}/api/v1/signup", person)
     token = _post(f"{url}/api/v1/signin", person)["token"]
-    for asset, amount in (("BTC", "10000"), ("USDT", "10000000")):
+    for asset, amount in (("BTC", "10000"), ("ETH", "100000"), ("SOL", "1000000"), ("USDT", "10000000")):
         for _ in range(3):
             _post(f"{url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)
     key = _post(f"{url}/api/v1/api-keys", {"label": "bench"}, token)
@@ -124,24 +135,32 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
 
 
 def _order_maker(target: Target) -> load.RequestMaker:
+    sign = signer(target)
+
+    def make(connection: int, number: int) -> bytes:
+        rests = number % 2 or number % 100 == 0
+        kind = "side=SELL&timeInForce=GTC" if rests else "side=BUY&timeInForce=IOC"
+        order = f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.001&price=100000.00&newOrderRespType=RESULT"
+        return sign(connection + number, order)
+
+    return make
+
+
+def signer(target: Target) -> Callable[[int, str], bytes]:
+    """Return what makes a signed request of an order's parameters, for the account of a number."""
     port = target.settings.rest_port
     heads = [
         (f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(), secret)
         for key, secret in target.accounts
     ]
 
-    def make(connection: int, number: int) -> bytes:
-        head, secret = heads[(connection + number) % len(heads)]
-        rests = number % 2 or number % 100 == 0
-        kind = "side=SELL&timeInForce=GTC" if rests else "side=BUY&timeInForce=IOC"
-        query = (
-            f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.001&price=100000.00&newOrderRespType=RESULT"
-            f"&timestamp={int(time.time() * 1_000)}"
-        ).encode()
+    def sign(account: int, order: str) -> bytes:
+        head, secret = heads[account % len(heads)]
+        query = f"{order}&timestamp={int(time.time() * 1_000)}".encode()
         signature = hmac.digest(secret, query, hashlib.sha256).hex().encode()
         return b"POST /api/v3/order?" + query + b"&signature=" + signature + head
 
-    return make
+    return sign
 
 
 def _echo(connections: int, seconds: int) -> float:

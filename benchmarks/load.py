@@ -1,11 +1,11 @@
-"""A load generator on bare sockets: so many connections, each with one request under way, for so many seconds."""
+"""Load generators on bare sockets: closed loop (each connection has one request under way) and open loop (at a fixed rate)."""
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import uvloop
 
@@ -79,3 +79,72 @@ def run(port: int, connections: int, seconds: float, make: RequestMaker) -> Load
         return load
 
     return uvloop.run(main())
+
+
+class Answered(NamedTuple):
+    """One request of an open loop: when it was due and when it was answered (`time.perf_counter`), and what the answer was."""
+
+    due: float
+    done: float
+    status: int
+    body: bytes
+
+
+class _Line(asyncio.Protocol):
+    """A connection that takes one request after the other."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._received = b""
+        self._answered: Callable[[int, bytes], None] | None = None
+
+    def ask(self, request: bytes, answered: Callable[[int, bytes], None]) -> None:
+        self._received, self._answered = b"", answered
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if separator and len(body) >= _content_length(head) and self._answered is not None:
+            self._answered(int(head[9:12]), body)
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+async def open_loop(port: int, connections: int, rate: float, seconds: float, make: RequestMaker) -> list[Answered]:
+    """Send `rate` requests per second, whatever comes back, and return them with their answers.
+
+    What finds no free connection waits for one, and the wait counts: latency is from when a request was due.
+    """
+    loop = asyncio.get_running_loop()
+    lines = [(await loop.create_connection(_Line, "127.0.0.1", port))[1] for _ in range(connections)]
+    free = deque(enumerate(lines))
+    waiting: deque[tuple[int, float]] = deque()
+    answers: list[Answered] = []
+    count = int(rate * seconds)
+    finished: asyncio.Future[None] = loop.create_future()
+
+    def start() -> None:
+        while free and waiting:
+            (index, line), (number, due) = free.popleft(), waiting.popleft()
+
+            def answered(status: int, body: bytes, index: int = index, line: _Line = line, due: float = due) -> None:
+                answers.append(Answered(due, time.perf_counter(), status, body))
+                free.append((index, line))
+                if len(answers) == count:
+                    finished.set_result(None)
+                start()
+
+            line.ask(make(index, number), answered)
+
+    began = time.perf_counter()
+    for number in range(1, count + 1):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        waiting.append((number, due))
+        start()
+    await finished
+    for line in lines:
+        line.close()
+    return answers

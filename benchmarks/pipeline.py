@@ -1,30 +1,24 @@
 """`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written to disk."""
 
-import os
 import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import redis
 
 from benchmarks.report import Result
-from benchmarks.workload import commands, deposits, operations, roomy_markets_file
-from cli import embedded
-from cli.ports import free_port
+from benchmarks.servers import process_on_redis
+from benchmarks.workload import commands, deposits, operations
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.commands import Command
 from protocol.streams import COMMANDS_FIELD
-from runtime.settings import PREFIX, Settings
+from runtime.settings import Settings
 
+_ENGINE = "engine_worker.main"
 FRAMES = (1, 8, 64)
 """Commands per stream entry: what a gateway sends in one tick, from light load to heavy."""
 PIPELINED = 64
@@ -42,7 +36,7 @@ def pipeline(count: int) -> list[Result]:
     waiting = steps[len(prefill) :]
     results = []
     for size in FRAMES:
-        with _worker() as (client, worker):
+        with process_on_redis(_ENGINE) as (client, worker):
             _append(client, filling, size)
             _wait(client)
             worker.send_signal(signal.SIGSTOP)
@@ -61,36 +55,6 @@ def pipeline(count: int) -> list[Result]:
                 )
             )
     return [*results, *_latency(steps)]
-
-
-@contextmanager
-def _worker() -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
-    """Run a Redis as `exchange up` does, with one engine worker on it."""
-    with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
-        markets = roomy_markets_file(Path(folder))
-        settings = Settings(data_dir=Path(folder), redis_port=free_port(), markets_file=str(markets))
-        embedded.make_data_dir(settings)
-        command = embedded.redis_command(settings)
-        server = subprocess.Popen(command.arguments, stdout=subprocess.DEVNULL)
-        worker = None
-        try:
-            while not embedded.redis_ready(settings):
-                time.sleep(0.02)
-            environment = {
-                **os.environ,
-                f"{PREFIX}DATA_DIR": folder,
-                f"{PREFIX}REDIS_PORT": str(settings.redis_port),
-                f"{PREFIX}MARKETS_FILE": str(markets),
-                f"{PREFIX}LOG_LEVEL": "warning",
-            }
-            worker = subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
-            with redis.Redis.from_url(settings.resolved_redis_url()) as client:
-                yield client, worker
-        finally:
-            for process in (worker, server):
-                if process is not None:
-                    process.terminate()
-                    process.wait(DEADLINE_S)
 
 
 def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
@@ -121,7 +85,7 @@ def _wait(client: redis.Redis) -> None:
 
 def _latency(steps: Sequence[Command]) -> list[Result]:
     """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was due."""
-    with _worker() as (client, _):
+    with process_on_redis(_ENGINE) as (client, _):
         _append(client, deposits(Settings().market_map()), 1)
         _wait(client)
         count = LATENCY_RATE * LATENCY_S

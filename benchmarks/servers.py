@@ -1,0 +1,49 @@
+"""A Redis as `exchange up` runs it, with one process of the exchange on it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from benchmarks.workload import roomy_markets_file
+from cli import embedded
+from cli.ports import free_port
+from runtime.settings import PREFIX, Settings
+
+STOP_S = 300
+
+
+@contextmanager
+def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis, "subprocess.Popen[bytes]"]]:
+    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to disk."""
+    with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
+        markets = roomy_markets_file(Path(folder))
+        own = Settings(data_dir=Path(folder), redis_port=free_port(), markets_file=str(markets))
+        embedded.make_data_dir(own)
+        server = subprocess.Popen(embedded.redis_command(own).arguments, stdout=subprocess.DEVNULL)
+        process = None
+        try:
+            while not embedded.redis_ready(own):
+                time.sleep(0.02)
+            values = {
+                "data_dir": folder,
+                "redis_port": str(own.redis_port),
+                "markets_file": str(markets),
+                "log_level": "warning",
+                **settings,
+            }
+            environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in values.items()}}
+            process = subprocess.Popen([sys.executable, "-m", module], env=environment)
+            with redis.Redis.from_url(own.resolved_redis_url()) as client:
+                yield client, process
+        finally:
+            for each in (process, server):
+                if each is not None:
+                    each.terminate()
+                    each.wait(STOP_S)
