@@ -8,6 +8,7 @@ import msgspec
 import rich_click as click
 
 from benchmarks import core as core_benches
+from benchmarks import fanout as fanout_bench
 from benchmarks import http as http_bench
 from benchmarks import pipeline as pipeline_bench
 from benchmarks.report import Result, repeated, show, write
@@ -73,4 +74,15 @@ def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool)
     counts = [int(each) for each in connections.split(",")]
     with http_bench.exchange_of_its_own() as target:
         results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
+    _finish(results, as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--seconds", default=10, show_default=True, help="Length of each measurement.")
+@click.option("--subscribers", default=1_000, show_default=True, help="Subscribers, the stuck ones included.")
+@_options
+def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers that are stuck."""
+    with http_bench.exchange_of_its_own() as target:
+        results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
     _finish(results, as_json=as_json, record=record)
