@@ -9,7 +9,7 @@ import structlog
 
 from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch
 from engine_worker.worker import Worker, monotonic_ms
-from runtime.lease import STANDBY_TTL_MS, Leader, Standby
+from protocol.lease import STANDBY_TTL_MS, Leader, Standby
 from runtime.stream_log import Fenced, StreamLog
 
 _ANNOUNCE_MS = STANDBY_TTL_MS // 3

@@ -19,7 +19,7 @@ Nothing here keeps two workers from writing: whatever is decided, the compare-an
 
 from enum import Enum, auto
 
-from runtime.lease import Leader, Sight
+from protocol.lease import Leader, Sight
 
 POLLS_PER_LEASE = 20
 """How often a standby looks."""

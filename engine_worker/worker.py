@@ -19,11 +19,11 @@ from engine_worker.leadership import Renewals
 from protocol import streams
 from protocol.codec import decode_commands, decode_messages, decode_queries, encode_frame
 from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import Reply
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
-from runtime.lease import Leader
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, ShardPosition, StreamLog
 
 _log = structlog.get_logger()

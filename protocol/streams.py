@@ -10,7 +10,7 @@ A market's read models carry the tag of the market's shard.
 | `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
 | `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
 | `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
-| `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see runtime/lease.py; expires when it falls silent |
+| `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see protocol/lease.py; expires when it falls silent |
 | `standbys:{k}`            | hash     | standbys         | process -> its pid, how far it has followed, and when it said so |
 | `snapshots:{k}`           | list     | shard, standbys  | the two newest `ShardSnapshot`s, newest first: `saved|stream_id|time_ms|name` |
 | `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from protocol import streams
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.lease import STANDBY_TTL_MS, Leader, SavedSnapshot, Sight, Standby
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, ShardPosition
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
 
 
 class MemoryStreamLog:

@@ -11,9 +11,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from protocol import streams
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.lease import STANDBY_TTL_MS, Leader, SavedSnapshot, Sight, Standby, leader_of
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, ShardPosition
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
 
 # Compare, append the events, the outbox and the dead letters, move the position and the group's cursor: all or
 # nothing. An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from protocol.lease import Leader, Sight, Standby
 from protocol.streams import STREAM_START, StreamId
-from runtime.lease import Leader, SavedSnapshot, Sight, Standby
 
 
 class Entry(NamedTuple):
@@ -75,6 +75,17 @@ class Committed(NamedTuple):
     position: ShardPosition
     trimmed_to: StreamId
     """Entries before this one may be gone; read after the entries, so what begins behind it is without a gap."""
+
+
+class SavedSnapshot(NamedTuple):
+    """What is known of a kept snapshot without reading it."""
+
+    stream_id: StreamId
+    """Up to which input it reaches; "0-0" when whoever saved it did not say."""
+    age_ms: int
+    """How long ago it was saved."""
+    name: str = ""
+    """Where its bytes are."""
 
 
 class Fenced(Exception):  # noqa: N818 - not an error of this process: another one has taken over

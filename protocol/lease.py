@@ -56,14 +56,3 @@ class Standby(NamedTuple):
     """Up to where it has applied the input."""
     age_ms: int = 0
     """How long ago it said so."""
-
-
-class SavedSnapshot(NamedTuple):
-    """What is known of a kept snapshot without reading it."""
-
-    stream_id: StreamId
-    """Up to which input it reaches; "0-0" when whoever saved it did not say."""
-    age_ms: int
-    """How long ago it was saved."""
-    name: str = ""
-    """Where its bytes are."""
