@@ -90,7 +90,7 @@ class Candidate:
         _log.info("this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None)
 
     def _standby(self) -> Standby:
-        return Standby(self._process, self._pid, self._worker.position.stream_id)
+        return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)
 
     def redis_was_away(self) -> None:
         """Note that a step failed because Redis was away."""

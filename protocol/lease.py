@@ -54,5 +54,7 @@ class Standby(NamedTuple):
     pid: int
     stream_id: StreamId = STREAM_START
     """Up to where it has applied the input."""
+    behind_ms: int = 0
+    """How far that is behind the shard's position."""
     age_ms: int = 0
     """How long ago it said so."""

@@ -296,7 +296,7 @@ class RedisStreamLog:
 
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        said = f"{standby.pid}|{standby.stream_id}"
+        said = f"{standby.pid}|{standby.stream_id}|{standby.behind_ms}"
         self._execute("EVAL", _ANNOUNCE, 1, streams.standbys(shard), standby.process, said, STANDBY_TTL_MS)
 
     def withdraw(self, shard: int, standby: Standby) -> None:
@@ -312,8 +312,9 @@ class RedisStreamLog:
         now_ms = seconds * 1_000 + microseconds // 1_000
         standbys = []
         for process, said in found.items():
-            pid, stream_id, time_ms = said.decode().split("|")
-            standby = Standby(process.decode(), int(pid), StreamId(stream_id), max(0, now_ms - int(time_ms)))
+            pid, stream_id, behind_ms, time_ms = said.decode().split("|")
+            age_ms = max(0, now_ms - int(time_ms))
+            standby = Standby(process.decode(), int(pid), StreamId(stream_id), int(behind_ms), age_ms)
             if standby.age_ms <= STANDBY_TTL_MS:
                 standbys.append(standby)
         return standbys
