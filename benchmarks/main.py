@@ -90,7 +90,13 @@ def failover(kills: int, resting: int, lease_ms: int, pauses: bool, as_json: boo
     """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is accepted."""
     results: list[Result] = []
     if kills:
-        own = {"STANDBYS": "1", "LEASE_MS": str(lease_ms), "FRONTEND_ENABLED": "false", "WS_PORT": str(free_port())}
+        own = {
+            "LOG_LEVEL": "error",
+            "STANDBYS": "1",
+            "LEASE_MS": str(lease_ms),
+            "FRONTEND_ENABLED": "false",
+            "WS_PORT": str(free_port()),
+        }
         with http_bench.exchange_of_its_own(**own) as target:
             results += failover_bench.failover(target, kills, resting, lease_ms)
     if pauses:
