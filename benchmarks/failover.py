@@ -322,6 +322,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
             "REDIS_PORT": str(settings.redis_port),
             "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
             "LOG_LEVEL": "warning",
+            "SNAPSHOT_INTERVAL_S": "5",
         }
         running = [subprocess.Popen(embedded.redis_command(settings).arguments, stdout=subprocess.DEVNULL)]
         ports: list[int] = []
