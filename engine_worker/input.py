@@ -16,6 +16,8 @@ from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, split_stream_id
 from protocol.units import TimeMs
 from runtime.stream_log import Entry
 
+_TARGET_DIGITS_MAX = 3
+
 
 class NotUnderstoodError(ValueError):
     """The entry is not one that this shard can apply; nothing of it was."""
@@ -45,6 +47,26 @@ def apply_entry(shard: Shard, entry: Entry) -> None:
             raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
     except msgspec.MsgspecError as error:
         raise NotUnderstoodError(str(error)) from error
+
+
+def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, bytes]:
+    """Return target -> message frame of one entry in the outbox of shard `index`.
+
+    Raises:
+        NotUnderstoodError: the shard did not write it.
+    """
+    frames: dict[int, bytes] = {}
+    for field, payload in entry.fields.items():
+        if not field.isdigit() or len(field) > _TARGET_DIGITS_MAX or not int(field) < shard_count:
+            raise NotUnderstoodError(f"there is no shard {field[:40]!r} to send to")
+        try:
+            frame = decode_messages(payload)
+        except msgspec.MsgspecError as error:
+            raise NotUnderstoodError(str(error)) from error
+        if (frame.source, frame.target) != (index, int(field)):
+            raise NotUnderstoodError(f"the frame is from shard {frame.source} to {frame.target}")
+        frames[int(field)] = payload
+    return frames
 
 
 def _check_commands(market_map: MarketMap, index: int, commands: Sequence[Command]) -> None:

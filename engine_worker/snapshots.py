@@ -7,11 +7,15 @@ from collections import deque
 
 import structlog
 
+from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.streams import EventReader, StreamId, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
+
+_IMPOSSIBLE = 4
+"""How the child ends when the state must not be saved, nor used any further."""
 
 _log = structlog.get_logger()
 
@@ -38,11 +42,18 @@ class Snapshotter:
         return self._child is not None
 
     def run(self) -> None:
-        """Start a snapshot when one is due, and finish one that is done. Returns at once."""
+        """Start a snapshot when one is due, and finish one that is done. Returns at once.
+
+        Raises:
+            InvariantBroken: the child, which has time for it, has added everything up, and it is not right.
+        """
         if self._child is not None:
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 self._child = None
+                if os.waitstatus_to_exitcode(status) == _IMPOSSIBLE:
+                    self._worker.shard.check_invariants()
+                    raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
                 if status:
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
                     self._taken = None
@@ -72,9 +83,13 @@ class Snapshotter:
         status = 1
         try:
             gc.disable()
+            self._worker.shard.check_invariants()
             snapshot = encode_snapshot(self._worker.shard, self._worker.position.stream_id)
             RedisStreamLog.connect(self._redis_url).save_snapshot(self._index, snapshot)
             status = 0
+        except InvariantBroken as error:
+            _log.critical("the state is wrong", shard=self._index, reason=str(error))
+            status = _IMPOSSIBLE
         finally:
             os._exit(status)
 

@@ -13,7 +13,7 @@ import structlog
 
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
-from engine_worker.input import NotUnderstoodError, apply_entry
+from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from protocol import streams
 from protocol.codec import decode_queries, encode_frame
 from protocol.commands import MessageFrame, ShardMessage
@@ -27,6 +27,7 @@ _log = structlog.get_logger()
 
 REPLAY_ENTRIES = 1_000
 """Entries read at once while catching up."""
+OUTBOX_ENTRIES = 100
 
 
 class LogDamaged(Exception):  # noqa: N818 - a verdict on the data; the message says what to do
@@ -105,10 +106,21 @@ class Worker:
         return replayed
 
     def _deliver_rest(self) -> None:
-        """Deliver what is still in the outbox; the targets drop what they have seen."""
-        for outgoing in self._streams.undelivered(self._index):
-            self._streams.deliver(self._index, outgoing)
+        """Deliver what is still in the outbox; the targets drop what they have seen. What is no message is a dead letter."""
+        outbox = streams.outbox(self._index)
+        while entries := self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0):
+            for entry in entries:
+                try:
+                    frames = outgoing_frames(entry, self._index, self._market_map.shard_count)
+                except NotUnderstoodError as error:
+                    self._bury(entry, str(error))
+                    frames = {}
+                self._streams.deliver(self._index, Outgoing(entry.stream_id, frames))
         self._delivery_unsure = False
+
+    def clean_outbox(self) -> None:
+        """Between two steps only what strangers have left can be in the outbox, or what stands there under another id."""
+        self._deliver_rest()
 
     def step(self, block_ms: int) -> int:
         """Say what came of the last step; process what has come in since, waiting up to `block_ms` for something.
@@ -181,11 +193,14 @@ class Worker:
                 queries = decode_queries(entry.fields.get(QUERIES_FIELD, b""))
             except msgspec.MsgspecError as error:
                 # A query is no part of the log, so there is no commit to write this with.
-                letter = _dead_letter(entry, str(error))
-                self._streams.append(streams.dead_letters(self._index), letter.fields())
+                self._bury(entry, str(error))
                 continue
             replies.extend(self._reply_to(query, time) for query in queries)
         self._to_say += _reply_frames(replies)
+
+    def _bury(self, entry: Entry, reason: str) -> None:
+        letter = _dead_letter(entry, reason)
+        self._streams.append(streams.dead_letters(self._index), letter.fields())
 
     def _reply_to(self, query: Query, time: TimeMs) -> tuple[str, Reply]:
         reply_to, reply = self.shard.answer(query, time)

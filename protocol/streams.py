@@ -12,6 +12,7 @@ A market's read models carry the tag of the market's shard.
 | `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
 | `snapshots:{k}`           | list     | shard            | the two newest `ShardSnapshot`s, newest first                 |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
+| `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
@@ -98,6 +99,11 @@ def snapshots(shard: int) -> str:
 def dead_letters(shard: int) -> str:
     """`dead:{k}`."""
     return f"dead:{{{shard}}}"
+
+
+def halted(shard: int) -> str:
+    """`halted:{k}`."""
+    return f"halted:{{{shard}}}"
 
 
 def passed(shard: int) -> str:

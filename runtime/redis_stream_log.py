@@ -177,8 +177,8 @@ class RedisStreamLog:
             for target, frame in outgoing.frames.items():
                 pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
             pipeline.execute()
-        milliseconds, number = streams.split_stream_id(outgoing.stream_id)
-        self.trim(streams.outbox(shard), streams.stream_id_of(milliseconds, number + 1))
+        # This entry alone: what somebody else has put there must be seen, not swept away.
+        self._execute("XDEL", streams.outbox(shard), outgoing.stream_id)
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""
