@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine_worker.core.shard import STATE_HASH_INTERVAL, Shard
+from engine_worker.core import shard as core
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash
 from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
@@ -299,7 +300,7 @@ class Verifier:
                         )
                     )
         self._events += len(events)
-        self._hashes += commands[1] // STATE_HASH_INTERVAL - commands[0] // STATE_HASH_INTERVAL
+        self._hashes += commands[1] // core.STATE_HASH_INTERVAL - commands[0] // core.STATE_HASH_INTERVAL
         self._batch_command = commands[1]
 
     def _compare_snapshot(self, stream_id: StreamId) -> None:
