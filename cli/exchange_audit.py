@@ -165,11 +165,12 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
 
 def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit) -> ShardAudit:
     """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's position."""
-    if (reason := _not_caught_up(connection, client, shard)) is not None:
+    bound = _last_event(client, shard)
+    if (reason := _not_caught_up(connection, bound, shard)) is not None:
         return msgspec.structs.replace(shard, ledger_note=reason)
     dead = connection.execute("SELECT count(*) FROM dead_events WHERE shard = %s", (shard.shard,)).fetchone()
-    position = split_stream_id(shard.position)
-    found = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *position)).fetchall()
+    last = split_stream_id(bound or shard.position)
+    found = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *last)).fetchall()
     ledger = {(str(asset), account_id): int(str(amount)) for asset, account_id, amount in found}
     differences = []
     for asset, _, _, fees, deposited, withdrawn, _ in shard.rows:
@@ -178,8 +179,9 @@ def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit
             ("fees", fees, ledger.get((asset, FEES_ACCOUNT), 0)),
         ):
             if own != theirs:
+                amount = format_units(theirs - own)
                 differences.append(
-                    f"{what} of {asset} are {own} here and {theirs} there ({format_units(theirs - own)})"
+                    f"{what} of {asset} are {own} units in the shard, {theirs} in the database: {amount}"
                 )
     note = "; ".join(differences)
     if note and dead and dead[0]:
@@ -187,17 +189,28 @@ def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit
     return msgspec.structs.replace(shard, ledger_is_same=not differences, ledger_note=note)
 
 
-def _not_caught_up(connection: _Connection, client: redis.Redis, shard: ShardAudit) -> str | None:
-    """Wait until the ledger has what the shard had said at its position; return what keeps it from that."""
-    events: Any = client.xrevrange(streams.events(shard.shard), max=shard.position, count=1)
-    if not events:
+def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
+    """Return the id of the last event entry of what the shard had done at its position; None: it has been trimmed."""
+    events, position = streams.events(shard.shard), streams.position(shard.shard)
+    with client.pipeline() as pipeline:
+        pipeline.get(position)
+        # While nothing came after it, the last one of all: behind garbage it may have a later id than the position.
+        pipeline.xrevrange(events, count=1)
+        pipeline.xrevrange(events, max=shard.position, count=1)
+        current, newest, upto = pipeline.execute()
+    chosen = newest if current is not None and current.decode().endswith(f"|{shard.position}") else upto
+    return StreamId(chosen[0][0].decode()) if chosen else None
+
+
+def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: ShardAudit) -> str | None:
+    """Wait until the ledger has what came up to `bound`; return what keeps it from that."""
+    if bound is None:
         return None  # events go only when the database has them
-    last = split_stream_id(events[0][0].decode())
     deadline = time.monotonic() + LEDGER_TIMEOUT_S
     while True:
         row = connection.execute("SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)).fetchone()
         stored, error = (str(row[0]), str(row[1])) if row is not None else (str(STREAM_START), "")
-        if split_stream_id(stored) >= last:
+        if split_stream_id(stored) >= split_stream_id(bound):
             return None
         if error:
             return f"it stands still: {error}"

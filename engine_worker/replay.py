@@ -7,7 +7,7 @@ snapshot that is passed on the way; at the end, what the shard itself says of it
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -85,7 +85,7 @@ class StreamLogSource:
         return self._log.read({streams.events(self._shard): after}, count, block_ms=0)
 
 
-class Difference(NamedTuple):
+class Difference(msgspec.Struct, frozen=True):
     """The first thing that a replay made otherwise than the exchange."""
 
     stream: str
@@ -98,7 +98,7 @@ class Difference(NamedTuple):
     found: str
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """What a replay has shown."""
 
     shard: int

@@ -13,6 +13,8 @@ from protocol.units import format_decimal
 from runtime.settings import SettingsError
 
 WATCH_PERIOD_S = 2.0
+_ASSETS_PER_TABLE = 4
+"""As many fit beside each other into 80 columns."""
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -70,19 +72,21 @@ def _say(found: ExchangeAudit, *, as_json: bool) -> None:
     if as_json:
         print_json(_Line(not problems, problems, found))
         return
-    table = plain_table("asset", "available", "held", "fees", "deposited", "withdrawn", "difference")
-    for each in found.assets:
-        amounts = (each.available, each.held, each.fees, each.deposited, each.withdrawn, each.difference())
-        table.add_row(each.asset, *(_decimal(amount) for amount in amounts))
-    console.print(table)
-    console.print()
+    for first in range(0, len(found.assets), _ASSETS_PER_TABLE):
+        assets = found.assets[first : first + _ASSETS_PER_TABLE]
+        table = plain_table("", *(each.asset for each in assets))
+        for name in ("available", "held", "fees", "deposited", "withdrawn"):
+            table.add_row(name, *(_decimal(getattr(each, name)) for each in assets))
+        table.add_row("difference", *(_decimal(each.difference()) for each in assets))
+        console.print(table)
+        console.print()
     for shard in found.shards:
-        ledger = {None: "not compared", True: "the same", False: "another"}[shard.ledger_is_same]
+        ledger = {None: "not compared", True: "the same", False: "differs"}[shard.ledger_is_same]
+        note = f" ({shard.ledger_note})" if shard.ledger_note and shard.ledger_is_same is None else ""
         console.print(
-            f"shard {shard.shard}  {shard.command_count:,} commands, up to {shard.position}; the database's ledger: {ledger}"
-            + (f" ({shard.ledger_note})" if shard.ledger_note else ""),
-            highlight=False,
+            f"shard {shard.shard}   {shard.command_count:,} commands, up to {shard.position}", highlight=False
         )
+        console.print(f"          the database's ledger: {ledger}{note}", highlight=False)
     for problem in problems:
         console.print(f"[bold red]{problem}[/]", highlight=False, soft_wrap=True)
     if not problems:

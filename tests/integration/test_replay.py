@@ -2,10 +2,15 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import redis
+from click.testing import CliRunner
 
+from cli.main import main
 from engine_worker.core import shard as shard_module
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
@@ -17,9 +22,10 @@ from protocol.commands import Deposit
 from protocol.events import StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
-from protocol.units import AccountId, AssetUnits
+from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import PREFIX
 from runtime.stream_log import Entry, StreamLog
 from tests.integration.test_worker import deposits, enqueue, market_map, run_until_quiet, trading, worker
 
@@ -214,3 +220,31 @@ def test_what_was_trimmed_is_said(log: StreamLog) -> None:
     log.trim(streams.commands(0), after)
     with pytest.raises(SourceTrimmed, match="trimmed to"):
         verified(log, 0, markets, older)
+
+
+def test_the_command_ends_with_0_or_1_and_names_the_first_difference(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RedisStreamLog.connect(redis_url)
+    [only] = exchange(log, 1)
+    monkeypatch.setenv(f"{PREFIX}REDIS_URL", redis_url)
+    monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}CLOSED_ORDERS_MAX", "20")
+    told = CliRunner().invoke(main, ["replay", "--verify", "--from-beginning"])
+    assert told.exit_code == 0, told.output
+    assert f"{only.shard.command_count:,} commands" in told.output
+    assert "does not answer" in told.output
+    forged = encode_frame([StateHashed(TimeMs(1), 1, "forged")])
+    client = redis.Redis.from_url(redis_url)
+    # In the place of an entry that the shard has written.
+    newest: Any = client.xrevrange(streams.events(0), count=1)
+    client.xdel(streams.events(0), newest[0][0])
+    client.xadd(streams.events(0), {EVENTS_FIELD: forged})
+    told = CliRunner().invoke(main, ["replay", "--verify", "--from-beginning"])
+    assert told.exit_code == 1
+    assert "not the same" in told.output
+    assert "digest='forged'" in told.output
+    log.trim(streams.commands(0), only.position.stream_id)
+    told = CliRunner().invoke(main, ["replay", "--verify", "--from-beginning"])
+    assert told.exit_code == 1
+    assert "cannot be replayed" in told.output
