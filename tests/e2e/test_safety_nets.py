@@ -16,11 +16,11 @@ import redis
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.commands import CancelAllOrders, Command, Deposit, MatchOrder, MessageFrame, PlaceOrder
-from protocol.events import DepthChanged
+from protocol.events import TradeExecuted
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
-from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange
 
@@ -48,7 +48,10 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
     )  # fmt: skip
     nothing = encode_frame([CancelAllOrders(1, "poison", account, "BTCUSDT")])
     noise = [b"garbage", b"\xc1", b"", b"{}" * 500, b"\x92\x01\x02"]
-    depth = DepthChanged(TimeMs(1), "NOSUCH", Sequence(1), ())
+    trade = TradeExecuted(
+        TimeMs(1), "NOSUCH", Sequence(1), TradeId(2**64 - 1), 1, PriceTicks(1), QuantityLots(1), Side.BUY, OrderId(1), OrderId(2),
+        AccountId(1), AccountId(2),
+    )  # fmt: skip
     return {
         streams.commands(shard): [
             *({field: each} for each in noise for field in (COMMANDS_FIELD, MESSAGES_FIELD, b"nothing")),
@@ -69,7 +72,7 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
         ],
         streams.events(shard): [
             *({field: each} for each in noise for field in (EVENTS_FIELD, b"nothing")),
-            {EVENTS_FIELD: encode_frame([depth])},
+            {EVENTS_FIELD: encode_frame([trade])},
         ],
         streams.outbox(shard): [
             *({field: each} for each in noise for field in (b"0", b"99", b"nothing")),
@@ -175,7 +178,7 @@ def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_sto
         each["stream_id"].encode()
         for each in exchange.command("dead", "--limit", "1000")["letters"]
         if each["where"] == "dead_events"
-    })  # fmt: skip
+    }, timeout_s=60)  # fmt: skip
     assert all(each["payload"] is None and each["reason"] and each["age_s"] >= 0 for each in listed["letters"])
     assert {each["size"] for each in listed["letters"]} > {0}
 
