@@ -106,13 +106,13 @@ def _pairs(count: int) -> list[Operation]:
 
 
 def _run_shard(state: Shard, frames: list[bytes]) -> None:
+    # `take` encodes the events.
     now = TimeMs(1)
     apply = state.apply
     for frame in frames:
         for command in decode_commands(frame):
             apply(command, now)
         output = state.take()
-        encode_frame(output.events)
         encode_frame([reply for _, reply in output.replies])
 
 
