@@ -57,7 +57,8 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
     """
     frames: dict[int, bytes] = {}
     for field, payload in entry.fields.items():
-        if not field.isdigit() or len(field) > _TARGET_DIGITS_MAX or not int(field) < shard_count:
+        known = field.isdigit() and len(field) <= _TARGET_DIGITS_MAX and int(field) < shard_count
+        if not known or field != b"%d" % int(field):
             raise NotUnderstoodError(f"there is no shard {field[:40]!r} to send to")
         try:
             frame = decode_messages(payload)

@@ -107,7 +107,12 @@ class MemoryStreamLog:
         for target, frame in outgoing.frames.items():
             self.append(streams.commands(target), {MESSAGES_FIELD: frame})
         outbox = streams.outbox(shard)
-        self._streams[outbox] = [entry for entry in self._streams[outbox] if entry.stream_id != outgoing.stream_id]
+        fields = {str(target).encode(): frame for target, frame in outgoing.frames.items()}
+        self._streams[outbox] = [
+            entry
+            for entry in self._streams[outbox]
+            if entry.stream_id != outgoing.stream_id or (fields and entry.fields != fields)
+        ]
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""

@@ -41,6 +41,17 @@ redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[1], id, 'MKSTREAM')
 return raised
 """
 
+# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has put there, under the
+# very same id perhaps, must be seen and not swept away.
+_REMOVE = """
+local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if #ARGV > 1 then
+  if not entry or #entry[2] ~= #ARGV - 1 then return 0 end
+  for i = 2, #ARGV do if entry[2][i - 1] ~= ARGV[i] then return 0 end end
+end
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
 RETRY_AFTER_S = 0.05
 """Pause between attempts while Redis is away."""
 
@@ -61,6 +72,7 @@ class RedisStreamLog:
         """Shard -> the last query that was read."""
         self._commit = client.register_script(_COMMIT)
         self._take_over = client.register_script(_TAKE_OVER)
+        self._remove = client.register_script(_REMOVE)
 
     @classmethod
     def connect(cls, url: str) -> "RedisStreamLog":
@@ -177,8 +189,8 @@ class RedisStreamLog:
             for target, frame in outgoing.frames.items():
                 pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
             pipeline.execute()
-        # This entry alone: what somebody else has put there must be seen, not swept away.
-        self._execute("XDEL", streams.outbox(shard), outgoing.stream_id)
+        fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
+        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields])
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""

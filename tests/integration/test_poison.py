@@ -19,7 +19,7 @@ from protocol.replies import AuditQuery, Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry, StreamLog
+from runtime.stream_log import Commit, Entry, Outgoing, StreamLog
 from tests.integration.test_worker import deposits, enqueue, market_map, memory_log, run_until_quiet, trading, worker
 from tests.properties.profile import fewer_sequences
 
@@ -143,6 +143,7 @@ def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: Stre
         {b"nothing": b"x"},
         {b"99": encode_frame(MessageFrame(0, 99, 1, ()))},
         {b"9" * 30: b"x"},
+        {b"01": encode_frame(MessageFrame(0, 1, 1, ()))},
         {b"1": encode_frame(MessageFrame(2, 1, 1, ()))},
         {b"1": encode_frame(MessageFrame(0, 1, 1, ())), b"2": b""},
     ]
@@ -163,6 +164,19 @@ def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: Stre
     for source in workers:
         for target, count in source.shard.sent.items():
             assert workers[target].shard.received[source.shard.index] == count
+
+
+def test_garbage_under_the_id_of_a_commit_is_not_swept_away(log: StreamLog) -> None:
+    frame = encode_frame(MessageFrame(0, 1, 1, ()))
+    position = log.take_over(0)
+    stream_id = log.append(streams.outbox(0), {b"1": b"garbage"})
+    log.commit(Commit(0, position, stream_id, outbox={1: frame}))
+    log.deliver(0, Outgoing(stream_id, {1: frame}))
+    garbage, real = log.read({streams.outbox(0): STREAM_START}, 10, block_ms=0)
+    assert (garbage.stream_id, garbage.fields) == (stream_id, {b"1": b"garbage"})
+    log.deliver(0, Outgoing(real.stream_id, {1: frame}))
+    log.deliver(0, Outgoing(garbage.stream_id, {}))
+    assert log.read({streams.outbox(0): STREAM_START}, 10, block_ms=0) == []
 
 
 def test_more_money_than_a_snapshot_can_hold_is_refused() -> None:
