@@ -22,14 +22,14 @@ def core(count: int, live_orders: int = LIVE_ORDERS) -> list[Result]:
     book = Book(10)
     for step in prefill:
         book.add(step.order_id, AccountId(0), step.side, step.price, step.quantity)
-    rate = _rate(count, partial(_run_book, book, mixed))
-    reference = _rate(count, partial(_run_nothing, mixed))
+    measured = rate(count, partial(_run_book, book, mixed))
+    reference = rate(count, partial(_run_nothing, mixed))
     return [
         Result(
             bench="core",
             what=f"{count:,} operations (60 % add, 30 % cancel, 10 % take), {live_orders:,} resting",
             unit="operations/s",
-            runs=[rate],
+            runs=[measured],
             reference="a loop over the same operations",
             reference_runs=[reference],
         )
@@ -79,15 +79,15 @@ def shard(count: int) -> list[Result]:
             state.apply(command, TimeMs(1))
         state.take()
         frames = [encode_frame(steps[at : at + FRAME_COMMANDS]) for at in range(0, count, FRAME_COMMANDS)]
-        rate = _rate(count, partial(_run_shard, state, frames))
+        measured = rate(count, partial(_run_shard, state, frames))
         results.append(
             Result(
                 bench="shard",
                 what=f"{count:,} commands ({what}), frames of {FRAME_COMMANDS}",
                 unit="commands/s",
-                runs=[rate],
+                runs=[measured],
                 reference="decoding and encoding the same frames",
-                reference_runs=[_rate(count, partial(_run_codec, frames))],
+                reference_runs=[rate(count, partial(_run_codec, frames))],
                 notes=f"{state.markets[market.symbol].trade_id / count:.2f} trades per command",
             )
         )
@@ -106,13 +106,13 @@ def _pairs(count: int) -> list[Operation]:
 
 
 def _run_shard(state: Shard, frames: list[bytes]) -> None:
+    # `take` encodes the events.
     now = TimeMs(1)
     apply = state.apply
     for frame in frames:
         for command in decode_commands(frame):
             apply(command, now)
         output = state.take()
-        encode_frame(output.events)
         encode_frame([reply for _, reply in output.replies])
 
 
@@ -121,7 +121,8 @@ def _run_codec(frames: list[bytes]) -> None:
         encode_frame(decode_commands(frame))
 
 
-def _rate(count: int, run: Callable[[], None]) -> float:
+def rate(count: int, run: Callable[[], object]) -> float:
+    """Run once, without garbage collection, and return how many of `count` that is per second."""
     gc.collect()
     gc.disable()
     try:

@@ -13,6 +13,7 @@ from benchmarks import fanout as fanout_bench
 from benchmarks import failover as failover_bench
 from benchmarks import http as http_bench
 from benchmarks import pipeline as pipeline_bench
+from benchmarks import replay as replay_bench
 from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
 
 
@@ -57,6 +58,14 @@ def core(count: int, runs: int, as_json: bool, record: bool) -> None:
 def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
     """Measure a whole shard in memory: accounts, holds, matching, fees, framing."""
     _finish(repeated("shard", runs, partial(core_benches.shard, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--count", default=200_000, show_default=True, help="Commands per run.")
+@_options
+def replay(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure how fast a shard is rebuilt from its log, and compared with what was written."""
+    _finish(repeated("replay", runs, partial(replay_bench.replay, count)), as_json=as_json, record=record)
 
 
 @bench.command()

@@ -15,6 +15,7 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.lease import Standby
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime.halt import Halt, read_halt
 from runtime.metrics import read_health
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
@@ -57,6 +58,8 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     passed: dict[str, str]
     """Reader -> the id up to which it needs no events any more."""
+    halted: str
+    """Why the shard stands still; empty: it does not."""
     command_count: int | None
     open_orders: int | None
     conserved: bool | None
@@ -134,6 +137,16 @@ def audit(client: redis.Redis, shards: list[int], timeout_s: float = TIMEOUT_S) 
     return found
 
 
+def halts(settings: Settings) -> dict[int, Halt]:
+    """Return why each shard that has stopped did so; nothing when Redis does not answer."""
+    try:
+        with connect(settings) as client:
+            found = {shard: read_halt(client, shard) for shard in range(settings.shard_count)}
+    except (redis.RedisError, SettingsError):
+        return {}
+    return {shard: halt for shard, halt in found.items() if halt is not None}
+
+
 def shard_reports(settings: Settings) -> list[ShardReport]:
     """Return how every shard stands."""
     market_map = settings.market_map()
@@ -176,6 +189,7 @@ def _shard_report(
         outbox_entries=outbox_entries,
         dead_letters=dead_letters,
         passed={name.decode(): value.decode() for name, value in passed.items()},
+        halted=halt.reason if (halt := read_halt(client, shard)) else "",
         command_count=reply.command_count if reply else None,
         open_orders=reply.open_orders if reply else None,
         conserved=_adds_up(reply) if reply else None,

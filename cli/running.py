@@ -139,7 +139,8 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready():
             supervisor.look()
-            if time.monotonic() > deadline or max(supervisor.restarts().values()) > RESTARTS_MAX:
+            hopeless = supervisor.halted() or max(supervisor.restarts().values()) > RESTARTS_MAX
+            if time.monotonic() > deadline or hopeless:
                 raise StartError(_why_not(settings, supervisor, what))
             if stopping.wait(ASK_EVERY_S):
                 raise _StoppedError
@@ -183,7 +184,7 @@ def _all_running(settings: Settings) -> bool:
 def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
     lines = [f"Waited for {what} in vain."]
     for name, restarts in supervisor.restarts().items():
-        if restarts:
+        if restarts or name in supervisor.halted():
             file = log_file(settings, name)
             tail = file.read_text("utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
             lines += [f"{name} ends by itself; the end of {file}:", *(f"  {line}" for line in tail)]

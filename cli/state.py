@@ -20,6 +20,8 @@ class ProcessStatus(StrEnum):
     RUNNING = "running"
     RESTARTING = "restarting"
     """It has died, and is started anew in a moment."""
+    HALTED = "halted"
+    """It has found something wrong that must be looked at, and is tried again only now and then."""
 
 
 class ProcessState(msgspec.Struct, frozen=True):

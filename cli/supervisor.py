@@ -18,12 +18,15 @@ import structlog
 
 from cli.processes import ProcessSpec
 from cli.state import ProcessState, ProcessStatus, log_file, log_folder, write_state
+from runtime.halt import HALTED_EXIT_CODE
 from runtime.settings import Settings
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 LIVED_LONG_S = 10.0
 """When a process that has run for so long dies, its backoff begins from the start."""
+HALTED_PAUSE_S = 30.0
+"""Before another start of a process that ended with `HALTED_EXIT_CODE`."""
 STOP_TIMEOUT_S = 20.0
 LOG_BYTES_MAX = 20_000_000
 """A log file larger than this is set aside (`.1`) when its process starts."""
@@ -44,6 +47,7 @@ class _Process:
     due: float = 0.0
     """When to start anew, on the monotonic clock."""
     ready: bool = False
+    halted: bool = False
 
 
 def backoff_s(deaths: int) -> float:
@@ -79,10 +83,10 @@ class Supervisor:
                 _kill_group(process.running.pid)
                 lived_long = time.time() - process.started > LIVED_LONG_S
                 process.deaths = 1 if lived_long else process.deaths + 1
-                process.running, process.due = None, now + backoff_s(process.deaths)
-                _log.warning(
-                    "process ended", name=process.spec.name, exit_code=code, again_in_s=backoff_s(process.deaths)
-                )
+                process.halted = code == HALTED_EXIT_CODE
+                pause_s = HALTED_PAUSE_S if process.halted else backoff_s(process.deaths)
+                process.running, process.due = None, now + pause_s
+                _log.warning("process ended", name=process.spec.name, exit_code=code, again_in_s=pause_s)
                 changed = True
             if process.running is None and now >= process.due:
                 process.restarts += 1
@@ -100,6 +104,10 @@ class Supervisor:
     def restarts(self) -> dict[str, int]:
         """Return how often each process had to be started anew."""
         return {process.spec.name: process.restarts for process in self._processes}
+
+    def halted(self) -> list[str]:
+        """Return the processes that have found something wrong, and will again."""
+        return [process.spec.name for process in self._processes if process.halted and process.running is None]
 
     def stop_all(self, say: Callable[[str], None]) -> None:
         """End all processes, the last started first; kill those that do not end in time."""
@@ -139,7 +147,9 @@ class Supervisor:
                     process.spec.name,
                     process.running.pid if process.running else 0,
                     process.started,
-                    ProcessStatus.RESTARTING
+                    ProcessStatus.HALTED
+                    if process.running is None and process.halted
+                    else ProcessStatus.RESTARTING
                     if process.running is None
                     else ProcessStatus.RUNNING
                     if process.ready

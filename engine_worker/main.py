@@ -15,10 +15,12 @@ import redis
 import structlog
 
 from engine_worker.candidate import Candidate
+from engine_worker.care import Care
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
+from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, serve_metrics
@@ -52,7 +54,8 @@ def main() -> None:
         sys.exit(3)
     except (InvariantBroken, LogDamaged) as error:
         _log.critical("the shard stops", shard=settings.shard, reason=str(error))
-        sys.exit(4)
+        _say_halted(settings, str(error))
+        sys.exit(HALTED_EXIT_CODE)
 
 
 def run(settings: Settings) -> None:
@@ -76,11 +79,13 @@ def run(settings: Settings) -> None:
         worker, log, settings.resolved_redis_url(), settings.shard, float(settings.snapshot_interval_s)
     )
     heartbeat = _Heartbeat(settings, worker)
+    care = Care(worker, log, settings)
     while not stopping.is_set():
         try:
             processed = candidate.step(settings.lease_ms // BLOCKS_PER_LEASE)
             snapshotter.run()
             heartbeat.run()
+            care.run()
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
             candidate.redis_was_away()
@@ -96,6 +101,13 @@ def run(settings: Settings) -> None:
     snapshotter.finish()
     heartbeat.finish()
     _log.info("shard stopped", shard=settings.shard, position=worker.position.stream_id)
+
+
+def _say_halted(settings: Settings, reason: str) -> None:
+    try:
+        write_halt(redis.Redis.from_url(settings.resolved_redis_url()), settings.shard, reason)
+    except redis.RedisError as error:
+        _log.warning("the halt is not written down", error=str(error))
 
 
 class _Heartbeat:

@@ -11,6 +11,7 @@ import time
 import prometheus_client
 import structlog
 
+from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
@@ -21,6 +22,8 @@ LEFT_MAX = 3
 """So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
 _NICENESS = 10
 """A snapshot has time; what matches orders on the same cores has not."""
+_IMPOSSIBLE = 4
+"""How the child ends when the state must not be saved, nor used any further."""
 
 _log = structlog.get_logger()
 
@@ -48,11 +51,18 @@ class Snapshotter:
         return self._child is not None
 
     def run(self) -> None:
-        """Start a snapshot when one is due, and finish one that is done. Returns at once."""
+        """Start a snapshot when one is due, and finish one that is done. Returns at once.
+
+        Raises:
+            InvariantBroken: the child, which has time for it, has added everything up, and it is not right.
+        """
         if self._child is not None:
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 self._child = None
+                if os.waitstatus_to_exitcode(status) == _IMPOSSIBLE:
+                    self._worker.shard.check_invariants()
+                    raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
                 if status:
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
                 else:
@@ -106,8 +116,12 @@ class Snapshotter:
             gc.disable()
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.nice(_NICENESS)
+            self._worker.shard.check_invariants()
             self._save(RedisStreamLog.connect(self._redis_url))
             status = 0
+        except InvariantBroken as error:
+            _log.critical("the state is wrong", shard=self._index, reason=str(error))
+            status = _IMPOSSIBLE
         finally:
             os._exit(status)
 

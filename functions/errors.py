@@ -95,6 +95,16 @@ def unavailable(retry_after_s: int = 1) -> ApiError:
     return ApiError(-1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s)
 
 
+def halted(retry_after_s: int = 30) -> ApiError:
+    """-1016: a shard that the request needs has found its state wrong and stopped; nothing was enqueued."""
+    return ApiError(
+        -1016,
+        "Trading is halted: a safety check failed, and nothing is processed until it has been looked into.",
+        503,
+        retry_after_s,
+    )
+
+
 def status_unknown() -> ApiError:
     """-1007: no reply came in time. The order may or may not exist: ask with the same client order id."""
     return ApiError(

@@ -6,13 +6,18 @@ killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_M
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import dramatiq
 import structlog
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import DecodeError
 from dramatiq.middleware import Retries
 
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
+from protocol import streams
+from protocol.streams import STREAM_START, StreamId
+from runtime.stream_log import DeadLetter
 
 QUEUE = "ingest"
 HEARTBEAT_TIMEOUT_MS = 2_000
@@ -26,9 +31,42 @@ Nudge = Callable[[int], None]
 _log = structlog.get_logger()
 
 
+class NudgeBroker(RedisBroker):
+    """Puts messages that are none into the dead letters of shard 0; Dramatiq alone would stop for seconds at each of them."""
+
+    def do_fetch(self, queue_name: str, count: int) -> list[Any]:
+        """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""
+        return [payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)]
+
+    def _fetch(self, queue_name: str, count: int) -> list[Any]:
+        fetched: list[Any] = self.__getattr__("do_fetch")(queue_name, count)  # type: ignore[no-untyped-call]
+        return fetched
+
+    def _is_message(self, queue_name: str, payload: Any) -> bool:
+        if payload is None:
+            return True  # the consumer passes it over
+        try:
+            dramatiq.Message.decode(payload).options["redis_message_id"]
+        except (DecodeError, TypeError, ValueError, LookupError) as error:
+            self._bury(queue_name, payload, f"{type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _bury(self, queue_name: str, payload: bytes, reason: str) -> None:
+        _log.warning("nudge not understood", queue=queue_name, reason=reason)
+        source = f"{self.namespace}:{queue_name}"
+        # What it was called only the queue's own table knows.
+        named: Any = self.client.hgetall(f"{source}.msgs")
+        names = [name.decode("utf-8", "replace") for name, value in named.items() if value == payload]
+        letter = DeadLetter(source, StreamId(names[0] if names else STREAM_START), reason, payload)
+        self.client.xadd(streams.dead_letters(0), dict(letter.fields()))  # type: ignore[arg-type]
+        if names:
+            self.do_ack(queue_name, names[0])
+
+
 def make_broker(redis_url: str) -> RedisBroker:
     """Return the broker that nudges go through."""
-    return RedisBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
+    return NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
         url=redis_url,
         middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX)],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,

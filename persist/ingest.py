@@ -35,6 +35,7 @@ from protocol.codec import decode_events
 from protocol.events import TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events
+from protocol.units import AMOUNT_UNITS_MAX
 from runtime.stream_log import Entry, StreamLog
 
 BATCH_BYTES_MAX = 2_000_000
@@ -244,9 +245,14 @@ class ShardIngest:
                 self._write(connection, rows)
         except _Refusal as error:
             if len(batches) == 1:
-                # Its trades are known and put aside, so those that follow leave no gap.
-                trades = (event for event in batches[0].events if isinstance(event, TradeExecuted))
-                return last_trade_ids(trades, known), {batches[0].stream_id: _reason(error)}
+                # Its trades are known and put aside, so those that follow leave no gap. Of a market that nobody knows, any number will do.
+                trades = [event for event in batches[0].events if isinstance(event, TradeExecuted)]
+                own, foreign = (
+                    [trade for trade in trades if (trade.market in self._markets.by_symbol) is is_own]
+                    for is_own in (True, False)
+                )
+                strange = {trade.market: min(trade.trade_id, AMOUNT_UNITS_MAX) for trade in foreign}
+                return last_trade_ids(own, known) | strange, {batches[0].stream_id: _reason(error)}
         else:
             return last, {}
         middle = len(batches) // 2

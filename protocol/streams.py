@@ -15,6 +15,7 @@ A market's read models carry the tag of the market's shard.
 | `snapshots:{k}`           | list     | shard, standbys  | the two newest `ShardSnapshot`s, newest first: `saved|stream_id|time_ms|name` |
 | `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
+| `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
@@ -116,6 +117,11 @@ def standbys(shard: int) -> str:
 def dead_letters(shard: int) -> str:
     """`dead:{k}`."""
     return f"dead:{{{shard}}}"
+
+
+def halted(shard: int) -> str:
+    """`halted:{k}`."""
+    return f"halted:{{{shard}}}"
 
 
 def passed(shard: int) -> str:

@@ -184,8 +184,13 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         for target, frame in outgoing.frames.items():
             self.append(streams.commands(target), {MESSAGES_FIELD: frame})
-        milliseconds, number = split_stream_id(outgoing.stream_id)
-        self.trim(streams.outbox(shard), stream_id_of(milliseconds, number + 1))
+        outbox = streams.outbox(shard)
+        fields = {str(target).encode(): frame for target, frame in outgoing.frames.items()}
+        self._streams[outbox] = [
+            entry
+            for entry in self._streams[outbox]
+            if entry.stream_id != outgoing.stream_id or (fields and entry.fields != fields)
+        ]
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""

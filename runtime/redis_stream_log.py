@@ -112,6 +112,17 @@ _UNFINISHED_TTL_S = 600
 """How long the pieces of a snapshot stay that is never finished."""
 _SAVED = b"saved|"
 
+# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has put there, under the
+# very same id perhaps, must be seen and not swept away.
+_REMOVE = """
+local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if #ARGV > 1 then
+  if not entry or #entry[2] ~= #ARGV - 1 then return 0 end
+  for i = 2, #ARGV do if entry[2][i - 1] ~= ARGV[i] then return 0 end end
+end
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
 RETRY_AFTER_S = 0.05
 """Pause between attempts while Redis is away."""
 
@@ -136,6 +147,7 @@ class RedisStreamLog:
         """Shard -> who leads it over this connection."""
         self._client_id = 0
         self._client_name = ""
+        self._remove = client.register_script(_REMOVE)
 
     @classmethod
     def connect(cls, url: str, process: str = "") -> "RedisStreamLog":
@@ -374,8 +386,8 @@ class RedisStreamLog:
             for target, frame in outgoing.frames.items():
                 pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
             pipeline.execute()
-        milliseconds, number = streams.split_stream_id(outgoing.stream_id)
-        self.trim(streams.outbox(shard), streams.stream_id_of(milliseconds, number + 1))
+        fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
+        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields])
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""

@@ -188,7 +188,7 @@ class StreamLog(Protocol):
         ...
 
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
-        """Append message frames to their targets' inputs, then drop them, and all before them, from the outbox."""
+        """Append message frames to their targets' inputs, then drop their entry from the outbox; without frames, whatever has the id."""
         ...
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:

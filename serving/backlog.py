@@ -16,10 +16,11 @@ _log = structlog.get_logger()
 
 
 class Backlog:
-    """`age_ms[shard]`: 0 when nothing waits."""
+    """`age_ms[shard]`: 0 when nothing waits. `halted` are the shards that have stopped for good."""
 
     def __init__(self, client: redis.asyncio.Redis, shard_count: int) -> None:
         self.age_ms = [0] * shard_count
+        self.halted: frozenset[int] = frozenset()
         self._client = client
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
@@ -30,7 +31,10 @@ class Backlog:
     async def look(self) -> None:
         """Measure once."""
         shards = range(len(self.age_ms))
-        positions = await pipelined(self._client, [("GET", streams.position(shard)) for shard in shards])
+        keys = [streams.position(shard) for shard in shards] + [streams.halted(shard) for shard in shards]
+        values = await pipelined(self._client, [("GET", key) for key in keys])
+        positions, halts = values[: len(shards)], values[len(shards) :]
+        self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
         commands: list[tuple[str | int, ...]] = [("TIME",)]
         for shard, position in zip(shards, positions, strict=True):
             after = position.decode().partition("|")[2] if position else STREAM_START

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from functions.errors import overloaded, status_unknown, unavailable
+from functions.errors import halted, overloaded, status_unknown, unavailable
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Command
@@ -50,6 +50,7 @@ class CommandQueue:
         self._replies_link = replies_link
         self._replies = replies
         self._backlog = backlog
+        self._markets = markets
         self._shard_of_account = markets.shard_of_account
         self._age_ms_max = settings.backlog_age_ms_max
         self._pending_max = settings.pending_requests_max
@@ -63,6 +64,8 @@ class CommandQueue:
         """Enqueue a command at its account's shard."""
         shard = self._shard_of_account(command.account_id)
         self._refuse_when_not_possible()
+        if self._backlog.halted:
+            self._refuse_when_halted(shard, command)
         if self._backlog.age_ms[shard] > self._age_ms_max:
             raise overloaded()
         self._commands.setdefault(shard, []).append(command)
@@ -72,6 +75,8 @@ class CommandQueue:
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
         """Ask a shard."""
         self._refuse_when_not_possible()
+        if shard in self._backlog.halted:
+            raise halted()
         self._queries.setdefault(shard, []).append(query)
         self._flush_soon()
         return self._replies.wait_for(query.request_id)
@@ -82,6 +87,12 @@ class CommandQueue:
         for entry, request_ids in lost:
             if any(map(self._replies.is_waiting, request_ids)):
                 self._send(entry, request_ids, is_retry=True)
+
+    def _refuse_when_halted(self, shard: int, command: Command) -> None:
+        market = getattr(command, "market", "")
+        of_market = {self._markets.shard_of_market(market)} if market in self._markets.by_symbol else set[int]()
+        if not self._backlog.halted.isdisjoint({shard} | of_market):
+            raise halted()
 
     def _refuse_when_not_possible(self) -> None:
         if not self._link.ready or not self._replies_link.ready:

@@ -2,6 +2,7 @@
 
 import redis
 import rich_click as click
+from rich.markup import escape
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.probes import ShardReport, StandbyReport, shard_reports
@@ -48,6 +49,8 @@ def _standby(standby: StandbyReport) -> str:
 
 def _show(report: ShardReport) -> None:
     answers = "[green]answers[/]" if report.answers else "[bold red]does not answer[/]"
+    if report.halted:
+        answers = "[bold red]halted[/]"
     facts = {
         f"shard {report.shard}": f"{', '.join(report.markets)}: {answers}",
         "leader": _leader(report),
@@ -59,6 +62,8 @@ def _show(report: ShardReport) -> None:
         "passed": ", ".join(f"{reader} {stream_id}" for reader, stream_id in report.passed.items())
         or "nobody reads yet",
     }
+    if report.halted:
+        facts["halted"] = escape(report.halted)
     if report.answers:
         verdict = "[green]adds up[/]" if report.conserved else "[bold red]does not add up[/]"
         facts["orders"] = f"{report.open_orders} open, after {report.command_count} commands"

@@ -3,13 +3,13 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.probes import accepts_orders, frontend_note, lags_ms
+from cli.probes import accepts_orders, frontend_note, halts, lags_ms
 from cli.processes import urls
 from cli.state import ProcessStatus, read_state
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted.")
 def status(as_json: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
@@ -25,7 +25,8 @@ def status(as_json: bool) -> None:
             {"name": each.name, "pid": each.pid or None, "state": each.state, "restarts": each.restarts}
             for each in processes
         ]
-        print_json({"ready": ready, "urls": urls(settings), "processes": rows})
+        halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
+        print_json({"ready": ready, "urls": urls(settings), "processes": rows, "halted": halted})
         return
     if state is None:
         console.print("The exchange is not running; `exchange up` starts it.")
@@ -42,5 +43,7 @@ def status(as_json: bool) -> None:
     for name, url in urls(settings).items():
         note = frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
+    for shard, halt in halts(settings).items():
+        console.print(f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True)
     if not ready:
         console.print("`exchange logs PROCESS` shows what a process says.", highlight=False)

@@ -38,7 +38,7 @@ def test_garbage_becomes_dead_letters(exchange: RunningExchange, stream: Callabl
 
 
 def test_garbage_among_the_queries_stops_nothing(exchange: RunningExchange) -> None:
-    # A query is no part of the log; what cannot be read is noted in the engine's log and nowhere else.
+    # A query is no part of the log, but what cannot be read is buried all the same (see test_safety_nets.py).
     before = pids(exchange)
     with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
         for payload in GARBAGE:

@@ -224,3 +224,18 @@ def test_candles_are_right_also_where_trades_come_after_a_refresh(database_url: 
         ("ledger_entries",),
         ("trades",),
     ]
+
+
+def test_trades_of_a_market_that_nobody_knows_are_put_aside_whatever_their_numbers(
+    database_url: str, log: MemoryStreamLog
+) -> None:
+    markets = market_map(1)
+    trading = ShardLog(1, markets, START_MS)
+    trading.trade(100)
+    trade = next(event for event in trading.events() if isinstance(event, TradeExecuted))
+    for trade_id in (7, 3, 2**64 - 1):
+        log.append(events(0), {EVENTS_FIELD: frame(msgspec.structs.replace(trade, market="NOSUCH", trade_id=trade_id))})
+    trading.append_to(log)
+    run(log, database_url, markets)
+    assert_stored(database_url, trading.events(), markets)
+    assert query(database_url, "SELECT count(*) FROM dead_events") == [(3,)]

@@ -15,7 +15,20 @@ from cli.main import main
 from cli.ports import free_port
 from runtime.settings import PREFIX
 
-COMMANDS = ("up", "down", "status", "logs", "demo-account", "shards", "markets", "migrate", "bench")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "logs",
+    "demo-account",
+    "shards",
+    "replay",
+    "audit",
+    "dead",
+    "markets",
+    "migrate",
+    "bench",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from protocol.events import (
     LevelChange,
     OrderClosed,
     OrderFilled,
+    StateHashed,
 )
 from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Liquidity, Side
@@ -161,3 +162,11 @@ def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds
     feeds.apply(FIRST, frame(DepthChanged(TimeMs(START_MS), BTC, Sequence(1), changes)))
     snapshot = msgspec.msgpack.decode(feeds.take_outputs(0).values[streams.depth(0, BTC)], type=DepthSnapshot)
     assert [price for price, _ in snapshot.asks] == list(range(1, 5_001))
+
+
+def test_a_state_hash_is_nobodys_news() -> None:
+    feeds = ShardFeeds(0, market_map(1).markets)
+    event = StateHashed(TimeMs(5_000), 10_000, "00")
+    assert feeds.apply(StreamId("5000-0"), frame(event)) == 1
+    assert feeds.position == "5000-0"
+    assert feeds.take_outputs(0).messages == []

@@ -24,7 +24,7 @@ from persist.rows import (
     last_trade_ids,
     rows_of,
 )
-from protocol.events import CloseReason, Event, FundsWithdrawn, OrderAccepted, OrderClosed, OrderFilled
+from protocol.events import CloseReason, Event, FundsWithdrawn, OrderAccepted, OrderClosed, OrderFilled, StateHashed
 from protocol.market_data import INTERVALS
 from protocol.orders import Liquidity, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import StreamId
@@ -202,3 +202,15 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
             )
             for each in candles_of(market, interval, log.trades[BTC], time)
         ]  # fmt: skip
+
+
+def test_a_state_hash_makes_no_row() -> None:
+    rows = Rows(0, market_map(1))
+    rows.add(EventBatch(StreamId("1-0"), [StateHashed(TimeMs(1), 10_000, "00")]))
+    assert (rows.order_rows(), rows.trade_rows(), rows.fills, rows.ledger_entries, rows.event_count) == (
+        [],
+        [],
+        [],
+        [],
+        1,
+    )

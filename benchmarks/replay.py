@@ -1,0 +1,77 @@
+"""`replay`: a shard rebuilt from its log in memory, with and without comparing every event with what was written."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from benchmarks.core import rate
+from benchmarks.report import Result
+from benchmarks.workload import commands, deposits, operations, roomy_market_map
+from engine_worker.core.shard import Shard
+from engine_worker.input import apply_entry
+from engine_worker.replay import Replay, StreamLogSource, Verifier
+from protocol import streams
+from protocol.codec import decode_commands, encode_frame
+from protocol.commands import Command
+from protocol.market import MarketMap
+from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.stream_log import Commit, Entry
+
+FRAME_COMMANDS = 64
+
+
+def replay(count: int) -> list[Result]:
+    """Measure the mix of `core` as an engine worker has logged it, in entries of `FRAME_COMMANDS`."""
+    market_map = roomy_market_map()
+    prefill, mixed = operations(count)
+    steps = [*deposits(market_map), *commands(prefill + mixed, market_map.markets[0])]
+    log, goal = _recorded(market_map, steps)
+    source = StreamLogSource(log, 0)
+    results = []
+    reference = rate(len(steps), partial(_read, source))
+    for what in ("rebuilt", "rebuilt and compared"):
+        again = Replay(source, 0, market_map, closed_orders_max=100_000)
+        verifier = Verifier(source, again, goal)
+        run: Callable[[], object] = (
+            partial(again.run_to, goal) if what == "rebuilt" else partial(_exhaust, verifier.run())
+        )
+        results.append(
+            Result(
+                bench="replay",
+                what=f"{len(steps):,} commands (60 % add, 30 % cancel, 10 % take), {what}",
+                unit="commands/s",
+                runs=[rate(len(steps), run)],
+                reference="reading and decoding the same entries",
+                reference_runs=[reference],
+            )
+        )
+        if again.position != goal or (what != "rebuilt" and verifier.verdict().difference is not None):
+            raise RuntimeError(f"the replay is not the same: {verifier.verdict()}")
+    return results
+
+
+def _exhaust(progress: Iterable[int]) -> None:
+    for _ in progress:
+        pass
+
+
+def _recorded(market_map: MarketMap, steps: list[Command]) -> tuple[MemoryStreamLog, StreamId]:
+    log = MemoryStreamLog(itertools.count(1).__next__)
+    shard = Shard(0, market_map)
+    position = log.take_over(0)
+    for at in range(0, len(steps), FRAME_COMMANDS):
+        fields = {COMMANDS_FIELD: encode_frame(steps[at : at + FRAME_COMMANDS])}
+        stream_id = log.append(streams.commands(0), fields)
+        apply_entry(shard, Entry(streams.commands(0), stream_id, fields))
+        log.commit(Commit(0, position, stream_id, shard.take().frame))
+        position = log.position(0)
+    return log, position.stream_id
+
+
+def _read(source: StreamLogSource) -> None:
+    position = STREAM_START
+    while entries := source.entries(position, 500):
+        for entry in entries:
+            decode_commands(entry.fields[COMMANDS_FIELD])
+        position = entries[-1].stream_id

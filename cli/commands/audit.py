@@ -1,0 +1,98 @@
+"""`exchange audit`."""
+
+import time
+
+import msgspec
+import psycopg
+import redis
+import rich_click as click
+
+from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
+from cli.exchange_audit import ExchangeAudit, NoConsistentCutError, audit_exchange
+from protocol.units import format_decimal
+from runtime.settings import SettingsError
+
+WATCH_PERIOD_S = 2.0
+_ASSETS_PER_TABLE = 4
+"""As many fit beside each other into 80 columns."""
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """An audit, for --json."""
+
+    ok: bool
+    problems: list[str]
+    audit: ExchangeAudit
+
+
+@click.command()
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; with --watch a line per audit. Money is in units of 10**-8."
+)
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C or the first difference.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for a moment without mail between shards.",
+)
+@click.option(
+    "--database/--no-database", default=True, help="Compare with the database's ledger, where it has caught up."
+)
+def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
+    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the database.
+
+    Ends with 1 when an asset does not add up, and names it and the amounts.
+    """
+    settings = running_settings()
+    try:
+        while True:
+            found = audit_exchange(settings, timeout_s, with_database=database)
+            _say(found, as_json=as_json)
+            if found.problems():
+                raise SystemExit(1)
+            if not watch:
+                return
+            time.sleep(WATCH_PERIOD_S)
+    except KeyboardInterrupt:
+        return
+    except NoConsistentCutError as error:
+        raise CommandError(str(error)) from error
+    except (redis.RedisError, SettingsError) as error:
+        raise CommandError(
+            f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
+        ) from error
+    except psycopg.Error as error:
+        raise CommandError(f"The database does not answer ({error}); --no-database audits without it.") from error
+
+
+def _say(found: ExchangeAudit, *, as_json: bool) -> None:
+    problems = found.problems()
+    if as_json:
+        print_json(_Line(not problems, problems, found))
+        return
+    for first in range(0, len(found.assets), _ASSETS_PER_TABLE):
+        assets = found.assets[first : first + _ASSETS_PER_TABLE]
+        table = plain_table("", *(each.asset for each in assets))
+        for name in ("available", "held", "fees", "deposited", "withdrawn"):
+            table.add_row(name, *(_decimal(getattr(each, name)) for each in assets))
+        table.add_row("difference", *(_decimal(each.difference()) for each in assets))
+        console.print(table)
+        console.print()
+    for shard in found.shards:
+        ledger = {None: "not compared", True: "the same", False: "differs"}[shard.ledger_is_same]
+        note = f" ({shard.ledger_note})" if shard.ledger_note and shard.ledger_is_same is None else ""
+        console.print(
+            f"shard {shard.shard}   {shard.command_count:,} commands, up to {shard.position}", highlight=False
+        )
+        console.print(f"          the database's ledger: {ledger}{note}", highlight=False)
+    for problem in problems:
+        console.print(f"[bold red]{problem}[/]", highlight=False, soft_wrap=True)
+    if not problems:
+        console.print("[green]All money adds up.[/]")
+
+
+def _decimal(units: int) -> str:
+    text = short_decimal(format_decimal(abs(units)))
+    return f"-{text}" if units < 0 else text

@@ -1,0 +1,146 @@
+"""`exchange replay`."""
+
+import time
+
+import msgspec
+import redis
+import rich_click as click
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.console import CommandError, console, print_json, running_settings
+from cli.probes import audit, connect
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.snapshot import SnapshotError
+from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
+from protocol.replies import AuditReply
+from protocol.streams import split_stream_id
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings, SettingsError
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """A verdict, for --json."""
+
+    same: bool
+    asked_the_shard: bool
+    seconds: float
+    commands_per_second: int
+    verdict: Verdict
+
+
+@click.command()
+@click.option(
+    "--verify", is_flag=True, required=True, help="Compare with what the exchange wrote (all it can do so far)."
+)
+@click.option("--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other.")
+@click.option(
+    "--from-beginning/--from-snapshot",
+    "from_beginning",
+    default=None,
+    help="Where to begin; otherwise at the beginning if Redis still has it, and at the older snapshot if not.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
+def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:
+    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange wrote.
+
+    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and names it.
+    """
+    settings = running_settings()
+    if shard is not None and shard >= settings.shard_count:
+        raise click.BadParameter(f"there are {settings.shard_count} shards, from 0 on", param_hint="--shard")
+    shards = range(settings.shard_count) if shard is None else [shard]
+    try:
+        reports = [_verify(settings, each, from_beginning, quiet=as_json) for each in shards]
+    except (redis.RedisError, SettingsError) as error:
+        raise CommandError(
+            f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
+        ) from error
+    if as_json:
+        print_json(reports)
+    else:
+        for report in reports:
+            _show(report)
+    if not all(report.same for report in reports):
+        raise SystemExit(1)
+
+
+def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quiet: bool) -> _Report:
+    with connect(settings) as client:
+        reply = audit(client, [shard]).get(shard)
+    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    goal = reply.position if reply is not None else log.position(shard).stream_id
+    source = StreamLogSource(log, shard)
+    try:
+        start = _start(settings, source, shard, from_beginning)
+        verifier = Verifier(source, start, goal)
+        began = time.monotonic()
+        _run(verifier, reply, shard, quiet=quiet)
+        seconds = time.monotonic() - began
+    except SourceTrimmed as error:
+        raise CommandError(f"This cannot be replayed: {error}.") from error
+    except InvariantBroken as error:
+        raise CommandError(f"The replay of shard {shard} breaks an invariant: {error}") from error
+    if reply is not None:
+        verifier.compare_digest(reply.command_count, reply.digest)
+    verdict = verifier.verdict()
+    rate = int(verdict.commands / seconds) if seconds else 0
+    return _Report(verdict.difference is None, reply is not None, round(seconds, 3), rate, verdict)
+
+
+def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginning: bool | None) -> Replay:
+    market_map, closed_orders_max = settings.market_map(), settings.closed_orders_max
+    if from_beginning is not False:
+        replay = Replay(source, shard, market_map, closed_orders_max)
+        try:
+            source.entries(replay.position, 1)
+        except SourceTrimmed:
+            if from_beginning:
+                raise
+        else:
+            return replay
+    reasons = ["there is none"]
+    for snapshot in reversed(source.snapshots()):
+        try:
+            return Replay(source, shard, market_map, closed_orders_max, snapshot)
+        except SnapshotError as error:
+            reasons = [str(error)]
+    raise CommandError(f"Shard {shard} has no snapshot that can be used: {reasons[-1]}.")
+
+
+def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
+    first = verifier.replay.shard.command_count
+    total = reply.command_count - first if reply is not None else None
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(f"shard {shard}", total=total, rate="")
+        began = time.monotonic()
+        for commands in verifier.run():
+            rate = commands / max(time.monotonic() - began, 0.001)
+            progress.update(task, completed=commands, rate=f"{rate:,.0f} commands/s")
+
+
+def _show(report: _Report) -> None:
+    verdict = report.verdict
+    begin = f"from {verdict.start}" if split_stream_id(verdict.start) != (0, 0) else "from the beginning"
+    result = "[green]the same[/]" if report.same else "[bold red]not the same[/]"
+    compared = f"{verdict.events:,} events, {verdict.state_hashes} state hashes, {verdict.snapshots} snapshots"
+    end = "and the shard's own state" if report.asked_the_shard else "(the shard itself does not answer)"
+    facts = {
+        f"shard {verdict.shard}": f"{result}, {begin} to {verdict.end}",
+        "replayed": f"{verdict.commands:,} commands in {verdict.entries:,} entries; {report.commands_per_second:,} commands/s",
+        "compared": f"{compared} {end}",
+    }
+    if verdict.dead_letters or verdict.foreign:
+        facts["garbage"] = (
+            f"{verdict.dead_letters} entries of the input, {verdict.foreign} of the events that are no one's"
+        )
+    if (difference := verdict.difference) is not None:
+        first, last = difference.commands
+        facts["first"] = f"difference: {escape(difference.what)} of {difference.stream} {difference.stream_id},"
+        facts[""] = f"between commands {first:,} and {last:,}"
+        facts["expected"] = escape(difference.expected)
+        facts["found"] = escape(difference.found)
+    for name, fact in facts.items():
+        console.print(f"{name:<9} {fact}", highlight=False)
+    console.print()

@@ -1,0 +1,219 @@
+"""All money of all shards at one moment, and whether it is what was deposited and not withdrawn.
+
+Each shard adds up its own books at a batch's end, whenever it is asked. That the shards' settlements cancel out is true only when
+no message is on its way between them: when each shard has received, in its answer, as many as the others had sent in theirs.
+Answers are asked for again until that is so.
+"""
+
+import time
+from typing import Any
+
+import msgspec
+import psycopg
+import redis
+
+from cli.probes import audit, connect
+from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
+from protocol import streams
+from protocol.replies import AuditReply
+from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.units import format_decimal
+from runtime.settings import Settings
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+ASK_EVERY_S = 0.02
+LEDGER_TIMEOUT_S = 10.0
+
+# What the events up to a shard's position made of the ledger. Ids are compared as the numbers that they are.
+_LEDGER = """
+SELECT asset, account_id, sum(amount)::numeric FROM ledger_entries
+WHERE shard = %s AND account_id IN (%s, %s)
+  AND (split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::bigint) <= (%s, %s)
+GROUP BY asset, account_id
+"""
+
+
+class NoConsistentCutError(RuntimeError):
+    """The shards could not be seen at one moment; the message says why and what to do."""
+
+
+class AssetAudit(msgspec.Struct, frozen=True):
+    """One asset in all shards, in its units."""
+
+    asset: str
+    available: int
+    held: int
+    fees: int
+    deposited: int
+    withdrawn: int
+    settled: int
+    """Brought by settlements less what they took; 0 when nothing is on its way."""
+
+    def difference(self) -> int:
+        """Return how much more there is than there must be."""
+        return self.available + self.held + self.fees - self.deposited + self.withdrawn
+
+
+class ShardAudit(msgspec.Struct, frozen=True):
+    """One shard's own books, and how the database's ledger has them at the same position."""
+
+    shard: int
+    position: StreamId
+    command_count: int
+    digest: str
+    rows: tuple[tuple[str, int, int, int, int, int, int], ...]
+    ledger_is_same: bool | None = None
+    """None: not compared, `ledger_note` says why."""
+    ledger_note: str = ""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with this shard's books, a sentence each."""
+        found = []
+        for asset, available, held, fees, deposited, withdrawn, settled in self.rows:
+            difference = available + held + fees - deposited + withdrawn - settled
+            if difference:
+                found.append(
+                    f"shard {self.shard}, {asset}: {format_units(difference)} against its own books "
+                    f"(available {available} + held {held} + fees {fees}; deposited {deposited} - withdrawn {withdrawn} "
+                    f"+ settled {settled})"
+                )
+        if self.ledger_is_same is False:
+            found.append(f"shard {self.shard}: the database's ledger differs: {self.ledger_note}")
+        return found
+
+
+class ExchangeAudit(msgspec.Struct, frozen=True):
+    """Everything at one moment."""
+
+    assets: list[AssetAudit]
+    shards: list[ShardAudit]
+
+    def problems(self) -> list[str]:
+        """Return what does not add up, a sentence each; none when all is well."""
+        found = [problem for shard in self.shards for problem in shard.problems()]
+        for each in self.assets:
+            if each.settled:
+                found.append(
+                    f"{each.asset}: the settlements of all shards do not cancel out: {format_units(each.settled)} "
+                    "was received and paid by nobody"
+                )
+            if each.difference() and each.difference() != each.settled:
+                found.append(f"{each.asset}: {format_units(each.difference())} against deposits - withdrawals")
+        return found
+
+
+def format_units(units: int) -> str:
+    """Return an amount with its sign, and in units."""
+    return f"{'-' if units < 0 else '+'}{format_decimal(abs(units))} ({units:+d} units)"
+
+
+def is_consistent(replies: dict[int, AuditReply]) -> bool:
+    """Return whether in these answers no message was on its way from one shard to another."""
+    sent = {(source, target): count for source, reply in replies.items() for target, count in reply.sent}
+    received = {(source, target): count for target, reply in replies.items() for source, count in reply.received}
+    return sent == received
+
+
+def add_up(replies: dict[int, AuditReply]) -> list[AssetAudit]:
+    """Return the sums over all shards, by asset."""
+    sums: dict[str, list[int]] = {}
+    for reply in replies.values():
+        for asset, *amounts in reply.rows:
+            sums[asset] = [total + amount for total, amount in zip(sums.get(asset, [0] * 6), amounts, strict=True)]
+    return [AssetAudit(asset, *amounts) for asset, amounts in sums.items()]
+
+
+def audit_exchange(settings: Settings, timeout_s: float, *, with_database: bool) -> ExchangeAudit:
+    """Return the audit of a running exchange.
+
+    Raises:
+        NoConsistentCutError: a shard does not answer, or there was mail between the shards all the time.
+        redis.RedisError, psycopg.Error: a server does not answer.
+    """
+    replies = _consistent_replies(settings, timeout_s)
+    shards = [
+        ShardAudit(shard, reply.position, reply.command_count, reply.digest, reply.rows)
+        for shard, reply in sorted(replies.items())
+    ]
+    if with_database:
+        with (
+            connect(settings) as client,
+            psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection,
+        ):
+            shards = [_with_ledger(connection, client, shard) for shard in shards]
+    return ExchangeAudit(add_up(replies), shards)
+
+
+def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, AuditReply]:
+    shards = list(range(settings.shard_count))
+    deadline = time.monotonic() + timeout_s
+    with connect(settings) as client:
+        while True:
+            replies = audit(client, shards)
+            if len(replies) == len(shards) and is_consistent(replies):
+                return replies
+            if time.monotonic() > deadline:
+                silent = ", ".join(str(shard) for shard in shards if shard not in replies)
+                raise NoConsistentCutError(
+                    f"Shard {silent} does not answer; `exchange shards` says why."
+                    if silent
+                    else f"There was mail between the shards at every look for {timeout_s:g} s; try --timeout, or at a quieter time."
+                )
+            time.sleep(ASK_EVERY_S)
+
+
+def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit) -> ShardAudit:
+    """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's position."""
+    bound = _last_event(client, shard)
+    if (reason := _not_caught_up(connection, bound, shard)) is not None:
+        return msgspec.structs.replace(shard, ledger_note=reason)
+    dead = connection.execute("SELECT count(*) FROM dead_events WHERE shard = %s", (shard.shard,)).fetchone()
+    last = split_stream_id(bound or shard.position)
+    found = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *last)).fetchall()
+    ledger = {(str(asset), account_id): int(str(amount)) for asset, account_id, amount in found}
+    differences = []
+    for asset, _, _, fees, deposited, withdrawn, _ in shard.rows:
+        for what, own, theirs in (
+            ("deposits - withdrawals", deposited - withdrawn, -ledger.get((asset, EXTERNAL_ACCOUNT), 0)),
+            ("fees", fees, ledger.get((asset, FEES_ACCOUNT), 0)),
+        ):
+            if own != theirs:
+                amount = format_units(theirs - own)
+                differences.append(
+                    f"{what} of {asset} are {own} units in the shard, {theirs} in the database: {amount}"
+                )
+    note = "; ".join(differences)
+    if note and dead and dead[0]:
+        note += f"; {dead[0]} event entries are in dead_events: `exchange dead`"
+    return msgspec.structs.replace(shard, ledger_is_same=not differences, ledger_note=note)
+
+
+def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
+    """Return the id of the last event entry of what the shard had done at its position; None: it has been trimmed."""
+    events, position = streams.events(shard.shard), streams.position(shard.shard)
+    with client.pipeline() as pipeline:
+        pipeline.get(position)
+        # While nothing came after it, the last one of all: behind garbage it may have a later id than the position.
+        pipeline.xrevrange(events, count=1)
+        pipeline.xrevrange(events, max=shard.position, count=1)
+        current, newest, upto = pipeline.execute()
+    chosen = newest if current is not None and current.decode().endswith(f"|{shard.position}") else upto
+    return StreamId(chosen[0][0].decode()) if chosen else None
+
+
+def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: ShardAudit) -> str | None:
+    """Wait until the ledger has what came up to `bound`; return what keeps it from that."""
+    if bound is None:
+        return None  # events go only when the database has them
+    deadline = time.monotonic() + LEDGER_TIMEOUT_S
+    while True:
+        row = connection.execute("SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)).fetchone()
+        stored, error = (str(row[0]), str(row[1])) if row is not None else (str(STREAM_START), "")
+        if split_stream_id(stored) >= split_stream_id(bound):
+            return None
+        if error:
+            return f"it stands still: {error}"
+        if time.monotonic() > deadline:
+            return f"it is behind, at {stored}"
+        time.sleep(ASK_EVERY_S)

@@ -1,0 +1,64 @@
+"""A shard that has stopped for good: what needs it is refused at once and clearly, everything else goes on."""
+
+from collections.abc import Callable
+
+import redis
+
+from protocol import streams
+from runtime.halt import clear_halt, write_halt
+from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.integration.gateway.conftest import Processes
+
+
+def order(api: Api, symbol: str) -> object:
+    return api.order(symbol, "BUY", "LIMIT", quantity="1", price="20" if symbol == "SOLUSDT" else "2000")
+
+
+def test_a_halted_shard_is_said_at_once_and_orders_are_taken_again_after_it(
+    processes: Processes, redis_url: str
+) -> None:
+    processes.shard_count = 3
+    processes.shards()
+    url = processes.gateway()
+    api = new_account(url, USDT="10000")
+    account_shard = api_shard(api, redis_url)
+    # A market of another shard than the account's, and one whose shard has nothing to do with the halt.
+    symbols = {0: "BTCUSDT", 1: "ETHUSDT", 2: "SOLUSDT"}
+    halted_shard = (account_shard + 1) % 3
+    other_shard = (account_shard + 2) % 3
+    order(api, symbols[halted_shard])
+    client = redis.Redis.from_url(redis_url)
+    write_halt(client, halted_shard, "BTC: money is not conserved")
+
+    eventually("the refusal", lambda: refusal_of(lambda: order(api, symbols[halted_shard])) is not None)
+    refusal = refusal_of(lambda: order(api, symbols[halted_shard]))
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (503, -1016)
+    assert "Trading is halted" in refusal.message
+    assert "BTC" not in refusal.message, "what is wrong is for those who look after it"
+    order(api, symbols[other_shard])
+    clear_halt(client, halted_shard)
+    eventually("an accepted order", lambda: refusal_of(lambda: order(api, symbols[halted_shard])) is None)
+
+    write_halt(client, account_shard, "BTC: money is not conserved")
+    eventually("the refusal of a question", lambda: refusal_of(api.balances) is not None)
+    for action in (api.balances, lambda: order(api, symbols[other_shard])):
+        refusal = refusal_of(action)
+        assert refusal is not None
+        assert (refusal.status, refusal.code) == (503, -1016)
+
+
+def refusal_of(action: Callable[[], object]) -> RefusedError | None:
+    """Return how the action was refused; None when it was not."""
+    try:
+        action()
+    except RefusedError as refusal:
+        return refusal
+    return None
+
+
+def api_shard(api: Api, redis_url: str) -> int:
+    """Return the account's shard: where its deposit went."""
+    with redis.Redis.from_url(redis_url) as client:
+        lengths = {shard: client.xlen(streams.commands(shard)) for shard in range(3)}
+    return max(lengths, key=lambda shard: int(str(lengths[shard])))

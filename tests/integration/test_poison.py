@@ -1,0 +1,195 @@
+"""Whatever stands in a shard's input or outbox, it is applied whole, buried, or a broken invariant; never half, never a crash."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import encode_snapshot, state_hash
+from engine_worker.input import NotUnderstoodError, apply_entry
+from protocol import streams
+from protocol.codec import encode_frame, frame_items
+from protocol.commands import Deposit, MatchOrder, MessageFrame, PlaceOrder, RestingClosed
+from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.replies import AuditQuery, Refused
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Commit, Entry, Outgoing, StreamLog
+from tests.integration.test_worker import deposits, enqueue, market_map, memory_log, run_until_quiet, trading, worker
+from tests.properties.profile import fewer_sequences
+
+MARKETS = market_map(3)
+
+numbers = st.one_of(st.integers(-3, 3), st.sampled_from([2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]))
+texts = st.sampled_from(["", "BTCUSDT", "ETHUSDT", "SOLUSDT", "USDT", "BTC", "NOSUCH", "x" * 300, "\0", "c1", "é"])
+fields = st.one_of(numbers, texts, st.booleans(), st.none(), st.lists(st.one_of(numbers, texts), max_size=3))
+structs = st.tuples(st.sampled_from([1, 2, 3, 4, 5]), st.lists(fields, min_size=4, max_size=12)).map(
+    lambda struct: [struct[0], *struct[1]]
+)
+
+
+def place(**changes: Any) -> PlaceOrder:
+    order = PlaceOrder(
+        1, "test", AccountId(3), "c1", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000),
+        QuantityLots(1_000),
+    )  # fmt: skip
+    return msgspec.structs.replace(order, **changes)
+
+
+orders = st.fixed_dictionaries(
+    {},
+    optional={
+        "account_id": st.sampled_from([3, 6, 1, 0, -3, 3 * 2**62, 2**64 - 1]),
+        "client_order_id": texts,
+        "market": texts,
+        "side": st.sampled_from(Side),
+        "order_type": st.sampled_from(OrderType),
+        "time_in_force": st.sampled_from(TimeInForce),
+        "price": st.one_of(numbers, st.just(10_000_000)),
+        "quantity": st.one_of(numbers, st.just(1_000)),
+        "quote_quantity": numbers,
+        "self_trade_prevention": st.sampled_from(SelfTradePrevention),
+    },
+).map(lambda changes: place(**changes))
+transfers = st.builds(Deposit, numbers, texts, st.sampled_from([AccountId(3), AccountId(6)]), texts, numbers, texts)
+frames = st.lists(st.one_of(structs, orders, transfers), max_size=4).map(encode_frame)
+
+
+@given(st.lists(frames, max_size=6))
+@example([encode_frame([place(quantity=2**64 - 1)])])
+@fewer_sequences
+def test_no_frame_of_commands_breaks_a_shard(entries: list[bytes]) -> None:
+    shard = Shard(0, MARKETS)
+    for asset in MARKETS.assets:
+        shard.apply(Deposit(0, "test", AccountId(3), asset, AssetUnits(10**15), "first"), TimeMs(1))
+    shard.take()
+    for frame in entries:
+        before = state_hash(shard)
+        try:
+            apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+        except NotUnderstoodError:
+            assert state_hash(shard) == before
+        encode_frame(shard.take().events)
+        shard.check_invariants()
+        encode_snapshot(shard, STREAM_START)
+
+
+messages = st.tuples(
+    st.sampled_from([11, 12, 21, 22, 23, 24]), st.lists(fields, min_size=4, max_size=12)
+).map(lambda struct: [struct[0], *struct[1]])  # fmt: skip
+
+
+@given(st.tuples(numbers, numbers, numbers, st.lists(messages, max_size=3)).map(encode_frame))
+@fewer_sequences
+def test_no_frame_of_messages_breaks_a_shard_but_by_an_invariant(frame: bytes) -> None:
+    shard = Shard(0, MARKETS)
+    before = state_hash(shard)
+    try:
+        apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame}))
+    except NotUnderstoodError:
+        assert state_hash(shard) == before
+    except InvariantBroken:
+        return
+    encode_snapshot(shard, STREAM_START)
+
+
+def match(**changes: Any) -> MatchOrder:
+    order = MatchOrder(
+        OrderId(101), AccountId(4), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000),
+        QuantityLots(1_000), AssetUnits(0), False, SelfTradePrevention.NONE,
+    )  # fmt: skip
+    return msgspec.structs.replace(order, **changes)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (match(market="NOSUCH"), "market 'NOSUCH' is not one of shard 0"),
+        (match(market="ETHUSDT"), "market 'ETHUSDT' is not one of shard 0"),
+        (match(account_id=3), "account 3 is not one of shard 1"),
+        (match(account_id=-2), "account -2 is not one of shard 1"),
+        (match(quantity=-1), ">= 0"),
+        (match(price=0), ">= 1"),
+        (match(price=2**64 - 1), "<= 9223372036854775807"),
+        (RestingClosed(OrderId(1), AccountId(3), "BTCUSDT"), "market 'BTCUSDT' is not one of shard 1"),
+    ],
+)
+def test_what_no_shard_sends_is_not_applied(message: Any, reason: str) -> None:
+    shard = Shard(0, MARKETS)
+    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: encode_frame(MessageFrame(1, 0, 1, (message,)))})
+    with pytest.raises(NotUnderstoodError, match=reason):
+        apply_entry(shard, entry)
+    good = MessageFrame(1, 0, 1, (match(),))
+    apply_entry(shard, entry._replace(fields={MESSAGES_FIELD: encode_frame(good)}))
+    assert shard.received == {1: 1}
+
+
+@pytest.fixture(params=["memory", "redis"])
+def log(request: pytest.FixtureRequest) -> StreamLog:
+    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+
+
+def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: StreamLog) -> None:
+    workers = [worker(log, index, MARKETS) for index in range(3)]
+    for each in workers:
+        each.start()
+    garbage = [
+        {b"1": b"garbage"},
+        {b"nothing": b"x"},
+        {b"99": encode_frame(MessageFrame(0, 99, 1, ()))},
+        {b"9" * 30: b"x"},
+        {b"01": encode_frame(MessageFrame(0, 1, 1, ()))},
+        {b"1": encode_frame(MessageFrame(2, 1, 1, ()))},
+        {b"1": encode_frame(MessageFrame(0, 1, 1, ())), b"2": b""},
+    ]
+    enqueue(log, deposits(), MARKETS)
+    for number, fields in enumerate(garbage):
+        log.append(streams.outbox(0), fields)
+        enqueue(log, trading(number, 20 * (number + 1))[20 * number :], MARKETS)
+        run_until_quiet(workers)
+    assert workers[0].shard.sent
+    for each in workers:
+        each.clean_outbox()
+        assert log.read({streams.outbox(each.shard.index): STREAM_START}, 10, block_ms=0) == []
+    run_until_quiet(workers)
+    letters = log.read({streams.dead_letters(0): STREAM_START}, 100, block_ms=0)
+    assert [msgspec.msgpack.decode(letter.fields[b"payload"]) for letter in letters] == garbage
+    assert {letter.fields[b"source"] for letter in letters} == {b"out:{0}"}
+    assert log.last_id(streams.commands(99)) == STREAM_START
+    for source in workers:
+        for target, count in source.shard.sent.items():
+            assert workers[target].shard.received[source.shard.index] == count
+
+
+def test_garbage_under_the_id_of_a_commit_is_not_swept_away(log: StreamLog) -> None:
+    frame = encode_frame(MessageFrame(0, 1, 1, ()))
+    position = log.take_over(0)
+    stream_id = log.append(streams.outbox(0), {b"1": b"garbage"})
+    log.commit(Commit(0, position, stream_id, outbox={1: frame}))
+    log.deliver(0, Outgoing(stream_id, {1: frame}))
+    garbage, real = log.read({streams.outbox(0): STREAM_START}, 10, block_ms=0)
+    assert (garbage.stream_id, garbage.fields) == (stream_id, {b"1": b"garbage"})
+    log.deliver(0, Outgoing(real.stream_id, {1: frame}))
+    log.deliver(0, Outgoing(garbage.stream_id, {}))
+    assert log.read({streams.outbox(0): STREAM_START}, 10, block_ms=0) == []
+
+
+def test_more_money_than_a_snapshot_can_hold_is_refused() -> None:
+    shard = Shard(0, market_map(1))
+    most = AssetUnits(2**63 - 1)
+    for number in (1, 2, 3):
+        shard.apply(Deposit(number, "test", AccountId(number), "USDT", most, "t"), TimeMs(1))
+    reasons = [reply.reason for _, reply in shard.take().replies if isinstance(reply, Refused)]
+    assert reasons == [RejectReason.AMOUNT_OUT_OF_RANGE]
+    encode_snapshot(shard, STREAM_START)
+    encode_frame([shard.answer(AuditQuery(1, "test"), TimeMs(1))[1]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_a_frame_without_its_head_is_its_items(count: int) -> None:
+    assert bytes(frame_items(encode_frame([7] * count), count)) == b"\x07" * count
