@@ -9,8 +9,8 @@ import msgspec
 import rich_click as click
 
 from benchmarks import core as core_benches
-from benchmarks import fanout as fanout_bench
 from benchmarks import failover as failover_bench
+from benchmarks import fanout as fanout_bench
 from benchmarks import http as http_bench
 from benchmarks import pipeline as pipeline_bench
 from benchmarks import replay as replay_bench

@@ -164,7 +164,7 @@ def test_another_state_in_a_snapshot_is_noticed(memory: MemoryStreamLog) -> None
     newer, older = memory.snapshots(0)
     again = replay(memory, 0, markets, older)
     again.shard.accounts[AccountId(1)].transfer_ids["never seen"] = None
-    memory._snapshots[0] = [encode_snapshot(again.shard, again.position)]
+    memory._snapshots[0] = [(again.position, 0, encode_snapshot(again.shard, again.position))]
     assert workers[0].position.stream_id != again.position
     found = difference(memory, markets)
     assert (found.stream, found.stream_id) == ("snapshots:{0}", again.position)
