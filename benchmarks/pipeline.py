@@ -82,6 +82,7 @@ def _worker() -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
                 f"{PREFIX}REDIS_PORT": str(settings.redis_port),
                 f"{PREFIX}MARKETS_FILE": str(markets),
                 f"{PREFIX}LOG_LEVEL": "warning",
+                f"{PREFIX}LOST_TAIL_CHECK_ENABLED": "false",  # there is no database to compare with
             }
             worker = subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
             with redis.Redis.from_url(settings.resolved_redis_url()) as client:

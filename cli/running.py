@@ -18,6 +18,7 @@ from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
 from cli.supervisor import Supervisor
+from persist.guard import LogGuard
 from persist.migrate import MigrationError, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
@@ -156,6 +157,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")
     migrate(settings.resolved_database_url())
+    _check_log(settings)
     wait_for("the gateway", lambda: probes.gateway_answers(settings))
     wait_for("the shards", lambda: probes.shards_answer(settings))
     start(readers(settings))
@@ -163,6 +165,16 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(pages(settings))
     wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
     supervisor.mark_ready()
+
+
+def _check_log(settings: Settings) -> None:
+    """Compare the shards' logs with the database; the shards wait for it."""
+    if not settings.lost_tail_check_enabled:
+        return
+    with probes.connect(settings) as client:
+        reasons = LogGuard(client, settings.resolved_database_url(), range(settings.shard_count)).step()
+    if reasons:
+        raise StartError("The exchange does not open: " + "\n".join(reasons))
 
 
 def _refuse_second(settings: Settings) -> None:

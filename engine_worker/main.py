@@ -14,6 +14,7 @@ import redis
 import structlog
 
 from engine_worker.core.accounts import InvariantBroken
+from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
@@ -64,6 +65,10 @@ def run(settings: Settings) -> None:
         closed_orders_max=settings.closed_orders_max,
         batch_entries_max=settings.batch_commands_max,
     )
+    if settings.lost_tail_check_enabled:
+        await_guard(settings.resolved_redis_url(), settings.shard, stopping)
+        if stopping.is_set():
+            return
     worker.start()
     # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
     gc.collect()

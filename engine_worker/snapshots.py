@@ -10,7 +10,7 @@ import structlog
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import EventReader, StreamId, split_stream_id
+from protocol.streams import ARCHIVE_READER, EventReader, StreamId, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 
 _log = structlog.get_logger()
@@ -79,11 +79,12 @@ class Snapshotter:
             os._exit(status)
 
     def _trim(self) -> None:
-        """Trim the input to the older snapshot, and the events to what that and all readers have passed."""
+        """Trim the input to the older snapshot and what is archived, and the events to what that and all readers have passed."""
         if len(self._kept) < 2:
             return
         older = self._kept[0]
-        self._streams.trim(streams.commands(self._index), older)
         passed = self._streams.passed(self._index)
+        archived = passed.pop(ARCHIVE_READER, older)
+        self._streams.trim(streams.commands(self._index), min(older, archived, key=split_stream_id))
         if set(passed) >= set(EventReader):
             self._streams.trim(streams.events(self._index), min(older, *passed.values(), key=split_stream_id))

@@ -12,9 +12,11 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Retries
 
+from persist.archive import Archiver, LostTailError
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 
 QUEUE = "ingest"
+ARCHIVE_QUEUE = "archive"
 HEARTBEAT_TIMEOUT_MS = 2_000
 MAINTENANCE_CHANCE = 100_000
 """Of a million commands, how many look for dead workers; an idle worker sends some 20 per second."""
@@ -40,6 +42,20 @@ def declare_ingest(broker: RedisBroker, ingest: Callable[[int], None]) -> dramat
     """Declare the actor that runs `ingest` for a nudge; to send one is `actor.send(shard)`."""
     declare = dramatiq.actor(actor_name="ingest_shard", queue_name=QUEUE, broker=broker, max_retries=None)
     return declare(ingest)
+
+
+def declare_archive(broker: RedisBroker, archive: Callable[[], None]) -> dramatiq.Actor[[], None]:
+    """Declare the actor that runs `archive` for a nudge."""
+    declare = dramatiq.actor(actor_name="archive", queue_name=ARCHIVE_QUEUE, broker=broker, max_retries=None)
+    return declare(archive)
+
+
+def archive_once(archiver: Archiver) -> None:
+    """What a worker does for a nudge. An error of the database or of Redis goes up, so that Dramatiq tries again."""
+    try:
+        archiver.step()
+    except LostTailError as error:
+        _log.critical("the archive stands still", reason=str(error))
 
 
 class IngestRunner:

@@ -58,6 +58,10 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         return self._positions.get(shard, ShardPosition(0, STREAM_START))
 
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """See `StreamLog`."""
+        return {shard: self.position(shard) for shard in shards}
+
     def take_over(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
         epoch, stream_id = self.position(shard)
