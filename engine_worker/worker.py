@@ -13,12 +13,13 @@ import structlog
 
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
+from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
-from protocol.codec import decode_commands, decode_messages, decode_queries, encode_frame
-from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.codec import decode_queries, encode_frame
+from protocol.commands import MessageFrame, ShardMessage
 from protocol.market import MarketMap
-from protocol.replies import Reply
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.replies import AuditReply, Query, Reply
+from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, ShardPosition, StreamLog
 
@@ -141,7 +142,7 @@ class Worker:
                 self._index,
                 self.position,
                 stream_id,
-                encode_frame(output.events) if output.events else b"",
+                output.frame,
                 outbox,
                 dead_letters,
             )
@@ -155,34 +156,11 @@ class Worker:
 
     def _apply(self, entry: Entry) -> DeadLetter | None:
         """Apply one entry; return why it could not be understood, if so. Nothing of such an entry is applied."""
-        time = TimeMs(split_stream_id(entry.stream_id)[0])
         try:
-            if (frame := entry.fields.get(COMMANDS_FIELD)) is not None:
-                commands = decode_commands(frame)
-                self._check_addressed(commands)
-                for command in commands:
-                    self.shard.apply(command, time)
-            elif (frame := entry.fields.get(MESSAGES_FIELD)) is not None:
-                messages = decode_messages(frame)
-                self._check_source(messages)
-                self.shard.apply_frame(messages, time)
-            else:
-                return _dead_letter(entry, "the entry has neither commands nor messages")
-        except (msgspec.MsgspecError, _NotForThisShardError) as error:
+            apply_entry(self.shard, entry)
+        except NotUnderstoodError as error:
             return _dead_letter(entry, str(error))
         return None
-
-    def _check_addressed(self, commands: Iterable[Command]) -> None:
-        shard_count, index = self._market_map.shard_count, self._index
-        for command in commands:
-            if command.account_id < 1 or command.account_id % shard_count != index:
-                raise _NotForThisShardError(f"account {command.account_id} is not one of shard {index}")
-
-    def _check_source(self, frame: MessageFrame) -> None:
-        if not 0 <= frame.source < self._market_map.shard_count or frame.source == self._index:
-            raise _NotForThisShardError(f"shard {frame.source} does not send to shard {self._index}")
-        if frame.target != self._index:
-            raise _NotForThisShardError(f"the frame is for shard {frame.target}")
 
     def _frames(self, output: Output) -> dict[int, bytes]:
         by_target: defaultdict[int, list[tuple[int, ShardMessage]]] = defaultdict(list)
@@ -206,17 +184,19 @@ class Worker:
                 letter = _dead_letter(entry, str(error))
                 self._streams.append(streams.dead_letters(self._index), letter.fields())
                 continue
-            replies.extend(self.shard.answer(query, time) for query in queries)
+            replies.extend(self._reply_to(query, time) for query in queries)
         self._to_say += _reply_frames(replies)
+
+    def _reply_to(self, query: Query, time: TimeMs) -> tuple[str, Reply]:
+        reply_to, reply = self.shard.answer(query, time)
+        if isinstance(reply, AuditReply):
+            reply = msgspec.structs.replace(reply, position=self.position.stream_id)
+        return reply_to, reply
 
     def finish(self) -> None:
         """Say what is left to say."""
         self._streams.publish(self._to_say)
         self._to_say = []
-
-
-class _NotForThisShardError(ValueError):
-    """The entry is well formed, but in the wrong stream."""
 
 
 def _dead_letter(entry: Entry, reason: str) -> DeadLetter:

@@ -85,7 +85,13 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
     order: OrderHead
 
 
-EventHead = Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+class StateHash(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """The head of a `StateHashed`, which is nobody's news."""
+
+    time: TimeMs
+
+
+EventHead = StateHash | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgspec.msgpack.Decoder(list[EventHead])
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])

@@ -12,6 +12,14 @@ from protocol.replies import Query, Reply
 encode_frame = msgspec.msgpack.Encoder().encode
 """Encode any one frame: a sequence of commands, events, queries or replies, or a MessageFrame."""
 
+_SMALL_ARRAY_MAX, _MEDIUM_ARRAY_MAX = 15, 2**16 - 1
+
+
+def frame_items(frame: bytes, count: int) -> memoryview:
+    """Return what follows the head of a frame of `count` items: their encodings, one after the other."""
+    return memoryview(frame)[1 if count <= _SMALL_ARRAY_MAX else 3 if count <= _MEDIUM_ARRAY_MAX else 5 :]
+
+
 _commands = msgspec.msgpack.Decoder(list[Command])
 _events = msgspec.msgpack.Decoder(list[Event])
 _queries = msgspec.msgpack.Decoder(list[Query])

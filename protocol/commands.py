@@ -5,10 +5,20 @@ of commands (field `COMMANDS_FIELD`), or a `MessageFrame` (field `MESSAGES_FIELD
 fields are appended with defaults, existing ones never change meaning.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
-from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
+
+# What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
+# and names of a sensible length. Whether a number makes sense is the shard's to say.
+_Stored = Meta(le=AMOUNT_UNITS_MAX)
+_Positive = Meta(ge=1, le=AMOUNT_UNITS_MAX)
+_NotNegative = Meta(ge=0, le=AMOUNT_UNITS_MAX)
+_Name = Meta(max_length=200)
 
 
 class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -20,60 +30,60 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     `request_id` and `client_order_id` as an order already known gets that order's state: so an enqueue may be retried.
     """
 
-    request_id: int
-    reply_to: str
-    account_id: AccountId
-    client_order_id: str
-    market: str
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    client_order_id: Annotated[str, _Name]
+    market: Annotated[str, _Name]
     side: Side
     order_type: OrderType
     time_in_force: TimeInForce
-    price: PriceTicks
-    quantity: QuantityLots
-    quote_quantity: AssetUnits = AssetUnits(0)
+    price: Annotated[PriceTicks, _Stored]
+    quantity: Annotated[QuantityLots, _Stored]
+    quote_quantity: Annotated[AssetUnits, _Stored] = AssetUnits(0)
     self_trade_prevention: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match)."""
 
-    request_id: int
-    reply_to: str
-    account_id: AccountId
-    market: str
-    order_id: OrderId
-    client_order_id: str = ""
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
+    order_id: Annotated[OrderId, _Stored]
+    client_order_id: Annotated[str, _Name] = ""
 
 
 class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none."""
 
-    request_id: int
-    reply_to: str
-    account_id: AccountId
-    market: str
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing."""
 
-    request_id: int
-    reply_to: str
-    account_id: AccountId
-    asset: str
-    amount: AssetUnits
-    transfer_id: str
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    asset: Annotated[str, _Name]
+    amount: Annotated[AssetUnits, _Stored]
+    transfer_id: Annotated[str, _Name]
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Debit `amount` units of `asset` from what is available. `transfer_id` as for `Deposit`."""
 
-    request_id: int
-    reply_to: str
-    account_id: AccountId
-    asset: str
-    amount: AssetUnits
-    transfer_id: str
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    asset: Annotated[str, _Name]
+    amount: Annotated[AssetUnits, _Stored]
+    transfer_id: Annotated[str, _Name]
 
 
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
@@ -86,15 +96,15 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
     order is by quote quantity and simply stops there; otherwise a BUY that would cost more is refused.
     """
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
     side: Side
     order_type: OrderType
     time_in_force: TimeInForce
-    price: PriceTicks
-    quantity: QuantityLots
-    quote_budget: AssetUnits
+    price: Annotated[PriceTicks, _Positive]
+    quantity: Annotated[QuantityLots, _NotNegative]
+    quote_budget: Annotated[AssetUnits, _NotNegative]
     budget_is_limit: bool
     self_trade_prevention: SelfTradePrevention
 
@@ -102,19 +112,19 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
 class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """Account's shard to market's shard: take this order out of the book. Whoever waits for that is named in the answer too."""
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
-    request_id: int
-    reply_to: str
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
 
 
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One trade of an arriving order."""
 
-    trade_id: TradeId
-    price: PriceTicks
-    quantity: QuantityLots
+    trade_id: Annotated[TradeId, _Positive]
+    price: Annotated[PriceTicks, _Positive]
+    quantity: Annotated[QuantityLots, _NotNegative]
 
 
 class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
@@ -124,9 +134,9 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     rests (`rests`), or expired (`expired_in_match` when self-trade prevention ended it).
     """
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
     fills: tuple[TakerFill, ...]
     rests: bool
     expired_in_match: bool = False
@@ -136,12 +146,12 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
 class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     """Market's shard to account's shard: a resting order traded."""
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
-    trade_id: TradeId
-    price: PriceTicks
-    quantity: QuantityLots
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
+    trade_id: Annotated[TradeId, _Positive]
+    price: Annotated[PriceTicks, _Positive]
+    quantity: Annotated[QuantityLots, _NotNegative]
 
 
 class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
@@ -150,22 +160,22 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     By a cancel that `request_id` and `reply_to` asked for, or (`expired_in_match`) by self-trade prevention.
     """
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
-    request_id: int = 0
-    reply_to: str = ""
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
+    request_id: Annotated[int, _Stored] = 0
+    reply_to: Annotated[str, _Name] = ""
     expired_in_match: bool = False
 
 
 class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
     """Market's shard to account's shard: the order was no longer in the book when its cancel arrived."""
 
-    order_id: OrderId
-    account_id: AccountId
-    market: str
-    request_id: int
-    reply_to: str
+    order_id: Annotated[OrderId, _Positive]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name]
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
 
 
 ShardMessage = MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
@@ -179,5 +189,5 @@ class MessageFrame(msgspec.Struct, frozen=True, array_like=True):
 
     source: int
     target: int
-    first_sequence: int
+    first_sequence: Annotated[int, _Positive]
     messages: tuple[ShardMessage, ...]

@@ -2,6 +2,7 @@
 
 Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
 per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
+`StateHashed` is about neither; readers that only follow trading pass it over.
 """
 
 from enum import IntEnum
@@ -126,6 +127,17 @@ class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     balances: tuple[Balance, ...]
 
 
+class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
+
+    It covers every event that the shard has ever produced, this one's predecessors included, and its counters and totals.
+    """
+
+    time: TimeMs
+    command_count: int
+    digest: str
+
+
 MarketEvent = TradeExecuted | DepthChanged
 AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
-Event = MarketEvent | AccountEvent
+Event = MarketEvent | AccountEvent | StateHashed

@@ -8,6 +8,7 @@ A query sees everything that was acknowledged before it.
 import msgspec
 
 from protocol.orders import Balance, FillReport, OrderState, RejectReason
+from protocol.streams import STREAM_START, StreamId
 from protocol.units import AccountId, OrderId, TimeMs
 
 
@@ -48,7 +49,8 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """A shard's books of money, per asset: available + held + fees = deposited - withdrawn + settled, always.
 
     `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing is in
-    flight between them. Rows are (asset, available, held, fees, deposited, withdrawn, settled).
+    flight between them. Rows are (asset, available, held, fees, deposited, withdrawn, settled). `position` is the input entry
+    up to which all this is so, `digest` that of a `StateHashed` there; `received` and `sent` are (other shard, messages).
     """
 
     request_id: int
@@ -56,6 +58,10 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     rows: tuple[tuple[str, int, int, int, int, int, int], ...]
     open_orders: int
     command_count: int
+    position: StreamId = STREAM_START
+    digest: str = ""
+    received: tuple[tuple[int, int], ...] = ()
+    sent: tuple[tuple[int, int], ...] = ()
 
 
 Reply = OrderReply | OrdersReply | FundsReply | Refused | AuditReply

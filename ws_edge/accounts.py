@@ -19,7 +19,7 @@ from websockets.frames import CloseCode
 from functions.errors import unavailable
 from protocol import streams
 from protocol.codec import decode_events
-from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
@@ -227,7 +227,7 @@ class AccountStreams:
     def _tell(self, account: _Account, events: list[Event]) -> None:
         now = self._now_ms()
         for event in events:
-            if isinstance(event, TradeExecuted | DepthChanged):
+            if isinstance(event, TradeExecuted | DepthChanged | StateHashed):
                 continue
             for payload in payloads.account_events(self._markets, event, now):
                 for subscription in list(account.subscriptions):
@@ -250,7 +250,7 @@ def _understood(frame: bytes) -> list[Event]:
 
 
 def _account_of(event: Event) -> AccountId | None:
-    if isinstance(event, TradeExecuted | DepthChanged):
+    if isinstance(event, TradeExecuted | DepthChanged | StateHashed):
         return None
     if isinstance(event, OrderAccepted | OrderFilled | OrderClosed):
         return event.order.account_id

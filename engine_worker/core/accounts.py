@@ -48,13 +48,19 @@ class Funds:
 class AssetTotals:
     """What one shard knows of one asset beyond its accounts' funds."""
 
-    __slots__ = ("deposited", "fees", "settled", "withdrawn")
+    __slots__ = ("deposited", "fees", "funds", "settled", "withdrawn")
 
     def __init__(self, fees: int = 0, deposited: int = 0, withdrawn: int = 0, settled: int = 0) -> None:
         self.fees = fees
         self.deposited = deposited
         self.withdrawn = withdrawn
         self.settled = settled
+        self.funds = deposited - withdrawn + settled - fees
+        """What all accounts have, by what was seen of it before and after each change."""
+
+    def difference(self) -> int:
+        """Return how much more there is than there must be; 0 is right."""
+        return self.funds + self.fees - self.deposited + self.withdrawn - self.settled
 
 
 class PlacedOrder(msgspec.Struct, frozen=True, gc=False):

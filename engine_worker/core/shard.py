@@ -9,9 +9,11 @@ Given the same commands with the same times, every shard produces the same state
 reads a clock, the environment or a random source, or iterates over anything unordered.
 """
 
+import hashlib
+import zlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
 from engine_worker.core.market_state import MarketState
@@ -31,6 +33,7 @@ from engine_worker.core.members import (
     PENDING_NEW,
     TAKER,
 )
+from protocol.codec import encode_frame, frame_items
 from protocol.commands import (
     CancelAllOrders,
     CancelMissed,
@@ -56,6 +59,7 @@ from protocol.events import (
     OrderAccepted,
     OrderClosed,
     OrderFilled,
+    StateHashed,
 )
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.market_data import DepthSnapshot
@@ -93,6 +97,11 @@ from protocol.units import (
     TradeId,
 )
 
+STATE_HASH_INTERVAL: Final = 10_000
+"""Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
+_TOTAL_MAX: Final = 2**64 - 1
+"""Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
+
 
 class Output(NamedTuple):
     """What a shard produced since it was last asked, each in order."""
@@ -102,6 +111,8 @@ class Output(NamedTuple):
     """(reply_to, reply)."""
     outbox: list[tuple[int, int, ShardMessage]]
     """(target shard, sequence, message)."""
+    frame: bytes
+    """The events as a frame; empty when there are none."""
 
 
 class CancelAllRequest:
@@ -137,6 +148,11 @@ class Shard:
         """Source shard -> the number of its last message that was applied."""
         self.sent: dict[int, int] = {}
         """Target shard -> the number of the last message to it."""
+        self.checksum = 0
+        """Of the encodings of all events that were ever produced, up to the last `take` or `StateHashed`."""
+        self._hash_due = STATE_HASH_INTERVAL
+        self._checksummed = 0
+        """How many of `_events` are in the checksum."""
         self._time = TimeMs(0)
         self._events: list[Event] = []
         self._replies: list[tuple[str, Reply]] = []
@@ -166,6 +182,8 @@ class Shard:
         self._time = time
         self.command_count += 1
         self._handlers[type(command)](command)
+        if self.command_count >= self._hash_due:
+            self._hash_state()
 
     def apply_frame(self, frame: MessageFrame, time: TimeMs) -> None:
         """Apply another shard's messages, but those that were applied before.
@@ -186,10 +204,59 @@ class Shard:
             self.apply(message, time)
 
     def take(self) -> Output:
-        """Return what was produced since the last call."""
-        output = Output(self._events, self._replies, self._outbox)
-        self._events, self._replies, self._outbox = [], [], []
+        """Return what was produced since the last call.
+
+        Raises:
+            InvariantBroken: what came of it is not worth what went in.
+        """
+        self.check_money()
+        events = self._events
+        frame = encode_frame(events) if events else b""
+        if self._checksummed:  # rarely: some of them came before a `StateHashed`
+            self._checksum_events()
+        elif events:
+            self.checksum = zlib.crc32(frame_items(frame, len(events)), self.checksum)
+        output = Output(events, self._replies, self._outbox, frame)
+        self._events, self._replies, self._outbox, self._checksummed = [], [], [], 0
         return output
+
+    def go_on_from(self, command_count: int, checksum: int) -> None:
+        """Take over the counts of the shard that this one is restored from."""
+        self.command_count, self.checksum = command_count, checksum
+        self._hash_due = command_count - command_count % STATE_HASH_INTERVAL + STATE_HASH_INTERVAL
+
+    def _checksum_events(self) -> None:
+        new = self._events[self._checksummed :]
+        self.checksum = zlib.crc32(frame_items(encode_frame(new), len(new)), self.checksum)
+        self._checksummed = len(self._events)
+
+    def _hash_state(self) -> None:
+        self._hash_due += STATE_HASH_INTERVAL
+        self._checksum_events()
+        self._events.append(StateHashed(self._time, self.command_count, self.digest()))
+
+    def digest(self) -> str:
+        """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
+
+        Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
+        """
+        totals = [
+            (asset, total.fees, total.deposited, total.withdrawn, total.settled) for asset, total in self.totals.items()
+        ]
+        markets = [
+            (
+                *(symbol, state.last_price, state.sequence, state.trade_id, state.aggregate_id, len(state.book.orders)),
+                *(
+                    (half.best.price, half.best.quantity, half.best.order_count) if half.best is not None else None
+                    for half in (state.book.bids, state.book.asks)
+                ),
+            )
+            for symbol, state in self.markets.items()
+        ]
+        counts = (self.index, self.command_count, self.order_count, len(self.accounts), len(self.closed_orders))
+        mail = (list(self.received.items()), list(self.sent.items()))
+        state = encode_frame((self.checksum, counts, mail, totals, markets))
+        return hashlib.blake2b(state, digest_size=16).hexdigest()
 
     def _send(self, target: int, message: ShardMessage) -> None:
         if target == self.index:
@@ -443,9 +510,15 @@ class Shard:
             held = order.held - paid
 
         paid_funds, received_funds = account.funds_in(paid_asset), account.funds_in(received_asset)
+        paid_before, received_before = (
+            paid_funds.available + paid_funds.held,
+            received_funds.available + received_funds.held,
+        )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
+        paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
+        received_totals.funds += received_funds.available + received_funds.held - received_before
         paid_totals.settled -= paid
         received_totals.settled += received
         received_totals.fees += fee
@@ -623,14 +696,19 @@ class Shard:
             return RejectReason.AMOUNT_OUT_OF_RANGE
         funds = account.funds.get(command.asset) if account is not None else None
         available, held = (funds.available, funds.held) if funds is not None else (0, 0)
+        totals = self.totals[command.asset]
         if isinstance(command, Deposit):
             too_much = available + held + command.amount > AMOUNT_UNITS_MAX
+            too_much = too_much or totals.deposited + command.amount > _TOTAL_MAX
             return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
+        if available >= command.amount and totals.withdrawn + command.amount > _TOTAL_MAX:
+            return RejectReason.AMOUNT_OUT_OF_RANGE
         return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
         account.transfer_ids[command.transfer_id] = None
         funds, totals = account.funds_in(command.asset), self.totals[command.asset]
+        before = funds.available + funds.held
         moved: type[FundsDeposited | FundsWithdrawn]
         if isinstance(command, Deposit):
             funds.available += command.amount
@@ -640,6 +718,7 @@ class Shard:
             funds.available -= command.amount
             totals.withdrawn += command.amount
             moved = FundsWithdrawn
+        totals.funds += funds.available + funds.held - before
         balances = (account.balance(command.asset),)
         self._events.append(
             moved(self._time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
@@ -682,7 +761,16 @@ class Shard:
                 open_orders = sum(
                     len(orders) for account in self.accounts.values() for orders in account.open_orders.values()
                 )
-                reply = AuditReply(request_id, time, tuple(self.audit()), open_orders, self.command_count)
+                reply = AuditReply(
+                    request_id,
+                    time,
+                    tuple(self.audit()),
+                    open_orders,
+                    self.command_count,
+                    digest=self.digest(),
+                    received=tuple(self.received.items()),
+                    sent=tuple(self.sent.items()),
+                )
         return query.reply_to, reply
 
     def _find_closed(self, query: OrderQuery) -> OrderState | None:
@@ -716,12 +804,31 @@ class Shard:
         )
         return DepthSnapshot(self._time, symbol, Sequence(state.sequence), bids, asks)
 
+    def check_money(self) -> None:
+        """Compare what the accounts gained and lost with what came in, went out and was settled. Costs nothing worth mentioning.
+
+        Raises:
+            InvariantBroken: naming the asset, and how much too much or too little of it there is.
+        """
+        for asset, totals in self.totals.items():
+            if difference := totals.difference():
+                raise InvariantBroken(
+                    f"{asset}: money is not conserved: the accounts have {totals.funds} and the fees are {totals.fees}, "
+                    f"{difference:+d} against deposited {totals.deposited} - withdrawn {totals.withdrawn} "
+                    f"+ settled {totals.settled}"
+                )
+            if self.shard_count == 1 and totals.settled:
+                raise InvariantBroken(
+                    f"{asset}: money is not conserved: the two sides of a trade differ by {totals.settled}"
+                )
+
     def check_invariants(self) -> None:
         """Add everything up anew.
 
         Raises:
             InvariantBroken: naming what is not as it must always be.
         """
+        self.check_money()
         for asset, available, held, fees, deposited, withdrawn, settled in self.audit():
             if available + held + fees != deposited - withdrawn + settled:
                 raise InvariantBroken(

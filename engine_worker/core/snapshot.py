@@ -9,7 +9,7 @@ from collections import deque
 
 import msgspec
 
-from engine_worker.core.accounts import Account, AssetTotals, Funds, PlacedOrder
+from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
 from engine_worker.core.book import BookSide
 from engine_worker.core.shard import CancelAllRequest, Shard
 from protocol.market import MarketMap
@@ -17,7 +17,8 @@ from protocol.orders import OrderState
 from protocol.streams import StreamId
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with the checksum of all events; a snapshot without it cannot go on with the log's state hashes."""
 
 
 class SnapshotError(ValueError):
@@ -78,10 +79,19 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     cancel_alls: list[CancelAllSnapshot]
     received: list[tuple[int, int]]
     sent: list[tuple[int, int]]
+    checksum: int
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """The first fields of every format's `ShardSnapshot`."""
+
+    version: int
+    stream_id: StreamId
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ShardSnapshot).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _DIGEST_SIZE = 32
 
 
@@ -100,23 +110,46 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
     """Return the shard as it was, and the stream id up to which it has applied its input.
 
     Raises:
-        SnapshotError: the bytes are torn, or belong to another format, shard count or set of markets.
+        SnapshotError: the bytes are torn, belong to another format, shard count or set of markets, or describe an impossible state.
     """
-    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
-    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
-        raise SnapshotError("the snapshot is torn: its digest does not match")
+    body = _whole_body(data)
     try:
+        version = _decode_head(body).version
+        if version != FORMAT_VERSION:
+            raise SnapshotError(f"the snapshot has format {version}, this program reads {FORMAT_VERSION}")
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
-    if snapshot.version != FORMAT_VERSION:
-        raise SnapshotError(f"the snapshot has format {snapshot.version}, this program reads {FORMAT_VERSION}")
     if snapshot.shard_count != market_map.shard_count:
         raise SnapshotError(
             f"the snapshot is one of {snapshot.shard_count} shards, the settings say {market_map.shard_count}: "
             "a running exchange cannot change its number of shards"
         )
-    return _restore(snapshot, market_map, closed_orders_max), snapshot.stream_id
+    try:
+        shard = _restore(snapshot, market_map, closed_orders_max)
+        shard.check_invariants()
+    except (InvariantBroken, LookupError) as error:
+        raise SnapshotError(f"the snapshot describes an impossible state: {error}") from error
+    return shard, snapshot.stream_id
+
+
+def snapshot_stream_id(data: bytes) -> StreamId:
+    """Return the stream id up to which the snapshot's shard has applied its input.
+
+    Raises:
+        SnapshotError: the bytes are torn.
+    """
+    try:
+        return _decode_head(_whole_body(data)).stream_id
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"the snapshot cannot be read: {error}") from error
+
+
+def _whole_body(data: bytes) -> bytes:
+    digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+    if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
+        raise SnapshotError("the snapshot is torn: its digest does not match")
+    return body
 
 
 def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
@@ -151,6 +184,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         ],
         received=list(shard.received.items()),
         sent=list(shard.sent.items()),
+        checksum=shard.checksum,
     )
 
 
@@ -180,7 +214,7 @@ def _levels(half: BookSide) -> list[LevelSnapshot]:
 def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: int) -> Shard:
     shard = Shard(snapshot.index, market_map, closed_orders_max)
     shard.order_count = snapshot.order_count
-    shard.command_count = snapshot.command_count
+    shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
     for asset, *totals in snapshot.totals:

@@ -18,6 +18,7 @@ from protocol.events import (
     OrderAccepted,
     OrderClosed,
     OrderFilled,
+    StateHashed,
     TradeExecuted,
 )
 from protocol.market import MarketMap
@@ -68,6 +69,8 @@ class Follower:
                 self._follow_balances(event.order.account_id, event)
             case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
+            case StateHashed():
+                pass
             case _:
                 assert_never(event)
 

@@ -1,0 +1,349 @@
+"""Replay: a shard rebuilt from a snapshot, or from nothing, and the input after it; and the proof that it comes out the same.
+
+Only reads. Where the past comes from is a `ReplaySource`: a running exchange's Redis (`StreamLogSource`), or an archive of it. What
+is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte and so every `StateHashed` among them; every
+snapshot that is passed on the way; at the end, what the shard itself says of its state.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from engine_worker.core.shard import STATE_HASH_INTERVAL, Shard
+from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash
+from engine_worker.input import NotUnderstoodError, apply_entry
+from protocol import streams
+from protocol.codec import decode_events
+from protocol.market import MarketMap
+from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime.stream_log import Entry, StreamLog
+
+READ_ENTRIES = 500
+"""Entries read at once."""
+
+_raw_events = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+class SourceTrimmed(Exception):  # noqa: N818 - a verdict on the data; the message says what to do
+    """The source does not have what the replay needs."""
+
+
+class ReplaySource(Protocol):
+    """Where one shard's past is read. Ids are those of `in:{k}`; an entry of `ev:{k}` has the id of the last input of its batch."""
+
+    def snapshots(self) -> list[bytes]:
+        """Return the snapshots that there are, newest first."""
+        ...
+
+    def entries(self, after: StreamId, count: int) -> list[Entry]:
+        """Return up to `count` input entries after `after`, oldest first; none: there are no more.
+
+        Raises:
+            SourceTrimmed: the first of them are gone.
+        """
+        ...
+
+    def events(self, after: StreamId, count: int) -> list[Entry]:
+        """Return up to `count` entries of `ev:{k}` after `after`, oldest first; none: there are no more."""
+        ...
+
+
+class StreamLogSource:
+    """A shard's past as far as the stream log still has it."""
+
+    def __init__(self, log: StreamLog, shard: int) -> None:
+        self._log = log
+        self._shard = shard
+
+    def snapshots(self) -> list[bytes]:
+        """See `ReplaySource`."""
+        return self._log.snapshots(self._shard)
+
+    def entries(self, after: StreamId, count: int) -> list[Entry]:
+        """See `ReplaySource`."""
+        stream = streams.commands(self._shard)
+        found = self._log.read({stream: after}, count, block_ms=0)
+        # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the older snapshot's own entry.
+        oldest = self._log.read({stream: STREAM_START}, 1, block_ms=0)
+        begin = split_stream_id(oldest[0].stream_id) if oldest else (0, 0)
+        is_whole = split_stream_id(after) >= begin if after != STREAM_START else not self._begins_at_a_snapshot(begin)
+        if not is_whole:
+            raise SourceTrimmed(
+                f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a newer snapshot"
+            )
+        return found
+
+    def _begins_at_a_snapshot(self, begin: tuple[int, int]) -> bool:
+        older = self.snapshots()[1:]
+        return bool(older) and split_stream_id(snapshot_stream_id(older[0])) <= begin
+
+    def events(self, after: StreamId, count: int) -> list[Entry]:
+        """See `ReplaySource`."""
+        return self._log.read({streams.events(self._shard): after}, count, block_ms=0)
+
+
+class Difference(NamedTuple):
+    """The first thing that a replay made otherwise than the exchange."""
+
+    stream: str
+    stream_id: StreamId
+    commands: tuple[int, int]
+    """Between which commands, counted from the exchange's beginning, it came to be."""
+    what: str
+    expected: str
+    """By the replay."""
+    found: str
+
+
+class Verdict(NamedTuple):
+    """What a replay has shown."""
+
+    shard: int
+    start: StreamId
+    end: StreamId
+    entries: int
+    commands: int
+    dead_letters: int
+    """Input entries that could not be applied, then and now."""
+    events: int
+    state_hashes: int
+    """How many of the events were these."""
+    snapshots: int
+    """Passed on the way, and the same."""
+    foreign: int
+    """Entries of `ev` that no shard can have written."""
+    difference: Difference | None
+
+
+class _Differs(Exception):  # noqa: N818 - ends the replay
+    def __init__(self, difference: Difference) -> None:
+        self.difference = difference
+
+
+class Replay:
+    """One shard on its way through its past. `step` applies the next entries; the shard is then as it was at `position`."""
+
+    def __init__(
+        self,
+        source: ReplaySource,
+        index: int,
+        market_map: MarketMap,
+        closed_orders_max: int,
+        snapshot: bytes | None = None,
+    ) -> None:
+        """Begin at `snapshot`, or (None) at the beginning.
+
+        Raises:
+            SnapshotError: the snapshot cannot be used.
+        """
+        self.shard = Shard(index, market_map, closed_orders_max)
+        self.start = STREAM_START
+        if snapshot is not None:
+            self.shard, self.start = decode_snapshot(snapshot, market_map, closed_orders_max)
+        self.position = self.start
+        self.entries = 0
+        self.dead_letters = 0
+        self._source = source
+
+    def step(self, goal: StreamId, count: int = READ_ENTRIES) -> Iterator[StreamId]:
+        """Apply up to `count` entries, none after `goal`; yield the position after each. What is produced is left to take.
+
+        Raises:
+            SourceTrimmed: the next entry is gone, or `goal` is not reached.
+            InvariantBroken: the state is wrong.
+        """
+        last = split_stream_id(goal)
+        entries = self._source.entries(self.position, count)
+        if not entries or split_stream_id(entries[0].stream_id) > last:
+            raise SourceTrimmed(f"the input of shard {self.shard.index} ends at {self.position}, before {goal}")
+        for entry in entries:
+            if split_stream_id(entry.stream_id) > last:
+                return
+            try:
+                apply_entry(self.shard, entry)
+            except NotUnderstoodError:
+                self.dead_letters += 1
+            self.position = entry.stream_id
+            self.entries += 1
+            yield self.position
+
+    def run_to(self, goal: StreamId) -> None:
+        """Apply everything up to `goal`, and forget what it produces.
+
+        Raises:
+            SourceTrimmed, InvariantBroken: as `step`.
+        """
+        while split_stream_id(self.position) < split_stream_id(goal):
+            deque(self.step(goal), maxlen=0)
+            self.shard.take()
+
+
+class Verifier:
+    """Replays, and compares with what the exchange wrote, up to a position."""
+
+    def __init__(
+        self, source: ReplaySource, replay: Replay, goal: StreamId, events_after: StreamId | None = None
+    ) -> None:
+        """Compare events after `events_after`, an id at which a batch ended; None: from the replay's start."""
+        self.replay = replay
+        self._source = source
+        self._goal = goal
+        self._events_after = replay.start if events_after is None else events_after
+        self._first_command = replay.shard.command_count
+        self._batch_command = self._first_command
+        self._found: deque[Entry] = deque()
+        self._last_found = self._events_after
+        self._ended = False
+        self._produced: deque[bytes] = deque()
+        """Events that the replay produced, until they are found."""
+        self._snapshots = {snapshot_stream_id(each): each for each in source.snapshots()}
+        self._events = self._hashes = self._same_snapshots = self._foreign = 0
+
+    def run(self) -> Iterator[int]:
+        """Replay and compare; yield the number of commands applied, now and then. Afterwards ask for the `verdict`.
+
+        Raises:
+            SourceTrimmed, InvariantBroken: as `Replay.step`.
+        """
+        self.difference: Difference | None = None
+        replay, goal = self.replay, split_stream_id(self._goal)
+        try:
+            while split_stream_id(replay.position) < goal:
+                chunk_start = replay.position
+                try:
+                    for stream_id in replay.step(self._goal):
+                        found = self._next_found()
+                        if found is not None and split_stream_id(found.stream_id) <= split_stream_id(stream_id):
+                            self._compare()
+                        if stream_id in self._snapshots:
+                            self._compare_snapshot(stream_id)
+                except _Differs:
+                    self._source.entries(chunk_start, 1)  # trimmed meanwhile? Then the events are, too
+                    raise
+                yield replay.shard.command_count - self._first_command
+            self._compare_rest()
+        except _Differs as differs:
+            self.difference = differs.difference
+
+    def compare_digest(self, command_count: int, digest: str) -> None:
+        """Compare with what the shard says of itself at the goal."""
+        shard = self.replay.shard
+        if self.difference is None and (shard.command_count, shard.digest()) != (command_count, digest):
+            self.difference = Difference(
+                streams.queries(shard.index),
+                self._goal,
+                (self._first_command, shard.command_count),
+                "the running shard's state",
+                f"{shard.digest()} after {shard.command_count} commands",
+                f"{digest} after {command_count} commands",
+            )
+
+    def verdict(self) -> Verdict:
+        """Return what came out."""
+        replay = self.replay
+        return Verdict(
+            replay.shard.index,
+            replay.start,
+            replay.position,
+            replay.entries,
+            replay.shard.command_count - self._first_command,
+            replay.dead_letters,
+            self._events,
+            self._hashes,
+            self._same_snapshots,
+            self._foreign,
+            self.difference,
+        )
+
+    def _next_found(self) -> Entry | None:
+        if not self._found and not self._ended:
+            self._found.extend(self._source.events(self._last_found, READ_ENTRIES))
+            self._ended = not self._found
+            if self._found:
+                self._last_found = self._found[-1].stream_id
+        return self._found[0] if self._found else None
+
+    def _take(self) -> bytes:
+        """Return what the replay produced, as one frame; what comes before the events that are compared is dropped."""
+        frame = self.replay.shard.take().frame
+        if split_stream_id(self.replay.position) <= split_stream_id(self._events_after):
+            return b""
+        return frame
+
+    def _compare(self) -> None:
+        """Compare the events of the batch that ended here. In the usual case it is the very same frame."""
+        frame = self._take()
+        entry = self._found.popleft()
+        payload = entry.fields.get(EVENTS_FIELD, b"")
+        commands = (self._batch_command, self.replay.shard.command_count)
+        if payload == frame and not self._produced:
+            events = _raw_events.decode(payload)
+        else:
+            if frame:
+                self._produced.extend(bytes(event) for event in _raw_events.decode(frame))
+            try:
+                decode_events(payload)
+            except msgspec.MsgspecError:
+                self._foreign += 1
+                return
+            events = _raw_events.decode(payload)
+            for number, event in enumerate(events):
+                expected = self._produced.popleft() if self._produced else b""
+                if expected != bytes(event):
+                    what = f"event {number} of {len(events)}"
+                    raise _Differs(
+                        Difference(
+                            entry.stream, entry.stream_id, commands, what, _shown(expected), _shown(bytes(event))
+                        )
+                    )
+        self._events += len(events)
+        self._hashes += commands[1] // STATE_HASH_INTERVAL - commands[0] // STATE_HASH_INTERVAL
+        self._batch_command = commands[1]
+
+    def _compare_snapshot(self, stream_id: StreamId) -> None:
+        frame = self._take()
+        if frame:
+            self._produced.extend(bytes(event) for event in _raw_events.decode(frame))
+        snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
+        if snapshot != own:
+            shard = self.replay.shard
+            saved, _ = decode_snapshot(snapshot, shard.market_map, shard.closed_orders_max)
+            raise _Differs(
+                Difference(
+                    streams.snapshots(shard.index),
+                    stream_id,
+                    (self._first_command, shard.command_count),
+                    "the state in the snapshot",
+                    state_hash(shard),
+                    state_hash(saved),
+                )
+            )
+        self._same_snapshots += 1
+
+    def _compare_rest(self) -> None:
+        """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote into it."""
+        if frame := self._take():
+            self._produced.extend(bytes(event) for event in _raw_events.decode(frame))
+        while self._produced and self._next_found() is not None:
+            self._compare()
+        if self._produced:
+            shard = self.replay.shard
+            raise _Differs(
+                Difference(
+                    streams.events(shard.index),
+                    self.replay.position,
+                    (self._batch_command, shard.command_count),
+                    f"{len(self._produced)} events at the end",
+                    _shown(self._produced[0]),
+                    "nothing",
+                )
+            )
+
+
+def _shown(event: bytes) -> str:
+    """Return one event as a reader can understand it."""
+    if not event:
+        return "nothing"
+    return repr(decode_events(b"\x91" + event)[0])
