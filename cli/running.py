@@ -53,7 +53,7 @@ def up(settings: Settings, console: Console) -> None:
     _refuse_second(settings)
     try:
         embedded.make_data_dir(settings)
-        _stop_leftovers(settings)
+        stop_leftovers(settings)
         check_ports(settings)
     except (PortError, OSError) as error:
         raise StartError(str(error)) from error
@@ -114,7 +114,7 @@ def down(settings: Settings, console: Console) -> bool:
     """
     state = read_state(settings)
     if state is None:
-        return _stop_leftovers(settings)
+        return stop_leftovers(settings)
     with _progress(console) as say:
         say("stopping the exchange")
         try:
@@ -204,7 +204,7 @@ def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
     return "\n".join(lines)
 
 
-def _stop_leftovers(settings: Settings) -> bool:
+def stop_leftovers(settings: Settings) -> bool:
     """End what an `exchange up` left behind when it was killed. Return whether there was anything."""
     found = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
     for process in found:

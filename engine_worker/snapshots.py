@@ -10,7 +10,7 @@ import structlog
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import ARCHIVE_READER, EventReader, StreamId, split_stream_id
+from protocol.streams import ARCHIVE_READER, TRIMMED, EventReader, StreamId, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 
 _log = structlog.get_logger()
@@ -84,7 +84,10 @@ class Snapshotter:
             return
         older = self._kept[0]
         passed = self._streams.passed(self._index)
-        archived = passed.pop(ARCHIVE_READER, older)
-        self._streams.trim(streams.commands(self._index), min(older, archived, key=split_stream_id))
+        needed = min(older, passed.get(ARCHIVE_READER, older), key=split_stream_id)
+        # Said first: whoever reads the input from its beginning must know that it is gone.
+        self._streams.mark_passed(self._index, TRIMMED, needed)
+        self._streams.trim(streams.commands(self._index), needed)
         if set(passed) >= set(EventReader):
-            self._streams.trim(streams.events(self._index), min(older, *passed.values(), key=split_stream_id))
+            readers = (passed[reader] for reader in EventReader)
+            self._streams.trim(streams.events(self._index), min(older, *readers, key=split_stream_id))

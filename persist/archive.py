@@ -24,6 +24,7 @@ from protocol.streams import (
     ARCHIVE_READER,
     NOTHING_NEEDED,
     STREAM_START,
+    TRIMMED,
     StreamId,
     preceding_stream_id,
     split_stream_id,
@@ -191,7 +192,7 @@ class Archiver:
             info = snapshot_info(snapshot)
             if info is not None and split_stream_id(info.stream_id) >= split_stream_id(last_id):
                 _log.info("the archive begins at a snapshot", shard=shard, snapshot=info.stream_id, archived=last_id)
-                _insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
+                insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
                 return info.stream_id
         return last_id
 
@@ -208,7 +209,7 @@ class Archiver:
             info = snapshot_info(snapshot)
             if info is None or split_stream_id(info.stream_id) > split_stream_id(last_id):
                 continue
-            _insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
+            insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
             drop_old(connection, shard, self._retention, _now_ms())
             return
 
@@ -216,7 +217,7 @@ class Archiver:
 def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
     """Return whether the input of `shard` still has this entry; the start is there until the input is trimmed."""
     if stream_id == STREAM_START:
-        return len(log.snapshots(shard)) < 2  # it is trimmed to the older of two
+        return log.passed(shard).get(TRIMMED, STREAM_START) == STREAM_START
     found = log.read({streams.commands(shard): preceding_stream_id(stream_id)}, 1, 0)
     return bool(found) and found[0].stream_id == stream_id
 
@@ -276,12 +277,14 @@ def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId,
     )
 
 
-def _insert_snapshot(
+def insert_snapshot(
     connection: psycopg.Connection[Any], shard: int, stream_id: StreamId, sequences: dict[str, int], snapshot: bytes
 ) -> None:
+    """Store a snapshot; one of the same position is replaced."""
     connection.execute(
         "INSERT INTO shard_snapshots (shard, stream_id, time, sequences, payload) VALUES (%s, %s, %s, %s, %b) "
-        "ON CONFLICT (shard, stream_id) DO UPDATE SET stored_at = now()",
+        "ON CONFLICT (shard, stream_id) DO UPDATE SET "
+        "sequences = excluded.sequences, payload = excluded.payload, stored_at = now()",
         (
             shard,
             stream_id,

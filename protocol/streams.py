@@ -58,6 +58,8 @@ class EventReader(StrEnum):
 
 ARCHIVE_READER: Final = "archive"
 """The field of `passed:{k}` that says up to where `in:{k}` is archived. Without it nobody archives, and nothing waits for it."""
+TRIMMED: Final = "trimmed"
+"""The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed. Without it none were."""
 NOTHING_NEEDED: Final = StreamId("18446744073709551615-0")
 """What a reader has passed that needs nothing at all."""
 
