@@ -8,7 +8,7 @@ from protocol.commands import Command
 from protocol.events import DepthChanged, Event, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Side
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
 from runtime.stream_log import StreamLog
 from tests.shard_log import ShardLog
 
@@ -45,6 +45,10 @@ class WorkedLog(ShardLog):
         for index, worker in enumerate(self.workers):
             self.log.save_snapshot(index, encode_snapshot(worker.shard, worker.position.stream_id))
 
+    def _waits(self, shard: int, worker: Worker) -> bool:
+        """Whether there is input; a worker without any waits for some, and Redis does not count single milliseconds."""
+        return split_stream_id(self.log.last_id(streams.commands(shard))) > split_stream_id(worker.position.stream_id)
+
     def enqueue(self, commands: int) -> None:
         """Give random commands that no worker has looked at yet."""
         for _ in range(commands):
@@ -63,8 +67,9 @@ class WorkedLog(ShardLog):
 
     def work(self) -> None:
         """Let the workers finish whatever is in their inputs."""
-        while sum(worker.step(block_ms=1) for worker in self.workers):
-            pass
+        while waiting := [worker for shard, worker in enumerate(self.workers) if self._waits(shard, worker)]:
+            for worker in waiting:
+                worker.step(block_ms=1)
         for shard, read in self._read.items():
             for entry in self.log.read({streams.events(shard): read}, 10_000, 0):
                 happened = decode_events(entry.fields[EVENTS_FIELD])
