@@ -182,8 +182,9 @@ def test_an_account_of_another_shard_and_at_a_time(database_url: str, connection
         found = account_at(past, account_id, time=time)
         assert {each.asset: each for each in found.balances} == balances
         assert {order.order_id: order for order in found.open_orders} == orders
-        book = book_at(past, BTC, time=time)
-        assert account_at(past, account_id, BTC, book.sequence).time >= book.time
+        sequence = book_at(past, BTC, time=time).sequence
+        moment = book_at(past, BTC, sequence).time
+        assert account_at(past, account_id, BTC, sequence) == account_at(past, account_id, time=moment)
 
 
 def test_further_back_than_the_archive_says_how_far_it_goes(database_url: str, connection: psycopg.Connection) -> None:
