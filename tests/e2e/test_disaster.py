@@ -61,6 +61,7 @@ def trade(buyer: Api, seller: Api, rounds: int) -> None:
         buyer.order(SYMBOL, "BUY", "LIMIT", quantity="0.6", price=f"{100 + number}")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard_count", ["1", "3"])
 def test_a_wiped_redis_is_restored_and_trading_goes_on(data_dir: Path, shard_count: str) -> None:
     settings = {"mm_enabled": "false", "shard_count": shard_count, "snapshot_interval_s": "2"}
@@ -85,7 +86,6 @@ def test_a_wiped_redis_is_restored_and_trading_goes_on(data_dir: Path, shard_cou
     dry = exchange_command(environment, "restore", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "Nothing was written." in dry.stdout
-    assert "has lost the end of its log" in exchange_command(environment, "up").stderr
     restored = exchange_command(environment, "restore")
     assert restored.returncode == 0, restored.stderr + restored.stdout
     assert "`exchange up` goes on from here." in restored.stdout
