@@ -8,7 +8,7 @@ from cli import embedded
 from cli.console import CommandError
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec
-from cli.running import LOOK_EVERY_S, READY_TIMEOUT_S
+from cli.running import LOOK_EVERY_S, READY_TIMEOUT_S, stop_leftovers
 from cli.state import log_file, read_state, state_file
 from cli.supervisor import Supervisor
 from runtime.settings import Settings
@@ -25,6 +25,8 @@ def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterat
         raise CommandError(f"The exchange is running (process {state.pid}); stop it first with `exchange down`.")
     try:
         embedded.make_data_dir(settings)
+        # Only now: it would end the servers of a running exchange, too.
+        stop_leftovers(settings)
         check_ports(settings)
         supervisor = Supervisor(settings)
         try:

@@ -15,7 +15,7 @@ from cli.console import CommandError, console, own_settings, plain_table, print_
 from cli.past import Past, Progress, time_text
 from cli.processes import engines
 from cli.restoring import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
-from cli.running import StartError, stop_leftovers
+from cli.running import StartError
 from cli.servers import servers_of_stopped
 from persist.migrate import MigrationError
 from persist.migrate import migrate as bring_up_to_date
@@ -39,7 +39,6 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
     try:
-        stop_leftovers(settings)
         with servers_of_stopped(settings, say):
             plan, restored = _restore(settings, dry_run, accept_loss, quiet=as_json)
     except (RestoreError, StartError, SettingsError, MigrationError) as error:
