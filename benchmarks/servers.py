@@ -36,6 +36,7 @@ def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis
                 "redis_port": str(own.redis_port),
                 "markets_file": str(markets),
                 "log_level": "warning",
+                "lost_tail_check_enabled": "false",  # there is no database to compare with
                 **settings,
             }
             environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in values.items()}}

@@ -16,6 +16,10 @@ _MODULES = {
     "dead": "cli.commands.dead",
     "markets": "cli.commands.markets",
     "migrate": "cli.commands.migrate",
+    "restore": "cli.commands.restore",
+    "book": "cli.commands.book",
+    "account": "cli.commands.account",
+    "why": "cli.commands.why",
     "bench": "benchmarks.main",
 }
 """Where each command is; there it has its own name, with underscores."""

@@ -18,6 +18,7 @@ from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
 from cli.supervisor import Supervisor
+from persist.guard import LogGuard
 from persist.migrate import MigrationError, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
@@ -52,7 +53,7 @@ def up(settings: Settings, console: Console) -> None:
     _refuse_second(settings)
     try:
         embedded.make_data_dir(settings)
-        _stop_leftovers(settings)
+        stop_leftovers(settings)
         check_ports(settings)
     except (PortError, OSError) as error:
         raise StartError(str(error)) from error
@@ -113,7 +114,7 @@ def down(settings: Settings, console: Console) -> bool:
     """
     state = read_state(settings)
     if state is None:
-        return _stop_leftovers(settings)
+        return stop_leftovers(settings)
     with _progress(console) as say:
         say("stopping the exchange")
         try:
@@ -157,6 +158,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")
     migrate(settings.resolved_database_url())
+    _check_log(settings)
     wait_for("the gateway", lambda: probes.gateway_answers(settings))
     wait_for("the shards", lambda: probes.shards_answer(settings))
     start(readers(settings))
@@ -164,6 +166,16 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(pages(settings))
     wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
     supervisor.mark_ready()
+
+
+def _check_log(settings: Settings) -> None:
+    """Compare the shards' logs with the database; the shards wait for it."""
+    if not settings.lost_tail_check_enabled:
+        return
+    with probes.connect(settings) as client:
+        reasons = LogGuard(client, settings.resolved_database_url(), range(settings.shard_count)).step()
+    if reasons:
+        raise StartError("The exchange does not open: " + "\n".join(reasons))
 
 
 def _refuse_second(settings: Settings) -> None:
@@ -193,7 +205,7 @@ def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
     return "\n".join(lines)
 
 
-def _stop_leftovers(settings: Settings) -> bool:
+def stop_leftovers(settings: Settings) -> bool:
     """End what an `exchange up` left behind when it was killed. Return whether there was anything."""
     found = [*leftover_processes(settings), *embedded.leftover_servers(settings)]
     for process in found:

@@ -17,6 +17,7 @@ import structlog
 from engine_worker.candidate import Candidate
 from engine_worker.care import Care
 from engine_worker.core.accounts import InvariantBroken
+from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
@@ -72,6 +73,10 @@ def run(settings: Settings) -> None:
         closed_orders_max=settings.closed_orders_max,
         batch_entries_max=settings.batch_commands_max,
     )
+    if settings.lost_tail_check_enabled:
+        await_guard(settings.resolved_redis_url(), settings.shard, stopping)
+        if stopping.is_set():
+            return
     candidate = Candidate(worker, log, name, os.getpid(), settings.lease_ms)
     candidate.join()
     gc.freeze()

@@ -18,7 +18,7 @@ from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
 from protocol.codec import decode_events
 from protocol.market import MarketMap
-from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
 from runtime.stream_log import Entry, StreamLog
 
 READ_ENTRIES = 500
@@ -77,6 +77,9 @@ class StreamLogSource:
         return found
 
     def _begins_at_a_snapshot(self, begin: tuple[int, int]) -> bool:
+        # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark tells.
+        if self._log.passed(self._shard).get(TRIMMED, STREAM_START) != STREAM_START:
+            return True
         older = self.snapshots()[1:]
         return bool(older) and split_stream_id(snapshot_stream_id(older[0])) <= begin
 

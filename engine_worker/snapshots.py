@@ -15,7 +15,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import STREAM_START, EventReader, split_stream_id
+from protocol.streams import ARCHIVE_READER, STREAM_START, TRIMMED, EventReader, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 
 LEFT_MAX = 3
@@ -126,12 +126,16 @@ class Snapshotter:
             os._exit(status)
 
     def _trim(self) -> None:
-        """Trim the input to the older snapshot, and the events to what that and all readers have passed."""
+        """Trim the input to the older snapshot and what is archived, and the events to what that and all readers have passed."""
         saved = self._streams.saved_snapshots(self._index)
         if len(saved) < 2:
             return
         older = min((each.stream_id for each in saved), key=split_stream_id)
-        self._streams.trim(streams.commands(self._index), older)
         passed = self._streams.passed(self._index)
+        needed = min(older, passed.get(ARCHIVE_READER, older), key=split_stream_id)
+        # Said first: whoever reads the input from its beginning must know that it is gone.
+        self._streams.mark_passed(self._index, TRIMMED, needed)
+        self._streams.trim(streams.commands(self._index), needed)
         if set(passed) >= set(EventReader):
-            self._streams.trim(streams.events(self._index), min(older, *passed.values(), key=split_stream_id))
+            readers = (passed[reader] for reader in EventReader)
+            self._streams.trim(streams.events(self._index), min(older, *readers, key=split_stream_id))

@@ -83,6 +83,10 @@ class _MarketState(msgspec.Struct, array_like=True):
     buckets: list[Bucket]
 
 
+MarketState = _MarketState
+"""What `ShardFeeds.rebuilt` is told of each market."""
+
+
 class _ShardState(msgspec.Struct, array_like=True):
     """`SavedState.state`, as JSON: sums over many trades may be larger than msgpack's integers."""
 
@@ -272,6 +276,15 @@ class ShardFeeds:
         feeds._start(shard, markets, _decode_state(state), chunks)
         return feeds
 
+    @classmethod
+    def rebuilt(
+        cls, shard: int, markets: Iterable[Market], position: StreamId, time: int, states: dict[str, MarketState]
+    ) -> "ShardFeeds":
+        """Return the feeds as they were after everything up to `position`, put together from what others know of it."""
+        feeds = cls.__new__(cls)
+        feeds._start(shard, markets, _ShardState(position, time, states), {})
+        return feeds
+
     def _start(self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]) -> None:
         self.shard = shard
         self.position = saved.position
@@ -337,6 +350,13 @@ class ShardFeeds:
             self._event_time = max(self._event_time, events[-1].time)
         self.position = stream_id
         return len(events)
+
+    def go_on_from(self, sequences: Mapping[str, int]) -> None:
+        """Let the next event of each market follow on these sequences: the numbers in between are left out."""
+        self._settle()
+        for symbol, sequence in sequences.items():
+            self._markets[symbol].sequence = Sequence(sequence)
+            self._markets[symbol].skip_batch()
 
     def skip(self, stream_id: StreamId) -> None:
         """Note that an entry has nothing for feeds."""

@@ -14,12 +14,14 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import DecodeError
 from dramatiq.middleware import Retries
 
+from persist.archive import Archiver, LostTailError
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from protocol import streams
 from protocol.streams import STREAM_START, StreamId
 from runtime.stream_log import DeadLetter
 
 QUEUE = "ingest"
+ARCHIVE_QUEUE = "archive"
 HEARTBEAT_TIMEOUT_MS = 2_000
 MAINTENANCE_CHANCE = 100_000
 """Of a million commands, how many look for dead workers; an idle worker sends some 20 per second."""
@@ -78,6 +80,20 @@ def declare_ingest(broker: RedisBroker, ingest: Callable[[int], None]) -> dramat
     """Declare the actor that runs `ingest` for a nudge; to send one is `actor.send(shard)`."""
     declare = dramatiq.actor(actor_name="ingest_shard", queue_name=QUEUE, broker=broker, max_retries=None)
     return declare(ingest)
+
+
+def declare_archive(broker: RedisBroker, archive: Callable[[], None]) -> dramatiq.Actor[[], None]:
+    """Declare the actor that runs `archive` for a nudge."""
+    declare = dramatiq.actor(actor_name="archive", queue_name=ARCHIVE_QUEUE, broker=broker, max_retries=None)
+    return declare(archive)
+
+
+def archive_once(archiver: Archiver) -> None:
+    """What a worker does for a nudge. An error of the database or of Redis goes up, so that Dramatiq tries again."""
+    try:
+        archiver.step()
+    except LostTailError as error:
+        _log.critical("the archive stands still", reason=str(error))
 
 
 class IngestRunner:

@@ -5,7 +5,7 @@ runs it, however often, at once or again after a crash: the row says what is don
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import structlog
 from psycopg import sql
 
 from persist.aggregates import LATE_MS, refreshes
+from persist.archive import LostTailError
 from persist.candles import CANDLES, candle_rows
 from persist.migrate import Flavour
 from persist.rows import (
@@ -34,7 +35,7 @@ from persist.rows import (
 from protocol.codec import decode_events
 from protocol.events import TradeExecuted
 from protocol.market import MarketMap
-from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events
+from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
 from runtime.stream_log import Entry, StreamLog
 
@@ -111,13 +112,22 @@ _Refusal = (psycopg.DataError, psycopg.IntegrityError, OverflowError, ValueError
 class ShardIngest:
     """The ingest of one shard, on a connection of its own that is made when it is needed. Not for use by several threads."""
 
-    def __init__(self, shard: int, log: StreamLog, database_url: str, markets: MarketMap, entries_max: int) -> None:
-        """`entries_max` bounds the stream entries of one batch."""
+    def __init__(
+        self,
+        shard: int,
+        log: StreamLog,
+        database_url: str,
+        markets: MarketMap,
+        entries_max: int,
+        cover: Callable[[int, StreamId], None] | None = None,
+    ) -> None:
+        """`entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events."""
         self._shard = shard
         self._log = log
         self._database_url = database_url
         self._markets = markets
         self._entries_max = entries_max
+        self._cover = cover
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
         self._late: tuple[int, int] | None = None
@@ -139,16 +149,20 @@ class ShardIngest:
         """
         try:
             connection = self._connected()
+            covered = self._covered()
             with connection.transaction():
                 last_id = self._locked_last_id(connection)
                 entries, is_end = self._read(last_id)
+                if covered is not None and entries and _is_after(entries[-1].stream_id, covered):
+                    entries = [entry for entry in entries if not _is_after(entry.stream_id, covered)]
+                    is_end = False
                 if entries:
                     last_id = entries[-1].stream_id
                     event_count, dead_count = self._store(connection, entries)
                     connection.execute(
                         "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (last_id, self._shard)
                     )
-        except TradeGapError as error:
+        except (TradeGapError, LostTailError) as error:
             self._stop(str(error))
             raise IngestStoppedError(f"shard {self._shard}: {error}") from error
         except BaseException:
@@ -167,6 +181,14 @@ class ShardIngest:
         if self._late is not None:
             self._refresh_candles(connection, *self._late)
         return Progress.CAUGHT_UP
+
+    def _covered(self) -> StreamId | None:
+        """Archive what the shard's events came of, and return up to which of them; None: nothing is archived."""
+        if self._cover is None:
+            return None
+        last_id = self._log.last_id(events(self._shard))
+        self._cover(self._shard, last_id)
+        return last_id
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
@@ -328,6 +350,10 @@ def _copy(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: 
         write_row = copy.write_row
         for row in rows:
             write_row(row)
+
+
+def _is_after(stream_id: StreamId, other: StreamId) -> bool:
+    return split_stream_id(stream_id) > split_stream_id(other)
 
 
 def _now_ms() -> int:

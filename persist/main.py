@@ -1,20 +1,26 @@
 """The persistence: `python -m persist.main migrate | nudge | work`.
 
-ev:{k} ──> nudge ──> Dramatiq queue ──> work: transaction of rows ──> passed:{k}
+ev:{k}, in:{k} ──> nudge ──> Dramatiq queue ──> work: transactions of segments and of rows ──> passed:{k}
 """
 
 import argparse
 import gc
 import sys
 import time
+from collections.abc import Callable
 
+import psycopg
+import redis
 import structlog
 from dramatiq import Worker
+from dramatiq.brokers.redis import RedisBroker
 
-from persist.actors import IngestRunner, declare_ingest, make_broker
+from persist.actors import IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
+from persist.archive import Archiver, Retention, withdraw
+from persist.guard import LogGuard
 from persist.ingest import ShardIngest
 from persist.migrate import MigrationError, migrate
-from persist.nudge import Nudger
+from persist.nudge import ArchiveNudger, Nudger
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
@@ -28,6 +34,9 @@ BLOCK_MS = 500
 POLL_MS = 20
 """How long an idle worker waits between two looks at its queue."""
 WORKER_THREADS_MAX = 2
+GUARD_PERIOD_MS = 100
+"""How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
+GUARD_RETRY_MS = 1_000
 GC_THRESHOLD = 1_000_000
 """Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
 
@@ -73,9 +82,12 @@ def nudge(settings: Settings) -> None:
     )
     heartbeat = Heartbeat(settings, "persist-nudger", nudger.lag_ms)
     heartbeat.start()
+    beside = _Beside(settings, broker)
     while not stopping.is_set():
         try:
-            nudger.step(time.monotonic_ns() // 1_000_000)
+            now_ms = time.monotonic_ns() // 1_000_000
+            beside.step(now_ms)
+            nudger.step(now_ms)
             if nudger.is_waiting():
                 stopping.wait(NUDGE_PERIOD_S)
             else:
@@ -88,6 +100,38 @@ def nudge(settings: Settings) -> None:
     _log.info("nudge stopped")
 
 
+class _Beside:
+    """What the nudger does besides: it nudges the archive, and looks after each start of Redis whether the log is whole."""
+
+    def __init__(self, settings: Settings, broker: RedisBroker) -> None:
+        redis_url, shards = settings.resolved_redis_url(), range(settings.shard_count)
+        log, archive = RedisStreamLog.connect(redis_url), declare_archive(broker, _nothing_here)
+        self._database_url = settings.resolved_database_url()
+        self._archive = ArchiveNudger(
+            log, shards, archive.send, lambda: int(broker.do_qsize(archive.queue_name)), settings.archive_period_ms
+        )
+        self._guard = LogGuard(redis.Redis.from_url(redis_url, protocol=2), self._database_url, shards)
+        self._guard_due_ms = 0
+        self._enabled = settings.archive_enabled
+        self._withdraw: Callable[[], None] | None = None
+        if not settings.archive_enabled:
+            self._withdraw = lambda: withdraw(log, self._database_url, shards)
+
+    def step(self, now_ms: int) -> None:
+        if now_ms >= self._guard_due_ms:
+            self._guard_due_ms = now_ms + GUARD_PERIOD_MS
+            try:
+                self._guard.step()
+                if self._withdraw is not None:
+                    self._withdraw()
+                    self._withdraw = None
+            except psycopg.Error as error:
+                _log.warning("the log cannot be compared with the database", error=str(error).strip())
+                self._guard_due_ms = now_ms + GUARD_RETRY_MS
+        if self._enabled:
+            self._archive.step(now_ms)
+
+
 def work(settings: Settings) -> None:
     """Ingest whatever shards are nudged until SIGTERM or SIGINT; then finish the batch under way."""
     stopping = stop_flag()
@@ -98,16 +142,27 @@ def work(settings: Settings) -> None:
         settings.resolved_database_url(),
         settings.market_map(),
     )
+    retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
+    archiver = Archiver(RedisStreamLog.connect(redis_url), range(settings.shard_count), database_url, retention)
     ingests = {
         shard: ShardIngest(
-            shard, RedisStreamLog.connect(redis_url), database_url, markets, settings.ingest_batch_entries
+            shard,
+            RedisStreamLog.connect(redis_url),
+            database_url,
+            markets,
+            settings.ingest_batch_entries,
+            archiver.cover if settings.archive_enabled else None,
         )
         for shard in range(settings.shard_count)
     }
     runner = IngestRunner(ingests, stopping)
     broker = make_broker(redis_url)
     declare_ingest(broker, runner.run)
-    worker = Worker(broker, worker_threads=min(settings.shard_count, WORKER_THREADS_MAX), worker_timeout=POLL_MS)
+    threads = min(settings.shard_count, WORKER_THREADS_MAX)
+    if settings.archive_enabled:
+        declare_archive(broker, lambda: archive_once(archiver))
+        threads += 1
+    worker = Worker(broker, worker_threads=threads, worker_timeout=POLL_MS)
     heartbeat = Heartbeat(settings, "persist-worker")
     worker.start()
     heartbeat.start()
@@ -115,8 +170,13 @@ def work(settings: Settings) -> None:
     worker.stop()
     heartbeat.stop()
     runner.close()
+    archiver.close()
     broker.close()
     _log.info("work stopped")
+
+
+def _nothing_here() -> None:
+    raise AssertionError("the nudger only sends")
 
 
 def _not_here(_shard: int) -> None:

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Iterable
 
-from protocol.streams import STREAM_START, EventReader, StreamId, events, split_stream_id
+from protocol.streams import (
+    ARCHIVE_READER,
+    NOTHING_NEEDED,
+    STREAM_START,
+    EventReader,
+    StreamId,
+    events,
+    split_stream_id,
+)
 from runtime.stream_log import StreamLog
 
 
@@ -72,6 +80,42 @@ class Nudger:
     def _nudge(self, shard: int) -> None:
         self._send(shard)
         self._nudged[shard] = self._seen[shard]
+
+
+class ArchiveNudger:
+    """Nudges the archive every so often while a shard has committed more than is archived.
+
+    The ingest archives what it stores, so these are for what had no events, and for snapshots that are due.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        shards: Iterable[int],
+        send: Callable[[], object],
+        queue_size: Callable[[], int],
+        period_ms: int,
+    ) -> None:
+        self._log = log
+        self._shards = list(shards)
+        self._send = send
+        self._queue_size = queue_size
+        self._period_ms = period_ms
+        self._due_ms: int | None = None
+
+    def step(self, now_ms: int) -> None:
+        """Nudge when it is time, there is something to do, and no nudge waits."""
+        if self._due_ms is not None and now_ms < self._due_ms:
+            return
+        self._due_ms = now_ms + self._period_ms
+        positions = self._log.positions(self._shards)
+        behind = any(_is_before(self._archived(shard), positions[shard].stream_id) for shard in self._shards)
+        if behind and not self._queue_size():
+            self._send()
+
+    def _archived(self, shard: int) -> StreamId:
+        archived = self._log.passed(shard).get(ARCHIVE_READER, NOTHING_NEEDED)
+        return STREAM_START if archived == NOTHING_NEEDED else archived
 
 
 def _is_before(stream_id: StreamId, other: StreamId) -> bool:

@@ -16,7 +16,8 @@ A market's read models carry the tag of the market's shard.
 | `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
 | `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
-| `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
+| `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
+| `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
 | `book_ticker:{k}:SYMBOL`  | string   | feeds            | best bid and ask                                              |
@@ -57,6 +58,14 @@ class EventReader(StrEnum):
 
     FEEDS = "feeds"
     PERSIST = "persist"
+
+
+ARCHIVE_READER: Final = "archive"
+"""The field of `passed:{k}` that says up to where `in:{k}` is archived. Without it nobody archives, and nothing waits for it."""
+TRIMMED: Final = "trimmed"
+"""The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed. Without it none were."""
+NOTHING_NEEDED: Final = StreamId("18446744073709551615-0")
+"""What a reader has passed that needs nothing at all."""
 
 
 class MarketDataKind(StrEnum):
@@ -127,6 +136,11 @@ def halted(shard: int) -> str:
 def passed(shard: int) -> str:
     """`passed:{k}`."""
     return f"passed:{{{shard}}}"
+
+
+def guard(shard: int) -> str:
+    """`guard:{k}`."""
+    return f"guard:{{{shard}}}"
 
 
 def feeds_state(shard: int) -> str:
@@ -213,3 +227,9 @@ def split_stream_id(stream_id: str) -> tuple[int, int]:
     """Return (milliseconds, number), which compare as the ids do."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds), int(number or 0)
+
+
+def preceding_stream_id(stream_id: str) -> StreamId:
+    """Return the largest id before this one, which must not be "0-0"."""
+    milliseconds, number = split_stream_id(stream_id)
+    return stream_id_of(milliseconds, number - 1) if number else stream_id_of(milliseconds - 1, 2**64 - 1)

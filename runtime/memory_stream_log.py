@@ -66,6 +66,10 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         return self._positions.get(shard, ShardPosition(0, STREAM_START))
 
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """See `StreamLog`."""
+        return {shard: self.position(shard) for shard in shards}
+
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
         if candidate is not None and self.lease(shard).leader not in (None, over):

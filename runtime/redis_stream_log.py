@@ -212,6 +212,14 @@ class RedisStreamLog:
         """See `StreamLog`."""
         return _position(self._redis.get(streams.position(shard)) or b"0|0-0")
 
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """See `StreamLog`."""
+        with self._redis.pipeline(transaction=True) as pipeline:
+            for shard in shards:
+                pipeline.get(streams.position(shard))
+            found = pipeline.execute()
+        return {shard: _position(value or b"0|0-0") for shard, value in zip(shards, found, strict=True)}
+
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
         keys = [streams.position(shard), streams.commands(shard), streams.lease(shard)]

@@ -122,6 +122,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingest_sweep_s: Positive = 5
     """How often the ingest looks without being nudged."""
 
+    # The archive
+    archive_enabled: bool = True
+    """Keep the shards' input logs and snapshots in the database: what `exchange restore`, `book`, `account` and `why` read."""
+    archive_period_ms: Positive = 1_000
+    """How far the archive may be behind a shard that says nothing; what it says is never stored before it is archived."""
+    archive_snapshot_interval_s: Positive = 7_200
+    archive_snapshots_max: Positive = 24
+    """Snapshots that are kept of each shard, and the log since the oldest of them."""
+    archive_days: Positive = 7
+    """Snapshots that are older are dropped, and the log before the oldest that is left."""
+    lost_tail_check_enabled: bool = True
+    """A shard opens only when its log has been compared with the database since Redis started."""
+
     # The frontend
     frontend_enabled: bool = True
     frontend_port: Port = 3000

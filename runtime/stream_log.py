@@ -115,6 +115,10 @@ class StreamLog(Protocol):
         """Return the shard's position; (0, "0-0") for a new shard."""
         ...
 
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """Return the positions of several shards at one moment."""
+        ...
+
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on.
 

@@ -102,12 +102,16 @@ class ShardLog:
         stream_id = stream_id_of(self._time, len(self.entries))
         self.entries += [(shard, stream_id, found) for shard, found in touched.items() if found]
 
-    def _take(self, shard: int, touched: dict[int, list[Event]]) -> list[MessageFrame]:
-        output = self._shards[shard].take()
-        touched.setdefault(shard, []).extend(output.events)
-        for event in output.events:
+    def note(self, happened: list[Event]) -> None:
+        """Note which orders are open."""
+        for event in happened:
             if isinstance(event, OrderAccepted):
                 self._open[event.order.order_id] = (event.order.account_id, event.order.market)
             elif isinstance(event, OrderClosed):
                 self._open.pop(event.order.order_id, None)
+
+    def _take(self, shard: int, touched: dict[int, list[Event]]) -> list[MessageFrame]:
+        output = self._shards[shard].take()
+        touched.setdefault(shard, []).extend(output.events)
+        self.note(output.events)
         return [MessageFrame(shard, target, sequence, (message,)) for target, sequence, message in output.outbox]

@@ -64,6 +64,7 @@ class Processes:
             "REDIS_URL": self.redis_url,
             "DATABASE_URL": self.database_url,
             "SHARD_COUNT": str(self.shard_count),
+            "LOST_TAIL_CHECK_ENABLED": "false",  # nobody here compares the log with the database
             **settings,
         }
         process = subprocess.Popen(

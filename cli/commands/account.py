@@ -1,0 +1,82 @@
+"""`exchange account`."""
+
+import rich_click as click
+
+from cli.console import console, plain_table, print_json, running_settings
+from cli.lookup import account_of_email, amount, known_market, looking_back, replay_bar
+from cli.past import parse_time, time_text
+from cli.time_travel import account_at
+from protocol.market import MarketMap
+from protocol.orders import OrderState
+
+
+@click.command()
+@click.option("--account", "account_id", type=click.IntRange(min=1), help="The account's number.")
+@click.option("--email", help="Or the address that its owner signed up with.")
+@click.option("--market", "symbol", help="With --sequence: whose sequence.")
+@click.option("--sequence", type=click.IntRange(min=0), help="As it was when the market stood at this sequence.")
+@click.option("--time", "moment", help="As it was at this time: 2026-01-31T12:00:00Z, or milliseconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: account, time, balances, openOrders.")
+def account(
+    account_id: int | None,
+    email: str | None,
+    symbol: str | None,
+    sequence: int | None,
+    moment: str | None,
+    as_json: bool,
+) -> None:
+    """Show an account's balances, holds and open orders as they were at any sequence or time since the archive begins.
+
+    Without either, as they are now. On another shard than the market's, an account is shown at the end of that sequence's millisecond.
+    """
+    if (account_id is None) == (email is None):
+        raise click.UsageError("Name an account by --account or --email.")
+    if (symbol is None) != (sequence is None) or (sequence is not None and moment is not None):
+        raise click.UsageError("Name --market with --sequence, or --time, or neither.")
+    settings = running_settings()
+    market_map = settings.market_map()
+    market = known_market(market_map, symbol) if symbol else ""
+    with looking_back(settings) as (past, connection), replay_bar(console, quiet=as_json) as progress:
+        number = account_id if account_id is not None else account_of_email(connection, str(email))
+        found = account_at(past, number, market, sequence, parse_time(moment) if moment else None, progress)
+    orders = [_order(market_map, order) for order in found.open_orders]
+    balances = [
+        {"asset": each.asset, "available": amount(each.available), "held": amount(each.held)} for each in found.balances
+    ]
+    if as_json:
+        print_json(
+            {"account": number, "time": found.time, "position": found.stream_id}
+            | {"balances": balances, "openOrders": orders}
+        )
+        return
+    console.print(f"account {number}, {time_text(found.time)} (after {found.stream_id})\n", highlight=False)
+    money = plain_table("asset", "available", "held")
+    for row in balances:
+        money.add_row(*row.values())
+    console.print(money)
+    if not orders:
+        console.print("\nNo open orders.")
+        return
+    table = plain_table("order", "market", "side", "price", "quantity", "filled", "held")
+    for order in orders:
+        table.add_row(
+            *(str(order[name]) for name in ("orderId", "market", "side", "price", "quantity", "filled", "held"))
+        )
+    console.print()
+    console.print(table)
+
+
+def _order(market_map: MarketMap, order: OrderState) -> dict[str, object]:
+    market = market_map.by_symbol[order.market]
+    return {
+        "orderId": order.order_id,
+        "clientOrderId": order.client_order_id,
+        "market": order.market,
+        "side": order.side.name,
+        "type": order.order_type.name,
+        "status": order.status.name,
+        "price": market.format_price(order.price),
+        "quantity": market.format_quantity(order.quantity),
+        "filled": market.format_quantity(order.cum_quantity),
+        "held": amount(order.held),
+    }

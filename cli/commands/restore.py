@@ -1,0 +1,123 @@
+"""`exchange restore`."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import psycopg
+import redis
+import rich_click as click
+from rich.progress import Progress as ProgressBar
+
+from cli import probes
+from cli.console import CommandError, console, own_settings, plain_table, print_json
+from cli.past import Past, Progress, time_text
+from cli.processes import engines
+from cli.restoring import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
+from cli.running import StartError
+from cli.servers import servers_of_stopped
+from persist.migrate import MigrationError
+from persist.migrate import migrate as bring_up_to_date
+from protocol.streams import split_stream_id
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings, SettingsError
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only work out what would be restored, and what would be missing.")
+@click.option(
+    "--accept-loss", is_flag=True, help="Restore although the database knows of more than its archive leads to."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: restored, shards, losses.")
+def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
+    """Rebuild what Redis held from the database, after it was wiped or has lost its end.
+
+    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is archived; `exchange up`
+    goes on from there. What Redis has of the shards is replaced; people sign in anew, API keys stay.
+    """
+    settings = own_settings()
+    say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
+    try:
+        with servers_of_stopped(settings, say):
+            plan, restored = _restore(settings, dry_run, accept_loss, quiet=as_json)
+    except (RestoreError, StartError, SettingsError, MigrationError) as error:
+        raise CommandError(str(error)) from error
+    except (psycopg.Error, redis.RedisError) as error:
+        raise CommandError(f"A server does not do as it should: {str(error).strip()}") from error
+    if as_json:
+        print_json({"restored": restored, "shards": _rows(plan), "losses": msgspec.to_builtins(plan.losses)})
+        return
+    _show(plan)
+    if plan.losses and not restored and not dry_run:
+        raise CommandError(
+            "Nothing was restored: the database knows of orders and trades that its archive does not lead to (above). Bring "
+            "Redis's own data back if there are any; --accept-loss restores without them, and marks them as lost."
+        )
+    console.print("`exchange up` goes on from here." if restored else "Nothing was written.")
+
+
+def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: bool) -> tuple[Plan, bool]:
+    database_url, market_map = settings.resolved_database_url(), settings.market_map()
+    bring_up_to_date(database_url)
+    client = redis.Redis.from_url(settings.resolved_redis_url(), protocol=2)
+    with client, psycopg.connect(database_url) as connection, _bars(quiet) as progress:
+        _refuse_running(settings)
+        epochs = {shard: RedisStreamLog(client).position(shard).epoch for shard in range(settings.shard_count)}
+        past = Past(None, connection, market_map, settings.closed_orders_max)
+        plan = plan_restore(past, connection, database_url, epochs, progress)
+        if dry_run or (plan.losses and not accept_loss):
+            connection.rollback()
+            return plan, False
+        write_database(connection, plan)
+        connection.commit()
+        write_redis(client, connection, plan, market_map, time.time_ns() // 1_000_000)
+    return plan, True
+
+
+def _refuse_running(settings: Settings) -> None:
+    """Refuse while engine workers, of whatever machine, use this Redis."""
+    if alive := [spec.name for spec in engines(settings) if probes.say_health(settings, [spec])]:
+        raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Callable[[int], Progress]]:
+    with ProgressBar(console=console, transient=True, disable=quiet) as bars:
+
+        def of_shard(shard: int) -> Progress:
+            task = bars.add_task(f"shard {shard}")
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield of_shard
+
+
+def _rows(plan: Plan) -> list[dict[str, object]]:
+    return [
+        {
+            "shard": each.shard.index,
+            "position": each.position,
+            "time": time_text(split_stream_id(each.position)[0]),
+            "snapshot": each.snapshot_id,
+            "entriesReplayed": each.entries,
+            "eventsToStore": len(each.events),
+            "openOrders": sum(
+                len(orders) for account in each.shard.accounts.values() for orders in account.open_orders.values()
+            ),
+            "accounts": len(each.shard.accounts),
+            "epoch": each.epoch,
+        }
+        for each in plan.shards
+    ]
+
+
+def _show(plan: Plan) -> None:
+    table = plain_table("shard", "as of", "position", "replayed", "accounts", "open orders")
+    for row in _rows(plan):
+        table.add_row(
+            *(str(row[name]) for name in ("shard", "time", "position", "entriesReplayed", "accounts", "openOrders"))
+        )
+    console.print(table)
+    console.print("\nWhat was acknowledged after these positions is in no archive, and lost.")
+    for loss in plan.losses:
+        console.print(f"[bold red]lost[/] {loss_text(loss)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""What the commands that look into the past share: connections, progress, money as people read it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import redis
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+
+from cli.console import CommandError
+from cli.past import Past, PastError, Progress
+from cli.probes import connect
+from persist.segments import ArchiveDamagedError
+from protocol.market import MarketMap
+from protocol.units import format_decimal
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings, SettingsError
+
+SHOWN_FROM_ENTRIES = 2_000
+"""A replay of fewer is over before a bar could be read."""
+
+
+@contextmanager
+def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[Any] | None]]:
+    """Open the past: from the archive and Redis, or from the one of them that answers.
+
+    Raises:
+        CommandError: neither answers, or what is wanted cannot be looked up.
+    """
+    reasons: list[str] = []
+    connection: psycopg.Connection[Any] | None = None
+    log: RedisStreamLog | None = None
+    try:
+        client = connect(settings)
+        client.ping()
+        log = RedisStreamLog(client)
+    except (redis.RedisError, SettingsError) as error:
+        reasons.append(str(error))
+    try:
+        connection = psycopg.connect(settings.resolved_database_url(), connect_timeout=2, autocommit=True)
+    except (psycopg.Error, SettingsError) as error:
+        reasons.append(str(error).strip())
+    if log is None and connection is None:
+        raise CommandError(f"Neither Redis nor the database answers; `exchange up` starts them ({'; '.join(reasons)}).")
+    try:
+        yield Past(log, connection, settings.market_map(), settings.closed_orders_max), connection
+    except (PastError, ArchiveDamagedError) as error:
+        raise CommandError(f"{error}.") from error
+    except psycopg.Error as error:
+        raise CommandError(f"The database does not answer as it should: {str(error).strip()}") from error
+    except redis.RedisError as error:
+        raise CommandError(f"Redis does not answer as it should: {error}") from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def replay_bar(console: Console, *, quiet: bool) -> Iterator[Progress]:
+    """Show how far a replay is, on a terminal, when it takes a while."""
+    with ProgressBar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("replaying", visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=done >= SHOWN_FROM_ENTRIES)
+
+        yield progress
+
+
+def known_market(market_map: MarketMap, symbol: str) -> str:
+    """Return the market's symbol as it is written.
+
+    Raises:
+        CommandError: there is no such market.
+    """
+    if symbol.upper() not in market_map.by_symbol:
+        raise CommandError(f"There is no market {symbol}; there are: {', '.join(market_map.by_symbol)}.")
+    return symbol.upper()
+
+
+def amount(units: int) -> str:
+    """Return money in units as a decimal."""
+    return format_decimal(units)
+
+
+def account_of_email(connection: psycopg.Connection[Any] | None, email: str) -> int:
+    """Return the account of the person who signed up with this address.
+
+    Raises:
+        CommandError: nobody did, or the database does not answer.
+    """
+    if connection is None:
+        raise CommandError("The database, which knows the addresses, does not answer; name the account by --account.")
+    row = connection.execute("SELECT account_id FROM users WHERE email = %s", (email.lower(),)).fetchone()
+    if row is None:
+        raise CommandError(f"Nobody has signed up with {email}.")
+    return int(row[0])

@@ -1,0 +1,50 @@
+"""Redis and PostgreSQL for a command that needs them, whether the exchange runs or not."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cli import embedded
+from cli.console import CommandError
+from cli.ports import PortError, check_ports
+from cli.processes import ProcessSpec
+from cli.running import LOOK_EVERY_S, READY_TIMEOUT_S, stop_leftovers
+from cli.state import log_file, read_state, state_file
+from cli.supervisor import Supervisor
+from runtime.settings import Settings
+
+
+@contextmanager
+def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
+    """Run the embedded servers while the context lasts; none of the exchange's processes may run.
+
+    Raises:
+        CommandError: the exchange runs, or a server does not start.
+    """
+    if (state := read_state(settings)) is not None:
+        raise CommandError(f"The exchange is running (process {state.pid}); stop it first with `exchange down`.")
+    try:
+        embedded.make_data_dir(settings)
+        # Only now: it would end the servers of a running exchange, too.
+        stop_leftovers(settings)
+        check_ports(settings)
+        supervisor = Supervisor(settings)
+        try:
+            for name, url, command, ready in (
+                ("redis", settings.redis_url, embedded.redis_command, embedded.redis_ready),
+                ("postgres", settings.database_url, embedded.postgres_command, embedded.postgres_ready),
+            ):
+                if not url:
+                    say(f"starting {name}")
+                    supervisor.start(ProcessSpec(name, command(settings)))
+                deadline = time.monotonic() + READY_TIMEOUT_S
+                while not ready(settings):
+                    if time.monotonic() > deadline:
+                        raise CommandError(f"{name} does not answer; see {log_file(settings, name)}.")
+                    time.sleep(LOOK_EVERY_S)
+            yield
+        finally:
+            supervisor.stop_all(say)
+            state_file(settings).unlink(missing_ok=True)
+    except (embedded.ServerError, PortError, OSError) as error:
+        raise CommandError(str(error)) from error

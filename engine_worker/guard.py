@@ -1,0 +1,43 @@
+"""Before a shard opens: its log has been compared with the database since Redis started."""
+
+import threading
+import time
+
+import redis
+import structlog
+
+from engine_worker.worker import LogDamaged
+from runtime.guard import read_guard
+from runtime.redis_stream_log import Unreachable
+
+ASK_EVERY_S = 0.02
+SAY_EVERY_S = 5.0
+
+_log = structlog.get_logger()
+
+
+def await_guard(redis_url: str, shard: int, stopping: threading.Event) -> None:
+    """Wait until persist has compared the shard's log with the database, or until told to stop.
+
+    Raises:
+        LogDamaged: the log has lost what was stored of it.
+    """
+    say_s = time.monotonic() + SAY_EVERY_S
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        while not stopping.is_set():
+            try:
+                guard = read_guard(client, shard)
+                if guard.reason:
+                    raise LogDamaged(guard.reason)
+                if guard.checked:
+                    return
+            except Unreachable as error:
+                _log.debug("redis is away", error=str(error))
+            if time.monotonic() >= say_s:
+                say_s = time.monotonic() + SAY_EVERY_S
+                _log.warning(
+                    "waiting for persist-nudger (or `exchange up`) to compare this log with the database; "
+                    "EXCHANGE_LOST_TAIL_CHECK_ENABLED=false opens without",
+                    shard=shard,
+                )
+            stopping.wait(ASK_EVERY_S)

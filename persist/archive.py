@@ -1,0 +1,322 @@
+"""The shards' input logs and snapshots into the database: what an exchange can be rebuilt from.
+
+A step is one transaction: lock the shards' rows in `archive`, ask for all positions at one moment, store what each shard has
+committed up to there, move `last_id`, commit. All shards together, because a message that one has received must not be in the archive
+without the command that sent it. The ingest calls `cover` before it stores events; so the database never knows of an order or a
+trade without the commands that they came of, and what is rebuilt from it lacks nothing that it tells.
+"""
+
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import prometheus_client
+import psycopg
+import structlog
+
+from persist.lost_tail import Found, Stored, lost_tail
+from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
+from protocol import streams
+from protocol.streams import (
+    ARCHIVE_READER,
+    NOTHING_NEEDED,
+    STREAM_START,
+    TRIMMED,
+    StreamId,
+    preceding_stream_id,
+    split_stream_id,
+)
+from runtime.stream_log import ShardPosition, StreamLog
+
+ENTRIES_PER_READ = 500
+SEGMENT_BYTES_MAX = 1_000_000
+"""Of a segment before compression; bounds the memory that a step takes."""
+MS_PER_DAY = 86_400_000
+
+_SESSION = """
+SET idle_in_transaction_session_timeout = '10s'; -- a worker that was paused must not keep the lock from the others
+SET client_connection_check_interval = '1s';
+SET synchronous_commit = on;
+"""
+
+_log = structlog.get_logger()
+
+_entries_archived = prometheus_client.Counter("persist_entries_archived", "Input entries archived", ["shard"])
+_bytes_archived = prometheus_client.Counter("persist_bytes_archived", "Bytes of input archived, compressed", ["shard"])
+
+
+class LostTailError(Exception):
+    """The log does not hold what was archived of it."""
+
+
+class Retention(NamedTuple):
+    """How much of the past the archive keeps."""
+
+    snapshot_interval_s: int
+    snapshots_max: int
+    days: int
+
+
+class _Row(NamedTuple):
+    last_id: StreamId
+    epoch: int
+    may_restart: bool
+
+
+class Archiver:
+    """Archives all shards, on a connection of its own that is made when it is needed. Several threads may use it, one at a time."""
+
+    def __init__(self, log: StreamLog, shards: Sequence[int], database_url: str, retention: Retention) -> None:
+        self._streams = log
+        self._shards = list(shards)
+        self._database_url = database_url
+        self._retention = retention
+        self._connection: psycopg.Connection[Any] | None = None
+        self._covered = dict.fromkeys(self._shards, STREAM_START)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def cover(self, shard: int, stream_id: StreamId) -> None:
+        """Return when everything that `shard` has committed up to `stream_id` is archived.
+
+        Raises: as `step`.
+        """
+        if split_stream_id(self._covered[shard]) < split_stream_id(stream_id):
+            self.step()
+
+    def step(self) -> None:
+        """Archive what the shards have committed, and a snapshot of each when one is due.
+
+        Raises:
+            LostTailError: a log does not hold what was archived of it; nothing was stored.
+            psycopg.OperationalError: the database is away; what was under way was not stored.
+            redis.RedisError: as that for Redis; the step may have been stored already.
+        """
+        with self._lock:
+            try:
+                connection = self._connected()
+                with connection.transaction():
+                    rows = self._locked_rows(connection)
+                    positions = self._streams.positions(self._shards)
+                    archived = {
+                        shard: self._archive(connection, shard, rows[shard], positions[shard]) for shard in self._shards
+                    }
+            except BaseException:
+                # Whatever state the connection is in, a new one is in a better one.
+                self.close()
+                raise
+            for shard, last_id in archived.items():
+                # Never before the commit.
+                self._streams.mark_passed(shard, ARCHIVE_READER, last_id)
+            self._covered = archived
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            connection = psycopg.connect(self._database_url, application_name="archive")
+            try:
+                connection.execute(_SESSION)
+                connection.cursor().executemany(
+                    "INSERT INTO archive (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                    [(shard, STREAM_START) for shard in self._shards],
+                )
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _locked_rows(self, connection: psycopg.Connection[Any]) -> dict[int, _Row]:
+        found = connection.execute(
+            "SELECT shard, last_id, epoch, may_restart FROM archive WHERE shard = ANY(%s) ORDER BY shard FOR UPDATE",
+            (self._shards,),
+        ).fetchall()
+        return {shard: _Row(StreamId(last_id), epoch, may_restart) for shard, last_id, epoch, may_restart in found}
+
+    def _archive(self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition) -> StreamId:
+        """Archive one shard up to `position`, and return up to where it is archived now."""
+        last_id = row.last_id
+        if position == (row.epoch, last_id):
+            self._archive_snapshot(connection, shard, last_id)
+            return last_id
+        has_archived = has_entry(self._streams, shard, last_id)
+        reason = lost_tail(
+            shard,
+            Stored(last_id, row.epoch, row.may_restart),
+            Found(position, position.stream_id, NOTHING_NEEDED, has_archived),
+        )
+        if reason:
+            raise LostTailError(reason)
+        if not has_archived:
+            # What lies in between was trimmed while nobody archived, or was never in the log; a snapshot has it.
+            last_id = self._begin_at_snapshot(connection, shard, last_id)
+        after = last_id
+        for portion in portions(self._entries(shard, after, position.stream_id), SEGMENT_BYTES_MAX):
+            _insert(connection, shard, last_id, segment := pack(portion))
+            last_id = segment.last_id
+            _entries_archived.labels(shard).inc(segment.entries)
+            _bytes_archived.labels(shard).inc(len(segment.payload))
+        if (last_id, position.epoch, not has_archived) != row:
+            connection.execute(
+                "UPDATE archive SET last_id = %s, epoch = %s, may_restart = %s WHERE shard = %s",
+                (last_id, position.epoch, not has_archived, shard),
+            )
+        for level in range(FINAL_LEVEL):
+            _merge(connection, shard, level)
+        self._archive_snapshot(connection, shard, last_id)
+        return last_id
+
+    def _entries(self, shard: int, after: StreamId, goal: StreamId) -> Iterator[tuple[StreamId, Fields]]:
+        stream, end = streams.commands(shard), split_stream_id(goal)
+        while True:
+            found = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
+            for entry in found:
+                if split_stream_id(entry.stream_id) > end:
+                    return
+                yield entry.stream_id, entry.fields
+            if len(found) < ENTRIES_PER_READ:
+                return
+            after = found[-1].stream_id
+
+    def _begin_at_snapshot(self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId) -> StreamId:
+        """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or the beginning."""
+        for snapshot in reversed(self._streams.snapshots(shard)):
+            info = snapshot_info(snapshot)
+            if info is not None and split_stream_id(info.stream_id) >= split_stream_id(last_id):
+                _log.info("the archive begins at a snapshot", shard=shard, snapshot=info.stream_id, archived=last_id)
+                insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
+                return info.stream_id
+        return last_id
+
+    def _archive_snapshot(self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId) -> None:
+        """Archive the shard's newest snapshot when one is due, and drop what no longer has to be kept."""
+        due = connection.execute(
+            "SELECT coalesce(bool_and(stored_at < now() - make_interval(secs => %s)), true) "
+            "FROM (SELECT max(stored_at) AS stored_at FROM shard_snapshots WHERE shard = %s) AS newest",
+            (self._retention.snapshot_interval_s, shard),
+        ).fetchone()
+        if not due or not due[0]:
+            return
+        for saved in self._streams.saved_snapshots(shard):
+            if split_stream_id(saved.stream_id) > split_stream_id(last_id):
+                continue
+            snapshot = self._streams.read_snapshot(shard, saved)
+            info = snapshot_info(snapshot)
+            if info is None:
+                continue
+            insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
+            drop_old(connection, shard, self._retention, _now_ms())
+            return
+
+
+def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
+    """Return whether the input of `shard` still has this entry; the start is there until the input is trimmed."""
+    if stream_id == STREAM_START:
+        return log.passed(shard).get(TRIMMED, STREAM_START) == STREAM_START
+    found = log.read({streams.commands(shard): preceding_stream_id(stream_id)}, 1, 0)
+    return bool(found) and found[0].stream_id == stream_id
+
+
+def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
+    """Note that nobody archives: the input is trimmed without waiting, and the archive may go on at a snapshot later."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE archive SET may_restart = true WHERE shard = ANY(%s)", (list(shards),))
+    for shard in shards:
+        if ARCHIVE_READER in log.passed(shard):
+            log.mark_passed(shard, ARCHIVE_READER, NOTHING_NEEDED)
+
+
+def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retention, now_ms: int) -> None:
+    """Drop snapshots that are too many or too old, never the newest, and the log before the oldest that is left."""
+    found = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
+    newest_first = sorted((stream_id for (stream_id,) in found), key=split_stream_id, reverse=True)
+    oldest_ms = now_ms - retention.days * MS_PER_DAY
+    kept = [
+        stream_id
+        for number, stream_id in enumerate(newest_first)
+        if number == 0 or (number < retention.snapshots_max and split_stream_id(stream_id)[0] >= oldest_ms)
+    ]
+    if not kept:
+        return
+    dropped = newest_first[len(kept) :]
+    connection.execute("DELETE FROM shard_snapshots WHERE shard = %s AND stream_id = ANY(%s)", (shard, dropped))
+    first = kept[-1]
+    # Before the first drop the log from the very beginning needs no snapshot.
+    if not dropped and split_stream_id(first)[0] >= oldest_ms and len(kept) < retention.snapshots_max:
+        return
+    before = split_stream_id(first)
+    old = connection.execute(
+        "SELECT last_id FROM log_segments WHERE shard = %s AND last_time <= %s", (shard, before[0])
+    ).fetchall()
+    connection.execute(
+        "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s)",
+        (shard, [last_id for (last_id,) in old if split_stream_id(last_id) <= before]),
+    )
+
+
+def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId, segment: Segment) -> None:
+    connection.execute(
+        "INSERT INTO log_segments (shard, after_id, first_id, last_id, last_time, entries, raw_bytes, level, payload) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %b)",
+        (
+            shard,
+            after_id,
+            segment.first_id,
+            segment.last_id,
+            split_stream_id(segment.last_id)[0],
+            segment.entries,
+            segment.raw_bytes,
+            segment.level,
+            segment.payload,
+        ),
+    )
+
+
+def insert_snapshot(
+    connection: psycopg.Connection[Any], shard: int, stream_id: StreamId, sequences: dict[str, int], snapshot: bytes
+) -> None:
+    """Store a snapshot; one of the same position is replaced."""
+    connection.execute(
+        "INSERT INTO shard_snapshots (shard, stream_id, time, sequences, payload) VALUES (%s, %s, %s, %s, %b) "
+        "ON CONFLICT (shard, stream_id) DO UPDATE SET "
+        "sequences = excluded.sequences, payload = excluded.payload, stored_at = now()",
+        (
+            shard,
+            stream_id,
+            split_stream_id(stream_id)[0],
+            msgspec.json.encode(sequences).decode(),
+            zlib.compress(snapshot, SMALL),
+        ),
+    )
+
+
+def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
+    """Make one segment of those of `level` that follow each other, once they are enough."""
+    found = connection.execute(
+        "SELECT after_id, last_id FROM log_segments WHERE shard = %s AND level = %s", (shard, level)
+    ).fetchall()
+    if len(found) < MERGED_AT_ONCE:
+        return
+    run: list[str] = []
+    for after_id, last_id in sorted(found, key=lambda row: split_stream_id(row[1])):
+        run = [*run, last_id] if run and run[-1] == after_id else [last_id]
+        if len(run) == MERGED_AT_ONCE:
+            rows = connection.execute(
+                "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s) RETURNING last_id, after_id, payload",
+                (shard, run),
+            ).fetchall()
+            rows.sort(key=lambda row: split_stream_id(row[0]))
+            _insert(connection, shard, rows[0][1], merged((payload for _, _, payload in rows), level + 1))
+            run = []
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

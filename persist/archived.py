@@ -1,0 +1,119 @@
+"""Reads the archive: snapshots and the input log of a shard, as far back as they go."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+
+from persist.segments import ArchiveDamagedError, unpack
+from protocol import streams
+from protocol.streams import STREAM_START, StreamId, split_stream_id
+from runtime.stream_log import Entry
+
+
+class SnapshotHeading(NamedTuple):
+    """One archived snapshot, without its bytes."""
+
+    stream_id: StreamId
+    time: int
+    sequences: dict[str, int]
+
+
+class SegmentHeading(NamedTuple):
+    """One segment, without its bytes."""
+
+    after_id: StreamId
+    last_id: StreamId
+    entries: int
+
+
+class ShardArchive:
+    """What is archived of one shard, on a connection of the caller's."""
+
+    def __init__(self, connection: psycopg.Connection[Any], shard: int) -> None:
+        self._connection = connection
+        self.shard = shard
+
+    def last_id(self) -> StreamId:
+        """Return up to where the input log is archived."""
+        row = self._connection.execute("SELECT last_id FROM archive WHERE shard = %s", (self.shard,)).fetchone()
+        return StreamId(row[0]) if row else STREAM_START
+
+    def snapshots(self) -> list[SnapshotHeading]:
+        """Return all snapshots, newest first."""
+        rows = self._connection.execute(
+            "SELECT stream_id, time, sequences FROM shard_snapshots WHERE shard = %s", (self.shard,)
+        ).fetchall()
+        return sorted(
+            (SnapshotHeading(*row) for row in rows), key=lambda each: split_stream_id(each.stream_id), reverse=True
+        )
+
+    def snapshot(self, stream_id: StreamId) -> bytes:
+        """Return the bytes of a snapshot, as the shard wrote them.
+
+        Raises:
+            ArchiveDamagedError: it is not there, or cannot be read.
+        """
+        row = self._connection.execute(
+            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s", (self.shard, stream_id)
+        ).fetchone()
+        try:
+            if row is not None:
+                return zlib.decompress(row[0])
+        except zlib.error as error:
+            raise ArchiveDamagedError(
+                f"shard {self.shard}: the snapshot of {stream_id} cannot be read: {error}"
+            ) from error
+        raise ArchiveDamagedError(f"shard {self.shard}: the snapshot of {stream_id} is not in the archive any more")
+
+    def oldest_id(self) -> StreamId | None:
+        """Return the oldest position whose state can be rebuilt; None: nothing is archived."""
+        segments, snapshots = self.segments(STREAM_START), self.snapshots()
+        if segments and segments[0].after_id == STREAM_START:
+            return STREAM_START
+        return snapshots[-1].stream_id if snapshots else None
+
+    def segments(self, after: StreamId) -> list[SegmentHeading]:
+        """Return the segments with entries after `after`, oldest first."""
+        bound = split_stream_id(after)
+        rows = self._connection.execute(
+            "SELECT after_id, last_id, entries FROM log_segments WHERE shard = %s AND last_time >= %s",
+            (self.shard, bound[0]),
+        ).fetchall()
+        found = [SegmentHeading(*row) for row in rows if split_stream_id(row[1]) > bound]
+        return sorted(found, key=lambda each: split_stream_id(each.last_id))
+
+    def count_after(self, after: StreamId) -> int:
+        """Return about how many entries are archived after `after`."""
+        return sum(segment.entries for segment in self.segments(after))
+
+    def entries(self, after: StreamId) -> Iterator[Entry]:
+        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest first.
+
+        Raises:
+            ArchiveDamagedError: the log does not go on without a gap, or cannot be read.
+        """
+        bound, reached = split_stream_id(after), after
+        for segment in self.segments(after):
+            if split_stream_id(segment.after_id) > split_stream_id(reached):
+                raise ArchiveDamagedError(
+                    f"shard {self.shard}: the archive has nothing between {reached} and {segment.after_id}"
+                )
+            for stream_id, fields in self._unpacked(segment.last_id):
+                if split_stream_id(stream_id) > bound:
+                    yield Entry(streams.commands(self.shard), stream_id, fields)
+            reached = segment.last_id
+
+    def _unpacked(self, last_id: StreamId) -> list[tuple[StreamId, dict[bytes, bytes]]]:
+        row = self._connection.execute(
+            "SELECT payload FROM log_segments WHERE shard = %s AND last_id = %s", (self.shard, last_id)
+        ).fetchone()
+        if row is None:  # it has just been merged into a larger one
+            row = self._connection.execute(
+                "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time LIMIT 1",
+                (self.shard, split_stream_id(last_id)[0]),
+            ).fetchone()
+        if row is None:
+            raise ArchiveDamagedError(f"shard {self.shard}: a segment up to {last_id} is not in the archive any more")
+        return unpack(row[0])

@@ -1,0 +1,124 @@
+"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself (pure)."""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from protocol.streams import StreamId
+
+FINAL_LEVEL: Final = 2
+"""Segments of this level are not merged any more."""
+MERGED_AT_ONCE: Final = 16
+"""So many segments of one level make one of the next."""
+_LEVEL_BYTES: Final = (16_384, 262_144)
+"""A segment smaller than the first is of level 0, one smaller than the second of level 1."""
+QUICK, SMALL = 1, 6
+"""zlib's levels: for what will be merged soon, and for what stays."""
+
+_SNAPSHOT_DIGEST_SIZE: Final = 32
+
+Fields = dict[bytes, bytes]
+
+
+class Segment(NamedTuple):
+    """Entries that follow each other, ready to be stored."""
+
+    first_id: StreamId
+    last_id: StreamId
+    entries: int
+    raw_bytes: int
+    level: int
+    payload: bytes
+
+
+class SnapshotInfo(NamedTuple):
+    """What a snapshot says about itself."""
+
+    stream_id: StreamId
+    sequences: dict[str, int]
+    """Market -> its sequence."""
+
+
+class _MarketHead(msgspec.Struct, frozen=True, array_like=True):
+    symbol: str
+    last_price: int
+    sequence: int
+
+
+class _SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
+    """The head of a `ShardSnapshot` (engine_worker/core/snapshot.py); msgspec skips what follows."""
+
+    version: int
+    stream_id: StreamId
+    index: int
+    shard_count: int
+    order_count: int
+    command_count: int
+    totals: msgspec.Raw
+    accounts: msgspec.Raw
+    markets: list[_MarketHead]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_entries = msgspec.msgpack.Decoder(list[tuple[StreamId, Fields]]).decode
+_decode_head = msgspec.msgpack.Decoder(_SnapshotHead).decode
+
+
+class ArchiveDamagedError(ValueError):
+    """What is in the archive cannot be read, or does not follow on each other."""
+
+
+def pack(entries: Sequence[tuple[StreamId, Fields]], level: int | None = None) -> Segment:
+    """Return a segment of one or more entries; its level goes by its size, unless it is given."""
+    raw = _encode(entries)
+    if level is None:
+        level = sum(len(raw) >= size for size in _LEVEL_BYTES)
+    payload = zlib.compress(raw, QUICK if level == 0 else SMALL)
+    return Segment(entries[0][0], entries[-1][0], len(entries), len(raw), level, payload)
+
+
+def unpack(payload: bytes) -> list[tuple[StreamId, Fields]]:
+    """Return the entries of a segment.
+
+    Raises:
+        ArchiveDamagedError: the bytes are not a segment.
+    """
+    try:
+        return _decode_entries(zlib.decompress(payload))
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise ArchiveDamagedError(f"a segment of the log cannot be read: {error}") from error
+
+
+def merged(payloads: Iterable[bytes], level: int) -> Segment:
+    """Return one segment of `level` with the entries of several."""
+    return pack([entry for payload in payloads for entry in unpack(payload)], level)
+
+
+def portions(entries: Iterable[tuple[StreamId, Fields]], bytes_max: int) -> Iterator[list[tuple[StreamId, Fields]]]:
+    """Yield the entries in lists that each hold about `bytes_max` bytes at most, or a single entry."""
+    portion: list[tuple[StreamId, Fields]] = []
+    size = 0
+    for stream_id, fields in entries:
+        length = sum(len(name) + len(value) for name, value in fields.items())
+        if portion and size + length > bytes_max:
+            yield portion
+            portion, size = [], 0
+        portion.append((stream_id, fields))
+        size += length
+    if portion:
+        yield portion
+
+
+def snapshot_info(snapshot: bytes) -> SnapshotInfo | None:
+    """Return what a whole snapshot says about itself; None when it is torn."""
+    digest, body = snapshot[:_SNAPSHOT_DIGEST_SIZE], snapshot[_SNAPSHOT_DIGEST_SIZE:]
+    if hashlib.blake2b(body, digest_size=_SNAPSHOT_DIGEST_SIZE).digest() != digest:
+        return None
+    try:
+        head = _decode_head(body)
+    except msgspec.MsgspecError:
+        return None
+    return SnapshotInfo(head.stream_id, {market.symbol: market.sequence for market in head.markets})

@@ -1,0 +1,40 @@
+"""Whether a shard's log was compared with the database since Redis started: what persist notes, and the engine worker reads.
+
+Whatever can make Redis forget – a log file without its end, an old backup, a promoted replica – comes with another run id.
+"""
+
+from typing import Any, NamedTuple
+
+import redis
+
+from protocol import streams
+
+# In a script, so that it is the run id of the very node that holds the shard, also on a cluster.
+_READ = """
+return {string.match(redis.call('INFO', 'server'), 'run_id:(%x+)'), redis.call('GET', KEYS[1]) or ''}
+"""
+
+
+class Guard(NamedTuple):
+    """What was found of one shard's log."""
+
+    run_id: str
+    """Of the Redis that runs now."""
+    checked: bool
+    """Whether the log was compared since it started."""
+    reason: str
+    """Why the shard must not open; empty: nothing speaks against it."""
+
+
+def read_guard(client: redis.Redis, shard: int) -> Guard:
+    """Return what is noted of a shard's log."""
+    found: Any = client.eval(_READ, 1, streams.guard(shard))
+    run_id, noted = found[0].decode(), found[1].decode()
+    noted_id, _, reason = noted.partition("|")
+    checked = noted_id == run_id
+    return Guard(run_id, checked, reason if checked else "")
+
+
+def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:
+    """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must not open, if so."""
+    client.set(streams.guard(shard), f"{run_id}|{reason}")

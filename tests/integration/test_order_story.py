@@ -1,0 +1,150 @@
+"""`exchange why`: one order's story, told from the log and found in the database."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from cli.order_story import client_order_stories, order_story
+from cli.past import Past, PastError
+from persist.archive import Archiver
+from persist.ingest import ShardIngest
+from protocol import streams
+from protocol.commands import CancelOrder, Deposit, PlaceOrder
+from protocol.market import MarketMap
+from protocol.orders import OrderType, Side, TimeInForce
+from protocol.streams import ARCHIVE_READER, TRIMMED
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from runtime.memory_stream_log import MemoryStreamLog
+from tests.integration.persist.test_archive import ALWAYS, Clock
+from tests.market_log import BTC, market_map
+from tests.worked_log import CLOSED_ORDERS_MAX, WorkedLog
+
+BUYER, SELLER, OTHER = AccountId(6), AccountId(7), AccountId(8)
+"""On one shard, and each on one of three; BTCUSDT is matched on shard 0, the buyer's."""
+MONEY, POOR = AssetUnits(10**15), AssetUnits(10**9)
+
+
+def place(
+    account: AccountId, name: str, side: Side, price: int, quantity: int, order_type: OrderType = OrderType.LIMIT
+) -> PlaceOrder:
+    return PlaceOrder(
+        price, "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)
+    )  # fmt: skip
+
+
+class Told:
+    """A little market in which one order is sold in three pieces: the story's subject is `sell`."""
+
+    def __init__(self, database_url: str, connection: psycopg.Connection, shard_count: int) -> None:
+        self.markets: MarketMap = market_map(shard_count)
+        self.log = MemoryStreamLog(Clock())
+        trading = self.trading = WorkedLog(self.log, 21, self.markets, accounts=1)
+        for account in (BUYER, SELLER, OTHER):
+            for asset in ("BTC", "USDT"):
+                amount = POOR if (account, asset) == (SELLER, "USDT") else MONEY
+                trading.give(Deposit(1, "gateway-1", account, asset, amount, f"first-{asset}"))
+        trading.give(
+            place(OTHER, "in-front", Side.SELL, 50_000, 3_000),
+            place(OTHER, "better", Side.SELL, 49_990, 2_000),
+            place(SELLER, "sell", Side.SELL, 50_000, 5_000),
+            place(SELLER, "sell", Side.SELL, 50_001, 5_000),
+            place(BUYER, "buy", Side.BUY, 50_010, 7_000),
+            place(SELLER, "poor", Side.BUY, 50_000, 50_000),
+            place(SELLER, "post", Side.BUY, 50_000, 1_000, OrderType.LIMIT_MAKER),
+        )
+        (self.order_id,) = trading.workers[SELLER % shard_count].shard.accounts[SELLER].open_orders[BTC]
+        trading.give(CancelOrder(9, "gateway-2", SELLER, BTC, OrderId(self.order_id)))
+        archiver = Archiver(self.log, range(shard_count), database_url, ALWAYS)
+        for shard in range(shard_count):
+            ingest = ShardIngest(shard, self.log, database_url, self.markets, 1_000, archiver.cover)
+            ingest.step()
+            ingest.close()
+        archiver.close()
+        trading.trade(30)
+        for shard in range(shard_count):
+            archived = self.log.passed(shard)[ARCHIVE_READER]
+            self.log.mark_passed(shard, TRIMMED, archived)
+            self.log.trim(streams.commands(shard), archived)
+        self.past = Past(self.log, connection, self.markets, CLOSED_ORDERS_MAX)
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+def test_a_resting_order_that_is_filled_in_part_and_canceled(database_url: str, connection: psycopg.Connection) -> None:
+    told = Told(database_url, connection, 1)
+    story = order_story(told.past, connection, told.order_id)
+    assert [step.what for step in story.steps] == ["command", "held", "accepted", "queued", "filled", "closed"]
+    command, held, accepted, queued, filled, closed = story.steps
+    assert (story.account_id, story.client_order_id, story.status) == (SELLER, "sell", "CANCELED")
+    assert command.facts["replyTo"] == "gateway-1"
+    assert (command.facts["price"], command.facts["quantity"]) == ("500.00000000", "0.05000000")
+    assert (held.facts["asset"], held.facts["amount"]) == ("BTC", "0.05000000")
+    assert accepted.rows == [f"orders(order_id={told.order_id})"]
+    assert (len(queued.facts["ordersAhead"]), queued.facts["quantityAhead"]) == (1, "0.03000000")
+    assert queued.facts["betterPrices"] == 1
+    assert (filled.facts["liquidity"], filled.facts["quantity"], filled.facts["price"]) == (
+        "MAKER",
+        "0.02000000",
+        "500.00000000",
+    )
+    assert len(filled.rows) == 3
+    assert closed.facts["by"] == "CancelOrder through gateway-2"
+    assert closed.facts["filled"] == "0.02000000"
+    assert closed.rows
+    buyer = order_story(told.past, connection, filled.facts["counterpartyOrderId"])
+    assert (buyer.client_order_id, buyer.status) == ("buy", "FILLED")
+    fills = [step.facts for step in buyer.steps if step.what == "filled"]
+    assert [(fill["liquidity"], fill["quantity"]) for fill in fills] == [
+        ("TAKER", "0.02000000"),
+        ("TAKER", "0.03000000"),
+        ("TAKER", "0.02000000"),
+    ]
+    # (50010 - 49990) ticks of 0.01 for 0.02 BTC, and so on.
+    assert [fill["released"] for fill in fills] == ["0.00400000", "0.00300000", "0.00200000"]
+    assert fills[2]["counterpartyOrderId"] == told.order_id
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_refusals_name_the_rule_also_of_orders_without_a_number(
+    database_url: str, connection: psycopg.Connection, shard_count: int
+) -> None:
+    told = Told(database_url, connection, shard_count)
+
+    def reasons(name: str) -> list[str]:
+        stories = client_order_stories(told.past, connection, SELLER, name)
+        return [story.steps[-1].facts.get("reason", story.status) for story in stories]
+
+    assert reasons("poor") == ["insufficient_balance"]
+    assert reasons("sell") == ["canceled_by_owner", "duplicate_client_order_id"]
+    assert reasons("post") == ["would_match_immediately"]
+    with pytest.raises(PastError, match="has placed no order 'never'"):
+        client_order_stories(told.past, connection, SELLER, "never")
+
+
+def test_an_order_whose_market_is_on_another_shard(database_url: str, connection: psycopg.Connection) -> None:
+    told = Told(database_url, connection, 3)
+    assert (SELLER % 3, told.markets.shard_of_market(BTC)) == (1, 0)
+    story = order_story(told.past, connection, told.order_id)
+    what = [step.what for step in story.steps]
+    assert what[:3] == ["command", "held", "sent"]
+    assert {"reached", "queued", "accepted", "filled", "closed"} <= set(what)
+    assert story.status == "CANCELED"
+    queued = next(step for step in story.steps if step.what == "queued")
+    assert (queued.stream, len(queued.facts["ordersAhead"])) == (streams.commands(0), 1)
+    filled = next(step for step in story.steps if step.what == "filled")
+    assert filled.stream == streams.commands(1)
+    buyer = order_story(told.past, connection, filled.facts["counterpartyOrderId"])
+    assert (buyer.client_order_id, buyer.status) == ("buy", "FILLED")
+
+
+def test_an_unknown_order(database_url: str, connection: psycopg.Connection) -> None:
+    told = Told(database_url, connection, 1)
+    with pytest.raises(PastError, match="there is no order 99999900"):
+        order_story(told.past, connection, 99_999_900)
+    with pytest.raises(PastError, match="names shard 7"):
+        order_story(told.past, connection, 107)

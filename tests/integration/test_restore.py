@@ -1,0 +1,331 @@
+"""Redis is gone; what the database has of it comes back, and trading goes on."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+import redis
+
+from cli.past import Past
+from cli.restoring import RestoreError, plan_restore, write_database, write_redis
+from engine_worker.core.shard import Shard
+from feeds.store import FeedsStore
+from feeds.worker import FeedsWorker
+from persist.archive import Archiver, Retention
+from persist.guard import LogGuard
+from persist.ingest import Progress, ShardIngest
+from protocol import streams
+from protocol.events import Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.market import MarketMap
+from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
+from protocol.streams import split_stream_id
+from runtime.redis_stream_log import RedisStreamLog
+from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, query
+from tests.market_log import market_map
+from tests.worked_log import CLOSED_ORDERS_MAX, WorkedLog
+
+SAVE_PERIOD_MS = 2_000
+
+
+class Exchange:
+    """The parts of an exchange that keep something, on real servers, one step at a time."""
+
+    def __init__(self, redis_url: str, database_url: str, markets: MarketMap, seed: int) -> None:
+        self.redis_url, self.database_url, self.markets = redis_url, database_url, markets
+        self.client = redis.Redis.from_url(redis_url, protocol=2)
+        self.log = RedisStreamLog.connect(redis_url)
+        self.trading = WorkedLog(self.log, seed, markets)
+        shards = range(markets.shard_count)
+        self.archiver = Archiver(self.log, shards, database_url, Retention(0, 100, 7))
+
+    def close(self) -> None:
+        self.archiver.close()
+        self.client.close()
+
+    def ingest(self, entries: int = 100_000, rounds: int = 1_000) -> None:
+        for shard in range(self.markets.shard_count):
+            ingest = ShardIngest(shard, self.log, self.database_url, self.markets, entries, self.archiver.cover)
+            for _ in range(rounds):
+                if ingest.step() is Progress.CAUGHT_UP:
+                    break
+            ingest.close()
+
+    def feed(self) -> None:
+        """Let the feeds, started anew, publish everything and leave."""
+        store = FeedsStore.connect(self.redis_url)
+        worker = FeedsWorker(store, range(self.markets.shard_count), self.markets, SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        now = 0
+        while worker.step(now := now + 1_000, 1):
+            pass
+        worker.step(now + 10_000, 1)
+        worker.finish(now + 20_000)
+        store.close()
+
+    def read_models(self) -> dict[str, Any]:
+        """What the feeds say of every market, but for sequences and times."""
+        found: dict[str, Any] = {}
+        for market in self.markets.markets:
+            symbol, shard = market.symbol, self.markets.shard_of_market(market.symbol)
+            depth = msgspec.msgpack.decode(self._value(streams.depth(shard, symbol)), type=DepthSnapshot)
+            best = msgspec.msgpack.decode(self._value(streams.book_ticker(shard, symbol)), type=BookTicker)
+            ticker = msgspec.msgpack.decode(self._value(streams.ticker(shard, symbol)), type=Ticker)
+            candles: Any = self.client.hgetall(streams.candles(shard, symbol))
+            found[symbol] = {
+                "depth": (depth.bids, depth.asks),
+                "best": (best.bid_price, best.bid_quantity, best.ask_price, best.ask_quantity),
+                "ticker": msgspec.structs.astuple(msgspec.structs.replace(ticker, open_time=0, close_time=0)),
+                "trades": self.client.lrange(streams.trades(shard, symbol), 0, -1),
+                "candles": {
+                    interval: candle
+                    for interval, payload in candles.items()
+                    if not (candle := msgspec.msgpack.decode(payload, type=Candle)).closed
+                    and interval not in (b"1s", b"1m", b"3m")
+                },
+            }
+        return found
+
+    def _value(self, key: str) -> bytes:
+        value: Any = self.client.get(key)
+        return bytes(value)
+
+    def restore(self, *, accept_loss: bool = False) -> list[str]:
+        """Do what `exchange restore` does; return the shards' losses, if any."""
+        with psycopg.connect(self.database_url) as connection:
+            past = Past(None, connection, self.markets, CLOSED_ORDERS_MAX)
+            plan = plan_restore(past, connection, self.database_url, {})
+            if not plan.losses or accept_loss:
+                write_database(connection, plan)
+                connection.commit()
+                write_redis(self.client, connection, plan, self.markets, time.time_ns() // 1_000_000)
+            return [f"{loss.shard}" for loss in plan.losses]
+
+    def guard(self) -> list[str]:
+        self.client.delete(*(streams.guard(shard) for shard in range(self.markets.shard_count)))
+        return LogGuard(self.client, self.database_url, range(self.markets.shard_count)).step()
+
+
+Make = Callable[[int, int], Exchange]
+
+
+@pytest.fixture
+def make(redis_url: str, database_url: str) -> Iterator[Make]:
+    made: list[Exchange] = []
+
+    def make_exchange(seed: int, shard_count: int) -> Exchange:
+        made.append(Exchange(redis_url, database_url, market_map(shard_count), seed))
+        return made[-1]
+
+    yield make_exchange
+    for each in made:
+        each.close()
+
+
+def accounts_of(shard: Shard) -> dict[int, Any]:
+    return {
+        account_id: (account.balances(), {symbol: dict(orders) for symbol, orders in account.open_orders.items()})
+        for account_id, account in shard.accounts.items()
+    }
+
+
+def books_of(shard: Shard) -> dict[str, Any]:
+    return {symbol: (shard.depth(symbol).bids, shard.depth(symbol).asks) for symbol in shard.markets}
+
+
+def assert_numbers_go_on(happened: list[Event], before: int) -> None:
+    """No order id and no sequence of before comes again, and no trade id is left out or comes again."""
+    trades: dict[str, list[int]] = {}
+    for event in happened:
+        if isinstance(event, TradeExecuted):
+            trades.setdefault(event.market, []).append(event.trade_id)
+    assert all(ids == list(range(1, len(ids) + 1)) for ids in trades.values())
+    earlier, later = happened[:before], happened[before:]
+
+    def order_ids(events: list[Event]) -> set[int]:
+        return {event.order.order_id for event in events if isinstance(event, OrderAccepted)}
+
+    assert order_ids(later)
+    assert not order_ids(earlier) & order_ids(later)
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+@pytest.mark.parametrize("ingested", ["everything", "a part", "nothing"])
+def test_a_wiped_redis_comes_back_whole_from_the_archive(make: Make, shard_count: int, ingested: str) -> None:
+    exchange = make(1, shard_count)
+    trading = exchange.trading
+    trading.trade(50)
+    if ingested != "nothing":
+        exchange.archiver.step()
+        trading.save_snapshots()
+        exchange.ingest()
+    trading.trade(50)
+    if ingested == "everything":
+        exchange.ingest()
+    exchange.archiver.step()
+    exchange.feed()
+    models = exchange.read_models()
+    before = [(accounts_of(each.shard), books_of(each.shard)) for each in trading.workers]
+    positions = [each.position.stream_id for each in trading.workers]
+    count = sum(1 for _ in trading.events())
+
+    exchange.client.flushall()
+    assert len(exchange.guard()) == shard_count, "a wiped Redis must not open"
+    assert exchange.restore() == []
+    assert exchange.guard() == []
+
+    trading.restart()
+    assert [(accounts_of(each.shard), books_of(each.shard)) for each in trading.workers] == before
+    assert [each.position.stream_id for each in trading.workers] == positions
+    exchange.feed()
+    assert exchange.read_models() == models
+    trading.trade(50)
+    exchange.feed()
+    exchange.ingest()
+    happened = list(trading.events())
+    assert_numbers_go_on(happened, count)
+    assert_stored(exchange.database_url, happened, exchange.markets)
+    for worker in trading.workers:
+        worker.shard.check_invariants()
+    settled = [0] * len(exchange.markets.assets)
+    for worker in trading.workers:
+        settled = [sum_ + row[-1] for sum_, row in zip(settled, worker.shard.audit(), strict=True)]
+    assert not any(settled), "nothing got lost between the shards"
+
+
+def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make) -> None:
+    exchange, dice = make(2, 3), random.Random(2)
+    trading = exchange.trading
+    trading.trade(40)
+    trading.enqueue(60)
+    trading.workers[dice.randrange(3)].step(block_ms=1)
+    exchange.archiver.step()
+    sent = {
+        (each.shard.index, target): number for each in trading.workers for target, number in each.shard.sent.items()
+    }
+    seen = {
+        (source, each.shard.index): number for each in trading.workers for source, number in each.shard.received.items()
+    }
+    assert any(seen.get(way, 0) < number for way, number in sent.items()), "some are on their way"
+    exchange.client.flushall()
+    exchange.restore()
+    trading.restart()
+    trading.work()
+    for source in trading.workers:
+        for target, number in source.shard.sent.items():
+            assert trading.workers[target].shard.received[source.shard.index] == number
+    totals = [
+        sum(rows) for rows in zip(*([row[-1] for row in each.shard.audit()] for each in trading.workers), strict=True)
+    ]
+    assert not any(totals)
+    exchange.ingest()
+
+
+def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_and_marked(make: Make) -> None:
+    exchange = make(3, 1)
+    trading = exchange.trading
+    trading.trade(80)
+    exchange.archiver.step()
+    exchange.ingest()
+    kept = list(trading.events())
+    state = accounts_of(trading.workers[0].shard)
+    trading.trade(80)
+    # An ingest without an archive, as when the archive was switched off.
+    ingest = ShardIngest(0, exchange.log, exchange.database_url, exchange.markets, 100_000)
+    ingest.step()
+    ingest.close()
+    everything = list(trading.events())
+    lost = [event for event in everything[len(kept) :] if isinstance(event, TradeExecuted)]
+    assert lost
+    last_trades = dict(query(exchange.database_url, "SELECT market, last_trade_id FROM ingest_markets"))
+
+    exchange.client.flushall()
+    rows = query(exchange.database_url, "SELECT count(*) FROM ledger_entries")
+    assert exchange.restore() == ["0"]
+    assert list(exchange.client.scan_iter()) == []
+    assert query(exchange.database_url, "SELECT count(*) FROM ledger_entries") == rows, "nothing was written"
+    exchange.restore(accept_loss=True)
+    assert exchange.restore() == [], "it can be repeated"
+    assert exchange.guard() == []
+
+    trading.restart()
+    assert accounts_of(trading.workers[0].shard) == state
+    assert_ledger(exchange.database_url, kept)
+    stored_fills = query(exchange.database_url, "SELECT market, trade_id, account_id FROM fills ORDER BY 1, 2, 3")
+    assert stored_fills == sorted(
+        (event.order.market, event.trade_id, event.order.account_id) for event in kept if isinstance(event, OrderFilled)
+    )
+    marked = query(exchange.database_url, "SELECT market, first_trade_id, last_trade_id FROM lost_trades")
+    assert sum(last - first + 1 for _, first, last in marked) == len(lost)
+    ids = {event.order.order_id for event in kept if isinstance(event, OrderAccepted)}
+    gone = {event.order.order_id for event in everything if isinstance(event, OrderAccepted)} - ids
+    stored_orders = dict(query(exchange.database_url, "SELECT order_id, status FROM orders"))
+    assert {stored_orders[order_id] for order_id in gone} == {5}, "expired"
+
+    trading.entries.clear()
+    trading.trade(80)
+    exchange.ingest()
+    new = list(trading.events())
+    for symbol, last in last_trades.items():
+        numbers = [event.trade_id for event in new if isinstance(event, TradeExecuted) and event.market == symbol]
+        assert numbers == list(range(last + 1, last + 1 + len(numbers)))
+        stored = query(exchange.database_url, "SELECT market, trade_id FROM trades ORDER BY 1, 2")
+        all_ids = [trade_id for market, trade_id in stored if market == symbol]
+        assert all_ids == list(range(1, len(all_ids) + 1))
+    assert_ledger(exchange.database_url, [*kept, *new])
+    assert_candles(
+        exchange.database_url, (e for e in [*everything, *new] if isinstance(e, TradeExecuted)), exchange.markets
+    )
+    open_orders = {
+        order_id: order.status
+        for account in trading.workers[0].shard.accounts.values()
+        for orders in account.open_orders.values()
+        for order_id, order in orders.items()
+    }
+    stored_orders = dict(query(exchange.database_url, "SELECT order_id, status FROM orders"))
+    assert {order_id: stored_orders[order_id] for order_id in open_orders} == open_orders
+    closed = {event.order.order_id for event in [*kept, *new] if isinstance(event, OrderClosed)}
+    assert all(stored_orders[order_id] >= 3 for order_id in closed)
+
+
+def test_a_lost_tail_is_noticed_and_without_the_check_numbers_come_twice(make: Make) -> None:
+    exchange = make(4, 1)
+    trading = exchange.trading
+    trading.trade(60)
+    backup = {key: exchange.client.dump(key) for key in list(exchange.client.scan_iter())}
+    trading.trade(60)
+    exchange.ingest()
+    archived = query(exchange.database_url, "SELECT last_id FROM archive")[0][0]
+    first = {(e.market, e.trade_id): e for e in trading.events() if isinstance(e, TradeExecuted)}
+
+    exchange.client.flushall()
+    for key, value in backup.items():
+        exchange.client.restore(key, 0, value)  # type: ignore[arg-type]
+    (reason,) = exchange.guard()
+    assert f"was archived up to {archived}" in reason
+    assert "exchange restore" in reason
+    end = exchange.log.position(0).stream_id
+    assert split_stream_id(end) < split_stream_id(archived)
+
+    # The control: opened all the same, the exchange gives the same numbers to other trades.
+    trading.entries.clear()
+    trading.restart()
+    trading.trade(100)
+    again = {(e.market, e.trade_id): e for e in trading.events() if isinstance(e, TradeExecuted)}
+    assert any(first[number] != trade for number, trade in again.items() if number in first)
+    (reason,) = exchange.guard()
+    assert f"goes on without entry {archived}" in reason
+
+    exchange.restore()
+    assert exchange.guard() == []
+
+
+def test_nothing_is_restored_from_nothing(make: Make) -> None:
+    exchange = make(5, 1)
+    exchange.client.flushall()
+    with pytest.raises(RestoreError, match="Nothing of shard 0 is archived"):
+        exchange.restore()
