@@ -46,6 +46,7 @@ from protocol.streams import (
     split_stream_id,
 )
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Entry
 
 ORDERS_SKIPPED: Final = 1_000_000

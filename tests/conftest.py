@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -27,6 +28,12 @@ from cli.ports import free_port
 from runtime.settings import PREFIX, Settings
 
 START_TIMEOUT_S = 60
+
+# How fast a machine makes examples says nothing about the code.
+hypothesis.settings.register_profile(
+    "unhurried", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
