@@ -13,6 +13,7 @@ _MODULES = {
     "shards": "cli.commands.shards",
     "markets": "cli.commands.markets",
     "migrate": "cli.commands.migrate",
+    "simulate": "cli.commands.simulate",
     "bench": "benchmarks.main",
 }
 """Where each command is; there it has its own name, with underscores."""

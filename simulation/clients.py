@@ -98,9 +98,7 @@ class Gateway(Process):
             if deadline <= now:
                 self._answer(request_id, None)
 
-    def _append(
-        self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_retry: bool
-    ) -> None:
+    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_retry: bool) -> None:
         try:
             self._log.append(stream, {field: encode_frame(batch)})
         except redis.ConnectionError:
@@ -215,7 +213,10 @@ class Client:
         if order_type is OrderType.MARKET:
             price = PRICE + 8 if side is Side.BUY else PRICE - 8
             if dice.below(2):
-                quantity, quote_quantity = 0, market.notional(PriceTicks(PRICE), QuantityLots(quantity)) + dice.below(50)
+                quantity, quote_quantity = (
+                    0,
+                    market.notional(PriceTicks(PRICE), QuantityLots(quantity)) + dice.below(50),
+                )
         if dice.below(16) == 0:
             price += 60 * dice.below(2)
             quantity *= 500 * dice.below(2)  # garbage, or more than the account has
@@ -377,7 +378,9 @@ def endowment(market_map: MarketMap) -> list[tuple[int, list[Deposit]]]:
         (
             market_map.shard_of_account(AccountId(number + 1)),
             [
-                Deposit(0, "start", AccountId(number + 1), asset, AssetUnits(120_000 if number else 4_000), f"start-{asset}")
+                Deposit(
+                    0, "start", AccountId(number + 1), asset, AssetUnits(120_000 if number else 4_000), f"start-{asset}"
+                )
                 for asset in market_map.assets
             ],
         )

@@ -94,7 +94,7 @@ class MemoryConnection:
         if self._tables.locks.get(self._shard, (None, 0))[0] is self:
             del self._tables.locks[self._shard]
 
-    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> "MemoryConnection":
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> MemoryConnection:
         """Run one of the ingest's statements."""
         words = statement.split()
         match words[0], words[1] if len(words) > 1 else "", words[2] if len(words) > 2 else "":
@@ -111,7 +111,7 @@ class MemoryConnection:
         return list(self._tables.last_trade_ids.items())
 
     @contextmanager
-    def cursor(self) -> Iterator["MemoryConnection"]:
+    def cursor(self) -> Iterator[MemoryConnection]:
         """Return what can `executemany`."""
         yield self
 
@@ -125,7 +125,9 @@ class MemoryConnection:
         fills = {(int(row[1]), int(row[3]), int(row[4])): row for row in rows.fills}
         if trades.keys() & self._tables.trades.keys() or fills.keys() & self._tables.fills.keys():
             raise psycopg.errors.UniqueViolation("duplicate key value violates unique constraint")
-        self._staged.append(("rows", (trades, fills, rows.ledger_entries, dict(rows.orders), candle_parts(rows.trades))))
+        self._staged.append(
+            ("rows", (trades, fills, rows.ledger_entries, dict(rows.orders), candle_parts(rows.trades)))
+        )
 
     def _commit(self) -> None:
         if self.is_broken:
@@ -199,7 +201,8 @@ class MemoryIngest(ShardIngest):
         return self._memory
 
     def _locked_last_id(self, connection: Any) -> StreamId:
-        return self._process.call("database lock", connection.lock)
+        locked: MemoryConnection = connection
+        return self._process.call("database lock", locked.lock)
 
     def _write(self, connection: Any, rows: Rows) -> None:
         self._process.call("database write", lambda: connection.write(rows))

@@ -13,7 +13,7 @@ from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Fenced
 from simulation.faulty_log import FaultyLog
 from simulation.process import Process, Surroundings
-from simulation.schedule import Action, Act, Plan
+from simulation.schedule import Act, Action, Plan
 from simulation.witness import Witness
 
 
@@ -35,6 +35,8 @@ class EngineWorker(Process):
         self._log = FaultyLog(log, self, witness)
         self.kept: deque[StreamId] = deque(maxlen=2)
         """Up to where those snapshots reach that this worker has saved, older first."""
+        self.child: SnapshotChild | None = None
+        """Who writes a snapshot for it; one at a time."""
 
     @property
     def is_up(self) -> bool:
@@ -70,16 +72,17 @@ class EngineWorker(Process):
 
     def end(self) -> None:
         """Forget the state. A child that writes a snapshot outlives its parent."""
-        self.worker = None
+        self.worker = self.child = None
 
     def snapshot(self) -> "SnapshotChild | None":
         """Fork the child that has the state as it is now."""
         worker = self.worker
-        if worker is None or self.busy:
+        if worker is None or self.busy or not (self.child is None or self.child.is_done):
             return None
         stream_id = worker.position.stream_id
         self.witness.compare_state(worker.shard, stream_id)
-        return SnapshotChild(self, worker, encode_snapshot(worker.shard, stream_id), stream_id)
+        self.child = SnapshotChild(self, worker, encode_snapshot(worker.shard, stream_id), stream_id)
+        return self.child
 
     def look(self) -> None:
         """Compare the state of a worker that nobody has fenced with what a replay gives."""
@@ -126,4 +129,3 @@ class SnapshotChild(Process):
     def end(self) -> None:
         """Nothing to forget."""
         self.is_done = True
-

@@ -9,10 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 import redis
 
 from protocol import streams
-from protocol.streams import MESSAGES_FIELD, StreamId, split_stream_id, stream_id_of
+from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry, Fenced, Outgoing, ShardPosition
 from simulation.process import Process
+
+
+class LosingLog(MemoryStreamLog):
+    """The log itself, which can also lose its end."""
+
+    def entries(self, stream: str) -> list[Entry]:
+        """Return what a stream holds."""
+        return list(self._streams[stream])
+
+    def lose(self, stream: str, first: StreamId) -> int:
+        """Lose the entries from `first` on; return their number."""
+        entries = self._streams[stream]
+        bound = split_stream_id(first)
+        self._streams[stream] = kept = [entry for entry in entries if split_stream_id(entry.stream_id) < bound]
+        self._last_ids[stream] = kept[-1].stream_id if kept else STREAM_START
+        return len(entries) - len(kept)
 
 
 class Watch:

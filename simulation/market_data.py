@@ -44,6 +44,8 @@ class FeedsHash:
         self.epoch = 0
         self.mark = Mark(STREAM_START, 0)
         self.state = b""
+        self.saved_id = STREAM_START
+        """The entry that the state belongs to."""
         self.chunks: dict[str, bytes] = {}
         self.values: dict[str, bytes] = {}
         self.trades: dict[str, list[bytes]] = {}
@@ -124,9 +126,7 @@ class MemoryFeedsStore(FeedsStore):
         if not self._process.call("commit", write):
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
-    def _write(
-        self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None
-    ) -> None:
+    def _write(self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None) -> None:
         found.mark = following
         found.values.update(outputs.values)
         for key, trades in outputs.trades.items():
@@ -135,7 +135,7 @@ class MemoryFeedsStore(FeedsStore):
         for key, candles in outputs.candles.items():
             found.candles.setdefault(key, {}).update(candles)
         if saved is not None:
-            found.state = saved.state
+            found.state, found.saved_id = saved.state, following.stream_id
             found.chunks.update(saved.chunks)
             for name in saved.expired:
                 found.chunks.pop(name, None)
@@ -169,9 +169,7 @@ class FeedsProcess(Process):
         now = self.surroundings.now
         try:
             if self._worker is None:
-                worker = FeedsWorker(
-                    self._store, range(self._market_map.shard_count), self._market_map, SAVE_PERIOD_MS
-                )
+                worker = FeedsWorker(self._store, range(self._market_map.shard_count), self._market_map, SAVE_PERIOD_MS)
                 worker.start()
                 self._worker = worker
                 self.surroundings.inject("start (feeds)")
@@ -219,7 +217,7 @@ class Subscriber:
         """
         if channel.startswith("account:"):
             update = msgspec.msgpack.decode(payload, type=AccountUpdate)
-            self.account_events[update.account_id] += decode_events(bytes(update.events))  # type: ignore[arg-type]
+            self.account_events[update.account_id] += decode_events(bytes(update.events))
             return
         symbol, kind = self._kinds[channel]
         message: Any = msgspec.msgpack.decode(payload, type=kind)
@@ -229,10 +227,16 @@ class Subscriber:
                 for trade in trades:
                     self.trade_counts[symbol] += 1
                     count = self.trade_counts[symbol]
-                    require(count <= len(known) and known[count - 1] == trade, f"{symbol}: trade {count} is published as {trade}")
+                    require(
+                        count <= len(known) and known[count - 1] == trade,
+                        f"{symbol}: trade {count} is published as {trade}",
+                    )
             case DepthDiff():
                 first = self.sequences[symbol] + 1
-                require(message.first_sequence == first, f"{symbol}: depth goes on with {message.first_sequence}, not {first}")
+                require(
+                    message.first_sequence == first,
+                    f"{symbol}: depth goes on with {message.first_sequence}, not {first}",
+                )
                 self.sequences[symbol] = message.last_sequence
                 for side, changes in ((Side.BUY, message.bids), (Side.SELL, message.asks)):
                     levels = self.levels[symbol][side]
@@ -292,10 +296,16 @@ class FeedsStores:
     def _check_market(self, market: Market, books: Books, now: int) -> None:
         symbol, heard, shard = market.symbol, self.subscriber, self.market_map.shard_of_market(market.symbol)
         found, trades, levels = self.hashes[shard], books.trades[symbol], books.levels[symbol]
-        require(heard.trade_counts[symbol] == len(trades), f"{symbol}: {heard.trade_counts[symbol]} of {len(trades)} trades heard")
+        require(
+            heard.trade_counts[symbol] == len(trades),
+            f"{symbol}: {heard.trade_counts[symbol]} of {len(trades)} trades heard",
+        )
         require(heard.sequences[symbol] == books.sequences[symbol], f"{symbol}: changes of depth were not heard")
         require(heard.levels[symbol] == levels, f"{symbol}: the book that subscribers have is not the shard's")
-        listed = [msgspec.msgpack.decode(each, type=TradeExecuted) for each in found.trades.get(streams.trades(shard, symbol), [])]
+        listed = [
+            msgspec.msgpack.decode(each, type=TradeExecuted)
+            for each in found.trades.get(streams.trades(shard, symbol), [])
+        ]
         require(listed == trades[: -TRADES_MAX - 1 : -1], f"{symbol}: the list of trades is wrong")
         if not books.sequences[symbol]:
             return
@@ -326,7 +336,10 @@ class FeedsStores:
                 f"{symbol}: the candles of {interval} are not those of the trades",
             )
             require(all(candle.closed for candle in got[:-1]), f"{symbol}: a candle of {interval} was never closed")
-            require(got[-1].closed == (got[-1].close_time < now), f"{symbol}: the last candle of {interval} is open at {now}")
+            require(
+                got[-1].closed == (got[-1].close_time < now),
+                f"{symbol}: the last candle of {interval} is open at {now}",
+            )
             require(
                 msgspec.msgpack.decode(stored[interval], type=Candle) == got[-1],
                 f"{symbol}: the stored candle of {interval} is not the last",

@@ -6,7 +6,9 @@ from protocol.units import AssetUnits, PriceTicks, QuantityLots
 _ONE = 10**8
 
 
-def _market(symbol: str, base: str, quote: str, tick_size: int, lot_size: int, maker_ppm: int, taker_ppm: int) -> Market:
+def _market(
+    symbol: str, base: str, quote: str, tick_size: int, lot_size: int, maker_ppm: int, taker_ppm: int
+) -> Market:
     return Market(
         symbol=symbol,
         base=base,

@@ -39,7 +39,10 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         )
         for trade in trades
     }
-    require(tables.trades == expected_trades, f"the database has {len(tables.trades)} trades of {len(trades)}, or other ones")
+    require(
+        tables.trades == expected_trades,
+        f"the database has {len(tables.trades)} trades of {len(trades)}, or other ones",
+    )
     fills = {(fill.order.account_id, fill.order.order_id, fill.trade_id): fill for fill in books.fills}
     require(
         {key: (row[6], row[7], row[8], row[10]) for key, row in tables.fills.items()}
@@ -76,7 +79,9 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         for stream, stream_id in witness.garbage
         if stream == events(shard)
     }
-    require(tables.dead_events.keys() == poisoned, f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}")
+    require(
+        tables.dead_events.keys() == poisoned, f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}"
+    )
 
 
 def _check_ledger(tables: Tables, witness: Witness) -> None:

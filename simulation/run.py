@@ -23,10 +23,10 @@ from protocol.codec import encode_frame
 from protocol.events import Event
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
-from runtime.memory_stream_log import MemoryStreamLog
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
 from simulation.engine import EngineWorker, SnapshotChild
+from simulation.faulty_log import LosingLog
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
 from simulation.process import Process, Surroundings, Violation
@@ -64,13 +64,11 @@ class Simulation:
         self.surroundings = Surroundings(START_MS)
         self.surroundings.trace = trace
         self.surroundings.pass_by = self._pass_by
-        self.log = MemoryStreamLog(lambda: self.surroundings.now)
+        self.log = LosingLog(lambda: self.surroundings.now)
         self.markets = market_map(plan.shard_count)
         self.witness = HearingWitness(self)
         shards, slots = range(plan.shard_count), range(SLOTS)
-        self.gateways = [
-            Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)
-        ]
+        self.gateways = [Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)]
         self.clients = [Client(number, self.gateways, self.witness) for number in range(CLIENTS)]
         self.workers = [
             [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
@@ -162,6 +160,12 @@ class Simulation:
         workers = [worker for pair in self.workers for worker in pair]
         ingests = [ingest for pair in self.ingests for ingest in pair]
         return [*workers, *workers, *self.gateways, *self.feeds, *ingests, *self.children]
+
+    def end_everything(self) -> None:
+        """End all processes, and the children that write snapshots."""
+        for process in self._processes():
+            process.kill()
+        self.children.clear()
 
     def _step_worker(self, shard: int, dice: Dice, action: Action) -> None:
         """Mostly the leader makes a step; where nobody runs, one is started; sometimes one that was fenced notices."""
@@ -290,7 +294,9 @@ class Simulation:
         witness.check_twins()
         for client in self.clients:
             client.check(witness)
-        happened: list[Event] = [event for shard in shards for _, events in witness.events_of(shard) for event in events]
+        happened: list[Event] = [
+            event for shard in shards for _, events in witness.events_of(shard) for event in events
+        ]
         self.feeds_stores.check(witness.books, happened, self.surroundings.now)
         check_relations(self.tables, witness)
 
@@ -345,7 +351,7 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
         failure = detected = ""
         try:
             simulation.run()
-            if simulation.tail.matters:
+            if simulation.tail.lost:
                 failure = f"the log lost its end ({simulation.tail.lost}), and nobody noticed"
         except Exception as error:  # whatever a program breaks with is the finding
             said = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)

@@ -156,7 +156,9 @@ def plan_of(seed: int, *, length: int = 0, loses_tail: bool | None = None) -> Pl
     """Return what the seed stands for. `length` fixes the number of actions, `loses_tail` whether the log loses its end."""
     source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
     shard_count = source.randint(1, SHARDS_MAX)
-    weights = {act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2)) for act, weight in _WEIGHTS.items()}
+    weights = {
+        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2)) for act, weight in _WEIGHTS.items()
+    }
     weights[Act.FEEDS] += 1
     weights[Act.INGEST] += 1
     fault_rate = source.choice((0.0, 0.02, 0.05, 0.1, 0.2))

@@ -1,9 +1,14 @@
-"""The one fault that is not survived: Redis comes back without the end of its log. It must be noticed."""
+"""The one fault that is not survived: a stream comes back from a restart without its end. It must be noticed.
+
+Only such losses are tried that leave something behind which knows of what is gone: a position beyond the end of the input (then the
+worker must refuse to start), or a mark of the feeds beyond the end of the events (then the feeds must).
+"""
 
 from typing import TYPE_CHECKING
 
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from protocol import streams
-from protocol.streams import StreamId, split_stream_id
+from protocol.streams import STREAM_START, StreamId, split_stream_id
 from simulation.schedule import Dice
 
 if TYPE_CHECKING:
@@ -16,28 +21,36 @@ class Tail:
     def __init__(self, simulation: "Simulation") -> None:
         self._simulation = simulation
         self.lost = ""
-        """What was lost, in words."""
-        self.matters = False
-        """Whether something is gone that a program needs, so that it has to be noticed."""
+        """What was lost, in words; empty: nothing yet."""
 
     def lose(self, shard: int, dice: Dice) -> None:
-        """Lose the newest entries of one stream, and restart the processes, as a restart of Redis makes them."""
+        """Lose the newest entries of a stream, and restart all processes, as a restart of Redis makes them; if that matters."""
         simulation = self._simulation
         is_input = bool(dice.below(2))
         stream = streams.commands(shard) if is_input else streams.events(shard)
-        kept = simulation.log._streams[stream]
-        count = 1 + dice.below(6)
-        gone = kept[len(kept) - min(count, len(kept)) :]
-        if not gone or any(worker.busy for pair in simulation.workers for worker in pair):
+        known, kept = self._bounds(shard, is_input)
+        entries = simulation.log.entries(stream)
+        needed = [entry for entry in entries if kept < split_stream_id(entry.stream_id) <= known]
+        if not needed or self.lost:
             return
-        del kept[len(kept) - len(gone) :]
-        first = gone[0].stream_id
-        last = kept[-1].stream_id if kept else StreamId("0-0")
-        self.lost = f"{len(gone)} entries of {stream} from {first} on"
+        first = needed[-1 - dice.below(len(needed))].stream_id
+        count = simulation.log.lose(stream, first)
+        self.lost = f"{count} entries of {stream} from {first} on"
         simulation.surroundings.inject(f"tail lost ({stream.partition(':')[0]})")
-        self.matters = self._is_needed(shard, is_input, last, gone[-1].stream_id)
-        for process in simulation._processes():
-            process.kill()
+        simulation.end_everything()
 
-    def _is_needed(self, shard: int, is_input: bool, last: StreamId, gone: StreamId) -> bool:
-        raise NotImplementedError
+    def _bounds(self, shard: int, is_input: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return up to where the stream is known to have been, and from where on a start needs it."""
+        simulation = self._simulation
+        if is_input:
+            reached = [self._reach(snapshot) for snapshot in simulation.log.snapshots(shard)]
+            needed = max(reached, key=split_stream_id, default=STREAM_START)
+            return split_stream_id(simulation.log.position(shard).stream_id), split_stream_id(needed)
+        found = simulation.feeds_stores.hashes[shard]
+        return split_stream_id(found.mark.stream_id), split_stream_id(found.saved_id)
+
+    def _reach(self, snapshot: bytes) -> StreamId:
+        try:
+            return decode_snapshot(snapshot, self._simulation.markets)[1]
+        except SnapshotError:
+            return STREAM_START

@@ -130,7 +130,8 @@ class Books:
         trades = self.trades[trade.market]
         trades.append(trade)
         require(
-            trade.trade_id == len(trades), f"{trade.market}: trade {len(trades)} should come next, {trade.trade_id} does"
+            trade.trade_id == len(trades),
+            f"{trade.market}: trade {len(trades)} should come next, {trade.trade_id} does",
         )
         for order_id, side, liquidity in (
             (trade.taker_order_id, trade.taker_side, Liquidity.TAKER),
@@ -164,7 +165,10 @@ class Books:
         market = self._market_map.by_symbol[order.market]
         leg = self.legs.pop((order.market, event.trade_id, order.order_id), None)
         shown = Leg(order.side, event.price, event.quantity, event.liquidity)
-        require(leg == shown, f"order {order.order_id}: trade {event.trade_id} of {order.market} is {leg}, settled is {shown}")
+        require(
+            leg == shown,
+            f"order {order.order_id}: trade {event.trade_id} of {order.market} is {leg}, settled is {shown}",
+        )
         before = self._open(order, "filled")
         require(
             order.cum_quantity == before.cum_quantity + event.quantity
@@ -190,7 +194,9 @@ class Books:
 
     def _open(self, order: OrderState, what: str) -> OrderState:
         history = self.histories.get(order.order_id)
-        require(history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open")
+        require(
+            history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
+        )
         assert history is not None
         return history[-1]
 
@@ -265,7 +271,9 @@ class Witness(Watch):
         output = twin.take()
         self.positions[shard] = commit.stream_id
         expected = encode_frame(output.events) if output.events else b""
-        require(commit.events == expected, f"shard {shard}: the events up to {commit.stream_id} are not those of a replay")
+        require(
+            commit.events == expected, f"shard {shard}: the events up to {commit.stream_id} are not those of a replay"
+        )
         self._check_outbox(commit, output.outbox)
         for reply_to, reply in output.replies:
             self._replies[reply_to, reply.request_id].append(reply)
@@ -363,4 +371,3 @@ class Witness(Watch):
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
         """Return what a shard's event log held in all."""
         return [(stream_id, events) for owner, stream_id, events in self.happened if owner == shard]
-
