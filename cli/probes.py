@@ -9,16 +9,28 @@ from typing import Any
 import msgspec
 import redis
 
-from cli.processes import ProcessSpec, gateways, readers
+from cli.processes import ProcessSpec, engines, gateways, readers
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
+from protocol.lease import Standby
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.metrics import read_health
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
 TIMEOUT_S = 2.0
 QUERIES_MAX = 1_000
+
+
+class StandbyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one standby of a shard stands."""
+
+    process: str
+    pid: int
+    behind_ms: int
+    """How far behind the shard's position it was when it said so, `said_ms_ago`."""
+    said_ms_ago: int
 
 
 class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +41,14 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
     answers: bool
     epoch: int
     position: StreamId
+    leader: str | None
+    """The process that leads; None when nobody has the lease."""
+    leader_pid: int | None
+    leader_connected: bool
+    lease_left_ms: int
+    standbys: list[StandbyReport]
+    snapshot_age_ms: int | None
+    """How long ago the newest snapshot was saved; None: there is none."""
     waiting_ms: int
     """Age of the oldest command that is not committed yet; 0: none waits."""
     input_entries: int
@@ -117,20 +137,25 @@ def audit(client: redis.Redis, shards: list[int], timeout_s: float = TIMEOUT_S) 
 def shard_reports(settings: Settings) -> list[ShardReport]:
     """Return how every shard stands."""
     market_map = settings.market_map()
-    with connect(settings) as client:
+    with connect(settings) as client, connect(settings) as streaming:
+        log = RedisStreamLog(streaming)
         audits = audit(client, list(range(settings.shard_count)))
         return [
-            _shard_report(client, shard, [market.symbol for market in market_map.markets_of_shard(shard)], audits)
+            _shard_report(client, log, shard, [market.symbol for market in market_map.markets_of_shard(shard)], audits)
             for shard in range(settings.shard_count)
         ]
 
 
-def _shard_report(client: redis.Redis, shard: int, markets: list[str], audits: dict[int, AuditReply]) -> ShardReport:
+def _shard_report(
+    client: redis.Redis, log: RedisStreamLog, shard: int, markets: list[str], audits: dict[int, AuditReply]
+) -> ShardReport:
     with client.pipeline(transaction=False) as pipeline:
         for stream in (streams.commands, streams.events, streams.outbox, streams.dead_letters):
             pipeline.xlen(stream(shard))
         pipeline.hgetall(streams.passed(shard))
         input_entries, event_entries, outbox_entries, dead_letters, passed = pipeline.execute()
+    # The standbys first: the position may move on, and none of them is ahead of it.
+    standbys, sight, saved = log.standbys(shard), log.lease(shard), log.saved_snapshots(shard)
     epoch, position = _position(client, shard)
     reply = audits.get(shard)
     return ShardReport(
@@ -139,6 +164,12 @@ def _shard_report(client: redis.Redis, shard: int, markets: list[str], audits: d
         answers=reply is not None,
         epoch=epoch,
         position=position,
+        leader=sight.leader.process if sight.leader else None,
+        leader_pid=sight.leader.pid if sight.leader else None,
+        leader_connected=sight.connected,
+        lease_left_ms=sight.remaining_ms,
+        standbys=[_standby_report(standby) for standby in standbys],
+        snapshot_age_ms=saved[0].age_ms if saved else None,
         waiting_ms=_waiting_ms(client, shard, position),
         input_entries=input_entries,
         event_entries=event_entries,
@@ -149,6 +180,12 @@ def _shard_report(client: redis.Redis, shard: int, markets: list[str], audits: d
         open_orders=reply.open_orders if reply else None,
         conserved=_adds_up(reply) if reply else None,
         rows=reply.rows if reply else (),
+    )
+
+
+def _standby_report(standby: Standby) -> StandbyReport:
+    return StandbyReport(
+        process=standby.process, pid=standby.pid, behind_ms=standby.behind_ms, said_ms_ago=standby.age_ms
     )
 
 
@@ -176,15 +213,18 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
 
 def lags_ms(settings: Settings) -> dict[str, int]:
     """Return by how many milliseconds each process is behind, as far as it has a backlog and can be asked."""
-    names = [spec.name for spec in (*gateways(settings), *readers(settings))]
+    names = [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]
     try:
-        with connect(settings) as client:
+        with connect(settings) as client, connect(settings) as streaming:
+            log = RedisStreamLog(streaming)
             healths = {name: read_health(client, name) for name in names}
             waiting = {
-                f"engine-{shard}": _waiting_ms(client, shard, _position(client, shard)[1])
+                leader.process if (leader := log.lease(shard).leader) else f"engine-{shard}": _waiting_ms(
+                    client, shard, _position(client, shard)[1]
+                )
                 for shard in range(settings.shard_count)
             }
     except (redis.RedisError, SettingsError):
         return {}
     said = {name: health.lag_ms for name, health in healths.items() if health is not None}
-    return waiting | {name: lag_ms for name, lag_ms in said.items() if lag_ms is not None}
+    return {name: lag_ms for name, lag_ms in said.items() if lag_ms is not None} | waiting

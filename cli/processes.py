@@ -19,7 +19,7 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_module(cls, name: str, module: str, *arguments: str, **settings: int) -> Self:
+    def of_module(cls, name: str, module: str, *arguments: str, **settings: int | str) -> Self:
         """Return `python -m module arguments` with settings of its own; the folder it is started in does not matter to it."""
         environment = {PREFIX + setting.upper(): str(value) for setting, value in settings.items()}
         return cls(name, ServerCommand((sys.executable, "-P", "-m", module, *arguments)), environment)
@@ -35,10 +35,14 @@ def gateways(settings: Settings) -> list[ProcessSpec]:
 
 
 def engines(settings: Settings) -> list[ProcessSpec]:
-    """Return what matches orders: a process for each shard."""
+    """Return what matches orders: for each shard a process, and those that stand by to take over from it."""
     return [
-        ProcessSpec.of_module(f"engine-{shard}", "engine_worker.main", shard=shard, **_metrics(settings, 10 + shard))
+        ProcessSpec.of_module(
+            name, "engine_worker.main", shard=shard, engine=name, **_metrics(settings, 10 + shard + 100 * standby)
+        )
+        for standby in range(settings.standbys + 1)
         for shard in range(settings.shard_count)
+        for name in (f"engine-{shard}-standby-{standby}" if standby else f"engine-{shard}",)
     ]
 
 

@@ -1,6 +1,7 @@
-"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which.
+"""Runs one shard: `python -m engine_worker.main`, with EXCHANGE_SHARD naming which. Of several, one leads and the others stand by.
 
 in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, other shards' in, answers
+      └──> standby, up to pos:{k}
 """
 
 import gc
@@ -13,6 +14,7 @@ import prometheus_client
 import redis
 import structlog
 
+from engine_worker.candidate import Candidate
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
@@ -24,8 +26,8 @@ from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced
 
-BLOCK_MS = 200
-"""How long a step waits for input; the granularity of everything else that this process does."""
+BLOCKS_PER_LEASE = 10
+"""A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
 
 _log = structlog.get_logger()
 
@@ -41,7 +43,7 @@ def main() -> None:
         settings = load_settings()
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
-    configure_logs(settings, f"engine-{settings.shard}")
+    configure_logs(settings, settings.engine_name())
     serve_metrics(settings)
     try:
         run(settings)
@@ -56,7 +58,10 @@ def main() -> None:
 def run(settings: Settings) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
-    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
+    gc.disable()
+    name = settings.engine_name()
+    log = RedisStreamLog.connect(settings.resolved_redis_url(), name)
     worker = Worker(
         log,
         settings.shard,
@@ -64,28 +69,30 @@ def run(settings: Settings) -> None:
         closed_orders_max=settings.closed_orders_max,
         batch_entries_max=settings.batch_commands_max,
     )
-    worker.start()
-    # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
-    gc.collect()
+    candidate = Candidate(worker, log, name, os.getpid(), settings.lease_ms)
+    candidate.join()
     gc.freeze()
-    gc.disable()
     snapshotter = Snapshotter(
         worker, log, settings.resolved_redis_url(), settings.shard, float(settings.snapshot_interval_s)
     )
-    heartbeat = _Heartbeat(settings)
+    heartbeat = _Heartbeat(settings, worker)
     while not stopping.is_set():
         try:
-            processed = worker.step(BLOCK_MS)
+            processed = candidate.step(settings.lease_ms // BLOCKS_PER_LEASE)
             snapshotter.run()
             heartbeat.run()
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
+            candidate.redis_was_away()
             stopping.wait(RETRY_AFTER_S)
             continue
-        if processed:
+        if not candidate.leads:
+            if not processed:
+                stopping.wait(candidate.poll_ms / 1_000)
+        elif processed:
             _batch_entries.observe(processed)
             _commands_applied.set(worker.shard.command_count)
-    worker.finish()
+    candidate.leave()
     snapshotter.finish()
     heartbeat.finish()
     _log.info("shard stopped", shard=settings.shard, position=worker.position.stream_id)
@@ -94,15 +101,17 @@ def run(settings: Settings) -> None:
 class _Heartbeat:
     """Says that the shard is alive from within its loop: a thread would not stop with it, and is in the way of a fork."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Worker) -> None:
+        self._worker = worker
         self._redis = redis.Redis.from_url(settings.resolved_redis_url())
-        self._key = streams.health(f"engine-{settings.shard}")
+        self._key = streams.health(settings.engine_name())
         self._due_s = 0.0
 
     def run(self) -> None:
         if time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + HEARTBEAT_INTERVAL_S
-            health = Health(os.getpid(), time.time())
+            lag_ms = None if self._worker.leads else self._worker.lag_ms
+            health = Health(os.getpid(), time.time(), lag_ms)
             self._redis.set(self._key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
 
     def finish(self) -> None:

@@ -1,19 +1,30 @@
-"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs to write it."""
+"""Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs to write it.
+
+A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks. Whoever has saved a snapshot
+trims the logs, by what Redis says is kept: it need not remember what it, or another, has saved before.
+"""
 
 import gc
 import os
 import time
-from collections import deque
 
+import prometheus_client
 import structlog
 
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import EventReader, StreamId, split_stream_id
+from protocol.streams import STREAM_START, EventReader, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 
+LEFT_MAX = 3
+"""So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
+_NICENESS = 10
+"""A snapshot has time; what matches orders on the same cores has not."""
+
 _log = structlog.get_logger()
+
+_fork_seconds = prometheus_client.Gauge("engine_snapshot_fork_seconds", "How long the last fork for a snapshot took")
 
 
 class Snapshotter:
@@ -27,10 +38,9 @@ class Snapshotter:
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
         self._child: int | None = None
-        self._taken: StreamId | None = None
-        """Up to where the snapshot reaches that was begun last."""
-        self._kept: deque[StreamId] = deque(maxlen=2)
-        """Up to where those reach that this process has saved, older first."""
+        self._newest = STREAM_START
+        self._left = 0
+        """How often a snapshot after that one was left to a standby."""
 
     @property
     def busy(self) -> bool:
@@ -45,44 +55,66 @@ class Snapshotter:
                 self._child = None
                 if status:
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
-                    self._taken = None
-                elif self._taken is not None:
-                    self._kept.append(self._taken)
+                else:
                     self._trim()
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._interval_s
-            if self._worker.position.stream_id != self._taken:
-                self._taken = self._worker.position.stream_id
+            if self._has_news() and self._is_its_turn():
                 self._child = self._fork()
 
     def finish(self) -> None:
-        """Wait for a running child, and save once more in this process: the next start has nothing to replay."""
+        """Wait for a running child; save once more if this was the only worker: the next start has nothing to apply."""
         if self._child is not None:
             os.waitpid(self._child, 0)
-        if self._worker.position.stream_id != self._taken:
-            self._streams.save_snapshot(
-                self._index, encode_snapshot(self._worker.shard, self._worker.position.stream_id)
-            )
+            self._child = None
+        if self._worker.leads and self._has_news() and not self._streams.standbys(self._index):
+            self._save(self._streams)
+            self._trim()
+
+    def _has_news(self) -> bool:
+        saved = self._streams.saved_snapshots(self._index)
+        return self._worker.position.stream_id != (saved[0].stream_id if saved else STREAM_START)
+
+    def _is_its_turn(self) -> bool:
+        saved = self._streams.saved_snapshots(self._index)
+        if not self._worker.leads:
+            # There may be several standbys, and one snapshot is enough for all of them.
+            return not saved or saved[0].age_ms >= self._interval_s * 1_000 / 2
+        if saved and saved[0].stream_id != self._newest:
+            self._newest, self._left = saved[0].stream_id, 0
+        if self._left < LEFT_MAX and self._streams.standbys(self._index):
+            self._left += 1
+            return False
+        return True
+
+    def _save(self, log: RedisStreamLog) -> None:
+        stream_id = self._worker.position.stream_id
+        log.save_snapshot(self._index, encode_snapshot(self._worker.shard, stream_id), stream_id)
 
     def _fork(self) -> int:
+        began = time.perf_counter()
         pid = os.fork()
         if pid:
+            _fork_seconds.set(time.perf_counter() - began)
             return pid
-        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages.
+        # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages. It lets
+        # go of the parent's connections, or they would outlive a parent that is killed and make it look alive.
         status = 1
         try:
             gc.disable()
-            snapshot = encode_snapshot(self._worker.shard, self._worker.position.stream_id)
-            RedisStreamLog.connect(self._redis_url).save_snapshot(self._index, snapshot)
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            os.nice(_NICENESS)
+            self._save(RedisStreamLog.connect(self._redis_url))
             status = 0
         finally:
             os._exit(status)
 
     def _trim(self) -> None:
         """Trim the input to the older snapshot, and the events to what that and all readers have passed."""
-        if len(self._kept) < 2:
+        saved = self._streams.saved_snapshots(self._index)
+        if len(saved) < 2:
             return
-        older = self._kept[0]
+        older = min((each.stream_id for each in saved), key=split_stream_id)
         self._streams.trim(streams.commands(self._index), older)
         passed = self._streams.passed(self._index)
         if set(passed) >= set(EventReader):

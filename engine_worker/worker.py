@@ -1,11 +1,13 @@
 """The shell around a shard: read a batch, apply it, commit it whole, then say what came of it.
 
-Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, deliver what was committed but not
-delivered, and go on. What a step says – replies, messages to other shards, answers to queries – it says after its commit.
+Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, take the shard over, deliver what was
+committed but not delivered, and go on. Between the second and the third of these a standby stays for as long as another worker
+leads: it follows. What a step says – replies, messages to other shards, answers to queries – it says after its commit.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,9 +15,11 @@ import structlog
 
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
+from engine_worker.leadership import Renewals
 from protocol import streams
 from protocol.codec import decode_commands, decode_messages, decode_queries, encode_frame
 from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import Reply
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
@@ -26,6 +30,13 @@ _log = structlog.get_logger()
 
 REPLAY_ENTRIES = 1_000
 """Entries read at once while catching up."""
+_RENEW_ENTRIES = 32
+"""After as many entries of a batch a leader looks whether its lease is due."""
+
+
+def monotonic_ms() -> int:
+    """Return the milliseconds of the clock that never goes back."""
+    return time.monotonic_ns() // 1_000_000
 
 
 class LogDamaged(Exception):  # noqa: N818 - a verdict on the data; the message says what to do
@@ -36,72 +47,149 @@ class Worker:
     """Runs one shard on a stream log."""
 
     def __init__(
-        self, log: StreamLog, index: int, market_map: MarketMap, *, closed_orders_max: int, batch_entries_max: int
+        self,
+        log: StreamLog,
+        index: int,
+        market_map: MarketMap,
+        *,
+        closed_orders_max: int,
+        batch_entries_max: int,
+        now_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """Make the worker of shard `index`; `start` gives it its state."""
+        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due."""
         self._streams = log
         self._index = index
         self._market_map = market_map
         self._closed_orders_max = closed_orders_max
         self._batch_entries_max = batch_entries_max
         self._inputs = streams.commands(index)
+        self._now_ms = now_ms
         self.shard = Shard(index, market_map, closed_orders_max)
         self.position = ShardPosition(0, STREAM_START)
+        """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
+        nobody may write."""
+        self.lag_ms = 0
+        """How far a worker that does not lead is behind the position, as it saw that last."""
+        self._renewals: Renewals | None = None
+        """When the lease is due, while this worker has one."""
         self._to_say: list[tuple[str, bytes]] = []
         """Replies that go out with the next read: a round trip less for each batch."""
+        self._answers: list[tuple[str, bytes]] = []
+        """Answers to queries, which go out with the next read if this worker still leads then."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
+    @property
+    def leads(self) -> bool:
+        """Whether this worker has taken its shard over. Another one may have done so since; the next step will tell."""
+        return self.position.epoch > 0
+
     def start(self) -> None:
-        """Take the shard over and bring it to its committed position.
+        """Bring the shard to its committed position and take it over, whoever leads it.
 
         Raises:
             LogDamaged: that position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
         """
-        self.position = self._streams.take_over(self._index)
+        self.join()
+        self.lead()
+
+    def join(self) -> None:
+        """Restore the newest snapshot and follow up to the committed position; nobody else notices.
+
+        Raises:
+            LogDamaged: that position cannot be reached.
+            InvariantBroken: the state that was committed is wrong.
+        """
         restored = self._restore()
-        replayed = self._replay(restored)
+        followed = self._follow_to(self._streams.position(self._index))
+        _log.info(
+            "shard restored",
+            shard=self._index,
+            position=self.position.stream_id,
+            snapshot=restored,
+            followed_entries=followed,
+        )
+
+    def follow(self) -> int:
+        """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in step.
+
+        Raises:
+            LogDamaged: the input does not reach the position, or not as far back as the newest usable snapshot.
+            InvariantBroken: the state that was committed is wrong.
+        """
+        after = self.position.stream_id
+        entries, goal, trimmed_to = self._streams.read_committed(self._index, after, REPLAY_ENTRIES)
+        if split_stream_id(trimmed_to) > split_stream_id(after):
+            # This worker was away for so long that what it has not applied yet may be gone.
+            restored = self._restore()
+            if split_stream_id(trimmed_to) > split_stream_id(restored):
+                raise LogDamaged(
+                    f"the input of shard {self._index} begins at {trimmed_to}, and no snapshot that reaches there can be used; "
+                    "restore the Redis data from a backup"
+                )
+            return self.follow()
+        if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):
+            raise LogDamaged(
+                f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
+                "restore the Redis data from a backup"
+            )
+        for entry in entries:
+            self._apply(entry)
+        self.shard.take()
+        if entries:
+            self.position = ShardPosition(0, entries[-1].stream_id)
+        self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
+        return len(entries)
+
+    def lead(self, candidate: Leader | None = None, over: Leader | None = None) -> None:
+        """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go live.
+
+        A `candidate` takes the lease, from `over` if need be, and `step` keeps it.
+
+        Raises:
+            Fenced: another worker holds the lease; this one may go on following.
+            LogDamaged: the committed position cannot be reached.
+            InvariantBroken: the state that was committed is wrong.
+        """
+        position = self._streams.take_over(self._index, candidate, over)
+        if candidate is not None:
+            self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms())
+        followed = self._follow_to(position)
         self._deliver_rest()
+        self.position = position
+        self.lag_ms = 0
         _log.info(
             "shard started",
             shard=self._index,
-            epoch=self.position.epoch,
-            position=self.position.stream_id,
-            snapshot=restored,
-            replayed_entries=replayed,
+            epoch=position.epoch,
+            position=position.stream_id,
+            followed_entries=followed,
         )
 
     def _restore(self) -> StreamId:
-        for snapshot in self._streams.snapshots(self._index):
+        goal = split_stream_id(self._streams.position(self._index).stream_id)
+        for saved in self._streams.saved_snapshots(self._index):
             try:
-                self.shard, stream_id = decode_snapshot(snapshot, self._market_map, self._closed_orders_max)
+                snapshot = self._streams.read_snapshot(self._index, saved)
+                shard, stream_id = decode_snapshot(snapshot, self._market_map, self._closed_orders_max)
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
-            if split_stream_id(stream_id) <= split_stream_id(self.position.stream_id):
+            if split_stream_id(stream_id) <= goal:
+                self.shard, self.position = shard, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
         self.shard = Shard(self._index, self._market_map, self._closed_orders_max)
+        self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
 
-    def _replay(self, after: StreamId) -> int:
-        goal = split_stream_id(self.position.stream_id)
-        replayed = 0
-        while split_stream_id(after) < goal:
-            entries = self._streams.read({self._inputs: after}, REPLAY_ENTRIES, block_ms=0)
-            entries = [entry for entry in entries if split_stream_id(entry.stream_id) <= goal]
-            if not entries:
-                raise LogDamaged(
-                    f"shard {self._index} is committed up to {self.position.stream_id}, but its input ends at {after}; "
-                    "restore the Redis data from a backup"
-                )
-            for entry in entries:
-                self._apply(entry)
-            self.shard.take()
-            after = entries[-1].stream_id
-            replayed += len(entries)
-        return replayed
+    def _follow_to(self, goal: ShardPosition) -> int:
+        followed = 0
+        while split_stream_id(self.position.stream_id) < split_stream_id(goal.stream_id):
+            followed += self.follow()
+            self._keep_lease()
+        return followed
 
     def _deliver_rest(self) -> None:
         """Deliver what is still in the outbox; the targets drop what they have seen."""
@@ -120,8 +208,16 @@ class Worker:
         """
         if self._delivery_unsure:
             self._deliver_rest()
-        entries = self._streams.read_inputs(self._index, self.position, self._batch_entries_max, block_ms, self._to_say)
-        self._to_say = []
+        entries = self._streams.read_inputs(
+            self._index,
+            self.position,
+            self._batch_entries_max,
+            block_ms,
+            self._to_say,
+            answers=self._answers,
+            renew=self._renewals.due(self._now_ms()) if self._renewals is not None else None,
+        )
+        self._to_say, self._answers = [], []
         if not entries:
             return 0
         inputs = [entry for entry in entries if entry.stream == self._inputs]
@@ -132,7 +228,11 @@ class Worker:
         return len(entries)
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        dead_letters = [letter for entry in entries if (letter := self._apply(entry)) is not None]
+        dead_letters: list[DeadLetter] = []
+        for first in range(0, len(entries), _RENEW_ENTRIES):
+            some = entries[first : first + _RENEW_ENTRIES]
+            dead_letters += [letter for entry in some if (letter := self._apply(entry)) is not None]
+            self._keep_lease()
         output = self.shard.take()
         stream_id = entries[-1].stream_id
         outbox = self._frames(output)
@@ -152,6 +252,11 @@ class Worker:
         if outbox:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))
             self._delivery_unsure = False
+
+    def _keep_lease(self) -> None:
+        """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
+        if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
+            self._streams.renew_lease(self._index, leader)
 
     def _apply(self, entry: Entry) -> DeadLetter | None:
         """Apply one entry; return why it could not be understood, if so. Nothing of such an entry is applied."""
@@ -207,12 +312,17 @@ class Worker:
                 self._streams.append(streams.dead_letters(self._index), letter.fields())
                 continue
             replies.extend(self.shard.answer(query, time) for query in queries)
-        self._to_say += _reply_frames(replies)
+        self._answers += _reply_frames(replies)
 
     def finish(self) -> None:
-        """Say what is left to say."""
-        self._streams.publish(self._to_say)
-        self._to_say = []
+        """Say what is left to say, and give the lease up: a standby need not wait for it to run out."""
+        if self._to_say:
+            self._streams.publish(self._to_say)
+        self._streams.publish_answers(self._index, self.position, self._answers)
+        self._to_say, self._answers = [], []
+        if self._renewals is not None:
+            self._streams.release_lease(self._index, self._renewals.leader)
+            self._renewals = None
 
 
 class _NotForThisShardError(ValueError):

@@ -10,7 +10,10 @@ A market's read models carry the tag of the market's shard.
 | `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
 | `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
 | `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
-| `snapshots:{k}`           | list     | shard            | the two newest `ShardSnapshot`s, newest first                 |
+| `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see protocol/lease.py; expires when it falls silent |
+| `standbys:{k}`            | hash     | standbys         | process -> its pid, how far it has followed, and when it said so |
+| `snapshots:{k}`           | list     | shard, standbys  | the two newest `ShardSnapshot`s, newest first: `saved|stream_id|time_ms|name` |
+| `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` up to which it needs nothing any more |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
@@ -93,6 +96,21 @@ def outbox(shard: int) -> str:
 def snapshots(shard: int) -> str:
     """`snapshots:{k}`."""
     return f"snapshots:{{{shard}}}"
+
+
+def snapshot(shard: int, name: str) -> str:
+    """`snapshot:{k}:NAME`."""
+    return f"snapshot:{{{shard}}}:{name}"
+
+
+def lease(shard: int) -> str:
+    """`lease:{k}`."""
+    return f"lease:{{{shard}}}"
+
+
+def standbys(shard: int) -> str:
+    """`standbys:{k}`."""
+    return f"standbys:{{{shard}}}"
 
 
 def dead_letters(shard: int) -> str:

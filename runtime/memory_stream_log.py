@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from protocol import streams
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.stream_log import Commit, Entry, Fenced, Outgoing, ShardPosition
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
 
 
 class MemoryStreamLog:
@@ -19,7 +20,14 @@ class MemoryStreamLog:
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
         self._heard: dict[int, StreamId] = {}
-        self._snapshots: defaultdict[int, list[bytes]] = defaultdict(list)
+        self._snapshots: defaultdict[int, list[tuple[StreamId, int, bytes]]] = defaultdict(list)
+        """Shard -> (reaches up to, saved at, the bytes), newest first."""
+        self._leases: dict[int, tuple[Leader, int]] = {}
+        """Shard -> (who leads, when that runs out)."""
+        self._standbys: defaultdict[int, dict[str, tuple[Standby, int]]] = defaultdict(dict)
+        self._connections: dict[str, int] = {}
+        """Process -> the number of its connection, from its first lease until `disconnect`."""
+        self._connection_count = 0
         self._passed: defaultdict[int, dict[str, StreamId]] = defaultdict(dict)
         self.published: list[tuple[str, bytes]] = []
         """Every (channel, payload), in order."""
@@ -60,18 +68,35 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         return self._positions.get(shard, ShardPosition(0, STREAM_START))
 
-    def take_over(self, shard: int) -> ShardPosition:
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
+        if candidate is not None and self.lease(shard).leader not in (None, over):
+            raise Fenced(f"another worker leads shard {shard}")
         epoch, stream_id = self.position(shard)
         self._positions[shard] = ShardPosition(epoch + 1, stream_id)
-        self._heard[shard] = self._last_ids[streams.queries(shard)]
+        if candidate is None:
+            self._heard[shard] = self._last_ids[streams.queries(shard)]
+        else:
+            self._heard[shard] = stream_id_of(max(0, self._now_ms() - 2 * candidate.lease_ms))
+            self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
 
     def read_inputs(
-        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
     ) -> list[Entry]:
         """See `StreamLog`."""
         self.publish(publish)
+        self.publish_answers(shard, position, answers)
+        if renew is not None:
+            self.renew_lease(shard, renew)
         if self.position(shard) != position:
             raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}")
         commands = self._after(streams.commands(shard), position.stream_id, count)
@@ -79,6 +104,59 @@ class MemoryStreamLog:
         if queries:
             self._heard[shard] = queries[-1].stream_id
         return commands + queries
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """See `StreamLog`."""
+        position = self.position(shard)
+        goal = split_stream_id(position.stream_id)
+        entries = self._after(streams.commands(shard), after, count)
+        ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
+        return Committed(
+            [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
+            position,
+            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+        )
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        if self.position(shard).epoch != leader.epoch:
+            return
+        if leader.process not in self._connections:
+            self._connection_count += 1
+            self._connections[leader.process] = self._connection_count
+        held = leader._replace(client_id=self._connections[leader.process], connection=leader.process)
+        self._leases[shard] = (held, self._now_ms() + leader.lease_ms)
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        if shard in self._leases and self._leases[shard][0].epoch == leader.epoch:
+            del self._leases[shard]
+
+    def lease(self, shard: int) -> Sight:
+        """See `StreamLog`."""
+        leader, until_ms = self._leases.get(shard, (None, 0))
+        remaining_ms = until_ms - self._now_ms()
+        if leader is None or remaining_ms <= 0:
+            return Sight(None)
+        return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
+
+    def disconnect(self, process: str) -> None:
+        """Close the connection of a process, as its system does when it is killed; its next lease has another one."""
+        self._connections.pop(process, None)
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._standbys[shard][standby.process] = (standby, self._now_ms())
+
+    def withdraw(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._standbys[shard].pop(standby.process, None)
+
+    def standbys(self, shard: int) -> list[Standby]:
+        """See `StreamLog`."""
+        now_ms = self._now_ms()
+        found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
+        return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
@@ -115,13 +193,33 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         self.published.extend(messages)
 
-    def save_snapshot(self, shard: int, snapshot: bytes) -> None:
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""
-        self._snapshots[shard] = [snapshot, *self._snapshots[shard][:1]]
+        if self.position(shard) == position:
+            self.publish(answers)
+
+    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+        """See `StreamLog`."""
+        kept = self._snapshots[shard]
+        if kept and stream_id != STREAM_START and split_stream_id(stream_id) <= split_stream_id(kept[0][0]):
+            return
+        self._snapshots[shard] = [(stream_id, self._now_ms(), snapshot), *kept[:1]]
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """See `StreamLog`."""
+        now_ms = self._now_ms()
+        return [
+            SavedSnapshot(stream_id, now_ms - saved_ms, str(number))
+            for number, (stream_id, saved_ms, _) in enumerate(self._snapshots[shard])
+        ]
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """See `StreamLog`."""
+        return self._snapshots[shard][int(saved.name)][2]
 
     def snapshots(self, shard: int) -> list[bytes]:
         """See `StreamLog`."""
-        return list(self._snapshots[shard])
+        return [snapshot for _, _, snapshot in self._snapshots[shard]]
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""

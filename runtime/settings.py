@@ -61,6 +61,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Which shard an engine worker runs."""
 
     # The engine worker
+    engine: str = ""
+    """The name of an engine worker among those of its shard; empty: `engine-` and the shard's number."""
+    standbys: Annotated[int, Meta(ge=0, le=9)] = 0
+    """How many more workers `exchange up` starts for each shard, to take over from the one that leads."""
+    lease_ms: Annotated[int, Meta(ge=100)] = 1_000
+    """A leading engine worker that has been silent for so long loses its shard to a standby."""
     batch_commands_max: Positive = 512
     """Stream entries that one batch may take."""
     snapshot_interval_s: Positive = 30
@@ -154,6 +160,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self.password_file.read_text("ascii").strip()
         except OSError as error:
             raise SettingsError(f"{self.password_file}: {error.strerror}; `exchange up` makes it") from error
+
+    def engine_name(self) -> str:
+        """Return the name of the engine worker that these settings are for."""
+        return self.engine or f"engine-{self.shard}"
 
     def rest_url(self) -> str:
         """Return the base URL of the REST API."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from protocol.streams import StreamId
+from protocol.lease import Leader, Sight, Standby
+from protocol.streams import STREAM_START, StreamId
 
 
 class Entry(NamedTuple):
@@ -66,6 +67,27 @@ class Outgoing(NamedTuple):
     frames: Mapping[int, bytes]
 
 
+class Committed(NamedTuple):
+    """What one look at a shard's committed input shows."""
+
+    entries: list[Entry]
+    """Entries after where the reader is, none of them beyond the position."""
+    position: ShardPosition
+    trimmed_to: StreamId
+    """Entries before this one may be gone; read after the entries, so what begins behind it is without a gap."""
+
+
+class SavedSnapshot(NamedTuple):
+    """What is known of a kept snapshot without reading it."""
+
+    stream_id: StreamId
+    """Up to which input it reaches; "0-0" when whoever saved it did not say."""
+    age_ms: int
+    """How long ago it was saved."""
+    name: str = ""
+    """Where its bytes are."""
+
+
 class Fenced(Exception):  # noqa: N818 - not an error of this process: another one has taken over
     """Another writer has taken the shard over; this one must stop."""
 
@@ -93,20 +115,64 @@ class StreamLog(Protocol):
         """Return the shard's position; (0, "0-0") for a new shard."""
         ...
 
-    def take_over(self, shard: int) -> ShardPosition:
-        """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on."""
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+        """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on.
+
+        A `candidate` takes the lease in the same step, unless somebody other than `over` holds it, and also hears the queries of
+        the last two leases: nobody has answered them.
+
+        Raises:
+            Fenced: another worker holds the lease; nothing was changed.
+        """
         ...
 
     def read_inputs(
-        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
     ) -> list[Entry]:
         """Return up to `count` commands after `position`, and as many new queries; wait up to `block_ms` for one.
 
-        Publishes the (channel, payload) pairs first, in the same round trip.
+        Before that, in the same round trip: publishes the (channel, payload) pairs, those of `answers` only if `position` still is
+        what `pos` holds, and renews the lease of `renew` if its epoch still does.
 
         Raises:
             Fenced: the shard was taken over since.
         """
+        ...
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """Return up to `count` entries of the input after the given id that are committed; never waits."""
+        ...
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """Keep the lease for another `lease_ms`, if the leader's epoch still is the shard's."""
+        ...
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """Give the lease up, if it is this leader's."""
+        ...
+
+    def lease(self, shard: int) -> Sight:
+        """Return who leads, and whether its connection is still there."""
+        ...
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """Say that a standby is there, and how far it is; it counts for `STANDBY_TTL_MS`."""
+        ...
+
+    def withdraw(self, shard: int, standby: Standby) -> None:
+        """Say that a standby is one no more."""
+        ...
+
+    def standbys(self, shard: int) -> list[Standby]:
+        """Return the standbys that are there."""
         ...
 
     def commit(self, commit: Commit) -> None:
@@ -129,8 +195,23 @@ class StreamLog(Protocol):
         """Publish (channel, payload) pairs to whoever listens now."""
         ...
 
-    def save_snapshot(self, shard: int, snapshot: bytes) -> None:
-        """Keep a snapshot, and the one before it."""
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
+        ...
+
+    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+        """Keep a snapshot of the state at `stream_id`, and the one before it.
+
+        Nothing is kept when the newest one reaches as far already: what is older than the others may need input that is gone.
+        """
+        ...
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """Return what is known of the kept snapshots without reading them, newest first."""
+        ...
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """Return a kept snapshot; what is no longer there is missing from it."""
         ...
 
     def snapshots(self, shard: int) -> list[bytes]:

@@ -4,7 +4,7 @@ import redis
 import rich_click as click
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
-from cli.probes import ShardReport, shard_reports
+from cli.probes import ShardReport, StandbyReport, shard_reports
 from protocol.units import format_decimal
 from runtime.settings import SettingsError
 
@@ -19,7 +19,7 @@ _ASSETS_PER_TABLE = 4
     "--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard, money in units of 10**-8."
 )
 def shards(as_json: bool) -> None:
-    """Show every shard: its markets, position, backlog, logs, readers, and whether its money adds up."""
+    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether its money adds up."""
     settings = running_settings()
     try:
         reports = shard_reports(settings)
@@ -34,10 +34,25 @@ def shards(as_json: bool) -> None:
         _show(report)
 
 
+def _leader(report: ShardReport) -> str:
+    if report.leader is None:
+        return "[bold red]nobody[/]"
+    gone = "" if report.leader_connected else ", [bold red]its connection is gone[/]"
+    return f"{report.leader}, process {report.leader_pid}; its lease has {report.lease_left_ms} ms left{gone}"
+
+
+def _standby(standby: StandbyReport) -> str:
+    behind = f"{standby.behind_ms} ms behind" if standby.behind_ms else "in step"
+    return f"{standby.process} ({standby.pid}) {behind}"
+
+
 def _show(report: ShardReport) -> None:
     answers = "[green]answers[/]" if report.answers else "[bold red]does not answer[/]"
     facts = {
         f"shard {report.shard}": f"{', '.join(report.markets)}: {answers}",
+        "leader": _leader(report),
+        "standbys": ", ".join(_standby(standby) for standby in report.standbys) or "none",
+        "snapshot": "none yet" if report.snapshot_age_ms is None else f"saved {report.snapshot_age_ms} ms ago",
         "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
         "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
         f"{report.dead_letters} dead letters",

@@ -1,0 +1,104 @@
+"""One of the workers of a shard: it follows until it is its turn, then it leads.
+
+Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes over at once.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch
+from engine_worker.worker import Worker, monotonic_ms
+from protocol.lease import STANDBY_TTL_MS, Leader, Standby
+from runtime.stream_log import Fenced, StreamLog
+
+_ANNOUNCE_MS = STANDBY_TTL_MS // 3
+
+_log = structlog.get_logger()
+
+
+class Candidate:
+    """A worker and its place among the workers of its shard. Times are milliseconds of `now_ms`."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        log: StreamLog,
+        process: str,
+        pid: int,
+        lease_ms: int,
+        now_ms: Callable[[], int] = monotonic_ms,
+    ) -> None:
+        """Make `worker` one of its shard's, known to the others as `process`; `join` comes first, then `step` again and again."""
+        self._worker = worker
+        self._streams = log
+        self._index = worker.shard.index
+        self._process = process
+        self._pid = pid
+        self._lease_ms = lease_ms
+        self._now_ms = now_ms
+        self._watch = Watch(lease_ms)
+        self._look_ms = 0
+        """When to look at the lease."""
+        self._announce_ms = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether it has taken the shard over."""
+        return self._worker.leads
+
+    @property
+    def poll_ms(self) -> int:
+        """How long to wait after a step that found nothing to follow."""
+        return max(1, self._lease_ms // POLLS_PER_LEASE)
+
+    def join(self) -> None:
+        """Bring the worker to the committed position. See `Worker.join`."""
+        self._worker.join()
+
+    def step(self, block_ms: int) -> int:
+        """Lead for one batch, waiting up to `block_ms` for it; or follow, and take over if it is time.
+
+        Returns the number of entries processed or followed.
+
+        Raises:
+            Fenced: it has led, and another worker has taken over; it must be made anew.
+            LogDamaged: the committed position cannot be reached.
+            InvariantBroken: the state is wrong; nothing of the batch was published.
+        """
+        if self.leads:
+            return self._worker.step(block_ms)
+        followed = self._worker.follow()
+        now_ms = self._now_ms()
+        if now_ms >= self._announce_ms:
+            self._announce_ms = now_ms + _ANNOUNCE_MS
+            self._streams.announce(self._index, self._standby())
+        if now_ms >= self._look_ms:
+            self._look_ms = now_ms + self.poll_ms
+            self._look(now_ms)
+        return followed
+
+    def _look(self, now_ms: int) -> None:
+        sight = self._streams.lease(self._index)
+        if self._watch.decide(sight, now_ms) is not Decision.TAKE_OVER:
+            return
+        try:
+            self._worker.lead(Leader(self._process, self._pid, self._lease_ms), over=sight.leader)
+        except Fenced:
+            return  # another standby was first, or the leader has come back
+        self._streams.withdraw(self._index, self._standby())
+        _log.info("this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None)
+
+    def _standby(self) -> Standby:
+        return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)
+
+    def redis_was_away(self) -> None:
+        """Note that a step failed because Redis was away."""
+        self._watch.redis_was_away(self._now_ms())
+
+    def leave(self) -> None:
+        """Give the place up: say what is left to say and release the lease, or stand by no more."""
+        if self.leads:
+            self._worker.finish()
+        else:
+            self._streams.withdraw(self._index, self._standby())
