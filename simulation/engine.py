@@ -1,130 +1,173 @@
-"""Engine workers: two slots per shard, each with the real `Worker`, what `engine_worker.main` does around it, and a snapshotter."""
+"""Engine workers: two candidates per shard, each the real one, with what `engine_worker.main` does around it and its snapshots."""
 
-from collections import deque
+from typing import Any, cast
 
 import redis
 
+from engine_worker.candidate import Candidate
 from engine_worker.core.snapshot import encode_snapshot
+from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
-from protocol import streams
-from protocol.market import MarketMap
-from protocol.streams import EventReader, StreamId, split_stream_id
-from runtime.memory_stream_log import MemoryStreamLog
+from protocol.lease import Leader
+from protocol.streams import StreamId
 from runtime.stream_log import Fenced
-from simulation.faulty_log import FaultyLog
+from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.process import Process, Surroundings
-from simulation.schedule import Act, Action, Plan
+from simulation.schedule import Act, Action, Dice, Plan
 from simulation.witness import Witness
+
+LEASE_MS = 100
+"""Short against a run, so that pauses outlast it."""
 
 
 class EngineWorker(Process):
-    """One slot of a shard. Down, starting, or leading until it notices that it does no more."""
+    """One of a shard's workers: down, standing by, or leading until it notices that it does no more."""
 
     kind = "engine"
 
     def __init__(
-        self, surroundings: Surroundings, log: MemoryStreamLog, witness: Witness, shard: int, slot: int, plan: Plan
+        self, surroundings: Surroundings, log: LosingLog, witness: Witness, shard: int, slot: int, plan: Plan
     ) -> None:
         super().__init__(surroundings, f"engine {shard}{'ab'[slot]}")
         self.shard = shard
-        self.worker: Worker | None = None
-        self._market_map: MarketMap = witness.market_map
-        self._batch_entries_max = plan.batch_entries_max
         self.log = log
         self.witness = witness
+        self._batch_entries_max = plan.batch_entries_max
         self._log = FaultyLog(log, self, witness)
-        self.kept: deque[StreamId] = deque(maxlen=2)
-        """Up to where those snapshots reach that this worker has saved, older first."""
-        self.child: SnapshotChild | None = None
+        self._worker: Worker | None = None
+        self._candidate: Candidate | None = None
+        self._snapshotter: _Snapshotter | None = None
+        self._child: SnapshotChild | None = None
         """Who writes a snapshot for it; one at a time."""
 
     @property
-    def is_up(self) -> bool:
-        """Whether it runs; it may have been fenced without knowing."""
-        return self.worker is not None
+    def leads(self) -> bool:
+        """Whether it believes that it leads."""
+        return self._candidate is not None and self._candidate.leads
 
     def step(self, action: Action) -> None:
-        """Start when it is down; otherwise do what the loop of `engine_worker.main` does once."""
+        """Start when it is down; otherwise do what the loop of `engine_worker.main` does once, or leave, or usurp."""
+        if self._candidate is None or self._worker is None:
+            self._join()
+            return
+        led = self.leads
         try:
-            if self.worker is None:
-                self._start()
-            else:
-                self.worker.step(0)
+            if action.act is Act.TAKE_OVER and Dice(action.dice).below(2):
+                self._leave(self._candidate)
+                return
+            if action.act is Act.TAKE_OVER and not led:
+                self._usurp(self._worker)
+            self._candidate.step(0)
+            if self._child is not None and self._child.is_done:
+                is_saved, self._child = self._child.is_saved, None
+                if is_saved and self._snapshotter is not None:
+                    self._snapshotter.trim()
         except Fenced:
             self.surroundings.inject("fenced (engine)")
             self.end()
         except redis.ConnectionError:
-            if self.worker is None or action.act is Act.TAKE_OVER:
-                self.end()
+            self._candidate.redis_was_away()
+        if self.leads and not led:
+            self.surroundings.inject("takeover (engine)")
+            self._compare()
 
-    def _start(self) -> None:
+    def _join(self) -> None:
+        clock = self.surroundings
         worker = Worker(
             self._log,
             self.shard,
-            self._market_map,
+            self.witness.market_map,
             closed_orders_max=100_000,
             batch_entries_max=self._batch_entries_max,
+            now_ms=lambda: clock.now,
         )
-        worker.start()
-        self.worker, self.kept = worker, deque(maxlen=2)
+        candidate = Candidate(worker, self._log, self.name, 1, LEASE_MS, lambda: clock.now)
+        try:
+            candidate.join()
+        except redis.ConnectionError:
+            self.end()
+            return
+        self._worker, self._candidate = worker, candidate
+        self._snapshotter = _Snapshotter(worker, cast(Any, self._log), "", self.shard, 1.0)
         self.surroundings.inject("start (engine)")
-        self.witness.compare_state(worker.shard, worker.position.stream_id)
+        self._compare()
+
+    def _leave(self, candidate: Candidate) -> None:
+        """Stop because it was told to."""
+        try:
+            candidate.leave()
+            self.surroundings.inject("hand-over (engine)")
+        finally:
+            self.end()
+
+    def _usurp(self, worker: Worker) -> None:
+        """Take over although somebody leads, as one does that takes a leader for dead."""
+        leader = self._log.lease(self.shard).leader
+        try:
+            worker.lead(Leader(self.name, 1, LEASE_MS), over=leader)
+        except Fenced:
+            return
+        self.surroundings.inject("usurpation (engine)")
 
     def end(self) -> None:
-        """Forget the state. A child that writes a snapshot outlives its parent."""
-        self.worker = self.child = None
+        """Forget the state; the system closes the connection. A child that writes a snapshot outlives its parent."""
+        self._worker = self._candidate = self._snapshotter = self._child = None
+        self.log.disconnect(self.name)
 
     def snapshot(self) -> "SnapshotChild | None":
         """Fork the child that has the state as it is now."""
-        worker = self.worker
-        if worker is None or self.busy or not (self.child is None or self.child.is_done):
+        if self._worker is None or self._snapshotter is None or self.busy or self._child is not None:
             return None
-        stream_id = worker.position.stream_id
-        self.witness.compare_state(worker.shard, stream_id)
-        self.child = SnapshotChild(self, worker, encode_snapshot(worker.shard, stream_id), stream_id)
-        return self.child
+        if not self._snapshotter.has_news():
+            return None
+        self._compare()
+        stream_id = self._worker.position.stream_id
+        self._child = SnapshotChild(self, encode_snapshot(self._worker.shard, stream_id), stream_id)
+        return self._child
 
     def look(self) -> None:
-        """Compare the state of a worker that nobody has fenced with what a replay gives."""
-        if self.worker is not None and not self.busy:
-            self.witness.compare_state(self.worker.shard, self.worker.position.stream_id)
+        """Compare its state with the twin's, when it is between two steps."""
+        if not self.busy:
+            self._compare()
+
+    def _compare(self) -> None:
+        if self._worker is not None:
+            self.witness.compare_state(self._worker.shard, self._worker.position.stream_id)
+
+
+class _Snapshotter(Snapshotter):
+    def has_news(self) -> bool:
+        """Return whether a snapshot now would reach further than the newest one."""
+        return self._has_news()
+
+    def trim(self) -> None:
+        """Trim the logs to what Redis says is kept."""
+        self._trim()
 
 
 class SnapshotChild(Process):
-    """The forked child of a worker: it saves the snapshot; then its parent, if it still runs, trims the logs."""
+    """The forked child of a worker: it saves the snapshot, and has all the time it needs, also after its parent's end."""
 
     kind = "snapshot"
 
-    def __init__(self, parent: EngineWorker, worker: Worker, snapshot: bytes, stream_id: StreamId) -> None:
+    def __init__(self, parent: EngineWorker, snapshot: bytes, stream_id: StreamId) -> None:
         super().__init__(parent.surroundings, f"snapshot of {parent.name} at {stream_id}")
         self.is_done = False
-        self._parent = parent
-        self._worker = worker
+        self.is_saved = False
+        self._shard = parent.shard
         self._snapshot = snapshot
         self._stream_id = stream_id
         self._log = FaultyLog(parent.log, self, parent.witness)
-        self._kept = parent.kept
 
     def step(self, action: Action) -> None:
-        """Save, and trim."""
+        """Save, and exit."""
         self.is_done = True
         try:
-            self._log.save_snapshot(self._parent.shard, self._snapshot)
-            self.surroundings.inject("snapshot saved")
-            if self._parent.worker is self._worker:
-                self._kept.append(self._stream_id)
-                self._trim()
+            self._log.save_snapshot(self._shard, self._snapshot, self._stream_id)
         except redis.ConnectionError:
             return
-
-    def _trim(self) -> None:
-        if len(self._kept) < 2:
-            return
-        older, shard = self._kept[0], self._parent.shard
-        self._log.trim(streams.commands(shard), older)
-        passed = self._log.passed(shard)
-        if set(passed) >= set(EventReader):
-            self._log.trim(streams.events(shard), min(older, *passed.values(), key=split_stream_id))
+        self.is_saved = True
+        self.surroundings.inject("snapshot saved")
 
     def end(self) -> None:
         """Nothing to forget."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import redis
 
 from protocol import streams
+from protocol.lease import Leader, Sight, Standby
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Commit, Entry, Fenced, Outgoing, ShardPosition
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
 from simulation.process import Process
 
 
@@ -21,6 +22,11 @@ class LosingLog(MemoryStreamLog):
     def entries(self, stream: str) -> list[Entry]:
         """Return what a stream holds."""
         return list(self._streams[stream])
+
+    def tear(self, shard: int) -> None:
+        """Damage the newest snapshot."""
+        (stream_id, saved_ms, snapshot), *older = self._snapshots[shard]
+        self._snapshots[shard] = [(stream_id, saved_ms, snapshot[: len(snapshot) * 2 // 3]), *older]
 
     def lose(self, stream: str, first: StreamId) -> int:
         """Lose the entries from `first` on; return their number."""
@@ -74,23 +80,61 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         return self._call("position", lambda: self._log.position(shard))
 
-    def take_over(self, shard: int) -> ShardPosition:
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
 
         def take_over() -> ShardPosition:
-            position = self._log.take_over(shard)
+            position = self._log.take_over(shard, candidate, over)
             self._watch.took_over(self._process, shard, position)
             return position
 
         return self._call("take_over", take_over)
 
     def read_inputs(
-        self, shard: int, position: ShardPosition, count: int, block_ms: int, publish: Sequence[tuple[str, bytes]] = ()
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
     ) -> list[Entry]:
         """See `StreamLog`."""
-        if publish:
-            self.publish(publish)
+        self.publish(publish)
+        self.publish_answers(shard, position, answers)
+        if renew is not None:
+            self.renew_lease(shard, renew)
         return self._call("read_inputs", lambda: self._log.read_inputs(shard, position, count, block_ms))
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """See `StreamLog`."""
+        position = self.position(shard)
+        entries = self.read({streams.commands(shard): after}, count, 0)
+        ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
+        goal = split_stream_id(position.stream_id)
+        return Committed(
+            [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
+            position,
+            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+        )
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        self._call("renew_lease", lambda: self._log.renew_lease(shard, leader))
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        self._call("release_lease", lambda: self._log.release_lease(shard, leader))
+
+    def lease(self, shard: int) -> Sight:
+        """See `StreamLog`."""
+        return self._call("lease", lambda: self._log.lease(shard))
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._call("announce", lambda: self._log.announce(shard, standby))
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
@@ -131,13 +175,27 @@ class FaultyLog(MemoryStreamLog):
         if messages:
             self._call("publish", lambda: self._watch.published(self._process, messages))
 
-    def save_snapshot(self, shard: int, snapshot: bytes) -> None:
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""
-        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot))
 
-    def snapshots(self, shard: int) -> list[bytes]:
+        def publish() -> None:
+            if self._log.position(shard) == position:
+                self._watch.published(self._process, answers)
+
+        if answers:
+            self._call("publish_answers", publish)
+
+    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
         """See `StreamLog`."""
-        return self._call("snapshots", lambda: self._log.snapshots(shard))
+        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id))
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """See `StreamLog`."""
+        return self._call("saved_snapshots", lambda: self._log.saved_snapshots(shard))
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """See `StreamLog`."""
+        return self._call("read_snapshot", lambda: self._log.read_snapshot(shard, saved))
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""

@@ -25,7 +25,7 @@ from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
-from simulation.engine import EngineWorker, SnapshotChild
+from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
 from simulation.faulty_log import LosingLog
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
@@ -132,7 +132,7 @@ class Simulation:
             case Act.WORKER:
                 self._step_worker(shard, dice, action)
             case Act.TAKE_OVER:
-                self._take_over(shard, action)
+                self.workers[shard][dice.below(2)].run(action)
             case Act.FEEDS:
                 self._step_feeds(dice, action)
             case Act.INGEST:
@@ -168,25 +168,12 @@ class Simulation:
         self.children.clear()
 
     def _step_worker(self, shard: int, dice: Dice, action: Action) -> None:
-        """Mostly the leader makes a step; where nobody runs, one is started; sometimes one that was fenced notices."""
+        """Mostly the leader makes a step, often its standby."""
         pair = self.workers[shard]
         leader = self.witness.leader(shard)
-        chosen = next((worker for worker in pair if worker is leader), pair[0])
-        if dice.below(8) == 0:
+        chosen = pair[1] if pair[1] is leader else pair[0]
+        if dice.below(3) == 0:
             chosen = pair[1 - pair.index(chosen)]
-        if not chosen.is_up and any(worker.is_up or worker.busy for worker in pair):
-            return
-        chosen.run(action)
-
-    def _take_over(self, shard: int, action: Action) -> None:
-        pair = self.workers[shard]
-        leader = self.witness.leader(shard)
-        chosen = pair[1] if pair[0] is leader else pair[0]
-        if chosen.busy:
-            return
-        if chosen.is_up:
-            chosen.end()  # it was fenced, and is restarted before it noticed
-        self.surroundings.inject("takeover (engine)")
         chosen.run(action)
 
     def _step_feeds(self, dice: Dice, action: Action) -> None:
@@ -213,8 +200,7 @@ class Simulation:
         kept = self.log.snapshots(shard)
         if len(kept) > 1 and _is_whole(kept[1], self.markets):
             self.surroundings.inject("torn snapshot")
-            self.log.save_snapshot(shard, kept[1])
-            self.log.save_snapshot(shard, kept[0][: len(kept[0]) * 2 // 3])
+            self.log.tear(shard)
 
     def _write_garbage(self, shard: int, dice: Dice) -> None:
         stream = (streams.commands(shard), streams.queries(shard), streams.events(shard))[dice.below(3)]
@@ -248,12 +234,9 @@ class Simulation:
         action = Action(Act.CLOCK, 0, 0)
         for gateway in self.gateways:
             gateway.run(action)
-        for shard, pair in enumerate(self.workers):
-            leader = self.witness.leader(shard)
+        for pair in self.workers:
             for worker in pair:
-                if worker is leader or worker.is_up or leader is None:
-                    worker.run(action)
-                    leader = leader or worker
+                worker.run(action)
         for process in self.feeds:
             if process.is_up or not any(each.is_up for each in self.feeds):
                 process.run(action)
@@ -280,25 +263,32 @@ class Simulation:
         Raises:
             Violation: something is not.
         """
-        witness, shards = self.witness, range(self.plan.shard_count)
+        witness, shards, now = self.witness, range(self.plan.shard_count), self.surroundings.now
         for shard in shards:
             done, last = self.log.position(shard).stream_id, self.log.last_id(streams.commands(shard))
             require(done == last, f"shard {shard} stands still at {done}, its input ends at {last}")
             require(not self.log.undelivered(shard), f"shard {shard} has undelivered messages")
-            leader = next(worker for worker in self.workers[shard] if worker is witness.leader(shard))
-            leader.look()
-            leader.kill()
-            leader.run(Action(Act.WORKER, 0, 0))
-            require(leader.is_up, f"shard {shard} does not start again")
-            leader.look()
+            self._restart(shard)
         witness.check_twins()
         for client in self.clients:
             client.check(witness)
         happened: list[Event] = [
             event for shard in shards for _, events in witness.events_of(shard) for event in events
         ]
-        self.feeds_stores.check(witness.books, happened, self.surroundings.now)
+        self.feeds_stores.check(witness.books, happened, now)
         check_relations(self.tables, witness)
+
+    def _restart(self, shard: int) -> None:
+        """End both workers of a shard, so that one has to begin with nothing but what is stored."""
+        pair = self.workers[shard]
+        for worker in pair:
+            worker.look()
+            worker.kill()
+        for _ in range(20):
+            self.surroundings.now += LEASE_MS // 4
+            pair[0].run(Action(Act.WORKER, 0, 0))
+        require(pair[0].leads, f"shard {shard} does not start again")
+        pair[0].look()
 
     def counts(self) -> Counter[str]:
         """Return what the run consisted of."""
