@@ -365,6 +365,9 @@ class Client:
                     same == (order.market, order.side, order.price, order.quote_quantity),
                     f"account {account_id}: {name} is not the order that was placed",
                 )
+        names = {intent.command.client_order_id for intent in self.intents}
+        for owner, name in books.order_ids:
+            require(owner != account_id or name in names, f"account {account_id} never placed {name}")
         for transfer_id, amount in self.transfers.items():
             require(
                 books.transfers.get((account_id, transfer_id)) == amount,

@@ -66,7 +66,8 @@ class EngineWorker(Process):
             self.surroundings.inject("fenced (engine)")
             self.end()
         except redis.ConnectionError:
-            self._candidate.redis_was_away()
+            if self._candidate is not None:
+                self._candidate.redis_was_away()
         if self.leads and not led:
             self.surroundings.inject("takeover (engine)")
             self._compare()
