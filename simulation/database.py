@@ -16,7 +16,7 @@ import redis
 
 from persist.candles import CandleKey, CandlePart, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
-from persist.rows import Row, Rows
+from persist.rows import Row, Rows, TradeGapError
 from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import STREAM_START, StreamId
@@ -239,7 +239,7 @@ class IngestProcess(Process):
         except (redis.ConnectionError, psycopg.OperationalError):
             return
         except IngestStoppedError as error:
-            raise error.__cause__ or error from None
+            raise TradeGapError(str(error)) from None
 
     def end(self) -> None:
         """Forget the connection; the database undoes what was under way."""

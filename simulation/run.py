@@ -53,7 +53,6 @@ class Outcome(NamedTuple):
     """By what the loss of the log's end was noticed, when there was one."""
     injected: Counter[str]
     counts: Counter[str]
-    commands: Sequence[object]
 
 
 class Simulation:
@@ -336,7 +335,7 @@ DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a plan and say what came of it."""
-    with _silent_logs():
+    with silent_logs():
         simulation = Simulation(plan, trace)
         failure = detected = ""
         try:
@@ -349,13 +348,11 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
                 detected = said
             else:
                 failure = said
-    return Outcome(
-        plan, failure, detected, simulation.surroundings.injected, simulation.counts(), simulation.witness.commands
-    )
+    return Outcome(plan, failure, detected, simulation.surroundings.injected, simulation.counts())
 
 
 @contextmanager
-def _silent_logs() -> Iterator[None]:
+def silent_logs() -> Iterator[None]:
     """Let the programs' logs be silent: the faults make them say a lot."""
     configured = structlog.get_config()
     structlog.configure(

@@ -72,7 +72,8 @@ PLANTS = (
     ),
     Plant("ingest moves its row alone", ShardIngest, "step", "event_count, dead_count = self._store(connection, entries)",
           "event_count, dead_count = self._store(connection, entries) if len(entries) < 4 else (0, 0)"),
-    Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore", "end = split_stream_id(saved.published_id)", "end = (0, 0)"),
+    Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore",
+          "end = split_stream_id(saved.published_id)", "end = (0, 0)"),
     Plant(
         "gateway repeats an order under a new id",
         Gateway,
