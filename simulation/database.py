@@ -7,7 +7,7 @@ a row lock keeps others out, and who sleeps on a lock loses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -225,7 +225,9 @@ class IngestProcess(Process):
     ) -> None:
         super().__init__(surroundings, f"ingest {shard}{'ab'[slot]}")
         self._log = FaultyLog(log, self, witness)
-        self._make = lambda: MemoryIngest(shard, self._log, tables, self, witness.market_map, entries_max)
+        self._make: Callable[[], MemoryIngest] = lambda: MemoryIngest(
+            shard, self._log, tables, self, witness.market_map, entries_max
+        )
         self._ingest: MemoryIngest | None = None
 
     def step(self, action: Action) -> None:

@@ -41,6 +41,8 @@ NESTING_MAX = 3
 """So many processes may be paused in the middle of each other's pauses."""
 ROUNDS_MAX = 400
 """After so many rounds without a fault everything must be quiet."""
+QUIET_ROUNDS = 6
+"""So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
 
 class Outcome(NamedTuple):
@@ -216,10 +218,13 @@ class Simulation:
         Raises:
             Violation: it does not come to rest.
         """
+        quiet = 0
         for number in range(ROUNDS_MAX):
             before = self._progress()
             self._round()
-            if self._progress() == before and not self._is_anyone_waiting(number):
+            is_quiet = not self._is_anyone_waiting(number) and self._progress() == before
+            quiet = quiet + 1 if is_quiet else 0
+            if quiet == QUIET_ROUNDS:
                 break
         else:
             raise Violation(f"nothing comes to rest: {self._progress()}")

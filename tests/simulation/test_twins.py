@@ -96,7 +96,8 @@ def test_the_same_events_make_the_same_rows(database_url: str, redis_url: str) -
     redis_log = RedisStreamLog.connect(redis_url)
     client = redis.Redis.from_url(redis_url)
     for entry in log.read({streams.events(SHARD): STREAM_START}, 10_000, 0):
-        client.xadd(entry.stream, dict(entry.fields), id=entry.stream_id)
+        fields: Any = entry.fields
+        client.xadd(entry.stream, fields, id=entry.stream_id)
     ingest = ShardIngest(SHARD, redis_log, database_url, markets, 50)
     while ingest.step() is Progress.MORE:
         pass
@@ -135,5 +136,5 @@ def stored_in_memory(markets: MarketMap) -> tuple[MemoryStreamLog, Tables]:
 
 def rows_of(connection: psycopg.Connection[Any], table: Table) -> list[tuple[Any, ...]]:
     """What a table holds, times as numbers as they are sent."""
-    rows = connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}").fetchall()  # type: ignore[call-overload]
+    rows = connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}").fetchall()
     return sorted((database_time(round(time.timestamp() * 1_000)), *rest) for time, *rest in rows)
