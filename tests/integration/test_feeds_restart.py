@@ -259,9 +259,7 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
     exchange.check(last)
 
 
-def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(
-    exchange: Exchange, redis_url: str
-) -> None:
+def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(exchange: Exchange, redis_url: str) -> None:
     # Found by simulation: what looks like a gap in the log to one that slept is what its successor has saved.
     sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
     sleeper.start()
