@@ -40,8 +40,11 @@ class Target(msgspec.Struct):
 
 
 @contextmanager
-def exchange_of_its_own() -> Iterator[Target]:
-    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker and the rate limits."""
+def exchange_of_its_own(**others: str) -> Iterator[Target]:
+    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker and the rate limits.
+
+    `others` are settings of its own, by the names of their environment variables.
+    """
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
         variables = {
@@ -51,6 +54,7 @@ def exchange_of_its_own() -> Iterator[Target]:
             "MM_ENABLED": "false",
             "LOG_LEVEL": "warning",
             **{name: str(free_port()) for name in ("REST_PORT", "REDIS_PORT", "POSTGRES_PORT")},
+            **others,
         }
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},

@@ -3,23 +3,26 @@
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import rich_click as click
 
 from benchmarks import core as core_benches
+from benchmarks import failover as failover_bench
 from benchmarks import http as http_bench
 from benchmarks import pipeline as pipeline_bench
-from benchmarks.report import Result, repeated, show, write
+from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
+from cli.ports import free_port
 
 
-def _finish(results: list[Result], *, as_json: bool, record: bool) -> None:
+def _finish(results: list[Result], *, as_json: bool, record: bool, document: Path = DOCUMENT) -> None:
     if as_json:
         sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
     else:
         show(results)
     if record:
-        write(results)
+        write(results, document)
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,3 +77,28 @@ def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool)
     with http_bench.exchange_of_its_own() as target:
         results = repeated("http", runs, partial(http_bench.http, target, seconds, counts))
     _finish(results, as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never.")
+@click.option("--resting", default=0, show_default=True, help="Orders that rest in the book meanwhile.")
+@click.option("--lease-ms", default=1_000, show_default=True, help="Length of the lease.")
+@click.option("--pauses", is_flag=True, help="Also measure how long snapshots hold matching up.")
+@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def failover(kills: int, resting: int, lease_ms: int, pauses: bool, as_json: bool, record: bool) -> None:
+    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is accepted."""
+    results: list[Result] = []
+    if kills:
+        own = {
+            "LOG_LEVEL": "error",
+            "STANDBYS": "1",
+            "LEASE_MS": str(lease_ms),
+            "FRONTEND_ENABLED": "false",
+            "WS_PORT": str(free_port()),
+        }
+        with http_bench.exchange_of_its_own(**own) as target:
+            results += failover_bench.failover(target, kills, resting, lease_ms)
+    if pauses:
+        results += failover_bench.pauses(resting)
+    _finish(results, as_json=as_json, record=record, document=RELIABILITY)

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+RELIABILITY = DOCUMENT.with_name("reliability.md")
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -106,9 +107,9 @@ def show(results: list[Result]) -> None:
     Console().print(table)
 
 
-def write(results: list[Result]) -> None:
-    """Put the results into docs/benchmarks.md, between the marks of their bench."""
-    text = DOCUMENT.read_text("utf-8")
+def write(results: list[Result], document: Path = DOCUMENT) -> None:
+    """Put the results into a document, between the marks of their bench."""
+    text = document.read_text("utf-8")
     for bench in dict.fromkeys(result.bench for result in results):
         rows = [result.row()[1:] for result in results if result.bench == bench]
         lines = [
@@ -122,6 +123,6 @@ def write(results: list[Result]) -> None:
         before, found, _ = text.partition(begin)
         _, ended, after = text.partition(end)
         if not found or not ended:
-            raise ValueError(f"{DOCUMENT} has no place for {bench}: add {begin} and {end}")
+            raise ValueError(f"{document} has no place for {bench}: add {begin} and {end}")
         text = before + "\n".join((begin, *lines, end)) + after
-    DOCUMENT.write_text(text, "utf-8")
+    document.write_text(text, "utf-8")

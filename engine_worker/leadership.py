@@ -7,12 +7,13 @@ A standby looks at the lease every so often and decides by what it sees:
 | held                   | there                    | –                                          | follow    |
 | held                   | gone                     | not seen gone for `GONE_PART` of the lease | follow    |
 | held                   | gone                     | seen gone for so long, and nothing else    | take over |
-| free, run out, given up | –                       | Redis was away less than a lease ago       | follow    |
+| free, run out, given up | –                       | Redis was away or stalled less than a lease ago | follow |
 | free, run out, given up | –                       | –                                          | take over |
 
 A killed leader loses its connection at once, so its standby need not wait for the lease. One that only reconnects writes its new
 connection into the lease in the same moment. One that is paused keeps its connection and loses the lease. After Redis itself was away
-everybody's connection is gone and every lease may have run out, so the leader gets the time of one lease to come back.
+everybody's connection is gone and every lease may have run out, so the leader gets the time of one lease to come back. The same when
+this standby could not look for a while: Redis may have stalled, and the leader's renewal may be the next thing that it gets to.
 
 Nothing here keeps two workers from writing: whatever is decided, the compare-and-set on `pos:{k}` has the last word.
 """
@@ -25,6 +26,8 @@ POLLS_PER_LEASE = 20
 """How often a standby looks."""
 GONE_PART = 5
 """A connection that has been gone for this part of a lease does not come back."""
+LATE_PART = 2
+"""A look that comes later than this part of a lease after the one before says nothing about the leader."""
 RENEWALS_PER_LEASE = 4
 
 
@@ -44,9 +47,13 @@ class Watch:
         """Whose connection was gone at the last look."""
         self._gone_since_ms = 0
         self._patient_until_ms = 0
+        self._looked_ms: int | None = None
 
     def decide(self, sight: Sight, now_ms: int) -> Decision:
         """Return what to do after this look."""
+        if self._looked_ms is not None and now_ms - self._looked_ms > self._lease_ms // LATE_PART:
+            self.redis_was_away(now_ms)
+        self._looked_ms = now_ms
         if now_ms < self._patient_until_ms:
             return Decision.FOLLOW
         if sight.leader is None:
@@ -62,6 +69,7 @@ class Watch:
     def redis_was_away(self, now_ms: int) -> None:
         """Note that a look failed."""
         self._gone = None
+        self._looked_ms = now_ms
         self._patient_until_ms = now_ms + self._lease_ms
 
 

@@ -56,6 +56,7 @@ class Snapshotter:
                 if status:
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
                 else:
+                    _log.info("snapshot saved", shard=self._index)
                     self._trim()
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._interval_s
@@ -69,6 +70,7 @@ class Snapshotter:
             self._child = None
         if self._worker.leads and self._has_news() and not self._streams.standbys(self._index):
             self._save(self._streams)
+            _log.info("last snapshot saved", shard=self._index)
             self._trim()
 
     def _has_news(self) -> bool:

@@ -30,6 +30,8 @@ _log = structlog.get_logger()
 
 REPLAY_ENTRIES = 1_000
 """Entries read at once while catching up."""
+FOLLOW_ENTRIES = 100
+"""Entries read at once while following: a standby has to look at the lease, too."""
 _RENEW_ENTRIES = 32
 """After as many entries of a batch a leader looks whether its lease is due."""
 
@@ -111,7 +113,7 @@ class Worker:
             followed_entries=followed,
         )
 
-    def follow(self) -> int:
+    def follow(self, entries_max: int = FOLLOW_ENTRIES) -> int:
         """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in step.
 
         Raises:
@@ -119,7 +121,7 @@ class Worker:
             InvariantBroken: the state that was committed is wrong.
         """
         after = self.position.stream_id
-        entries, goal, trimmed_to = self._streams.read_committed(self._index, after, REPLAY_ENTRIES)
+        entries, goal, trimmed_to = self._streams.read_committed(self._index, after, entries_max)
         if split_stream_id(trimmed_to) > split_stream_id(after):
             # This worker was away for so long that what it has not applied yet may be gone.
             restored = self._restore()
@@ -128,7 +130,7 @@ class Worker:
                     f"the input of shard {self._index} begins at {trimmed_to}, and no snapshot that reaches there can be used; "
                     "restore the Redis data from a backup"
                 )
-            return self.follow()
+            return self.follow(entries_max)
         if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):
             raise LogDamaged(
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
@@ -187,7 +189,7 @@ class Worker:
     def _follow_to(self, goal: ShardPosition) -> int:
         followed = 0
         while split_stream_id(self.position.stream_id) < split_stream_id(goal.stream_id):
-            followed += self.follow()
+            followed += self.follow(REPLAY_ENTRIES)
             self._keep_lease()
         return followed
 

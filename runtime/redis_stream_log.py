@@ -52,7 +52,11 @@ return {raised .. '|' .. id, redis.call('TIME')[1]}
 # These travel as they are, in pipelines and on a connection that has just been made: no script has to be known.
 _RENEW = """
 if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
+if ARGV[4] == '1' or string.match(redis.call('GET', KEYS[2]) or '', '^%d+') ~= ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
+else
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
 return 1
 """
 _RELEASE = """
@@ -152,12 +156,16 @@ class RedisStreamLog:
         connection.send_command("CLIENT", "ID")
         self._client_id = int(connection.read_response())
         for shard, leader in self._held.items():
-            connection.send_command(*self._renewal(shard, leader))
+            connection.send_command(*self._renewal(shard, leader, anew=True))
             connection.read_response()
 
-    def _renewal(self, shard: int, leader: Leader) -> tuple[Any, ...]:
+    def _renewal(self, shard: int, leader: Leader, *, anew: bool = False) -> tuple[Any, ...]:
+        """Return the command that renews the lease, by its time alone or `anew`.
+
+        What is put together for one connection may go out over the next one, so only a connection itself says who it is.
+        """
         keys = (streams.position(shard), streams.lease(shard))
-        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(leader), leader.lease_ms)
+        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(leader), leader.lease_ms, int(anew))
 
     def _text_of(self, leader: Leader) -> str:
         return leader._replace(client_id=self._client_id, connection=self._client_name).text()
@@ -206,7 +214,9 @@ class RedisStreamLog:
             self._heard[shard] = self.last_id(streams.queries(shard))
         else:
             self._heard[shard] = streams.stream_id_of(int(now_s) * 1_000 - 2 * candidate.lease_ms)
-            self._held[shard] = candidate._replace(epoch=position.epoch)
+            leader = self._held[shard] = candidate._replace(epoch=position.epoch)
+            if self._text_of(candidate) != lease[0]:  # it was said over a connection that has only just been made
+                self._execute(*self._renewal(shard, leader, anew=True))
         return position
 
     def read_inputs(

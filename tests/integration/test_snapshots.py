@@ -1,16 +1,21 @@
 """Snapshots beside the matching, and what may be trimmed after them."""
 
+import os
+import signal
+import socket
 import time
+from pathlib import Path
 
 import pytest
 import structlog
 
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.snapshots import Snapshotter
+from engine_worker.snapshots import LEFT_MAX, Snapshotter
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
+from protocol.lease import Standby
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
@@ -86,6 +91,77 @@ def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker
     assert log.snapshots(0) == []
     nowhere.finish()
     assert len(log.snapshots(0)) == 1, "the last one is saved by the process itself"
+
+
+def test_a_leader_leaves_snapshots_to_its_standby_unless_none_come(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
+    snapshotter = Snapshotter(worker, log, redis_url, 0, interval_s=0.0)
+    deposit(log, worker, 0)
+    for _ in range(LEFT_MAX):
+        log.announce(0, Standby("standby", 1))
+        snapshotter.run()
+        assert not snapshotter.busy
+    snapshotter.run()
+    assert snapshotter.busy, "the standby has had its chances"
+    saved(snapshotter, log, [])
+    deposit(log, worker, 1)
+    snapshotter.run()
+    assert not snapshotter.busy, "it has them again after every snapshot"
+    snapshotter.finish()
+    assert len(log.snapshots(0)) == 1, "a standby has all that a last one would hold"
+
+
+def test_what_is_trimmed_is_decided_by_what_is_kept(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    """A worker that has just begun to lead knows nothing of what others have saved."""
+    ids = [deposit(log, worker, number) for number in range(2)]
+    log.save_snapshot(0, b"saved by another worker", ids[0])
+    saved(Snapshotter(worker, log, redis_url, 0, interval_s=0.0), log, log.snapshots(0))
+    left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
+    assert left == ids, "up to where the older one reaches"
+
+
+def test_of_several_standbys_one_saves(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    deposit(log, worker, 0)
+    standby = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    standby.join()
+    log.save_snapshot(0, b"saved by another standby", STREAM_START)
+    snapshotter = Snapshotter(standby, log, redis_url, 0, interval_s=3_600.0)
+    snapshotter._due_s = 0.0
+    snapshotter.run()
+    assert not snapshotter.busy
+
+
+def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker: Worker) -> None:
+    """Or a leader that is killed while its child writes would look alive."""
+    deposit(log, worker, 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever connects waits here for an answer
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        snapshotter = Snapshotter(worker, log, url, 0, interval_s=0.0)
+        snapshotter.run()
+        child = snapshotter._child
+        assert child is not None
+        silent.settimeout(DEADLINE_S)
+        connection, _ = silent.accept()
+        try:
+            assert not sockets_of(child) & sockets_of(os.getpid())
+            assert sockets_of(child), "its own connection is there"
+        finally:
+            os.kill(child, signal.SIGKILL)
+            connection.close()
+            os.waitpid(child, 0)
+
+
+def sockets_of(pid: int) -> set[str]:
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(each.readlink())
+        except FileNotFoundError:  # the one that lists them
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
 
 
 def test_only_whole_snapshots_of_this_exchange_are_read(worker: Worker, log: RedisStreamLog) -> None:

@@ -1,0 +1,247 @@
+"""Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready at every moment."""
+
+import pytest
+
+from engine_worker.candidate import Candidate
+from engine_worker.core.snapshot import encode_snapshot, state_hash
+from engine_worker.worker import LogDamaged, Worker
+from protocol import streams
+from protocol.codec import decode_replies, encode_frame
+from protocol.replies import BalancesQuery, FundsReply
+from protocol.streams import QUERIES_FIELD, STREAM_START
+from protocol.units import AccountId
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.stream_log import Fenced
+from tests.integration.test_worker import (
+    Crash,
+    CrashingLog,
+    check_contiguous,
+    deposits,
+    enqueue,
+    events_of,
+    market_map,
+    run_until_quiet,
+    settled,
+    trading,
+)
+
+LEASE_MS = 1_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ms = 1_767_225_600_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(clock: Clock) -> MemoryStreamLog:
+    return MemoryStreamLog(clock)
+
+
+def make_worker(log: MemoryStreamLog, clock: Clock, index: int = 0, shard_count: int = 1) -> Worker:
+    return Worker(log, index, market_map(shard_count), closed_orders_max=20, batch_entries_max=3, now_ms=clock)
+
+
+def make_candidate(log: MemoryStreamLog, clock: Clock, process: str) -> tuple[Candidate, Worker]:
+    worker = make_worker(log, clock)
+    candidate = Candidate(worker, log, process, 1, LEASE_MS, clock)
+    candidate.join()
+    return candidate, worker
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_a_standby_is_an_exact_copy_and_says_nothing(log: MemoryStreamLog, clock: Clock, shard_count: int) -> None:
+    leaders = [make_worker(log, clock, index, shard_count) for index in range(shard_count)]
+    for each in leaders:
+        each.start()
+    markets = market_map(shard_count)
+    enqueue(log, deposits(), markets)
+    enqueue(log, trading(seed=5, count=80), markets)
+    standbys = [make_worker(log, clock, index, shard_count) for index in range(shard_count)]
+    while sum([each.step(block_ms=1) for each in leaders]):
+        before = log.published[:], [log.last_id(streams.events(index)) for index in range(shard_count)]
+        for leader, standby in zip(leaders, standbys, strict=True):
+            while standby.follow():
+                pass
+            assert standby.position == (0, leader.position.stream_id)
+            assert state_hash(standby.shard) == state_hash(leader.shard)
+        assert (log.published, [log.last_id(streams.events(index)) for index in range(shard_count)]) == before
+
+
+def test_a_standby_that_has_not_taken_over_cannot_write(log: MemoryStreamLog, clock: Clock) -> None:
+    leader, standby = make_worker(log, clock), make_worker(log, clock)
+    leader.start()
+    standby.join()
+    enqueue(log, deposits(), market_map(1))
+    with pytest.raises(Fenced):
+        standby.step(block_ms=1)
+
+
+def test_a_crash_of_the_leader_at_any_step_is_taken_over_by_the_standby(clock: Clock) -> None:
+    """At each step of the leader a standby that is as far as it happens to be takes over and finishes the story."""
+
+    def run(crash_at: int) -> tuple[CrashingLog, Worker]:
+        log = MemoryStreamLog(clock)
+        crashing = CrashingLog(log)
+        crashing.crash_at = crash_at
+        markets = market_map(1)
+        leader, standby = make_worker(crashing, clock), make_worker(log, clock)  # type: ignore[arg-type]
+        enqueue(log, deposits(), markets)
+        enqueue(log, trading(seed=6, count=40), markets)
+        try:
+            leader.start()
+            steps = 0
+            while leader.step(block_ms=1):
+                steps += 1
+                if steps % 3 == 0:
+                    standby.follow()
+            return crashing, leader
+        except Crash:
+            standby.lead()
+            run_until_quiet([standby])
+            return crashing, standby
+
+    reference, expected = run(crash_at=-1)
+    events = events_of(reference._log, 0)
+    for crash_at in range(1, reference.points + 1):
+        crashed, survivor = run(crash_at)
+        assert state_hash(survivor.shard) == state_hash(expected.shard)
+        assert events_of(crashed._log, 0) == events
+        check_contiguous(events)
+        assert not any(settled([survivor]).values())
+
+
+def test_a_standby_that_was_away_for_too_long_restores_anew(log: MemoryStreamLog, clock: Clock) -> None:
+    leader, standby = make_worker(log, clock), make_worker(log, clock)
+    leader.start()
+    markets = market_map(1)
+    enqueue(log, deposits(), markets)
+    run_until_quiet([leader])
+    standby.join()
+    for seed in (1, 2):
+        enqueue(log, trading(seed, count=20), markets)
+        run_until_quiet([leader])
+        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        clock.now_ms += 1
+    log.trim(streams.commands(0), log.saved_snapshots(0)[1].stream_id)
+    enqueue(log, trading(seed=3, count=20), markets)
+    run_until_quiet([leader])
+    while standby.follow():
+        pass
+    assert state_hash(standby.shard) == state_hash(leader.shard)
+
+
+def test_without_a_snapshot_that_reaches_the_input_nobody_starts(log: MemoryStreamLog, clock: Clock) -> None:
+    leader = make_worker(log, clock)
+    leader.start()
+    markets = market_map(1)
+    for seed in (1, 2):
+        enqueue(log, [*deposits(), *trading(seed, count=20)], markets)
+        run_until_quiet([leader])
+        torn = encode_snapshot(leader.shard, leader.position.stream_id)[:-1]
+        log.save_snapshot(0, torn, leader.position.stream_id)
+        clock.now_ms += 1
+    log.trim(streams.commands(0), log.saved_snapshots(0)[1].stream_id)
+    with pytest.raises(LogDamaged, match="restore"):
+        make_worker(log, clock).start()
+
+
+def test_an_answer_worked_out_before_a_takeover_is_not_given_after_it(log: MemoryStreamLog, clock: Clock) -> None:
+    leader, standby = make_worker(log, clock), make_worker(log, clock)
+    leader.start()
+    enqueue(log, deposits(), market_map(1))
+    run_until_quiet([leader])
+    log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([BalancesQuery(8, "gate", AccountId(1))])})
+    leader.step(block_ms=1)
+    standby.start()
+    with pytest.raises(Fenced):
+        leader.step(block_ms=1)
+    leader.finish()
+    assert [channel for channel, _ in log.published if channel == "reply:gate"] == []
+
+
+def test_an_answer_worked_out_before_leaving_is_given(log: MemoryStreamLog, clock: Clock) -> None:
+    leader = make_worker(log, clock)
+    leader.start()
+    log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([BalancesQuery(8, "gate", AccountId(1))])})
+    leader.step(block_ms=1)
+    leader.finish()
+    (reply,) = decode_replies(log.published[-1][1])
+    assert isinstance(reply, FundsReply)
+
+
+def test_candidates_hand_the_shard_on(log: MemoryStreamLog, clock: Clock) -> None:
+    (one, first), (two, second) = make_candidate(log, clock, "one"), make_candidate(log, clock, "two")
+    markets = market_map(1)
+    one.step(1)
+    two.step(1)
+    assert (one.leads, two.leads) == (True, False)
+    assert [each.process for each in log.standbys(0)] == ["two"]
+    enqueue(log, deposits(), markets)
+    for _ in range(50):  # a leader that steps keeps its lease, however long
+        clock.now_ms += 100
+        one.step(1)
+        two.step(1)
+    assert (one.leads, two.leads) == (True, False)
+    assert state_hash(first.shard) == state_hash(second.shard)
+
+    one.leave()
+    clock.now_ms += two.poll_ms
+    two.step(1)
+    assert (two.leads, log.standbys(0)) == (True, [])
+
+    three, _ = make_candidate(log, clock, "three")
+    three.step(1)
+    assert not three.leads
+    log.disconnect("two")  # killed
+    waited_ms = 0
+    while not three.leads:
+        clock.now_ms += 10
+        waited_ms += 10
+        three.step(1)
+    assert waited_ms < LEASE_MS / 2, "before the lease ends"
+    with pytest.raises(Fenced):
+        two.step(1)
+
+
+def test_a_leader_that_falls_silent_loses_its_lease(log: MemoryStreamLog, clock: Clock) -> None:
+    (one, _), (two, _) = make_candidate(log, clock, "one"), make_candidate(log, clock, "two")
+    one.step(1)
+    waited_ms = 0
+    while not two.leads:
+        clock.now_ms += 10
+        waited_ms += 10
+        two.step(1)
+    assert LEASE_MS <= waited_ms <= LEASE_MS + two.poll_ms + 10
+    with pytest.raises(Fenced):
+        one.step(1)
+
+
+def test_a_long_batch_does_not_cost_the_lease(log: MemoryStreamLog, clock: Clock) -> None:
+    """Time passes with every entry that is applied, more in one batch than a lease is long."""
+    worker = Worker(log, 0, market_map(1), closed_orders_max=20, batch_entries_max=1_000, now_ms=clock)
+    candidate = Candidate(worker, log, "one", 1, LEASE_MS, clock)
+    candidate.join()
+    candidate.step(1)
+    apply = worker.shard.apply
+    least_ms = LEASE_MS
+
+    def slow(*arguments: object) -> None:
+        nonlocal least_ms
+        clock.now_ms += 5
+        least_ms = min(least_ms, log.lease(0).remaining_ms)
+        apply(*arguments)  # type: ignore[arg-type]
+
+    worker.shard.apply = slow  # type: ignore[assignment,method-assign]
+    enqueue(log, trading(seed=7, count=1_000), market_map(1))
+    assert candidate.step(1) == 1_000
+    assert log.position(0).stream_id != STREAM_START
+    assert least_ms > LEASE_MS / 4

@@ -1,0 +1,34 @@
+"""An engine worker that does not compare before it writes: the control of the tests that say that only one does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine_worker.main import main
+from protocol import streams
+from runtime import redis_stream_log
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Entry, ShardPosition
+
+_COMPARISON = "if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end\n"
+
+
+def _read_inputs(
+    self: RedisStreamLog,
+    shard: int,
+    position: ShardPosition,
+    count: int,
+    block_ms: int,
+    publish: Sequence[tuple[str, bytes]] = (),
+    **_others: Any,
+) -> list[Entry]:
+    if publish:
+        self.publish(publish)
+    return self.read({streams.commands(shard): position.stream_id}, count, block_ms)
+
+
+if __name__ == "__main__":
+    without = redis_stream_log._COMMIT.replace(_COMPARISON, "")
+    assert without != redis_stream_log._COMMIT
+    redis_stream_log._COMMIT = without
+    RedisStreamLog.read_inputs = _read_inputs  # type: ignore[method-assign]
+    main()
