@@ -152,8 +152,12 @@ _WAITS = (0, 0, 0, 1, 1, 2, 5, 20)
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
 
 
-def plan_of(seed: int, *, length: int = 0, loses_tail: bool | None = None) -> Plan:
-    """Return what the seed stands for. `length` fixes the number of actions, `loses_tail` whether the log loses its end."""
+def plan_of(seed: int, *, length: int = 0, fault_rate: float | None = None, loses_tail: bool | None = None) -> Plan:
+    """Return what the seed stands for.
+
+    For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
+    its end.
+    """
     source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
     shard_count = source.randint(1, SHARDS_MAX)
     weights = {
@@ -161,7 +165,7 @@ def plan_of(seed: int, *, length: int = 0, loses_tail: bool | None = None) -> Pl
     }
     weights[Act.FEEDS] += 1
     weights[Act.INGEST] += 1
-    fault_rate = source.choice((0.0, 0.02, 0.05, 0.1, 0.2))
+    own_fault_rate = source.choice((0.0, 0.02, 0.05, 0.1, 0.2))
     troubles = source.choices(tuple(Trouble), k=4)
     count = length or source.randint(400, 800)
     acts = source.choices(tuple(weights), tuple(weights.values()), k=count)
@@ -172,7 +176,7 @@ def plan_of(seed: int, *, length: int = 0, loses_tail: bool | None = None) -> Pl
         shard_count,
         source.choice((1, 3, 512)),
         source.choice((1, 4, 2_000)),
-        tuple(_action(act, source, fault_rate, troubles) for act in acts),
+        tuple(_action(act, source, own_fault_rate if fault_rate is None else fault_rate, troubles) for act in acts),
     )
 
 
