@@ -22,7 +22,6 @@ ENGINE_CALLS = (
 OTHER_CALLS = (
     "append (gateway)", "commit (feeds)", "load (feeds)", "log_time (feeds)", "read (feeds)", "take_over (feeds)",
     "database commit (ingest)", "database lock (ingest)", "database write (ingest)", "mark_passed (ingest)", "read (ingest)",
-    "save_snapshot (snapshot)",
 )  # fmt: skip
 
 
