@@ -20,6 +20,7 @@ _MODULES = {
     "book": "cli.commands.book",
     "account": "cli.commands.account",
     "why": "cli.commands.why",
+    "simulate": "cli.commands.simulate",
     "bench": "benchmarks.main",
 }
 """Where each command is; there it has its own name, with underscores."""

@@ -85,7 +85,8 @@ class Snapshotter:
 
     def _has_news(self) -> bool:
         saved = self._streams.saved_snapshots(self._index)
-        return self._worker.position.stream_id != (saved[0].stream_id if saved else STREAM_START)
+        newest = saved[0].stream_id if saved else STREAM_START
+        return split_stream_id(self._worker.position.stream_id) > split_stream_id(newest)
 
     def _is_its_turn(self) -> bool:
         saved = self._streams.saved_snapshots(self._index)

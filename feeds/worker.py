@@ -4,7 +4,8 @@ Restart is start-up: load the saved state, apply the events up to the last commi
 does not matter between which two steps a process dies.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import structlog
@@ -153,8 +154,9 @@ class FeedsWorker:
             SupersededError: another process has taken over.
             InvariantError: the log contradicts itself, or what was needed of it is gone.
         """
-        for follower in self._followers.values():
-            follower.restore()
+        for shard, follower in self._followers.items():
+            with self._unless_superseded(shard):
+                follower.restore()
 
     def step(self, now: int, block_ms: int) -> int:
         """Wait up to `block_ms` for events, apply and commit them; return their number. `now` counts ms from anywhere.
@@ -170,11 +172,21 @@ class FeedsWorker:
             entries.setdefault(shard, []).append((stream_id, frame))
         count = 0
         for shard, follower in self._followers.items():
-            if shard in entries:
-                count += follower.follow(entries[shard], now)
-            else:
-                follower.idle(now)
+            with self._unless_superseded(shard):
+                if shard in entries:
+                    count += follower.follow(entries[shard], now)
+                else:
+                    follower.idle(now)
         return count
+
+    @contextmanager
+    def _unless_superseded(self, shard: int) -> Iterator[None]:
+        """Let a process that stood still while another one took over say that: what it missed may be trimmed, and look like a gap."""
+        try:
+            yield
+        except InvariantError:
+            self._store.load(shard)
+            raise
 
     def time(self) -> int:
         """Return the log's time (ms) that the feeds of every shard have reached."""

@@ -1,5 +1,6 @@
 """The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation. Time is passed in as a function."""
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -50,8 +51,9 @@ class MemoryStreamLog:
         return [entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)]
 
     def _after(self, stream: str, stream_id: StreamId, count: int) -> list[Entry]:
-        bound = split_stream_id(stream_id)
-        return [entry for entry in self._streams[stream] if split_stream_id(entry.stream_id) > bound][:count]
+        entries = self._streams[stream]
+        first = bisect_right(entries, split_stream_id(stream_id), key=lambda entry: split_stream_id(entry.stream_id))
+        return entries[first : first + count]
 
     def last_id(self, stream: str) -> StreamId:
         """See `StreamLog`."""

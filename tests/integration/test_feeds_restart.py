@@ -259,6 +259,24 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
     exchange.check(last)
 
 
+def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(exchange: Exchange, redis_url: str) -> None:
+    # Found by simulation: what looks like a gap in the log to one that slept is what its successor has saved.
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    sleeper.start()
+    sleeper.restore()
+    last = list(stages(exchange))[-1]
+    successor.start()
+    successor.restore()
+    successor.step(1_000, 0)
+    exchange.redis.xtrim(streams.events(0), maxlen=1, approximate=False)
+    with pytest.raises(SupersededError):
+        sleeper.step(2_000, 0)
+    with pytest.raises(SupersededError):
+        sleeper.restore()
+    successor.step(9_000, 0)
+    exchange.check(last)
+
+
 def test_a_process_that_was_replaced_publishes_nothing(exchange: Exchange, redis_url: str) -> None:
     wake_after_take_over(exchange, redis_url)
 

@@ -1,0 +1,206 @@
+"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis, each of which may fail.
+
+The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver: append to each
+target, then trim), so does this; where it looks up what became of a commit whose answer was lost, so does this.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import redis
+
+from protocol import streams
+from protocol.lease import Leader, Sight, Standby
+from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
+from simulation.process import Process
+
+
+class LosingLog(MemoryStreamLog):
+    """The log itself, which can also lose its end."""
+
+    def entries(self, stream: str) -> list[Entry]:
+        """Return what a stream holds."""
+        return list(self._streams[stream])
+
+    def tear(self, shard: int) -> None:
+        """Damage the newest snapshot."""
+        (stream_id, saved_ms, snapshot), *older = self._snapshots[shard]
+        self._snapshots[shard] = [(stream_id, saved_ms, snapshot[: len(snapshot) * 2 // 3]), *older]
+
+    def lose(self, stream: str, first: StreamId) -> int:
+        """Lose the entries from `first` on; return their number."""
+        entries = self._streams[stream]
+        bound = split_stream_id(first)
+        self._streams[stream] = kept = [entry for entry in entries if split_stream_id(entry.stream_id) < bound]
+        self._last_ids[stream] = kept[-1].stream_id if kept else STREAM_START
+        return len(entries) - len(kept)
+
+
+class Watch:
+    """Whoever wants to know what the shards do, told before anything else can happen. Does nothing by itself."""
+
+    def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
+        """Note that a process leads the shard from now on."""
+
+    def committed(self, process: Process, commit: Commit) -> None:
+        """Note that a batch was written."""
+
+    def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Note what was published."""
+
+
+class FaultyLog(MemoryStreamLog):
+    """`StreamLog` for one process, on the streams of `log`; what is not overridden here happens without faults."""
+
+    def __init__(self, log: MemoryStreamLog, process: Process, watch: Watch) -> None:
+        vars(self).update(vars(log))
+        self._log = log
+        self._process = process
+        self._call = process.call
+        self._watch = watch
+
+    def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
+        """See `StreamLog`."""
+        return self._call("append", lambda: self._log.append(stream, fields))
+
+    def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
+        """See `StreamLog`."""
+        return self._call("read", lambda: self._log.read(after, count, block_ms))
+
+    def last_id(self, stream: str) -> StreamId:
+        """See `StreamLog`."""
+        return self._call("last_id", lambda: self._log.last_id(stream))
+
+    def trim(self, stream: str, before: StreamId) -> None:
+        """See `StreamLog`."""
+        self._call("trim", lambda: self._log.trim(stream, before))
+
+    def position(self, shard: int) -> ShardPosition:
+        """See `StreamLog`."""
+        return self._call("position", lambda: self._log.position(shard))
+
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+        """See `StreamLog`."""
+
+        def take_over() -> ShardPosition:
+            position = self._log.take_over(shard, candidate, over)
+            self._watch.took_over(self._process, shard, position)
+            return position
+
+        return self._call("take_over", take_over)
+
+    def read_inputs(
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
+    ) -> list[Entry]:
+        """See `StreamLog`."""
+        self.publish(publish)
+        self.publish_answers(shard, position, answers)
+        if renew is not None:
+            self.renew_lease(shard, renew)
+        return self._call("read_inputs", lambda: self._log.read_inputs(shard, position, count, block_ms))
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """See `StreamLog`."""
+        position = self.position(shard)
+        entries = self.read({streams.commands(shard): after}, count, 0)
+        ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
+        goal = split_stream_id(position.stream_id)
+        return Committed(
+            [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
+            position,
+            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+        )
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        self._call("renew_lease", lambda: self._log.renew_lease(shard, leader))
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        self._call("release_lease", lambda: self._log.release_lease(shard, leader))
+
+    def lease(self, shard: int) -> Sight:
+        """See `StreamLog`."""
+        return self._call("lease", lambda: self._log.lease(shard))
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._call("announce", lambda: self._log.announce(shard, standby))
+
+    def commit(self, commit: Commit) -> None:
+        """See `StreamLog`."""
+
+        def write() -> None:
+            self._log.commit(commit)
+            self._watch.committed(self._process, commit)
+
+        asked_again = False
+        while True:
+            try:
+                self._call("commit", write)
+            except redis.ConnectionError:
+                asked_again = True
+                continue
+            except Fenced:
+                written = ShardPosition(commit.expected.epoch, commit.stream_id)
+                if not asked_again or self.position(commit.shard) != written:
+                    raise
+            return
+
+    def undelivered(self, shard: int) -> list[Outgoing]:
+        """See `StreamLog`."""
+        return self._call("undelivered", lambda: self._log.undelivered(shard))
+
+    def deliver(self, shard: int, outgoing: Outgoing) -> None:
+        """See `StreamLog`."""
+        for target, frame in outgoing.frames.items():
+            self._call("deliver", self._appending(target, frame))
+        milliseconds, number = split_stream_id(outgoing.stream_id)
+        self.trim(streams.outbox(shard), stream_id_of(milliseconds, number + 1))
+
+    def _appending(self, target: int, frame: bytes) -> Callable[[], StreamId]:
+        return lambda: self._log.append(streams.commands(target), {MESSAGES_FIELD: frame})
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+        if messages:
+            self._call("publish", lambda: self._watch.published(self._process, messages))
+
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+
+        def publish() -> None:
+            if self._log.position(shard) == position:
+                self._watch.published(self._process, answers)
+
+        if answers:
+            self._call("publish_answers", publish)
+
+    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+        """See `StreamLog`."""
+        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id))
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """See `StreamLog`."""
+        return self._call("saved_snapshots", lambda: self._log.saved_snapshots(shard))
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """See `StreamLog`."""
+        return self._call("read_snapshot", lambda: self._log.read_snapshot(shard, saved))
+
+    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
+        """See `StreamLog`."""
+        self._call("mark_passed", lambda: self._log.mark_passed(shard, reader, stream_id))
+
+    def passed(self, shard: int) -> dict[str, StreamId]:
+        """See `StreamLog`."""
+        return self._call("passed", lambda: self._log.passed(shard))

@@ -1,0 +1,116 @@
+"""A process that can be ended, paused or cut off at every one of its calls to the outside."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+
+from simulation.schedule import Action, Fault, Trouble, Where
+
+_Answer = TypeVar("_Answer")
+
+
+class Crashed(BaseException):
+    """The process has ended. Not an `Exception`: no program may catch it."""
+
+
+class Violation(Exception):  # noqa: N818 - a verdict on the system
+    """Something that must always be true is not."""
+
+
+class Surroundings:
+    """What all processes share: the clock, what happens during a pause, and what was done to whom."""
+
+    def __init__(self, start_ms: int) -> None:
+        self.now = start_ms
+        self.injected: Counter[str] = Counter()
+        """What was injected, in words -> how often."""
+        self.trace: Callable[[str], None] | None = None
+        self.pass_by: Callable[[int], None] = lambda _count: None
+        """Lets the next so many actions happen."""
+
+    def inject(self, what: str) -> None:
+        """Note that something was injected."""
+        self.injected[what] += 1
+        self.say(what)
+
+    def say(self, what: str) -> None:
+        """Write a line of the trace."""
+        if self.trace is not None:
+            self.trace(what)
+
+
+class Process:
+    """One process. Its calls to the outside go through `call`; a step is what it does between two looks of the scheduler."""
+
+    kind = "process"
+
+    def __init__(self, surroundings: Surroundings, name: str) -> None:
+        self.surroundings = surroundings
+        self.name = name
+        self.busy = False
+        """In the middle of a step: paused, when somebody else looks."""
+        self.is_deaf = False
+        self._is_killed = False
+        self._fault: Fault | None = None
+        self._calls = 0
+
+    def call(self, place: str, operation: Callable[[], _Answer]) -> _Answer:
+        """Do one call to the outside; it may never begin, or never come back."""
+        fault = self._fault
+        if fault is None:
+            return operation()
+        self._calls += 1
+        if self._calls != fault.call or fault.trouble is Trouble.DEAF:
+            return operation()
+        if fault.where is Where.BEFORE:
+            self._strike(fault, place)
+            return operation()
+        answer = operation()
+        self._strike(fault, place)
+        return answer
+
+    def _strike(self, fault: Fault, place: str) -> None:
+        self.surroundings.inject(f"{fault.trouble.value} {fault.where.value} {place} ({self.kind})")
+        match fault.trouble:
+            case Trouble.CRASH:
+                raise Crashed
+            case Trouble.DISCONNECT:
+                raise redis.ConnectionError("the connection was lost")
+            case Trouble.PAUSE:
+                self.surroundings.pass_by(fault.length)
+                if self._is_killed:
+                    raise Crashed
+
+    def run(self, action: Action) -> None:
+        """Make one step, with the action's fault in it."""
+        if self.busy:
+            return
+        self.busy, self._fault, self._calls = True, action.fault, 0
+        self.is_deaf = action.fault is not None and action.fault.trouble is Trouble.DEAF
+        try:
+            self.step(action)
+        except Crashed:
+            self._ended()
+        finally:
+            self.busy, self._is_killed, self._fault, self.is_deaf = False, False, None, False
+
+    def kill(self) -> None:
+        """End the process now; when it is paused, it does not wake up."""
+        if self.busy:
+            self._is_killed = True
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
+        self.surroundings.say(f"{self.name} has ended")
+        self.end()
+
+    def step(self, action: Action) -> None:
+        """Do what the process does in one step, starting it first when it is down."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Forget everything that only this process knew."""
+        raise NotImplementedError

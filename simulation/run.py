@@ -1,0 +1,374 @@
+"""One run: the whole pipeline put together, the plan's actions one after the other, then quiet, then the full account.
+
+in:{k} <── gateways <── clients
+  └──> workers ──> ev:{k} ──> feeds ──> subscriber
+                     └──────> ingests ──> database
+"""
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import structlog
+
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot
+from engine_worker.worker import LogDamaged
+from feeds.state import InvariantError
+from persist.rows import TradeGapError
+from protocol import streams
+from protocol.codec import encode_frame
+from protocol.events import Event
+from protocol.market import MarketMap
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
+from simulation.clients import Client, Gateway, endowment
+from simulation.database import IngestProcess, Tables
+from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
+from simulation.faulty_log import LosingLog
+from simulation.market_data import FeedsProcess, FeedsStores
+from simulation.markets import market_map
+from simulation.process import Process, Surroundings, Violation
+from simulation.relations import check_relations
+from simulation.schedule import CLIENTS, GATEWAYS, SLOTS, Act, Action, Dice, Plan
+from simulation.tail import Tail
+from simulation.witness import Witness, require
+
+START_MS = 1_767_225_500_000
+"""Shortly before a year, a month, a day and an hour end."""
+NESTING_MAX = 3
+"""So many processes may be paused in the middle of each other's pauses."""
+ROUNDS_MAX = 400
+"""After so many rounds without a fault everything must be quiet."""
+QUIET_ROUNDS = 6
+"""So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
+
+
+class Outcome(NamedTuple):
+    """What one run came to."""
+
+    plan: Plan
+    failure: str
+    """What was broken; empty: nothing."""
+    detected: str
+    """By what the loss of the log's end was noticed, when there was one."""
+    injected: Counter[str]
+    counts: Counter[str]
+
+
+class Simulation:
+    """The processes of one exchange, and the scheduler."""
+
+    def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.surroundings = Surroundings(START_MS)
+        self.surroundings.trace = trace
+        self.surroundings.pass_by = self._pass_by
+        self.log = LosingLog(lambda: self.surroundings.now)
+        self.markets = market_map(plan.shard_count)
+        self.witness = HearingWitness(self)
+        shards, slots = range(plan.shard_count), range(SLOTS)
+        self.gateways = [Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)]
+        self.clients = [Client(number, self.gateways, self.witness) for number in range(CLIENTS)]
+        self.workers = [
+            [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
+            for shard in shards
+        ]
+        self.feeds_stores = FeedsStores(self.log, self.witness)
+        self.feeds = [FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots]
+        self.tables = Tables()
+        self.ingests = [
+            [
+                IngestProcess(
+                    self.surroundings, self.log, self.tables, self.witness, shard, slot, plan.ingest_entries_max
+                )
+                for slot in slots
+            ]
+            for shard in shards
+        ]
+        self.children: list[SnapshotChild] = []
+        self.tail = Tail(self)
+        self._actions = iter(plan.actions)
+        self._depth = 0
+        self._steps = 0
+
+    # ------------------------------------------------------------------ the scheduler
+
+    def run(self) -> None:
+        """Do everything, and check it.
+
+        Raises:
+            Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
+        """
+        for shard, deposits in endowment(self.markets):
+            self.log.append(streams.commands(shard), {COMMANDS_FIELD: encode_frame(deposits)})
+        for action in self._actions:
+            self._do(action)
+        self.settle()
+        self.check()
+
+    def _pass_by(self, count: int) -> None:
+        if self._depth == NESTING_MAX:
+            return
+        self._depth += 1
+        for _ in range(count):
+            action = next(self._actions, None)
+            if action is None:
+                break
+            self._do(action)
+        self._depth -= 1
+
+    def _do(self, action: Action) -> None:
+        self.surroundings.now += action.wait_ms
+        self._steps += 1
+        if self.surroundings.trace is not None:
+            self.surroundings.say(f"{self.surroundings.now - START_MS:>8} ms {'  ' * self._depth}{action}")
+        dice, target, shard = Dice(action.dice), action.target, action.target % self.plan.shard_count
+        match action.act:
+            case Act.CLIENT:
+                self.clients[target % CLIENTS].act(dice)
+            case Act.GATEWAY:
+                self.gateways[target % GATEWAYS].run(action)
+            case Act.WORKER:
+                self._step_worker(shard, dice, action)
+            case Act.TAKE_OVER:
+                self.workers[shard][dice.below(2)].run(action)
+            case Act.FEEDS:
+                self._step_feeds(dice, action)
+            case Act.INGEST:
+                self.ingests[shard][dice.below(SLOTS)].run(action)
+            case Act.SNAPSHOT:
+                self._snapshot(shard)
+            case Act.SAVE:
+                self._save(dice, action)
+            case Act.TEAR:
+                self._tear(shard)
+            case Act.KILL:
+                processes = self._processes()
+                process = processes[dice.below(len(processes))]
+                self.surroundings.inject(f"kill {'paused' if process.busy else 'idle'} ({process.kind})")
+                process.kill()
+            case Act.GARBAGE:
+                self._write_garbage(shard, dice)
+            case Act.LOSE_TAIL:
+                self.tail.lose(shard, dice)
+        if self._steps % 16 == 0:
+            for worker in self.workers[shard]:
+                worker.look()
+
+    def _processes(self) -> list[Process]:
+        workers = [worker for pair in self.workers for worker in pair]
+        ingests = [ingest for pair in self.ingests for ingest in pair]
+        return [*workers, *workers, *self.gateways, *self.feeds, *ingests, *self.children]
+
+    def end_everything(self) -> None:
+        """End all processes, and the children that write snapshots."""
+        for process in self._processes():
+            process.kill()
+        self.children.clear()
+
+    def _step_worker(self, shard: int, dice: Dice, action: Action) -> None:
+        """Mostly the leader makes a step, often its standby."""
+        pair = self.workers[shard]
+        leader = self.witness.leader(shard)
+        chosen = pair[1] if pair[1] is leader else pair[0]
+        if dice.below(3) == 0:
+            chosen = pair[1 - pair.index(chosen)]
+        chosen.run(action)
+
+    def _step_feeds(self, dice: Dice, action: Action) -> None:
+        process = self.feeds[dice.below(SLOTS)]
+        other = self.feeds[1 - self.feeds.index(process)]
+        if not process.is_up and (other.is_up or other.busy) and dice.below(12):
+            process = other
+        process.run(action)
+
+    def _snapshot(self, shard: int) -> None:
+        for worker in self.workers[shard]:
+            child = worker.snapshot()
+            if child is not None:
+                self.children.append(child)
+
+    def _save(self, dice: Dice, action: Action) -> None:
+        if self.children:
+            child = self.children[dice.below(len(self.children))]
+            child.run(action)
+            self.children = [each for each in self.children if not each.is_done or each.busy]
+
+    def _tear(self, shard: int) -> None:
+        """Damage the newest snapshot, as long as the one before it is whole: two are kept so that one may be lost."""
+        kept = self.log.snapshots(shard)
+        if len(kept) > 1 and _is_whole(kept[1], self.markets):
+            self.surroundings.inject("torn snapshot")
+            self.log.tear(shard)
+
+    def _write_garbage(self, shard: int, dice: Dice) -> None:
+        stream = (streams.commands(shard), streams.queries(shard), streams.events(shard))[dice.below(3)]
+        field = (COMMANDS_FIELD, EVENTS_FIELD, b"m", b"q", b"?")[dice.below(5)]
+        self.surroundings.inject(f"garbage ({stream.partition(':')[0]})")
+        stream_id = self.log.append(stream, {field: b"\xc1" * (1 + dice.below(3))})
+        self.witness.garbage.append((stream, stream_id))
+
+    # ------------------------------------------------------------------ the end
+
+    def settle(self) -> None:
+        """Let everything run without faults until nothing happens any more.
+
+        Raises:
+            Violation: it does not come to rest.
+        """
+        quiet = 0
+        for number in range(ROUNDS_MAX):
+            before = self._progress()
+            self._round()
+            is_quiet = not self._is_anyone_waiting(number) and self._progress() == before
+            quiet = quiet + 1 if is_quiet else 0
+            if quiet == QUIET_ROUNDS:
+                break
+        else:
+            raise Violation(f"nothing comes to rest: {self._progress()}")
+        self.surroundings.now += 2_000
+        self._round()
+        self.surroundings.now += 2_000
+        self._round()
+
+    def _round(self) -> None:
+        self.surroundings.now += 50
+        action = Action(Act.CLOCK, 0, 0)
+        for gateway in self.gateways:
+            gateway.run(action)
+        for pair in self.workers:
+            for worker in pair:
+                worker.run(action)
+        for process in self.feeds:
+            if process.is_up or not any(each.is_up for each in self.feeds):
+                process.run(action)
+        for pairs in self.ingests:
+            for ingest in pairs:
+                ingest.run(action)
+
+    def _is_anyone_waiting(self, number: int) -> bool:
+        waits = [client.resolve(Dice(number * 7 + index)) for index, client in enumerate(self.clients)]
+        return any(waits) or not all(gateway.is_idle for gateway in self.gateways)
+
+    def _progress(self) -> tuple[object, ...]:
+        shards = range(self.plan.shard_count)
+        return (
+            [self.log.position(shard) for shard in shards],
+            [self.log.last_id(streams.commands(shard)) for shard in shards],
+            [self.feeds_stores.hashes[shard].mark.stream_id for shard in shards],
+            dict(self.tables.last_ids),
+        )
+
+    def check(self) -> None:
+        """Check everything that must be true once all is quiet.
+
+        Raises:
+            Violation: something is not.
+        """
+        witness, shards, now = self.witness, range(self.plan.shard_count), self.surroundings.now
+        for shard in shards:
+            done, last = self.log.position(shard).stream_id, self.log.last_id(streams.commands(shard))
+            require(done == last, f"shard {shard} stands still at {done}, its input ends at {last}")
+            require(not self.log.undelivered(shard), f"shard {shard} has undelivered messages")
+            self._restart(shard)
+        witness.check_twins()
+        for client in self.clients:
+            client.check(witness)
+        happened: list[Event] = [
+            event for shard in shards for _, events in witness.events_of(shard) for event in events
+        ]
+        self.feeds_stores.check(witness.books, happened, now)
+        check_relations(self.tables, witness)
+
+    def _restart(self, shard: int) -> None:
+        """End both workers of a shard, so that one has to begin with nothing but what is stored."""
+        pair = self.workers[shard]
+        for worker in pair:
+            worker.look()
+            worker.kill()
+        for _ in range(20):
+            self.surroundings.now += LEASE_MS // 4
+            pair[0].run(Action(Act.WORKER, 0, 0))
+        require(pair[0].leads, f"shard {shard} does not start again")
+        pair[0].look()
+
+    def counts(self) -> Counter[str]:
+        """Return what the run consisted of."""
+        books, counted = self.witness.books, Counter[str]()
+        counted["commands"] = len(self.witness.commands)
+        counted["orders"] = len(books.histories)
+        counted["trades"] = sum(len(trades) for trades in books.trades.values())
+        counted["steps"] = self._steps
+        for client in self.clients:
+            for what, count in client.told.items():
+                counted[f"clients: {what}"] += count
+        return counted
+
+
+def _is_whole(snapshot: bytes, markets: MarketMap) -> bool:
+    try:
+        decode_snapshot(snapshot, markets)
+    except SnapshotError:
+        return False
+    return True
+
+
+class HearingWitness(Witness):
+    """The witness, and the way of what is published to the gateways."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        super().__init__(simulation.markets, simulation.log)
+        self._simulation = simulation
+
+    def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `Watch`."""
+        super().published(process, messages)
+        if process.is_deaf:
+            self._simulation.surroundings.inject("replies lost")
+            return
+        gateways = {streams.replies(gateway.reply_to): gateway for gateway in self._simulation.gateways}
+        for channel, payload in messages:
+            if channel in gateways:
+                gateways[channel].hear(payload)
+
+
+DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
+"""By what a program refuses to go on with a log that lost its end."""
+
+
+def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
+    """Run a plan and say what came of it."""
+    with silent_logs():
+        simulation = Simulation(plan, trace)
+        failure = detected = ""
+        try:
+            simulation.run()
+            if simulation.tail.lost:
+                failure = f"the log lost its end ({simulation.tail.lost}), and nobody noticed"
+        except Exception as error:  # whatever a program breaks with is the finding
+            said = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)
+            if simulation.tail.lost and isinstance(error, DETECTIONS):
+                detected = said
+            else:
+                failure = said
+    return Outcome(plan, failure, detected, simulation.surroundings.injected, simulation.counts())
+
+
+@contextmanager
+def silent_logs() -> Iterator[None]:
+    """Let the programs' logs be silent: the faults make them say a lot."""
+    configured = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.testing.CapturingLoggerFactory(),
+    )
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        structlog.configure(**configured)
+        if was_enabled:
+            gc.enable()

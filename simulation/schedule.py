@@ -1,0 +1,196 @@
+"""What happens in a run, decided before it begins: a list of actions, drawn from one seeded random source.
+
+An action names who acts and carries its own dice, so it means something in whatever state it meets; leave any actions out and
+the rest is still a schedule. That is what makes a failing one easy to shrink. Each seed also draws its own mixture (few faults
+or many, short batches or long): what a mean mixture hides, an extreme one shows.
+"""
+
+import random
+from enum import Enum
+from typing import NamedTuple
+
+SHARDS_MAX = 3
+CLIENTS = 5
+GATEWAYS = 2
+SLOTS = 2
+"""Workers per shard, feeds processes, and ingests per shard: one that works, and one more to take over or to contend."""
+
+
+class Act(Enum):
+    """What an action does."""
+
+    CLIENT = "client"
+    """A client places, cancels, asks, or waits."""
+    GATEWAY = "gateway"
+    """A gateway sends its micro-batch."""
+    WORKER = "worker"
+    """An engine worker makes a step, leading or standing by, or is started."""
+    TAKE_OVER = "change"
+    """A worker leaves because it is told to, or takes over whatever the leader does."""
+    FEEDS = "feeds"
+    INGEST = "ingest"
+    SNAPSHOT = "snapshot"
+    """A worker forks the child that writes a snapshot."""
+    SAVE = "save"
+    """Such a child is done: it saves what it wrote, and its parent trims the logs."""
+    TEAR = "tear"
+    """The newest snapshot of a shard is damaged."""
+    KILL = "kill"
+    """A process is ended wherever it stands, also in the middle of a pause."""
+    GARBAGE = "garbage"
+    """Somebody writes nonsense into a stream."""
+    CLOCK = "clock"
+    """Nothing happens for a while."""
+    LOSE_TAIL = "lose tail"
+    """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
+
+
+class Where(Enum):
+    """When a fault strikes: the call has not reached the other side, or it has but its answer is not back."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class Trouble(Enum):
+    """What a fault does."""
+
+    CRASH = "crash"
+    DISCONNECT = "disconnect"
+    """The connection is lost: the caller does not know whether the call was done."""
+    PAUSE = "pause"
+    """The process stands still while the next actions happen."""
+    DEAF = "deaf"
+    """What the process publishes in this step reaches nobody."""
+
+
+class Fault(NamedTuple):
+    """A fault in one step of one process."""
+
+    trouble: Trouble
+    call: int
+    """At which call to the outside, counted from 1; a step with fewer calls escapes."""
+    where: Where
+    length: int = 0
+    """How many actions a pause lasts."""
+
+
+class Action(NamedTuple):
+    """One action. `dice` is a large number that the one who acts takes its choices from."""
+
+    act: Act
+    target: int
+    dice: int
+    wait_ms: int = 0
+    """How far the clock moves first."""
+    fault: Fault | None = None
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        words = f"{self.act.value} {self.target}"
+        if self.wait_ms:
+            words += f" after {self.wait_ms} ms"
+        if self.fault is None:
+            return words
+        trouble, call, where, length = self.fault
+        words += f": {trouble.value}"
+        if trouble is not Trouble.DEAF:
+            words += f" {where.value} call {call}"
+        return f"{words} for {length} actions" if length else words
+
+
+class Dice:
+    """Choices out of one number."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def below(self, count: int) -> int:
+        """Return a number from 0 to `count` - 1."""
+        self._left, choice = divmod(self._left, count)
+        return choice
+
+
+class Plan(NamedTuple):
+    """All that a run depends on."""
+
+    seed: int
+    shard_count: int
+    batch_entries_max: int
+    ingest_entries_max: int
+    actions: tuple[Action, ...]
+
+    @property
+    def loses_tail(self) -> bool:
+        """Whether the log loses its end in this run."""
+        return any(action.act is Act.LOSE_TAIL for action in self.actions)
+
+
+DICE_SIZE = 1 << 96
+_WEIGHTS = {
+    Act.CLIENT: 26.0,
+    Act.GATEWAY: 14.0,
+    Act.WORKER: 30.0,
+    Act.TAKE_OVER: 0.8,
+    Act.FEEDS: 6.0,
+    Act.INGEST: 6.0,
+    Act.SNAPSHOT: 1.5,
+    Act.SAVE: 2.0,
+    Act.TEAR: 0.2,
+    Act.KILL: 0.8,
+    Act.GARBAGE: 0.3,
+    Act.CLOCK: 0.6,
+}
+_CALM = (Act.CLIENT, Act.GATEWAY, Act.WORKER, Act.CLOCK)
+"""What every mixture keeps as it is."""
+_STEPS = frozenset({Act.GATEWAY, Act.WORKER, Act.TAKE_OVER, Act.FEEDS, Act.INGEST, Act.SAVE})
+_CALLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7)
+_PAUSES = (1, 2, 4, 8, 16, 32, 64)
+_WAITS = (0, 0, 0, 1, 1, 2, 5, 20)
+_LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
+
+
+def plan_of(seed: int, *, length: int = 0, fault_rate: float | None = None, loses_tail: bool | None = None) -> Plan:
+    """Return what the seed stands for.
+
+    For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
+    its end.
+    """
+    source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+    shard_count = source.randint(1, SHARDS_MAX)
+    weights = {
+        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2)) for act, weight in _WEIGHTS.items()
+    }
+    weights[Act.FEEDS] += 1
+    weights[Act.INGEST] += 1
+    own_fault_rate = source.choice((0.0, 0.02, 0.05, 0.1, 0.2))
+    troubles = source.choices(tuple(Trouble), k=4)
+    count = length or source.randint(400, 800)
+    acts = source.choices(tuple(weights), tuple(weights.values()), k=count)
+    if source.random() < 1 / 8 if loses_tail is None else loses_tail:
+        acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
+    return Plan(
+        seed,
+        shard_count,
+        source.choice((1, 3, 512)),
+        source.choice((1, 4, 2_000)),
+        tuple(_action(act, source, own_fault_rate if fault_rate is None else fault_rate, troubles) for act in acts),
+    )
+
+
+def _action(act: Act, source: random.Random, fault_rate: float, troubles: list[Trouble]) -> Action:
+    dice = source.getrandbits(96)
+    if act is Act.CLOCK:
+        return Action(act, 0, dice, source.choice(_LONG_WAITS))
+    fault = None
+    if act in _STEPS and source.random() < fault_rate:
+        trouble = source.choice(troubles)
+        fault = Fault(
+            trouble,
+            source.choice(_CALLS),
+            source.choice((Where.BEFORE, Where.AFTER)),
+            source.choice(_PAUSES) if trouble is Trouble.PAUSE else 0,
+        )
+    return Action(act, dice & 0xFF, dice >> 8, source.choice(_WAITS), fault)

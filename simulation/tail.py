@@ -1,0 +1,56 @@
+"""The one fault that is not survived: a stream comes back from a restart without its end. It must be noticed.
+
+Only such losses are tried that leave something behind which knows of what is gone: a position beyond the end of the input (then the
+worker must refuse to start), or a mark of the feeds beyond the end of the events (then the feeds must).
+"""
+
+from typing import TYPE_CHECKING
+
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot
+from protocol import streams
+from protocol.streams import STREAM_START, StreamId, split_stream_id
+from simulation.schedule import Dice
+
+if TYPE_CHECKING:
+    from simulation.run import Simulation
+
+
+class Tail:
+    """Cuts off the end of a shard's input or of its events, and ends everyone who remembers it."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self._simulation = simulation
+        self.lost = ""
+        """What was lost, in words; empty: nothing yet."""
+
+    def lose(self, shard: int, dice: Dice) -> None:
+        """Lose the newest entries of a stream, and restart all processes, as a restart of Redis makes them; if that matters."""
+        simulation = self._simulation
+        is_input = bool(dice.below(2))
+        stream = streams.commands(shard) if is_input else streams.events(shard)
+        known, kept = self._bounds(shard, is_input)
+        entries = simulation.log.entries(stream)
+        needed = [entry for entry in entries if kept < split_stream_id(entry.stream_id) <= known]
+        if not needed or self.lost:
+            return
+        first = needed[-1 - dice.below(len(needed))].stream_id
+        count = simulation.log.lose(stream, first)
+        self.lost = f"{count} entries of {stream} from {first} on"
+        simulation.surroundings.inject(f"tail lost ({stream.partition(':')[0]})")
+        simulation.end_everything()
+
+    def _bounds(self, shard: int, is_input: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return up to where the stream is known to have been, and from where on a start needs it."""
+        simulation = self._simulation
+        if is_input:
+            reached = [self._reach(snapshot) for snapshot in simulation.log.snapshots(shard)]
+            needed = max(reached, key=split_stream_id, default=STREAM_START)
+            return split_stream_id(simulation.log.position(shard).stream_id), split_stream_id(needed)
+        found = simulation.feeds_stores.hashes[shard]
+        return split_stream_id(found.mark.stream_id), split_stream_id(found.saved_id)
+
+    def _reach(self, snapshot: bytes) -> StreamId:
+        try:
+            return decode_snapshot(snapshot, self._simulation.markets)[1]
+        except SnapshotError:
+            return STREAM_START

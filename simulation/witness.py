@@ -1,0 +1,373 @@
+"""The witness: sees every commit, reply and message at the moment it happens, and refuses what cannot be.
+
+It keeps a twin of every shard that never crashes, never restores, and applies each entry once, when it is committed. Whatever the
+real workers go through, their events, messages, replies and state must be the twin's, byte for byte. That shows that replay is
+exact, not that the engine is right: so the witness also follows the events with books of its own, which know nothing of shards.
+There every trade moves the same money out of one account and into another, no order lives twice, and nothing is skipped.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import state_hash
+from protocol import streams
+from protocol.codec import decode_commands, decode_messages, decode_replies, encode_frame
+from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.events import (
+    DepthChanged,
+    Event,
+    FundsDeposited,
+    FundsReleased,
+    FundsWithdrawn,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+    TradeExecuted,
+)
+from protocol.market import MarketMap
+from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
+from protocol.replies import OrderReply, OrdersReply, Reply
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.units import TimeMs
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.stream_log import Commit, Entry, ShardPosition
+from simulation.faulty_log import Watch
+from simulation.process import Process, Violation
+
+
+def require(holds: bool, rule: str) -> None:
+    """Refuse what breaks a rule.
+
+    Raises:
+        Violation: it does.
+    """
+    if not holds:
+        raise Violation(rule)
+
+
+class Leg(NamedTuple):
+    """One order's share of a trade that has happened, until its account's shard has settled it."""
+
+    side: Side
+    price: int
+    quantity: int
+    liquidity: Liquidity
+
+
+class Books:
+    """What the events tell, followed without knowing how they come about."""
+
+    def __init__(self, market_map: MarketMap) -> None:
+        self._market_map = market_map
+        self.trades: dict[str, list[TradeExecuted]] = {market.symbol: [] for market in market_map.markets}
+        self.levels: dict[str, dict[Side, dict[int, int]]] = {
+            market.symbol: {Side.BUY: {}, Side.SELL: {}} for market in market_map.markets
+        }
+        self.sequences: Counter[str] = Counter()
+        self.histories: dict[int, list[OrderState]] = {}
+        """Order id -> its states, in their order."""
+        self.order_ids: dict[tuple[int, str], int] = {}
+        """(account, client order id) -> the order that it became."""
+        self.transfers: dict[tuple[int, str], int] = {}
+        self.fills: list[OrderFilled] = []
+        self.balances: dict[tuple[int, str], Balance] = {}
+        """(account, asset) -> the last balance that was told."""
+        self.totals: Counter[tuple[int, str]] = Counter()
+        """(account, asset) -> available and held, worked out from what came in and went out."""
+        self.fees: Counter[str] = Counter()
+        self.outside: Counter[str] = Counter()
+        """Asset -> deposited less withdrawn."""
+        self.owned: Counter[str] = Counter()
+        self.legs: dict[tuple[str, int, int], Leg] = {}
+        """(market, trade, order) -> a share that is not settled yet."""
+
+    def follow(self, event: Event) -> None:
+        """Take one event in.
+
+        Raises:
+            Violation: it cannot be true after those before.
+        """
+        match event:
+            case TradeExecuted():
+                self._count(event.market, event.sequence)
+                self._trade(event)
+            case DepthChanged():
+                self._count(event.market, event.sequence)
+                self._depth(event)
+            case OrderAccepted():
+                self._accept(event)
+            case OrderFilled():
+                self._fill(event)
+            case OrderClosed():
+                self._close(event)
+            case FundsDeposited() | FundsWithdrawn():
+                self._transfer(event)
+            case FundsReleased():
+                self._told(event.account_id, event.balances)
+
+    def check_money(self) -> None:
+        """Compare what all accounts and the house own, and what is on its way, with what came from outside."""
+        on_the_way: Counter[str] = Counter()
+        for (symbol, _, _), leg in self.legs.items():
+            market = self._market_map.by_symbol[symbol]
+            sign = 1 if leg.side is Side.BUY else -1
+            on_the_way[market.base] += sign * market.base_units(leg.quantity)  # type: ignore[arg-type]
+            on_the_way[market.quote] -= sign * market.notional(leg.price, leg.quantity)  # type: ignore[arg-type]
+        for asset in self._market_map.assets:
+            owned, outside = self.owned[asset] + self.fees[asset] + on_the_way[asset], self.outside[asset]
+            require(owned == outside, f"money is not conserved: {owned} units of {asset}, but {outside} came in")
+
+    def _count(self, market: str, sequence: int) -> None:
+        self.sequences[market] += 1
+        expected = self.sequences[market]
+        require(sequence == expected, f"{market}: sequence {expected} should come next, {sequence} does")
+
+    def _trade(self, trade: TradeExecuted) -> None:
+        trades = self.trades[trade.market]
+        trades.append(trade)
+        require(
+            trade.trade_id == len(trades),
+            f"{trade.market}: trade {len(trades)} should come next, {trade.trade_id} does",
+        )
+        for order_id, side, liquidity in (
+            (trade.taker_order_id, trade.taker_side, Liquidity.TAKER),
+            (trade.maker_order_id, trade.taker_side.opposite, Liquidity.MAKER),
+        ):
+            self.legs[trade.market, trade.trade_id, order_id] = Leg(side, trade.price, trade.quantity, liquidity)
+
+    def _depth(self, event: DepthChanged) -> None:
+        levels = self.levels[event.market]
+        for change in event.changes:
+            if change.quantity:
+                levels[change.side][change.price] = change.quantity
+            else:
+                levels[change.side].pop(change.price, None)
+        bids, asks = levels[Side.BUY], levels[Side.SELL]
+        require(not (bids and asks) or max(bids) < min(asks), f"{event.market}: the book is crossed")
+
+    def _accept(self, event: OrderAccepted) -> None:
+        order = event.order
+        known = self.order_ids.setdefault((order.account_id, order.client_order_id), order.order_id)
+        require(
+            known == order.order_id and order.order_id not in self.histories,
+            f"account {order.account_id}: {order.client_order_id} became order {known} and order {order.order_id}",
+        )
+        require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
+        self.histories[order.order_id] = [order]
+        self._told(order.account_id, event.balances)
+
+    def _fill(self, event: OrderFilled) -> None:
+        order, asset = event.order, event.fee_asset
+        market = self._market_map.by_symbol[order.market]
+        leg = self.legs.pop((order.market, event.trade_id, order.order_id), None)
+        shown = Leg(order.side, event.price, event.quantity, event.liquidity)
+        require(
+            leg == shown,
+            f"order {order.order_id}: trade {event.trade_id} of {order.market} is {leg}, settled is {shown}",
+        )
+        before = self._open(order, "filled")
+        require(
+            order.cum_quantity == before.cum_quantity + event.quantity
+            and order.cum_quote == before.cum_quote + event.quote
+            and event.quote == market.notional(event.price, event.quantity),
+            f"order {order.order_id}: trade {event.trade_id} does not add up",
+        )
+        base = market.base_units(event.quantity)
+        paid_asset, paid, received = (
+            (market.quote, event.quote, base) if order.side is Side.BUY else (market.base, base, event.quote)
+        )
+        self._move(order.account_id, paid_asset, -paid)
+        self._move(order.account_id, asset, received - event.fee)
+        self.fees[asset] += event.fee
+        self.histories[order.order_id].append(order)
+        self.fills.append(event)
+        self._told(order.account_id, event.balances)
+
+    def _close(self, event: OrderClosed) -> None:
+        self._open(event.order, "closed")
+        self.histories[event.order.order_id].append(event.order)
+        self._told(event.order.account_id, event.balances)
+
+    def _open(self, order: OrderState, what: str) -> OrderState:
+        history = self.histories.get(order.order_id)
+        require(
+            history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
+        )
+        assert history is not None
+        return history[-1]
+
+    def _transfer(self, event: FundsDeposited | FundsWithdrawn) -> None:
+        amount = event.amount if isinstance(event, FundsDeposited) else -event.amount
+        key = (event.account_id, event.transfer_id)
+        require(key not in self.transfers, f"account {key[0]}: transfer {key[1]} happens twice")
+        self.transfers[key] = amount
+        self.outside[event.asset] += amount
+        self._move(event.account_id, event.asset, amount)
+        self._told(event.account_id, event.balances)
+
+    def _move(self, account_id: int, asset: str, amount: int) -> None:
+        self.totals[account_id, asset] += amount
+        self.owned[asset] += amount
+
+    def _told(self, account_id: int, balances: Sequence[Balance]) -> None:
+        for balance in balances:
+            self.balances[account_id, balance.asset] = balance
+            told, is_so = balance.available + balance.held, self.totals[account_id, balance.asset]
+            require(told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}")
+
+
+class Witness(Watch):
+    """Sees everything that the shards do."""
+
+    def __init__(self, market_map: MarketMap, log: MemoryStreamLog) -> None:
+        self.market_map = market_map
+        self.books = Books(market_map)
+        self.happened: list[tuple[int, StreamId, list[Event]]] = []
+        """(shard, id of the entry in the event log, its events), as they were committed."""
+        self.commands: list[tuple[int, TimeMs, Command]] = []
+        """(shard, time, command), as they were committed."""
+        self.queries: set[tuple[str, int]] = set()
+        """(reply_to, request id) of what was asked, as opposed to commanded."""
+        self.garbage: list[tuple[str, StreamId]] = []
+        """(stream, id) of entries that nobody can read."""
+        self._log = log
+        self._leaders: dict[int, Process] = {}
+        shards = range(market_map.shard_count)
+        self._twins = [Shard(shard, market_map) for shard in shards]
+        self.positions = [STREAM_START for _ in shards]
+        """Up to where each twin is."""
+        self._hashes: dict[int, tuple[StreamId, str]] = {}
+        self._replies: defaultdict[tuple[str, int], list[Reply]] = defaultdict(list)
+
+    def leader(self, shard: int) -> Process | None:
+        """Return who took the shard over last."""
+        return self._leaders.get(shard)
+
+    def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
+        """See `Watch`."""
+        self._leaders[shard] = process
+
+    def committed(self, process: Process, commit: Commit) -> None:
+        """See `Watch`."""
+        shard = commit.shard
+        leader = self._leaders.get(shard)
+        require(process is leader, f"{process.name} commits, but {leader and leader.name} has taken over shard {shard}")
+        require(
+            commit.expected.stream_id == self.positions[shard],
+            f"shard {shard}: a commit follows on {commit.expected.stream_id}, done is {self.positions[shard]}",
+        )
+        inputs = streams.commands(shard)
+        goal = split_stream_id(commit.stream_id)
+        entries = self._log.read({inputs: commit.expected.stream_id}, 1_000_000, 0)
+        twin = self._twins[shard]
+        for entry in entries:
+            if split_stream_id(entry.stream_id) > goal:
+                break
+            self._apply(twin, entry)
+        output = twin.take()
+        self.positions[shard] = commit.stream_id
+        expected = encode_frame(output.events) if output.events else b""
+        require(
+            commit.events == expected, f"shard {shard}: the events up to {commit.stream_id} are not those of a replay"
+        )
+        self._check_outbox(commit, output.outbox)
+        for reply_to, reply in output.replies:
+            self._replies[reply_to, reply.request_id].append(reply)
+        if output.events:
+            self.happened.append((shard, self._log.last_id(streams.events(shard)), output.events))
+            for event in output.events:
+                self.books.follow(event)
+            self.books.check_money()
+
+    def _apply(self, twin: Shard, entry: Entry) -> None:
+        time = TimeMs(split_stream_id(entry.stream_id)[0])
+        try:
+            if (frame := entry.fields.get(COMMANDS_FIELD)) is not None:
+                for command in decode_commands(frame):
+                    self.commands.append((twin.index, time, command))
+                    twin.apply(command, time)
+            elif (frame := entry.fields.get(MESSAGES_FIELD)) is not None:
+                twin.apply_frame(decode_messages(frame), time)
+        except msgspec.MsgspecError:
+            return
+
+    def _check_outbox(self, commit: Commit, outbox: Sequence[tuple[int, int, ShardMessage]]) -> None:
+        sent: dict[int, MessageFrame] = {target: decode_messages(frame) for target, frame in commit.outbox.items()}
+        told = [
+            (target, frame.first_sequence + number, message)
+            for target, frame in sent.items()
+            for number, message in enumerate(frame.messages)
+        ]
+        require(
+            sorted(told, key=lambda each: each[:2]) == sorted(outbox, key=lambda each: each[:2]),
+            f"shard {commit.shard}: the messages of {commit.stream_id} are not those of a replay",
+        )
+
+    def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `Watch`. A reply may say only what is committed."""
+        for channel, payload in messages:
+            reply_to = channel.removeprefix("reply:")
+            for reply in decode_replies(payload):
+                if (reply_to, reply.request_id) in self.queries:
+                    self._check_answer(reply)
+                else:
+                    require(
+                        reply in self._replies[reply_to, reply.request_id],
+                        f"{process.name} replies to {reply_to} what is not committed: {reply}",
+                    )
+
+    def _check_answer(self, reply: Reply) -> None:
+        orders: Sequence[OrderState] = ()
+        if isinstance(reply, OrderReply):
+            orders = (reply.order,)
+        elif isinstance(reply, OrdersReply):
+            orders = reply.orders
+        for order in orders:
+            if order.status is not OrderStatus.PENDING_NEW:
+                history = self.books.histories.get(order.order_id, [])
+                require(order in history, f"an answer tells of an order as it never was: {order}")
+
+    def compare_state(self, shard: Shard, stream_id: StreamId) -> None:
+        """Compare a worker's state with the twin's, when both are at the same place."""
+        index = shard.index
+        if stream_id != self.positions[index]:
+            return
+        known = self._hashes.get(index)
+        if known is None or known[0] != stream_id:
+            known = self._hashes[index] = (stream_id, state_hash(self._twins[index]))
+        require(
+            state_hash(shard) == known[1],
+            f"shard {index}: the state at {stream_id} is not that of a replay from the beginning",
+        )
+
+    def check_twins(self) -> None:
+        """Let the twins check themselves, and compare their books with those that the events tell."""
+        books = self.books
+        settled: Counter[str] = Counter()
+        for twin in self._twins:
+            twin.check_invariants()
+            for asset, *_, amount in twin.audit():
+                settled[asset] += amount
+            for account_id, account in twin.accounts.items():
+                for balance in account.balances():
+                    told = books.balances.get((account_id, balance.asset))
+                    require(
+                        told == balance or (told is None and not balance.available + balance.held),
+                        f"account {account_id} has {balance}, the events tell {told}",
+                    )
+            for symbol in twin.markets:
+                depth, levels = twin.depth(symbol), books.levels[symbol]
+                require(
+                    (dict(depth.bids), dict(depth.asks)) == (levels[Side.BUY], levels[Side.SELL]),
+                    f"{symbol}: the book is not what the events tell",
+                )
+        require(not any(settled.values()), f"settlements do not sum to zero although all is quiet: {dict(settled)}")
+        require(not books.legs, f"never settled: {list(books.legs)[:3]}")
+
+    def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
+        """Return what a shard's event log held in all."""
+        return [(stream_id, events) for owner, stream_id, events in self.happened if owner == shard]

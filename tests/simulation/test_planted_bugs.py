@@ -1,0 +1,105 @@
+"""The simulation is worth its time: each of these bugs, planted into a program or into a twin, is found within so many seeds.
+
+Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how many seeds each took.
+"""
+
+import pytest
+
+from engine_worker.core.shard import Shard
+from engine_worker.snapshots import Snapshotter
+from engine_worker.worker import Worker
+from feeds.worker import _ShardFollower
+from persist.ingest import ShardIngest
+from runtime.memory_stream_log import MemoryStreamLog
+from simulation.clients import Gateway
+from simulation.run import run
+from simulation.schedule import plan_of
+from tests.properties.test_planted_bugs import Plant, grow
+
+SEEDS_MAX = 150
+
+PLANTS = (
+    Plant(
+        "reply before commit",
+        Worker,
+        "_process",
+        "outbox = self._frames(output)",
+        "outbox = self._frames(output); self._streams.publish(_reply_frames(output.replies))",
+    ),
+    Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected", "False"),
+    Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "(epoch + 1, stream_id)", "(max(epoch, 1), stream_id)"),
+    Plant("messages applied twice", Shard, "apply_frame", "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
+    Plant("outbox not delivered again", Worker, "_deliver_rest", "in self._streams.undelivered(self._index)", "in []"),
+    Plant("outbox overtaken", Worker, "step", "if self._delivery_unsure:", "if False:"),
+    Plant(
+        "snapshot is one entry too late",
+        Worker,
+        "_restore",
+        "shard, ShardPosition(0, stream_id)",
+        "shard, ShardPosition(0, StreamId(f'{split_stream_id(stream_id)[0] + 1}-0'))",
+    ),
+    Plant("standby skips an entry", Worker, "follow", "for entry in entries:", "for entry in entries[1:] or entries:"),
+    Plant(
+        "client order ids forgotten at restart",
+        Worker,
+        "_restore",
+        "self.shard, self.position = shard,",
+        "[account.client_order_ids.clear() for account in shard.accounts.values()]; self.shard, self.position = shard,",
+    ),
+    Plant(
+        "numbers of received messages forgotten at restart",
+        Worker,
+        "_restore",
+        "self.shard, self.position = shard,",
+        "shard.received.clear(); self.shard, self.position = shard,",
+    ),
+    Plant(
+        "lost end of the log accepted",
+        Worker,
+        "follow",
+        "if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):",
+        "if not entries:\n        self.position = ShardPosition(0, goal.stream_id)\n        return 0\n    if False:",
+    ),
+    Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "<= split_stream_id(kept[0][0])", "< (0, 0)"),
+    Plant("input trimmed to the newer snapshot", Snapshotter, "_trim", "older = min(", "older = max("),
+    Plant("events trimmed before they are read", Snapshotter, "_trim", "min(older, *passed.values(), key=split_stream_id)", "older"),
+    Plant(
+        "ingest goes by what it has said, not by its row",
+        ShardIngest,
+        "step",
+        "last_id = self._locked_last_id(connection)",
+        "self._locked_last_id(connection); last_id = self._log.passed(self._shard).get('persist', STREAM_START)",
+    ),
+    Plant("ingest moves its row alone", ShardIngest, "step", "event_count, dead_count = self._store(connection, entries)",
+          "event_count, dead_count = self._store(connection, entries) if len(entries) < 4 else (0, 0)"),
+    Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore",
+          "end = split_stream_id(saved.published_id)", "end = (0, 0)"),
+    Plant(
+        "gateway repeats an order under a new id",
+        Gateway,
+        "step",
+        "self._append(stream, field, batch, is_retry=True)",
+        "self._append(stream, field, [msgspec.structs.replace(each, client_order_id=each.client_order_id + '-again') "
+        "if isinstance(each, PlaceOrder) else each for each in batch], is_retry=True)",
+    ),
+)  # fmt: skip
+
+
+def seeds_until_found(plant: Plant) -> int:
+    """Return how many seeds it takes; 0: more than `SEEDS_MAX`."""
+    method = getattr(plant.owner, plant.method)
+    setattr(plant.owner, plant.method, grow(plant))
+    try:
+        return next((seed + 1 for seed in range(SEEDS_MAX) if run(plan_of(seed)).failure), 0)
+    finally:
+        setattr(plant.owner, plant.method, method)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=[plant.bug.replace(" ", "-") for plant in PLANTS])
+def test_planted_bug_is_found(plant: Plant) -> None:
+    assert seeds_until_found(plant), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
+
+
+if __name__ == "__main__":
+    for each in PLANTS:
+        print(f"| {each.bug} | {seeds_until_found(each) or '–'} |", flush=True)  # noqa: T201 - it is a program here
