@@ -35,7 +35,10 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match)."""
+    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
+
+    `cancel_id` is the client order id of the cancel itself; empty: it has none.
+    """
 
     request_id: int
     reply_to: str
@@ -43,15 +46,20 @@ class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
     market: str
     order_id: OrderId
     client_order_id: str = ""
+    cancel_id: str = ""
 
 
 class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none."""
+    """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none.
+
+    They share a `cancel_id`.
+    """
 
     request_id: int
     reply_to: str
     account_id: AccountId
     market: str
+    cancel_id: str = ""
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -107,6 +115,7 @@ class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     market: str
     request_id: int
     reply_to: str
+    cancel_id: str = ""
 
 
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -156,6 +165,7 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     request_id: int = 0
     reply_to: str = ""
     expired_in_match: bool = False
+    cancel_id: str = ""
 
 
 class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
