@@ -50,11 +50,14 @@ class CutEdge:
 
 
 @pytest.fixture
-def edge(redis_url: str, tmp_path: Path, feeds: None) -> Iterator[CutEdge]:
+def edge(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[CutEdge]:
     with redis.Redis.from_url(redis_url) as client, ExitStack() as stack:
-        client.execute_command("ACL", "SETUSER", EDGE_USER, "on", ">secret", "+@all", "~*", "&*")  # type: ignore[no-untyped-call]
+        # The log's time is that of the last input done, as long as there is more.
+        client.xadd(streams.commands(0), {"x": b""}, id=stream_id_of(FAR_MS))
+        request.getfixturevalue("feeds")
+        client.execute_command("ACL", "SETUSER", EDGE_USER, "on", ">secret", "+@all", "~*", "&*")
         stack.callback(client.acl_deluser, EDGE_USER)
-        own_url = redis_url.replace("redis://", f"redis://{EDGE_USER}:secret@")
+        own_url = f"redis://{EDGE_USER}:secret@{redis_url.rpartition('@')[2]}"
         yield CutEdge(client, stack.enter_context(running_edge(own_url, tmp_path)).url)
 
 
@@ -65,8 +68,6 @@ class Trading:
         self._redis = client
         self._log = MarketLog()
         self._now = 0
-        # The log's time is that of the last input done, as long as there is more.
-        client.xadd(streams.commands(0), {"x": b""}, id=stream_id_of(FAR_MS))
 
     async def trade(self, time: int) -> int:
         """Trade at `time`, wait until all of it is written, and return the trade's id."""
