@@ -3,8 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,9 +21,10 @@ import redis
 from benchmarks import load
 from benchmarks.report import Result
 from benchmarks.workload import roomy_markets_file
+from cli.own_exchange import own_environment, own_exchange
 from cli.ports import free_port
 from protocol import streams
-from runtime.settings import PREFIX, Settings, load_settings
+from runtime.settings import Settings
 
 ACCOUNTS = 16
 START_S = 60
@@ -44,40 +43,15 @@ def exchange_of_its_own() -> Iterator[Target]:
     """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker and the rate limits."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
-        variables = {
-            "DATA_DIR": folder,
-            "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
-            "RATE_LIMITS_ENABLED": "false",
-            "MM_ENABLED": "false",
-            "LOG_LEVEL": "warning",
-            **{name: str(free_port()) for name in ("REST_PORT", "REDIS_PORT", "POSTGRES_PORT")},
-        }
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
-            **{f"{PREFIX}{name}": value for name, value in variables.items()},
-        }
-        exchange = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "up"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        environment = own_environment(
+            Path(folder),
+            markets_file=str(roomy_markets_file(Path(folder))),
+            rate_limits_enabled="false",
+            mm_enabled="false",
+            log_level="warning",
         )
-        try:
-            settings = load_settings(environment)
-            _wait_until_ready(environment, exchange)
-            yield Target(settings, [_account(settings.rest_url(), number) for number in range(ACCOUNTS)])
-        finally:
-            exchange.send_signal(signal.SIGINT)
-            exchange.wait(START_S)
-
-
-def _wait_until_ready(environment: dict[str, str], exchange: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and exchange.poll() is None:
-        answer = subprocess.run(
-            [sys.executable, "-m", "cli.main", "status", "--json"], env=environment, capture_output=True, check=False
-        )
-        if answer.returncode == 0 and json.loads(answer.stdout)["ready"]:
-            return
-        time.sleep(0.2)
-    raise TimeoutError("the exchange did not start; `exchange up` by hand shows why")
+        with own_exchange(environment) as exchange:
+            yield Target(exchange.settings, [_account(exchange.url, number) for number in range(ACCOUNTS)])
 
 
 def _account(url: str, number: int) -> tuple[str, bytes]:
