@@ -43,6 +43,8 @@ TIMEOUT_S: Final = 10.0
 AUDIT_S: Final = 5.0
 FENCED: Final = "another worker leads"
 """What a worker says that was replaced."""
+STOPPED: Final = ("the shard stops", "the feeds stop", "ingest stands still")
+"""What a part says that found a promise broken."""
 
 _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _ORDERS: Final = f"""
@@ -215,6 +217,16 @@ def progress(settings: Settings) -> Progress | None:
     return found
 
 
+def epoch(settings: Settings, shard: int) -> int:
+    """Return how often somebody has taken the shard over; -1 when Redis does not answer."""
+    try:
+        with connect(settings) as client:
+            position: Any = client.get(streams.position(shard))
+    except redis.RedisError:
+        return -1
+    return int((position or b"0|0-0").partition(b"|")[0])
+
+
 def _last_id(client: redis.Redis, stream: str) -> StreamId:
     try:
         information: Any = client.xinfo_stream(stream)
@@ -234,7 +246,7 @@ def log_lines(settings: Settings) -> tuple[list[str], int]:
     critical, fenced = [], 0
     for file in log_folder(settings).glob("*.log*"):
         for line in file.read_text("utf-8", errors="replace").splitlines():
-            if '"level": "critical"' in line or '"level":"critical"' in line:
+            if any(said in line for said in STOPPED):
                 critical.append(f"{file.stem}: {line[:300]}")
             fenced += FENCED in line
     return critical, fenced

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from chaos import collecting
 from chaos.database import Database
 from chaos.plan import Fault, FaultKind, choose
 from chaos.sabotage import Break, command_of
@@ -24,6 +25,10 @@ SPARED: Final = ("mm", "frontend")
 POSTGRES: Final = "postgres"
 REDIS: Final = "redis"
 RIVAL_STOP_S: Final = 20.0
+RIVAL_LEADS_S: Final = 30.0
+"""How long another leader may take to take over; the paused one is paused for so long."""
+AFTERMATH_SHARE: Final = 0.05
+"""Of the orders, so many are placed after the last fault."""
 
 
 class Faults:
@@ -58,6 +63,11 @@ class Faults:
                 self.look()
                 await asyncio.sleep(LOOK_EVERY_S)
         while self._running:
+            self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+        # What the last fault led to must be able to show.
+        enough = progress() + AFTERMATH_SHARE
+        while progress() < enough:
             self.look()
             await asyncio.sleep(LOOK_EVERY_S)
         self.is_over = True
@@ -144,20 +154,32 @@ class Faults:
         try:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGSTOP)
-            self._start_rival(process.name)
+            replaced = await asyncio.to_thread(self._start_rival, process.name)
             await asyncio.sleep(seconds)
+            deadline = time.monotonic() + RIVAL_LEADS_S
+            while replaced is not None and time.monotonic() < deadline:
+                if await asyncio.to_thread(replaced):
+                    break
+                await asyncio.sleep(LOOK_EVERY_S)
         finally:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGCONT)
             del self.down[process.name]
 
-    def _start_rival(self, name: str) -> None:
-        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does that has lost sight of it."""
+    def _start_rival(self, name: str) -> Callable[[], bool] | None:
+        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does that has lost sight of it.
+
+        Returns what tells whether the paused one was replaced; None: nobody leads what it does.
+        """
         specs = {spec.name: spec for spec in engines(self._exchange.settings)}
-        if name not in specs or any("standby" in process.name for process in self._exchange.processes()):
-            return
-        self._rivals = [rival for rival in self._rivals if rival.poll() is None]
-        self._rivals.append(self._start(specs[name]))
+        if name not in specs:
+            return None
+        shard = int(name.rpartition("-")[2])
+        before = collecting.epoch(self._exchange.settings, shard)
+        if not any("standby" in process.name for process in self._exchange.processes()):
+            self._rivals = [rival for rival in self._rivals if rival.poll() is None]
+            self._rivals.append(self._start(specs[name]))
+        return lambda: collecting.epoch(self._exchange.settings, shard) > before
 
     def _start(self, spec: ProcessSpec) -> "subprocess.Popen[bytes]":
         module = spec.command.arguments[-1]

@@ -150,6 +150,7 @@ class Watchers:
         end = newest[0][0].decode() if newest else STREAM_START
         if newest and split_stream_id(end) < split_stream_id(heard):
             self._evidence.stream.went_back(shard, heard, end)
+            self.heard[shard] = StreamId(end)
 
 
 class _NotSubscribedError(Exception):
