@@ -18,6 +18,7 @@ from cli.own_exchange import OwnExchange
 from cli.processes import ProcessSpec, engines
 from cli.state import ProcessState
 from cli.supervisor import end_with_parent
+from runtime.settings import PREFIX
 
 LOOK_EVERY_S: Final = 0.02
 SPARED: Final = ("mm", "frontend")
@@ -172,13 +173,12 @@ class Faults:
         Returns what tells whether the paused one was replaced; None: nobody leads what it does.
         """
         specs = {spec.name: spec for spec in engines(self._exchange.settings)}
-        if name not in specs:
+        if name not in specs or any("standby" in process.name for process in self._exchange.processes()):
             return None
-        shard = int(name.rpartition("-")[2])
+        shard = int(specs[name].environment[f"{PREFIX}SHARD"])
         before = collecting.epoch(self._exchange.settings, shard)
-        if not any("standby" in process.name for process in self._exchange.processes()):
-            self._rivals = [rival for rival in self._rivals if rival.poll() is None]
-            self._rivals.append(self._start(specs[name]))
+        self._rivals = [rival for rival in self._rivals if rival.poll() is None]
+        self._rivals.append(self._start(specs[name]))
         return lambda: collecting.epoch(self._exchange.settings, shard) > before
 
     def _start(self, spec: ProcessSpec) -> "subprocess.Popen[bytes]":
