@@ -1,6 +1,7 @@
 """The verdict on made-up evidence: clean when all fits, and each kind of damage is found by the check that is for it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ from protocol.events import DepthChanged, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Liquidity, OrderStatus, OrderType, Side, TimeInForce
 from protocol.replies import AuditReply
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
 
 ANN, BOB = 1001, 1002
@@ -34,7 +36,7 @@ BTC, USDT = 10**9, 10**13
 BASE, QUOTE = 1_000_000, 100_000_000_000
 """What the trade moves: 0.01 BTC at 100,000 USDT."""
 BASE_FEE, QUOTE_FEE = BASE // 1000, QUOTE // 1000
-TIME = 1_700_000_000_000
+TIME = TimeMs(1_700_000_000_000)
 NEW, FILLED, CANCELED = OrderStatus.NEW, OrderStatus.FILLED, OrderStatus.CANCELED
 
 
@@ -124,9 +126,9 @@ def evidence() -> Evidence:
     }
     found.stream.hear(
         [
-            DepthChanged(TIME, "BTCUSDT", 1, ()),
-            TradeExecuted(TIME, "BTCUSDT", 2, 1, 1, PRICE, 1_000, Side.BUY, 100, 200, ANN, BOB),
-            DepthChanged(TIME, "BTCUSDT", 3, ()),
+            depth_changed(1),
+            trade_executed(),
+            depth_changed(3),
         ]
     )
     watch = MarketWatch("subscriber", ["BTCUSDT"])
@@ -141,6 +143,27 @@ def evidence() -> Evidence:
     owner.hear(BOB, report(200, "TRADE", "FILLED", last="0.01000000", total="0.01000000", trade=1))
     found.report_watches = [owner]
     return found
+
+
+def depth_changed(sequence: int) -> DepthChanged:
+    return DepthChanged(TIME, "BTCUSDT", Sequence(sequence), ())
+
+
+def trade_executed() -> TradeExecuted:
+    return TradeExecuted(
+        TIME,
+        "BTCUSDT",
+        Sequence(2),
+        TradeId(1),
+        1,
+        PriceTicks(PRICE),
+        QuantityLots(1_000),
+        Side.BUY,
+        OrderId(100),
+        OrderId(200),
+        AccountId(ANN),
+        AccountId(BOB),
+    )
 
 
 def depth_update(first: int, last: int) -> dict[str, object]:
@@ -172,7 +195,7 @@ def test_what_was_not_looked_at_is_no_promise_kept() -> None:
 Damage = Callable[[Evidence], object]
 
 
-def _replace_order(found: Evidence, index: int, **changes: int) -> None:
+def _replace_order(found: Evidence, index: int, **changes: Any) -> None:
     orders = list(found.stored.orders)
     orders[index] = orders[index]._replace(**changes)
     found.stored.orders = orders
@@ -250,7 +273,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "a trade twice": (_trade_twice, {"trades", "candles", "fills"}),
     "a commit of a replaced worker": (
-        lambda found: found.stream.hear([DepthChanged(TIME, "BTCUSDT", 3, ())]),
+        lambda found: found.stream.hear([depth_changed(3)]),
         {"log"},
     ),
     "the log lost its tail": (lambda found: found.stream.went_back(0, "5-0", "3-0"), {"log"}),
