@@ -1,7 +1,7 @@
 """What an account's owner hears when the connection to Redis is lost and made again, whatever comes while it is being made."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import msgspec
@@ -46,6 +46,14 @@ def told(number: int) -> bytes:
     return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{number}-0", msgspec.Raw(frame(number))))
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Look at every turn of the event loop."""
+    while True:
+        if is_so():
+            return
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator["redis.asyncio.Redis"]:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
@@ -66,25 +74,20 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
     listener = Listener()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            while not link.ready:
-                await asyncio.sleep(0.01)
+            await until(lambda: link.ready)
             await client.hset(streams.feeds_state(0), "published_id", "1-0")
             await accounts.add(listener)
             accounts.activate(listener)
             await client.hset(streams.feeds_state(0), "published_id", "3-0")
             for _ in range(cuts):
                 await client.client_kill_filter(_type="pubsub")
-                while link.ready:
-                    await asyncio.sleep(0)
+                await until(lambda: not link.ready)
                 # The channel is subscribed to again before the whole connection stands.
                 accounts.hear(told(3))
-                while not link.ready:
-                    await asyncio.sleep(0)
-            while len(listener.deposits) < 2:
-                await asyncio.sleep(0.01)
+                await until(lambda: link.ready)
+            await until(lambda: len(listener.deposits) == 2)
             await client.publish(streams.account(OWNER), told(4))
-            while "4" not in listener.deposits:
-                await asyncio.sleep(0.01)
+            await until(lambda: "4" in listener.deposits)
     finally:
         await accounts.close()
         await link.close()
