@@ -49,7 +49,7 @@ STOPPED: Final = ("the shard stops", "the feeds stop", "ingest stands still")
 _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _ORDERS: Final = f"""
     SELECT order_id, account_id, client_order_id, market, side, order_type, price, quantity, status, cum_quantity, cum_quote,
-        {_MS.format("accepted_time")} FROM orders
+        {_MS.format("accepted_time")}, {_MS.format("updated_time")} FROM orders
 """
 _TRADES: Final = f"""
     SELECT {_MS.format("time")}, market, trade_id, sequence, price, quantity, quote, taker_side, maker_order_id, taker_order_id,

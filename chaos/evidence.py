@@ -110,6 +110,7 @@ class OrderRow(NamedTuple):
     cum_quantity: int
     cum_quote: int
     accepted_time: int
+    updated_time: int
 
 
 class TradeRow(NamedTuple):

@@ -469,11 +469,11 @@ def _shown(evidence: Evidence, row: CandleRow) -> tuple[str, str, str, str, str,
 
 def _reports(evidence: Evidence, breaches: Breaches) -> int:
     watched = {segment.account_id for watch in evidence.report_watches for segment in watch.segments}
-    accepted: dict[int, list[tuple[int, int]]] = {account_id: [] for account_id in watched}
+    accepted: dict[int, list[tuple[int, int, int]]] = {account_id: [] for account_id in watched}
     filled: dict[int, list[tuple[int, int, int]]] = {account_id: [] for account_id in watched}
     rows = {row.order_id: row for row in evidence.stored.orders if row.account_id in watched}
     for row in rows.values():
-        accepted[row.account_id].append((row.accepted_time, row.order_id))
+        accepted[row.account_id].append((row.accepted_time, row.updated_time, row.order_id))
     for fill in evidence.stored.fills:
         if fill.account_id in watched:
             filled[fill.account_id].append((fill.time, fill.order_id, fill.trade_id))

@@ -216,14 +216,19 @@ def _hundred_millionths(text: str) -> int:
 
 
 def missing_in(
-    segment: Segment, accepted: dict[int, list[tuple[int, int]]], filled: dict[int, list[tuple[int, int, int]]]
+    segment: Segment, accepted: dict[int, list[tuple[int, int, int]]], filled: dict[int, list[tuple[int, int, int]]]
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return what should have been heard between a segment's first and last event: orders, and fills.
 
-    `accepted` is account -> (time, order id), `filled` account -> (time, order id, trade id).
+    `accepted` is account -> (time of its number, time of its last change, order id), `filled` account -> (time, order id, trade id).
+    An order's first report comes between these two times: with several shards later than its number.
     """
     first, last = segment.first_time, segment.last_time
-    orders = [order for time, order in accepted.get(segment.account_id, ()) if first < time < last]
+    orders = [
+        order
+        for numbered, changed, order in accepted.get(segment.account_id, ())
+        if first < numbered and changed < last
+    ]
     fills = [(order, trade) for time, order, trade in filled.get(segment.account_id, ()) if first < time < last]
     return (
         [order for order in orders if order not in segment.accepted],

@@ -52,7 +52,9 @@ def sent(number: int, account_id: int, side: Side, price: int, quantity: int, *a
 def row(number: int, account_id: int, side: Side, price: int, quantity: int, status: int, filled: int = 0) -> OrderRow:
     quote = filled * PRICE * 10
     name = f"chaos-{number}"
-    return OrderRow(number * 100, account_id, name, "BTCUSDT", side, 1, price, quantity, status, filled, quote, TIME)
+    return OrderRow(
+        number * 100, account_id, name, "BTCUSDT", side, 1, price, quantity, status, filled, quote, TIME, TIME
+    )
 
 
 def evidence() -> Evidence:
@@ -334,3 +336,13 @@ def test_an_owner_must_hear_of_everything_in_between() -> None:
     assert judge(found).clean
     segment.fills.clear()
     assert [check.name for check in judge(found).checks if not check.passed] == ["accounts"]
+
+
+def test_an_order_that_was_numbered_before_the_connection_ended_may_be_told_after_it() -> None:
+    found = evidence()
+    segment = found.report_watches[0].segments[0]
+    segment.first_time, segment.last_time = TIME - 1, TIME + 1
+    segment.accepted.clear()
+    assert not judge(found).clean
+    _replace_order(found, 1, updated_time=TIME + 2)
+    assert judge(found).clean
