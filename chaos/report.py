@@ -61,6 +61,7 @@ def _facts(result: Result) -> dict[str, str]:
         "fenced": f"{result.fenced} workers that had been replaced wrote nothing and left",
         "answers": _counts(result.answers),
         "settled": f"{result.settle_s:.1f} s after the last answer",
+        "behind": f"the database by at most {result.behind_ms_max / 1000:.1f} s while it was there and nothing was paused",
     }
     if result.catch_ups:
         facts["catch-up"] = _catch_up(result)

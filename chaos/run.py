@@ -85,6 +85,8 @@ class Result(msgspec.Struct, kw_only=True):
     fenced: int
     """Workers that woke up, found another in their place, and left."""
     settle_s: float
+    behind_ms_max: int
+    """By how much the database was behind at most while it was there and nothing was paused."""
     catch_ups: list[CatchUp]
     answers: dict[str, int]
     folder: str
@@ -159,6 +161,7 @@ class _Run:
         self._faults = Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
         self._status = Status("making accounts", orders_max=scenario.orders, faults_max=len(scenario.plan))
         self._progress: collecting.Progress | None = None
+        self._behind_ms_max = 0
 
     async def run(self) -> Result:
         self._show(self._status)
@@ -240,6 +243,8 @@ class _Run:
         while True:
             self._progress = progress = await asyncio.to_thread(collecting.progress, self._settings)
             now = time.monotonic()
+            if progress is not None and not self._faults.down and len(self._faults.back) == measured:
+                self._behind_ms_max = max(self._behind_ms_max, progress.behind_ms)
             if progress is not None and len(self._faults.back) > measured:
                 reached = min(int(stream_id.partition("-")[0]) for stream_id in progress.stored)
                 if begun is None:
@@ -305,6 +310,7 @@ class _Run:
             restarts={each.name: each.restarts for each in self._exchange.processes()},
             fenced=fenced,
             settle_s=evidence.ending.settle_s,
+            behind_ms_max=self._behind_ms_max,
             catch_ups=evidence.catch_ups,
             answers={
                 f"{said.channel} {said.status}" + (f" {said.code}" if said.code is not None else ""): count

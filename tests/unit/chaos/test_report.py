@@ -23,6 +23,7 @@ def result(breaches: int) -> Result:
         restarts={"engine-0": 5},
         fenced=0,
         settle_s=1.5,
+        behind_ms_max=700,
         catch_ups=[CatchUp(30_000, 3.0), CatchUp(30_000, 10.0)],
         answers={"http 200": 1_010},
         folder="/nowhere",
