@@ -22,6 +22,7 @@ _MODULES = {
     "why": "cli.commands.why",
     "simulate": "cli.commands.simulate",
     "bench": "benchmarks.main",
+    "chaos": "cli.commands.chaos",
 }
 """Where each command is; there it has its own name, with underscores."""
 
