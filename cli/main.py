@@ -14,6 +14,7 @@ _MODULES = {
     "markets": "cli.commands.markets",
     "migrate": "cli.commands.migrate",
     "bench": "benchmarks.main",
+    "load": "cli.commands.load",
 }
 """Where each command is; there it has its own name, with underscores."""
 

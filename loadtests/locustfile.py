@@ -112,7 +112,7 @@ class Trader(FastHttpUser):
         return max(self._random.uniform(*PAUSE_S), self._quiet_until - time.monotonic())
 
     def on_start(self) -> None:
-        """Choose a market, sign up, and fund the account."""
+        """Choose a market, sign up, fund the account, look around, and take a first position."""
         info = self._insist("GET", "/api/v3/exchangeInfo")
         prices = self._insist("GET", "/api/v3/ticker/price")
         self._orders_max = orders_per_10s(info)
@@ -128,7 +128,8 @@ class Trader(FastHttpUser):
         made = self._insist("POST", "/api/v1/api-keys", body={"label": "load"}, token=token)
         self._keys = Keys(made["apiKey"], made["secret"])
         _traders.joined(self._keys)
-        self._look_at_depth()
+        for action in (Action.ACCOUNT, Action.DEPTH, Action.KLINES, Action.OPEN_ORDERS, Action.TAKE):
+            self._do(action)
 
     def on_stop(self) -> None:
         """Leave nothing in the book."""
@@ -138,8 +139,11 @@ class Trader(FastHttpUser):
     @task
     def act(self) -> None:
         """Do one thing."""
+        self._do(choose(self._random, len(self._open)))
+
+    def _do(self, action: Action) -> None:
         symbol = self._market.symbol
-        match choose(self._random, len(self._open)):
+        match action:
             case Action.QUOTE:
                 self._place("LIMIT")
             case Action.TAKE:
@@ -417,13 +421,13 @@ class Steps(LoadTestShape):
     use_common_options = True
 
     def __init__(self, plan: Plan | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._plan = plan
 
     def tick(self) -> tuple[int, float] | None:
         """Return how many users there should be now; None at the end."""
         plan = self._plan or self._plan_of_options()
-        step = plan.step_at(self.get_run_time())
+        step = plan.step_at(self.get_run_time())  # type: ignore[no-untyped-call]
         if step is None:
             return None
         set_watchers(plan)

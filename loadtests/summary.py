@@ -10,6 +10,8 @@ from loadtests.steps import Plan
 
 METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 """Locust's request types that are requests; others are messages that came by themselves."""
+SET_UP: Final = frozenset({"exchangeInfo", "price", "signup", "signin", "faucet", "api-keys"})
+"""Names of the requests that a trader begins with."""
 LIMITED: Final = ("429", "told to wait")
 """Type and name that requests get which the exchange's rate limits refused."""
 PLACE: Final = ("POST", "order LIMIT")
@@ -208,10 +210,10 @@ class Recorder:
             )
 
 
-def _order(of: tuple[str, str]) -> tuple[bool, bool, str, str]:
-    """Orders first, then other requests, then messages."""
+def _order(of: tuple[str, str]) -> tuple[bool, bool, bool, str, str]:
+    """Orders first, then other requests, then what a trader begins with, then messages and the rest."""
     request_type, name = of
-    return request_type not in METHODS, not name.startswith("order"), name, request_type
+    return request_type not in METHODS, name in SET_UP, not name.startswith("order"), name, request_type
 
 
 def _percentiles(totals: dict[tuple[str, str], _Tally], of: tuple[str, str], *percents: int) -> list[float]:

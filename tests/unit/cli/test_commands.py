@@ -15,7 +15,7 @@ from cli.main import main
 from cli.ports import free_port
 from runtime.settings import PREFIX
 
-COMMANDS = ("up", "down", "status", "logs", "demo-account", "shards", "markets", "migrate", "bench")
+COMMANDS = ("up", "down", "status", "logs", "demo-account", "shards", "markets", "migrate", "bench", "load")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_status_in_json_says_that_nothing_runs() -> None:
     assert status["urls"]["rest"].startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate"])
+@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate", "load"])
 def test_what_needs_a_running_exchange_says_how_to_start_one(command: str) -> None:
     result = run(command)
     assert result.exit_code == 1
