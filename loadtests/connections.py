@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -48,8 +49,8 @@ class BoundClients(HTTPClientPool):
         return client
 
 
-def open_socket(url: str) -> ClientConnection:
-    """Open a WebSocket from an address of its own."""
+def connect_socket(url: str) -> AbstractContextManager[ClientConnection]:
+    """Return a WebSocket from an address of its own, to be entered."""
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
     address = source_address(host, next(_numbers))
     bound = socket.create_connection((host, port), TIMEOUT_S, (address, 0)) if address else None

@@ -6,6 +6,7 @@
 import time
 from argparse import ArgumentParser
 from collections.abc import Mapping
+from contextlib import ExitStack
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final, NamedTuple
@@ -24,7 +25,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection
 
 from cli.state import settings_of_running
-from loadtests.connections import BoundClients, open_socket
+from loadtests.connections import BoundClients, connect_socket
 from loadtests.steps import Plan
 from loadtests.summary import LIMITED, OWN_ORDER, TRADE
 from loadtests.trading import (
@@ -280,9 +281,14 @@ class _Watcher(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._socket: ClientConnection | None = None
+        self._open = ExitStack()
 
-    def subscribe(self, connection: ClientConnection) -> bool:
-        """Ask for what to watch. Return whether there is anything."""
+    def ready(self) -> bool:
+        """Return whether there is anything to watch yet."""
+        return True
+
+    def subscribe(self, connection: ClientConnection) -> None:
+        """Ask for what to watch."""
         raise NotImplementedError
 
     def heard(self, message: bytes, now_ns: int) -> None:
@@ -291,19 +297,20 @@ class _Watcher(User):
 
     def on_stop(self) -> None:
         """Leave."""
-        if self._socket is not None:
-            self._socket.close()
+        self._close()
 
     @task
     def watch(self) -> None:
         """Listen for a while."""
         try:
-            if self._socket is None:
-                self._connect()
             if self._socket is not None:
                 self._listen(self._socket)
+            elif self.ready():
+                connection = self._open.enter_context(connect_socket(f"{self.ws_url}{self.path}"))
+                self.subscribe(connection)
+                self._socket = connection
         except (WebSocketException, OSError, msgspec.MsgspecError) as error:
-            self._socket = None
+            self._close()
             self.fire(("WS", "connection"), 0, error)
             gevent.sleep(RECONNECT_S)
 
@@ -318,12 +325,9 @@ class _Watcher(User):
             context={},
         )
 
-    def _connect(self) -> None:
-        connection = open_socket(f"{self.ws_url}{self.path}")
-        if self.subscribe(connection):
-            self._socket = connection
-        else:
-            connection.close()
+    def _close(self) -> None:
+        self._socket = None
+        self._open.close()
 
     def _listen(self, connection: ClientConnection) -> None:
         until = time.monotonic() + WATCH_S
@@ -347,12 +351,11 @@ class MarketWatcher(_Watcher):
     path = "/ws"
     _decoder = msgspec.json.Decoder(_Trade)
 
-    def subscribe(self, connection: ClientConnection) -> bool:
+    def subscribe(self, connection: ClientConnection) -> None:
         """Subscribe to all markets."""
         names = [market.symbol.lower() for market in _SETTINGS.market_map().markets]
         streams = [f"{name}@{stream}" for name in names for stream in ("trade", "bookTicker", "depth@100ms")]
         connection.send(msgspec.json.encode({"method": "SUBSCRIBE", "params": streams, "id": 1}).decode())
-        return True
 
     def heard(self, message: bytes, now_ns: int) -> None:
         """Measure trades: `T` is the millisecond in which the taker's order was accepted."""
@@ -384,11 +387,14 @@ class AccountWatcher(_Watcher):
         super().__init__(environment)
         self._keys: Keys | None = None
 
-    def subscribe(self, connection: ClientConnection) -> bool:
-        """Subscribe to the account of a trader that nobody watches; wait for one when there is none."""
+    def ready(self) -> bool:
+        """Take the account of a trader that nobody watches; wait a while when there is none."""
         self._keys = self._keys or _traders.take(WATCH_S)
-        if self._keys is None:
-            return False
+        return self._keys is not None
+
+    def subscribe(self, connection: ClientConnection) -> None:
+        """Subscribe to the account."""
+        assert self._keys is not None
         parameters = {"apiKey": self._keys.key, "timestamp": time.time_ns() // 1_000_000}
         signature = sign(self._keys.secret, urlencode(parameters))
         request = {
@@ -397,7 +403,6 @@ class AccountWatcher(_Watcher):
             "params": {**parameters, "signature": signature},
         }
         connection.send(msgspec.json.encode(request).decode())
-        return True
 
     def heard(self, message: bytes, now_ns: int) -> None:
         """Measure the first report of every order; its client order id says when it was sent."""

@@ -237,8 +237,8 @@ def _kind(request_type: str, name: str, tally: _Tally, seconds: float) -> Kind:
 
 
 def figure(ms: float) -> str:
-    """Return a latency as a table shows it."""
-    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}"
+    """Return a latency as a table shows it; nothing was measured where it is 0."""
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" if ms else "–"
 
 
 def markdown(summary: Summary) -> str:
