@@ -246,7 +246,7 @@ def markdown(summary: Summary) -> str:
     sections = [
         "# Load test",
         f"{summary.began}; {summary.machine}; commit {summary.commit}.",
-        f"{summary.traders_max} traders in {len(summary.steps)} steps and {summary.watchers} watchers for "
+        f"{' → '.join(str(each.traders) for each in summary.steps)} traders and {summary.watchers} watchers for "
         f"{min(summary.elapsed, summary.seconds):.0f} s: {summary.requests:,} requests ({summary.per_second:.1f}/s), "
         f"{summary.failures} failures, {summary.limited} told to wait by rate limits (429).",
         f"The load generator itself was late by {figure(summary.own_delay_p99)} ms (p99), at most "

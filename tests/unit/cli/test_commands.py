@@ -71,6 +71,13 @@ def test_what_needs_a_running_exchange_says_how_to_start_one(command: str) -> No
     assert "Traceback" not in result.output
 
 
+def test_load_without_the_development_tools_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "locust", None)
+    result = run("load")
+    assert result.exit_code == 1
+    assert "make setup" in words(result)
+
+
 def test_markets_are_known_without_a_running_exchange() -> None:
     markets = json.loads(run("markets", "--json").output)
     assert [market["symbol"] for market in markets] == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]

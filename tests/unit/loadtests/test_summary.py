@@ -96,6 +96,7 @@ def test_the_page_has_every_kind_every_step_and_every_failure() -> None:
     summary = msgspec.structs.replace(measured(), began="2026-01-02 03:04 UTC", machine="2 cores", commit="abc")
     page = markdown(summary)
     assert "2026-01-02 03:04 UTC; 2 cores; commit abc." in page
+    assert "2 → 4 traders and 2 watchers for 10 s: 112 requests (11.2/s), 1 failures, 1 told to wait" in page
     assert "| POST order LIMIT | 111 | 1 | 11.1 | 55.0 | 99.0 | 200 | 200 | 200 |" in page
     assert "| 4 | 5 | 11 | 2.2 | 1 | 200 | 200 | – | 4.6 |" in page
     assert "| POST order LIMIT | 503 -1007 Timeout | 1 |" in page
