@@ -23,6 +23,7 @@ _MODULES = {
     "simulate": "cli.commands.simulate",
     "bench": "benchmarks.main",
     "chaos": "cli.commands.chaos",
+    "load": "cli.commands.load",
 }
 """Where each command is; there it has its own name, with underscores."""
 
