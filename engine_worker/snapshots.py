@@ -121,8 +121,8 @@ class Snapshotter:
             self._save(RedisStreamLog.connect(self._redis_url))
             status = 0
         except InvariantBroken as error:
-            _log.critical("the state is wrong", shard=self._index, reason=str(error))
             status = _IMPOSSIBLE
+            _log.critical("the state is wrong", shard=self._index, reason=str(error))
         finally:
             os._exit(status)
 
