@@ -8,6 +8,7 @@ import sys
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed
 
 
 async def run(port: int) -> None:
@@ -21,6 +22,8 @@ async def run(port: int) -> None:
                 count, size = map(int, message.split())
                 for _ in range(count):
                     broadcast(connections, "x" * size)
+        except ConnectionClosed:
+            pass  # how a subscriber leaves is its own affair
         finally:
             connections.discard(connection)
 

@@ -332,7 +332,13 @@ async def _until_heard(arrivals: list[tuple[bytes, int, float]], due: dict[tuple
 def _edge(**settings: str) -> Iterator[tuple[redis.Redis, int, "subprocess.Popen[bytes]"]]:
     """Run an edge on a Redis of its own, and yield that, the edge's port and its process. Nobody asks for what needs a database."""
     port = free_port()
-    own = {"ws_port": str(port), "ws_connections_per_address_max": str(IDLE), "database_url": NO_DATABASE, **settings}
+    own = {
+        "ws_port": str(port),
+        "ws_connections_per_address_max": str(IDLE),
+        "database_url": NO_DATABASE,
+        "log_level": "error",
+        **settings,
+    }
     with process_on_redis("ws_edge.main", **own) as (client, process):
         _wait_until_open(port)
         yield client, port, process
