@@ -111,6 +111,13 @@ class MarketStreams:
         if heard is not None:
             self._collect(heard)
 
+    def follow_depth(self, kept: Iterable[DepthDiff]) -> bool:
+        """Take the diffs that Redis keeps; return whether they reach back: see `EdgeBook.follow`."""
+        heard = self.book.follow(kept)
+        for each in heard or ():
+            self._collect(each)
+        return heard is not None
+
     def fill_depth(self, snapshot: DepthSnapshot | None) -> None:
         """Take a snapshot; see `EdgeBook.fill`."""
         for heard in self.book.fill(snapshot):
