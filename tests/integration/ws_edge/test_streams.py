@@ -19,6 +19,7 @@ from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, Ord
 from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
+from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
 from tests.market_log import BTC, START_MS, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog
 from ws_edge.payloads import levels
@@ -26,8 +27,6 @@ from ws_edge.payloads import levels
 MARKETS = market_map()
 MARKET = MARKETS.by_symbol[BTC]
 COMMANDS = 3_000
-COMMANDS_PER_S = 600
-BATCH = 3
 COMPARISONS, COMPARISONS_WITH_REST, DISCONNECTS, CUTS = 1_000, 20, 100, 20
 TIMEOUT_S = 40
 STEADY, QUIET_S = 1_000_000, 2.0
@@ -181,7 +180,7 @@ class Watcher:
 
 async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge: str) -> None:
     """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own connection."""
-    log, truth, ended = ShardLog(8, MARKETS, START_MS), Truth(), asyncio.Event()
+    truth, ended = Truth(), asyncio.Event()
     watchers = [Watcher(truth, redis_url, edge, seed, steady=seed < 2) for seed in range(12)]
     control = Watcher(truth, redis_url, edge, 99, forgetful=True)
     killer = asyncio.create_task(cut_off(redis_url, CUTS, 0.5))
@@ -196,17 +195,7 @@ async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge
         )
 
     async def trade() -> None:
-        loop, written = asyncio.get_running_loop(), 0
-        due = loop.time()
-        async with redis.asyncio.Redis.from_url(redis_url) as client:
-            while not enough():
-                log.trade(BATCH, batch=BATCH, gap_ms=5)
-                for shard, _, events in log.entries[written:]:
-                    truth.follow(events)
-                    await client.xadd(streams.events(shard), {EVENTS_FIELD: encode_frame(events)})
-                written = len(log.entries)
-                due += BATCH / COMMANDS_PER_S
-                await asyncio.sleep(max(0.0, due - loop.time()))
+        await Load(redis_url, ShardLog(8, MARKETS, START_MS), truth.follow).until(enough)
         ended.set()
 
     async with asyncio.timeout(BOOK_TIMEOUT_S), asyncio.TaskGroup() as tasks:
