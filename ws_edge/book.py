@@ -5,7 +5,7 @@ no more, what changed meanwhile is the difference between them and a newer snaps
 far, but not for who began with a snapshot from within the gap: a level that changed and changed back is not in it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from heapq import nlargest, nsmallest
 from typing import Final
 
@@ -46,13 +46,13 @@ class EdgeBook:
             return None
         return self._move(diff.time, diff.last_sequence, diff.bids, diff.asks)
 
-    def follow(self, kept: Iterable[DepthDiff]) -> list[DepthDiff] | None:
+    def follow(self, kept: Collection[DepthDiff]) -> list[DepthDiff] | None:
         """Take the diffs that Redis keeps, oldest first, before those that wait, and return what subscribers hear then.
 
         None: they do not reach back to what is known; only a snapshot helps.
         """
         known = self.sequence
-        if known is None:
+        if known is None or not kept:
             return None
         later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > known]
         if later and later[0].first_sequence > known + 1:

@@ -226,16 +226,16 @@ class Hub:
         diffs = [_decode_diff(each) for each in reversed(kept)]
         if market.follow_depth(diffs):
             return
-        snapshot: Any = await self._client.get(streams.depth(shard, symbol))
-        is_new = market.book.sequence is None
-        if not is_new:
-            _log.error("depth updates are missing", market=symbol, after=market.book.sequence)
+        value: Any = await self._client.get(streams.depth(shard, symbol))
+        snapshot, known = _decode_snapshot(value) if value else None, market.book.sequence
+        if snapshot is not None and known is not None and snapshot.sequence > known:
+            _log.error("depth updates are missing", market=symbol, after=known)
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
                         connection.close_soon(CloseCode.SERVICE_RESTART, "depth updates were missed; connect again")
-        market.fill_depth(_decode_snapshot(snapshot) if snapshot else None)
-        if is_new:
+        market.fill_depth(snapshot)
+        if known is None:
             market.follow_depth(diffs)  # the snapshot is written at a bounded rate
 
     async def _tick(self) -> None:
