@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect as connect_socket
 
 from examples.watch_with_ccxt_pro import connect
 from examples.watch_with_websockets import watch
-from tests.e2e.api import Api, eventually, new_account
+from tests.e2e.api import POLL_S, Api, eventually, new_account
 from tests.e2e.market_data import candles_of, ticker_of
 from tests.e2e.running import RunningExchange
 
@@ -107,8 +107,10 @@ async def test_ccxt_pro_watches_its_own_account(client: ccxt.pro.binance) -> Non
             SYMBOL, "limit", "buy", 0.001, round(bought["average"] * 0.8, 2), {"clientOrderId": "resting-1"}
         )
         await client.cancel_order(resting["id"], SYMBOL, {"newClientOrderId": "stop-1"})
+        # It may have been heard before anybody could wait for it.
         while (order["id"], order["status"]) != (resting["id"], "canceled"):
-            order = (await client.watch_orders(SYMBOL))[-1]
+            await asyncio.sleep(POLL_S)
+            order = client.orders[-1]
         assert order["clientOrderId"] == "resting-1"
         assert (order["info"]["c"], order["info"]["C"]) == ("stop-1", "resting-1")
 
