@@ -29,6 +29,8 @@ from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
 TRADES_MAX: Final = 1_000
 """Trades that a market's list holds."""
+DIFFS_MAX: Final = 2_000
+"""Depth diffs that a market's list holds."""
 CLOSED_CANDLES_MAX: Final = 300
 """Final candles that a market's list of one interval holds."""
 DEPTH_PERIOD_MS: Final = 50
@@ -56,6 +58,8 @@ class Outputs(msgspec.Struct):
     """Key -> new trades, oldest first, for a list that holds the newest first."""
     candles: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
     """Key -> interval -> the newest candle."""
+    diffs: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """Key -> the batch's depth diff, for a list that holds the newest first."""
     closed_candles: dict[str, list[bytes]] = msgspec.field(default_factory=dict)
     """Key -> candles that became final, oldest first, for a list that holds the newest first."""
     messages: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
@@ -148,6 +152,7 @@ class _MarketFeed:
         self._ticker_due = _Paced(TICKER_PERIOD_MS)
         symbol = market.symbol
         self._depth_key = streams.depth(shard, symbol)
+        self._diffs_key = streams.depth_diffs(shard, symbol)
         self._book_ticker_key = streams.book_ticker(shard, symbol)
         self._ticker_key = streams.ticker(shard, symbol)
         self._trades_key = streams.trades(shard, symbol)
@@ -220,7 +225,9 @@ class _MarketFeed:
             tuple(self.bid_changes.items()),
             tuple(self.ask_changes.items()),
         )
-        outputs.messages.append((self._channels[MarketDataKind.DEPTH], encode_frame(diff)))
+        payload = encode_frame(diff)
+        outputs.messages.append((self._channels[MarketDataKind.DEPTH], payload))
+        outputs.diffs[self._diffs_key] = payload
         self._published_sequence = sequence
         self._depth_due.changed = True
         self.bid_changes, self.ask_changes = {}, {}

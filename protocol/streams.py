@@ -20,6 +20,7 @@ A market's read models carry the tag of the market's shard.
 | `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
+| `depth_diffs:{k}:SYMBOL`  | list     | feeds            | the newest `DepthDiff`s, newest first                         |
 | `book_ticker:{k}:SYMBOL`  | string   | feeds            | best bid and ask                                              |
 | `ticker:{k}:SYMBOL`       | string   | feeds            | the 24 h ticker                                               |
 | `trades:{k}:SYMBOL`       | list     | feeds            | the newest trades, newest first                               |
@@ -152,6 +153,11 @@ def feeds_state(shard: int) -> str:
 def depth(shard: int, symbol: str) -> str:
     """`depth:{k}:SYMBOL`; `shard` is the market's."""
     return f"depth:{{{shard}}}:{symbol}"
+
+
+def depth_diffs(shard: int, symbol: str) -> str:
+    """`depth_diffs:{k}:SYMBOL`; `shard` is the market's."""
+    return f"depth_diffs:{{{shard}}}:{symbol}"
 
 
 def book_ticker(shard: int, symbol: str) -> str:

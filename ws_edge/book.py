@@ -1,10 +1,11 @@
 """A market's book as the edge hears it: diffs follow each other without a gap, or a snapshot fills it. Pure.
 
-The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs were missed, what
-changed meanwhile is the difference between them and a newer snapshot. So subscribers hear one diff that spans the gap, and never see it.
+The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs were missed that Redis keeps
+no more, what changed meanwhile is the difference between them and a newer snapshot. That difference is right for who has followed so
+far, but not for who began with a snapshot from within the gap: a level that changed and changed back is not in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from heapq import nlargest, nsmallest
 from typing import Final
 
@@ -44,6 +45,20 @@ class EdgeBook:
         if diff.last_sequence <= self.sequence:
             return None
         return self._move(diff.time, diff.last_sequence, diff.bids, diff.asks)
+
+    def follow(self, kept: Collection[DepthDiff]) -> list[DepthDiff] | None:
+        """Take the diffs that Redis keeps, oldest first, before those that wait, and return what subscribers hear then.
+
+        None: they do not reach back to what is known; only a snapshot helps.
+        """
+        known = self.sequence
+        if known is None or not kept:
+            return None
+        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > known]
+        if later and later[0].first_sequence > known + 1:
+            return None
+        self._waiting = []
+        return [each for each in map(self.apply, later) if each is not None]
 
     def fill(self, snapshot: DepthSnapshot | None) -> list[DepthDiff]:
         """Take a snapshot (None: the market has none, so nothing ever happened) and return what subscribers hear then.

@@ -12,6 +12,7 @@ import msgspec
 import redis.asyncio
 import redis.exceptions
 import structlog
+from websockets.frames import CloseCode
 
 from functions.errors import ApiError
 from protocol import streams
@@ -29,8 +30,6 @@ from ws_edge.market import MarketStreams, arrays
 
 _TICK_S: Final = 0.1
 _REPAIR_S: Final = 0.05
-_SNAPSHOT_S: Final = 0.2
-"""A depth snapshot is no older than that."""
 _TRADES_KEPT: Final = 1_000
 _ACCOUNT: Final = streams.account(0).encode()[:-1]
 
@@ -42,6 +41,7 @@ _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
     MarketDataKind.CANDLE: msgspec.msgpack.Decoder(Candle).decode,
 }
 _decode_candle: Final = msgspec.msgpack.Decoder(Candle).decode
+_decode_diff: Final = msgspec.msgpack.Decoder(DepthDiff).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(DepthSnapshot).decode
 _decode_trade: Final = msgspec.msgpack.Decoder(TradeExecuted).decode
 
@@ -184,16 +184,10 @@ class Hub:
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
         """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
-        reconnected = whole
         while whole or market.needs_depth or market.needs_trades:
             try:
                 await self._fill_once(market, whole=whole)
                 whole = False
-                if reconnected:
-                    # The last diffs before the connection stood may be missing in the snapshot, and no later one may tell.
-                    reconnected = False
-                    await asyncio.sleep(_SNAPSHOT_S)
-                    await self._fill_depth(market)
             except (OSError, redis.exceptions.RedisError, msgspec.MsgspecError) as error:
                 _log.warning("market data cannot be read", market=market.market.symbol, error=str(error))
             if whole or market.needs_depth or market.needs_trades:
@@ -227,8 +221,22 @@ class Hub:
 
     async def _fill_depth(self, market: MarketStreams) -> None:
         symbol = market.market.symbol
-        snapshot: Any = await self._client.get(streams.depth(self._markets.shard_of_market(symbol), symbol))
-        market.fill_depth(_decode_snapshot(snapshot) if snapshot else None)
+        shard = self._markets.shard_of_market(symbol)
+        kept: Any = await self._client.lrange(streams.depth_diffs(shard, symbol), 0, -1)
+        diffs = [_decode_diff(each) for each in reversed(kept)]
+        if market.follow_depth(diffs):
+            return
+        value: Any = await self._client.get(streams.depth(shard, symbol))
+        snapshot, known = _decode_snapshot(value) if value else None, market.book.sequence
+        if snapshot is not None and known is not None and snapshot.sequence > known:
+            _log.error("depth updates are missing", market=symbol, after=known)
+            for window in market.windows.values():
+                for stream in window.diff_streams:
+                    for connection in self._subscribers.get(stream, ()):
+                        connection.close_soon(CloseCode.SERVICE_RESTART, "depth updates were missed; connect again")
+        market.fill_depth(snapshot)
+        if known is None:
+            market.follow_depth(diffs)  # the snapshot is written at a bounded rate
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ Only what somebody listens to (`wanted`) is made. Trades are followed by their i
 was missed is noticed; `needs_trades` and `needs_depth` then ask for what Redis still has.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -110,6 +110,13 @@ class MarketStreams:
         heard = self.book.apply(diff)
         if heard is not None:
             self._collect(heard)
+
+    def follow_depth(self, kept: Collection[DepthDiff]) -> bool:
+        """Take the diffs that Redis keeps; return whether they reach back: see `EdgeBook.follow`."""
+        heard = self.book.follow(kept)
+        for each in heard or ():
+            self._collect(each)
+        return heard is not None
 
     def fill_depth(self, snapshot: DepthSnapshot | None) -> None:
         """Take a snapshot; see `EdgeBook.fill`."""

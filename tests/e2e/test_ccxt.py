@@ -1,6 +1,5 @@
 """ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange; every amount exactly."""
 
-from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from examples.trade_with_ccxt import connect, trade
 from tests.e2e.api import Api, eventually, new_account
+from tests.e2e.market_data import candles_of
 
 pytestmark = pytest.mark.every_shard_count
 
@@ -230,35 +230,6 @@ def test_candles_equal_what_the_trades_say(client: ccxt.binance, public: Api, ex
 def test_the_example_runs(client: ccxt.binance, capsys: pytest.CaptureFixture[str]) -> None:
     trade(client, SYMBOL)
     assert "my trade" in capsys.readouterr().out
-
-
-def candles_of(trades: Iterable[Any], interval_ms: int) -> list[list[Any]]:
-    """Return klines (those with trades) as the exchange writes them, made from its trades."""
-    by_time: dict[int, list[Any]] = {}
-    for each in trades:
-        by_time.setdefault(each["time"] // interval_ms * interval_ms, []).append(each)
-    return [_candle(start, start + interval_ms - 1, each) for start, each in sorted(by_time.items())]
-
-
-def _candle(open_time: int, close_time: int, trades: list[Any]) -> list[Any]:
-    prices = [Decimal(each["price"]) for each in trades]
-    buys = [each for each in trades if not each["isBuyerMaker"]]
-
-    def total(rows: list[Any], name: str) -> str:
-        return f"{sum(Decimal(each[name]) for each in rows):.8f}"
-
-    texts = [f"{price:.8f}" for price in (prices[0], max(prices), min(prices), prices[-1])]
-    volume, quote_volume = total(trades, "qty"), total(trades, "quoteQty")
-    return [
-        open_time,
-        *texts,
-        volume,
-        close_time,
-        quote_volume,
-        len(trades),
-        total(buys, "qty"),
-        total(buys, "quoteQty"),
-    ]
 
 
 def up_to(trades: list[Any], kline: list[Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Unmodified stream clients, and the listenKeys of older ones: only addresses are changed."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +14,8 @@ from websockets.asyncio.client import connect as connect_socket
 
 from examples.watch_with_ccxt_pro import connect
 from examples.watch_with_websockets import watch
-from tests.e2e.api import Api, eventually, new_account
+from tests.e2e.api import POLL_S, Api, eventually, new_account
+from tests.e2e.market_data import candles_of, ticker_of
 from tests.e2e.running import RunningExchange
 
 SYMBOL = "BTC/USDT"
@@ -104,10 +106,13 @@ async def test_ccxt_pro_watches_its_own_account(client: ccxt.pro.binance) -> Non
         resting = await client.create_order(
             SYMBOL, "limit", "buy", 0.001, round(bought["average"] * 0.8, 2), {"clientOrderId": "resting-1"}
         )
-        await client.cancel_order(resting["id"], SYMBOL)
+        await client.cancel_order(resting["id"], SYMBOL, {"newClientOrderId": "stop-1"})
+        # It may have been heard before anybody could wait for it.
         while (order["id"], order["status"]) != (resting["id"], "canceled"):
-            order = (await client.watch_orders(SYMBOL))[-1]
+            await asyncio.sleep(POLL_S)
+            order = client.orders[-1]
         assert order["clientOrderId"] == "resting-1"
+        assert (order["info"]["c"], order["info"]["C"]) == ("stop-1", "resting-1")
 
 
 async def test_ccxt_pro_trades_by_websocket(client: ccxt.pro.binance) -> None:
@@ -166,6 +171,55 @@ async def test_a_listen_key_opens_the_account_s_stream_until_it_is_closed(accoun
     assert Api(account.url).http.post("/api/v3/userDataStream").json()["code"] == -2014
     assert call("DELETE", listenKey=key).json() == {}
     assert call("PUT", listenKey=key).json() == {"code": -1125, "msg": "This listenKey does not exist."}
+
+
+async def test_candles_and_tickers_are_those_of_the_trades_in_the_database(account: Api, ws_url: str) -> None:
+    heard: dict[str, list[Any]] = {kind: [] for kind in ("kline_1s", "kline_1m", "ticker", "miniTicker")}
+    closed: list[Any] = []
+    names = "/".join(f"btcusdt@{kind}" for kind in heard)
+
+    async def trade() -> None:
+        for side in itertools.cycle(("BUY", "BUY", "SELL")):
+            await asyncio.to_thread(account.order, "BTCUSDT", side, "MARKET", quantity="0.0003")
+
+    async with asyncio.timeout(TIMEOUT_S), connect_socket(f"{ws_url}/stream?streams={names}") as socket:
+        trading = asyncio.create_task(trade())
+        while len(closed) < 5 or min(len(each) for each in heard.values()) < 4:
+            message = json.loads(await socket.recv())
+            stream, event = message["stream"].partition("@")[2], message["data"]
+            heard[stream].append(event.get("k", event))
+            if stream == "kline_1s" and event["k"]["x"]:
+                closed.append(event["k"])
+        trading.cancel()
+        await asyncio.gather(trading, return_exceptions=True)
+    tickers = {each["C"]: each for each in heard["ticker"]}
+    last = max(each["L"] for kind in ("kline_1s", "kline_1m", "ticker") for each in heard[kind])
+
+    def stored() -> list[Any]:
+        trades = account.historical_trades("BTCUSDT")
+        return trades if trades[-1]["id"] >= last else []
+
+    trades = await asyncio.to_thread(eventually, "the trades in the database", stored)
+    assert [each["id"] for each in trades] == list(range(1, len(trades) + 1))
+
+    by_second = {each[0]: each for each in candles_of(trades, 1_000)}
+    assert [row(each) for each in closed] == [by_second[each["t"]] for each in closed]
+    assert [each["f"] for each in closed[1:]] == [each["L"] + 1 for each in closed[:-1]]
+    minute = heard["kline_1m"][-1]
+    assert row(minute) == candles_of(trades[: minute["L"]], 60_000)[-1]
+    for ticker in tickers.values():
+        inside = [each for each in trades[: ticker["L"]] if each["time"] >= ticker["O"]]
+        expected = ticker_of(inside)
+        assert {name: ticker[name] for name in expected} == expected
+        assert all(each["time"] >= ticker["C"] for each in trades[ticker["L"] :])
+    for mini in heard["miniTicker"]:
+        ticker = tickers[mini["E"]]
+        assert {name: mini[name] for name in "ohlcvq"} == {name: ticker[name] for name in "ohlcvq"}
+
+
+def row(candle: Any) -> list[Any]:
+    """Return a stream's candle as a kline of REST."""
+    return [candle[name] for name in ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q")]
 
 
 async def test_the_plain_example_keeps_a_book(account: Api, ws_url: str, capsys: pytest.CaptureFixture[str]) -> None:

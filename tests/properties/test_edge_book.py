@@ -122,3 +122,44 @@ def test_a_snapshot_from_any_moment_joins(script: list[tuple[Any, Any, int]], da
     assert edge.needs_snapshot == (taken < first_heard)
     edge.fill(snapshots[-1])
     assert edge.top(20) == (truth.snapshot().bids, truth.snapshot().asks)
+
+
+@given(steps, st.data())
+def test_who_begins_within_a_gap_has_the_truth_too(
+    script: list[tuple[Any, Any, int, str]], data: st.DataObject
+) -> None:
+    truth, edge, pending = Truth(), EdgeBook(BTC), Pending()
+    edge.fill(None)
+    snapshots, kept = [truth.snapshot()], list[DepthDiff]()
+    for bids, asks, count, fate in script:
+        kept.append(truth.change(bids, asks, count))
+        snapshots.append(truth.snapshot())
+        heard = [edge.apply(kept[-1])] if fate != "missed" else []
+        if fate == "snapshot":
+            heard += edge.follow(kept) or ()
+        for diff in filter(None, heard):
+            pending.add(Update.of_depth("btcusdt@depth", MARKET, diff), RAW)
+    for diff in edge.follow(kept) or ():
+        pending.add(Update.of_depth("btcusdt@depth", MARKET, diff), RAW)
+    assert not edge.needs_snapshot
+    client = Client(data.draw(st.sampled_from(snapshots)))
+    for frame in pending.take(RAW):
+        client.take(frame)
+    assert client.same_as(truth.snapshot())
+
+
+def test_a_difference_of_snapshots_misleads_who_begins_between_them() -> None:
+    """So it is only for those who have followed so far; the others are sent away."""
+    truth, edge = Truth(), EdgeBook(BTC)
+    edge.fill(None)
+    first = truth.change({PriceTicks(5): QuantityLots(1)}, {}, 1)
+    assert edge.apply(first)
+    truth.change({PriceTicks(5): QuantityLots(2)}, {}, 1)
+    follower, late = Client(DepthSnapshot(TimeMs(0), BTC, Sequence(1), first.bids, ())), Client(truth.snapshot())
+    newest = truth.change({PriceTicks(5): QuantityLots(1)}, {}, 1)
+    assert edge.follow([newest]) is None
+    (spanning,) = edge.fill(truth.snapshot())
+    for client in (follower, late):
+        client.take(Update.of_depth("btcusdt@depth", MARKET, spanning).frame(RAW))
+    assert follower.same_as(truth.snapshot())
+    assert not late.same_as(truth.snapshot())

@@ -12,9 +12,11 @@ import pytest
 import redis
 import redis.asyncio
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from protocol import streams
-from protocol.market_data import INTERVALS, Candle
+from protocol.events import DepthChanged, TradeExecuted
+from protocol.market_data import INTERVALS, Candle, DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, stream_id_of
 from protocol.units import TimeMs
@@ -73,15 +75,28 @@ class Trading:
         """Trade at `time`, wait until all of it is written, and return the trade's id."""
         self._now = time
         trade = self._log.trade(time, PRICE + time % 7, 1 + time % 5, Side.BUY if time % 2 else Side.SELL)
-        with self._redis.pipeline() as pipeline:
-            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(trade)}, id=stream_id_of(time))
-            pipeline.set(streams.position(0), f"1|{stream_id_of(time)}")
-            pipeline.execute()
+        self._write(trade)
         while True:
             value: Any = self._redis.hget(streams.candles(0, BTC), "1M")
             if value and msgspec.msgpack.decode(value, type=Candle).last_trade_id == trade.trade_id:
                 return trade.trade_id
             await asyncio.sleep(0.01)
+
+    async def quote(self, time: int, quantity: int) -> None:
+        """Let so much rest at one price at `time`, and wait until it is in the depth that is asked for."""
+        change = self._log.depth(time, (Side.BUY, PRICE, quantity))
+        self._write(change)
+        while True:
+            value: Any = self._redis.get(streams.depth(0, BTC))
+            if value and msgspec.msgpack.decode(value, type=DepthSnapshot).sequence == change.sequence:
+                return
+            await asyncio.sleep(0.01)
+
+    def _write(self, event: TradeExecuted | DepthChanged) -> None:
+        with self._redis.pipeline() as pipeline:
+            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(event)}, id=stream_id_of(event.time))
+            pipeline.set(streams.position(0), f"1|{stream_id_of(event.time)}")
+            pipeline.execute()
 
     def closed(self, interval: str) -> list[dict[str, Any]]:
         """Every candle that is over, as a stream shows it."""
@@ -117,6 +132,44 @@ async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept
     expected = {interval: trading.closed(interval) for interval in INTERVALS}
     assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [7, 3, 1, 1, 1, 0]
     assert (finals == expected) == kept
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["diffs are kept", "they are gone"])
+async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: bool) -> None:
+    trading = Trading(edge.redis)
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{edge.url}/ws/btcusdt@depth@100ms") as client,
+        connect(f"{edge.url}/ws/btcusdt@depth5@100ms") as partial,
+    ):
+        sequence = 0
+        hears = asyncio.create_task(client.recv())
+        while not hears.done():  # what happens before the edge listens is in its first snapshot
+            sequence += 1
+            await trading.quote(START_MS + sequence, 1 + sequence % 2)
+            await asyncio.wait([hears], timeout=0.2)
+        update = json.loads(await hears)
+        while update["u"] < sequence:
+            update = json.loads(await client.recv())
+        before = 1 + sequence % 2
+        edge.cut_off()
+        for number, quantity in enumerate((3, 4, before), start=sequence + 1):
+            await trading.quote(START_MS + number, quantity)
+        if not kept:
+            edge.redis.delete(streams.depth_diffs(0, BTC))
+        edge.let_in()
+        while json.loads(await partial.recv())["lastUpdateId"] < sequence + 3:
+            pass
+        if kept:
+            update = json.loads(await client.recv())
+            # The level is as it was, and yet must be in it: someone may have begun with what it was meanwhile.
+            assert (update["U"], update["u"]) == (sequence + 1, sequence + 3)
+            assert [quantity for _, quantity in update["b"]] == [f"{before / 100_000:.8f}"]
+        else:
+            with pytest.raises(ConnectionClosed) as closing:
+                await client.recv()
+            assert closing.value.rcvd is not None
+            assert closing.value.rcvd.code == 1012
 
 
 async def test_what_is_said_while_a_link_subscribes_comes_after_it_is_ready(redis_url: str) -> None:

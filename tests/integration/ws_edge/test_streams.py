@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from protocol import streams
 from protocol.codec import encode_frame
-from protocol.events import DepthChanged, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
+from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
 from tests.market_log import BTC, START_MS, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog
 from ws_edge.payloads import levels
@@ -26,8 +27,11 @@ from ws_edge.payloads import levels
 MARKETS = market_map()
 MARKET = MARKETS.by_symbol[BTC]
 COMMANDS = 3_000
-COMMANDS_PER_S = 600
+COMPARISONS, COMPARISONS_WITH_REST, DISCONNECTS, CUTS = 1_000, 20, 100, 20
 TIMEOUT_S = 40
+STEADY, QUIET_S = 1_000_000, 2.0
+BOOK_TIMEOUT_S = 240
+"""It ends when enough was compared, however fast the machine is."""
 LISTEN_KEY = "k" * 64
 
 Book = tuple[dict[str, str], dict[str, str]]
@@ -38,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("feeds")
 @pytest.fixture(scope="module")
 def log() -> ShardLog:
     log = ShardLog(7, MARKETS, START_MS)
-    log.trade(COMMANDS, batch=3, gap_ms=5)
+    log.trade(COMMANDS, batch=BATCH, gap_ms=5)
     return log
 
 
@@ -79,16 +83,24 @@ async def cut_off(redis_url: str, times: int, pause_s: float) -> int:
     return killed
 
 
-def truths(log: ShardLog) -> dict[int, list[tuple[Side, str, str]]]:
-    """What each change of BTCUSDT's sequence does to the book."""
-    found: dict[int, list[tuple[Side, str, str]]] = {}
-    for event in log.events():
-        if isinstance(event, TradeExecuted | DepthChanged) and event.market == BTC:
-            changes = event.changes if isinstance(event, DepthChanged) else ()
-            found[event.sequence] = [
-                (each.side, MARKET.format_price(each.price), MARKET.format_quantity(each.quantity)) for each in changes
-            ]
-    return found
+class Truth:
+    """BTCUSDT's book after every change of its sequence."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, Book] = {0: ({}, {})}
+        self.last = 0
+
+    def follow(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, TradeExecuted | DepthChanged) and event.market == BTC:
+                bids, asks = self.at[self.last]
+                self.last = event.sequence
+                if isinstance(event, DepthChanged):
+                    bids, asks = dict(bids), dict(asks)
+                    for each in event.changes:
+                        price, quantity = MARKET.format_price(each.price), MARKET.format_quantity(each.quantity)
+                        change((bids, asks), each.side, price, quantity)
+                self.at[self.last] = (bids, asks)
 
 
 def change(book: Book, side: Side, price: str, quantity: str) -> None:
@@ -108,46 +120,92 @@ async def snapshot(redis_url: str) -> tuple[int, Book]:
     return found.sequence, (dict(levels(MARKET, found.bids)), dict(levels(MARKET, found.asks)))
 
 
-async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge: str, log: ShardLog) -> None:
-    changes = truths(log)
-    last = max(changes)
-    truth: Book = ({}, {})
-    reached = compared = connections = 0
-    dice = random.Random(5)
-    async with asyncio.timeout(TIMEOUT_S), load(redis_url, log):
-        killer = asyncio.create_task(cut_off(redis_url, 8, 0.4))
-        sequence = 0
-        while sequence < last:
-            connections += 1
-            async with connect(f"{edge}/ws/btcusdt@depth@100ms") as client:
-                sequence, book, reads = -1, None, dice.randint(2, 8)
-                async for message in client:
-                    update = json.loads(message)
-                    if book is None:
-                        while sequence < update["U"] - 1:
-                            sequence, book = await snapshot(redis_url)
-                        assert book is not None
-                    elif update["u"] > sequence:
-                        assert update["U"] <= sequence + 1
-                    if update["u"] > sequence:
-                        for side, name in ((Side.BUY, "b"), (Side.SELL, "a")):
-                            for price, quantity in update[name]:
-                                change(book, side, price, quantity)
-                        sequence = update["u"]
-                    for number in range(reached + 1, sequence + 1):
-                        for each in changes[number]:
-                            change(truth, *each)
-                    reached = max(reached, sequence)
-                    if reached == sequence:
-                        assert book == truth
-                        compared += 1
-                    reads -= 1
-                    if sequence == last or not reads:
-                        break
-        assert await killer == 8
-    assert compared > 20
-    assert connections > 5
-    assert reached == last
+class Watcher:
+    """Keeps a local book through connections that break all the time, and compares it with the truth after every update."""
+
+    def __init__(
+        self, truth: Truth, redis_url: str, edge: str, seed: int, *, forgetful: bool = False, steady: bool = False
+    ) -> None:
+        self.compared = self.compared_with_rest = self.different = self.disconnects = 0
+        self.sequence = 0
+        self._truth = truth
+        self._redis_url = redis_url
+        self._edge = edge
+        self._dice = random.Random(seed)
+        self._forgetful = forgetful
+        self._steady = steady
+
+    async def watch(self, ended: asyncio.Event) -> None:
+        """Connect again and again until the last change after `ended` is in the book."""
+        while not (ended.is_set() and self.sequence == self._truth.last):
+            async with connect(f"{self._edge}/ws/btcusdt@depth@100ms") as client:
+                await self._keep_book(client, ended)
+                if self._dice.random() < 0.5:
+                    client.transport.abort()
+            self.disconnects += 1
+
+    async def _keep_book(self, client: ClientConnection, ended: asyncio.Event) -> None:
+        self.sequence, book = await snapshot(self._redis_url)
+        self._compare(book)
+        reads = STEADY if self._steady else self._dice.randint(3, 12)
+        for number in range(reads):
+            if ended.is_set() and self.sequence == self._truth.last:
+                return
+            try:
+                async with asyncio.timeout(None if self._steady else QUIET_S):
+                    update = json.loads(await client.recv())
+            except TimeoutError:
+                return  # what came last was said before this connection stood
+            while number == 0 and self.sequence < update["U"] - 1:
+                self.sequence, book = await snapshot(self._redis_url)
+            if update["u"] <= self.sequence:
+                continue
+            assert update["U"] <= self.sequence + 1
+            if not (self._forgetful and number == 1):
+                for side, name in ((Side.BUY, "b"), (Side.SELL, "a")):
+                    for price, quantity in update[name]:
+                        change(book, side, price, quantity)
+            self.sequence = update["u"]
+            self._compare(book)
+            if number == reads - 1 or (self._steady and number % 10 == 9):
+                sequence, rest = await snapshot(self._redis_url)
+                if sequence == self.sequence:
+                    self.compared_with_rest += 1
+                    self.different += book != rest
+
+    def _compare(self, book: Book) -> None:
+        self.compared += 1
+        self.different += book != self._truth.at[self.sequence]
+
+
+async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge: str) -> None:
+    """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own connection."""
+    truth, ended = Truth(), asyncio.Event()
+    watchers = [Watcher(truth, redis_url, edge, seed, steady=seed < 2) for seed in range(12)]
+    control = Watcher(truth, redis_url, edge, 99, forgetful=True)
+    killer = asyncio.create_task(cut_off(redis_url, CUTS, 0.5))
+
+    def enough() -> bool:
+        return (
+            killer.done()
+            and sum(each.compared for each in watchers) >= COMPARISONS
+            and sum(each.compared_with_rest for each in watchers) >= COMPARISONS_WITH_REST
+            and sum(each.disconnects for each in watchers) >= DISCONNECTS
+            and control.different > 0
+        )
+
+    async def trade() -> None:
+        await Load(redis_url, ShardLog(8, MARKETS, START_MS), truth.follow).until(enough)
+        ended.set()
+
+    async with asyncio.timeout(BOOK_TIMEOUT_S), asyncio.TaskGroup() as tasks:
+        tasks.create_task(trade())
+        for each in (*watchers, control):
+            tasks.create_task(each.watch(ended))
+    assert await killer == CUTS
+    assert [each.different for each in watchers] == [0] * len(watchers)
+    assert {each.sequence for each in watchers} == {truth.last}
+    assert control.different > 0, "an update that was left out must be noticed"
 
 
 async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, edge: str, log: ShardLog) -> None:
