@@ -25,9 +25,9 @@ _slow_closed = prometheus_client.Counter(
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
-STUCK_S_MAX: Final = 4.0
+STUCK_S_MAX: Final = 3.0
 """How long a client may let a full buffer wait."""
-CLOSE_GRACE_S: Final = 3.0
+CLOSE_GRACE_S: Final = 2.0
 """How long a client has to take what is under way, once it is being closed for slowness."""
 
 
