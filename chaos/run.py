@@ -264,6 +264,7 @@ class _Run:
         last: object = None
         while quiet < 3:
             await asyncio.sleep(SETTLE_EVERY_S)
+            watchers.check()
             if time.monotonic() > began + self._scenario.settle_s:
                 ending.settled = False
                 break
