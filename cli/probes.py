@@ -14,6 +14,7 @@ from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime import redis_clients
 from runtime.metrics import read_health
 from runtime.settings import Settings, SettingsError
 
@@ -93,7 +94,7 @@ def say_health(settings: Settings, specs: Iterable[ProcessSpec]) -> bool:
 def connect(settings: Settings) -> redis.Redis:
     """Return a connection to the exchange's Redis, which gives up after `TIMEOUT_S`."""
     url = settings.resolved_redis_url()
-    return redis.Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, protocol=2)
+    return redis_clients.client(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S)
 
 
 def audit(client: redis.Redis, shards: list[int], timeout_s: float = TIMEOUT_S) -> dict[int, AuditReply]:

@@ -12,7 +12,7 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from cli import embedded, probes
+from cli import embedded, embedded_redis, probes
 from cli.console import plain_table
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
@@ -146,12 +146,12 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
 
     if not settings.redis_url:
         say("starting Redis")
-        supervisor.start(ProcessSpec("redis", embedded.redis_command(settings)))
+        start(ProcessSpec(name, command) for name, command in embedded_redis.redis_commands(settings).items())
     if not settings.database_url:
         say("starting PostgreSQL")
         supervisor.start(ProcessSpec("postgres", embedded.postgres_command(settings)))
     start(gateways(settings))
-    wait_for("Redis", lambda: embedded.redis_ready(settings))
+    wait_for("Redis", lambda: embedded_redis.redis_ready(settings))
     start(engines(settings))
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")

@@ -6,23 +6,25 @@ in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, 
 import gc
 import os
 import sys
+import threading
 import time
+from functools import partial
 
 import msgspec
 import prometheus_client
-import redis
 import structlog
 
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
+from runtime import redis_clients
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, serve_metrics
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
-from runtime.stream_log import Fenced
+from runtime.stream_log import Fenced, Rewound
 
 BLOCK_MS = 200
 """How long a step waits for input; the granularity of everything else that this process does."""
@@ -56,7 +58,20 @@ def main() -> None:
 def run(settings: Settings) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
-    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    while not stopping.is_set():
+        try:
+            _lead(settings, stopping)
+        except Rewound as error:
+            _log.warning("starting anew from what Redis has", reason=str(error))
+        except Unreachable as error:
+            _log.warning("redis is away", error=str(error))
+            stopping.wait(RETRY_AFTER_S)
+
+
+def _lead(settings: Settings, stopping: threading.Event) -> None:
+    """Start the shard from what Redis has, and run it until `stopping`."""
+    url = settings.resolved_redis_url()
+    log = RedisStreamLog.connect(url, settings.shard, settings.redis_replicas_min)
     worker = Worker(
         log,
         settings.shard,
@@ -69,9 +84,8 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    snapshotter = Snapshotter(
-        worker, log, settings.resolved_redis_url(), settings.shard, float(settings.snapshot_interval_s)
-    )
+    connect = partial(RedisStreamLog.connect, url, settings.shard, settings.redis_replicas_min)
+    snapshotter = Snapshotter(worker, log, connect, settings.shard, float(settings.snapshot_interval_s))
     heartbeat = _Heartbeat(settings)
     while not stopping.is_set():
         try:
@@ -82,6 +96,9 @@ def run(settings: Settings) -> None:
             _log.warning("redis is away", error=str(error))
             stopping.wait(RETRY_AFTER_S)
             continue
+        except Rewound:
+            snapshotter.abandon()
+            raise
         if processed:
             _batch_entries.observe(processed)
             _commands_applied.set(worker.shard.command_count)
@@ -95,8 +112,8 @@ class _Heartbeat:
     """Says that the shard is alive from within its loop: a thread would not stop with it, and is in the way of a fork."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis = redis.Redis.from_url(settings.resolved_redis_url())
         self._key = streams.health(f"engine-{settings.shard}")
+        self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._key)
         self._due_s = 0.0
 
     def run(self) -> None:

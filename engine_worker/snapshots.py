@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import time
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
@@ -19,10 +21,13 @@ _log = structlog.get_logger()
 class Snapshotter:
     """Saves a worker's state every so often, and trims the logs that no start will need any more."""
 
-    def __init__(self, worker: Worker, log: RedisStreamLog, redis_url: str, index: int, interval_s: float) -> None:
+    def __init__(
+        self, worker: Worker, log: RedisStreamLog, connect: Callable[[], RedisStreamLog], index: int, interval_s: float
+    ) -> None:
+        """Use `log` from this process; a child calls `connect` for one of its own."""
         self._worker = worker
         self._streams = log
-        self._redis_url = redis_url
+        self._connect = connect
         self._index = index
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
@@ -59,10 +64,17 @@ class Snapshotter:
         """Wait for a running child, and save once more in this process: the next start has nothing to replay."""
         if self._child is not None:
             os.waitpid(self._child, 0)
-        if self._worker.position.stream_id != self._taken:
+        if self._worker.position.stream_id != self._taken and self._streams.reaches(self._index, self._worker.position):
             self._streams.save_snapshot(
                 self._index, encode_snapshot(self._worker.shard, self._worker.position.stream_id)
             )
+
+    def abandon(self) -> None:
+        """End a running child: what it saves belongs to a state that is no more."""
+        if self._child is not None:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = None
 
     def _fork(self) -> int:
         pid = os.fork()
@@ -72,9 +84,13 @@ class Snapshotter:
         status = 1
         try:
             gc.disable()
-            snapshot = encode_snapshot(self._worker.shard, self._worker.position.stream_id)
-            RedisStreamLog.connect(self._redis_url).save_snapshot(self._index, snapshot)
-            status = 0
+            position = self._worker.position
+            snapshot = encode_snapshot(self._worker.shard, position.stream_id)
+            log = self._connect()
+            # After a failover the log may not lead here any more.
+            if log.reaches(self._index, position):
+                log.save_snapshot(self._index, snapshot)
+                status = 0
         finally:
             os._exit(status)
 

@@ -11,8 +11,12 @@ import dramatiq
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Retries
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
+from protocol.streams import JOBS_NAMESPACE
+from runtime.redis_clients import client_for
 
 QUEUE = "ingest"
 HEARTBEAT_TIMEOUT_MS = 2_000
@@ -29,7 +33,9 @@ _log = structlog.get_logger()
 def make_broker(redis_url: str) -> RedisBroker:
     """Return the broker that nudges go through."""
     return RedisBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
-        url=redis_url,
+        # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
+        client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
+        namespace=JOBS_NAMESPACE,
         middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX)],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_CHANCE,

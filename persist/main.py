@@ -63,7 +63,7 @@ def nudge(settings: Settings) -> None:
     stopping = stop_flag()
     broker = make_broker(settings.resolved_redis_url())
     ingest = declare_ingest(broker, _not_here)
-    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    log = RedisStreamLog.connect(settings.resolved_redis_url(), 0, settings.redis_replicas_min)
     nudger = Nudger(
         log,
         range(settings.shard_count),
@@ -100,7 +100,11 @@ def work(settings: Settings) -> None:
     )
     ingests = {
         shard: ShardIngest(
-            shard, RedisStreamLog.connect(redis_url), database_url, markets, settings.ingest_batch_entries
+            shard,
+            RedisStreamLog.connect(redis_url, shard, settings.redis_replicas_min),
+            database_url,
+            markets,
+            settings.ingest_batch_entries,
         )
         for shard in range(settings.shard_count)
     }

@@ -1,6 +1,7 @@
 """Snapshots beside the matching, and what may be trimmed after them."""
 
 import time
+from functools import partial
 
 import pytest
 import structlog
@@ -53,7 +54,7 @@ def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) ->
 
 
 def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
-    snapshotter = Snapshotter(worker, log, redis_url, 0, interval_s=0.0)
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     ids = [deposit(log, worker, number) for number in range(3)]
     for reader in EventReader:
         log.mark_passed(0, reader, ids[1])
@@ -75,7 +76,7 @@ def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, w
 
 
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
-    nowhere = Snapshotter(worker, log, "redis://127.0.0.1:1/0", 0, interval_s=0.0)
+    nowhere = Snapshotter(worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0)
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
         deadline = time.monotonic() + DEADLINE_S
