@@ -71,7 +71,7 @@ def run(settings: Settings) -> None:
 def _lead(settings: Settings, stopping: threading.Event) -> None:
     """Start the shard from what Redis has, and run it until `stopping`."""
     url = settings.resolved_redis_url()
-    log = RedisStreamLog.connect(url, settings.shard, settings.redis_replicas_min)
+    log = RedisStreamLog.connect(url, shard=settings.shard, replicas_min=settings.redis_replicas_min)
     worker = Worker(
         log,
         settings.shard,
@@ -84,7 +84,7 @@ def _lead(settings: Settings, stopping: threading.Event) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    connect = partial(RedisStreamLog.connect, url, settings.shard, settings.redis_replicas_min)
+    connect = partial(RedisStreamLog.connect, url, shard=settings.shard, replicas_min=settings.redis_replicas_min)
     snapshotter = Snapshotter(worker, log, connect, settings.shard, float(settings.snapshot_interval_s))
     heartbeat = _Heartbeat(settings)
     while not stopping.is_set():

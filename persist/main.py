@@ -63,7 +63,7 @@ def nudge(settings: Settings) -> None:
     stopping = stop_flag()
     broker = make_broker(settings.resolved_redis_url())
     ingest = declare_ingest(broker, _not_here)
-    log = RedisStreamLog.connect(settings.resolved_redis_url(), 0, settings.redis_replicas_min)
+    log = RedisStreamLog.connect(settings.resolved_redis_url(), replicas_min=settings.redis_replicas_min)
     nudger = Nudger(
         log,
         range(settings.shard_count),
@@ -82,6 +82,7 @@ def nudge(settings: Settings) -> None:
                 nudger.wait(BLOCK_MS)
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
+            nudger.forget()
             stopping.wait(RETRY_AFTER_S)
     heartbeat.stop()
     broker.close()
@@ -101,7 +102,7 @@ def work(settings: Settings) -> None:
     ingests = {
         shard: ShardIngest(
             shard,
-            RedisStreamLog.connect(redis_url, shard, settings.redis_replicas_min),
+            RedisStreamLog.connect(redis_url, shard=shard, replicas_min=settings.redis_replicas_min),
             database_url,
             markets,
             settings.ingest_batch_entries,

@@ -11,7 +11,7 @@ each time it connects. So after a failover it is enough that a connection breaks
 """
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -19,6 +19,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.cluster
 import redis.asyncio.connection
+import redis.asyncio.retry
 import redis.asyncio.sentinel
 import redis.cluster
 import redis.sentinel
@@ -115,9 +116,7 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
     if not address.nodes:
         plain = dict(address.options)
         connection_class = _CONNECTIONS[plain.pop("connection_class", redis.asyncio.Connection)]
-        return redis.Redis(
-            connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options)
-        )
+        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options))
     options = _TIMEOUTS | options
     pool = redis.ConnectionPool(
         connection_class=_FoundConnection, find=_finder(address, key), **address.options, **options
@@ -175,6 +174,8 @@ class Tether:
         self.client_id = 0
         """What the server calls it; `CLIENT LIST ID` tells whether it still stands."""
         self.is_held = False
+        self.greet: Callable[[Any], None] | None = None
+        """Called with every new connection, when `client_id` is known and before anything else goes out on it."""
 
     def hold(self) -> None:
         """When the connection is lost from now on, the next command fails instead of going out on another one."""
@@ -185,7 +186,7 @@ class Tether:
         self.is_held = False
 
     def __call__(self, connection: Any) -> None:
-        """Greet the server on a new connection; for the library's `redis_connect_func`."""
+        """Introduce a new connection to its server; for the library's `redis_connect_func`."""
         if self.is_held:
             self.is_held = False
             raise redis.ConnectionError("the connection to Redis was lost")
@@ -193,6 +194,8 @@ class Tether:
         connection.send_command("CLIENT", "ID")
         self.client_id = int(connection.read_response())
         self.connections += 1
+        if self.greet is not None:
+            self.greet(connection)
 
 
 class ShardServers:
@@ -248,7 +251,27 @@ def _sentinel_finder(address: RedisAddress) -> _Find:
     sentinel = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
         address.nodes, sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
     )
-    return lambda: cast("tuple[str, int]", sentinel.discover_master(address.service))  # type: ignore[no-untyped-call]
+
+    def find() -> tuple[str, int]:
+        states: list[Mapping[str, Any] | None] = []
+        for each in sentinel.sentinels:
+            try:
+                masters: Any = each.sentinel_masters()
+                states.append(masters.get(address.service))
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+        return _newest_master(address, states)
+
+    return find
+
+
+def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | None]) -> tuple[str, int]:
+    """Return the master by the sentinel that has heard of the last failover; one that has not may name an old one."""
+    known = [state for state in states if state]
+    newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
+    if newest is None or newest["is_sdown"] or newest["is_odown"]:
+        raise redis.sentinel.MasterNotFoundError(f"no master of {address.service} now, say {len(known)} sentinels")
+    return str(newest["ip"]), int(newest["port"])
 
 
 class _ClusterNode:
@@ -279,9 +302,25 @@ def asyncio_finder(address: RedisAddress, key: str) -> Callable[[], Awaitable[tu
     if address.is_cluster:
         return _AsyncClusterNode(address, key)
     sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-        address.nodes, sentinel_kwargs={**_lookup_options(), **address.sentinel_options}
+        address.nodes,
+        sentinel_kwargs={
+            **_lookup_options(),
+            "retry": redis.asyncio.retry.Retry(NoBackoff(), 0),
+            **address.sentinel_options,
+        },
     )
-    return lambda: sentinel.discover_master(address.service)
+
+    async def find() -> tuple[str, int]:
+        states: list[Mapping[str, Any] | None] = []
+        for each in sentinel.sentinels:
+            try:
+                masters: Any = await each.sentinel_masters()
+                states.append(masters.get(address.service))
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+        return _newest_master(address, states)
+
+    return find
 
 
 class _AsyncClusterNode:

@@ -84,10 +84,13 @@ class RedisStreamLog:
         self._confirm = client.register_script(_CONFIRM)
 
     @classmethod
-    def connect(cls, url: str, shard: int = 0, replicas_min: int = 0) -> "RedisStreamLog":
+    def connect(cls, url: str, *, shard: int = 0, replicas_min: int = 0) -> "RedisStreamLog":
         """Return a log on the Redis at `url`, for a process that mostly works on `shard`."""
         servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True)
         return cls(servers.of(shard), servers, replicas_min)
+
+    def _execute(self, *arguments: Any) -> Any:
+        return _run(self._redis, *arguments)
 
     def _at(self, shard: int) -> redis.Redis:
         return self._servers.of(shard) if self._servers is not None else self._redis
@@ -123,7 +126,7 @@ class RedisStreamLog:
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
         arguments = (part for pair in fields.items() for part in pair)
-        return _text(_execute(self._of(stream), "XADD", stream, "*", *arguments))
+        return _text(_run(self._of(stream), "XADD", stream, "*", *arguments))
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
@@ -138,9 +141,7 @@ class RedisStreamLog:
     def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
         client = self._of(next(iter(after)))
-        entries = _entries(
-            _execute(client, "XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values())
-        )
+        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
         if self._replicas_min and entries and self._servers is not None:
             shard = streams.shard_of(entries[-1].stream)
             self._hold(shard)
@@ -300,7 +301,7 @@ class RedisStreamLog:
         if last is None or last.stream_id != commit.stream_id:
             self.position(shard)
         else:
-            found = _execute(self._at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)
+            found = _run(self._at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)
             if [_fields(fields) for _, fields in found] != [last.fields]:
                 raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
         self._hold(shard)
@@ -318,7 +319,7 @@ class RedisStreamLog:
             Outgoing(
                 _text(stream_id), {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()}
             )
-            for stream_id, fields in _execute(self._at(shard), "XRANGE", streams.outbox(shard), "-", "+")
+            for stream_id, fields in _run(self._at(shard), "XRANGE", streams.outbox(shard), "-", "+")
         ]
 
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
@@ -381,7 +382,7 @@ def keep_unparsed(client: redis.Redis) -> None:
         client.set_response_callback(command, _identity)
 
 
-def _execute(client: redis.Redis, *arguments: Any) -> Any:
+def _run(client: redis.Redis, *arguments: Any) -> Any:
     return client.execute_command(*arguments)  # type: ignore[no-untyped-call]  # the library lacks the annotation
 
 

@@ -57,7 +57,9 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
         stack.push_async_callback(replies.close)
         backlog = Backlog(client, settings.shard_count)
         stack.push_async_callback(backlog.close)
-        replies_link = RedisLink(url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload))
+        replies_link = RedisLink(
+            url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
+        )
         replies_link.subscribe(streams.replies(reply_to))
         commands_links = RedisLinks(url, settings.shard_count)
         queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings)
