@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the embedded Redis is: one server; a master with a replica and three sentinels, on five ports from EXCHANGE_REDIS_PORT on;
     or a cluster of three masters, on three."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
-    """Replicas that must have a batch before anybody hears of it: all that may become the master. 0: a failover may lose acknowledged orders."""
+    """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
     postgres_bin: str = ""
