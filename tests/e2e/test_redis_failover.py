@@ -75,6 +75,7 @@ def test_promotions_under_load_lose_no_acknowledged_order(servers: RedisServers,
                     servers.start_replica(promote_the_replica(servers))
                     wait_for_orders(traders, running, 1)
                     outages.append(time.monotonic() - began)
+                    report(f"{len(outages)}: {outages[-1]:.1f} s, {acknowledged(traders)} orders")
                     eventually("a replica again", servers.is_ready, timeout_s=RETRY_S)
                 wait_for_orders(traders, running)
             finally:
@@ -86,11 +87,16 @@ def test_promotions_under_load_lose_no_acknowledged_order(servers: RedisServers,
             balances_are_what_the_fills_say(trader.api)
         eventually("trades without a gap in the database", lambda: trades_are_contiguous(traders))
         eventually("money adds up", lambda: money_adds_up(exchange))
+    report(
+        f"{PROMOTIONS} promotions, {acknowledged(traders)} orders acknowledged, 0 lost; kill to next order: "
+        f"median {statistics.median(outages):.1f} s, longest {max(outages):.1f} s"
+    )
+
+
+def report(line: str) -> None:
     if PROMOTIONS > 2:
-        sys.stdout.write(
-            f"\n{PROMOTIONS} promotions, {acknowledged(traders)} orders acknowledged, 0 lost; kill to next order: "
-            f"median {statistics.median(outages):.1f} s, longest {max(outages):.1f} s\n"
-        )
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def acknowledged(traders: list[Trader]) -> int:
