@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 import psycopg
-import redis
 
 from benchmarks import load
 from benchmarks.report import Result
 from benchmarks.workload import roomy_markets_file
 from cli.ports import free_port
 from protocol import streams
+from runtime import redis_clients
 from runtime.settings import PREFIX, Settings, load_settings
 
 ACCOUNTS = 16
@@ -205,7 +205,7 @@ def _catch_up(settings: Settings) -> float:
     """Return the seconds until the database has everything that the shard has said."""
     began = time.monotonic()
     with (
-        redis.Redis.from_url(settings.resolved_redis_url()) as client,
+        redis_clients.client(settings.resolved_redis_url()) as client,
         psycopg.connect(settings.resolved_database_url(), autocommit=True) as database,
     ):
         information: dict[str, bytes] = client.xinfo_stream(streams.events(0))

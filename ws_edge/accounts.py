@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 import redis.asyncio
-import redis.exceptions
 import structlog
 from websockets.frames import CloseCode
 
@@ -24,7 +23,9 @@ from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
+from runtime.redis_clients import RedisOutage
 from serving.redis_link import RedisLink, packed
+from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
@@ -80,10 +81,10 @@ class AccountStreams:
     """All accounts that connections of this process listen to."""
 
     def __init__(
-        self, markets: MarketMap, link: RedisLink, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
+        self, markets: MarketMap, links: RedisLinks, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
     ) -> None:
         self._markets = markets
-        self._link = link
+        self._links = links
         self._client = client
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
@@ -101,14 +102,15 @@ class AccountStreams:
             return
         try:
             async with asyncio.timeout(_SUBSCRIBE_S):
+                link = self._link(account_id)
                 published = await self._published(self._markets.shard_of_account(account_id))
                 stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-                self._link.subscribe(
+                link.subscribe(
                     streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
                 )
-                if not self._link.ready or isinstance(await stands, Exception):
+                if not link.ready or isinstance(await stands, Exception):
                     raise unavailable()
-        except (TimeoutError, OSError, redis.exceptions.RedisError) as error:
+        except (TimeoutError, *RedisOutage) as error:
             raise unavailable() from error
         account.move_to(published)
 
@@ -124,7 +126,7 @@ class AccountStreams:
         account.subscriptions.pop(subscription, None)
         if not account.subscriptions:
             del self._accounts[subscription.account_id]
-            self._link.unsubscribe(streams.account(subscription.account_id))
+            self._link(subscription.account_id).unsubscribe(streams.account(subscription.account_id))
 
     def hear(self, payload: bytes) -> None:
         """Take one message of an account's channel."""
@@ -160,15 +162,18 @@ class AccountStreams:
         for shard, accounts in by_shard.items():
             published = await self._published(shard)
             try:
-                self._link.send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
+                self._links.of(shard).send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
             except ConnectionError:
-                return
+                continue
 
     async def close(self) -> None:
         """Stop."""
         if self._repair is not None:
             self._repair.cancel()
             await asyncio.gather(self._repair, return_exceptions=True)
+
+    def _link(self, account_id: AccountId) -> RedisLink:
+        return self._links.of(self._markets.shard_of_account(account_id))
 
     async def _published(self, shard: int) -> Position:
         found = await self._client.hget(streams.feeds_state(shard), "published_id")
@@ -182,7 +187,7 @@ class AccountStreams:
             try:
                 for shard, accounts in by_shard.items():
                     await self._catch_up_shard(shard, accounts)
-            except (OSError, redis.exceptions.RedisError) as error:
+            except RedisOutage as error:
                 _log.warning("accounts are behind", error=str(error))
                 await asyncio.sleep(_RETRY_S)
 

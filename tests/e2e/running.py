@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cli.ports import free_port
+from cli.ports import free_port, free_ports
 from cli.state import ProcessState, ProcessStatus, read_state
 from runtime.settings import PREFIX, Settings, load_settings
 from tests.e2e.api import eventually
@@ -55,7 +55,8 @@ _EXCHANGE = [sys.executable, "-m", "cli.main"]
 def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchange]:
     """Run an exchange with its data in `data_dir` and other `settings` on free ports, until the context ends.
 
-    It has as many shards as TEST_SHARD_COUNT says, by default one, and the PostgreSQL that TEST_POSTGRES_BIN names.
+    It has as many shards as TEST_SHARD_COUNT says, by default one, the PostgreSQL that TEST_POSTGRES_BIN names, and a Redis in the mode
+    that TEST_REDIS_MODE names.
     """
     values = {
         "data_dir": str(data_dir),
@@ -63,7 +64,8 @@ def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchang
         "ws_port": str(free_port()),
         "frontend_port": str(free_port()),
         "frontend_enabled": "false",
-        "redis_port": str(free_port()),
+        "redis_port": str(free_ports(5)),
+        "redis_mode": os.environ.get("TEST_REDIS_MODE", "single"),
         "postgres_port": str(free_port()),
         "postgres_bin": os.environ.get("TEST_POSTGRES_BIN", ""),
         "shard_count": os.environ.get("TEST_SHARD_COUNT", "1"),
