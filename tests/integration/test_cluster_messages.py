@@ -33,7 +33,7 @@ class DyingEngines:
     def __init__(self, url: str, folder: Path, *, broken_dedup: bool) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         own = {"DATA_DIR": str(folder), "REDIS_URL": url, "SHARD_COUNT": str(len(SHARDS)), "BATCH_COMMANDS_MAX": "3"}
-        own["LOG_LEVEL"] = "error"
+        own |= {"LOG_LEVEL": "error", "LOST_TAIL_CHECK_ENABLED": "false"}
         self._environment = {
             **inherited,
             **{PREFIX + name: value for name, value in own.items()},

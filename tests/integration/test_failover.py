@@ -56,7 +56,13 @@ class Workers:
     def __init__(self, url: str, folder: Path, lease_ms: int, **settings: object) -> None:
         self._url = url
         self._folder = folder
-        self._settings = {"lease_ms": lease_ms, "redis_url": url, "log_format": "json", **settings}
+        self._settings = {
+            "lease_ms": lease_ms,
+            "redis_url": url,
+            "log_format": "json",
+            "lost_tail_check_enabled": "false",
+            **settings,
+        }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.log = RedisStreamLog.connect(url)
 

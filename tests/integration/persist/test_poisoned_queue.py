@@ -53,7 +53,7 @@ def test_garbage_among_the_nudges_is_buried_and_all_nudges_run(redis_url: str) -
     ran, letters, left, took_s = run_with_garbage(redis_url)
     assert ran == NUDGES
     assert [letter[b"payload"] for letter in letters] == list(GARBAGE)
-    assert all(letter[b"source"] == b"dramatiq:ingest" and letter[b"id"].startswith(b"poison-") for letter in letters)
+    assert all(letter[b"source"] == b"{dramatiq}:ingest" and letter[b"id"].startswith(b"poison-") for letter in letters)
     assert left == 0
     assert took_s < DEADLINE_S
 
