@@ -1,6 +1,6 @@
 # Every target is one line; CI runs the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test lint format bench clean lock
+.PHONY: help setup up down status test lint format bench load clean lock
 export PYTHON
 
 help:    ## list the targets
@@ -21,6 +21,8 @@ format:  ## bring the code into shape
 	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format
 bench:   ## measure; ARGS are those of `exchange bench`
 	@scripts/setup runtime && exec .venv/bin/exchange bench $(ARGS)
+load:    ## put load on the running exchange for a minute; ARGS are those of `exchange load`
+	@scripts/setup dev && exec .venv/bin/exchange load $(ARGS)
 clean:   ## remove .venv and caches; the exchange's data in .run stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
 lock:    ## pin the newest versions that pyproject.toml allows

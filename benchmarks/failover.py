@@ -324,6 +324,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
             "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
             "LOG_LEVEL": "warning",
             "SNAPSHOT_INTERVAL_S": "5",
+            "LOST_TAIL_CHECK_ENABLED": "false",  # there is no database to compare with
         }
         running = [subprocess.Popen(embedded.redis_command(settings).arguments, stdout=subprocess.DEVNULL)]
         ports: list[int] = []

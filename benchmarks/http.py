@@ -3,8 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -22,10 +20,11 @@ import psycopg
 from benchmarks import load
 from benchmarks.report import Result
 from benchmarks.workload import roomy_markets_file
+from cli.own_exchange import OwnExchange, own_environment, own_exchange
 from cli.ports import free_port
 from protocol import streams
 from runtime import redis_clients
-from runtime.settings import PREFIX, Settings, load_settings
+from runtime.settings import Settings
 
 ACCOUNTS = 16
 START_S = 60
@@ -35,64 +34,37 @@ CATCH_UP_S = 120
 class Target(msgspec.Struct):
     """A running exchange, and accounts on it as (API key, secret)."""
 
-    settings: Settings
-    environment: dict[str, str]
-    """In which `exchange` commands are about it."""
+    exchange: OwnExchange
     accounts: list[tuple[str, bytes]]
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings."""
+        return self.exchange.settings
 
     def process_id(self, name: str) -> int:
         """Return the process id of one of its processes."""
-        processes = _status(self.environment)["processes"]
-        return next(int(each["pid"]) for each in processes if each["name"] == name)
+        return next(each.pid for each in self.exchange.processes() if each.name == name)
 
 
 @contextmanager
 def exchange_of_its_own(**others: str) -> Iterator[Target]:
-    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker and the rate limits.
+    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker, the pages and the rate limits.
 
-    `others` are settings of its own, by the names of their environment variables.
+    `others` are settings of its own.
     """
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
-        variables = {
-            "DATA_DIR": folder,
-            "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
-            "RATE_LIMITS_ENABLED": "false",
-            "MM_ENABLED": "false",
-            "FRONTEND_ENABLED": "false",
-            "LOG_LEVEL": "warning",
-            **{name: str(free_port()) for name in ("REST_PORT", "WS_PORT", "REDIS_PORT", "POSTGRES_PORT")},
+        own = {
+            "markets_file": str(roomy_markets_file(Path(folder))),
+            "rate_limits_enabled": "false",
+            "mm_enabled": "false",
+            "frontend_enabled": "false",
+            "log_level": "warning",
             **others,
         }
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
-            **{f"{PREFIX}{name}": value for name, value in variables.items()},
-        }
-        exchange = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "up"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            settings = load_settings(environment)
-            _wait_until_ready(environment, exchange)
-            yield Target(settings, environment, [_account(settings.rest_url(), number) for number in range(ACCOUNTS)])
-        finally:
-            exchange.send_signal(signal.SIGINT)
-            exchange.wait(START_S)
-
-
-def _wait_until_ready(environment: dict[str, str], exchange: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and exchange.poll() is None:
-        if _status(environment)["ready"]:
-            return
-        time.sleep(0.2)
-    raise TimeoutError("the exchange did not start; `exchange up` by hand shows why")
-
-
-def _status(environment: dict[str, str]) -> Any:
-    command = [sys.executable, "-m", "cli.main", "status", "--json"]
-    answer = subprocess.run(command, env=environment, capture_output=True, check=False)
-    return json.loads(answer.stdout) if answer.returncode == 0 else {"ready": False}
+        with own_exchange(own_environment(Path(folder), **own)) as exchange:
+            yield Target(exchange, [_account(exchange.url, number) for number in range(ACCOUNTS)])
 
 
 def _account(url: str, number: int) -> tuple[str, bytes]:

@@ -111,9 +111,9 @@ def failover(kills: int, resting: int, lease_ms: int, pauses: bool, as_json: boo
     results: list[Result] = []
     if kills:
         own = {
-            "LOG_LEVEL": "error",
-            "STANDBYS": "1",
-            "LEASE_MS": str(lease_ms),
+            "log_level": "error",
+            "standbys": "1",
+            "lease_ms": str(lease_ms),
         }
         with http_bench.exchange_of_its_own(**own) as target:
             results += failover_bench.failover(target, kills, resting, lease_ms)

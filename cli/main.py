@@ -22,6 +22,8 @@ _MODULES = {
     "why": "cli.commands.why",
     "simulate": "cli.commands.simulate",
     "bench": "benchmarks.main",
+    "chaos": "cli.commands.chaos",
+    "load": "cli.commands.load",
 }
 """Where each command is; there it has its own name, with underscores."""
 

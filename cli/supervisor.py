@@ -132,7 +132,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C on the terminal is for the supervisor, which ends the others in order
                 user=command.user,
                 group=command.group,
-                preexec_fn=_end_with_parent(command.stop_signal),
+                preexec_fn=end_with_parent(command.stop_signal),
             )
         try:
             process.started = psutil.Process(process.running.pid).create_time()
@@ -177,7 +177,7 @@ def _kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+def end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     """Return what a new process does first so that the kernel ends it when its parent dies; Linux only."""
     if not sys.platform.startswith("linux"):
         return None

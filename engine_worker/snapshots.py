@@ -142,8 +142,8 @@ class Snapshotter:
             if self._save(self._connect()):
                 status = 0
         except InvariantBroken as error:
-            _log.critical("the state is wrong", shard=self._index, reason=str(error))
             status = _IMPOSSIBLE
+            _log.critical("the state is wrong", shard=self._index, reason=str(error))
         finally:
             os._exit(status)
 

@@ -22,13 +22,15 @@ from feeds.trades import fold
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.market import Market
-from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot
+from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import STREAM_START, MarketDataKind, StreamId
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
 TRADES_MAX: Final = 1_000
 """Trades that a market's list holds."""
+CLOSED_CANDLES_MAX: Final = 300
+"""Final candles that a market's list of one interval holds."""
 DEPTH_PERIOD_MS: Final = 50
 CANDLE_PERIOD_MS: Final = 250
 TICKER_PERIOD_MS: Final = 1_000
@@ -54,6 +56,8 @@ class Outputs(msgspec.Struct):
     """Key -> new trades, oldest first, for a list that holds the newest first."""
     candles: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
     """Key -> interval -> the newest candle."""
+    closed_candles: dict[str, list[bytes]] = msgspec.field(default_factory=dict)
+    """Key -> candles that became final, oldest first, for a list that holds the newest first."""
     messages: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     """(channel, payload), in order."""
 
@@ -148,6 +152,7 @@ class _MarketFeed:
         self._ticker_key = streams.ticker(shard, symbol)
         self._trades_key = streams.trades(shard, symbol)
         self._candles_key = streams.candles(shard, symbol)
+        self._closed_candles_keys = {each: streams.closed_candles(shard, symbol, each) for each in INTERVALS}
         self._channels = {kind: streams.market_data(symbol, kind) for kind in MarketDataKind}
 
     def advance(self, time: int) -> None:
@@ -230,6 +235,8 @@ class _MarketFeed:
         payload = encode_frame(candle)
         outputs.messages.append((self._channels[MarketDataKind.CANDLE], payload))
         outputs.candles.setdefault(self._candles_key, {})[candle.interval] = payload
+        if candle.closed:
+            outputs.closed_candles.setdefault(self._closed_candles_keys[candle.interval], []).append(payload)
 
     def save(self, time: int, chunks: dict[str, bytes], first_chunk: int) -> _MarketState:
         """Return the state; whole chunks of the ticker's window from `first_chunk` on are added to `chunks`."""

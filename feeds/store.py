@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from feeds.state import TRADES_MAX, Outputs, SavedState
+from feeds.state import CLOSED_CANDLES_MAX, TRADES_MAX, Outputs, SavedState
 from protocol import streams
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
 from runtime.redis_clients import ShardServers
@@ -174,6 +174,8 @@ def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
         commands += (("LPUSH", key, *map(bytes, trades)), ("LTRIM", key, 0, TRADES_MAX - 1))
     for key, candles in outputs.candles.items():
         commands.append(("HSET", key, *(part for item in candles.items() for part in item)))
+    for key, closed in outputs.closed_candles.items():
+        commands += (("LPUSH", key, *closed[-CLOSED_CANDLES_MAX:]), ("LTRIM", key, 0, CLOSED_CANDLES_MAX - 1))
     commands += [("PUBLISH", channel, payload) for channel, payload in outputs.messages]
     return commands
 

@@ -13,12 +13,12 @@ async def cancel_open_orders(ports: Ports, call: Call) -> object:
     """Cancel all; -2011 when there is nothing to cancel."""
     market = call.parameters.market(ports.markets)
     shards = ports.shards
+    cancel_id = new_client_order_id()
     reply = await shards.submit(
-        CancelAllOrders(shards.next_request_id(), shards.reply_to, call.account_id, market.symbol)
+        CancelAllOrders(shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, cancel_id)
     )
     match reply:
         case OrdersReply():
-            cancel_id = new_client_order_id()
             return [order_shapes.canceled(order, market, cancel_id, call.time_scale) for order in reply.orders]
         case Refused():
             raise refusal(reply.reason)

@@ -42,7 +42,13 @@ async def cancel_order(ports: Ports, call: Call) -> object:
             raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
     reply = await shards.submit(
         CancelOrder(
-            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+            shards.next_request_id(),
+            shards.reply_to,
+            call.account_id,
+            market.symbol,
+            order_id,
+            client_order_id,
+            cancel_id,
         )
     )
     match reply:

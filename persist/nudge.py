@@ -13,6 +13,9 @@ from protocol.streams import (
 )
 from runtime.stream_log import StreamLog
 
+QUEUED_MAX = 10
+"""Nudges per shard that may wait while nothing gets any further."""
+
 
 class Nudger:
     """Watches the shards' event streams. At most one nudge per shard is under way, however much happens meanwhile.
@@ -39,6 +42,7 @@ class Nudger:
         self._nudged = dict(self._seen)
         self._behind_since_ms = dict.fromkeys(self._seen, 0)
         self._swept_ms: int | None = None
+        self._swept_passed: dict[int, StreamId | None] = dict.fromkeys(self._seen)
 
     def forget(self) -> None:
         """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted though nobody has it."""
@@ -76,10 +80,17 @@ class Nudger:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Nudge every shard in case a nudge was lost, unless as many as there are shards are waiting anyway."""
-        if self._queue_size() < len(self._seen):
-            for shard in self._seen:
+        """Nudge every shard in case a nudge was lost, unless as many as there are shards are waiting anyway.
+
+        One that was lost on its way to a worker which lives counts as worked on for as long as that worker lives. So a shard that has
+        not got any further since the last sweep is nudged all the same, up to a bound.
+        """
+        queued, shards = self._queue_size(), len(self._seen)
+        for shard, seen in self._seen.items():
+            stands = _is_before(self._passed[shard], seen) and self._passed[shard] == self._swept_passed[shard]
+            if queued < shards or (stands and queued < shards * QUEUED_MAX):
                 self._nudge(shard)
+            self._swept_passed[shard] = self._passed[shard]
 
     def _nudge(self, shard: int) -> None:
         self._send(shard)

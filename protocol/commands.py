@@ -45,7 +45,10 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match)."""
+    """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
+
+    `cancel_id` is the client order id of the cancel itself; empty: it has none.
+    """
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
@@ -53,15 +56,20 @@ class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
     market: Annotated[str, _Name]
     order_id: Annotated[OrderId, _Stored]
     client_order_id: Annotated[str, _Name] = ""
+    cancel_id: Annotated[str, _Name] = ""
 
 
 class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none."""
+    """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none.
+
+    They share a `cancel_id`.
+    """
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
     account_id: Annotated[AccountId, _Stored]
     market: Annotated[str, _Name]
+    cancel_id: Annotated[str, _Name] = ""
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -117,6 +125,7 @@ class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     market: Annotated[str, _Name]
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
+    cancel_id: Annotated[str, _Name] = ""
 
 
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -166,6 +175,7 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     request_id: Annotated[int, _Stored] = 0
     reply_to: Annotated[str, _Name] = ""
     expired_in_match: bool = False
+    cancel_id: str = ""
 
 
 class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):

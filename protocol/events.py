@@ -108,12 +108,16 @@ class CloseReason(IntEnum):
 
 
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
-    """An order closed with something left; its funds are released."""
+    """An order closed with something left; its funds are released.
+
+    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none.
+    """
 
     time: TimeMs
     order: OrderState
     reason: CloseReason
     balances: tuple[Balance, ...]
+    cancel_id: str = ""
 
 
 class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):

@@ -24,6 +24,7 @@ A market's read models carry the tag of the market's shard.
 | `ticker:{k}:SYMBOL`       | string   | feeds            | the 24 h ticker                                               |
 | `trades:{k}:SYMBOL`       | list     | feeds            | the newest trades, newest first                               |
 | `candles:{k}:SYMBOL`      | hash     | feeds            | interval -> the candle still open                             |
+| `closed_candles:{k}:SYMBOL:INTERVAL` | list | feeds     | the newest final candles, newest first                        |
 | `pub:SYMBOL:KIND`         | channel  | feeds            | public market data of one kind                                |
 | `account:ID`              | channel  | feeds            | an account's own events                                       |
 | `reply:NAME`              | channel  | shards           | reply frames for the waiter NAME                              |
@@ -178,6 +179,11 @@ def trades(shard: int, symbol: str) -> str:
 def candles(shard: int, symbol: str) -> str:
     """`candles:{k}:SYMBOL`; `shard` is the market's."""
     return f"candles:{{{shard}}}:{symbol}"
+
+
+def closed_candles(shard: int, symbol: str, interval: str) -> str:
+    """`closed_candles:{k}:SYMBOL:INTERVAL`; `shard` is the market's."""
+    return f"closed_candles:{{{shard}}}:{symbol}:{interval}"
 
 
 def market_data(symbol: str, kind: MarketDataKind) -> str:

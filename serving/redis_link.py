@@ -38,6 +38,7 @@ class RedisLink(asyncio.Protocol):
 
     `on_ready` runs after every (re)connection, before anything else can be sent. With `on_message` the link is for listening: it
     hands over (channel, payload) of what is said on the channels subscribed to; `ready` then means that all subscriptions stand.
+    What is said before that is handed over after `on_ready`, so that a listener knows first that it may have missed something.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RedisLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._waiting: deque[OnReply] = deque()
+        self._early: list[tuple[bytes, bytes]] = []
         self._lost = asyncio.Event()
         self._heard = False
         self._keeper: asyncio.Task[None] | None = None
@@ -98,6 +100,7 @@ class RedisLink(asyncio.Protocol):
         """Start anew, as asyncio calls it."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._reader = hiredis.Reader()
+        self._early = []
         self._lost.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -115,7 +118,10 @@ class RedisLink(asyncio.Protocol):
             if reply is False:
                 return
             if self._on_message is not None and isinstance(reply, list) and reply[0] == b"message":
-                self._on_message(reply[1], reply[2])
+                if self.ready:
+                    self._on_message(reply[1], reply[2])
+                else:
+                    self._early.append((reply[1], reply[2]))
             elif self._waiting:
                 self._waiting.popleft()(reply)
                 if isinstance(reply, hiredis.ReplyError) and is_passing(reply) and self._transport is not None:
@@ -175,6 +181,10 @@ class RedisLink(asyncio.Protocol):
         self.ready = True
         if self.on_ready is not None:
             self.on_ready()
+        early, self._early = self._early, []
+        if self._on_message is not None:
+            for message in early:
+                self._on_message(*message)
 
     async def _ask(self, *parts: bytes | str | int) -> Reply:
         if self._transport is None:

@@ -66,7 +66,7 @@ class ShardLog:
         if dice < 0.25 and self._open:
             order_id = self._random.choice(list(self._open)[-200:])
             owner, symbol = self._open[order_id]
-            return CancelOrder(0, "test", owner, symbol, order_id)
+            return CancelOrder(0, "test", owner, symbol, order_id, cancel_id=f"x{self._number}")
         if dice < 0.27:
             asset = self._random.choice(self.market_map.assets)
             transfer = Withdraw if dice < 0.26 else Deposit

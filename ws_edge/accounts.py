@@ -89,6 +89,7 @@ class AccountStreams:
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
         self._repair: asyncio.Task[None] | None = None
+        self._reconnections = 0
 
     async def add(self, subscription: AccountSubscription) -> None:
         """Listen to an account, once its channel is sure to be heard; `activate` then lets events through.
@@ -140,7 +141,8 @@ class AccountStreams:
         if account is None:
             return
         position = split_stream_id(update.position)
-        if account.is_behind:
+        # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
+        if account.is_behind or not self._link(update.account_id).ready:
             account.waiting.append((position, events))
         elif account.heard is None or position > account.heard:
             account.heard = position
@@ -148,6 +150,7 @@ class AccountStreams:
 
     def reconnected(self) -> None:
         """Read what was missed while the connection was lost; until then, what is heard waits."""
+        self._reconnections += 1
         for account in self._accounts.values():
             account.is_behind = account.heard is not None
         if self._repair is None or self._repair.done():
@@ -185,6 +188,8 @@ class AccountStreams:
             for account_id, account in behind.items():
                 by_shard[self._markets.shard_of_account(account_id)][account_id] = account
             try:
+                if not all(self._links.of(shard).ready for shard in by_shard):
+                    await asyncio.sleep(_RETRY_S)
                 for shard, accounts in by_shard.items():
                     await self._catch_up_shard(shard, accounts)
             except RedisOutage as error:
@@ -192,6 +197,7 @@ class AccountStreams:
                 await asyncio.sleep(_RETRY_S)
 
     async def _catch_up_shard(self, shard: int, accounts: dict[AccountId, _Account]) -> None:
+        reconnections = self._reconnections
         # Feeds publish whole batches, so what they have published ends where a message ends.
         published = await self._published(shard)
         start = min(account.heard or (0, 0) for account in accounts.values())
@@ -215,6 +221,8 @@ class AccountStreams:
                     account_id = _account_of(event)
                     if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
                         found[account_id].append(event)
+        if reconnections != self._reconnections or not self._links.of(shard).ready:
+            return  # more may have been missed meanwhile
         for account_id, account in accounts.items():
             self._tell(account, found[account_id])
             account.move_to(published)

@@ -6,6 +6,7 @@ a client that lets too much wait, or takes nothing for too long, is closed with 
 
 from typing import Any, Final
 
+import prometheus_client
 import structlog
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import CloseCode, Frame, Opcode
@@ -17,6 +18,10 @@ from ws_edge.conflation import Pending, Update, text_frame
 from ws_edge.subscriptions import Door, Target
 
 _log = structlog.get_logger()
+
+_slow_closed = prometheus_client.Counter(
+    "ws_edge_slow_clients_closed", "Connections closed because their client was too slow"
+)
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
@@ -105,6 +110,7 @@ class EdgeConnection(ServerConnection):
     def close_slow(self, reason: str) -> None:
         """Close with 1013, and give up on the client soon."""
         if not self.closing:
+            _slow_closed.inc()
             _log.info("slow client closed", address=self.address, reason=reason)
         self.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
 

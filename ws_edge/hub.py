@@ -29,6 +29,8 @@ from ws_edge.market import MarketStreams, arrays
 
 _TICK_S: Final = 0.1
 _REPAIR_S: Final = 0.05
+_SNAPSHOT_S: Final = 0.2
+"""A depth snapshot is no older than that."""
 _TRADES_KEPT: Final = 1_000
 _ACCOUNT: Final = streams.account(0).encode()[:-1]
 
@@ -39,6 +41,7 @@ _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
     MarketDataKind.TICKER: msgspec.msgpack.Decoder(Ticker).decode,
     MarketDataKind.CANDLE: msgspec.msgpack.Decoder(Candle).decode,
 }
+_decode_candle: Final = msgspec.msgpack.Decoder(Candle).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(DepthSnapshot).decode
 _decode_trade: Final = msgspec.msgpack.Decoder(TradeExecuted).decode
 
@@ -166,6 +169,7 @@ class Hub:
 
     def _connected(self) -> None:
         for market in self._streams.values():
+            market.candles_are_behind = True
             self._repair(market, whole=True)
         self.accounts.reconnected()
 
@@ -180,21 +184,26 @@ class Hub:
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
         """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
+        reconnected = whole
         while whole or market.needs_depth or market.needs_trades:
             try:
                 await self._fill_once(market, whole=whole)
                 whole = False
+                if reconnected:
+                    # The last diffs before the connection stood may be missing in the snapshot, and no later one may tell.
+                    reconnected = False
+                    await asyncio.sleep(_SNAPSHOT_S)
+                    await self._fill_depth(market)
             except (*RedisOutage, msgspec.MsgspecError) as error:
                 _log.warning("market data cannot be read", market=market.market.symbol, error=str(error))
-            if market.needs_depth or market.needs_trades:
+            if whole or market.needs_depth or market.needs_trades:
                 await asyncio.sleep(_REPAIR_S)
 
     async def _fill_once(self, market: MarketStreams, *, whole: bool) -> None:
         symbol, wanted = market.market.symbol, self._subscribers
         shard = self._markets.shard_of_market(symbol)
         if whole or market.needs_depth:
-            snapshot: Any = await self._client.get(streams.depth(shard, symbol))
-            market.fill_depth(_decode_snapshot(snapshot) if snapshot else None)
+            await self._fill_depth(market)
         if whole or market.needs_trades:
             values: Any = await self._client.lrange(streams.trades(shard, symbol), 0, _TRADES_KEPT - 1)
             trades = [_decode_trade(value) for value in reversed(values)]
@@ -209,9 +218,17 @@ class Hub:
             ticker: Any = await self._client.get(streams.ticker(shard, symbol))
             if ticker:
                 self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
-            candles: Any = await self._client.hvals(streams.candles(shard, symbol))
-            for each in candles:
-                self._publish(market.candle(_DECODERS[MarketDataKind.CANDLE](each), wanted, self._now_ms()))
+            found: Any = await self._client.hvals(streams.candles(shard, symbol))
+            candles = [_decode_candle(each) for each in found]
+            for interval in market.intervals_left(candles):
+                closed: Any = await self._client.lrange(streams.closed_candles(shard, symbol, interval), 0, -1)
+                candles += map(_decode_candle, closed)
+            self._publish(market.fill_candles(candles, wanted, self._now_ms()))
+
+    async def _fill_depth(self, market: MarketStreams) -> None:
+        symbol = market.market.symbol
+        snapshot: Any = await self._client.get(streams.depth(self._markets.shard_of_market(symbol), symbol))
+        market.fill_depth(_decode_snapshot(snapshot) if snapshot else None)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

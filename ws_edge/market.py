@@ -46,7 +46,10 @@ class MarketStreams:
         self._trade_stream, self._aggregate_stream = f"{name}@trade", f"{name}@aggTrade"
         self._book_ticker_stream = f"{name}@bookTicker"
         self._ticker_stream, self._mini_ticker_stream = f"{name}@ticker", f"{name}@miniTicker"
+        self.candles_are_behind = False
+        """Whether candles that are heard wait for those that were missed."""
         self._candles: dict[str, Candle] = {}
+        self._late_candles: list[Candle] = []
         self._last_trade_id: int | None = None
         self._late_trades: list[TradeExecuted] = []
 
@@ -169,6 +172,9 @@ class MarketStreams:
 
     def candle(self, candle: Candle, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
         """Take a candle; the last word about one is never left out."""
+        if self.candles_are_behind:
+            self._late_candles.append(candle)
+            return
         known = self._candles.get(candle.interval)
         if known is not None and _extent(candle) <= _extent(known):
             return
@@ -176,6 +182,21 @@ class MarketStreams:
         stream = f"{self.market.symbol.lower()}@kline_{candle.interval}"
         if stream in wanted:
             yield self._kline(stream, candle, now)
+
+    def intervals_left(self, newest: Iterable[Candle]) -> list[str]:
+        """Return the intervals whose candle, as it was last heard, has been followed by another in `newest`."""
+        known = self._candles
+        return [
+            each.interval
+            for each in newest
+            if each.interval in known and known[each.interval].open_time < each.open_time
+        ]
+
+    def fill_candles(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+        """Take the candles that Redis keeps, and those that were heard meanwhile."""
+        late, self._late_candles, self.candles_are_behind = self._late_candles, [], False
+        candles = sorted((*kept, *late), key=_extent)
+        return [update for candle in candles for update in self.candle(candle, wanted, now)]
 
     def _kline(self, stream: str, candle: Candle, now: TimeMs) -> Update:
         conflation = Conflation.NONE if candle.closed else Conflation.NEWEST

@@ -287,7 +287,8 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
     order = event.order
     report = _report(markets, order, _EXECUTION_TYPES[event.reason], event.time, now)
     if event.reason is CloseReason.CANCELED_BY_OWNER:
-        # The cancel's own id is not part of the log; `C` is what clients look their order up by.
+        # `c` names the cancel, `C` is what clients look their order up by.
+        report["c"] = event.cancel_id or order.client_order_id
         report["C"] = order.client_order_id
     elif order.status is OrderStatus.EXPIRED:
         report["eR"] = _expiry_reason(order)

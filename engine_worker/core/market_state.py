@@ -68,7 +68,14 @@ class MarketState:
         """Take an order out of the book, and return what its account is told."""
         if self.book.cancel(cancel.order_id):
             self._tell_depth(time, events)
-            return RestingClosed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
+            return RestingClosed(
+                cancel.order_id,
+                cancel.account_id,
+                cancel.market,
+                cancel.request_id,
+                cancel.reply_to,
+                cancel_id=cancel.cancel_id,
+            )
         return CancelMissed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
 
     def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:

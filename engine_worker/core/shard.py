@@ -570,20 +570,22 @@ class Shard:
         if closed.expired_in_match:
             self._close(account, order, EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
             return
-        order = self._close(account, order, CANCELED, CloseReason.CANCELED_BY_OWNER)
+        order = self._close(account, order, CANCELED, CloseReason.CANCELED_BY_OWNER, closed.cancel_id)
         self._cancel_answered(closed, order)
 
     def _cancel_missed(self, missed: CancelMissed) -> None:
         self._cancel_answered(missed, None)
 
-    def _close(self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason) -> OrderState:
+    def _close(
+        self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason, cancel_id: str = ""
+    ) -> OrderState:
         """Release what the order still holds and close it."""
         market = self.market_map.by_symbol[order.market]
         asset = market.quote if order.side is BUY else market.base
         account.funds[asset].release(order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0)
-        self._events.append(OrderClosed(self._time, order, reason, (account.balance(asset),)))
+        self._events.append(OrderClosed(self._time, order, reason, (account.balance(asset),), cancel_id))
         self._forget_open(account, order)
         return order
 
@@ -644,7 +646,14 @@ class Shard:
     def _request_cancel(self, order: OrderState, command: CancelOrder | CancelAllOrders) -> None:
         self._send(
             self.market_shards[order.market],
-            CancelResting(order.order_id, order.account_id, order.market, command.request_id, command.reply_to),
+            CancelResting(
+                order.order_id,
+                order.account_id,
+                order.market,
+                command.request_id,
+                command.reply_to,
+                command.cancel_id,
+            ),
         )
 
     def _cancel_answered(self, answer: RestingClosed | CancelMissed, order: OrderState | None) -> None:

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feeds import store as store_module
+from feeds.state import CLOSED_CANDLES_MAX
 from feeds.store import FeedsStore, SupersededError
 from feeds.worker import FeedsWorker
 from protocol import streams
@@ -148,6 +149,11 @@ class Exchange:
             candles = candles_of(MARKETS.by_symbol[market], interval, trades, now)
             assert follower.candles(interval) == candles
             assert msgspec.msgpack.decode(stored[interval.encode()], type=Candle) == candles[-1]
+            kept: Any = self.redis.lrange(streams.closed_candles(0, market, interval), 0, -1)
+            closed = [candle for candle in candles if candle.closed]
+            assert [msgspec.msgpack.decode(each, type=Candle) for each in kept] == closed[
+                : -CLOSED_CANDLES_MAX - 1 : -1
+            ]
 
     def _model(self, key: str, kind: type[Any]) -> Any:
         payload = self.redis.get(key)

@@ -1,10 +1,14 @@
 """`exchange why`: one order's story, told from the log and found in the database."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from cli.main import main
 from cli.order_story import client_order_stories, order_story
 from cli.past import Past, PastError
 from persist.archive import Archiver
@@ -16,6 +20,7 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.memory_stream_log import MemoryStreamLog
+from runtime.settings import PREFIX
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
 from tests.worked_log import CLOSED_ORDERS_MAX, WorkedLog
@@ -148,3 +153,39 @@ def test_an_unknown_order(database_url: str, connection: psycopg.Connection) -> 
         order_story(told.past, connection, 99_999_900)
     with pytest.raises(PastError, match="names shard 7"):
         order_story(told.past, connection, 107)
+
+
+def test_the_commands_tell_it_also_when_only_the_database_has_it(
+    database_url: str, redis_url: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = Told(database_url, connection, 1)
+    for name, value in {"DATA_DIR": str(tmp_path), "DATABASE_URL": database_url, "REDIS_URL": redis_url}.items():
+        monkeypatch.setenv(f"{PREFIX}{name}", value)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    text = run("why", "--order", str(told.order_id))
+    for words in (
+        "account 7 asks: SELL LIMIT GTC 0.05000000 BTC at 500.00000000, as 'sell', through gateway-1",
+        "0.05000000 BTC held",
+        "behind 1 orders with 0.03000000 BTC and 1 better prices",
+        "maker fill, trade 3: 0.02000000 at 500.00000000",
+        "canceled (canceled by owner, by CancelOrder through gateway-2) with 0.02000000 BTC filled",
+        f"orders(order_id={told.order_id}, status=4)",
+    ):
+        assert words in text
+    first, second = json.loads(run("why", "--account", "7", "--client-order-id", "sell", "--json"))
+    assert (first["status"], second["status"]) == ("CANCELED", "REFUSED")
+    at = json.loads(run("book", "--market", "btcusdt", "--sequence", "2", "--json"))
+    assert (at["bids"], at["asks"]) == ([], [["499.90000000", "0.02000000"], ["500.00000000", "0.03000000"]])
+    assert "499.90000000" in run("book", "--market", BTC, "--sequence", "2")
+    holding = json.loads(run("account", "--account", "7", "--market", BTC, "--sequence", "3", "--json"))
+    assert [order["clientOrderId"] for order in holding["openOrders"]] == ["sell"]
+    assert {"asset": "BTC", "available": "9999999.95000000", "held": "0.05000000"} in holding["balances"]
+    assert "sell" not in run("account", "--account", "7")
+    refused = CliRunner().invoke(main, ["book", "--market", BTC, "--sequence", "99999"])
+    assert refused.exit_code == 1
+    assert "is still to come" in refused.output

@@ -105,10 +105,14 @@ class Fill:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`) traded."""
+    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`) traded.
+
+    `cancel_id` is that of the cancel that closed it.
+    """
 
     state: OrderState
     fill: Fill | None = None
+    cancel_id: str = ""
 
 
 @dataclass
@@ -229,12 +233,12 @@ class Exchange:
                 return self._place(command, time)
             case CancelOrder():
                 order = self._find_open(command)
-                steps = [self._close(order, OrderStatus.CANCELED, time)]
+                steps = [self._close(order, OrderStatus.CANCELED, time, command.cancel_id)]
                 return Outcome(OrderReply(command.request_id, TimeMs(time), order.state()), steps=steps)
             case CancelAllOrders():
                 orders = self.open_orders(command.account_id, command.market)
                 require(bool(orders), RejectReason.UNKNOWN_ORDER)
-                steps = [self._close(order, OrderStatus.CANCELED, time) for order in orders]
+                steps = [self._close(order, OrderStatus.CANCELED, time, command.cancel_id) for order in orders]
                 states = tuple(order.state() for order in orders)
                 return Outcome(OrdersReply(command.request_id, TimeMs(time), states), steps=steps)
             case Deposit() | Withdraw():
@@ -408,13 +412,13 @@ class Exchange:
             self._release(order, command.price * order.leaves * market.quote_per_tick_lot)
         return Step(order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset))
 
-    def _close(self, order: Order, status: OrderStatus, time: int) -> Step:
+    def _close(self, order: Order, status: OrderStatus, time: int, cancel_id: str = "") -> Step:
         order.status = status
         order.updated_time = time
         if by_quote(order.command):
             order.quantity = order.cum_quantity
         self._release(order, 0)
-        return Step(order.state())
+        return Step(order.state(), cancel_id=cancel_id)
 
     def _release(self, order: Order, keep: int) -> None:
         purse, released = (order.command.account_id, self._asset_paid(order.command)), order.held - keep

@@ -97,7 +97,7 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder]) -> Command
         case 12 if earlier is not None:
             return _cancel(rest, number, earlier)
         case 13 if rest[1] % 4 == 0:
-            return CancelAllOrders(number, "test", account, market.symbol if rest[2] % 8 else "NONE")
+            return CancelAllOrders(number, "test", account, market.symbol if rest[2] % 8 else "NONE", f"x{number}")
         case 13 if earlier is not None:
             return earlier
         case 14 | 15:
@@ -154,4 +154,5 @@ def _cancel(rest: list[int], number: int, earlier: PlaceOrder) -> CancelOrder:
     symbol = earlier.market if wrong % 16 != 1 else _SYMBOLS[wrong // 16 % 3]
     by_id = how % 4 == 0
     order_id = OrderId(guess % 12 * 100 + account % 3) if by_id or how % 16 == 1 else OrderId(0)
-    return CancelOrder(number, "test", account, symbol, order_id, "" if by_id else earlier.client_order_id)
+    client_order_id = "" if by_id else earlier.client_order_id
+    return CancelOrder(number, "test", account, symbol, order_id, client_order_id, f"x{number}" if guess % 2 else "")

@@ -217,7 +217,7 @@ def assert_same_steps(produced: Produced, expected: Outcome) -> None:
                 told[event.order.order_id].append(Step(_without_passing_hold(event.order), fill))
             case OrderClosed():
                 assert event.reason is CLOSE_REASONS[event.order.status]
-                told[event.order.order_id].append(Step(event.order))
+                told[event.order.order_id].append(Step(event.order, cancel_id=event.cancel_id))
     should: dict[int, list[Step]] = defaultdict(list)
     for step in expected.steps:
         should[step.state.order_id].append(Step(_without_passing_hold(step.state), step.fill) if step.fill else step)

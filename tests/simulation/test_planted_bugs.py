@@ -29,7 +29,8 @@ PLANTS = (
     Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected", "False"),
     Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "(epoch + 1, stream_id)", "(max(epoch, 1), stream_id)"),
     Plant("messages applied twice", Shard, "apply_frame", "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
-    Plant("outbox not delivered again", Worker, "_deliver_rest", "in self._streams.undelivered(self._index)", "in []"),
+    Plant("outbox not delivered again", Worker, "_deliver_rest",
+          "self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0)", "[]"),
     Plant("outbox overtaken", Worker, "step", "if self._delivery_unsure:", "if False:"),
     Plant(
         "snapshot is one entry too late",
@@ -62,7 +63,7 @@ PLANTS = (
     ),
     Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "<= split_stream_id(kept[0][0])", "< (0, 0)"),
     Plant("input trimmed to the newer snapshot", Snapshotter, "_trim", "older = min(", "older = max("),
-    Plant("events trimmed before they are read", Snapshotter, "_trim", "min(older, *passed.values(), key=split_stream_id)", "older"),
+    Plant("events trimmed before they are read", Snapshotter, "_trim", "min(older, *readers, key=split_stream_id)", "older"),
     Plant(
         "ingest goes by what it has said, not by its row",
         ShardIngest,

@@ -17,7 +17,7 @@ PARTS, SEEDS_PER_PART = 10, 30
 
 ENGINE_CALLS = (
     "commit", "deliver", "lease", "position", "publish", "read", "read_inputs", "read_snapshot", "renew_lease",
-    "saved_snapshots", "take_over", "trim", "undelivered",
+    "saved_snapshots", "take_over", "trim",
 )  # fmt: skip
 OTHER_CALLS = (
     "append (gateway)", "commit (feeds)", "load (feeds)", "log_time (feeds)", "read (feeds)", "take_over (feeds)",

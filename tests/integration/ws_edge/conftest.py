@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +38,15 @@ class Edge(NamedTuple):
 @pytest.fixture
 def edge_process(redis_url: str, tmp_path: Path) -> Iterator[Edge]:
     """A running edge."""
+    with running_edge(redis_url, tmp_path) as edge:
+        yield edge
+
+
+@contextmanager
+def running_edge(redis_url: str, folder: Path, **settings: str) -> Iterator[Edge]:
+    """Run an edge, and see to it that it ends only when told to."""
     port = free_port()
-    process = _start("ws_edge.main", redis_url, tmp_path, WS_PORT=str(port))
+    process = _start("ws_edge.main", redis_url, folder, WS_PORT=str(port), **settings)
     deadline = time.monotonic() + START_TIMEOUT_S
     while not _answers(port):
         assert process.poll() is None, "the edge ended"

@@ -28,6 +28,7 @@ COMMANDS = (
     "markets",
     "migrate",
     "bench",
+    "load",
 )
 
 
@@ -76,12 +77,19 @@ def test_status_in_json_says_that_nothing_runs() -> None:
     assert status["urls"]["rest"].startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate"])
+@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate", "load"])
 def test_what_needs_a_running_exchange_says_how_to_start_one(command: str) -> None:
     result = run(command)
     assert result.exit_code == 1
     assert "exchange up" in words(result)
     assert "Traceback" not in result.output
+
+
+def test_load_without_the_development_tools_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "locust", None)
+    result = run("load")
+    assert result.exit_code == 1
+    assert "make setup" in words(result)
 
 
 def test_markets_are_known_without_a_running_exchange() -> None:

@@ -74,6 +74,16 @@ def test_the_sweep_does_not_fill_the_queue_while_nobody_works(nudged: Nudged) ->
     assert nudged.step(SWEEP_MS) == []
 
 
+def test_the_sweep_nudges_a_shard_that_stands_although_nudges_seem_to_be_worked_on(nudged: Nudged) -> None:
+    nudged.queued = 2
+    nudged.happens(0)
+    assert nudged.step() == [0]
+    assert nudged.step(SWEEP_MS) == [0]
+    assert nudged.step(2 * SWEEP_MS) == [0]
+    nudged.queued = 20
+    assert nudged.step(3 * SWEEP_MS) == []
+
+
 def test_a_new_nudger_nudges_for_what_was_left(nudged: Nudged) -> None:
     nudged.happens(0)
     nudged.happens(1)

@@ -136,7 +136,13 @@ def test_an_order_that_closes(
     order = msgspec.structs.replace(ORDER, status=status, order_type=order_type, time_in_force=time_in_force)
     report = told(OrderClosed(TimeMs(START_MS), order, reason, ()))[0]
     assert (report["x"], report["C"], report.get("eR")) == expected
-    assert report["X"] == status.name
+    assert (report["X"], report["c"]) == (status.name, "mine")
+
+
+def test_a_cancel_names_itself_and_the_order() -> None:
+    order = msgspec.structs.replace(ORDER, status=OrderStatus.CANCELED)
+    report = told(OrderClosed(TimeMs(START_MS), order, CloseReason.CANCELED_BY_OWNER, (), "stop"))[0]
+    assert (report["c"], report["C"], report["i"]) == ("stop", "mine", order.order_id)
 
 
 def test_transfers_and_releases() -> None:

@@ -1,0 +1,145 @@
+"""Takes one of the exchange's safeguards away: `python -m chaos.sabotage --break-fence engine_worker.main`.
+
+Runs the named module as `python -m` would, after replacing the safeguard in this process only; the exchange itself has no such switch.
+With `cli.main up` it starts every process of the exchange in this way. What follows on Redis's path is Redis's command line.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from cli import embedded, processes
+from cli.embedded import ServerCommand
+from engine_worker.core.shard import Shard
+from protocol import streams
+from protocol.commands import PlaceOrder
+from protocol.streams import StreamId
+from runtime import redis_stream_log
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings
+from runtime.stream_log import Entry, Fenced, ShardPosition
+
+LOST_BYTES = 65_536
+"""What a power cut takes from the end of the log that was not brought to the disk."""
+
+
+class Break(StrEnum):
+    """A safeguard to take away."""
+
+    FENCE = "--break-fence"
+    """The comparison in the commit: whoever was replaced may still write."""
+    DEDUP = "--break-dedup"
+    """The memory of client order ids: a retry is a new order."""
+    WAIT = "--break-wait"
+    """The wait for the disk before an acknowledgement: a crash of Redis takes what was written last."""
+
+
+class NothingToBreakError(RuntimeError):
+    """The safeguard is not where it is looked for; the control would prove nothing."""
+
+
+def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str, ...]:
+    """Return the command line that runs a module of the exchange, sabotaged if `broken`."""
+    python = (sys.executable, "-P", "-m")
+    return (*python, "chaos.sabotage", broken, module, *arguments) if broken else (*python, module, *arguments)
+
+
+def main() -> None:
+    """Sabotage, then run what the command line names."""
+    broken, module = Break(sys.argv[1]), sys.argv[2]
+    if module.endswith("redis-server"):
+        _run_redis_after_power_cut(sys.argv[2:])
+    _SABOTAGE[broken]()
+    if module == "cli.main":
+        _start_all_sabotaged(broken)
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _break_fence() -> None:
+    compare = "if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end"
+    commit: str = redis_stream_log._COMMIT
+    if compare not in commit:
+        raise NothingToBreakError("the commit does not compare the position as expected")
+    redis_stream_log._COMMIT = commit.replace(compare, "")
+    read_inputs = RedisStreamLog.read_inputs
+
+    def read_all_the_same(
+        self: RedisStreamLog,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        **options: Any,
+    ) -> list[Entry]:
+        try:
+            return read_inputs(self, shard, position, count, block_ms, publish, **options)
+        except Fenced:
+            return self.read({streams.commands(shard): StreamId(position.stream_id)}, count, 0)
+
+    RedisStreamLog.read_inputs = read_all_the_same  # type: ignore[method-assign]
+
+
+def _break_dedup() -> None:
+    place: Callable[[Shard, PlaceOrder], None] = Shard._place_order
+
+    def place_anew(self: Shard, command: PlaceOrder) -> None:
+        account = self.accounts.get(command.account_id)
+        if account is not None:
+            account.client_order_ids.pop(command.client_order_id, None)
+        place(self, command)
+
+    Shard._place_order = place_anew  # type: ignore[method-assign]
+
+
+def _break_wait() -> None:
+    """Do nothing here: it is broken in how Redis is run."""
+
+
+_SABOTAGE: Mapping[Break, Callable[[], None]] = {
+    Break.FENCE: _break_fence,
+    Break.DEDUP: _break_dedup,
+    Break.WAIT: _break_wait,
+}
+
+
+def _start_all_sabotaged(broken: Break) -> None:
+    """Have `exchange up` start the exchange's modules by way of this one, and for WAIT its Redis too."""
+    of_module = processes.ProcessSpec.of_module.__func__  # type: ignore[attr-defined]
+
+    def sabotaged(cls: type[processes.ProcessSpec], name: str, module: str, *arguments: str, **settings: int) -> Any:
+        spec = of_module(cls, name, module, *arguments, **settings)
+        return cls(name, ServerCommand(command_of(module, *arguments, broken=broken)), spec.environment)
+
+    processes.ProcessSpec.of_module = classmethod(sabotaged)  # type: ignore[assignment, arg-type]
+    if broken is Break.WAIT:
+        redis_command = embedded.redis_command
+
+        def forgetful(settings: Settings) -> ServerCommand:
+            command = redis_command(settings)
+            return ServerCommand(
+                (sys.executable, "-P", "-m", "chaos.sabotage", broken, *command.arguments), command.stop_signal
+            )
+
+        embedded.redis_command = forgetful
+
+
+def _run_redis_after_power_cut(arguments: list[str]) -> None:
+    """Become a Redis that does not wait for the disk, after cutting off what it had not brought there when it was killed."""
+    configuration = Path(arguments[1])
+    text = configuration.read_text("utf-8")
+    if "appendfsync always" not in text:
+        raise NothingToBreakError("Redis does not wait for the disk anyway")
+    for log in configuration.parent.rglob("appendonly.aof*"):
+        if log.is_file() and log.suffix != ".manifest" and (size := log.stat().st_size):
+            os.truncate(log, max(0, size - LOST_BYTES))
+    os.execv(arguments[0], [*arguments, "--appendfsync", "no"])  # noqa: S606 - it becomes the program that it was told
+
+
+if __name__ == "__main__":
+    main()

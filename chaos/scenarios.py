@@ -1,0 +1,113 @@
+"""The scenarios of `exchange chaos`: a mixed one, and for each control a short one that needs the safeguard which is missing. Pure."""
+
+from collections.abc import Mapping
+from typing import Final, Protocol, TypedDict, Unpack
+
+from chaos.plan import draw_faults
+from chaos.run import Scenario
+from chaos.sabotage import Break
+
+
+class Counts(TypedDict, total=False):
+    """What may be said about a scenario; what is left out is as the scenario has it."""
+
+    kills: int
+    pauses: int
+    redis_kills: int
+    database_outages: int
+    outage_s: float
+    orders: int
+    rate: float
+    shards: int
+    standbys: int
+
+
+class MakeScenario(Protocol):
+    """Makes the scenario of a seed."""
+
+    def __call__(self, seed: int, **counts: Unpack[Counts]) -> Scenario:
+        """Return it."""
+        ...
+
+
+def mixed(
+    seed: int,
+    *,
+    kills: int = 10,
+    pauses: int = 3,
+    redis_kills: int = 1,
+    database_outages: int = 1,
+    outage_s: float = 30.0,
+    orders: int = 30_000,
+    rate: float = 1_000.0,
+    shards: int = 1,
+    standbys: int = 1,
+) -> Scenario:
+    """Everything that may happen."""
+    plan = draw_faults(
+        seed,
+        kills=kills,
+        pauses=pauses,
+        redis_kills=redis_kills,
+        database_outages=database_outages,
+        outage_s=outage_s,
+    )
+    return Scenario(seed=seed, plan=plan, orders=orders, rate=rate, shards=shards, standbys=standbys)
+
+
+def _control(
+    broken: Break,
+    *,
+    own_kills: int = 0,
+    own_pauses: int = 0,
+    own_redis_kills: int = 0,
+    only: str = "",
+    double_share: float = 0.01,
+) -> MakeScenario:
+    def make(
+        seed: int,
+        *,
+        kills: int = own_kills,
+        pauses: int = own_pauses,
+        redis_kills: int = own_redis_kills,
+        database_outages: int = 0,
+        outage_s: float = 5.0,
+        orders: int = 2_000,
+        rate: float = 500.0,
+        shards: int = 1,
+        standbys: int = 1,
+    ) -> Scenario:
+        plan = draw_faults(
+            seed,
+            kills=kills,
+            pauses=pauses,
+            redis_kills=redis_kills,
+            database_outages=database_outages,
+            outage_s=outage_s,
+        )
+        return Scenario(
+            seed=seed,
+            plan=plan,
+            orders=orders,
+            rate=rate,
+            shards=shards,
+            standbys=standbys,
+            watchers=1,
+            double_share=double_share,
+            only=only,
+            broken=broken,
+            stall_s=10.0,
+            settle_s=15.0,
+        )
+
+    return make
+
+
+CONTROLS: Final[Mapping[Break, MakeScenario]] = {
+    # A worker that was paused and replaced wakes up.
+    Break.FENCE: _control(Break.FENCE, own_pauses=1, only="engine"),
+    # Many orders are sent twice; nothing else happens.
+    Break.DEDUP: _control(Break.DEDUP, double_share=0.2),
+    # Redis crashes once.
+    Break.WAIT: _control(Break.WAIT, own_redis_kills=1),
+}

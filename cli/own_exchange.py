@@ -1,0 +1,99 @@
+"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks, chaos and tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cli.ports import free_port, free_ports
+from cli.state import ProcessState, ProcessStatus, read_state
+from runtime.settings import PREFIX, Settings, load_settings
+
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
+ASK_EVERY_S = 0.1
+EXCHANGE = (sys.executable, "-m", "cli.main")
+_PORTS = ("rest_port", "ws_port", "frontend_port", "postgres_port")
+_REDIS_PORTS = 5
+"""As many as any mode of the embedded Redis takes."""
+
+
+class OwnExchangeError(RuntimeError):
+    """It does not start, or a command failed; the message has what was said."""
+
+
+class OwnExchange(NamedTuple):
+    """An exchange that answers."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """The base URL of its REST API."""
+        return self.settings.rest_url()
+
+    def command(self, *arguments: str) -> Any:
+        """Return what an `exchange` command prints with --json.
+
+        Raises:
+            OwnExchangeError: the command failed.
+        """
+        result = subprocess.run(
+            [*EXCHANGE, *arguments, "--json"],
+            env=self.environment,
+            capture_output=True,
+            check=False,
+            timeout=STOP_TIMEOUT_S,
+        )
+        if result.returncode:
+            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {result.stderr.decode()}")
+        return json.loads(result.stdout)
+
+    def processes(self) -> list[ProcessState]:
+        """Return its processes as it has written them down; none when it does not run."""
+        state = read_state(self.settings)
+        return list(state.processes) if state else []
+
+
+def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`; ours but for the settings."""
+    ports = {name: str(free_port()) for name in _PORTS}
+    values = {"data_dir": str(data_dir), "redis_port": str(free_ports(_REDIS_PORTS)), **ports, **settings}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return inherited | {PREFIX + name.upper(): value for name, value in values.items()}
+
+
+@contextmanager
+def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE, "up")) -> Iterator[OwnExchange]:
+    """Run the exchange that `environment` describes by the program `up`, until the context ends.
+
+    Raises:
+        OwnExchangeError: it does not start.
+    """
+    exchange = OwnExchange(load_settings(environment), environment)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(up, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not _is_running(exchange):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    raise OwnExchangeError(f"the exchange did not start:\n{output.read().decode(errors='replace')}")
+                time.sleep(ASK_EVERY_S)
+            yield exchange
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_TIMEOUT_S)
+
+
+def _is_running(exchange: OwnExchange) -> bool:
+    processes = exchange.processes()
+    return bool(processes) and all(each.state is ProcessStatus.RUNNING for each in processes)

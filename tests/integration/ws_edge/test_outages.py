@@ -1,0 +1,144 @@
+"""What happens while the edge is cut off from Redis is heard afterwards, the last word about every candle too."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+import redis.asyncio
+from websockets.asyncio.client import connect
+
+from protocol import streams
+from protocol.market_data import INTERVALS, Candle
+from protocol.orders import Side
+from protocol.streams import EVENTS_FIELD, stream_id_of
+from protocol.units import TimeMs
+from serving.redis_link import RedisLink
+from tests.integration.ws_edge.conftest import running_edge
+from tests.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
+from ws_edge.payloads import kline
+
+TIMEOUT_S = 60
+EDGE_USER = "edge"
+MARKET = market_map().by_symbol[BTC]
+YEAR_MS = START_MS + 100_000
+"""A year begins."""
+FAR_MS = 1 << 45
+PRICE = 5_000_000
+
+
+class CutEdge:
+    """An edge that can be cut off from Redis, where it has a user of its own."""
+
+    def __init__(self, client: redis.Redis, url: str) -> None:
+        self.redis = client
+        self.url = url
+
+    def cut_off(self) -> None:
+        """End its connections and let it make none."""
+        self.redis.acl_setuser(EDGE_USER, enabled=False)
+        self.redis.execute_command("CLIENT", "KILL", "USER", EDGE_USER)  # type: ignore[no-untyped-call]
+
+    def let_in(self) -> None:
+        """Let it connect again."""
+        self.redis.acl_setuser(EDGE_USER, enabled=True)
+
+
+@pytest.fixture
+def edge(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[CutEdge]:
+    with redis.Redis.from_url(redis_url) as client, ExitStack() as stack:
+        # The log's time is that of the last input done, as long as there is more.
+        client.xadd(streams.commands(0), {"x": b""}, id=stream_id_of(FAR_MS))
+        request.getfixturevalue("feeds")
+        client.execute_command("ACL", "SETUSER", EDGE_USER, "on", ">secret", "+@all", "~*", "&*")
+        stack.callback(client.acl_deluser, EDGE_USER)
+        own_url = f"redis://{EDGE_USER}:secret@{redis_url.rpartition('@')[2]}"
+        yield CutEdge(client, stack.enter_context(running_edge(own_url, tmp_path)).url)
+
+
+class Trading:
+    """Writes trades at times of its own: the log's time stands still between them."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._log = MarketLog()
+        self._now = 0
+
+    async def trade(self, time: int) -> int:
+        """Trade at `time`, wait until all of it is written, and return the trade's id."""
+        self._now = time
+        trade = self._log.trade(time, PRICE + time % 7, 1 + time % 5, Side.BUY if time % 2 else Side.SELL)
+        with self._redis.pipeline() as pipeline:
+            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(trade)}, id=stream_id_of(time))
+            pipeline.set(streams.position(0), f"1|{stream_id_of(time)}")
+            pipeline.execute()
+        while True:
+            value: Any = self._redis.hget(streams.candles(0, BTC), "1M")
+            if value and msgspec.msgpack.decode(value, type=Candle).last_trade_id == trade.trade_id:
+                return trade.trade_id
+            await asyncio.sleep(0.01)
+
+    def closed(self, interval: str) -> list[dict[str, Any]]:
+        """Every candle that is over, as a stream shows it."""
+        candles = candles_of(MARKET, interval, self._log.trades[BTC], self._now)
+        return [kline(MARKET, each, TimeMs(0), 1)["k"] for each in candles if each.closed]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["final candles are kept", "control: they are not"])
+async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept: bool) -> None:
+    trading = Trading(edge.redis)
+    finals: dict[str, list[Any]] = {interval: [] for interval in INTERVALS}
+    newest: dict[str, int] = {}
+    names = "/".join(f"btcusdt@kline_{interval}" for interval in INTERVALS)
+    async with asyncio.timeout(TIMEOUT_S), connect(f"{edge.url}/ws/{names}") as client:
+
+        async def hear(trade_id: int) -> None:
+            while set(newest.values()) != {trade_id} or len(newest) < len(INTERVALS):
+                candle = json.loads(await client.recv())["k"]
+                newest[candle["i"]] = candle["L"]
+                if candle["x"]:
+                    finals[candle["i"]].append(candle)
+
+        await hear(await trading.trade(YEAR_MS - 61_500))
+        await hear(await trading.trade(YEAR_MS - 61_200))
+        edge.cut_off()
+        for time in (-60_800, -59_400, -58_100, -500, +300, +1_800):
+            last = await trading.trade(YEAR_MS + time)
+        if not kept:
+            edge.redis.delete(*(streams.closed_candles(0, BTC, interval) for interval in INTERVALS))
+        edge.let_in()
+        await hear(last)
+        await hear(await trading.trade(YEAR_MS + 62_000))
+    expected = {interval: trading.closed(interval) for interval in INTERVALS}
+    assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [7, 3, 1, 1, 1, 0]
+    assert (finals == expected) == kept
+
+
+async def test_what_is_said_while_a_link_subscribes_comes_after_it_is_ready(redis_url: str) -> None:
+    """Otherwise a listener would take the first thing it hears after an outage for the next thing that happened."""
+    said: list[int] = []
+    heard: list[int] = []
+    said_before: list[int] = []
+
+    def ready() -> None:
+        assert not heard
+        said_before.extend(said)
+
+    link = RedisLink(redis_url, on_message=lambda _channel, payload: heard.append(int(payload)))
+    link.on_ready = ready
+    for number in range(200):
+        link.subscribe(f"channel-{number}")
+    async with asyncio.timeout(TIMEOUT_S), redis.asyncio.Redis.from_url(redis_url) as client:
+        await link.start()
+        while not said_before or len(heard) < 50:
+            said.append(len(said))
+            await client.publish("channel-0", said[-1])
+            await asyncio.sleep(0)
+    await link.close()
+    assert heard[0] < said_before[-1], "nothing was said meanwhile"
+    assert heard == list(range(heard[0], heard[0] + len(heard)))
