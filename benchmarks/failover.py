@@ -32,6 +32,7 @@ from protocol.commands import Command
 from protocol.orders import Side
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import PriceTicks
+from runtime import redis_clients
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
 
@@ -52,7 +53,7 @@ CALM_S = 10
 def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Result]:
     """Stop the leader again and again, by each signal, and time how long no order is accepted."""
     log = RedisStreamLog.connect(target.settings.resolved_redis_url())
-    with redis.Redis.from_url(target.settings.resolved_redis_url()) as client:
+    with redis_clients.client(target.settings.resolved_redis_url()) as client:
         _fill(client, resting)
     results = []
     for number, name in ((signal.SIGKILL, "kill -9"), (signal.SIGTERM, "SIGTERM")):
@@ -265,7 +266,7 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
 
     def send() -> None:
         began, number = time.perf_counter(), 0
-        with redis.Redis.from_url(_url_of(client)) as own:
+        with redis_clients.client(_url_of(client)) as own:
             while not stop.is_set():
                 number += 1
                 command = placed[number % len(placed)]
@@ -335,7 +336,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
                 named = own | {"ENGINE": f"engine-{number}", "METRICS_PORT": str(ports[-1])}
                 environment = {**os.environ, **{f"{PREFIX}{name}": value for name, value in named.items()}}
                 running.append(subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment))
-            with redis.Redis.from_url(settings.resolved_redis_url()) as client:
+            with redis_clients.client(settings.resolved_redis_url()) as client:
                 yield settings, client, [each.pid for each in running[1:]], ports
         finally:
             for process in reversed(running):

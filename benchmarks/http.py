@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-import redis
 
 from benchmarks import load
 from benchmarks.report import Result
@@ -24,6 +23,7 @@ from benchmarks.workload import roomy_markets_file
 from cli.own_exchange import OwnExchange, own_environment, own_exchange
 from cli.ports import free_port
 from protocol import streams
+from runtime import redis_clients
 from runtime.settings import Settings
 
 ACCOUNTS = 16
@@ -177,7 +177,7 @@ def _catch_up(settings: Settings) -> float:
     """Return the seconds until the database has everything that the shard has said."""
     began = time.monotonic()
     with (
-        redis.Redis.from_url(settings.resolved_redis_url()) as client,
+        redis_clients.client(settings.resolved_redis_url()) as client,
         psycopg.connect(settings.resolved_database_url(), autocommit=True) as database,
     ):
         information: dict[str, bytes] = client.xinfo_stream(streams.events(0))

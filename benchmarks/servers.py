@@ -14,6 +14,7 @@ import redis
 from benchmarks.workload import roomy_markets_file
 from cli import embedded
 from cli.ports import free_port
+from runtime import redis_clients
 from runtime.settings import PREFIX, Settings
 
 STOP_S = 300
@@ -41,7 +42,7 @@ def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis
             }
             environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in values.items()}}
             process = subprocess.Popen([sys.executable, "-m", module], env=environment)
-            with redis.Redis.from_url(own.resolved_redis_url()) as client:
+            with redis_clients.client(own.resolved_redis_url()) as client:
                 yield client, process
         finally:
             for each in (process, server):

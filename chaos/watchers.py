@@ -8,7 +8,6 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 import redis.asyncio
-import redis.exceptions
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -18,6 +17,7 @@ from chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events
 from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime.redis_clients import RedisOutage, asyncio_client
 from runtime.settings import Settings
 
 RECONNECT_S: Final = 0.2
@@ -127,16 +127,14 @@ class Watchers:
 
     async def _follow_log(self, shard: int) -> None:
         watch, stream = self._evidence.stream, streams.events(shard)
-        async with redis.asyncio.Redis.from_url(
-            self._settings.resolved_redis_url(), socket_timeout=OPEN_TIMEOUT_S, protocol=2
-        ) as client:
+        async with asyncio_client(self._settings.resolved_redis_url(), 1, OPEN_TIMEOUT_S) as client:
             while True:
                 heard = self.heard[shard]
                 try:
                     found: Any = await client.xread({stream: heard}, ENTRIES_PER_READ)
                     if not found and heard != STREAM_START:
                         await self._check_end(client, shard, heard)
-                except (OSError, redis.exceptions.RedisError):
+                except RedisOutage:
                     found = []
                 for _, entries in found:
                     for stream_id, fields in entries:

@@ -70,9 +70,14 @@ def redis_command(settings: Settings) -> ServerCommand:
     folder.mkdir(mode=0o700, exist_ok=True)
     configuration = folder / "redis.conf"
     configuration.touch(0o600)
-    configuration.write_text(
-        f"""bind 127.0.0.1
-port {settings.redis_port}
+    configuration.write_text(redis_configuration(settings, folder, settings.redis_port), "utf-8")
+    return ServerCommand((str(program), str(configuration)))
+
+
+def redis_configuration(settings: Settings, folder: Path, port: int) -> str:
+    """Return the configuration of a Redis that keeps everything it has acknowledged."""
+    return f"""bind 127.0.0.1
+port {port}
 requirepass {settings.password_file.read_text("ascii").strip()}
 dir "{folder}"
 pidfile "{folder / "redis.pid"}"
@@ -80,10 +85,7 @@ appendonly yes
 appendfsync always
 save ""
 maxmemory-policy noeviction
-""",
-        "utf-8",
-    )
-    return ServerCommand((str(program), str(configuration)))
+"""
 
 
 def redis_ready(settings: Settings) -> bool:
@@ -140,7 +142,7 @@ def postgres_ready(settings: Settings) -> bool:
 def leftover_servers(settings: Settings) -> Iterator[psutil.Process]:
     """Return the embedded servers that still run on this data folder, whoever started them."""
     for pid_file, program in (
-        (settings.data_dir / "redis" / "redis.pid", "redis-server"),
+        *((file, "redis-server") for file in settings.data_dir.glob("redis*/redis.pid")),
         (settings.data_dir / "postgres" / "postmaster.pid", "postgres"),
     ):
         try:

@@ -11,7 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
 from cli.past import Past, PastError, Progress
-from cli.probes import connect
+from cli.probes import connect, connect_log
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
 from protocol.units import format_decimal
@@ -33,9 +33,9 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     connection: psycopg.Connection[Any] | None = None
     log: RedisStreamLog | None = None
     try:
-        client = connect(settings)
-        client.ping()
-        log = RedisStreamLog(client)
+        with connect(settings) as client:
+            client.ping()
+        log = connect_log(settings)
     except (redis.RedisError, SettingsError) as error:
         reasons.append(str(error))
     try:
@@ -53,6 +53,8 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     except redis.RedisError as error:
         raise CommandError(f"Redis does not answer as it should: {error}") from error
     finally:
+        if log is not None:
+            log.close()
         if connection is not None:
             connection.close()
 

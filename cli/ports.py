@@ -21,7 +21,10 @@ def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
     if settings.frontend_enabled:
         yield settings.host, settings.frontend_port, f"{PREFIX}FRONTEND_PORT"
     if not settings.redis_url:
-        yield "127.0.0.1", settings.redis_port, f"{PREFIX}REDIS_PORT"
+        for port in settings.redis_ports():
+            yield "127.0.0.1", port, f"{PREFIX}REDIS_PORT"
+            if settings.redis_mode == "cluster":
+                yield "127.0.0.1", port + 10_000, f"{PREFIX}REDIS_PORT"
     if not settings.database_url:
         yield "127.0.0.1", settings.postgres_port, f"{PREFIX}POSTGRES_PORT"
 
@@ -50,6 +53,14 @@ def free_port() -> int:
         port = secrets.choice(_QUIET_PORTS)
         if _is_free("127.0.0.1", port):
             return port
+
+
+def free_ports(count: int) -> int:
+    """Return the first of so many ports in a row that are free, and so are those 10,000 above them (a cluster's own)."""
+    while True:
+        first = free_port()
+        if all(_is_free("127.0.0.1", first + n + offset) for n in range(count) for offset in (0, 10_000)):
+            return first
 
 
 def _is_free(host: str, port: int) -> bool:

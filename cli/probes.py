@@ -4,6 +4,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.lease import Standby
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime import redis_clients
 from runtime.halt import Halt, read_halt
 from runtime.metrics import read_health
 from runtime.redis_stream_log import RedisStreamLog
@@ -116,7 +118,12 @@ def say_health(settings: Settings, specs: Iterable[ProcessSpec]) -> bool:
 def connect(settings: Settings) -> redis.Redis:
     """Return a connection to the exchange's Redis, which gives up after `TIMEOUT_S`."""
     url = settings.resolved_redis_url()
-    return redis.Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, protocol=2)
+    return redis_clients.client(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S)
+
+
+def connect_log(settings: Settings) -> RedisStreamLog:
+    """Return the exchange's stream log, which gives up after `TIMEOUT_S`."""
+    return RedisStreamLog.connect(settings.resolved_redis_url(), timeout_s=TIMEOUT_S)
 
 
 def audit(client: redis.Redis, shards: list[int], timeout_s: float = TIMEOUT_S) -> dict[int, AuditReply]:
@@ -150,8 +157,7 @@ def halts(settings: Settings) -> dict[int, Halt]:
 def shard_reports(settings: Settings) -> list[ShardReport]:
     """Return how every shard stands."""
     market_map = settings.market_map()
-    with connect(settings) as client, connect(settings) as streaming:
-        log = RedisStreamLog(streaming)
+    with connect(settings) as client, closing(connect_log(settings)) as log:
         audits = audit(client, list(range(settings.shard_count)))
         return [
             _shard_report(client, log, shard, [market.symbol for market in market_map.markets_of_shard(shard)], audits)
@@ -229,8 +235,7 @@ def lags_ms(settings: Settings) -> dict[str, int]:
     """Return by how many milliseconds each process is behind, as far as it has a backlog and can be asked."""
     names = [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]
     try:
-        with connect(settings) as client, connect(settings) as streaming:
-            log = RedisStreamLog(streaming)
+        with connect(settings) as client, closing(connect_log(settings)) as log:
             healths = {name: read_health(client, name) for name in names}
             waiting = {
                 leader.process if (leader := log.lease(shard).leader) else f"engine-{shard}": _waiting_ms(

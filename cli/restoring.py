@@ -338,7 +338,12 @@ def _order_of(shard: Shard, account_id: int, market: str, order_id: int) -> Orde
 
 
 def write_redis(
-    client: redis.Redis, connection: psycopg.Connection[Any], plan: Plan, market_map: MarketMap, now_ms: int
+    client: redis.Redis,
+    log: RedisStreamLog,
+    connection: psycopg.Connection[Any],
+    plan: Plan,
+    market_map: MarketMap,
+    now_ms: int,
 ) -> None:
     """Replace what Redis has of the shards. A shard's position comes last: without it nothing of it opens."""
     for pattern in ("api_key:*", "session:*"):
@@ -348,6 +353,7 @@ def write_redis(
     for each in plan.shards:
         _delete_shard(client, each.shard.index, market_map)
     for each in plan.shards:
+        log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
         _write_feeds(client, connection, each, market_map, now_ms)
         client.set(streams.position(each.shard.index), f"{each.epoch}|{each.position}")
@@ -383,7 +389,6 @@ def _delete_shard(client: redis.Redis, shard: int, market_map: MarketMap) -> Non
 
 def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]) -> None:
     shard, position, ingested = each.shard.index, each.position, each.base.stream_id
-    RedisStreamLog(client).save_snapshot(shard, encode_snapshot(each.shard, position), position)
     _move_end(client, streams.events(shard), ingested)
     for stream_id, frame in each.events:
         client.xadd(streams.events(shard), {EVENTS_FIELD: frame}, id=stream_id)

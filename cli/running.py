@@ -6,13 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import psutil
 import psycopg
 from rich.console import Console
 
-from cli import embedded, probes
+from cli import embedded, embedded_redis, probes
 from cli.console import plain_table
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
@@ -148,12 +148,12 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
 
     if not settings.redis_url:
         say("starting Redis")
-        supervisor.start(ProcessSpec("redis", embedded.redis_command(settings)))
+        start(ProcessSpec(name, command) for name, command in embedded_redis.redis_commands(settings).items())
     if not settings.database_url:
         say("starting PostgreSQL")
         supervisor.start(ProcessSpec("postgres", embedded.postgres_command(settings)))
     start(gateways(settings))
-    wait_for("Redis", lambda: embedded.redis_ready(settings))
+    wait_for("Redis", lambda: embedded_redis.redis_ready(settings))
     start(engines(settings))
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")
@@ -172,8 +172,8 @@ def _check_log(settings: Settings) -> None:
     """Compare the shards' logs with the database; the shards wait for it."""
     if not settings.lost_tail_check_enabled:
         return
-    with probes.connect(settings) as client:
-        reasons = LogGuard(client, settings.resolved_database_url(), range(settings.shard_count)).step()
+    with closing(probes.connect_log(settings)) as log:
+        reasons = LogGuard(log, settings.resolved_database_url(), range(settings.shard_count)).step()
     if reasons:
         raise StartError("The exchange does not open: " + "\n".join(reasons))
 

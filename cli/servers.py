@@ -1,10 +1,10 @@
 """Redis and PostgreSQL for a command that needs them, whether the exchange runs or not."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from cli import embedded
+from cli import embedded, embedded_redis
 from cli.console import CommandError
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec
@@ -30,17 +30,19 @@ def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterat
         check_ports(settings)
         supervisor = Supervisor(settings)
         try:
-            for name, url, command, ready in (
-                ("redis", settings.redis_url, embedded.redis_command, embedded.redis_ready),
-                ("postgres", settings.database_url, embedded.postgres_command, embedded.postgres_ready),
+            for name, url, commands, ready in (
+                ("redis", settings.redis_url, embedded_redis.redis_commands, embedded_redis.redis_ready),
+                ("postgres", settings.database_url, _postgres_commands, embedded.postgres_ready),
             ):
-                if not url:
-                    say(f"starting {name}")
-                    supervisor.start(ProcessSpec(name, command(settings)))
+                started = {} if url else commands(settings)
+                for each, command in started.items():
+                    say(f"starting {each}")
+                    supervisor.start(ProcessSpec(each, command))
                 deadline = time.monotonic() + READY_TIMEOUT_S
                 while not ready(settings):
                     if time.monotonic() > deadline:
-                        raise CommandError(f"{name} does not answer; see {log_file(settings, name)}.")
+                        logs = ", ".join(str(log_file(settings, each)) for each in started or (name,))
+                        raise CommandError(f"{name} does not answer; see {logs}.")
                     time.sleep(LOOK_EVERY_S)
             yield
         finally:
@@ -48,3 +50,7 @@ def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterat
             state_file(settings).unlink(missing_ok=True)
     except (embedded.ServerError, PortError, OSError) as error:
         raise CommandError(str(error)) from error
+
+
+def _postgres_commands(settings: Settings) -> Mapping[str, embedded.ServerCommand]:
+    return {"postgres": embedded.postgres_command(settings)}

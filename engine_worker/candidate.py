@@ -10,7 +10,7 @@ import structlog
 from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch
 from engine_worker.worker import Worker, monotonic_ms
 from protocol.lease import STANDBY_TTL_MS, Leader, Standby
-from runtime.stream_log import Fenced, StreamLog
+from runtime.stream_log import Fenced, Rewound, StreamLog
 
 _ANNOUNCE_MS = STANDBY_TTL_MS // 3
 
@@ -63,6 +63,7 @@ class Candidate:
 
         Raises:
             Fenced: it has led, and another worker has taken over; it must be made anew.
+            Rewound: Redis has lost what it has applied; so must it then.
             LogDamaged: the committed position cannot be reached.
             InvariantBroken: the state is wrong; nothing of the batch was published.
         """
@@ -84,6 +85,8 @@ class Candidate:
             return
         try:
             self._worker.lead(Leader(self._process, self._pid, self._lease_ms), over=sight.leader)
+        except Rewound:
+            raise
         except Fenced:
             return  # another standby was first, or the leader has come back
         self._streams.withdraw(self._index, self._standby())

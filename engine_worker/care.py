@@ -3,10 +3,10 @@
 import time
 
 import prometheus_client
-import redis
 
 from engine_worker.worker import Worker
 from protocol import streams
+from runtime import redis_clients
 from runtime.halt import clear_halt
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
@@ -29,7 +29,7 @@ class Care:
         self._worker = worker
         self._streams = log
         self._shard = settings.shard
-        self._redis = redis.Redis.from_url(settings.resolved_redis_url())
+        self._redis = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
         self._due_s = 0.0
         self._is_first = True
 

@@ -3,10 +3,11 @@
 import threading
 import time
 
-import redis
 import structlog
 
 from engine_worker.worker import LogDamaged
+from protocol import streams
+from runtime import redis_clients
 from runtime.guard import read_guard
 from runtime.redis_stream_log import Unreachable
 
@@ -23,7 +24,7 @@ def await_guard(redis_url: str, shard: int, stopping: threading.Event) -> None:
         LogDamaged: the log has lost what was stored of it.
     """
     say_s = time.monotonic() + SAY_EVERY_S
-    with redis.Redis.from_url(redis_url, protocol=2) as client:
+    with redis_clients.client_for(redis_url, streams.guard(shard)) as client:
         while not stopping.is_set():
             try:
                 guard = read_guard(client, shard)

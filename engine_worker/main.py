@@ -7,11 +7,13 @@ in:{k} ──> worker ──> commit: pos:{k}, ev:{k}, out:{k} ──> replies, 
 import gc
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import prometheus_client
-import redis
 import structlog
 
 from engine_worker.candidate import Candidate
@@ -21,13 +23,14 @@ from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
+from runtime import redis_clients
 from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, serve_metrics
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
-from runtime.stream_log import Fenced
+from runtime.stream_log import Fenced, Rewound
 
 BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
@@ -64,8 +67,43 @@ def run(settings: Settings) -> None:
     stopping = stop_flag()
     # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
     gc.disable()
-    name = settings.engine_name()
-    log = RedisStreamLog.connect(settings.resolved_redis_url(), name)
+    was_away = False
+    while not stopping.is_set():
+        try:
+            _work(settings, stopping, was_away=was_away)
+        except Rewound as error:
+            _log.warning("starting anew from what Redis has", reason=str(error))
+            was_away = False
+        except Unreachable as error:
+            _log.warning("redis is away", error=str(error))
+            was_away = True
+            stopping.wait(RETRY_AFTER_S)
+
+
+def _work(settings: Settings, stopping: threading.Event, *, was_away: bool) -> None:
+    """Make a worker from what Redis has, and let it follow and lead until `stopping`.
+
+    Raises:
+        Rewound: Redis has lost what the worker came of.
+        Unreachable: Redis was away before there was a worker.
+    """
+    url = settings.resolved_redis_url()
+    connect = partial(RedisStreamLog.connect, shard=settings.shard, replicas_min=settings.redis_replicas_min)
+    log = connect(url, settings.engine_name())
+    try:
+        _run_on(log, partial(connect, url), settings, stopping, was_away=was_away)
+    finally:
+        log.close()
+
+
+def _run_on(
+    log: RedisStreamLog,
+    connect: Callable[[], RedisStreamLog],
+    settings: Settings,
+    stopping: threading.Event,
+    *,
+    was_away: bool,
+) -> None:
     worker = Worker(
         log,
         settings.shard,
@@ -77,12 +115,12 @@ def run(settings: Settings) -> None:
         await_guard(settings.resolved_redis_url(), settings.shard, stopping)
         if stopping.is_set():
             return
-    candidate = Candidate(worker, log, name, os.getpid(), settings.lease_ms)
+    candidate = Candidate(worker, log, settings.engine_name(), os.getpid(), settings.lease_ms)
     candidate.join()
     gc.freeze()
-    snapshotter = Snapshotter(
-        worker, log, settings.resolved_redis_url(), settings.shard, float(settings.snapshot_interval_s)
-    )
+    if was_away:
+        candidate.redis_was_away()
+    snapshotter = Snapshotter(worker, log, connect, settings.shard, float(settings.snapshot_interval_s))
     heartbeat = _Heartbeat(settings, worker)
     care = Care(worker, log, settings)
     while not stopping.is_set():
@@ -96,6 +134,9 @@ def run(settings: Settings) -> None:
             candidate.redis_was_away()
             stopping.wait(RETRY_AFTER_S)
             continue
+        except Rewound:
+            snapshotter.abandon()
+            raise
         if not candidate.leads:
             if not processed:
                 stopping.wait(candidate.poll_ms / 1_000)
@@ -110,8 +151,9 @@ def run(settings: Settings) -> None:
 
 def _say_halted(settings: Settings, reason: str) -> None:
     try:
-        write_halt(redis.Redis.from_url(settings.resolved_redis_url()), settings.shard, reason)
-    except redis.RedisError as error:
+        client = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
+        write_halt(client, settings.shard, reason)
+    except redis_clients.RedisOutage as error:
         _log.warning("the halt is not written down", error=str(error))
 
 
@@ -120,8 +162,8 @@ class _Heartbeat:
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self._worker = worker
-        self._redis = redis.Redis.from_url(settings.resolved_redis_url())
         self._key = streams.health(settings.engine_name())
+        self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._key)
         self._due_s = 0.0
 
     def run(self) -> None:

@@ -6,7 +6,9 @@ trims the logs, by what Redis says is kept: it need not remember what it, or ano
 
 import gc
 import os
+import signal
 import time
+from collections.abc import Callable
 
 import prometheus_client
 import structlog
@@ -33,10 +35,13 @@ _fork_seconds = prometheus_client.Gauge("engine_snapshot_fork_seconds", "How lon
 class Snapshotter:
     """Saves a worker's state every so often, and trims the logs that no start will need any more."""
 
-    def __init__(self, worker: Worker, log: RedisStreamLog, redis_url: str, index: int, interval_s: float) -> None:
+    def __init__(
+        self, worker: Worker, log: RedisStreamLog, connect: Callable[[], RedisStreamLog], index: int, interval_s: float
+    ) -> None:
+        """Use `log` from this process; a child calls `connect` for one of its own."""
         self._worker = worker
         self._streams = log
-        self._redis_url = redis_url
+        self._connect = connect
         self._index = index
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
@@ -78,8 +83,12 @@ class Snapshotter:
         if self._child is not None:
             os.waitpid(self._child, 0)
             self._child = None
-        if self._worker.leads and self._has_news() and not self._streams.standbys(self._index):
-            self._save(self._streams)
+        if (
+            self._worker.leads
+            and self._has_news()
+            and not self._streams.standbys(self._index)
+            and self._save(self._streams)
+        ):
             _log.info("last snapshot saved", shard=self._index)
             self._trim()
 
@@ -100,9 +109,21 @@ class Snapshotter:
             return False
         return True
 
-    def _save(self, log: RedisStreamLog) -> None:
-        stream_id = self._worker.position.stream_id
-        log.save_snapshot(self._index, encode_snapshot(self._worker.shard, stream_id), stream_id)
+    def _save(self, log: RedisStreamLog) -> bool:
+        """Save the state, unless the log does not lead to it any more, after a failover of Redis; return whether it is saved."""
+        position = self._worker.position
+        snapshot = encode_snapshot(self._worker.shard, position.stream_id)
+        if not log.reaches(self._index, position):
+            return False
+        log.save_snapshot(self._index, snapshot, position.stream_id)
+        return True
+
+    def abandon(self) -> None:
+        """End a running child: what it saves belongs to a state that is no more."""
+        if self._child is not None:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = None
 
     def _fork(self) -> int:
         began = time.perf_counter()
@@ -118,8 +139,8 @@ class Snapshotter:
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.nice(_NICENESS)
             self._worker.shard.check_invariants()
-            self._save(RedisStreamLog.connect(self._redis_url))
-            status = 0
+            if self._save(self._connect()):
+                status = 0
         except InvariantBroken as error:
             status = _IMPOSSIBLE
             _log.critical("the state is wrong", shard=self._index, reason=str(error))

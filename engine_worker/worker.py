@@ -25,7 +25,7 @@ from protocol.market import MarketMap
 from protocol.replies import AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
-from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, ShardPosition, StreamLog
+from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
 
 _log = structlog.get_logger()
 
@@ -119,11 +119,13 @@ class Worker:
         """Apply what has been committed since, saying nothing of it; return the number of entries. 0: in step.
 
         Raises:
+            Rewound: Redis has lost what this worker has applied.
             LogDamaged: the input does not reach the position, or not as far back as the newest usable snapshot.
             InvariantBroken: the state that was committed is wrong.
         """
         after = self.position.stream_id
         entries, goal, trimmed_to = self._streams.read_committed(self._index, after, entries_max)
+        self._check_not_behind(goal)
         if split_stream_id(trimmed_to) > split_stream_id(after):
             # This worker was away for so long that what it has not applied yet may be gone.
             restored = self._restore()
@@ -153,12 +155,14 @@ class Worker:
 
         Raises:
             Fenced: another worker holds the lease; this one may go on following.
+            Rewound: Redis has lost what this worker has applied.
             LogDamaged: the committed position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
         """
         position = self._streams.take_over(self._index, candidate, over)
         if candidate is not None:
             self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms())
+        self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
         self.position = position
@@ -187,6 +191,12 @@ class Worker:
         self.shard = Shard(self._index, self._market_map, self._closed_orders_max)
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
+
+    def _check_not_behind(self, goal: ShardPosition) -> None:
+        if split_stream_id(goal.stream_id) < split_stream_id(self.position.stream_id):
+            raise Rewound(
+                f"shard {self._index} is back at {goal.stream_id}; this worker has applied {self.position.stream_id}"
+            )
 
     def _follow_to(self, goal: ShardPosition) -> int:
         followed = 0

@@ -10,7 +10,7 @@ import prometheus_client
 import structlog
 
 from feeds.state import InvariantError
-from feeds.store import FeedsStore, SupersededError
+from feeds.store import FeedsStore, RewoundError, SupersededError
 from feeds.worker import FeedsWorker
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
@@ -49,7 +49,7 @@ def main() -> None:
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; then save the state."""
     stopping = stop_flag()
-    store = FeedsStore.connect(settings.resolved_redis_url())
+    store = FeedsStore.connect(settings.resolved_redis_url(), settings.redis_replicas_min)
     worker = FeedsWorker(store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms)
     heartbeat = Heartbeat(settings, "feeds", lambda: max(0, time.time_ns() // 1_000_000 - worker.time()))
     heartbeat.start()
@@ -64,7 +64,7 @@ def run(settings: Settings) -> None:
                 away, restored = False, True
             begun = time.monotonic()
             count = worker.step(int(begun * 1000), BLOCK_MS)
-        except Unreachable as error:
+        except (*Unreachable, RewoundError) as error:
             if not away:
                 _log.warning("redis is away", error=str(error))
             away, restored = True, False
@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
     if restored:
         try:
             worker.finish(int(time.monotonic() * 1000))
-        except Unreachable as error:
+        except (*Unreachable, RewoundError) as error:
             # What was not saved is read again at the next start.
             _log.warning("redis is away", error=str(error))
     heartbeat.stop()

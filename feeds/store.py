@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from feeds.state import CLOSED_CANDLES_MAX, DIFFS_MAX, TRADES_MAX, Outputs, SavedState
 from protocol import streams
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
-from runtime.redis_stream_log import RedisStreamLog
+from runtime.redis_clients import ShardServers
+from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
 from runtime.stream_log import DeadLetter
 
 # Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing.
@@ -52,6 +51,10 @@ class SupersededError(RuntimeError):
     """Another feeds process has started since; this one must not write any more."""
 
 
+class RewoundError(RuntimeError):
+    """A failover has lost what this process wrote last, though nobody else writes: what was published must be loaded anew."""
+
+
 class Saved(NamedTuple):
     """What a start finds."""
 
@@ -72,23 +75,27 @@ class Mark(NamedTuple):
 class FeedsStore:
     """Feeds' side of Redis; not for use by several threads."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        """Use `client`, which must neither decode responses nor repeat commands by itself."""
+    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
+        """Use `client`, which must neither decode responses nor repeat commands by itself; with `servers`, each shard's own of these."""
         self._redis = client
-        self._log = RedisStreamLog(client)
+        self._servers = servers
+        self._log = RedisStreamLog(client, servers, replicas_min)
         self._commit = client.register_script(_COMMIT)
         self._time = client.register_script(_TIME)
         self._epochs: dict[int, bytes] = {}
 
     @classmethod
-    def connect(cls, url: str) -> "FeedsStore":
-        """Return the store on the Redis at `url`."""
-        never = Retry(NoBackoff(), 0)
-        return cls(redis.Redis.from_url(url, protocol=2, socket_keepalive=True, socket_timeout=10, retry=never))
+    def connect(cls, url: str, replicas_min: int = 0) -> "FeedsStore":
+        """Return the store on the Redis at `url`; events count as there when `replicas_min` replicas have them."""
+        servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True)
+        return cls(servers.of(0), servers, replicas_min)
+
+    def _at(self, shard: int) -> redis.Redis:
+        return self._servers.of(shard) if self._servers is not None else self._redis
 
     def take_over(self, shard: int) -> None:
         """Make this process the only one that writes the shard's feeds."""
-        with self._redis.pipeline() as pipeline:
+        with self._at(shard).pipeline() as pipeline:
             pipeline.hincrby(streams.feeds_state(shard), "epoch", 1)
             pipeline.hsetnx(streams.passed(shard), EventReader.FEEDS, STREAM_START)
             epoch, _ = pipeline.execute()
@@ -100,7 +107,7 @@ class FeedsStore:
         Raises:
             SupersededError: another process has taken over.
         """
-        found: Any = self._redis.hgetall(streams.feeds_state(shard))
+        found: Any = self._at(shard).hgetall(streams.feeds_state(shard))
         if found.pop(b"epoch", None) != self._epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         found.pop(b"state_id", None)
@@ -120,7 +127,7 @@ class FeedsStore:
     def log_time(self, shard: int, position: StreamId) -> int:
         """Return the time (ms) before which no event can happen any more; 0 when there are events after `position`."""
         keys = [streams.position(shard), streams.commands(shard), streams.events(shard)]
-        done, last_input, last_event, now = self._time(keys=keys)
+        done, last_input, last_event, now = self._time(keys=keys, client=self._at(shard))
         if last_event.decode() != position:
             return 0
         return int(now) if last_input == done else streams.split_stream_id(done.decode())[0]
@@ -138,6 +145,7 @@ class FeedsStore:
 
         Raises:
             SupersededError: another process has taken over. Nothing was written.
+            RewoundError: nobody has, but what was written last is lost. Nothing was written.
         """
         commands = _commands(outputs)
         commands += [_dead_letter(shard, letter) for letter in dead_letters]
@@ -147,12 +155,17 @@ class FeedsStore:
         for command in commands:
             arguments += (len(command), *command)
         keys = list(dict.fromkeys(command[1] for command in commands if command[0] != "PUBLISH"))
-        if not self._commit(keys=[streams.feeds_state(shard), *keys], args=arguments):
+        state = streams.feeds_state(shard)
+        if not self._commit(keys=[state, *keys], args=arguments, client=self._at(shard)):
+            if self._at(shard).hget(state, "epoch") == self._epochs[shard]:
+                raise RewoundError(f"shard {shard}: not all that was published is there any more")
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._redis.close()
+        if self._servers is not None:
+            self._servers.close()
 
 
 def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:

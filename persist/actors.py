@@ -9,15 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dramatiq
+import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import DecodeError
 from dramatiq.middleware import Retries
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from persist.archive import Archiver, LostTailError
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from protocol import streams
-from protocol.streams import STREAM_START, StreamId
+from protocol.streams import JOBS_NAMESPACE, STREAM_START, StreamId
+from runtime.redis_clients import client_for
 from runtime.stream_log import DeadLetter
 
 QUEUE = "ingest"
@@ -35,6 +39,9 @@ _log = structlog.get_logger()
 
 class NudgeBroker(RedisBroker):
     """Puts messages that are none into the dead letters of shard 0; Dramatiq alone would stop for seconds at each of them."""
+
+    letters: redis.Redis
+    """On a cluster the dead letters are on another node than the queue."""
 
     def do_fetch(self, queue_name: str, count: int) -> list[Any]:
         """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""
@@ -61,19 +68,23 @@ class NudgeBroker(RedisBroker):
         named: Any = self.client.hgetall(f"{source}.msgs")
         names = [name.decode("utf-8", "replace") for name, value in named.items() if value == payload]
         letter = DeadLetter(source, StreamId(names[0] if names else STREAM_START), reason, payload)
-        self.client.xadd(streams.dead_letters(0), dict(letter.fields()))  # type: ignore[arg-type]
+        self.letters.xadd(streams.dead_letters(0), dict(letter.fields()))  # type: ignore[arg-type]
         if names:
             self.do_ack(queue_name, names[0])
 
 
 def make_broker(redis_url: str) -> RedisBroker:
     """Return the broker that nudges go through."""
-    return NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
-        url=redis_url,
+    broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
+        # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
+        client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
+        namespace=JOBS_NAMESPACE,
         middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX)],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_CHANCE,
     )
+    broker.letters = client_for(redis_url, streams.dead_letters(0))
+    return broker
 
 
 def declare_ingest(broker: RedisBroker, ingest: Callable[[int], None]) -> dramatiq.Actor[[int], None]:

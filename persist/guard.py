@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-import redis
 import structlog
 
 from persist.archive import has_entry
@@ -20,9 +19,8 @@ _log = structlog.get_logger()
 class LogGuard:
     """Notes for each shard whether it may open."""
 
-    def __init__(self, client: redis.Redis, database_url: str, shards: Sequence[int]) -> None:
-        self._redis = client
-        self._streams = RedisStreamLog(client)
+    def __init__(self, log: RedisStreamLog, database_url: str, shards: Sequence[int]) -> None:
+        self._streams = log
         self._database_url = database_url
         self._shards = list(shards)
 
@@ -32,7 +30,7 @@ class LogGuard:
         Raises:
             psycopg.Error: the database cannot be asked; nothing is noted then.
         """
-        guards = {shard: read_guard(self._redis, shard) for shard in self._shards}
+        guards = {shard: read_guard(self._streams.at(shard), shard) for shard in self._shards}
         open_questions = [shard for shard, guard in guards.items() if not guard.checked or guard.reason]
         if not open_questions:
             return []
@@ -41,7 +39,7 @@ class LogGuard:
         for shard in open_questions:
             known = stored.get(shard, Stored())
             reason = lost_tail(shard, known, found_of(self._streams, shard, known))
-            write_guard(self._redis, shard, guards[shard].run_id, reason)
+            write_guard(self._streams.at(shard), shard, guards[shard].run_id, reason)
             if not reason:
                 _log.info("log compared with the database", shard=shard, archived=known.archived_id)
             else:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import psycopg
-import redis
 import structlog
 from dramatiq import Worker
 from dramatiq.brokers.redis import RedisBroker
@@ -72,7 +71,7 @@ def nudge(settings: Settings) -> None:
     stopping = stop_flag()
     broker = make_broker(settings.resolved_redis_url())
     ingest = declare_ingest(broker, _not_here)
-    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    log = RedisStreamLog.connect(settings.resolved_redis_url(), replicas_min=settings.redis_replicas_min)
     nudger = Nudger(
         log,
         range(settings.shard_count),
@@ -94,6 +93,7 @@ def nudge(settings: Settings) -> None:
                 nudger.wait(BLOCK_MS)
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
+            nudger.forget()
             stopping.wait(RETRY_AFTER_S)
     heartbeat.stop()
     broker.close()
@@ -110,7 +110,7 @@ class _Beside:
         self._archive = ArchiveNudger(
             log, shards, archive.send, lambda: int(broker.do_qsize(archive.queue_name)), settings.archive_period_ms
         )
-        self._guard = LogGuard(redis.Redis.from_url(redis_url, protocol=2), self._database_url, shards)
+        self._guard = LogGuard(log, self._database_url, shards)
         self._guard_due_ms = 0
         self._enabled = settings.archive_enabled
         self._withdraw: Callable[[], None] | None = None
@@ -143,11 +143,16 @@ def work(settings: Settings) -> None:
         settings.market_map(),
     )
     retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
-    archiver = Archiver(RedisStreamLog.connect(redis_url), range(settings.shard_count), database_url, retention)
+    archiver = Archiver(
+        RedisStreamLog.connect(redis_url, replicas_min=settings.redis_replicas_min),
+        range(settings.shard_count),
+        database_url,
+        retention,
+    )
     ingests = {
         shard: ShardIngest(
             shard,
-            RedisStreamLog.connect(redis_url),
+            RedisStreamLog.connect(redis_url, shard=shard, replicas_min=settings.redis_replicas_min),
             database_url,
             markets,
             settings.ingest_batch_entries,

@@ -44,6 +44,10 @@ class Nudger:
         self._swept_ms: int | None = None
         self._swept_passed: dict[int, StreamId | None] = dict.fromkeys(self._seen)
 
+    def forget(self) -> None:
+        """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted though nobody has it."""
+        self._nudged = dict.fromkeys(self._nudged, STREAM_START)
+
     def is_waiting(self) -> bool:
         """Return whether the ingest of any shard is behind what was last seen of it."""
         return any(_is_before(self._passed[shard], seen) for shard, seen in self._seen.items())

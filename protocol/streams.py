@@ -35,8 +35,11 @@ A market's read models carry the tag of the market's shard.
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
 | `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
 | `health:NAME`             | string   | every process    | its last heartbeat; expires when it falls silent              |
+| `waited:{k}`              | string   | readers of `ev`  | with replicas: the entry that a reader last waited for, until they had it |
+| `{dramatiq}:…`            | several  | persist          | Dramatiq's queue of nudges; one hash tag, so its script works on a cluster |
 """
 
+import re
 from enum import StrEnum
 from typing import Final, NewType
 
@@ -44,6 +47,10 @@ StreamId = NewType("StreamId", str)
 """A Redis stream entry's id, `milliseconds-number`."""
 
 STREAM_START: Final = StreamId("0-0")
+
+JOBS_NAMESPACE: Final = "{dramatiq}"
+
+_engine_number: Final = re.compile(r"(?<=^engine-)(\d+)")
 
 COMMANDS_FIELD: Final = b"c"
 MESSAGES_FIELD: Final = b"m"
@@ -225,9 +232,19 @@ def listen_key_of(account_id: int) -> str:
     return f"listen_key_of:{account_id}"
 
 
+def waited(shard: int) -> str:
+    """`waited:{k}`."""
+    return f"waited:{{{shard}}}"
+
+
 def health(process: str) -> str:
-    """`health:NAME`."""
-    return f"health:{process}"
+    """`health:NAME`; an engine's number is a hash tag, so that its heartbeat goes where its shard is."""
+    return "health:" + _engine_number.sub(r"{\1}", process)
+
+
+def shard_of(key: str) -> int:
+    """Return the shard whose hash tag a key carries."""
+    return int(key[key.index("{") + 1 : key.index("}")])
 
 
 def stream_id_of(milliseconds: int, number: int = 0) -> StreamId:

@@ -15,6 +15,7 @@ import redis
 import structlog
 
 from protocol import streams
+from runtime import redis_clients
 from runtime.settings import Settings
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -44,8 +45,10 @@ class Heartbeat:
     """
 
     def __init__(self, settings: Settings, process: str, lag_ms: Callable[[], int] | None = None) -> None:
-        self._redis = redis.Redis.from_url(settings.resolved_redis_url(), socket_timeout=HEARTBEAT_TTL_S)
         self._key = streams.health(process)
+        self._redis = redis_clients.client_for(
+            settings.resolved_redis_url(), self._key, socket_timeout=float(HEARTBEAT_TTL_S)
+        )
         self._lag_ms = lag_ms
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)

@@ -2,18 +2,19 @@
 
 import os
 import secrets
+import select
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import structlog
 
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
+from runtime.redis_clients import ShardServers
+from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, ShardPosition
 
 # Compare, append the events, the outbox and the dead letters, move the position and the group's cursor: all or
 # nothing. An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
@@ -123,50 +124,80 @@ end
 return redis.call('XDEL', KEYS[1], ARGV[1])
 """
 
+# Write the position again as it is, so that waiting for this write is waiting for all before it.
+_CONFIRM = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+
 RETRY_AFTER_S = 0.05
 """Pause between attempts while Redis is away."""
+WAIT_MS = 500
+"""How long Redis waits for replicas before it is asked again."""
+
+_log = structlog.get_logger()
 
 Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
-"""What passes by itself: Redis is away, starting, or has just become a replica."""
+"""What passes by itself: Redis is away, starting, being replaced, or has just become a replica (`NotNowError` is one of these)."""
 
 
 class RedisStreamLog:
-    """`StreamLog` on one Redis connection; not for use by several threads."""
+    """`StreamLog` on one Redis connection, on a cluster on one for each shard; not for use by several threads.
 
-    def __init__(self, client: redis.Redis) -> None:
-        """Use `client`, which must not decode responses."""
+    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated before it returns. Then a
+    failover loses only what nobody has heard of: a prefix of what the old master did survives, and everything said is in it.
+    """
+
+    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
+        """Use `client`, which must not decode responses, or where they are several, each shard's own of `servers`."""
         self._redis = client
-        # The library's parsed replies cost more than the reading itself.
-        for command in ("XREAD", "XREADGROUP", "XRANGE"):
-            client.set_response_callback(command, _identity)
+        self._servers = servers
+        self._replicas_min = replicas_min
+        keep_unparsed(client)
         self._heard: dict[int, StreamId] = {}
         """Shard -> the last query that was read."""
+        self._last_input: Entry | None = None
+        """The last command that was read: when the connection has changed since, whether it is still there tells whether all is."""
+        self._asked: dict[int, Any] = {}
+        """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
         self._commit = client.register_script(_COMMIT)
         self._take_over = client.register_script(_TAKE_OVER)
+        self._confirm = client.register_script(_CONFIRM)
+        self._remove = client.register_script(_REMOVE)
+        self._followed: dict[int, tuple[int, Entry | None]] = {}
+        """Shard -> over which connection its committed input was read last, and the last entry of it."""
         self._held: dict[int, Leader] = {}
         """Shard -> who leads it over this connection."""
-        self._client_id = 0
         self._client_name = ""
-        self._remove = client.register_script(_REMOVE)
 
     @classmethod
-    def connect(cls, url: str, process: str = "") -> "RedisStreamLog":
-        """Return a log on the Redis at `url`, which shows the connection under the name of `process`."""
-        # The library must not repeat commands by itself: an append or a commit repeated blindly would be a second one.
-        never = Retry(NoBackoff(), 0)
+    def connect(
+        cls, url: str, process: str = "", *, shard: int = 0, replicas_min: int = 0, timeout_s: float | None = None
+    ) -> "RedisStreamLog":
+        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its connection there under its name.
+
+        With a timeout, it gives up after so long.
+        """
         name = f"{process}:{os.getpid()}" if process else None
-        client = redis.Redis.from_url(url, protocol=2, socket_keepalive=True, retry=never, client_name=name)
-        log = cls(client)
+        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} if timeout_s is not None else {}
+        servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts)
+        log = cls(servers.of(shard), servers, replicas_min)
         if name:
             log._client_name = name
-            client.connection_pool.connection_kwargs["redis_connect_func"] = log._greet
+            servers.tether(shard).greet = log._greet
         return log
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._asked.values():
+            connection.disconnect()
+        self._redis.close()
+        if self._servers is not None:
+            self._servers.close()
 
     def _greet(self, connection: Any) -> None:
         """Let a new connection write its number into the lease at once: who watches the old one takes this process for dead."""
-        connection.on_connect()
-        connection.send_command("CLIENT", "ID")
-        self._client_id = int(connection.read_response())
         for shard, leader in self._held.items():
             connection.send_command(*self._renewal(shard, leader, anew=True))
             connection.read_response()
@@ -177,27 +208,106 @@ class RedisStreamLog:
         What is put together for one connection may go out over the next one, so only a connection itself says who it is.
         """
         keys = (streams.position(shard), streams.lease(shard))
-        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(leader), leader.lease_ms, int(anew))
+        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(shard, leader), leader.lease_ms, int(anew))
 
-    def _text_of(self, leader: Leader) -> str:
-        return leader._replace(client_id=self._client_id, connection=self._client_name).text()
+    def _text_of(self, shard: int, leader: Leader) -> str:
+        return leader._replace(client_id=self.client_id(shard), connection=self._client_name).text()
 
-    def _execute(self, *arguments: Any) -> Any:
-        return self._redis.execute_command(*arguments)  # type: ignore[no-untyped-call]  # the library lacks the annotation
+    def at(self, shard: int) -> redis.Redis:
+        """Return the client of a shard's server."""
+        return self._servers.of(shard) if self._servers is not None else self._redis
+
+    def _of(self, stream: str) -> redis.Redis:
+        if self._servers is None or not self._servers.are_several:
+            return self._redis
+        return self._servers.of(streams.shard_of(stream))
+
+    def client_id(self, shard: int) -> int:
+        """Return what the server calls the connection that this shard's commands take now; 0 before the first."""
+        return self._servers.tether(shard).client_id if self._servers is not None else 0
+
+    def _connection(self, shard: int) -> int:
+        return self._servers.tether(shard).connections if self._servers is not None else 0
+
+    def _hold(self, shard: int) -> None:
+        if self._servers is not None:
+            self._servers.tether(shard).hold()
+
+    def _is_held(self, shard: int) -> bool:
+        return self._servers is not None and self._servers.tether(shard).is_held
+
+    def _release(self, shard: int) -> None:
+        if self._servers is not None:
+            self._servers.tether(shard).release()
+
+    def _await_replicas(self, shard: int, acknowledged: int = 0) -> None:
+        """Wait until enough replicas have all that this connection has written; `acknowledged` already have.
+
+        Raises:
+            redis.TimeoutError: they do not.
+        """
+        if acknowledged < self._replicas_min:
+            acknowledged = self.at(shard).wait(self._replicas_min, WAIT_MS)
+        if acknowledged < self._replicas_min:
+            raise redis.TimeoutError(f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote")
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
-        return _text(self._execute("XADD", stream, "*", *(part for pair in fields.items() for part in pair)))
+        arguments = (part for pair in fields.items() for part in pair)
+        return _text(_run(self._of(stream), "XADD", stream, "*", *arguments))
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
+        if self._servers is None or not self._servers.are_several or len(after) < 2:
+            return self._read(after, count, block_ms)
+        entries = [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+        if entries or not block_ms:
+            return entries
+        self._wait_for_any(after, block_ms)
+        return [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+
+    def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
-        return _entries(self._execute("XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
+        client = self._of(next(iter(after)))
+        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
+        if self._replicas_min and entries and self._servers is not None:
+            shard = streams.shard_of(entries[-1].stream)
+            self._hold(shard)
+            try:
+                self._write_waited(shard, entries[-1].stream_id)
+            finally:
+                self._release(shard)
+        return entries
+
+    def _write_waited(self, shard: int, stream_id: StreamId) -> None:
+        # A write on the connection that has read: replicas that have it have everything that was read.
+        self.at(shard).set(streams.waited(shard), stream_id)
+        self._await_replicas(shard)
+
+    def _wait_for_any(self, after: Mapping[str, StreamId], block_ms: int) -> None:
+        """Wait until one of several servers has something after the given ids."""
+        assert self._servers is not None
+        sockets = []
+        for stream, stream_id in after.items():
+            shard = streams.shard_of(stream)
+            connection = self._asked.pop(shard, None)
+            is_answered = connection is not None and connection.can_read(0)
+            if is_answered:
+                connection.read_response()
+            if connection is None:
+                connection = self._servers.of(shard).connection_pool.make_connection()
+                is_answered = True
+            # A question that is still open is answered as soon as this one would be, also when it was about an older id.
+            if is_answered:
+                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, stream_id)
+            self._asked[shard] = connection
+            sockets.append(connection._sock)  # the library has no way to wait for several
+        select.select(sockets, [], [], block_ms / 1000)
 
     def last_id(self, stream: str) -> StreamId:
         """See `StreamLog`."""
         try:
-            information: Any = self._redis.xinfo_stream(stream)
+            information: Any = self._of(stream).xinfo_stream(stream)
         except redis.ResponseError as error:
             if "no such key" in str(error):
                 return STREAM_START
@@ -206,14 +316,17 @@ class RedisStreamLog:
 
     def trim(self, stream: str, before: StreamId) -> None:
         """See `StreamLog`."""
-        self._redis.xtrim(stream, minid=before, approximate=False)
+        self._of(stream).xtrim(stream, minid=before, approximate=False)
 
     def position(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
-        return _position(self._redis.get(streams.position(shard)) or b"0|0-0")
+        return _position(self.at(shard).get(streams.position(shard)) or b"0|0-0")
 
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
         """See `StreamLog`."""
+        # On a cluster the shards' positions are on several nodes, which have no moment in common.
+        if self._servers is not None and self._servers.are_several:
+            return {shard: self.position(shard) for shard in shards}
         with self._redis.pipeline(transaction=True) as pipeline:
             for shard in shards:
                 pipeline.get(streams.position(shard))
@@ -225,18 +338,26 @@ class RedisStreamLog:
         keys = [streams.position(shard), streams.commands(shard), streams.lease(shard)]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
-            lease = [self._text_of(candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
-        raised, now_s = self._take_over(keys=keys, args=[streams.ENGINE_GROUP, *lease])
+            lease = [self._text_of(shard, candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
+        client = self.at(shard)
+        raised, now_s = self._take_over(keys=keys, args=[streams.ENGINE_GROUP, *lease], client=client)
         if raised is None:
             raise Fenced(f"another worker leads shard {shard}")
         position = _position(raised)
+        if self._replicas_min:
+            # What the worker before has committed, it has perhaps not waited for.
+            self._hold(shard)
+            try:
+                self._await_replicas(shard)
+            finally:
+                self._release(shard)
         if candidate is None:
             self._heard[shard] = self.last_id(streams.queries(shard))
         else:
             self._heard[shard] = streams.stream_id_of(int(now_s) * 1_000 - 2 * candidate.lease_ms)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
-            if self._text_of(candidate) != lease[0]:  # it was said over a connection that has only just been made
-                self._execute(*self._renewal(shard, leader, anew=True))
+            if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
+                _run(client, *self._renewal(shard, leader, anew=True))
         return position
 
     def read_inputs(
@@ -253,7 +374,8 @@ class RedisStreamLog:
         """See `StreamLog`."""
         inputs, queries = streams.commands(shard), streams.queries(shard)
         heard = self._heard.get(shard, STREAM_START)
-        with self._redis.pipeline(transaction=False) as pipeline:
+        self._release(shard)
+        with self.at(shard).pipeline(transaction=False) as pipeline:
             for channel, payload in publish:
                 pipeline.publish(channel, payload)
             if answers:
@@ -270,17 +392,21 @@ class RedisStreamLog:
                 if "UNBLOCKED" in str(error):  # this Redis has just become a replica
                     raise redis.ReadOnlyError(str(error)) from error
                 raise
-        if _position(current or b"0|0-0") != position:
-            raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}")
+        found = _position(current or b"0|0-0")
+        if found != position:
+            raise _displaced(shard, position, found)
         entries = _entries(response)
         if entries and entries[-1].stream == queries:
             self._heard[shard] = entries[-1].stream_id
+        self._last_input = next((entry for entry in reversed(entries) if entry.stream == inputs), self._last_input)
+        # What is committed next must go where this was read.
+        self._hold(shard)
         return entries
 
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
         """See `StreamLog`."""
         # In this order: what is committed has been appended, and what was read had not been trimmed before.
-        with self._redis.pipeline(transaction=False) as pipeline:
+        with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.get(streams.position(shard))
             pipeline.execute_command(  # type: ignore[no-untyped-call]
                 "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), after
@@ -291,34 +417,72 @@ class RedisStreamLog:
         goal = split_stream_id(position.stream_id)
         entries = [entry for entry in _entries(response) if split_stream_id(entry.stream_id) <= goal]
         ids = [_saved(each, 0).stream_id for each in saved]
-        return Committed(entries, position, min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START)
+        trimmed_to = min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START
+        # What is asked and written now belongs to the server that this was read on.
+        self._hold(shard)
+        try:
+            if not _is_before(after, trimmed_to):
+                self._check_followed(shard, after)
+            if self._replicas_min and entries:
+                self._write_waited(shard, entries[-1].stream_id)
+        finally:
+            self._release(shard)
+        _, last = self._followed.get(shard, (0, None))
+        self._followed[shard] = (self._connection(shard), entries[-1] if entries else last)
+        return Committed(entries, position, trimmed_to)
+
+    def _check_followed(self, shard: int, after: StreamId) -> None:
+        """Check that the input leads to what a reader has of it up to `after`, if that was read over another connection.
+
+        A master is followed by a replica that has a prefix of what it did; so when the last entry is there, all before it is.
+
+        Raises:
+            Rewound: it does not; who has applied it must start anew.
+        """
+        connection, last = self._followed.get(shard, (self._connection(shard), None))
+        if connection == self._connection(shard) or after == STREAM_START:
+            return
+        found = _run(self.at(shard), "XRANGE", streams.commands(shard), after, after)
+        known = last.fields if last is not None and last.stream_id == after else None
+        if not found or (known is not None and _fields(found[0][1]) != known):
+            raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
-        self._execute(*self._renewal(shard, leader))
+        """See `StreamLog`.
+
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
+        """
+        is_held = self._is_held(shard)
+        try:
+            _run(self.at(shard), *self._renewal(shard, leader))
+        except Unreachable as error:
+            _log.debug("lease not renewed", shard=shard, error=str(error))
+            if is_held:
+                # That the connection was lost is for the commit to hear.
+                self._hold(shard)
 
     def release_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`."""
         self._held.pop(shard, None)
-        self._execute("EVAL", _RELEASE, 1, streams.lease(shard), leader.epoch)
+        _run(self.at(shard), "EVAL", _RELEASE, 1, streams.lease(shard), leader.epoch)
 
     def lease(self, shard: int) -> Sight:
         """See `StreamLog`."""
         key = streams.lease(shard)
-        with self._redis.pipeline(transaction=False) as pipeline:
+        with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.get(key)
             pipeline.pttl(key)
             value, remaining_ms = pipeline.execute()
         if value is None:
             return Sight(None)
         leader = leader_of(value.decode())
-        return Sight(leader, max(0, remaining_ms), self._knows(leader))
+        return Sight(leader, max(0, remaining_ms), self._knows(shard, leader))
 
-    def _knows(self, leader: Leader) -> bool:
+    def _knows(self, shard: int, leader: Leader) -> bool:
         if not leader.client_id:
             return True
         try:
-            found: Any = self._execute("CLIENT", "LIST", "ID", leader.client_id)
+            found: Any = _run(self.at(shard), "CLIENT", "LIST", "ID", leader.client_id)
         except redis.ResponseError:
             # Not every Redis lets everybody ask; the lease alone decides then.
             return True
@@ -327,15 +491,16 @@ class RedisStreamLog:
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
         said = f"{standby.pid}|{standby.stream_id}|{standby.behind_ms}"
-        self._execute("EVAL", _ANNOUNCE, 1, streams.standbys(shard), standby.process, said, STANDBY_TTL_MS)
+        key = streams.standbys(shard)
+        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, said, STANDBY_TTL_MS)
 
     def withdraw(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        self._redis.hdel(streams.standbys(shard), standby.process)
+        self.at(shard).hdel(streams.standbys(shard), standby.process)
 
     def standbys(self, shard: int) -> list[Standby]:
         """See `StreamLog`."""
-        with self._redis.pipeline(transaction=False) as pipeline:
+        with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.hgetall(streams.standbys(shard))
             pipeline.time()
             found, (seconds, microseconds) = pipeline.execute()
@@ -365,19 +530,81 @@ class RedisStreamLog:
             key(shard)
             for key in (streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands)
         ]
+        committed = f"{expected.epoch}|{commit.stream_id}"
         asked_again = False
         while True:
             try:
-                written = self._commit(keys=keys, args=arguments)
+                if asked_again:
+                    self._check_last_input(commit)
+                    self._keep_lease(shard)
+                written, acknowledged = self._run_commit(shard, keys, arguments)
                 if not written and asked_again:
-                    written = self.position(shard) == ShardPosition(expected.epoch, commit.stream_id)
-            except Unreachable:
+                    written = self._confirm(keys=keys[:1], args=[committed], client=self.at(shard))
+                if written:
+                    self._await_replicas(shard, acknowledged)
+                    return
+                found = self.position(shard)
+            except Unreachable as error:
+                if not asked_again:
+                    _log.warning("commit is not sure yet", shard=shard, error=str(error))
                 asked_again = True
                 time.sleep(RETRY_AFTER_S)
                 continue
-            if not written:
-                raise Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
-            return
+            raise _displaced(shard, expected, found)
+
+    def _run_commit(self, shard: int, keys: list[str], arguments: list[Any]) -> tuple[bool, int]:
+        """Run the commit, and wait for replicas in the same round trip. Return whether it was written, and how many have it."""
+        client = self.at(shard)
+        if not self._replicas_min:
+            return bool(self._commit(keys=keys, args=arguments, client=client)), 0
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.evalsha(self._commit.sha, len(keys), *keys, *arguments)
+            pipeline.execute_command("WAIT", self._replicas_min, WAIT_MS)  # type: ignore[no-untyped-call]
+            written, acknowledged = pipeline.execute(raise_on_error=False)
+        if isinstance(written, redis.exceptions.NoScriptError):
+            return bool(self._commit(keys=keys, args=arguments, client=client)), 0
+        for answer in (written, acknowledged):
+            if isinstance(answer, Exception):
+                raise answer
+        return bool(written), int(acknowledged)
+
+    def _keep_lease(self, shard: int) -> None:
+        # Replicas may be missing for long; a standby could not do better than wait for them, too.
+        if (leader := self._held.get(shard)) is not None:
+            _run(self.at(shard), *self._renewal(shard, leader))
+
+    def _check_last_input(self, commit: Commit) -> None:
+        """Check on the connection in use now, and hold it, that what the commit was made of is there.
+
+        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is.
+
+        Raises:
+            Rewound: it is not; the new master never had it, and may have other input under the same position.
+        """
+        shard, last = commit.shard, self._last_input
+        self._release(shard)
+        if last is None or last.stream_id != commit.stream_id:
+            self.position(shard)
+        else:
+            found = _run(self.at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)
+            if [_fields(fields) for _, fields in found] != [last.fields]:
+                raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
+        self._hold(shard)
+
+    def reaches(self, shard: int, position: ShardPosition) -> bool:
+        """Return whether the log still leads to `position`; what comes next, until the log is read again, is asked of the same server.
+
+        The position of a standby has no epoch: where it is committed input must be.
+        """
+        self._release(shard)
+        found = self.position(shard)
+        self._hold(shard)
+        if _is_before(found.stream_id, position.stream_id):
+            return False
+        if position.epoch:
+            return found.epoch == position.epoch
+        stream_id = position.stream_id
+        return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
 
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""
@@ -385,17 +612,35 @@ class RedisStreamLog:
             Outgoing(
                 _text(stream_id), {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()}
             )
-            for stream_id, fields in self._execute("XRANGE", streams.outbox(shard), "-", "+")
+            for stream_id, fields in _run(self.at(shard), "XRANGE", streams.outbox(shard), "-", "+")
         ]
 
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
         """See `StreamLog`."""
-        with self._redis.pipeline(transaction=False) as pipeline:
+        if self._servers is not None and self._servers.are_several:
             for target, frame in outgoing.frames.items():
-                pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
-            pipeline.execute()
+                self._deliver_elsewhere(target, frame)
+        else:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for target, frame in outgoing.frames.items():
+                    pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
+                pipeline.execute()
+        self._drop_delivered(shard, outgoing)
+
+    def _drop_delivered(self, shard: int, outgoing: Outgoing) -> None:
         fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
-        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields])
+        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields], client=self.at(shard))
+
+    def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
+        # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
+        client = self.at(target)
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
+            if self._replicas_min:
+                pipeline.execute_command("WAIT", self._replicas_min, WAIT_MS)  # type: ignore[no-untyped-call]
+            _, *acknowledged = pipeline.execute()
+        if acknowledged and acknowledged[0] < self._replicas_min:
+            raise redis.TimeoutError(f"shard {target} lacks replicas")
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""
@@ -407,23 +652,25 @@ class RedisStreamLog:
     def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
         """See `StreamLog`."""
         if answers:
-            self._execute(*_answering(shard, position, answers))
+            _run(self.at(shard), *_answering(shard, position, answers))
 
     def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
         """See `StreamLog`."""
+        client = self.at(shard)
         name = secrets.token_hex(8)
         key = streams.snapshot(shard, name)
         for first in range(0, len(snapshot), SNAPSHOT_PIECE_BYTES):
-            with self._redis.pipeline() as pipeline:
+            with client.pipeline() as pipeline:
                 pipeline.rpush(key, snapshot[first : first + SNAPSHOT_PIECE_BYTES])
                 pipeline.expire(key, _UNFINISHED_TTL_S)
                 pipeline.execute()
         prefix = streams.snapshot(shard, "")
-        self._execute("EVAL", _KEEP_SNAPSHOT, 2, streams.snapshots(shard), key, stream_id, name, prefix)
+        _run(client, "EVAL", _KEEP_SNAPSHOT, 2, streams.snapshots(shard), key, stream_id, name, prefix)
+        self._await_replicas(shard)
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""
-        with self._redis.pipeline(transaction=False) as pipeline:
+        with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
             pipeline.time()
             found, (seconds, microseconds) = pipeline.execute()
@@ -431,13 +678,15 @@ class RedisStreamLog:
 
     def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
         """See `StreamLog`."""
+        client = self.at(shard)
+        self._followed[shard] = (self._connection(shard), None)
         if not saved.name:
-            whole: Any = self._execute("LRANGE", streams.snapshots(shard), 0, -1)
+            whole: Any = _run(client, "LRANGE", streams.snapshots(shard), 0, -1)
             return next((each for each in whole if not each.startswith(_SAVED)), b"")
         key = streams.snapshot(shard, saved.name)
         pieces: list[bytes] = []
         while True:
-            read: Any = self._redis.lrange(key, len(pieces), len(pieces) + _SNAPSHOT_PIECES - 1)
+            read: Any = client.lrange(key, len(pieces), len(pieces) + _SNAPSHOT_PIECES - 1)
             pieces += read
             if len(read) < _SNAPSHOT_PIECES:
                 return b"".join(pieces)
@@ -448,12 +697,35 @@ class RedisStreamLog:
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""
-        self._redis.hset(streams.passed(shard), reader, stream_id)
+        self.at(shard).hset(streams.passed(shard), reader, stream_id)
 
     def passed(self, shard: int) -> dict[str, StreamId]:
         """See `StreamLog`."""
-        found: Any = self._redis.hgetall(streams.passed(shard))
+        found: Any = self.at(shard).hgetall(streams.passed(shard))
         return {reader.decode(): _text(stream_id) for reader, stream_id in found.items()}
+
+
+def keep_unparsed(client: redis.Redis) -> None:
+    """Leave stream entries as they come: the library's parsed replies cost more than the reading itself."""
+    for command in ("XREAD", "XREADGROUP", "XRANGE"):
+        client.set_response_callback(command, _identity)
+
+
+def _run(client: redis.Redis, *arguments: Any) -> Any:
+    return client.execute_command(*arguments)  # type: ignore[no-untyped-call]  # the library lacks the annotation
+
+
+def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
+    """Return why the position is not what this writer left it at."""
+    if found.epoch < expected.epoch or (
+        found.epoch == expected.epoch and _is_before(found.stream_id, expected.stream_id)
+    ):
+        return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
+    return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
+
+
+def _is_before(stream_id: StreamId, other: StreamId) -> bool:
+    return split_stream_id(stream_id) < split_stream_id(other)
 
 
 def _identity(response: Any, **_options: Any) -> Any:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.market import MarketDefinition, MarketError, MarketMap
+from runtime.redis_clients import AddressError, parse_address
 
 PREFIX = "EXCHANGE_"
 
@@ -47,7 +48,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Port of a process's metrics; 0: none. `exchange up` counts on from here, a port per process."""
     redis_url: str = ""
-    """An external Redis; empty: the embedded one."""
+    """An external Redis, a service of Sentinel, or a cluster (forms: runtime/redis_clients.py); empty: the embedded one."""
+    redis_mode: Literal["single", "sentinel", "cluster"] = "single"
+    """What the embedded Redis is: one server; a master with a replica and three sentinels, on five ports from EXCHANGE_REDIS_PORT on;
+    or a cluster of three masters, on three."""
+    redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
+    """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
     postgres_bin: str = ""
@@ -162,7 +168,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def resolved_redis_url(self) -> str:
         """Return the URL of the Redis to use."""
-        return self.redis_url or f"redis://:{self._password()}@127.0.0.1:{self.redis_port}/0"
+        if self.redis_url or self.redis_mode == "single":
+            return self.redis_url or f"redis://:{self._password()}@127.0.0.1:{self.redis_port}/0"
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.redis_ports()[-3:])
+        if self.redis_mode == "cluster":
+            return f"redis+cluster://:{self._password()}@{hosts}"
+        return f"redis+sentinel://:{self._password()}@{hosts}/exchange?sentinel_password={self._password()}"
+
+    def redis_ports(self) -> list[int]:
+        """Return the ports of the embedded Redis: those of servers with data first, then those of sentinels."""
+        count = {"single": 1, "sentinel": 5, "cluster": 3}[self.redis_mode]
+        return [self.redis_port + number for number in range(count)]
 
     def resolved_database_url(self) -> str:
         """Return the URL of the database to use."""
@@ -249,6 +265,11 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     if settings.shard >= settings.shard_count:
         raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
     settings.market_map()
+    if settings.redis_url:
+        try:
+            parse_address(settings.redis_url)
+        except AddressError as error:
+            raise SettingsError(f"{PREFIX}REDIS_URL: {error}") from error
     return settings
 
 

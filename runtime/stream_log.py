@@ -92,6 +92,10 @@ class Fenced(Exception):  # noqa: N818 - not an error of this process: another o
     """Another writer has taken the shard over; this one must stop."""
 
 
+class Rewound(Fenced):
+    """Redis has lost what this writer had read or written: it must start anew from what is there."""
+
+
 class StreamLog(Protocol):
     """Streams, the shards' commit, pub/sub. Streams are named by the functions of protocol/streams.py."""
 

@@ -8,6 +8,7 @@ import structlog
 
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
+from runtime.redis_clients import RedisOutage
 from serving.pipelined import pipelined
 
 _INTERVAL_S: Final = 0.1
@@ -54,6 +55,6 @@ class Backlog:
         while True:
             try:
                 await self.look()
-            except (redis.RedisError, OSError) as error:
+            except RedisOutage as error:
                 _log.debug("backlog not seen", error=str(error))
             await asyncio.sleep(_INTERVAL_S)

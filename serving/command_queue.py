@@ -23,6 +23,7 @@ from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from runtime.settings import Settings
 from serving.backlog import Backlog
 from serving.redis_link import RedisLink, packed
+from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 
 _QUERIES_KEPT: Final = 10_000
@@ -36,7 +37,7 @@ class CommandQueue:
 
     def __init__(
         self,
-        link: RedisLink,
+        links: RedisLinks,
         replies_link: RedisLink,
         replies: ReplyWaiter,
         backlog: Backlog,
@@ -46,7 +47,7 @@ class CommandQueue:
     ) -> None:
         self.reply_to = reply_to
         self.next_request_id: Callable[[], int] = replies.next_request_id
-        self._link = link
+        self._links = links
         self._replies_link = replies_link
         self._replies = replies
         self._backlog = backlog
@@ -58,12 +59,12 @@ class CommandQueue:
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
-        self._to_retry: list[tuple[bytes, list[int]]] = []
+        self._to_retry: list[tuple[int, bytes, list[int]]] = []
 
     def submit(self, command: Command) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard."""
         shard = self._shard_of_account(command.account_id)
-        self._refuse_when_not_possible()
+        self._refuse_when_not_possible(shard)
         if self._backlog.halted:
             self._refuse_when_halted(shard, command)
         if self._backlog.age_ms[shard] > self._age_ms_max:
@@ -74,7 +75,7 @@ class CommandQueue:
 
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
         """Ask a shard."""
-        self._refuse_when_not_possible()
+        self._refuse_when_not_possible(shard)
         if shard in self._backlog.halted:
             raise halted()
         self._queries.setdefault(shard, []).append(query)
@@ -82,11 +83,13 @@ class CommandQueue:
         return self._replies.wait_for(query.request_id)
 
     def retry_lost(self) -> None:
-        """Send again, once, what was lost with the last connection; for the link's `on_ready`."""
+        """Send again, once, what was lost with the last connection; for a link's `on_ready`."""
         lost, self._to_retry = self._to_retry, []
-        for entry, request_ids in lost:
-            if any(map(self._replies.is_waiting, request_ids)):
-                self._send(entry, request_ids, is_retry=True)
+        for shard, entry, request_ids in lost:
+            if not self._links.of(shard).ready:
+                self._to_retry.append((shard, entry, request_ids))
+            elif any(map(self._replies.is_waiting, request_ids)):
+                self._send(shard, entry, request_ids, is_retry=True)
 
     def _refuse_when_halted(self, shard: int, command: Command) -> None:
         market = getattr(command, "market", "")
@@ -94,8 +97,8 @@ class CommandQueue:
         if not self._backlog.halted.isdisjoint({shard} | of_market):
             raise halted()
 
-    def _refuse_when_not_possible(self) -> None:
-        if not self._link.ready or not self._replies_link.ready:
+    def _refuse_when_not_possible(self, shard: int) -> None:
+        if not self._links.of(shard).ready or not self._replies_link.ready:
             raise unavailable()
         if len(self._replies) >= self._pending_max:
             raise overloaded()
@@ -111,25 +114,25 @@ class CommandQueue:
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
             entry = packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_frame(batch))
-            self._send(entry, [command.request_id for command in batch])
+            self._send(shard, entry, [command.request_id for command in batch])
         for shard, asked in queries.items():
             entry = packed(
                 "XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(asked)
             )
-            self._send(entry, [query.request_id for query in asked])
+            self._send(shard, entry, [query.request_id for query in asked])
 
-    def _send(self, entry: bytes, request_ids: list[int], *, is_retry: bool = False) -> None:
+    def _send(self, shard: int, entry: bytes, request_ids: list[int], *, is_retry: bool = False) -> None:
         try:
-            self._link.send(entry, partial(self._appended, entry, request_ids, is_retry))
+            self._links.of(shard).send(entry, partial(self._appended, shard, entry, request_ids, is_retry))
         except ConnectionError:
             for request_id in request_ids:
                 self._replies.fail(request_id, status_unknown() if is_retry else unavailable())
 
-    def _appended(self, entry: bytes, request_ids: list[int], is_retry: bool, reply: object) -> None:
+    def _appended(self, shard: int, entry: bytes, request_ids: list[int], is_retry: bool, reply: object) -> None:
         if isinstance(reply, bytes):
             return
         if isinstance(reply, ConnectionError) and not is_retry:
-            self._to_retry.append((entry, request_ids))
+            self._to_retry.append((shard, entry, request_ids))
             return
         _log.warning("commands not enqueued", count=len(request_ids), error=str(reply))
         # Redis itself refused (loading, read-only, out of memory): nothing was appended, unless the first attempt was.

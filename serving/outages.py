@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import psycopg
 import psycopg_pool
-import redis.exceptions
 import structlog
 
 from functions.errors import unavailable
+from runtime.redis_clients import RedisOutage
 
 _log = structlog.get_logger()
 
@@ -18,7 +18,7 @@ def redis_outages() -> Iterator[None]:
     """Turn what Redis raises while it is away, loading or read-only into `unavailable`."""
     try:
         yield
-    except (redis.exceptions.RedisError, OSError) as error:
+    except RedisOutage as error:
         _log.warning("redis cannot be used", error=str(error))
         raise unavailable() from error
 

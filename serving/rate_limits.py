@@ -15,6 +15,7 @@ import structlog
 from functions.errors import ApiError
 from protocol import streams
 from protocol.units import AccountId, TimeMs
+from runtime.redis_clients import RedisOutage
 from runtime.settings import Settings
 from serving.pipelined import pipelined
 
@@ -209,5 +210,5 @@ class RateLimitExchange:
     async def _exchange(self) -> None:
         try:
             await self._limits.exchange(self._client, self._now_ms())
-        except (redis.RedisError, OSError) as error:
+        except RedisOutage as error:
             _log.debug("rate limits not exchanged", error=str(error))

@@ -11,7 +11,9 @@ from typing import Final, cast
 
 import hiredis
 import structlog
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+
+from runtime.redis_clients import RedisOutage, asyncio_finder, is_passing, parse_address
 
 Reply = object
 """What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
@@ -39,10 +41,16 @@ class RedisLink(asyncio.Protocol):
     What is said before that is handed over after `on_ready`, so that a listener knows first that it may have missed something.
     """
 
-    def __init__(self, url: str, *, on_message: Callable[[bytes, bytes], None] | None = None) -> None:
+    def __init__(
+        self, url: str, *, key: str = "pos:{0}", on_message: Callable[[bytes, bytes], None] | None = None
+    ) -> None:
+        """Link to the server that has `key`, which is looked up anew for every connection; there may be only one."""
         self.ready = False
         self.on_ready: Callable[[], None] | None = None
-        self._options = parse_url(url)
+        address = parse_address(url)
+        self._options = address.options
+        self._find = asyncio_finder(address, key)
+        self._key = key
         self._channels: dict[str, None] = {}
         self._on_message = on_message
         self._transport: asyncio.Transport | None = None
@@ -116,6 +124,10 @@ class RedisLink(asyncio.Protocol):
                     self._early.append((reply[1], reply[2]))
             elif self._waiting:
                 self._waiting.popleft()(reply)
+                if isinstance(reply, hiredis.ReplyError) and is_passing(reply) and self._transport is not None:
+                    _log.warning("redis cannot do it now", error=str(reply))
+                    self._transport.abort()
+                    return
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone who still waits."""
@@ -132,7 +144,7 @@ class RedisLink(asyncio.Protocol):
             try:
                 await asyncio.wait_for(self._connect(), _CONNECT_TIMEOUT_S)
                 failures = 0
-            except (OSError, hiredis.ReplyError, TimeoutError) as error:
+            except (*RedisOutage, hiredis.ReplyError, TimeoutError) as error:
                 if self._transport is not None:
                     self._transport.abort()
                 if not failures:
@@ -149,18 +161,21 @@ class RedisLink(asyncio.Protocol):
         if options.get("connection_class") is UnixDomainSocketConnection:
             await loop.create_unix_connection(lambda: self, str(options["path"]))
         else:
+            host, port = options.get("host", "localhost"), options.get("port", 6379)
+            if self._find is not None:
+                host, port = await self._find()
             await loop.create_connection(
                 lambda: self,
-                str(options.get("host", "localhost")),
-                int(options.get("port", 6379)),
+                str(host),
+                int(port),
                 ssl=True if options.get("connection_class") is SSLConnection else None,
             )
         if options.get("password"):
             await self._ask("AUTH", str(options.get("username") or "default"), str(options["password"]))
         if options.get("db"):
             await self._ask("SELECT", int(options["db"]))
-        # LOADING is an answer to this, so a server that is still reading its files does not count as connected.
-        await self._ask("EXISTS", "pos:{0}")
+        # LOADING and MOVED are answers to this, so a server that is still reading its files, or lost its keys, does not count.
+        await self._ask("EXISTS", self._key)
         for channel in list(self._channels):
             await self._ask("SUBSCRIBE", channel)
         self.ready = True

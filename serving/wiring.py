@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
-import redis.asyncio
-
 from functions.ports import Ports
 from protocol import streams
+from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
 from serving.api_keys import ApiKeys
 from serving.backlog import Backlog
@@ -22,6 +21,7 @@ from serving.passwords import ArgonPasswords
 from serving.rate_limits import RateLimitExchange, RateLimits
 from serving.read_models import RedisReadModels
 from serving.redis_link import RedisLink
+from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 from serving.secret_box import SecretBox, master_key
 
@@ -50,27 +50,21 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
     # A name that no other process has or had, so that nobody gets replies to requests of another life.
     reply_to = f"{process}-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
-        client = redis.asyncio.Redis(
-            connection_pool=redis.asyncio.BlockingConnectionPool.from_url(
-                settings.resolved_redis_url(),
-                max_connections=_REDIS_CONNECTIONS_MAX,
-                timeout=_REDIS_TIMEOUT_S,
-                socket_timeout=_REDIS_TIMEOUT_S,
-                socket_connect_timeout=_REDIS_TIMEOUT_S,
-            )
-        )
+        url = settings.resolved_redis_url()
+        client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
         stack.push_async_callback(client.aclose)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
         backlog = Backlog(client, settings.shard_count)
         stack.push_async_callback(backlog.close)
-        url = settings.resolved_redis_url()
-        replies_link = RedisLink(url, on_message=lambda _channel, payload: replies.resolve(payload))
+        replies_link = RedisLink(
+            url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
+        )
         replies_link.subscribe(streams.replies(reply_to))
-        commands_link = RedisLink(url)
-        queue = CommandQueue(commands_link, replies_link, replies, backlog, reply_to, markets, settings)
-        commands_link.on_ready = queue.retry_lost
-        for link in (replies_link, commands_link):
+        commands_links = RedisLinks(url, settings.shard_count)
+        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings)
+        commands_links.call_when_ready(queue.retry_lost)
+        for link in (replies_link, commands_links):
             await link.start()
             stack.push_async_callback(link.close)
         database = PostgresDatabase(settings.resolved_database_url(), client)

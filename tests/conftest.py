@@ -26,6 +26,7 @@ from xdist.scheduler import LoadScopeScheduling
 from cli import embedded
 from cli.ports import free_port
 from runtime.settings import PREFIX, Settings
+from tests.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
 
@@ -76,6 +77,20 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def sentinel_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
+    """A Redis with a replica and three sentinels that the tests share; they leave it as they found it."""
+    with redis_servers(tmp_path_factory.mktemp("sentinel"), "sentinel") as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
+    """A Redis Cluster of three masters that the tests share."""
+    with redis_servers(tmp_path_factory.mktemp("cluster"), "cluster") as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")

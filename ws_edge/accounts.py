@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 import redis.asyncio
-import redis.exceptions
 import structlog
 from websockets.frames import CloseCode
 
@@ -24,7 +23,9 @@ from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
+from runtime.redis_clients import RedisOutage
 from serving.redis_link import RedisLink, packed
+from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
@@ -80,10 +81,10 @@ class AccountStreams:
     """All accounts that connections of this process listen to."""
 
     def __init__(
-        self, markets: MarketMap, link: RedisLink, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
+        self, markets: MarketMap, links: RedisLinks, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
     ) -> None:
         self._markets = markets
-        self._link = link
+        self._links = links
         self._client = client
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
@@ -102,14 +103,15 @@ class AccountStreams:
             return
         try:
             async with asyncio.timeout(_SUBSCRIBE_S):
+                link = self._link(account_id)
                 published = await self._published(self._markets.shard_of_account(account_id))
                 stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-                self._link.subscribe(
+                link.subscribe(
                     streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
                 )
-                if not self._link.ready or isinstance(await stands, Exception):
+                if not link.ready or isinstance(await stands, Exception):
                     raise unavailable()
-        except (TimeoutError, OSError, redis.exceptions.RedisError) as error:
+        except (TimeoutError, *RedisOutage) as error:
             raise unavailable() from error
         account.move_to(published)
 
@@ -125,7 +127,7 @@ class AccountStreams:
         account.subscriptions.pop(subscription, None)
         if not account.subscriptions:
             del self._accounts[subscription.account_id]
-            self._link.unsubscribe(streams.account(subscription.account_id))
+            self._link(subscription.account_id).unsubscribe(streams.account(subscription.account_id))
 
     def hear(self, payload: bytes) -> None:
         """Take one message of an account's channel."""
@@ -140,7 +142,7 @@ class AccountStreams:
             return
         position = split_stream_id(update.position)
         # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
-        if account.is_behind or not self._link.ready:
+        if account.is_behind or not self._link(update.account_id).ready:
             account.waiting.append((position, events))
         elif account.heard is None or position > account.heard:
             account.heard = position
@@ -163,15 +165,18 @@ class AccountStreams:
         for shard, accounts in by_shard.items():
             published = await self._published(shard)
             try:
-                self._link.send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
+                self._links.of(shard).send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
             except ConnectionError:
-                return
+                continue
 
     async def close(self) -> None:
         """Stop."""
         if self._repair is not None:
             self._repair.cancel()
             await asyncio.gather(self._repair, return_exceptions=True)
+
+    def _link(self, account_id: AccountId) -> RedisLink:
+        return self._links.of(self._markets.shard_of_account(account_id))
 
     async def _published(self, shard: int) -> Position:
         found = await self._client.hget(streams.feeds_state(shard), "published_id")
@@ -183,11 +188,11 @@ class AccountStreams:
             for account_id, account in behind.items():
                 by_shard[self._markets.shard_of_account(account_id)][account_id] = account
             try:
-                if not self._link.ready:
+                if not all(self._links.of(shard).ready for shard in by_shard):
                     await asyncio.sleep(_RETRY_S)
                 for shard, accounts in by_shard.items():
                     await self._catch_up_shard(shard, accounts)
-            except (OSError, redis.exceptions.RedisError) as error:
+            except RedisOutage as error:
                 _log.warning("accounts are behind", error=str(error))
                 await asyncio.sleep(_RETRY_S)
 
@@ -216,7 +221,7 @@ class AccountStreams:
                     account_id = _account_of(event)
                     if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
                         found[account_id].append(event)
-        if reconnections != self._reconnections or not self._link.ready:
+        if reconnections != self._reconnections or not self._links.of(shard).ready:
             return  # more may have been missed meanwhile
         for account_id, account in accounts.items():
             self._tell(account, found[account_id])

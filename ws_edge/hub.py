@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import msgspec
 import redis.asyncio
-import redis.exceptions
 import structlog
 from websockets.frames import CloseCode
 
@@ -21,7 +20,8 @@ from protocol.market import Market, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
-from serving.redis_link import RedisLink
+from runtime.redis_clients import RedisOutage
+from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.accounts import AccountStreams
 from ws_edge.conflation import Conflation, Update
@@ -62,22 +62,22 @@ class Hub:
         average_price: AveragePrice,
         now_ms: Callable[[], TimeMs],
     ) -> None:
-        """Use `client` for what is read; what is said is heard on a connection of its own."""
+        """Use `client` for what is read; what is said is heard on connections of their own, each where its shard says it."""
         self._markets = markets
         self._client = client
         self._average_price = average_price
         self._now_ms = now_ms
         self._subscribers: dict[str, dict[EdgeConnection, None]] = {}
         self._streams = {market.symbol: MarketStreams(market) for market in markets.markets}
-        self._link = RedisLink(redis_url, on_message=self._hear)
-        self._link.on_ready = self._connected
+        self._links = RedisLinks(redis_url, markets.shard_count, on_message=self._hear)
+        self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         for symbol, market in self._streams.items():
             for kind in MarketDataKind:
                 channel = streams.market_data(symbol, kind)
                 self._channels[channel.encode()] = (kind, market)
-                self._link.subscribe(channel)
-        self.accounts = AccountStreams(markets, self._link, client, now_ms)
+                self._links.of(markets.shard_of_market(symbol)).subscribe(channel)
+        self.accounts = AccountStreams(markets, self._links, client, now_ms)
         self.connections: dict[EdgeConnection, None] = {}
         self._addresses: Counter[str] = Counter()
         self._repairs: dict[str, asyncio.Task[None]] = {}
@@ -85,7 +85,7 @@ class Hub:
 
     async def start(self) -> None:
         """Begin to listen."""
-        await self._link.start()
+        await self._links.start()
         self._ticker = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.accounts.close()
-        await self._link.close()
+        await self._links.close()
 
     def enter(self, connection: EdgeConnection) -> None:
         """Note that a connection is open."""
@@ -188,7 +188,7 @@ class Hub:
             try:
                 await self._fill_once(market, whole=whole)
                 whole = False
-            except (OSError, redis.exceptions.RedisError, msgspec.MsgspecError) as error:
+            except (*RedisOutage, msgspec.MsgspecError) as error:
                 _log.warning("market data cannot be read", market=market.market.symbol, error=str(error))
             if whole or market.needs_depth or market.needs_trades:
                 await asyncio.sleep(_REPAIR_S)
@@ -269,7 +269,7 @@ class Hub:
                 stream = f"{market.market.symbol.lower()}@avgPrice"
                 if stream in self._subscribers:
                     await self._publish_average(market.market, stream)
-        except (ApiError, OSError, redis.exceptions.RedisError) as error:
+        except (ApiError, *RedisOutage) as error:
             _log.debug("not known this second", error=str(error))
 
     async def _publish_average(self, market: Market, stream: str) -> None:

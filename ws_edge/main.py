@@ -10,7 +10,6 @@ from functools import partial
 from typing import Final
 
 import prometheus_client
-import redis.asyncio
 import structlog
 import uvloop
 from websockets.asyncio.server import Server, serve
@@ -21,6 +20,7 @@ from protocol.market import Market
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
+from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.clock import now_ms
 from serving.wiring import Surroundings, opened
@@ -71,15 +71,7 @@ async def run(settings: Settings, listener: socket.socket) -> None:
     stop = stop_event()
     url = settings.resolved_redis_url()
     async with opened(settings, PROCESS) as surroundings:
-        client = redis.asyncio.Redis(
-            connection_pool=redis.asyncio.BlockingConnectionPool.from_url(
-                url,
-                max_connections=_REDIS_CONNECTIONS_MAX,
-                timeout=_REDIS_TIMEOUT_S,
-                socket_timeout=_REDIS_TIMEOUT_S,
-                socket_connect_timeout=_REDIS_TIMEOUT_S,
-            )
-        )
+        client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
 
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())

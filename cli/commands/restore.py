@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 import psycopg
@@ -20,6 +20,7 @@ from cli.servers import servers_of_stopped
 from persist.migrate import MigrationError
 from persist.migrate import migrate as bring_up_to_date
 from protocol.streams import split_stream_id
+from runtime import redis_clients
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
@@ -60,10 +61,15 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
 def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: bool) -> tuple[Plan, bool]:
     database_url, market_map = settings.resolved_database_url(), settings.market_map()
     bring_up_to_date(database_url)
-    client = redis.Redis.from_url(settings.resolved_redis_url(), protocol=2)
-    with client, psycopg.connect(database_url) as connection, _bars(quiet) as progress:
+    url = settings.resolved_redis_url()
+    with (
+        redis_clients.client(url) as client,
+        closing(RedisStreamLog.connect(url)) as log,
+        psycopg.connect(database_url) as connection,
+        _bars(quiet) as progress,
+    ):
         _refuse_running(settings)
-        epochs = {shard: RedisStreamLog(client).position(shard).epoch for shard in range(settings.shard_count)}
+        epochs = {shard: log.position(shard).epoch for shard in range(settings.shard_count)}
         past = Past(None, connection, market_map, settings.closed_orders_max)
         plan = plan_restore(past, connection, database_url, epochs, progress)
         if dry_run or (plan.losses and not accept_loss):
@@ -71,7 +77,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
             return plan, False
         write_database(connection, plan)
         connection.commit()
-        write_redis(client, connection, plan, market_map, time.time_ns() // 1_000_000)
+        write_redis(client, log, connection, plan, market_map, time.time_ns() // 1_000_000)
     return plan, True
 
 

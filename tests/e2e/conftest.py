@@ -22,7 +22,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @contextmanager
-def _data_dir() -> Iterator[Path]:
+def data_dir_of_its_own() -> Iterator[Path]:
+    """Yield a folder that the servers' users may enter."""
     with tempfile.TemporaryDirectory(prefix="exchange-e2e-") as folder:
         path = Path(folder)
         path.chmod(0o755)
@@ -32,7 +33,7 @@ def _data_dir() -> Iterator[Path]:
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A folder that the servers' users may enter."""
-    with _data_dir() as path:
+    with data_dir_of_its_own() as path:
         yield path
 
 
@@ -40,7 +41,7 @@ def data_dir() -> Iterator[Path]:
 def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
     """A running exchange with a market maker."""
     with (
-        _data_dir() as path,
+        data_dir_of_its_own() as path,
         running_exchange(path, shard_count=str(request.param), frontend_enabled="true") as exchange,
     ):
         yield exchange

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
+from runtime import redis_clients
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.running import RunningExchange
 
@@ -114,8 +114,8 @@ def test_killing_the_engine_in_the_middle_of_trading(exchange: RunningExchange) 
     eventually("money adds up on all shards", lambda: money_adds_up(exchange))
 
 
-def wait_for_orders(traders: list[Trader], running: list[Future[None]]) -> None:
-    goal = sum(len(trader.outcomes) for trader in traders) + ORDERS_BETWEEN_KILLS
+def wait_for_orders(traders: list[Trader], running: list[Future[None]], count: int = ORDERS_BETWEEN_KILLS) -> None:
+    goal = sum(len(trader.outcomes) for trader in traders) + count
 
     def acknowledged() -> bool:
         for each in running:
@@ -152,9 +152,13 @@ def every_acknowledged_order_is_there(trader: Trader) -> None:
 
 
 def all_orders(api: Api) -> list[Any]:
-    orders = api.signed("GET", "/api/v3/allOrders", symbol=SYMBOL, limit=1000)
-    assert len(orders) < 1000
-    return list(orders)
+    orders: list[Any] = []
+    while True:
+        following = orders[-1]["orderId"] + 1 if orders else 1
+        page = api.signed("GET", "/api/v3/allOrders", symbol=SYMBOL, orderId=following, limit=1000)
+        orders += page
+        if len(page) < 1000:
+            return orders
 
 
 def balances_are_what_the_fills_say(api: Api) -> None:
@@ -198,7 +202,7 @@ def money_adds_up(exchange: RunningExchange) -> bool:
 
 def audit(exchange: RunningExchange, shard: int) -> AuditReply:
     """Ask one shard for its books of money, the way the gateway asks."""
-    with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client, client.pubsub() as channel:
+    with redis_clients.client(exchange.settings.resolved_redis_url()) as client, client.pubsub() as channel:
         name = secrets.token_hex(8)
         channel.subscribe(streams.replies(name))
         eventually("a subscription", channel.get_message)

@@ -64,7 +64,7 @@ def test_a_shard_waits_for_the_comparison_and_then_opens(client: redis.Redis, da
     assert process.stderr is not None
     assert "waiting for persist-nudger" in process.stderr.readline()
     assert not has_opened(client)
-    assert LogGuard(client, database_url, [0]).step() == []
+    assert LogGuard(RedisStreamLog(client), database_url, [0]).step() == []
     until(lambda: has_opened(client))
 
 
@@ -73,7 +73,7 @@ def test_a_shard_that_lost_its_tail_ends_with_code_4_and_says_what_to_do(
 ) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute("INSERT INTO archive VALUES (0, '1767225600000-0', 3, false)")
-    (reason,) = LogGuard(client, database_url, [0]).step()
+    (reason,) = LogGuard(RedisStreamLog(client), database_url, [0]).step()
     process = engine()
     assert process.wait(DEADLINE_S) == 4
     assert process.stderr is not None
@@ -87,7 +87,7 @@ def test_a_shard_that_lost_its_tail_ends_with_code_4_and_says_what_to_do(
 
 
 def test_what_was_found_holds_for_one_start_of_redis_only(client: redis.Redis, database_url: str) -> None:
-    guard = LogGuard(client, database_url, [0])
+    guard = LogGuard(RedisStreamLog(client), database_url, [0])
     assert not read_guard(client, 0).checked
     assert guard.step() == []
     assert read_guard(client, 0).checked
@@ -103,5 +103,5 @@ def test_what_was_found_holds_for_one_start_of_redis_only(client: redis.Redis, d
 
 def test_a_database_that_is_away_vouches_for_nothing(client: redis.Redis) -> None:
     with pytest.raises(psycopg.Error):
-        LogGuard(client, "postgresql://127.0.0.1:1/none", [0]).step()
+        LogGuard(RedisStreamLog(client), "postgresql://127.0.0.1:1/none", [0]).step()
     assert not read_guard(client, 0).checked

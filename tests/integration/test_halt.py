@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def started(log: RedisStreamLog) -> Worker:
 def test_the_full_check_beside_a_snapshot_stops_the_shard(redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     only = started(log)
-    snapshotter = Snapshotter(only, log, redis_url, 0, interval_s=0.0)
+    snapshotter = Snapshotter(only, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     # Too much held, too little available: the sums do not show it.
     funds = only.shard.accounts[AccountId(1)].funds["USDT"]
     funds.available, funds.held = funds.available - 7, funds.held + 7

@@ -102,12 +102,12 @@ class Exchange:
             if not plan.losses or accept_loss:
                 write_database(connection, plan)
                 connection.commit()
-                write_redis(self.client, connection, plan, self.markets, time.time_ns() // 1_000_000)
+                write_redis(self.client, self.log, connection, plan, self.markets, time.time_ns() // 1_000_000)
             return [f"{loss.shard}" for loss in plan.losses]
 
     def guard(self) -> list[str]:
         self.client.delete(*(streams.guard(shard) for shard in range(self.markets.shard_count)))
-        return LogGuard(self.client, self.database_url, range(self.markets.shard_count)).step()
+        return LogGuard(self.log, self.database_url, range(self.markets.shard_count)).step()
 
 
 Make = Callable[[int, int], Exchange]

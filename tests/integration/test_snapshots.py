@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) ->
 
 
 def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
-    snapshotter = Snapshotter(worker, log, redis_url, 0, interval_s=0.0)
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     ids = [deposit(log, worker, number) for number in range(3)]
     for reader in EventReader:
         log.mark_passed(0, reader, ids[1])
@@ -80,7 +81,7 @@ def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, w
 
 
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
-    nowhere = Snapshotter(worker, log, "redis://127.0.0.1:1/0", 0, interval_s=0.0)
+    nowhere = Snapshotter(worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0)
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
         deadline = time.monotonic() + DEADLINE_S
@@ -96,7 +97,7 @@ def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker
 def test_a_leader_leaves_snapshots_to_its_standby_unless_none_come(
     log: RedisStreamLog, worker: Worker, redis_url: str
 ) -> None:
-    snapshotter = Snapshotter(worker, log, redis_url, 0, interval_s=0.0)
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     deposit(log, worker, 0)
     for _ in range(LEFT_MAX):
         log.announce(0, Standby("standby", 1))
@@ -116,7 +117,9 @@ def test_what_is_trimmed_is_decided_by_what_is_kept(log: RedisStreamLog, worker:
     """A worker that has just begun to lead knows nothing of what others have saved."""
     ids = [deposit(log, worker, number) for number in range(2)]
     log.save_snapshot(0, b"saved by another worker", ids[0])
-    saved(Snapshotter(worker, log, redis_url, 0, interval_s=0.0), log, log.snapshots(0))
+    saved(
+        Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0), log, log.snapshots(0)
+    )
     left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
     assert left == ids, "up to where the older one reaches"
 
@@ -126,7 +129,7 @@ def test_of_several_standbys_one_saves(log: RedisStreamLog, worker: Worker, redi
     standby = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
     standby.join()
     log.save_snapshot(0, b"saved by another standby", STREAM_START)
-    snapshotter = Snapshotter(standby, log, redis_url, 0, interval_s=3_600.0)
+    snapshotter = Snapshotter(standby, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=3_600.0)
     snapshotter._due_s = 0.0
     snapshotter.run()
     assert not snapshotter.busy
@@ -137,7 +140,7 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
     deposit(log, worker, 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever connects waits here for an answer
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        snapshotter = Snapshotter(worker, log, url, 0, interval_s=0.0)
+        snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, url), 0, interval_s=0.0)
         snapshotter.run()
         child = snapshotter._child
         assert child is not None

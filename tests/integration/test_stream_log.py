@@ -1,4 +1,4 @@
-"""One suite over both stream logs: the Redis one and its in-memory twin."""
+"""One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory twin."""
 
 import itertools
 
@@ -10,17 +10,22 @@ from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERI
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StreamLog
+from tests.redis_servers import RedisServers
 
 SHARD = 2
 INPUTS = streams.commands(SHARD)
 EVENTS = streams.events(SHARD)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
     if request.param == "memory":
         return MemoryStreamLog(itertools.count(1_000).__next__)
-    return RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    if request.param == "redis":
+        return RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    servers: RedisServers = request.getfixturevalue(f"{request.param}_servers")
+    servers.flush()
+    return RedisStreamLog.connect(servers.url, shard=SHARD, replicas_min=1 if request.param == "sentinel" else 0)
 
 
 def test_entries_are_read_in_order_after_an_id(log: StreamLog) -> None:

@@ -22,7 +22,7 @@ def test_a_standby_that_is_behind_takes_no_snapshot() -> None:
     )
     standby.join()
     leader.start()
-    snapshotter = Snapshotter(leader, cast(Any, log), "", 0, 1.0)
+    snapshotter = Snapshotter(leader, cast(Any, log), lambda: cast(Any, log), 0, 1.0)
     assert not snapshotter._has_news()
     for _, deposits in endowment(market_map(1)):
         log.append(streams.commands(0), {COMMANDS_FIELD: encode_frame(deposits)})
@@ -31,4 +31,4 @@ def test_a_standby_that_is_behind_takes_no_snapshot() -> None:
     log.save_snapshot(0, b"of the leader", leader.position.stream_id)
     assert not snapshotter._has_news()
     assert standby.position.stream_id == STREAM_START
-    assert not Snapshotter(standby, cast(Any, log), "", 0, 1.0)._has_news()
+    assert not Snapshotter(standby, cast(Any, log), lambda: cast(Any, log), 0, 1.0)._has_news()

@@ -16,7 +16,7 @@ import pytest
 from cli.ports import free_port
 from runtime.settings import PREFIX
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 90
 POLL_S = 0.02
 
 

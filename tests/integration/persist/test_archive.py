@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg
 import pytest
@@ -154,7 +155,7 @@ def test_nothing_is_ingested_that_is_not_archived(database_url: str, log: Memory
 def test_the_input_is_trimmed_only_to_what_is_archived(database_url: str, redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     trading = WorkedLog(log, 5, market_map())
-    snapshotter = Snapshotter(trading.workers[0], log, redis_url, 0, interval_s=0.0)
+    snapshotter = Snapshotter(trading.workers[0], log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
 
     def saved_twice() -> None:
         for _ in range(2):

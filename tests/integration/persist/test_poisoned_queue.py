@@ -13,6 +13,7 @@ from dramatiq.brokers.redis import RedisBroker
 from persist import actors
 from persist.actors import QUEUE, declare_ingest, make_broker
 from protocol import streams
+from protocol.streams import JOBS_NAMESPACE
 
 GARBAGE = (b"garbage", b"", b"{}", b"[]", b"17", b'{"queue_name": "ingest"}', b"\xff\xfe")
 NUDGES = 300
@@ -35,8 +36,8 @@ def run_with_garbage(redis_url: str) -> tuple[int, list[dict[bytes, bytes]], int
         actor.send(5)
         if number % (NUDGES // len(GARBAGE)) == 0 and number // (NUDGES // len(GARBAGE)) < len(GARBAGE):
             payload = GARBAGE[number // (NUDGES // len(GARBAGE))]
-            client.hset(f"dramatiq:{QUEUE}.msgs", f"poison-{number}", payload)
-            client.rpush(f"dramatiq:{QUEUE}", f"poison-{number}")
+            client.hset(f"{JOBS_NAMESPACE}:{QUEUE}.msgs", f"poison-{number}", payload)
+            client.rpush(f"{JOBS_NAMESPACE}:{QUEUE}", f"poison-{number}")
     worker = Worker(broker, worker_threads=1, worker_timeout=20)
     began = time.monotonic()
     worker.start()
@@ -44,7 +45,7 @@ def run_with_garbage(redis_url: str) -> tuple[int, list[dict[bytes, bytes]], int
     took_s = time.monotonic() - began
     worker.stop()
     letters: Any = client.xrange(streams.dead_letters(0))
-    left: Any = client.hlen(f"dramatiq:{QUEUE}.msgs")
+    left: Any = client.hlen(f"{JOBS_NAMESPACE}:{QUEUE}.msgs")
     broker.close()
     return next(ran) - 1, [fields for _, fields in letters], left, took_s
 
@@ -53,7 +54,10 @@ def test_garbage_among_the_nudges_is_buried_and_all_nudges_run(redis_url: str) -
     ran, letters, left, took_s = run_with_garbage(redis_url)
     assert ran == NUDGES
     assert [letter[b"payload"] for letter in letters] == list(GARBAGE)
-    assert all(letter[b"source"] == b"dramatiq:ingest" and letter[b"id"].startswith(b"poison-") for letter in letters)
+    assert all(
+        letter[b"source"] == f"{JOBS_NAMESPACE}:{QUEUE}".encode() and letter[b"id"].startswith(b"poison-")
+        for letter in letters
+    )
     assert left == 0
     assert took_s < DEADLINE_S
 

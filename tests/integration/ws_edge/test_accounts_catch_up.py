@@ -15,7 +15,7 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.settings import Settings
-from serving.redis_link import RedisLink
+from serving.redis_links import RedisLinks
 from ws_edge.accounts import AccountStreams, AccountSubscription
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload
@@ -67,10 +67,11 @@ async def client(redis_url: str) -> AsyncIterator["redis.asyncio.Redis"]:
 async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
     redis_url: str, client: "redis.asyncio.Redis", cuts: int
 ) -> None:
-    link = RedisLink(redis_url, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(Settings().market_map(), link, client, lambda: TimeMs(0))
-    link.on_ready = accounts.reconnected
-    await link.start()
+    links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
+    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    links.call_when_ready(accounts.reconnected)
+    link = links.of(0)
+    await links.start()
     listener = Listener()
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -90,5 +91,5 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
             await until(lambda: "4" in listener.deposits)
     finally:
         await accounts.close()
-        await link.close()
+        await links.close()
     assert listener.deposits == ["2", "3", "4"]

@@ -1,0 +1,434 @@
+"""Every connection to Redis is made here, whatever Redis is.
+
+    redis://[user:password@]host:port/db                               one server (also rediss:// and unix://)
+    redis+sentinel://[user:password@]host:port,host:port/SERVICE?db=0  the master that Sentinel names (also sentinel_username,
+                                                                       sentinel_password: the sentinels' own)
+    redis+cluster://[user:password@]host:port,host:port                a cluster; any of its nodes will do
+
+A plain connection speaks with one server. Which one that is – the master of a service, or the node that has a key – is asked anew
+each time it connects. So after a failover it is enough that a connection breaks, and a server that can no longer do what it is asked
+(it has become a replica, the slot has moved, replicas are missing) counts as a broken connection too.
+"""
+
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.connection
+import redis.asyncio.retry
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+
+SENTINEL: Final = "redis+sentinel"
+CLUSTER: Final = "redis+cluster"
+
+RedisOutage: Final = (redis.RedisError, RedisClusterException, OSError)
+"""What a Redis that cannot be used may raise; the library's cluster errors are no `RedisError`s."""
+
+_LOOKUP_TIMEOUT_S: Final = 1.0
+_SOCKET_TIMEOUT_S: Final = 3.0
+"""With replicas, a server that does not answer for so long is given up: another one may have taken its place."""
+_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": _SOCKET_TIMEOUT_S, "socket_connect_timeout": _LOOKUP_TIMEOUT_S}
+_CLUSTER_CONNECTIONS_MAX: Final = 200
+_PASSING: Final = ("READONLY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK")
+_PASSING_TEXTS: Final = (*(f"-{code} " for code in _PASSING), "WAIT cannot be used with replica", "read only replica")
+
+
+class NotNowError(redis.ConnectionError):
+    """This server cannot do it now: it is a replica, lacks replicas, or another one has the keys. Nothing was done."""
+
+
+class AddressError(ValueError):
+    """A URL does not say where Redis is."""
+
+
+class RedisAddress(NamedTuple):
+    """Where Redis is."""
+
+    scheme: str
+    nodes: tuple[tuple[str, int], ...]
+    """Of the sentinels, or of the cluster; empty for one server."""
+    service: str
+    options: Mapping[str, Any]
+    """Of connections to the servers that hold data."""
+    sentinel_options: Mapping[str, Any]
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys are spread over several servers."""
+        return self.scheme == CLUSTER
+
+
+def parse_address(url: str) -> RedisAddress:
+    """Return what `url` says.
+
+    Raises:
+        AddressError: it does not say where Redis is.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in (SENTINEL, CLUSTER):
+        try:
+            return RedisAddress(parts.scheme, (), "", redis.asyncio.connection.parse_url(url), {})
+        except ValueError as error:
+            raise AddressError(str(error)) from error
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    options = {"username": unquote(user), "password": unquote(password)}
+    query = dict(parse_qsl(parts.query))
+    sentinel_options = {name: query.pop(f"sentinel_{name}", "") for name in ("username", "password")}
+    service = parts.path.strip("/")
+    try:
+        nodes = tuple((host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(",")))
+        database = int(query.pop("db", 0))
+    except ValueError as error:
+        raise AddressError(f"{parts.scheme}: {error}") from error
+    if not all(host for host, _ in nodes):
+        raise AddressError(f"{parts.scheme}: every server is host:port")
+    if (parts.scheme == SENTINEL) != bool(service):
+        raise AddressError(f"{parts.scheme}: " + ("/SERVICE is missing" if not service else "a cluster has no service"))
+    if query or (database and parts.scheme == CLUSTER):
+        raise AddressError(f"{parts.scheme}: what does {', '.join(query) or 'db'} mean here?")
+    known = {name: value for name, value in options.items() if value}
+    return RedisAddress(
+        parts.scheme,
+        nodes,
+        service,
+        known | ({"db": database} if database else {}),
+        {name: value for name, value in sentinel_options.items() if value},
+    )
+
+
+def client_for(url: str, key: str, tether: "Tether | None" = None, **options: Any) -> redis.Redis:
+    """Return a plain client of the server that has `key`: a hash tag's worth of keys on a cluster, everything elsewhere.
+
+    It does not repeat commands by itself: an append that is repeated blindly would be a second one.
+    """
+    address = parse_address(url)
+    options = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "redis_connect_func": tether, **options}
+    if not address.nodes:
+        plain = dict(address.options)
+        connection_class = _CONNECTIONS[plain.pop("connection_class", redis.asyncio.Connection)]
+        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options))
+    options = _TIMEOUTS | options
+    pool = redis.ConnectionPool(
+        connection_class=_FoundConnection, find=_finder(address, key), **address.options, **options
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def client(url: str, **options: Any) -> redis.Redis:
+    """Return a client for any keys."""
+    address = parse_address(url)
+    if not address.is_cluster:
+        return client_for(url, "", **options)
+    options = _TIMEOUTS | options
+    try:
+        # It has the same commands, and sends each where its keys are.
+        return cast("redis.Redis", _cluster(address, **options))
+    except RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
+def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.asyncio.Redis":
+    """Return a client for any keys; it waits for a connection when all are in use. Redis need not be there yet."""
+    address = parse_address(url)
+    timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    if address.is_cluster:
+        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
+        return cast(
+            "redis.asyncio.Redis",
+            redis.asyncio.RedisCluster(
+                startup_nodes=nodes, max_connections=_CLUSTER_CONNECTIONS_MAX, protocol=2, **address.options, **timeouts
+            ),
+        )
+    if address.nodes:
+        pool = redis.asyncio.BlockingConnectionPool(
+            max_connections=connections_max,
+            timeout=timeout_s,
+            connection_class=_FoundAsyncConnection,
+            find=asyncio_finder(address, ""),
+            **address.options,
+            **timeouts,
+        )
+    else:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=connections_max, timeout=timeout_s, **timeouts
+        )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+class Tether:
+    """What a process knows of a client's one connection, so that nothing happens on another one unnoticed."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        """How many were made so far; the last is the one in use."""
+        self.client_id = 0
+        """What the server calls it; `CLIENT LIST ID` tells whether it still stands."""
+        self.is_held = False
+        self.greet: Callable[[Any], None] | None = None
+        """Called with every new connection, when `client_id` is known and before anything else goes out on it."""
+
+    def hold(self) -> None:
+        """When the connection is lost from now on, the next command fails instead of going out on another one."""
+        self.is_held = True
+
+    def release(self) -> None:
+        """Let commands connect again by themselves."""
+        self.is_held = False
+
+    def __call__(self, connection: Any) -> None:
+        """Introduce a new connection to its server; for the library's `redis_connect_func`."""
+        if self.is_held:
+            self.is_held = False
+            raise redis.ConnectionError("the connection to Redis was lost")
+        connection.on_connect()
+        connection.send_command("CLIENT", "ID")
+        self.client_id = int(connection.read_response())
+        self.connections += 1
+        if self.greet is not None:
+            self.greet(connection)
+
+
+class ShardServers:
+    """A plain client for each shard's server; one for all of them where there is one server. Not for use by several threads."""
+
+    def __init__(self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any) -> None:
+        """`prepare` is called with every client that is made, once."""
+        self.are_several = parse_address(url).is_cluster
+        self._url = url
+        self._prepare = prepare
+        self._options = options
+        self._clients: dict[int, tuple[redis.Redis, Tether]] = {}
+
+    def of(self, shard: int) -> redis.Redis:
+        """Return the client of a shard's server."""
+        return self._of(shard)[0]
+
+    def tether(self, shard: int) -> Tether:
+        """Return what is known of that client's connection."""
+        return self._of(shard)[1]
+
+    def _of(self, shard: int) -> tuple[redis.Redis, Tether]:
+        index = shard if self.are_several else 0
+        found = self._clients.get(index)
+        if found is None:
+            tether = Tether()
+            found = self._clients[index] = client_for(self._url, f"{{{shard}}}", tether, **self._options), tether
+            self._prepare(found[0])
+        return found
+
+    def close(self) -> None:
+        """Close every connection."""
+        for each, _ in self._clients.values():
+            each.close()
+
+
+def _cluster(address: RedisAddress, **options: Any) -> redis.RedisCluster:
+    nodes = [redis.cluster.ClusterNode(host, port) for host, port in address.nodes]  # type: ignore[no-untyped-call]
+    return redis.RedisCluster(startup_nodes=nodes, protocol=2, **address.options, **options)
+
+
+def _finder(address: RedisAddress, key: str) -> "_Find":
+    return _ClusterNode(address, key) if address.is_cluster else _sentinel_finder(address)
+
+
+class _Find(Protocol):
+    def __call__(self) -> tuple[str, int]:
+        """Return where the server is now; a `redis.ConnectionError` says that there is none at the moment."""
+        ...
+
+
+def _sentinel_finder(address: RedisAddress) -> _Find:
+    sentinel = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+        address.nodes, sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
+    )
+
+    def find() -> tuple[str, int]:
+        states: list[Mapping[str, Any] | None] = []
+        for each in sentinel.sentinels:
+            try:
+                masters: Any = each.sentinel_masters()
+                states.append(masters.get(address.service))
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+        return _newest_master(address, states)
+
+    return find
+
+
+def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | None]) -> tuple[str, int]:
+    """Return the master by the sentinel that has heard of the last failover; one that has not may name an old one."""
+    known = [state for state in states if state]
+    newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
+    if newest is None or newest["is_sdown"] or newest["is_odown"]:
+        raise redis.sentinel.MasterNotFoundError(f"no master of {address.service} now, say {len(known)} sentinels")
+    return str(newest["ip"]), int(newest["port"])
+
+
+class _ClusterNode:
+    """Finds the node that has a key."""
+
+    def __init__(self, address: RedisAddress, key: str) -> None:
+        self._address = address
+        self._key = key
+        self._cluster: redis.RedisCluster | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> tuple[str, int]:
+        with self._lock:
+            try:
+                if self._cluster is None:
+                    self._cluster = _cluster(self._address, **_lookup_options())
+                else:
+                    self._cluster.nodes_manager.initialize()
+                return _place(self._cluster.get_node_from_key(self._key))  # type: ignore[no-untyped-call]
+            except RedisClusterException as error:
+                raise redis.ConnectionError(str(error)) from error
+
+
+def asyncio_finder(address: RedisAddress, key: str) -> Callable[[], Awaitable[tuple[str, int]]] | None:
+    """Return what looks up the server that has `key`; None where there is only one server."""
+    if not address.nodes:
+        return None
+    if address.is_cluster:
+        return _AsyncClusterNode(address, key)
+    sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+        address.nodes,
+        sentinel_kwargs={
+            **_lookup_options(),
+            "retry": redis.asyncio.retry.Retry(NoBackoff(), 0),
+            **address.sentinel_options,
+        },
+    )
+
+    async def find() -> tuple[str, int]:
+        states: list[Mapping[str, Any] | None] = []
+        for each in sentinel.sentinels:
+            try:
+                masters: Any = await each.sentinel_masters()
+                states.append(masters.get(address.service))
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+        return _newest_master(address, states)
+
+    return find
+
+
+class _AsyncClusterNode:
+    """As `_ClusterNode`."""
+
+    def __init__(self, address: RedisAddress, key: str) -> None:
+        self._address = address
+        self._key = key
+
+    async def __call__(self) -> tuple[str, int]:
+        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in self._address.nodes]
+        cluster = redis.asyncio.RedisCluster(
+            startup_nodes=nodes, protocol=2, **self._address.options, **_lookup_options()
+        )
+        try:
+            await cluster.initialize()  # type: ignore[unused-awaitable]  # it returns itself
+            return _place(cluster.get_node_from_key(self._key))
+        except RedisClusterException as error:
+            raise redis.ConnectionError(str(error)) from error
+        finally:
+            await cluster.aclose()
+
+
+def _lookup_options() -> dict[str, Any]:
+    return {"socket_timeout": _LOOKUP_TIMEOUT_S, "socket_connect_timeout": _LOOKUP_TIMEOUT_S}
+
+
+def _place(node: Any) -> tuple[str, int]:
+    if node is None:
+        raise redis.ConnectionError("no node of the cluster has the key now")
+    return str(node.host), int(node.port)
+
+
+def is_passing(error: object) -> bool:
+    """Return whether an error that Redis answered says that this server cannot do it now."""
+    text = str(error)
+    return text.startswith(_PASSING) or any(part in text for part in _PASSING_TEXTS)
+
+
+class _Found(redis.Connection):
+    """A connection that asks where its server is each time it connects, if there is somebody to ask."""
+
+    def __init__(self, *, find: _Find | None = None, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._find = find
+
+    def _connect(self) -> Any:
+        if self._find is not None:
+            self.host, self.port = self._find()
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Return what the server says; what it cannot do now is as if it were away."""
+        try:
+            return super().read_response(*arguments, **options)
+        except redis.ResponseError as error:
+            _raise_passing(error)
+            raise
+
+
+class _FoundConnection(_Found):
+    """Over TCP."""
+
+
+class _FoundSSLConnection(_Found, redis.SSLConnection):
+    """Over TLS."""
+
+
+class _FoundAsyncConnection(redis.asyncio.Connection):
+    """As `_Found`; a server that has become a replica is left."""
+
+    def __init__(self, *, find: Callable[[], Awaitable[tuple[str, int]]], **options: Any) -> None:
+        super().__init__(**options)
+        self._find = find
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._find()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Return what the server says."""
+        try:
+            return await super().read_response(*arguments, **options)
+        except redis.ResponseError as error:
+            if isinstance(error, redis.ReadOnlyError) or is_passing(error):
+                await self.disconnect()
+            _raise_passing(error)
+            raise
+
+
+_CONNECTIONS: Final[Mapping[type, type]] = {
+    redis.asyncio.Connection: _FoundConnection,
+    redis.asyncio.SSLConnection: _FoundSSLConnection,
+    redis.asyncio.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+}
+
+
+def _raise_passing(error: redis.ResponseError) -> None:
+    # The library strips the codes that it knows and has classes for them.
+    known = (
+        redis.ReadOnlyError,
+        redis.exceptions.ClusterDownError,
+        redis.exceptions.TryAgainError,
+        redis.exceptions.AskError,
+    )
+    if isinstance(error, known) or is_passing(error):
+        _raise(NotNowError(f"{type(error).__name__}: {error}"), error)
+
+
+def _raise(error: Exception, cause: Exception) -> NoReturn:
+    raise error from cause

@@ -1,0 +1,56 @@
+"""An engine worker that is killed at a delivery: `python -m tests.dying_engine`, which and how the environment says.
+
+DEATH counts the deaths so far, and decides between which two steps this one happens; empty: never. BROKEN_DEDUP takes messages as often
+as they come, for the control.
+"""
+
+import os
+import signal
+from typing import NoReturn
+
+from engine_worker.core.shard import Shard
+from engine_worker.main import main
+from protocol.commands import MessageFrame
+from protocol.units import TimeMs
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Outgoing
+
+
+def die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still here")
+
+
+def die_at_a_delivery(death: int) -> None:
+    """Die at the 3rd to 5th delivery: two times of three when the messages are out but still in the outbox, else before they are."""
+    count = 0
+    deliver, drop = RedisStreamLog.deliver, RedisStreamLog._drop_delivered
+
+    def counted_deliver(log: RedisStreamLog, shard: int, outgoing: Outgoing) -> None:
+        nonlocal count
+        count += 1
+        if count == 3 + death % 3 and death % 3 == 0:
+            die()
+        deliver(log, shard, outgoing)
+
+    def counted_drop(log: RedisStreamLog, shard: int, outgoing: Outgoing) -> None:
+        if count == 3 + death % 3:
+            die()
+        drop(log, shard, outgoing)
+
+    RedisStreamLog.deliver = counted_deliver  # type: ignore[assignment, method-assign]
+    RedisStreamLog._drop_delivered = counted_drop  # type: ignore[assignment, method-assign]
+
+
+def apply_again_and_again(shard: Shard, frame: MessageFrame, time: TimeMs) -> None:
+    for message in frame.messages:
+        shard.apply(message, time)
+    shard.received[frame.source] = frame.first_sequence + len(frame.messages) - 1
+
+
+if __name__ == "__main__":
+    if os.environ["DEATH"]:
+        die_at_a_delivery(int(os.environ["DEATH"]))
+    if os.environ.get("BROKEN_DEDUP"):
+        Shard.apply_frame = apply_again_and_again  # type: ignore[assignment, method-assign]
+    main()

@@ -1,0 +1,208 @@
+"""The master of a Redis under Sentinel dies: what was acknowledged is there, and what was not replicated was never said.
+
+TEST_PROMOTIONS is how often it dies; with more than the default, a summary is printed (pytest -s).
+"""
+
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
+from tests.e2e.running import RunningExchange, running_exchange
+from tests.e2e.test_kill_engine import (
+    CLIENTS,
+    Trader,
+    balances_are_what_the_fills_say,
+    every_acknowledged_order_is_there,
+    money_adds_up,
+    trades_are_contiguous,
+    wait_for_orders,
+)
+from tests.redis_servers import RedisServers, redis_servers
+
+PROMOTIONS = int(os.environ.get("TEST_PROMOTIONS", "2"))
+RETRY_S = 60
+SYMBOL = "ETHUSDT"
+PRICE = "3000"
+
+
+@pytest.fixture
+def servers(data_dir: Path) -> Iterator[RedisServers]:
+    """A master, its replica, and three sentinels."""
+    folder = data_dir / "servers"
+    folder.mkdir()
+    with redis_servers(folder, "sentinel") as running:
+        yield running
+
+
+def exchange_on(servers: RedisServers, data_dir: Path, replicas_min: int, **settings: str) -> Any:
+    return running_exchange(
+        data_dir / "exchange",
+        redis_url=servers.url,
+        redis_replicas_min=str(replicas_min),
+        mm_enabled="false",
+        **settings,
+    )
+
+
+def promote_the_replica(servers: RedisServers) -> str:
+    """Kill the master, wait until the replica has its place, and return the name of the dead one."""
+    dead = servers.master()
+    servers.kill(dead)
+    eventually("a promotion", lambda: "master" in servers.roles().values(), timeout_s=RETRY_S)
+    return dead
+
+
+def test_promotions_under_load_lose_no_acknowledged_order(servers: RedisServers, data_dir: Path) -> None:
+    with exchange_on(servers, data_dir, 1) as exchange:
+        traders = [Trader(exchange.url, number) for number in range(CLIENTS)]
+        stop = threading.Event()
+        outages = []
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            running = [pool.submit(trader.trade, stop) for trader in traders]
+            try:
+                for _ in range(PROMOTIONS):
+                    wait_for_orders(traders, running)
+                    began = time.monotonic()
+                    servers.start_replica(promote_the_replica(servers))
+                    wait_for_orders(traders, running, 1)
+                    outages.append(time.monotonic() - began)
+                    report(f"{len(outages)}: {outages[-1]:.1f} s, {acknowledged(traders)} orders")
+                    eventually("a replica again", servers.is_ready, timeout_s=RETRY_S)
+                wait_for_orders(traders, running)
+            finally:
+                stop.set()
+            for each in running:
+                each.result()
+        for trader in traders:
+            every_acknowledged_order_is_there(trader)
+            balances_are_what_the_fills_say(trader.api)
+        eventually("trades without a gap in the database", lambda: trades_are_contiguous(traders))
+        eventually("money adds up", lambda: money_adds_up(exchange))
+    report(
+        f"{PROMOTIONS} promotions, {acknowledged(traders)} orders acknowledged, 0 lost; kill to next order: "
+        f"median {statistics.median(outages):.1f} s, longest {max(outages):.1f} s"
+    )
+
+
+def report(line: str) -> None:
+    if PROMOTIONS > 2:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def acknowledged(traders: list[Trader]) -> int:
+    return sum(len(trader.outcomes) for trader in traders)
+
+
+class Cut:
+    """A master whose replica hears nothing of it any more, while both go on."""
+
+    def __init__(self, servers: RedisServers) -> None:
+        self.servers = servers
+        self.master = servers.master()
+        (self.replica,) = {"redis-1", "redis-2"} - {self.master}
+        with servers.client(self.replica) as replica:
+            self._password = replica.config_get("masterauth")["masterauth"]
+            replica.config_set("masterauth", "wrong")
+            replica.client_kill_filter(_type="master")
+            eventually("a cut replica", lambda: replica.info("replication")["master_link_status"] == "down")
+        with servers.client(self.master) as master:
+            eventually("a lonely master", lambda: master.info("replication")["connected_slaves"] == 0)
+
+    def promote(self) -> None:
+        """Kill the master, let the replica take its place, and the old master follow it."""
+        dead = promote_the_replica(self.servers)
+        assert dead == self.master
+        with self.servers.client(self.replica) as replica:
+            replica.config_set("masterauth", self._password)
+        self.servers.start_replica(dead)
+        eventually("a replica again", self.servers.is_ready, timeout_s=RETRY_S)
+
+
+def sell(api: Api, client_order_id: str, quantity: str) -> Any:
+    return api.order(SYMBOL, "SELL", "LIMIT", price=PRICE, quantity=quantity, newClientOrderId=client_order_id)
+
+
+def buyer_with_a_resting_order(exchange: RunningExchange) -> Api:
+    buyer = new_account(exchange.url, USDT="100000")
+    buyer.order(SYMBOL, "BUY", "LIMIT", price=PRICE, quantity="5")
+    return buyer
+
+
+def test_without_wait_an_acknowledged_order_is_lost(servers: RedisServers, data_dir: Path) -> None:
+    """The control: this is what the next test shows to be prevented."""
+    # The database's word would keep the shard closed.
+    with exchange_on(servers, data_dir, 0, lost_tail_check_enabled="false") as exchange:
+        buyer_with_a_resting_order(exchange)
+        seller = new_account(exchange.url, ETH="10")
+        sell(seller, "replicated", "1")
+        cut = Cut(servers)
+        assert sell(seller, "lost", "1")["status"] == "FILLED"
+        cut.promote()
+        # Its account has sold twice, and only once; the database, which was told of both, is no help.
+        assert until_available(seller.balances)["ETH"] == (9, 0)
+
+
+def test_what_is_not_replicated_is_not_said(servers: RedisServers, data_dir: Path) -> None:
+    with exchange_on(servers, data_dir, 1, reply_timeout_ms="1000") as exchange:
+        buyer_with_a_resting_order(exchange)
+        seller = new_account(exchange.url, ETH="10")
+        sell(seller, "replicated", "1")
+        eventually("the trade in the database", lambda: trade_ids(seller) == [1])
+        cut = Cut(servers)
+        with pytest.raises(RefusedError) as refusal:
+            sell(seller, "unknown", "2")
+        assert (refusal.value.status, refusal.value.code) == (503, -1007)
+        with servers.client(cut.master) as master:
+            assert master.xlen("ev:{0}") > 0, "it has happened on the old master all the same"
+        assert trade_ids(seller) == [1], "nothing of it is in the database"
+        assert len(seller.get("/api/v3/trades", symbol=SYMBOL)) == 1, "nor in the market data"
+
+        cut.promote()
+        with refused(-2013, "Order does not exist."):
+            until_available(lambda: order_named(seller, "unknown"))
+        # From here on the exchange goes on as if it had never been.
+        eventually("the same order again", lambda: resell(seller))
+        eventually("the trades in the database", lambda: trade_ids(seller) == [1, 2])
+        assert [trade["qty"] for trade in seller.get("/api/v3/trades", symbol=SYMBOL)] == ["1.00000000", "2.00000000"]
+        eventually("money adds up", lambda: exchange.command("shards")[0]["conserved"])
+
+
+def resell(seller: Api) -> Any:
+    try:
+        return sell(seller, "unknown", "2")
+    except RefusedError as refusal:
+        if refusal.status == 503:
+            return None
+        raise
+
+
+def trade_ids(api: Api) -> list[int]:
+    return [trade["id"] for trade in api.historical_trades(SYMBOL)]
+
+
+def order_named(api: Api, client_order_id: str) -> Any:
+    return api.signed("GET", "/api/v3/order", symbol=SYMBOL, origClientOrderId=client_order_id)
+
+
+def until_available(question: Callable[[], Any]) -> Any:
+    """Ask until the answer is not that the exchange cannot say."""
+
+    def ask() -> Any:
+        try:
+            return question()
+        except RefusedError as refusal:
+            if refusal.status == 503:
+                return None
+            raise
+
+    return eventually("an answer", ask, timeout_s=RETRY_S)
