@@ -7,13 +7,13 @@ answers a command that it already knows (same request id, same client order id) 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from functions.errors import halted, overloaded, status_unknown, unavailable
+from functions.errors import ApiError, halted, overloaded, status_unknown, unavailable
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Command
@@ -28,6 +28,9 @@ from serving.replies import ReplyWaiter
 
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
+
+_Pack = Callable[[int, Sequence[Any]], bytes]
+"""(shard, batch) -> the command that appends it."""
 
 _log = structlog.get_logger()
 
@@ -59,7 +62,7 @@ class CommandQueue:
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
-        self._to_retry: list[tuple[int, bytes, list[int]]] = []
+        self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
 
     def submit(self, command: Command) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard."""
@@ -83,13 +86,16 @@ class CommandQueue:
         return self._replies.wait_for(query.request_id)
 
     def retry_lost(self) -> None:
-        """Send again, once, what was lost with the last connection; for a link's `on_ready`."""
+        """Send again, once, what was lost with the last connection and is still waited for; for a link's `on_ready`.
+
+        What has its reply must not be sent again: a shard remembers what it has accepted, not what it has refused.
+        """
         lost, self._to_retry = self._to_retry, []
-        for shard, entry, request_ids in lost:
+        for shard, pack, batch in lost:
             if not self._links.of(shard).ready:
-                self._to_retry.append((shard, entry, request_ids))
-            elif any(map(self._replies.is_waiting, request_ids)):
-                self._send(shard, entry, request_ids, is_retry=True)
+                self._to_retry.append((shard, pack, batch))
+            elif waiting := [each for each in batch if self._replies.is_waiting(each.request_id)]:
+                self._send(shard, pack, waiting, is_retry=True)
 
     def _refuse_when_halted(self, shard: int, command: Command) -> None:
         market = getattr(command, "market", "")
@@ -113,29 +119,34 @@ class CommandQueue:
         commands, self._commands = self._commands, {}
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
-            entry = packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_frame(batch))
-            self._send(shard, entry, [command.request_id for command in batch])
+            self._send(shard, _commands_entry, batch)
         for shard, asked in queries.items():
-            entry = packed(
-                "XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(asked)
-            )
-            self._send(shard, entry, [query.request_id for query in asked])
+            self._send(shard, _queries_entry, asked)
 
-    def _send(self, shard: int, entry: bytes, request_ids: list[int], *, is_retry: bool = False) -> None:
+    def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
         try:
-            self._links.of(shard).send(entry, partial(self._appended, shard, entry, request_ids, is_retry))
+            self._links.of(shard).send(pack(shard, batch), partial(self._appended, shard, pack, batch, is_retry))
         except ConnectionError:
-            for request_id in request_ids:
-                self._replies.fail(request_id, status_unknown() if is_retry else unavailable())
+            self._fail(batch, status_unknown if is_retry else unavailable)
 
-    def _appended(self, shard: int, entry: bytes, request_ids: list[int], is_retry: bool, reply: object) -> None:
+    def _appended(self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, reply: object) -> None:
         if isinstance(reply, bytes):
             return
         if isinstance(reply, ConnectionError) and not is_retry:
-            self._to_retry.append((shard, entry, request_ids))
+            self._to_retry.append((shard, pack, batch))
             return
-        _log.warning("commands not enqueued", count=len(request_ids), error=str(reply))
+        _log.warning("commands not enqueued", count=len(batch), error=str(reply))
         # Redis itself refused (loading, read-only, out of memory): nothing was appended, unless the first attempt was.
-        failure = status_unknown if is_retry else unavailable
-        for request_id in request_ids:
-            self._replies.fail(request_id, failure())
+        self._fail(batch, status_unknown if is_retry else unavailable)
+
+    def _fail(self, batch: Sequence[Any], failure: Callable[[], ApiError]) -> None:
+        for each in batch:
+            self._replies.fail(each.request_id, failure())
+
+
+def _commands_entry(shard: int, batch: Sequence[Command]) -> bytes:
+    return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_frame(batch))
+
+
+def _queries_entry(shard: int, batch: Sequence[Query]) -> bytes:
+    return packed("XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(batch))
