@@ -54,7 +54,8 @@ class OwnExchange(NamedTuple):
             timeout=STOP_TIMEOUT_S,
         )
         if result.returncode:
-            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {result.stderr.decode()}")
+            said = (result.stderr or result.stdout).decode()
+            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {said}")
         return json.loads(result.stdout)
 
     def processes(self) -> list[ProcessState]:

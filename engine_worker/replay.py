@@ -282,14 +282,12 @@ class Verifier:
         entry = self._found.popleft()
         payload = entry.fields.get(EVENTS_FIELD, b"")
         commands = (self._batch_command, self.replay.shard.command_count)
-        if payload == frame and not self._produced:
+        if frame and payload == frame and not self._produced:
             events = _raw_events.decode(payload)
         else:
             if frame:
                 self._produced.extend(bytes(event) for event in _raw_events.decode(frame))
-            try:
-                decode_events(payload)
-            except msgspec.MsgspecError:
+            if _is_foreign(payload, self.replay.shard.market_map):
                 self._foreign += 1
                 return
             events = _raw_events.decode(payload)
@@ -344,6 +342,18 @@ class Verifier:
                     "nothing",
                 )
             )
+
+
+def _is_foreign(payload: bytes, market_map: MarketMap) -> bool:
+    """Return whether the readers of `ev` pass this frame over: no frame of events, or one of a market that there is not."""
+    try:
+        events = decode_events(payload)
+    except msgspec.MsgspecError:
+        return True
+    markets = (
+        getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None) for event in events
+    )
+    return any(market is not None and market not in market_map.by_symbol for market in markets)
 
 
 def _shown(event: bytes) -> str:

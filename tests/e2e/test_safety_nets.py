@@ -22,6 +22,7 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from runtime.redis_stream_log import RedisStreamLog
 from tests.e2e.api import POLL_S, eventually
 from tests.e2e.running import RunningExchange
 
@@ -220,6 +221,9 @@ def test_a_replay_of_the_running_exchange_is_the_same(exchange: RunningExchange)
     with trading(exchange) as done:
         eventually("some trading", lambda: done[0] > COMMANDS / 2)
         reports = exchange.command("replay", "--verify")
+        log = RedisStreamLog.connect(exchange.settings.resolved_redis_url())
+        snapshot_s = 3 * exchange.settings.snapshot_interval_s
+        eventually("snapshots", lambda: all(map(log.saved_snapshots, range(shard_count))), snapshot_s)
     again = exchange.command("replay", "--verify", "--from-snapshot")
     assert len(reports) == len(again) == shard_count
     assert all(report["same"] and report["asked_the_shard"] for report in reports + again)
