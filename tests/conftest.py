@@ -38,10 +38,13 @@ hypothesis.settings.load_profile("unhurried")
 
 
 class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """With several workers, one of them runs all end-to-end tests, which share an exchange; each other test may go anywhere."""
+    """With several workers, one of them runs all end-to-end tests that share an exchange, another one those that break one of their own.
+
+    Each other test may go anywhere.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid
+        return next((scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
