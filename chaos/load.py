@@ -20,6 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from chaos.evidence import NOT_DONE, UNKNOWN, Answer, Evidence, Outcome, Said, SentDeposit, SentOrder, client_order_id
 from chaos.http_connection import HttpConnection, NotConnectedError
+from chaos.tasks import end_tasks
 from chaos.trading import Cancel, Deposit, Trading
 from functions.errors import STATUS_UNKNOWN
 from protocol.market import Market
@@ -166,9 +167,7 @@ class Load:
         try:
             await asyncio.gather(*(self._lane() for _ in range(self._lanes)))
         finally:
-            for task in sockets:
-                task.cancel()
-            await asyncio.gather(*sockets, return_exceptions=True)
+            await end_tasks(sockets)
 
     def end(self, give_up_s: float = GIVE_UP_S) -> None:
         """Send nothing new; go on asking about orders without an answer for so long."""

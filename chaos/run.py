@@ -18,6 +18,7 @@ from chaos.faults import Faults
 from chaos.load import Load, Trader
 from chaos.plan import Fault
 from chaos.sabotage import Break, command_of
+from chaos.tasks import end_tasks
 from chaos.verdict import Verdict, judge
 from chaos.watchers import Watchers
 from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
@@ -180,7 +181,7 @@ class _Run:
             evidence.stored = await asyncio.to_thread(collecting.stored, self._settings)
             evidence.answered = await asyncio.to_thread(collecting.answered, self._settings, evidence, traders)
         finally:
-            lag.cancel()
+            await end_tasks([lag])
             self._faults.close()
             await watchers.stop()
         self._say("judging")
@@ -218,9 +219,7 @@ class _Run:
                     load.end(give_up_s=0)
             trading.result()
         finally:
-            for task in (trading, faults):
-                task.cancel()
-            await asyncio.gather(trading, faults, return_exceptions=True)
+            await end_tasks((trading, faults))
         return load
 
     def _show_trading(self, load: Load, began: float) -> None:

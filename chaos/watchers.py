@@ -13,6 +13,7 @@ from websockets.exceptions import WebSocketException
 
 from chaos.evidence import Evidence
 from chaos.load import Trader, signed_subscription
+from chaos.tasks import end_tasks
 from chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events
@@ -64,9 +65,7 @@ class Watchers:
 
     async def stop(self) -> None:
         """Listen no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _follow_market(self, watch: MarketWatch) -> None:
         names = [

@@ -1,0 +1,20 @@
+"""Ending tasks for sure."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+AGAIN_S: Final = 1.0
+
+
+async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
+    """Cancel tasks until they have ended, whatever they end with.
+
+    Once is not enough: a library may take a cancellation that comes together with a lost connection for that, and go on.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        ended, pending = await asyncio.wait(pending, timeout=AGAIN_S)
+        await asyncio.gather(*ended, return_exceptions=True)
