@@ -72,7 +72,17 @@ class ShardArchive:
         segments, snapshots = self.segments(STREAM_START), self.snapshots()
         if segments and segments[0].after_id == STREAM_START:
             return STREAM_START
-        return snapshots[-1].stream_id if snapshots else None
+        if snapshots:
+            return snapshots[-1].stream_id
+        return STREAM_START if self._nothing_ever_happened() else None
+
+    def _nothing_ever_happened(self) -> bool:
+        """Return whether the shard is followed, and neither was told anything yet nor has said anything."""
+        found = self._connection.execute(
+            "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND ingest.last_id = %s",
+            (self.shard, STREAM_START, STREAM_START),
+        ).fetchone()
+        return found is not None
 
     def segments(self, after: StreamId) -> list[SegmentHeading]:
         """Return the segments with entries after `after`, oldest first."""

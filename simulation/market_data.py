@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from feeds.state import TRADES_MAX, Outputs, SavedState
-from feeds.store import FeedsStore, Mark, Saved, SupersededError
+from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError
 from feeds.worker import FeedsWorker
 from protocol import streams
 from protocol.codec import decode_events
@@ -124,6 +124,8 @@ class MemoryFeedsStore(FeedsStore):
             return True
 
         if not self._process.call("commit", write):
+            if self._hashes[shard].epoch == self._own_epochs[shard]:
+                raise RewoundError(f"shard {shard}: not all that was published is there any more")
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
     def _write(self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None) -> None:
@@ -180,7 +182,7 @@ class FeedsProcess(Process):
         except SupersededError:
             self.surroundings.inject("superseded (feeds)")
             self.end()
-        except redis.ConnectionError:
+        except (redis.ConnectionError, RewoundError):
             self._is_restored = False
 
     def end(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from feeds.state import Outputs, SavedState
-from feeds.store import FeedsStore, Mark, SupersededError
+from feeds.store import FeedsStore, Mark, RewoundError, SupersededError
 from persist.ingest import Progress, ShardIngest
 from persist.rows import FILLS, LEDGER_ENTRIES, TRADES, Table, database_time
 from protocol import streams
@@ -62,7 +62,7 @@ def test_a_commit_is_written_whole_when_the_mark_is_as_expected(stores: Stores) 
     store.commit(SHARD, first, second, Outputs(), saved=SavedState(b"state", {"a": b"1", "b": b"2"}))
     assert store.load(SHARD) == (*second, b"state", {"a": b"1", "b": b"2"})
     assert stores.log.passed(SHARD) == {EventReader.FEEDS: second.stream_id}
-    with pytest.raises(SupersededError):
+    with pytest.raises(RewoundError):
         store.commit(SHARD, first, Mark(StreamId("9-0"), 9), Outputs(), saved=SavedState(b"wrong"))
     store.commit(SHARD, second, Mark(StreamId("7-0"), 7), Outputs(), saved=SavedState(b"later", {}, ["a"]))
     assert store.load(SHARD) == (StreamId("7-0"), 7, b"later", {"b": b"2"})
