@@ -62,8 +62,8 @@ def fanout(target: http.Target, subscribers: int, seconds: int) -> list[Result]:
     frames_per_s, edge_bytes = _edge_throughput(subscribers, seconds)
     reference = _broadcast_throughput(subscribers, seconds)
     idle_bytes = _idle_bytes()
-    alone = uvloop.run(_under_orders(target, subscribers - STUCK, 0, seconds))
-    beside = uvloop.run(_under_orders(target, subscribers - STUCK, STUCK, seconds))
+    alone = uvloop.run(_under_orders(target, subscribers - STUCK, seconds, stuck=False))
+    beside = uvloop.run(_under_orders(target, subscribers - STUCK, seconds, stuck=True))
     load = f"{ORDER_RATE} orders/s for {seconds} s, open loop"
     return [
         Result(
@@ -83,7 +83,7 @@ def fanout(target: http.Target, subscribers: int, seconds: int) -> list[Result]:
         ),
         Result(
             bench="fanout",
-            what=f"order → trade at a client, p99, {subscribers - STUCK} subscribers, {load}",
+            what=f"order → trade at a client, p99, {subscribers:,} subscribers, {load}",
             unit="ms",
             runs=[alone.p99_ms],
             reference="p50",
@@ -92,10 +92,10 @@ def fanout(target: http.Target, subscribers: int, seconds: int) -> list[Result]:
         ),
         Result(
             bench="fanout",
-            what=f"the same with {STUCK} more that never read",
+            what=f"the same while {STUCK} of them never read",
             unit="ms",
             runs=[beside.p99_ms],
-            reference="p99 without them",
+            reference="p99 while all read",
             reference_runs=[alone.p99_ms],
             notes=f"memory of the edge {beside.grown_bytes / 1_000_000:+.1f} MB over the run",
         ),
@@ -222,8 +222,11 @@ class _UnderOrders(NamedTuple):
     closed_after_s: float
 
 
-async def _under_orders(target: http.Target, readers: int, stuck_count: int, seconds: int) -> _UnderOrders:
-    """Place orders at a steady rate, and time each trade from when its taker's order was due to each subscriber that hears of it."""
+async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuck: bool) -> _UnderOrders:
+    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader that hears of it.
+
+    Beside the readers there are `STUCK` subscribers to everything, which read as well, or never do.
+    """
     port = target.settings.ws_port
     arrivals: list[tuple[bytes, int, float]] = []
     frames = 0
@@ -242,7 +245,8 @@ async def _under_orders(target: http.Target, readers: int, stuck_count: int, sec
     subscribers = await subscribe(port, paths, hear)
     edge = psutil.Process(target.process_id("ws-edge"))
     connected = time.perf_counter()
-    stuck = await subscribe_stuck(port, EVERYTHING, stuck_count)
+    deaf = await subscribe_stuck(port, EVERYTHING, STUCK) if stuck else []
+    others = [] if stuck else await subscribe(port, [EVERYTHING] * STUCK)
     memory = edge.memory_info().rss
     closing = asyncio.create_task(_until_closed(edge, port, readers, connected))
     answers = await open_loop(target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target))
@@ -251,7 +255,7 @@ async def _under_orders(target: http.Target, readers: int, stuck_count: int, sec
         raise RuntimeError(
             f"not every order was accepted: {next(each.body for each in answers if each.status != 200)!r}"
         )
-    closed_after_s = await closing if stuck_count else 0.0
+    closed_after_s = await closing if stuck else 0.0
     closing.cancel()
     due = {
         (order.symbol.encode(), fill.trade_id): each.due
@@ -260,11 +264,11 @@ async def _under_orders(target: http.Target, readers: int, stuck_count: int, sec
         for fill in order.fills
     }
     await _until_heard(arrivals, due)
-    if any(each.lost for each in subscribers):
+    if any(each.lost for each in (*subscribers, *others)):
         raise RuntimeError("a subscriber that reads was closed")
-    for each in subscribers:
+    for each in (*subscribers, *others):
         each.transport.abort()
-    for client in stuck:
+    for client in deaf:
         client.close()
     quantiles = statistics.quantiles([at - due[symbol, trade_id] for symbol, trade_id, at in arrivals], n=100)
     return _UnderOrders(quantiles[49] * 1_000, quantiles[98] * 1_000, frames / seconds, grown, closed_after_s)
