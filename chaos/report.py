@@ -8,11 +8,14 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from benchmarks.report import commit, machine
+from chaos.plan import FaultKind
 from chaos.run import Result, Status
 from cli.console import plain_table
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "reliability.md"
-BEGIN, END = "<!-- chaos -->", "<!-- end of chaos -->"
+MARKED: Final = "chaos"
+MARKED_OUTAGES: Final = "database outage"
+"""Where a run is recorded: between `<!-- this -->` and `<!-- end of this -->`. The second is for a run whose only faults are outages."""
 CATCH_UP_TARGET: Final = 5.0
 _BREACHES_SHOWN: Final = 5
 
@@ -84,13 +87,16 @@ def _counts(counts: dict[str, int]) -> str:
 def write(result: Result, command: str) -> None:
     """Put the result into docs/reliability.md, between the marks."""
     text = DOCUMENT.read_text("utf-8")
-    before, found, _ = text.partition(BEGIN)
-    _, ended, after = text.partition(END)
+    only_outages = set(result.faults) <= {FaultKind.DATABASE_STOP, FaultKind.DATABASE_PAUSE}
+    name = MARKED_OUTAGES if only_outages and result.faults else MARKED
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, _ = text.partition(begin)
+    _, ended, after = text.partition(end)
     if not found or not ended:
-        raise ValueError(f"{DOCUMENT} has no place for this: add {BEGIN} and {END}")
+        raise ValueError(f"{DOCUMENT} has no place for this: add {begin} and {end}")
     verdict = "clean" if result.verdict.clean else "**not clean**"
     lines = [
-        BEGIN,
+        begin,
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; `{command}`. Verdict: {verdict}.",
         "",
         "| promise | looked at | broken |",
@@ -100,6 +106,6 @@ def write(result: Result, command: str) -> None:
         "| | |",
         "| --- | --- |",
         *(f"| {name} | {fact} |" for name, fact in _facts(result).items()),
-        END,
+        end,
     ]
     DOCUMENT.write_text(before + "\n".join(lines) + after, "utf-8")

@@ -7,8 +7,10 @@ from chaos.evidence import CatchUp
 from chaos.run import Result
 from chaos.verdict import Check, Verdict
 
+MARKED = "before\n<!-- {0} -->\nold\n<!-- end of {0} -->\nafter\n"
 
-def result(breaches: int) -> Result:
+
+def result(breaches: int, faults: dict[str, int] | None = None) -> Result:
     return Result(
         seed=7,
         verdict=Verdict([Check("money", "it adds up", 48, breaches, ["a unit is missing"] * breaches)]),
@@ -18,7 +20,7 @@ def result(breaches: int) -> Result:
         unknown=3,
         trades=400,
         seconds=2.0,
-        faults={"kill": 5},
+        faults=faults or {"kill": 5},
         by_process={"engine-0": 5},
         restarts={"engine-0": 5},
         fenced=0,
@@ -32,15 +34,28 @@ def result(breaches: int) -> Result:
 
 def test_a_result_replaces_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = tmp_path / "reliability.md"
-    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
+    document.write_text(MARKED.format("chaos"), "utf-8")
     monkeypatch.setattr(report, "DOCUMENT", document)
     report.write(result(0), "exchange chaos --seed 7")
     text = document.read_text("utf-8")
-    assert text.startswith(f"before\n{report.BEGIN}\nMeasured ")
-    assert text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith("before\n<!-- chaos -->\nMeasured ")
+    assert text.endswith("<!-- end of chaos -->\nafter\n")
     assert "old" not in text
     assert "`exchange chaos --seed 7`. Verdict: clean." in text
     assert "| it adds up | 48 | 0 |" in text
     assert "30 s of events in 3.0 s (10 ×); 30 s of events in 10.0 s (3 ×); target 5 × MISSED" in text
     report.write(result(1), "exchange chaos")
     assert "Verdict: **not clean**." in document.read_text("utf-8")
+
+
+def test_outages_of_the_database_alone_have_a_place_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "reliability.md"
+    document.write_text(MARKED.format("chaos") + MARKED.format("database outage"), "utf-8")
+    monkeypatch.setattr(report, "DOCUMENT", document)
+    report.write(result(0, {"database stop": 1, "database pause": 1}), "exchange chaos --db-outages 2")
+    text = document.read_text("utf-8")
+    assert text.startswith(MARKED.format("chaos") + "before\n<!-- database outage -->\nMeasured ")
+    report.write(result(0, {"database stop": 1, "kill": 1}), "exchange chaos")
+    assert "<!-- chaos -->\nMeasured " in document.read_text("utf-8")
