@@ -88,17 +88,16 @@ class Watchers:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _fill_books(self, http: aiohttp.ClientSession, watch: MarketWatch) -> None:
-        """Fetch the snapshots that the books of this connection begin from."""
+        """Fetch the snapshots that the books of this connection begin from; again where one turns out to be too old."""
         books = watch.books
-        for symbol, book in books.items():
-            # A book that has heard nothing yet may begin from any snapshot.
-            while book.update_id is None:
-                with suppress(aiohttp.ClientError, TimeoutError, KeyError, msgspec.MsgspecError):
-                    url = f"{self._settings.rest_url()}/api/v3/depth?symbol={symbol}&limit=5000"
-                    async with http.get(url) as response:
-                        if book.fill(_decode(await response.read())):
-                            break
-                await asyncio.sleep(SNAPSHOT_EVERY_S)
+        while True:
+            for symbol, book in books.items():
+                if book.update_id is None:
+                    with suppress(aiohttp.ClientError, TimeoutError, KeyError, msgspec.MsgspecError):
+                        url = f"{self._settings.rest_url()}/api/v3/depth?symbol={symbol}&limit=5000"
+                        async with http.get(url) as response:
+                            book.fill(_decode(await response.read()))
+            await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     async def _follow_accounts(self, watch: ReportWatch, owners: Sequence[Trader]) -> None:
         while True:

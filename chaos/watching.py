@@ -67,6 +67,9 @@ class LocalBook:
     def hear(self, update: dict[str, Any]) -> str:
         """Take one update; return what is wrong with it, if anything."""
         last, self.last_heard = self.last_heard, update["u"]
+        if last is None and self.update_id is not None and update["U"] > self.update_id + 1:
+            # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its clients.
+            self.update_id = None
         if self.update_id is None:
             self.waiting.append(update)
         else:
@@ -74,7 +77,7 @@ class LocalBook:
         return "" if last is None or update["U"] == last + 1 else f"update {update['U']} follows on {last}"
 
     def fill(self, snapshot: dict[str, Any]) -> bool:
-        """Begin from a snapshot; return whether it reaches to where the updates began."""
+        """Begin from a snapshot; return whether it reaches to where the updates began, as far as is known."""
         sequence: int = snapshot["lastUpdateId"]
         if self.waiting and sequence < self.waiting[0]["U"] - 1:
             return False

@@ -16,6 +16,16 @@ def test_a_book_waits_for_a_snapshot_that_reaches_back_to_its_first_update() -> 
     assert book.bids == {"3.0": "2.0"}
 
 
+def test_a_snapshot_that_turns_out_to_be_older_than_the_stream_is_fetched_again() -> None:
+    book = LocalBook()
+    assert book.fill({"lastUpdateId": 3, "bids": [["4.0", "1.0"]], "asks": []})
+    assert not book.hear(update(6, 7, "3.0"))
+    assert book.update_id is None
+    assert not book.fill({"lastUpdateId": 4, "bids": [["4.0", "1.0"]], "asks": []})
+    assert book.fill({"lastUpdateId": 5, "bids": [], "asks": []})
+    assert (book.update_id, book.bids) == (7, {"3.0": "2.0"})
+
+
 def test_a_missing_update_is_noticed() -> None:
     book = LocalBook()
     book.hear(update(5, 6))
