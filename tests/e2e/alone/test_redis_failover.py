@@ -1,6 +1,7 @@
 """The master of a Redis under Sentinel dies: what was acknowledged is there, and what was not replicated was never said.
 
-TEST_PROMOTIONS is how often it dies; with more than the default, a summary is printed (pytest -s).
+TEST_PROMOTIONS is how often it dies; with more than the default, a summary is printed (pytest -s). TEST_STANDBYS is how many engine workers
+stand by meanwhile.
 """
 
 import os
@@ -29,6 +30,7 @@ from tests.e2e.test_kill_engine import (
 from tests.redis_servers import RedisServers, redis_servers
 
 PROMOTIONS = int(os.environ.get("TEST_PROMOTIONS", "2"))
+STANDBYS = os.environ.get("TEST_STANDBYS", "1")
 RETRY_S = 60
 SYMBOL = "ETHUSDT"
 PRICE = "3000"
@@ -62,7 +64,7 @@ def promote_the_replica(servers: RedisServers) -> str:
 
 
 def test_promotions_under_load_lose_no_acknowledged_order(servers: RedisServers, data_dir: Path) -> None:
-    with exchange_on(servers, data_dir, 1) as exchange:
+    with exchange_on(servers, data_dir, 1, standbys=STANDBYS) as exchange:
         traders = [Trader(exchange.url, number) for number in range(CLIENTS)]
         stop = threading.Event()
         outages = []
