@@ -189,6 +189,8 @@ def _fill(client: redis.Redis, resting: int) -> None:
 
 
 def _append(client: redis.Redis, steps: list[Command]) -> None:
+    if not steps:
+        return
     frames = [encode_frame(steps[at : at + PREFILL_FRAME]) for at in range(0, len(steps), PREFILL_FRAME)]
     for at in range(0, len(frames), PREFILL_PIPELINED):
         with client.pipeline(transaction=False) as pipeline:
