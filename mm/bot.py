@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
+from mm.activity import Activity, Pause
 from mm.client import FAILURES, ApiError, Client
 from mm.quoting import (
     INVENTORY_SIDES,
@@ -108,6 +109,7 @@ class Bot:
         requote_ms: int,
         orders_max: int,
         random: Random,
+        activity: Activity,
     ) -> None:
         self._client = client
         self._plans = plans
@@ -118,6 +120,7 @@ class Bot:
         self._requote_s = requote_ms / 1_000
         self._budget = OrderBudget(orders_max * ORDER_WINDOW_PERCENT // 100)
         self._random = random
+        self._activity = activity
 
     async def run(self) -> None:
         """Trade until canceled.
@@ -160,9 +163,10 @@ class Bot:
             except FAILURES as error:
                 # What was under way may have happened: the open orders are read anew before anything else is sent.
                 failures += 1
-                await _back_off(failures, error, market.symbol)
+                await self._back_off(failures, error, market.symbol)
             else:
                 failures = 0
+                self._activity.quoted(market.symbol)
                 await asyncio.sleep(self._requote_s)
 
     async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
@@ -231,7 +235,7 @@ class Bot:
                 )
             except FAILURES as error:
                 failures += 1
-                await _back_off(failures, error, plan.market.symbol)
+                await self._back_off(failures, error, plan.market.symbol)
             else:
                 failures = 0
 
@@ -247,18 +251,18 @@ class Bot:
                     await funds.refresh(self._client, self._targets)
                     break
                 except FAILURES as error:
-                    await _back_off(failures, error, "funds")
+                    await self._back_off(failures, error, "funds")
 
     async def _signed(self, funds: Funds, method: str, path: str, **parameters: str | int) -> Any:
         return await self._client.signed(funds.account.keys, method, path, **parameters)
 
-
-async def _back_off(failures: int, error: Exception, subject: str) -> None:
-    if isinstance(error, ApiError) and error.code in KEY_REFUSED:
-        raise error
-    seconds = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
-    _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
-    await asyncio.sleep(seconds)
+    async def _back_off(self, failures: int, error: Exception, subject: str) -> None:
+        if isinstance(error, ApiError) and error.code in KEY_REFUSED:
+            raise error
+        seconds = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+        self._activity.paused(Pause.EXCHANGE)
+        _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
+        await asyncio.sleep(seconds)
 
 
 def _is_unknown_order(error: Exception) -> bool:

@@ -5,6 +5,7 @@ killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_M
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,6 +114,8 @@ class IngestRunner:
     def __init__(self, ingests: Mapping[int, ShardIngest], stopping: threading.Event) -> None:
         self._ingests = {shard: (ingest, threading.Lock()) for shard, ingest in ingests.items()}
         self._stopping = stopping
+        self._stopped: dict[int, str] = {}
+        self._began_s: dict[int, float | None] = dict.fromkeys(ingests)
 
     def run(self, shard: int) -> None:
         """Ingest one shard. An error of the database or of Redis goes up, so that Dramatiq tries again."""
@@ -122,11 +125,29 @@ class IngestRunner:
         ingest, lock = self._ingests[shard]
         with lock:
             try:
-                while not self._stopping.is_set() and ingest.step() is Progress.MORE:
+                while not self._stopping.is_set() and self._step(shard, ingest) is Progress.MORE:
                     pass
-            except IngestStoppedError:
+            except IngestStoppedError as error:
                 # It has said so; the next sweep looks again.
-                return
+                self._stopped[shard] = str(error)
+            else:
+                self._stopped.pop(shard, None)
+
+    def _step(self, shard: int, ingest: ShardIngest) -> Progress:
+        self._began_s[shard] = time.monotonic()
+        try:
+            return ingest.step()
+        finally:
+            self._began_s[shard] = None
+
+    def stopped(self) -> dict[int, str]:
+        """Return why shards' ingests stand still."""
+        return dict(self._stopped)
+
+    def under_way_s(self) -> float:
+        """Return for how long the longest of the batches that are under way has been so."""
+        began_s = [began for began in self._began_s.values() if began is not None]
+        return time.monotonic() - min(began_s) if began_s else 0.0
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 from functions.ports import Ports
 from protocol import streams
+from runtime.metrics import reach_redis
+from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
 from serving.api_keys import ApiKeys
@@ -39,8 +41,8 @@ class Surroundings(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings]:
-    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet.
+async def opened(settings: Settings, process: str, probes: Probes) -> AsyncIterator[Surroundings]:
+    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet; `probes` hear of Redis.
 
     Raises:
         SettingsError: the master key is not one.
@@ -55,7 +57,7 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
         stack.push_async_callback(client.aclose)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
-        backlog = Backlog(client, settings.shard_count)
+        backlog = Backlog(client, settings.shard_count, reach_redis(probes))
         stack.push_async_callback(backlog.close)
         replies_link = RedisLink(
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
@@ -67,6 +69,10 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
         for link in (replies_link, commands_links):
             await link.start()
             stack.push_async_callback(link.close)
+        links = [replies_link, *commands_links.all()]
+        probes.ready_when(
+            "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made"
+        )
         database = PostgresDatabase(settings.resolved_database_url(), client)
         await database.start()
         stack.push_async_callback(database.close)

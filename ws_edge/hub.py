@@ -88,6 +88,11 @@ class Hub:
         await self._links.start()
         self._ticker = asyncio.create_task(self._tick())
 
+    @property
+    def connected(self) -> bool:
+        """Whether it hears what the feeds say."""
+        return all(link.ready for link in self._links.all())
+
     async def close(self) -> None:
         """Listen no more."""
         tasks = [*self._repairs.values(), *([self._ticker] if self._ticker else [])]
