@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
-import prometheus_client
 import structlog
 
 from engine_worker.candidate import Candidate
@@ -37,11 +36,6 @@ BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
 
 _log = structlog.get_logger()
-
-_batch_entries = prometheus_client.Histogram(
-    "engine_batch_entries", "Stream entries in one batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-)
-_commands_applied = prometheus_client.Gauge("engine_commands_applied", "Commands applied since the exchange began")
 
 
 def main() -> None:
@@ -150,12 +144,8 @@ def _run_on(
         except Rewound:
             snapshotter.abandon()
             raise
-        if not candidate.leads:
-            if not processed:
-                stopping.wait(candidate.poll_ms / 1_000)
-        elif processed:
-            _batch_entries.observe(processed)
-            _commands_applied.set(worker.shard.command_count)
+        if not candidate.leads and not processed:
+            stopping.wait(candidate.poll_ms / 1_000)
     probes.leaving()
     candidate.leave()
     snapshotter.finish()

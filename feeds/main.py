@@ -6,7 +6,6 @@ ev:{k} ──> worker ──> commit: feeds:{k}, read models, pub:SYMBOL:KIND, a
 import sys
 import time
 
-import prometheus_client
 import structlog
 
 from feeds.state import InvariantError
@@ -25,8 +24,6 @@ STEP_PERIOD_S = 0.005
 """Under load, what happens within this time is committed together; the first event after a pause does not wait."""
 
 _log = structlog.get_logger()
-
-_events_applied = prometheus_client.Counter("feeds_events_applied", "Events applied since the start")
 
 
 def main() -> None:
@@ -83,7 +80,6 @@ def run(settings: Settings, probes: Probes) -> None:
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
-            _events_applied.inc(count)
             stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
     probes.leaving()
     if restored:

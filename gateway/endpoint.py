@@ -3,6 +3,7 @@
 The `@asgi` routes of the hot paths and the ordinary handlers share this code.
 """
 
+import itertools
 import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -19,7 +20,7 @@ from gateway.errors import error_body, internal
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.clock import now_us
-from serving.metrics import FunctionMetrics
+from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
@@ -28,6 +29,8 @@ _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
 _BEARER: Final = "bearer "
 _WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
 _NO_PARAMETERS: Final = Parameters({})
+_numbers: Final = itertools.count()
+"""Of orders that were parsed."""
 _encode: Final = msgspec.json.Encoder().encode
 
 _log = structlog.get_logger()
@@ -65,10 +68,14 @@ class Endpoint:
         now = now_us()
         headers = [_JSON]
         try:
-            body = _encode(await self._call(request, headers, now))
+            body = _encode(await self._call(request, headers, now, started))
             status = 200
+            if self.function.places_order:
+                count_order(None)
         except ApiError as error:
             status, body = refuse(error, headers)
+            if self.function.places_order:
+                count_order(error)
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", function=self.function.path)
@@ -76,7 +83,7 @@ class Endpoint:
         self._metrics.observe(status, time.perf_counter() - started)
         return HttpAnswer(status, headers, body)
 
-    async def _call(self, request: HttpRequest, headers: Headers, now: int) -> object:
+    async def _call(self, request: HttpRequest, headers: Headers, now: int, started: float) -> object:
         function, limits = self.function, self._limits
         now_ms = TimeMs(now // 1000)
         api_key, bearer, time_scale = read_headers(request.headers)
@@ -101,6 +108,8 @@ class Endpoint:
             account_id = await account_of_session(self._ports.key_values, bearer)
         if not function.lenient:
             parameters.refuse_unknown(self._known)
+        if function.places_order and next(_numbers) % PARSES_EVERY == 0:
+            PARSE.observe(time.perf_counter() - started)
         call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer)
         try:
             return await function.handle(self._ports, call)

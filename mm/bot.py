@@ -4,10 +4,11 @@ import asyncio
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
+import prometheus_client
 import structlog
 
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
@@ -40,6 +41,14 @@ BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 STOP_S_MAX: Final = 3
 
 _log = structlog.get_logger()
+
+_quotes = prometheus_client.Gauge("mm_open_quotes", "Quotes that rest", ["market", "side"])
+_spread = prometheus_client.Gauge(
+    "mm_spread_ratio", "Between the maker's own best quotes, as a part of the price", ["market"]
+)
+_placed = prometheus_client.Counter("mm_quotes_placed", "Quotes placed", ["market"])
+_canceled = prometheus_client.Counter("mm_quotes_canceled", "Quotes taken back", ["market"])
+_refused = prometheus_client.Counter("mm_quotes_refused", "Quotes that were refused", ["market"])
 
 
 class OrderBudget:
@@ -167,6 +176,7 @@ class Bot:
             else:
                 failures = 0
                 self._activity.quoted(market.symbol)
+                _measure(market, open_quotes.values())
                 await asyncio.sleep(self._requote_s)
 
     async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
@@ -182,6 +192,7 @@ class Bot:
             except ApiError as error:
                 if not _is_unknown_order(error):
                     raise
+            _canceled.labels(market.symbol).inc()
             del open_quotes[stale.order_id]
         refused: set[Side] = set()
         for quote in changes.placements:
@@ -195,8 +206,10 @@ class Bot:
                 if error.code in KEY_REFUSED:
                     raise
                 refused.add(quote.side)
+                _refused.labels(market.symbol).inc()
                 _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))
             else:
+                _placed.labels(market.symbol).inc()
                 if placed.quantity:
                     open_quotes[placed.order_id] = placed
 
@@ -263,6 +276,15 @@ class Bot:
         self._activity.paused(Pause.EXCHANGE)
         _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
         await asyncio.sleep(seconds)
+
+
+def _measure(market: Market, quotes: Collection[OpenQuote]) -> None:
+    by_side = {side: [quote.price for quote in quotes if quote.side is side] for side in Side}
+    for side, prices in by_side.items():
+        _quotes.labels(market.symbol, side.name).set(len(prices))
+    if by_side[Side.BUY] and by_side[Side.SELL]:
+        best_bid, best_ask = max(by_side[Side.BUY]), min(by_side[Side.SELL])
+        _spread.labels(market.symbol).set((best_ask - best_bid) / best_ask)
 
 
 def _is_unknown_order(error: Exception) -> bool:

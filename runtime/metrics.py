@@ -77,7 +77,7 @@ def metrics_application(probes: Probes) -> WSGIApplication:
     """Return what answers for the metrics and the probes."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Yielding())
-    metrics = prometheus_client.make_wsgi_app(registry)
+    metrics: WSGIApplication = prometheus_client.make_wsgi_app(registry)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -133,7 +133,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
-        self.set_application(application)
+        self.set_app(application)
 
     def server_bind(self) -> None:
         """Bind without asking the name service for this machine's name, which may take seconds."""

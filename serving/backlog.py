@@ -10,6 +10,7 @@ from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
 from runtime.probes import Reach
 from runtime.redis_clients import RedisOutage
+from serving.metrics import BACKLOG, HALTED
 from serving.pipelined import pipelined
 
 _INTERVAL_S: Final = 0.1
@@ -50,9 +51,11 @@ class Backlog:
             commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
         (seconds, microseconds), *oldest = await pipelined(self._client, commands)
         now_ms = seconds * 1000 + microseconds // 1000
-        self.age_ms = [
-            max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest
-        ]
+        age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
+        self.age_ms = age_ms
+        for shard in shards:
+            BACKLOG.labels(shard).set(age_ms[shard] / 1_000)
+            HALTED.labels(shard).set(shard in self.halted)
 
     async def close(self) -> None:
         """Stop looking."""

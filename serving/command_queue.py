@@ -22,6 +22,7 @@ from protocol.replies import Query, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from runtime.settings import Settings
 from serving.backlog import Backlog
+from serving.metrics import APPEND, BATCH
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
@@ -62,6 +63,8 @@ class CommandQueue:
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
+        self._began_s = 0.0
+        """When the first command or query of this tick came."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
 
     def submit(self, command: Command) -> asyncio.Future[Reply]:
@@ -112,6 +115,7 @@ class CommandQueue:
     def _flush_soon(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
+            self._began_s = self._loop.time()
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -119,18 +123,24 @@ class CommandQueue:
         commands, self._commands = self._commands, {}
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
+            BATCH.observe(len(batch))
             self._send(shard, _commands_entry, batch)
         for shard, asked in queries.items():
             self._send(shard, _queries_entry, asked)
 
     def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
         try:
-            self._links.of(shard).send(pack(shard, batch), partial(self._appended, shard, pack, batch, is_retry))
+            on_reply = partial(self._appended, shard, pack, batch, is_retry, self._began_s)
+            self._links.of(shard).send(pack(shard, batch), on_reply)
         except ConnectionError:
             self._fail(batch, status_unknown if is_retry else unavailable)
 
-    def _appended(self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, reply: object) -> None:
+    def _appended(
+        self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, began_s: float, reply: object
+    ) -> None:
         if isinstance(reply, bytes):
+            if pack is _commands_entry and not is_retry:
+                APPEND.observe(self._loop.time() - began_s)
             return
         if isinstance(reply, ConnectionError) and not is_retry:
             self._to_retry.append((shard, pack, batch))

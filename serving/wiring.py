@@ -18,7 +18,7 @@ from serving.clock import now_ms
 from serving.command_queue import CommandQueue
 from serving.database import PostgresDatabase
 from serving.key_values import RedisKeyValues
-from serving.metrics import BACKLOG, PENDING
+from serving.metrics import PENDING
 from serving.passwords import ArgonPasswords
 from serving.rate_limits import RateLimitExchange, RateLimits
 from serving.read_models import RedisReadModels
@@ -80,7 +80,6 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         stack.push_async_callback(RateLimitExchange(limits, client, now_ms).close)
         key_values = RedisKeyValues(client)
         PENDING.set_function(lambda: len(replies))
-        BACKLOG.set_function(lambda: backlog.oldest_ms() / 1000)
         ports = Ports(
             settings=settings,
             markets=markets,

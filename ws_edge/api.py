@@ -43,6 +43,7 @@ from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.auth import Ed25519Verifier, Signer
 from serving.clock import now_us
+from serving.metrics import count_order
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription
 from ws_edge.conflation import text_frame
@@ -198,7 +199,15 @@ class ApiSession:
         if not function.lenient:
             parameters.refuse_unknown(known)
         call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale)
-        return account_id, await function.handle(self._ports, call)
+        try:
+            result = await function.handle(self._ports, call)
+        except ApiError as error:
+            if function.places_order:
+                count_order(error)
+            raise
+        if function.places_order:
+            count_order(None)
+        return account_id, result
 
     async def _authorize(self, parameters: Parameters, now: int) -> AccountId:
         """Return whose request it is: that of its own signature, else that of the session."""

@@ -45,6 +45,12 @@ _REDIS_CONNECTIONS_MAX: Final = 10
 
 _log = structlog.get_logger()
 
+_connections = prometheus_client.Gauge("ws_edge_connections", "Open connections")
+_subscriptions = prometheus_client.Gauge(
+    "ws_edge_subscriptions", "Streams that connections listen to, all connections together"
+)
+_streams = prometheus_client.Gauge("ws_edge_streams", "Different streams that somebody listens to")
+
 
 def listen(settings: Settings) -> socket.socket:
     """Return the socket to serve on.
@@ -78,7 +84,9 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
             return await average_of(surroundings.ports, market, now_ms())
 
         hub = Hub(surroundings.ports.markets, url, client, average_price, now_ms)
-        prometheus_client.Gauge("ws_edge_connections", "Open connections").set_function(lambda: len(hub.connections))
+        _connections.set_function(lambda: len(hub.connections))
+        _subscriptions.set_function(hub.subscription_count)
+        _streams.set_function(hub.stream_count)
         probes.ready_when("server", lambda: "it does not listen yet")
         probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis")
         heartbeat = Heartbeat(settings, PROCESS)
