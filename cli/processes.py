@@ -86,5 +86,10 @@ def metrics_ports(settings: Settings) -> dict[str, int]:
     return {name: port for name, port in ports.items() if port}
 
 
+def metrics_urls(settings: Settings) -> dict[str, str]:
+    """Return where each process tells its metrics; beside them are /livez and /readyz."""
+    return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
+
+
 def _metrics(settings: Settings, offset: int) -> dict[str, int]:
     return {"metrics_port": settings.up_metrics_port + offset if settings.up_metrics_port else 0}

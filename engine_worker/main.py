@@ -61,7 +61,7 @@ def main() -> None:
 def run(settings: Settings, probes: Probes) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
-    reach = reach_redis(probes)
+    reach = reach_redis(probes, settings.engine_name())
     # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
     gc.disable()
     was_away = False

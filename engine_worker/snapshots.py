@@ -45,10 +45,11 @@ class Snapshotter:
         self._index = index
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
+        metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
         self._child: int | None = None
         self._began_s = 0.0
         self._size = mmap.mmap(-1, struct.calcsize("Q"))
-        """Where a child leaves how large its snapshot was. It keeps off the metrics: a thread may have held their locks when it was forked."""
+        """Where a child leaves how large its snapshot was. It keeps off metrics: a thread may have held their locks in the fork."""
         self._newest = STREAM_START
         self._left = 0
         """How often a snapshot after that one was left to a standby."""

@@ -54,7 +54,7 @@ def run(settings: Settings, probes: Probes) -> None:
     def lag_ms() -> int:
         return max(0, time.time_ns() // 1_000_000 - worker.time())
 
-    reach = reach_redis(probes)
+    reach = reach_redis(probes, "feeds")
     probes.ready_when("lag", lambda: _why_not_ready(lag_ms(), settings.ready_lag_ms_max))
     heartbeat = Heartbeat(settings, "feeds", lag_ms)
     heartbeat.start()

@@ -66,6 +66,7 @@ class _ShardFollower:
         self.mark = Mark(STREAM_START, 0)
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
         self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
+        _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
         _LAG.labels(shard).set_function(lambda: max(0.0, time.time() - self.feeds.time / 1_000))
 
     def restore(self) -> None:

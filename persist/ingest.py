@@ -148,6 +148,8 @@ class ShardIngest:
         self._markets = markets
         self._entries_max = entries_max
         self._cover = cover
+        _dead_entries.labels(shard)  # at 0, so that the first one is seen as an increase
+        _stopped.labels(shard).set(0)
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
         self._late: tuple[int, int] | None = None

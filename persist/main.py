@@ -53,7 +53,7 @@ GC_THRESHOLD = 1_000_000
 _log = structlog.get_logger()
 
 _database_reachable = prometheus_client.Gauge(
-    "persist_database_reachable", "1: the database answered this process when it was asked last"
+    "exchange_database_reachable", "1: the database answered this process when it was asked last", ["process"]
 )
 
 
@@ -95,7 +95,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
         queue_size=lambda: int(broker.do_qsize(ingest.queue_name)),
         sweep_ms=settings.ingest_sweep_s * 1000,
     )
-    reach = reach_redis(probes)
+    reach = reach_redis(probes, "persist-nudger")
     heartbeat = Heartbeat(settings, "persist-nudger", nudger.lag_ms)
     heartbeat.start()
     beside = _Beside(settings, broker)
@@ -218,10 +218,10 @@ class _Watch:
             socket_timeout=WATCH_TIMEOUT_S,
             socket_connect_timeout=WATCH_TIMEOUT_S,
         )
-        self._redis_reach, self._database_reach = reach_redis(probes), Reach("the database")
+        self._redis_reach, self._database_reach = reach_redis(probes, "persist-worker"), Reach("the database")
         probes.ready_when("database", self._database_reach.why_not)
         probes.ready_when("ingest", self._why_not_ingesting)
-        _database_reachable.set_function(lambda: self._database_reach.why_not() is None)
+        _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
         self._database_url = settings.resolved_database_url()
         self._database: psycopg.Connection[Any] | None = None
 

@@ -39,9 +39,9 @@ _log = structlog.get_logger()
 _build = prometheus_client.Gauge(
     "exchange_build_info", "1: this process, and the version that it runs", ["process", "version"]
 )
-_ready = prometheus_client.Gauge("exchange_ready", "1: the process is ready, as /readyz says")
+_ready = prometheus_client.Gauge("exchange_ready", "1: the process is ready, as /readyz says", ["process"])
 _redis_reachable = prometheus_client.Gauge(
-    "exchange_redis_reachable", "1: Redis answered this process when it was asked last"
+    "exchange_redis_reachable", "1: Redis answered this process when it was asked last", ["process"]
 )
 
 
@@ -61,7 +61,7 @@ def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
     """
     version = metadata.version("exchange")
     _build.labels(process, version).set(1)
-    _ready.set_function(lambda: not probes.why_not_ready())
+    _ready.labels(process).set_function(lambda: not probes.why_not_ready())
     if not settings.metrics_port:
         return
     try:
@@ -98,11 +98,11 @@ def metrics_application(probes: Probes) -> WSGIApplication:
     return answer
 
 
-def reach_redis(probes: Probes) -> Reach:
+def reach_redis(probes: Probes, process: str) -> Reach:
     """Return what a process notes in whether Redis answers it; the process is ready only while it does."""
     reach = Reach("Redis")
     probes.ready_when("redis", reach.why_not)
-    _redis_reachable.set_function(lambda: reach.why_not() is None)
+    _redis_reachable.labels(process).set_function(lambda: reach.why_not() is None)
     return reach
 
 

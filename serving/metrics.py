@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from functions.errors import ApiError
+from functions.errors import STATUS_UNKNOWN, ApiError
 
 REQUESTS: Final = Counter("gateway_requests", "Requests by function and HTTP status.", ["function", "status"])
 LATENCY: Final = Histogram(
@@ -24,6 +24,8 @@ ORDERS: Final = Counter(
     "Requests to place an order, by what they were answered: accepted, or the error's code.",
     ["answer"],
 )
+for _answer in ("accepted", str(STATUS_UNKNOWN)):
+    ORDERS.labels(_answer)  # at 0, so that the first one is seen as an increase
 BATCH: Final = Histogram(
     "gateway_batch_commands",
     "Commands of one event-loop tick that went to a shard together.",

@@ -57,7 +57,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         stack.push_async_callback(client.aclose)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
-        backlog = Backlog(client, settings.shard_count, reach_redis(probes))
+        backlog = Backlog(client, settings.shard_count, reach_redis(probes, process))
         stack.push_async_callback(backlog.close)
         replies_link = RedisLink(
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)

@@ -19,7 +19,7 @@ EXCHANGE = [sys.executable, "-m", "cli.main"]
 
 def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: RunningExchange) -> None:
     status = exchange.command("status")
-    assert set(status) == {"ready", "urls", "processes", "halted"}
+    assert set(status) == {"ready", "urls", "processes", "halted", "metrics"}
     assert status["urls"]["rest"] == exchange.url
     engines = [f"engine-{shard}" for shard in range(exchange.settings.shard_count)]
     assert [process["name"] for process in status["processes"]] == [

@@ -67,7 +67,7 @@ def test_a_process_that_starts_lives_and_is_not_ready() -> None:
 
 def test_every_reason_is_named() -> None:
     probes = Probes()
-    reach = reach_redis(probes)
+    reach = reach_redis(probes, "test")
     probes.turned()
     probes.ready_when("lag", lambda: "far behind")
     assert probes.why_not_ready() == {"redis": "Redis does not answer: not asked yet", "lag": "far behind"}
@@ -97,7 +97,7 @@ def test_all_metrics_are_served_and_nothing_else() -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         families = {each.name: each for each in text_string_to_metric_families(response.read().decode())}
     assert ("test", "0.1.0") in {(*each.labels.values(),) for each in families["exchange_build_info"].samples}
-    assert families["exchange_ready"].samples[0].value in (0, 1)
+    assert {"process": "test"} in [each.labels for each in families["exchange_ready"].samples]
     assert "process_cpu_seconds" in families
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
