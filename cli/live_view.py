@@ -12,8 +12,14 @@ from cli.live import Latency, MarketView, ProcessView, ShardView, View
 
 _WAITING_S_MAX: Final = 1.0
 _LAG_S_MAX: Final = 5.0
+_GAP: Final = 2
+"""Between two columns."""
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 _MISSING: Final = Text("–", _DIM)
+
+
+_NAMES: Final = ("leader", "state")
+"""Columns of words."""
 
 
 class _Column(NamedTuple):
@@ -60,7 +66,7 @@ _SHARD: Final = (
     _Column("cmd/s", 3, lambda shard: number(shard.commands_rate)),
     _Column("resting", 9, lambda shard: number(shard.resting)),
     _Column("money", 1, lambda shard: yes(shard.conserved, "ok", "WRONG")),
-    _Column("snapshot", 5, lambda shard: duration(shard.snapshot_age_s)),
+    _Column("snap", 5, lambda shard: duration(shard.snapshot_age_s)),
     _Column("feeds", 4, lambda shard: duration(shard.feeds_lag_s, _LAG_S_MAX)),
     _Column("ingest", 4, lambda shard: duration(shard.ingest_lag_s, _LAG_S_MAX)),
     _Column("archive", 8, lambda shard: duration(shard.archive_lag_s, 12 * _LAG_S_MAX)),
@@ -116,6 +122,7 @@ class LiveView:
         yield _words(width, _stages(view.stages))
         yield Text()
         yield _table(width, _SHARD, view.shards)
+        yield Text()
         yield _table(width, _MARKET, view.markets)
         yield Text()
         yield _words(width, _edge(view))
@@ -173,10 +180,13 @@ def _table(width: int, columns: Sequence[_Column], rows: Sequence[ShardView | Ma
         max(len(column.title), *(cell.cell_len for cell in own), 0) for column, own in zip(columns, cells, strict=True)
     ]
     shown = sorted(range(len(columns)), key=lambda index: (columns[index].rank, index))
-    while len(shown) > 1 and sum(widths[index] + 1 for index in shown) - 1 > width:
+    while len(shown) > 1 and sum(widths[index] + _GAP for index in shown) - _GAP > width:
         shown.pop()
     shown.sort()
     table = plain_table(*(columns[index].title for index in shown))
+    for column in table.columns:
+        if column.header in _NAMES:
+            column.justify = "left"
     for number_of_row in range(len(rows)):
         table.add_row(*(cells[index][number_of_row] for index in shown))
     return table

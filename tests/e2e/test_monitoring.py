@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.dashboards import DASHBOARDS, dashboard
+from monitoring.grafana import DASHBOARDS, dashboard
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange
 from tests.unit.monitoring.test_monitoring import DOCS, rules
@@ -63,9 +63,9 @@ def parts(expression: str) -> tuple[set[tuple[str, frozenset[str]]], set[str]]:
     bare = re.sub(r"\[[^\]]*\]", "", bare)
     used = set()
     for name, matchers in re.findall(r"\b([a-z_:][a-z0-9_:]*)\b(?!\s*\()(?:\{([^}]*)\})?", bare):
-        labels = frozenset(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+        matched = frozenset(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
         if name not in KEYWORDS and not re.search(rf"\{{[^}}]*\b{name}\b\s*(?:=~|!~|!=|=)", bare):
-            used.add((name, labels))
+            used.add((name, matched))
     return used, grouped
 
 
@@ -118,7 +118,7 @@ def test_every_process_tells_its_metrics_and_is_ready(exchange: RunningExchange)
             def is_fine(probe: str = url.removesuffix("/metrics") + path) -> bool:
                 try:
                     with urllib.request.urlopen(probe, timeout=10) as response:
-                        return response.status == 200
+                        return bool(response.status == 200)
                 except urllib.error.HTTPError:
                     return False
 
