@@ -52,6 +52,8 @@ from ws_edge.connection import EdgeConnection
 REQUESTS_MAX: Final = 256
 """Requests of one connection that run at once."""
 _SUBSCRIPTIONS_MAX: Final = 1_000
+_ID_LENGTH_MAX: Final = 128
+"""Of a request's own id in the log."""
 _WEIGHT: Final = 2
 """What connecting and every method about sessions and subscriptions costs."""
 
@@ -179,7 +181,7 @@ class ApiSession:
             answer |= {"status": error.status, "error": _error(error, now)}
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
-            _log.exception("request failed")
+            _log.exception("request failed", request_id=str(answer["id"])[:_ID_LENGTH_MAX])
             internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
             answer |= {"status": 500, "error": _error(internal, now)}
         if with_limits and self._limits.enabled:
