@@ -31,6 +31,7 @@ from runtime.probes import Probes, Reach
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
+from runtime.tracing import Tracer, tracer_of
 
 BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
@@ -45,10 +46,11 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings, settings.engine_name())
         serve_metrics(settings, settings.engine_name(), probes)
+        tracer = tracer_of(settings, settings.engine_name())
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
     try:
-        run(settings, probes)
+        run(settings, probes, tracer)
     except Fenced as error:
         _log.warning("another worker leads", reason=str(error))
         sys.exit(3)
@@ -58,7 +60,7 @@ def main() -> None:
         sys.exit(HALTED_EXIT_CODE)
 
 
-def run(settings: Settings, probes: Probes) -> None:
+def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
     reach = reach_redis(probes, settings.engine_name())
@@ -67,7 +69,7 @@ def run(settings: Settings, probes: Probes) -> None:
     was_away = False
     while not stopping.is_set():
         try:
-            _work(settings, stopping, probes, reach, was_away=was_away)
+            _work(settings, stopping, probes, reach, tracer, was_away=was_away)
         except Rewound as error:
             _log.warning("starting anew from what Redis has", reason=str(error))
             was_away = False
@@ -77,9 +79,19 @@ def run(settings: Settings, probes: Probes) -> None:
             reach.failed(error)
             probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
+    if tracer is not None:
+        tracer.close()
 
 
-def _work(settings: Settings, stopping: threading.Event, probes: Probes, reach: Reach, *, was_away: bool) -> None:
+def _work(
+    settings: Settings,
+    stopping: threading.Event,
+    probes: Probes,
+    reach: Reach,
+    tracer: Tracer | None,
+    *,
+    was_away: bool,
+) -> None:
     """Make a worker from what Redis has, and let it follow and lead until `stopping`.
 
     Raises:
@@ -90,7 +102,7 @@ def _work(settings: Settings, stopping: threading.Event, probes: Probes, reach: 
     connect = partial(RedisStreamLog.connect, shard=settings.shard, replicas_min=settings.redis_replicas_min)
     log = connect(url, settings.engine_name())
     try:
-        _run_on(log, partial(connect, url), settings, stopping, probes, reach, was_away=was_away)
+        _run_on(log, partial(connect, url), settings, stopping, probes, reach, tracer, was_away=was_away)
     finally:
         log.close()
 
@@ -102,6 +114,7 @@ def _run_on(
     stopping: threading.Event,
     probes: Probes,
     reach: Reach,
+    tracer: Tracer | None,
     *,
     was_away: bool,
 ) -> None:
@@ -111,6 +124,7 @@ def _run_on(
         settings.market_map(),
         closed_orders_max=settings.closed_orders_max,
         batch_entries_max=settings.batch_commands_max,
+        tracer=tracer,
     )
     if settings.lost_tail_check_enabled:
         await_guard(settings.resolved_redis_url(), settings.shard, stopping, probes)

@@ -18,6 +18,7 @@ from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import TAKEOVERS, BatchMetrics
+from engine_worker.traces import trace_batch
 from protocol import streams
 from protocol.codec import decode_queries, encode_frame
 from protocol.commands import MessageFrame, ShardMessage
@@ -27,6 +28,7 @@ from protocol.replies import AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
+from runtime.tracing import Tracer
 
 _log = structlog.get_logger()
 
@@ -60,6 +62,7 @@ class Worker:
         closed_orders_max: int,
         batch_entries_max: int,
         now_ms: Callable[[], int] = monotonic_ms,
+        tracer: Tracer | None = None,
     ) -> None:
         """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due."""
         self._streams = log
@@ -70,6 +73,7 @@ class Worker:
         self._inputs = streams.commands(index)
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
+        self._tracer = tracer
         self.shard = Shard(index, market_map, closed_orders_max)
         self.position = ShardPosition(0, STREAM_START)
         """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
@@ -282,6 +286,8 @@ class Worker:
         self._delivery_unsure = bool(outbox)
         commands = self.shard.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
+        if self._tracer is not None:
+            trace_batch(self._tracer, self._index, entries, applied - began, committed - applied)
         self._to_say += _reply_frames(output.replies)
         if outbox:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))

@@ -17,6 +17,7 @@ from runtime.metrics import Heartbeat, reach_redis, serve_metrics
 from runtime.probes import Probes
 from runtime.redis_stream_log import RETRY_AFTER_S, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tracing import Tracer, tracer_of
 
 BLOCK_MS = 200
 """How long a step waits for events."""
@@ -33,10 +34,11 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings, "feeds")
         serve_metrics(settings, "feeds", probes)
+        tracer = tracer_of(settings, "feeds")
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
     try:
-        run(settings, probes)
+        run(settings, probes, tracer)
     except SupersededError as error:
         _log.warning("another feeds process leads", reason=str(error))
         sys.exit(3)
@@ -45,11 +47,13 @@ def main() -> None:
         sys.exit(4)
 
 
-def run(settings: Settings, probes: Probes) -> None:
+def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run until SIGTERM or SIGINT; then save the state."""
     stopping = stop_flag()
     store = FeedsStore.connect(settings.resolved_redis_url(), settings.redis_replicas_min)
-    worker = FeedsWorker(store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms)
+    worker = FeedsWorker(
+        store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms, tracer
+    )
 
     def lag_ms() -> int:
         return max(0, time.time_ns() // 1_000_000 - worker.time())
@@ -90,6 +94,8 @@ def run(settings: Settings, probes: Probes) -> None:
             _log.warning("redis is away", error=str(error))
     heartbeat.stop()
     store.close()
+    if tracer is not None:
+        tracer.close()
     _log.info("feeds stopped")
 
 

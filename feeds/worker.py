@@ -5,7 +5,7 @@ does not matter between which two steps a process dies.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -18,6 +18,7 @@ from protocol import streams
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from runtime.stream_log import DeadLetter
+from runtime.tracing import Tracer, trace_events
 
 READ_ENTRIES = 200
 """Entries of a shard that are read at once."""
@@ -53,11 +54,14 @@ _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understo
 class _ShardFollower:
     """One shard's feeds, and how far they have been written and saved."""
 
-    def __init__(self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int) -> None:
+    def __init__(
+        self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int, tracer: Tracer | None
+    ) -> None:
         self._store = store
         self._shard = shard
         self._markets = market_map.markets_of_shard(shard)
         self._save_period_ms = save_period_ms
+        self._tracer = tracer
         self._save_due = 0
         self._time_due = 0
         self._saved_id = STREAM_START
@@ -104,7 +108,7 @@ class _ShardFollower:
             "feeds restored", shard=self._shard, saved=self._saved_id, published=saved.published_id, time=self.mark.time
         )
 
-    def follow(self, entries: Iterable[tuple[StreamId, bytes]], now: int) -> int:
+    def follow(self, entries: Sequence[tuple[StreamId, bytes]], now: int) -> int:
         """Apply and commit new entries; return their number of events."""
         count = uncommitted = 0
         began, oldest = time.perf_counter(), ""
@@ -119,7 +123,10 @@ class _ShardFollower:
         count += uncommitted
         self._events.inc(count)
         self._batch_events.observe(count)
-        self._step.observe(time.perf_counter() - began)
+        step_s = time.perf_counter() - began
+        self._step.observe(step_s)
+        if self._tracer is not None:
+            trace_events(self._tracer, "publish", (frame for _, frame in entries), step_s, shard=self._shard)
         if oldest:
             self._delay.observe(max(0.0, time.time() - split_stream_id(oldest)[0] / 1_000))
         return count
@@ -175,9 +182,16 @@ class FeedsWorker:
     After an error nothing of it may be used again before `restore`: what was written is then unknown, and what is in memory is ahead.
     """
 
-    def __init__(self, store: FeedsStore, shards: Iterable[int], market_map: MarketMap, save_period_ms: int) -> None:
+    def __init__(
+        self,
+        store: FeedsStore,
+        shards: Iterable[int],
+        market_map: MarketMap,
+        save_period_ms: int,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._store = store
-        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms) for shard in shards}
+        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms, tracer) for shard in shards}
 
     def start(self) -> None:
         """Become the only writer of the shards' feeds. Call `restore` next."""

@@ -38,6 +38,7 @@ from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
 from runtime.stream_log import Entry, StreamLog
+from runtime.tracing import Tracer, trace_events
 
 BATCH_BYTES_MAX = 2_000_000
 """Of event frames, some 20,000 events: enough to make the cost of a transaction small; it bounds the memory that a batch takes."""
@@ -140,6 +141,7 @@ class ShardIngest:
         markets: MarketMap,
         entries_max: int,
         cover: Callable[[int, StreamId], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events."""
         self._shard = shard
@@ -148,6 +150,7 @@ class ShardIngest:
         self._markets = markets
         self._entries_max = entries_max
         self._cover = cover
+        self._tracer = tracer
         _dead_entries.labels(shard)  # at 0, so that the first one is seen as an increase
         _stopped.labels(shard).set(0)
         self._connection: psycopg.Connection[Any] | None = None
@@ -203,6 +206,9 @@ class ShardIngest:
             _batch_events.labels(self._shard).observe(event_count)
             arrived_s = split_stream_id(entries[0].stream_id)[0] / 1_000
             _delay_seconds.labels(self._shard).observe(max(0.0, time.time() - arrived_s))
+            if self._tracer is not None:
+                frames = (entry.fields.get(EVENTS_FIELD, b"") for entry in entries)
+                trace_events(self._tracer, "store", frames, committed - began, shard=self._shard)
             _stopped.labels(self._shard).set(0)
         # Never before the commit; said again when there is nothing new, in case it was lost after one.
         self._log.mark_passed(self._shard, EventReader.PERSIST, last_id)

@@ -31,6 +31,7 @@ from runtime.metrics import Heartbeat, reach_redis, serve_metrics
 from runtime.probes import Probes, Reach
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tracing import Tracer, tracer_of
 
 NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""
@@ -72,6 +73,7 @@ def main() -> None:
             migrate(settings.resolved_database_url())
             return
         serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
+        tracer = tracer_of(settings, "persist-worker") if part == "work" else None
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
     except MigrationError as error:
@@ -79,7 +81,7 @@ def main() -> None:
     if part == "nudge":
         nudge(settings, probes)
     else:
-        work(settings, probes)
+        work(settings, probes, tracer)
 
 
 def nudge(settings: Settings, probes: Probes) -> None:
@@ -154,7 +156,7 @@ class _Beside:
             self._archive.step(now_ms)
 
 
-def work(settings: Settings, probes: Probes) -> None:
+def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Ingest whatever shards are nudged until SIGTERM or SIGINT; then finish the batch under way."""
     stopping = stop_flag()
     gc.freeze()
@@ -179,6 +181,7 @@ def work(settings: Settings, probes: Probes) -> None:
             markets,
             settings.ingest_batch_entries,
             archiver.cover if settings.archive_enabled else None,
+            tracer,
         )
         for shard in range(settings.shard_count)
     }
@@ -202,6 +205,8 @@ def work(settings: Settings, probes: Probes) -> None:
     runner.close()
     archiver.close()
     broker.close()
+    if tracer is not None:
+        tracer.close()
     _log.info("work stopped")
 
 

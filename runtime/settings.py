@@ -158,6 +158,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["auto", "human", "json"] = "auto"
     """human, json, or auto: human on a terminal, JSON otherwise."""
 
+    # Traces
+    traces_url: str = ""
+    """Where spans of orders go, by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: nowhere."""
+    traces_sample_ppm: Annotated[int, Meta(gt=0, le=1_000_000)] = 1_000
+    """Of a million orders, how many are traced; every process chooses the same ones."""
+
     # The market maker
     mm_enabled: bool = True
     mm_levels: Positive = 15

@@ -1,5 +1,6 @@
 """Opens what a process that serves functions stands on, in the order of an order's way, and closes it in reverse."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from runtime.metrics import reach_redis
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
+from runtime.tracing import tracer_of
 from serving.api_keys import ApiKeys
 from serving.backlog import Backlog
 from serving.clock import now_ms
@@ -45,7 +47,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
     """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet; `probes` hear of Redis.
 
     Raises:
-        SettingsError: the master key is not one.
+        SettingsError: the master key is not one, or what sends traces is not installed.
     """
     markets = settings.market_map()
     box = SecretBox(master_key(settings))
@@ -63,8 +65,11 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
         )
         replies_link.subscribe(streams.replies(reply_to))
+        tracer = tracer_of(settings, process)
+        if tracer is not None:
+            stack.push_async_callback(asyncio.to_thread, tracer.close)
         commands_links = RedisLinks(url, settings.shard_count)
-        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings)
+        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer)
         commands_links.call_when_ready(queue.retry_lost)
         for link in (replies_link, commands_links):
             await link.start()

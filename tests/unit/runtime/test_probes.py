@@ -1,6 +1,8 @@
 """What a process says when it is asked whether it lives and is ready."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -124,6 +126,45 @@ def test_who_waits_for_the_interpreter_has_it_between_two_metrics() -> None:
     finally:
         done.set()
         thread.join()
+
+
+LEAK = '''
+import gc, subprocess, sys
+from cli.ports import free_port
+from runtime.metrics import serve_metrics
+from runtime.probes import Probes
+from runtime.settings import Settings
+
+port = free_port()
+serve_metrics(Settings(metrics_port=port), "test", Probes())
+client = f"""
+import http.client
+for path in ("/metrics", "/livez", "/readyz", "/") * 20:
+    connection = http.client.HTTPConnection("127.0.0.1", {port})
+    connection.request("GET", path)
+    connection.getresponse().read()
+    connection.close()
+"""
+
+def ask():
+    subprocess.run([sys.executable, "-c", client], check=True)
+
+ask()
+gc.collect(), gc.disable(), gc.freeze()
+PLANT
+ask()
+print(gc.collect())
+'''
+
+
+def garbage(plant: str = "") -> int:
+    program = LEAK.replace("PLANT", plant)
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+
+
+def test_who_asks_leaves_no_garbage_in_a_process_without_a_collector() -> None:
+    assert garbage() == 0
+    assert garbage("cycle = []; cycle.append(cycle); del cycle") > 0
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
