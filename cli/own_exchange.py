@@ -65,9 +65,13 @@ class OwnExchange(NamedTuple):
 
 
 def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`; ours but for the settings."""
+    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`; ours but for the settings.
+
+    Its processes have no metrics unless `up_metrics_port` is among them.
+    """
     ports = {name: str(free_port()) for name in _PORTS}
-    values = {"data_dir": str(data_dir), "redis_port": str(free_ports(_REDIS_PORTS)), **ports, **settings}
+    values = {"data_dir": str(data_dir), "redis_port": str(free_ports(_REDIS_PORTS)), "up_metrics_port": "0"}
+    values |= ports | settings
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return inherited | {PREFIX + name.upper(): value for name, value in values.items()}
 

@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 
+from cli.processes import metrics_ports
 from runtime.settings import PREFIX, Settings
 
 _QUIET_PORTS = range(15_000, 32_000)
@@ -20,6 +21,8 @@ def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
     yield settings.host, settings.ws_port, f"{PREFIX}WS_PORT"
     if settings.frontend_enabled:
         yield settings.host, settings.frontend_port, f"{PREFIX}FRONTEND_PORT"
+    for port in metrics_ports(settings).values():
+        yield settings.host, port, f"{PREFIX}UP_METRICS_PORT"
     if not settings.redis_url:
         for port in settings.redis_ports():
             yield "127.0.0.1", port, f"{PREFIX}REDIS_PORT"

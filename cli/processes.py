@@ -4,10 +4,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from cli.embedded import ServerCommand
 from runtime.settings import PREFIX, Settings
+
+_ENGINES_FROM: Final = 10
+"""The first engine's metrics port, counted from EXCHANGE_UP_METRICS_PORT; before it are those of the other processes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,11 @@ def engines(settings: Settings) -> list[ProcessSpec]:
     """Return what matches orders: for each shard a process, and those that stand by to take over from it."""
     return [
         ProcessSpec.of_module(
-            name, "engine_worker.main", shard=shard, engine=name, **_metrics(settings, 10 + shard + 100 * standby)
+            name,
+            "engine_worker.main",
+            shard=shard,
+            engine=name,
+            **_metrics(settings, _ENGINES_FROM + shard + settings.shard_count * standby),
         )
         for standby in range(settings.standbys + 1)
         for shard in range(settings.shard_count)
@@ -58,7 +65,7 @@ def readers(settings: Settings) -> list[ProcessSpec]:
 
 def clients(settings: Settings) -> list[ProcessSpec]:
     """Return what uses the public API as anybody could."""
-    return [ProcessSpec.of_module("mm", "mm.main", metrics_port=0)] if settings.mm_enabled else []
+    return [ProcessSpec.of_module("mm", "mm.main", **_metrics(settings, 5))] if settings.mm_enabled else []
 
 
 def pages(settings: Settings) -> list[ProcessSpec]:
@@ -72,5 +79,17 @@ def urls(settings: Settings) -> dict[str, str]:
     return {**api, "frontend": settings.frontend_url()} if settings.frontend_enabled else api
 
 
+def metrics_ports(settings: Settings) -> dict[str, int]:
+    """Return the port of each process's metrics, none when they have none."""
+    specs = [*gateways(settings), *engines(settings), *readers(settings), *clients(settings)]
+    ports = {spec.name: int(spec.environment[f"{PREFIX}METRICS_PORT"]) for spec in specs}
+    return {name: port for name, port in ports.items() if port}
+
+
+def metrics_urls(settings: Settings) -> dict[str, str]:
+    """Return where each process tells its metrics; beside them are /livez and /readyz."""
+    return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
+
+
 def _metrics(settings: Settings, offset: int) -> dict[str, int]:
-    return {"metrics_port": settings.metrics_port + offset if settings.metrics_port else 0}
+    return {"metrics_port": settings.up_metrics_port + offset if settings.up_metrics_port else 0}

@@ -2,24 +2,18 @@
 
 import time
 
-import prometheus_client
+from prometheus_client import Counter
 
+from engine_worker import metrics
 from engine_worker.worker import Worker
 from protocol import streams
+from protocol.streams import split_stream_id
 from runtime import redis_clients
 from runtime.halt import clear_halt
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
 
 INTERVAL_S = 1.0
-
-_difference = prometheus_client.Gauge(
-    "engine_money_difference",
-    "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 is right",
-    ["asset"],
-)
-_conserved = prometheus_client.Gauge("engine_money_conserved", "1: the shard's money adds up in every asset")
-_dead_letters = prometheus_client.Gauge("engine_dead_letters", "Dead letters that are kept for the shard")
 
 
 class Care:
@@ -32,6 +26,8 @@ class Care:
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
         self._due_s = 0.0
         self._is_first = True
+        self._counted: dict[str, int] = {}
+        """What had happened when it was counted last: orders, and trades by market."""
 
     def run(self) -> None:
         """Look after what is due.
@@ -44,9 +40,10 @@ class Care:
         self._due_s = time.monotonic() + INTERVAL_S
         differences = {asset: totals.difference() for asset, totals in self._worker.shard.totals.items()}
         for asset, difference in differences.items():
-            _difference.labels(asset).set(difference)
-        _conserved.set(not any(differences.values()))
+            metrics.DIFFERENCE.labels(self._shard, asset).set(difference)
+        metrics.CONSERVED.labels(self._shard).set(not any(differences.values()))
         self._worker.shard.check_money()
+        self._measure()
         if not self._worker.leads:
             return  # what is in the outbox is the leader's to deliver
         if self._is_first:
@@ -54,4 +51,26 @@ class Care:
             clear_halt(self._redis, self._shard)
             self._is_first = False
         self._worker.clean_outbox()
-        _dead_letters.set(self._redis.xlen(streams.dead_letters(self._shard)))
+        metrics.DEAD_LETTERS.labels(self._shard).set(self._redis.xlen(streams.dead_letters(self._shard)))
+        metrics.STANDBYS.labels(self._shard).set(len(self._streams.standbys(self._shard)))
+
+    def _measure(self) -> None:
+        """Tell how the shard stands. What has come since is counted by the leader only, or it would count twice."""
+        shard, leads = self._worker.shard, self._worker.leads
+        metrics.LEADER.labels(self._shard).set(leads)
+        metrics.EPOCH.labels(self._shard).set(self._worker.position.epoch)
+        metrics.LAG.labels(self._shard).set(self._worker.lag_ms / 1_000)
+        for symbol, state in shard.markets.items():
+            metrics.RESTING.labels(self._shard, symbol).set(len(state.book.orders))
+            self._count(metrics.TRADES.labels(self._shard, symbol), symbol, state.trade_id, leads)
+        self._count(metrics.ACCEPTED.labels(self._shard), "", shard.order_count, leads)
+        if saved := self._streams.saved_snapshots(self._shard):
+            metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - saved[0].age_ms / 1_000)
+            behind_ms = split_stream_id(self._worker.position.stream_id)[0] - split_stream_id(saved[0].stream_id)[0]
+            metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, behind_ms) / 1_000)
+
+    def _count(self, counter: Counter, name: str, total: int, leads: bool) -> None:
+        known = self._counted.get(name, total)
+        if leads:
+            counter.inc(max(0, total - known))
+        self._counted[name] = total

@@ -9,6 +9,7 @@ from engine_worker.worker import LogDamaged
 from protocol import streams
 from runtime import redis_clients
 from runtime.guard import read_guard
+from runtime.probes import Probes
 from runtime.redis_stream_log import Unreachable
 
 ASK_EVERY_S = 0.02
@@ -17,7 +18,7 @@ SAY_EVERY_S = 5.0
 _log = structlog.get_logger()
 
 
-def await_guard(redis_url: str, shard: int, stopping: threading.Event) -> None:
+def await_guard(redis_url: str, shard: int, stopping: threading.Event, probes: Probes) -> None:
     """Wait until persist has compared the shard's log with the database, or until told to stop.
 
     Raises:
@@ -26,6 +27,7 @@ def await_guard(redis_url: str, shard: int, stopping: threading.Event) -> None:
     say_s = time.monotonic() + SAY_EVERY_S
     with redis_clients.client_for(redis_url, streams.guard(shard)) as client:
         while not stopping.is_set():
+            probes.starting("waiting for the log to be compared with the database")
             try:
                 guard = read_guard(client, shard)
                 if guard.reason:

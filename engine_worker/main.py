@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
-import prometheus_client
 import structlog
 
 from engine_worker.candidate import Candidate
@@ -27,32 +26,31 @@ from runtime import redis_clients
 from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, serve_metrics
+from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, reach_redis, serve_metrics
+from runtime.probes import Probes, Reach
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
+from runtime.tracing import Tracer, tracer_of
 
 BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
 
 _log = structlog.get_logger()
 
-_batch_entries = prometheus_client.Histogram(
-    "engine_batch_entries", "Stream entries in one batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-)
-_commands_applied = prometheus_client.Gauge("engine_commands_applied", "Commands applied since the exchange began")
-
 
 def main() -> None:
     """Run until told to stop."""
+    probes = Probes()
     try:
         settings = load_settings()
+        configure_logs(settings, settings.engine_name())
+        serve_metrics(settings, settings.engine_name(), probes)
+        tracer = tracer_of(settings, settings.engine_name())
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
-    configure_logs(settings, settings.engine_name())
-    serve_metrics(settings)
     try:
-        run(settings)
+        run(settings, probes, tracer)
     except Fenced as error:
         _log.warning("another worker leads", reason=str(error))
         sys.exit(3)
@@ -62,25 +60,38 @@ def main() -> None:
         sys.exit(HALTED_EXIT_CODE)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
+    reach = reach_redis(probes, settings.engine_name())
     # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
     gc.disable()
     was_away = False
     while not stopping.is_set():
         try:
-            _work(settings, stopping, was_away=was_away)
+            _work(settings, stopping, probes, reach, tracer, was_away=was_away)
         except Rewound as error:
             _log.warning("starting anew from what Redis has", reason=str(error))
             was_away = False
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
             was_away = True
+            reach.failed(error)
+            probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
+    if tracer is not None:
+        tracer.close()
 
 
-def _work(settings: Settings, stopping: threading.Event, *, was_away: bool) -> None:
+def _work(
+    settings: Settings,
+    stopping: threading.Event,
+    probes: Probes,
+    reach: Reach,
+    tracer: Tracer | None,
+    *,
+    was_away: bool,
+) -> None:
     """Make a worker from what Redis has, and let it follow and lead until `stopping`.
 
     Raises:
@@ -91,7 +102,7 @@ def _work(settings: Settings, stopping: threading.Event, *, was_away: bool) -> N
     connect = partial(RedisStreamLog.connect, shard=settings.shard, replicas_min=settings.redis_replicas_min)
     log = connect(url, settings.engine_name())
     try:
-        _run_on(log, partial(connect, url), settings, stopping, was_away=was_away)
+        _run_on(log, partial(connect, url), settings, stopping, probes, reach, tracer, was_away=was_away)
     finally:
         log.close()
 
@@ -101,6 +112,9 @@ def _run_on(
     connect: Callable[[], RedisStreamLog],
     settings: Settings,
     stopping: threading.Event,
+    probes: Probes,
+    reach: Reach,
+    tracer: Tracer | None,
     *,
     was_away: bool,
 ) -> None:
@@ -110,13 +124,16 @@ def _run_on(
         settings.market_map(),
         closed_orders_max=settings.closed_orders_max,
         batch_entries_max=settings.batch_commands_max,
+        tracer=tracer,
     )
     if settings.lost_tail_check_enabled:
-        await_guard(settings.resolved_redis_url(), settings.shard, stopping)
+        await_guard(settings.resolved_redis_url(), settings.shard, stopping, probes)
         if stopping.is_set():
             return
     candidate = Candidate(worker, log, settings.engine_name(), os.getpid(), settings.lease_ms)
+    probes.starting("restoring the shard's state")
     candidate.join()
+    probes.ready_when("shard", lambda: why_not_ready(worker, settings.ready_lag_ms_max))
     gc.freeze()
     if was_away:
         candidate.redis_was_away()
@@ -129,24 +146,32 @@ def _run_on(
             snapshotter.run()
             heartbeat.run()
             care.run()
+            reach.answered()
+            probes.turned()
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
             candidate.redis_was_away()
+            reach.failed(error)
+            probes.turned()
             stopping.wait(RETRY_AFTER_S)
             continue
         except Rewound:
             snapshotter.abandon()
             raise
-        if not candidate.leads:
-            if not processed:
-                stopping.wait(candidate.poll_ms / 1_000)
-        elif processed:
-            _batch_entries.observe(processed)
-            _commands_applied.set(worker.shard.command_count)
+        if not candidate.leads and not processed:
+            stopping.wait(candidate.poll_ms / 1_000)
+    probes.leaving()
     candidate.leave()
     snapshotter.finish()
     heartbeat.finish()
     _log.info("shard stopped", shard=settings.shard, position=worker.position.stream_id)
+
+
+def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:
+    """Return what keeps a worker from being ready: one that stands by must be in step."""
+    if worker.leads or worker.lag_ms <= lag_ms_max:
+        return None
+    return f"it stands by, {worker.lag_ms} ms behind; more than {lag_ms_max} is too much"
 
 
 def _say_halted(settings: Settings, reason: str) -> None:

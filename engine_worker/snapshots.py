@@ -5,14 +5,16 @@ trims the logs, by what Redis says is kept: it need not remember what it, or ano
 """
 
 import gc
+import mmap
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable
 
-import prometheus_client
 import structlog
 
+from engine_worker import metrics
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.worker import Worker
@@ -29,8 +31,6 @@ _IMPOSSIBLE = 4
 
 _log = structlog.get_logger()
 
-_fork_seconds = prometheus_client.Gauge("engine_snapshot_fork_seconds", "How long the last fork for a snapshot took")
-
 
 class Snapshotter:
     """Saves a worker's state every so often, and trims the logs that no start will need any more."""
@@ -45,7 +45,11 @@ class Snapshotter:
         self._index = index
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
+        metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
         self._child: int | None = None
+        self._began_s = 0.0
+        self._size = mmap.mmap(-1, struct.calcsize("Q"))
+        """Where a child leaves how large its snapshot was. It keeps off metrics: a thread may have held their locks in the fork."""
         self._newest = STREAM_START
         self._left = 0
         """How often a snapshot after that one was left to a standby."""
@@ -69,9 +73,13 @@ class Snapshotter:
                     self._worker.shard.check_invariants()
                     raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
                 if status:
+                    metrics.SNAPSHOT_FAILURES.labels(self._index).inc()
                     _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
                 else:
-                    _log.info("snapshot saved", shard=self._index)
+                    (size,) = struct.unpack("Q", self._size)
+                    metrics.SNAPSHOT_BYTES.labels(self._index).set(size)
+                    metrics.SNAPSHOT_DURATION.labels(self._index).set(time.perf_counter() - self._began_s)
+                    _log.info("snapshot saved", shard=self._index, bytes=size)
                     self._trim()
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._interval_s
@@ -116,6 +124,7 @@ class Snapshotter:
         if not log.reaches(self._index, position):
             return False
         log.save_snapshot(self._index, snapshot, position.stream_id)
+        self._size[:] = struct.pack("Q", len(snapshot))
         return True
 
     def abandon(self) -> None:
@@ -129,7 +138,8 @@ class Snapshotter:
         began = time.perf_counter()
         pid = os.fork()
         if pid:
-            _fork_seconds.set(time.perf_counter() - began)
+            metrics.FORK_SECONDS.labels(self._index).set(time.perf_counter() - began)
+            self._began_s = began
             return pid
         # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages. It lets
         # go of the parent's connections, or they would outlive a parent that is killed and make it look alive.

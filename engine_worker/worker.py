@@ -17,6 +17,8 @@ from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
+from engine_worker.metrics import TAKEOVERS, BatchMetrics
+from engine_worker.traces import trace_batch
 from protocol import streams
 from protocol.codec import decode_queries, encode_frame
 from protocol.commands import MessageFrame, ShardMessage
@@ -26,6 +28,7 @@ from protocol.replies import AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
+from runtime.tracing import Tracer
 
 _log = structlog.get_logger()
 
@@ -59,6 +62,7 @@ class Worker:
         closed_orders_max: int,
         batch_entries_max: int,
         now_ms: Callable[[], int] = monotonic_ms,
+        tracer: Tracer | None = None,
     ) -> None:
         """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due."""
         self._streams = log
@@ -68,6 +72,8 @@ class Worker:
         self._batch_entries_max = batch_entries_max
         self._inputs = streams.commands(index)
         self._now_ms = now_ms
+        self._metrics = BatchMetrics(index)
+        self._tracer = tracer
         self.shard = Shard(index, market_map, closed_orders_max)
         self.position = ShardPosition(0, STREAM_START)
         """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
@@ -167,6 +173,7 @@ class Worker:
         self._deliver_rest()
         self.position = position
         self.lag_ms = 0
+        TAKEOVERS.labels(self._index).inc()
         _log.info(
             "shard started",
             shard=self._index,
@@ -253,6 +260,8 @@ class Worker:
         return len(entries)
 
     def _process(self, entries: Sequence[Entry]) -> None:
+        began, known = time.perf_counter(), self.shard.command_count
+        waited_s = time.time() - split_stream_id(entries[0].stream_id)[0] / 1_000
         dead_letters: list[DeadLetter] = []
         for first in range(0, len(entries), _RENEW_ENTRIES):
             some = entries[first : first + _RENEW_ENTRIES]
@@ -261,6 +270,7 @@ class Worker:
         output = self.shard.take()
         stream_id = entries[-1].stream_id
         outbox = self._frames(output)
+        applied = time.perf_counter()
         self._streams.commit(
             Commit(
                 self._index,
@@ -271,12 +281,18 @@ class Worker:
                 dead_letters,
             )
         )
+        committed = time.perf_counter()
         self.position = ShardPosition(self.position.epoch, stream_id)
         self._delivery_unsure = bool(outbox)
+        commands = self.shard.command_count - known
+        self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
+        if self._tracer is not None:
+            trace_batch(self._tracer, self._index, entries, applied - began, committed - applied)
         self._to_say += _reply_frames(output.replies)
         if outbox:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))
             self._delivery_unsure = False
+            self._metrics.delivered(time.perf_counter() - committed)
 
     def _keep_lease(self) -> None:
         """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""

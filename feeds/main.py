@@ -6,7 +6,6 @@ ev:{k} ──> worker ──> commit: feeds:{k}, read models, pub:SYMBOL:KIND, a
 import sys
 import time
 
-import prometheus_client
 import structlog
 
 from feeds.state import InvariantError
@@ -14,9 +13,11 @@ from feeds.store import FeedsStore, RewoundError, SupersededError
 from feeds.worker import FeedsWorker
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, serve_metrics
+from runtime.metrics import Heartbeat, reach_redis, serve_metrics
+from runtime.probes import Probes
 from runtime.redis_stream_log import RETRY_AFTER_S, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tracing import Tracer, tracer_of
 
 BLOCK_MS = 200
 """How long a step waits for events."""
@@ -25,19 +26,19 @@ STEP_PERIOD_S = 0.005
 
 _log = structlog.get_logger()
 
-_events_applied = prometheus_client.Counter("feeds_events_applied", "Events applied since the start")
-
 
 def main() -> None:
     """Run until told to stop."""
+    probes = Probes()
     try:
         settings = load_settings()
+        configure_logs(settings, "feeds")
+        serve_metrics(settings, "feeds", probes)
+        tracer = tracer_of(settings, "feeds")
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
-    configure_logs(settings, "feeds")
-    serve_metrics(settings)
     try:
-        run(settings)
+        run(settings, probes, tracer)
     except SupersededError as error:
         _log.warning("another feeds process leads", reason=str(error))
         sys.exit(3)
@@ -46,12 +47,20 @@ def main() -> None:
         sys.exit(4)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run until SIGTERM or SIGINT; then save the state."""
     stopping = stop_flag()
     store = FeedsStore.connect(settings.resolved_redis_url(), settings.redis_replicas_min)
-    worker = FeedsWorker(store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms)
-    heartbeat = Heartbeat(settings, "feeds", lambda: max(0, time.time_ns() // 1_000_000 - worker.time()))
+    worker = FeedsWorker(
+        store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms, tracer
+    )
+
+    def lag_ms() -> int:
+        return max(0, time.time_ns() // 1_000_000 - worker.time())
+
+    reach = reach_redis(probes, "feeds")
+    probes.ready_when("lag", lambda: _why_not_ready(lag_ms(), settings.ready_lag_ms_max))
+    heartbeat = Heartbeat(settings, "feeds", lag_ms)
     heartbeat.start()
     started = restored = away = False
     while not stopping.is_set():
@@ -64,15 +73,19 @@ def run(settings: Settings) -> None:
                 away, restored = False, True
             begun = time.monotonic()
             count = worker.step(int(begun * 1000), BLOCK_MS)
+            reach.answered()
+            probes.turned()
         except (*Unreachable, RewoundError) as error:
             if not away:
                 _log.warning("redis is away", error=str(error))
             away, restored = True, False
+            reach.failed(error)
+            probes.starting("waiting for Redis, to restore the feeds' state")
             stopping.wait(RETRY_AFTER_S)
             continue
         if count:
-            _events_applied.inc(count)
             stopping.wait(max(0.0, begun + STEP_PERIOD_S - time.monotonic()))
+    probes.leaving()
     if restored:
         try:
             worker.finish(int(time.monotonic() * 1000))
@@ -81,7 +94,13 @@ def run(settings: Settings) -> None:
             _log.warning("redis is away", error=str(error))
     heartbeat.stop()
     store.close()
+    if tracer is not None:
+        tracer.close()
     _log.info("feeds stopped")
+
+
+def _why_not_ready(lag_ms: int, lag_ms_max: int) -> str | None:
+    return None if lag_ms <= lag_ms_max else f"the feeds are {lag_ms} ms behind; more than {lag_ms_max} is too much"
 
 
 if __name__ == "__main__":

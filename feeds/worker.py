@@ -4,11 +4,13 @@ Restart is start-up: load the saved state, apply the events up to the last commi
 does not matter between which two steps a process dies.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
 from feeds.store import FeedsStore, Mark
@@ -16,6 +18,7 @@ from protocol import streams
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from runtime.stream_log import DeadLetter
+from runtime.tracing import Tracer, trace_events
 
 READ_ENTRIES = 200
 """Entries of a shard that are read at once."""
@@ -26,21 +29,49 @@ TIME_PERIOD_MS = 100
 
 _log = structlog.get_logger()
 
+_EVENTS = Counter("feeds_events_applied", "Events applied since the start", ["shard"])
+_MESSAGES = Counter("feeds_messages_published", "Messages published: market data, and accounts' events", ["shard"])
+_BATCH = Histogram(
+    "feeds_batch_events",
+    "Events that were applied together",
+    ["shard"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000),
+)
+_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_STEP = Histogram(
+    "feeds_step_seconds", "How long it took to apply, write and publish a batch", ["shard"], buckets=_BUCKETS
+)
+_DELAY = Histogram(
+    "feeds_delay_seconds",
+    "From an order's arrival in its shard's input until what came of it is published, of the oldest of a batch",
+    ["shard"],
+    buckets=_BUCKETS,
+)
+_LAG = Gauge("feeds_lag_seconds", "How far the feeds are behind the present", ["shard"])
+_DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understood", ["shard"])
+
 
 class _ShardFollower:
     """One shard's feeds, and how far they have been written and saved."""
 
-    def __init__(self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int) -> None:
+    def __init__(
+        self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int, tracer: Tracer | None
+    ) -> None:
         self._store = store
         self._shard = shard
         self._markets = market_map.markets_of_shard(shard)
         self._save_period_ms = save_period_ms
+        self._tracer = tracer
         self._save_due = 0
         self._time_due = 0
         self._saved_id = STREAM_START
         self._dead_letters: list[DeadLetter] = []
         self.feeds = ShardFeeds(shard, self._markets)
         self.mark = Mark(STREAM_START, 0)
+        self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
+        self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
+        _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
+        _LAG.labels(shard).set_function(lambda: max(0.0, time.time() - self.feeds.time / 1_000))
 
     def restore(self) -> None:
         """Bring the feeds to the last commit.
@@ -77,17 +108,28 @@ class _ShardFollower:
             "feeds restored", shard=self._shard, saved=self._saved_id, published=saved.published_id, time=self.mark.time
         )
 
-    def follow(self, entries: Iterable[tuple[StreamId, bytes]], now: int) -> int:
+    def follow(self, entries: Sequence[tuple[StreamId, bytes]], now: int) -> int:
         """Apply and commit new entries; return their number of events."""
         count = uncommitted = 0
+        began, oldest = time.perf_counter(), ""
         for stream_id, frame in entries:
+            oldest = oldest or stream_id
             uncommitted += self._apply(stream_id, frame)
             if uncommitted >= COMMIT_EVENTS:
                 self._commit(now)
                 count, uncommitted = count + uncommitted, 0
         self._commit(now)
         self._time_due = now + TIME_PERIOD_MS
-        return count + uncommitted
+        count += uncommitted
+        self._events.inc(count)
+        self._batch_events.observe(count)
+        step_s = time.perf_counter() - began
+        self._step.observe(step_s)
+        if self._tracer is not None:
+            trace_events(self._tracer, "publish", (frame for _, frame in entries), step_s, shard=self._shard)
+        if oldest:
+            self._delay.observe(max(0.0, time.time() - split_stream_id(oldest)[0] / 1_000))
+        return count
 
     def idle(self, now: int) -> None:
         """Do what becomes due without new entries."""
@@ -126,6 +168,8 @@ class _ShardFollower:
         if not outputs and saved is None and following.stream_id == self.mark.stream_id:
             return
         self._store.commit(self._shard, self.mark, following, outputs, self._dead_letters, saved)
+        self._messages.inc(len(outputs.messages))
+        _DEAD.labels(self._shard).inc(len(self._dead_letters))
         self.mark = following
         self._dead_letters = []
         if saved is not None:
@@ -138,9 +182,16 @@ class FeedsWorker:
     After an error nothing of it may be used again before `restore`: what was written is then unknown, and what is in memory is ahead.
     """
 
-    def __init__(self, store: FeedsStore, shards: Iterable[int], market_map: MarketMap, save_period_ms: int) -> None:
+    def __init__(
+        self,
+        store: FeedsStore,
+        shards: Iterable[int],
+        market_map: MarketMap,
+        save_period_ms: int,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._store = store
-        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms) for shard in shards}
+        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms, tracer) for shard in shards}
 
     def start(self) -> None:
         """Become the only writer of the shards' feeds. Call `restore` next."""

@@ -82,8 +82,14 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-MBX-APIKEY", "X-MBX-TIME-UNIT"],
-        expose_headers=["Retry-After", "X-MBX-USED-WEIGHT-1M", "X-MBX-ORDER-COUNT-10S", "X-MBX-ORDER-COUNT-1D"],
+        allow_headers=["Authorization", "Content-Type", "X-MBX-APIKEY", "X-MBX-TIME-UNIT", "X-Request-Id"],
+        expose_headers=[
+            "X-Request-Id",
+            "Retry-After",
+            "X-MBX-USED-WEIGHT-1M",
+            "X-MBX-ORDER-COUNT-10S",
+            "X-MBX-ORDER-COUNT-1D",
+        ],
         max_age=_PREFLIGHT_S,
     )
 

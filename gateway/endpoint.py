@@ -3,6 +3,7 @@
 The `@asgi` routes of the hot paths and the ordinary handlers share this code.
 """
 
+import itertools
 import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -10,16 +11,17 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from functions.errors import ApiError
+from functions.errors import STATUS_UNKNOWN, ApiError
 from functions.function import Function, Security
 from functions.parameters import Parameters, parse_pairs
 from functions.ports import MICROSECONDS, MILLISECONDS, Call
 from functions.sessions import account_of_session
 from gateway.errors import error_body, internal
+from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.clock import now_us
-from serving.metrics import FunctionMetrics
+from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
@@ -27,7 +29,10 @@ Headers = list[tuple[bytes, bytes]]
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
 _BEARER: Final = "bearer "
 _WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
+_ORDER_NAMES: Final = ("symbol", "newClientOrderId", "origClientOrderId", "orderId")
 _NO_PARAMETERS: Final = Parameters({})
+_numbers: Final = itertools.count()
+"""Of orders that were parsed."""
 _encode: Final = msgspec.json.Encoder().encode
 
 _log = structlog.get_logger()
@@ -57,18 +62,25 @@ class Endpoint:
         self.function = function
         self._ports, self._limits, self._keys, _ = surroundings
         self._known = function.known_parameters()
-        self._metrics = FunctionMetrics(f"{function.method} {function.path}")
+        self._name = f"{function.method} {function.path}"
+        self._metrics = FunctionMetrics(self._name)
+        self._tells_all = self._ports.settings.log_level == "debug"
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
         """Return the answer; never raises."""
         started = time.perf_counter()
         now = now_us()
-        headers = [_JSON]
+        asked = read_headers(request.headers)
+        headers = [_JSON, (HEADER, begin_request(asked.request_id))]
         try:
-            body = _encode(await self._call(request, headers, now))
+            body = _encode(await self._call(request, asked, headers, now, started))
             status = 200
+            if self.function.places_order:
+                count_order(None)
         except ApiError as error:
             status, body = refuse(error, headers)
+            if self.function.places_order:
+                count_order(error)
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", function=self.function.path)
@@ -76,10 +88,13 @@ class Endpoint:
         self._metrics.observe(status, time.perf_counter() - started)
         return HttpAnswer(status, headers, body)
 
-    async def _call(self, request: HttpRequest, headers: Headers, now: int) -> object:
+    async def _call(
+        self, request: HttpRequest, asked: "AskedHeaders", headers: Headers, now: int, started: float
+    ) -> object:
         function, limits = self.function, self._limits
         now_ms = TimeMs(now // 1000)
-        api_key, bearer, time_scale = read_headers(request.headers)
+        api_key, bearer = asked.api_key, asked.bearer
+        time_scale = scale_of(asked.time_unit)
         try:
             parameters = self._parameters(request)
             weight = function.weight_of(parameters)
@@ -101,9 +116,19 @@ class Endpoint:
             account_id = await account_of_session(self._ports.key_values, bearer)
         if not function.lenient:
             parameters.refuse_unknown(self._known)
+        if function.places_order and next(_numbers) % PARSES_EVERY == 0:
+            PARSE.observe(time.perf_counter() - started)
         call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer)
         try:
-            return await function.handle(self._ports, call)
+            answer = await function.handle(self._ports, call)
+            if self._tells_all:
+                _log.debug("answered", function=self._name, account=account_id, **_order_of(parameters))
+            return answer
+        except ApiError as error:
+            if error.code == STATUS_UNKNOWN or self._tells_all:
+                names = _order_of(parameters)
+                _log.warning("not answered", function=self._name, account=account_id, code=error.code, **names)
+            raise
         finally:
             if function.places_order and limits.enabled:
                 last_10s, last_day = limits.order_counts(account_id, now_ms)
@@ -125,9 +150,18 @@ def refuse(error: ApiError, headers: Headers) -> tuple[int, bytes]:
     return error.status, error_body(error)
 
 
-def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str, int]:
-    """Return API key, session token and the factor of the time unit asked for."""
-    api_key, bearer, time_scale = None, "", MILLISECONDS
+class AskedHeaders(NamedTuple):
+    """What of a request's headers counts."""
+
+    api_key: str | None
+    bearer: str
+    time_unit: bytes
+    request_id: bytes | None
+
+
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
+    """Return what of a request's headers counts: API key, session token, time unit and request id."""
+    api_key, bearer, time_unit, request_id = None, "", b"", None
     for name, value in headers:
         if name == b"x-mbx-apikey":
             api_key = value.decode("latin-1")
@@ -136,8 +170,21 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, st
             if text[: len(_BEARER)].lower() == _BEARER:
                 bearer = text[len(_BEARER) :].strip()
         elif name == b"x-mbx-time-unit":
-            unit = value.upper()
-            if unit not in (b"MICROSECOND", b"MILLISECOND"):
-                raise ApiError(-1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.")
-            time_scale = MICROSECONDS if unit == b"MICROSECOND" else MILLISECONDS
-    return api_key, bearer, time_scale
+            time_unit = value.upper()
+        elif name == HEADER:
+            request_id = value
+    return AskedHeaders(api_key, bearer, time_unit, request_id)
+
+
+def scale_of(time_unit: bytes) -> int:
+    """Return the factor of the time unit asked for."""
+    if time_unit in (b"", b"MILLISECOND"):
+        return MILLISECONDS
+    if time_unit == b"MICROSECOND":
+        return MICROSECONDS
+    raise ApiError(-1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.")
+
+
+def _order_of(parameters: Parameters) -> dict[str, str]:
+    """Return the names by which an order is found in every process's log and in the database."""
+    return {name: parameters.values[name] for name in _ORDER_NAMES if name in parameters.values}

@@ -17,6 +17,7 @@ from gateway.app import create_app
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
+from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.wiring import opened
 
@@ -69,10 +70,10 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
+async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
-    async with opened(settings, PROCESS) as surroundings:
+    async with opened(settings, PROCESS, probes) as surroundings, probes.turning():
         app = create_app(
             functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max, settings.browser_origins()
         )
@@ -92,13 +93,17 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
                 timeout_graceful_shutdown=settings.reply_timeout_ms // 1000 + 1,
             )
         )
-        heartbeat = Heartbeat(settings, PROCESS, surroundings.backlog.oldest_ms)
+        backlog = surroundings.backlog
+        probes.ready_when("backlog", lambda: backlog.why_not_open(settings.backlog_age_ms_max))
+        probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
+        heartbeat = Heartbeat(settings, PROCESS, backlog.oldest_ms)
         heartbeat.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining")
+            probes.leaving()
             server.should_exit = True
             await serving
         finally:
@@ -113,10 +118,11 @@ def main() -> None:
         configure_logs(settings, PROCESS)
         mounted_groups(settings)
         listener = listen(settings)
-        serve_metrics(settings)
+        probes = Probes()
+        serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.rest_url(), functions=settings.functions)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, listener))
+            runner.run(serve(settings, listener, probes))
     except SettingsError as error:
         sys.exit(str(error))
 

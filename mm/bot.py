@@ -4,13 +4,15 @@ import asyncio
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
+import prometheus_client
 import structlog
 
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
+from mm.activity import Activity, Pause
 from mm.client import FAILURES, ApiError, Client
 from mm.quoting import (
     INVENTORY_SIDES,
@@ -39,6 +41,14 @@ BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 STOP_S_MAX: Final = 3
 
 _log = structlog.get_logger()
+
+_quotes = prometheus_client.Gauge("mm_open_quotes", "Quotes that rest", ["market", "side"])
+_spread = prometheus_client.Gauge(
+    "mm_spread_ratio", "Between the maker's own best quotes, as a part of the price", ["market"]
+)
+_placed = prometheus_client.Counter("mm_quotes_placed", "Quotes placed", ["market"])
+_canceled = prometheus_client.Counter("mm_quotes_canceled", "Quotes taken back", ["market"])
+_refused = prometheus_client.Counter("mm_quotes_refused", "Quotes that were refused", ["market"])
 
 
 class OrderBudget:
@@ -108,6 +118,7 @@ class Bot:
         requote_ms: int,
         orders_max: int,
         random: Random,
+        activity: Activity,
     ) -> None:
         self._client = client
         self._plans = plans
@@ -118,6 +129,7 @@ class Bot:
         self._requote_s = requote_ms / 1_000
         self._budget = OrderBudget(orders_max * ORDER_WINDOW_PERCENT // 100)
         self._random = random
+        self._activity = activity
 
     async def run(self) -> None:
         """Trade until canceled.
@@ -160,9 +172,11 @@ class Bot:
             except FAILURES as error:
                 # What was under way may have happened: the open orders are read anew before anything else is sent.
                 failures += 1
-                await _back_off(failures, error, market.symbol)
+                await self._back_off(failures, error, market.symbol)
             else:
                 failures = 0
+                self._activity.quoted(market.symbol)
+                _measure(market, open_quotes.values())
                 await asyncio.sleep(self._requote_s)
 
     async def _open_quotes(self, market: Market) -> dict[OrderId, OpenQuote]:
@@ -178,6 +192,7 @@ class Bot:
             except ApiError as error:
                 if not _is_unknown_order(error):
                     raise
+            _canceled.labels(market.symbol).inc()
             del open_quotes[stale.order_id]
         refused: set[Side] = set()
         for quote in changes.placements:
@@ -191,8 +206,10 @@ class Bot:
                 if error.code in KEY_REFUSED:
                     raise
                 refused.add(quote.side)
+                _refused.labels(market.symbol).inc()
                 _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))
             else:
+                _placed.labels(market.symbol).inc()
                 if placed.quantity:
                     open_quotes[placed.order_id] = placed
 
@@ -231,7 +248,7 @@ class Bot:
                 )
             except FAILURES as error:
                 failures += 1
-                await _back_off(failures, error, plan.market.symbol)
+                await self._back_off(failures, error, plan.market.symbol)
             else:
                 failures = 0
 
@@ -247,18 +264,27 @@ class Bot:
                     await funds.refresh(self._client, self._targets)
                     break
                 except FAILURES as error:
-                    await _back_off(failures, error, "funds")
+                    await self._back_off(failures, error, "funds")
 
     async def _signed(self, funds: Funds, method: str, path: str, **parameters: str | int) -> Any:
         return await self._client.signed(funds.account.keys, method, path, **parameters)
 
+    async def _back_off(self, failures: int, error: Exception, subject: str) -> None:
+        if isinstance(error, ApiError) and error.code in KEY_REFUSED:
+            raise error
+        seconds = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+        self._activity.paused(Pause.EXCHANGE)
+        _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
+        await asyncio.sleep(seconds)
 
-async def _back_off(failures: int, error: Exception, subject: str) -> None:
-    if isinstance(error, ApiError) and error.code in KEY_REFUSED:
-        raise error
-    seconds = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
-    _log.warning("trying again", subject=subject, error=str(error), seconds=seconds)
-    await asyncio.sleep(seconds)
+
+def _measure(market: Market, quotes: Collection[OpenQuote]) -> None:
+    by_side = {side: [quote.price for quote in quotes if quote.side is side] for side in Side}
+    for side, prices in by_side.items():
+        _quotes.labels(market.symbol, side.name).set(len(prices))
+    if by_side[Side.BUY] and by_side[Side.SELL]:
+        best_bid, best_ask = max(by_side[Side.BUY]), min(by_side[Side.SELL])
+        _spread.labels(market.symbol).set((best_ask - best_bid) / best_ask)
 
 
 def _is_unknown_order(error: Exception) -> bool:

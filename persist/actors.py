@@ -5,15 +5,17 @@ killed goes to another as soon as the worker's heartbeat is `HEARTBEAT_TIMEOUT_M
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dramatiq
+import prometheus_client
 import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import DecodeError
-from dramatiq.middleware import Retries
+from dramatiq.middleware import Middleware, Retries
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
@@ -35,6 +37,10 @@ RETRY_MS_MIN, RETRY_MS_MAX = 250, 4_000
 Nudge = Callable[[int], None]
 
 _log = structlog.get_logger()
+
+_jobs = prometheus_client.Counter("persist_jobs", "Nudges that were worked on, by how that ended", ["actor", "outcome"])
+_retries = prometheus_client.Counter("persist_job_retries", "Nudges that were worked on once more", ["actor"])
+_job_seconds = prometheus_client.Histogram("persist_job_seconds", "How long a nudge was worked on", ["actor"])
 
 
 class NudgeBroker(RedisBroker):
@@ -73,13 +79,39 @@ class NudgeBroker(RedisBroker):
             self.do_ack(queue_name, names[0])
 
 
+class _Counting(Middleware):
+    """Counts what becomes of nudges."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+        """Of each worker's thread, which works on one nudge at a time: when that began."""
+
+    def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        """Note when it began."""
+        if message.options.get("retries"):
+            _retries.labels(message.actor_name).inc()
+        self._thread.began = time.perf_counter()
+
+    def after_process_message(
+        self,
+        _broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Count it."""
+        _jobs.labels(message.actor_name, "done" if exception is None else "failed").inc()
+        _job_seconds.labels(message.actor_name).observe(time.perf_counter() - self._thread.began)
+
+
 def make_broker(redis_url: str) -> RedisBroker:
     """Return the broker that nudges go through."""
     broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
         # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
         client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
         namespace=JOBS_NAMESPACE,
-        middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX)],
+        middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX), _Counting()],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_CHANCE,
     )
@@ -113,6 +145,8 @@ class IngestRunner:
     def __init__(self, ingests: Mapping[int, ShardIngest], stopping: threading.Event) -> None:
         self._ingests = {shard: (ingest, threading.Lock()) for shard, ingest in ingests.items()}
         self._stopping = stopping
+        self._stopped: dict[int, str] = {}
+        self._began_s: dict[int, float | None] = dict.fromkeys(ingests)
 
     def run(self, shard: int) -> None:
         """Ingest one shard. An error of the database or of Redis goes up, so that Dramatiq tries again."""
@@ -122,11 +156,29 @@ class IngestRunner:
         ingest, lock = self._ingests[shard]
         with lock:
             try:
-                while not self._stopping.is_set() and ingest.step() is Progress.MORE:
+                while not self._stopping.is_set() and self._step(shard, ingest) is Progress.MORE:
                     pass
-            except IngestStoppedError:
+            except IngestStoppedError as error:
                 # It has said so; the next sweep looks again.
-                return
+                self._stopped[shard] = str(error)
+            else:
+                self._stopped.pop(shard, None)
+
+    def _step(self, shard: int, ingest: ShardIngest) -> Progress:
+        self._began_s[shard] = time.monotonic()
+        try:
+            return ingest.step()
+        finally:
+            self._began_s[shard] = None
+
+    def stopped(self) -> dict[int, str]:
+        """Return why shards' ingests stand still."""
+        return dict(self._stopped)
+
+    def under_way_s(self) -> float:
+        """Return for how long the longest of the batches that are under way has been so."""
+        began_s = [began for began in self._began_s.values() if began is not None]
+        return time.monotonic() - min(began_s) if began_s else 0.0
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -38,6 +38,7 @@ from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
 from runtime.stream_log import Entry, StreamLog
+from runtime.tracing import Tracer, trace_events
 
 BATCH_BYTES_MAX = 2_000_000
 """Of event frames, some 20,000 events: enough to make the cost of a transaction small; it bounds the memory that a batch takes."""
@@ -80,6 +81,26 @@ _REFRESH = """CALL refresh_continuous_aggregate(%s, %s, %s, options => '{"bucket
 
 _log = structlog.get_logger()
 
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_batch_seconds = prometheus_client.Histogram(
+    "persist_batch_seconds", "How long a batch took, from its first question to its commit", ["shard"], buckets=_BUCKETS
+)
+_commit_seconds = prometheus_client.Histogram(
+    "persist_commit_seconds", "How long the database took to commit a batch", ["shard"], buckets=_BUCKETS
+)
+_batch_events = prometheus_client.Histogram(
+    "persist_batch_events",
+    "Events in one batch",
+    ["shard"],
+    buckets=(1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 50_000),
+)
+_delay_seconds = prometheus_client.Histogram(
+    "persist_delay_seconds",
+    "From an order's arrival in its shard's input until what came of it is stored, of the oldest of a batch",
+    ["shard"],
+    buckets=_BUCKETS,
+)
+
 _events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
 _batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
 _dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
@@ -120,6 +141,7 @@ class ShardIngest:
         markets: MarketMap,
         entries_max: int,
         cover: Callable[[int, StreamId], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events."""
         self._shard = shard
@@ -128,6 +150,9 @@ class ShardIngest:
         self._markets = markets
         self._entries_max = entries_max
         self._cover = cover
+        self._tracer = tracer
+        _dead_entries.labels(shard)  # at 0, so that the first one is seen as an increase
+        _stopped.labels(shard).set(0)
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
         self._late: tuple[int, int] | None = None
@@ -149,6 +174,7 @@ class ShardIngest:
         """
         try:
             connection = self._connected()
+            began = time.perf_counter()
             covered = self._covered()
             with connection.transaction():
                 last_id = self._locked_last_id(connection)
@@ -162,6 +188,7 @@ class ShardIngest:
                     connection.execute(
                         "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (last_id, self._shard)
                     )
+                stored = time.perf_counter()
         except (TradeGapError, LostTailError) as error:
             self._stop(str(error))
             raise IngestStoppedError(f"shard {self._shard}: {error}") from error
@@ -173,6 +200,15 @@ class ShardIngest:
             _events_stored.labels(self._shard).inc(event_count)
             _dead_entries.labels(self._shard).inc(dead_count)
             _batches_stored.labels(self._shard).inc()
+            committed = time.perf_counter()
+            _batch_seconds.labels(self._shard).observe(committed - began)
+            _commit_seconds.labels(self._shard).observe(committed - stored)
+            _batch_events.labels(self._shard).observe(event_count)
+            arrived_s = split_stream_id(entries[0].stream_id)[0] / 1_000
+            _delay_seconds.labels(self._shard).observe(max(0.0, time.time() - arrived_s))
+            if self._tracer is not None:
+                frames = (entry.fields.get(EVENTS_FIELD, b"") for entry in entries)
+                trace_events(self._tracer, "store", frames, committed - began, shard=self._shard)
             _stopped.labels(self._shard).set(0)
         # Never before the commit; said again when there is nothing new, in case it was lost after one.
         self._log.mark_passed(self._shard, EventReader.PERSIST, last_id)

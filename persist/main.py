@@ -8,7 +8,10 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from typing import Any
 
+import prometheus_client
 import psycopg
 import structlog
 from dramatiq import Worker
@@ -20,11 +23,15 @@ from persist.guard import LogGuard
 from persist.ingest import ShardIngest
 from persist.migrate import MigrationError, migrate
 from persist.nudge import ArchiveNudger, Nudger
+from protocol.streams import JOBS_NAMESPACE
+from runtime import redis_clients
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import Heartbeat, serve_metrics
+from runtime.metrics import Heartbeat, reach_redis, serve_metrics
+from runtime.probes import Probes, Reach
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tracing import Tracer, tracer_of
 
 NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""
@@ -33,6 +40,11 @@ BLOCK_MS = 500
 POLL_MS = 20
 """How long an idle worker waits between two looks at its queue."""
 WORKER_THREADS_MAX = 2
+WATCH_PERIOD_S = 1.0
+WATCH_TIMEOUT_S = 2
+"""How long Redis and the database may take to give a sign of life."""
+STEP_S_MAX = 600.0
+"""A batch that takes longer hangs; the longest are those that refresh candles of long ago."""
 GUARD_PERIOD_MS = 100
 """How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
 GUARD_RETRY_MS = 1_000
@@ -40,6 +52,10 @@ GC_THRESHOLD = 1_000_000
 """Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
 
 _log = structlog.get_logger()
+
+_database_reachable = prometheus_client.Gauge(
+    "exchange_database_reachable", "1: the database answered this process when it was asked last", ["process"]
+)
 
 
 def main() -> None:
@@ -49,24 +65,26 @@ def main() -> None:
     )
     parser.add_argument("part", choices=["migrate", "nudge", "work"])
     part = parser.parse_args().part
+    probes = Probes()
     try:
         settings = load_settings()
         configure_logs(settings, f"persist-{part}")
         if part == "migrate":
             migrate(settings.resolved_database_url())
             return
+        serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
+        tracer = tracer_of(settings, "persist-worker") if part == "work" else None
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
     except MigrationError as error:
         sys.exit(f"Migrations:\n{error}")
-    serve_metrics(settings)
     if part == "nudge":
-        nudge(settings)
+        nudge(settings, probes)
     else:
-        work(settings)
+        work(settings, probes, tracer)
 
 
-def nudge(settings: Settings) -> None:
+def nudge(settings: Settings, probes: Probes) -> None:
     """Nudge the workers until SIGTERM or SIGINT."""
     stopping = stop_flag()
     broker = make_broker(settings.resolved_redis_url())
@@ -79,6 +97,7 @@ def nudge(settings: Settings) -> None:
         queue_size=lambda: int(broker.do_qsize(ingest.queue_name)),
         sweep_ms=settings.ingest_sweep_s * 1000,
     )
+    reach = reach_redis(probes, "persist-nudger")
     heartbeat = Heartbeat(settings, "persist-nudger", nudger.lag_ms)
     heartbeat.start()
     beside = _Beside(settings, broker)
@@ -87,14 +106,19 @@ def nudge(settings: Settings) -> None:
             now_ms = time.monotonic_ns() // 1_000_000
             beside.step(now_ms)
             nudger.step(now_ms)
+            reach.answered()
+            probes.turned()
             if nudger.is_waiting():
                 stopping.wait(NUDGE_PERIOD_S)
             else:
                 nudger.wait(BLOCK_MS)
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
+            reach.failed(error)
+            probes.turned()
             nudger.forget()
             stopping.wait(RETRY_AFTER_S)
+    probes.leaving()
     heartbeat.stop()
     broker.close()
     _log.info("nudge stopped")
@@ -132,7 +156,7 @@ class _Beside:
             self._archive.step(now_ms)
 
 
-def work(settings: Settings) -> None:
+def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Ingest whatever shards are nudged until SIGTERM or SIGINT; then finish the batch under way."""
     stopping = stop_flag()
     gc.freeze()
@@ -157,6 +181,7 @@ def work(settings: Settings) -> None:
             markets,
             settings.ingest_batch_entries,
             archiver.cover if settings.archive_enabled else None,
+            tracer,
         )
         for shard in range(settings.shard_count)
     }
@@ -171,13 +196,75 @@ def work(settings: Settings) -> None:
     heartbeat = Heartbeat(settings, "persist-worker")
     worker.start()
     heartbeat.start()
-    stopping.wait()
+    with closing(_Watch(settings, worker, runner, probes)) as watch:
+        while not stopping.wait(WATCH_PERIOD_S):
+            watch.look()
+    probes.leaving()
     worker.stop()
     heartbeat.stop()
     runner.close()
     archiver.close()
     broker.close()
+    if tracer is not None:
+        tracer.close()
     _log.info("work stopped")
+
+
+class _Watch:
+    """What the worker's main thread does while the others work: it looks whether they can."""
+
+    def __init__(self, settings: Settings, worker: Worker, runner: IngestRunner, probes: Probes) -> None:
+        self._worker = worker
+        self._runner = runner
+        self._probes = probes
+        self._redis = redis_clients.client_for(
+            settings.resolved_redis_url(),
+            JOBS_NAMESPACE,
+            socket_timeout=WATCH_TIMEOUT_S,
+            socket_connect_timeout=WATCH_TIMEOUT_S,
+        )
+        self._redis_reach, self._database_reach = reach_redis(probes, "persist-worker"), Reach("the database")
+        probes.ready_when("database", self._database_reach.why_not)
+        probes.ready_when("ingest", self._why_not_ingesting)
+        _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
+        self._database_url = settings.resolved_database_url()
+        self._database: psycopg.Connection[Any] | None = None
+
+    def look(self) -> None:
+        """Ask Redis and the database for a sign of life; the process lives while its threads do, and get anywhere."""
+        try:
+            self._redis.ping()
+            self._redis_reach.answered()
+        except redis_clients.RedisOutage as error:
+            self._redis_reach.failed(error)
+        try:
+            if self._database is None:
+                self._database = psycopg.connect(
+                    self._database_url,
+                    autocommit=True,
+                    connect_timeout=WATCH_TIMEOUT_S,
+                    tcp_user_timeout=WATCH_TIMEOUT_S * 1000,
+                    options=f"-c statement_timeout={WATCH_TIMEOUT_S}s",
+                    application_name="watch",
+                )
+            self._database.execute("SELECT 1")
+            self._database_reach.answered()
+        except psycopg.Error as error:
+            self._database_reach.failed(error)
+            self.close()
+        threads = [*self._worker.consumers.values(), *self._worker.workers]
+        if all(thread.is_alive() for thread in threads) and self._runner.under_way_s() < STEP_S_MAX:
+            self._probes.turned()
+
+    def close(self) -> None:
+        """Let go of the connection to the database."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _why_not_ingesting(self) -> str | None:
+        stopped = self._runner.stopped()
+        return "; ".join(stopped.values()) if stopped else None
 
 
 def _nothing_here() -> None:

@@ -1,6 +1,9 @@
 """When the workers are nudged: as soon as a shard has new events, but never again before the last nudge has had its effect."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
+
+import prometheus_client
 
 from protocol.streams import (
     ARCHIVE_READER,
@@ -12,6 +15,15 @@ from protocol.streams import (
     split_stream_id,
 )
 from runtime.stream_log import StreamLog
+
+_ingest_lag = prometheus_client.Gauge(
+    "persist_ingest_lag_seconds", "How far a shard's ingest is behind its events, in their own time", ["shard"]
+)
+_archive_lag = prometheus_client.Gauge(
+    "persist_archive_lag_seconds", "How far a shard's archive is behind its input, in its own time", ["shard"]
+)
+_nudges = prometheus_client.Counter("persist_nudges", "Nudges of a shard's ingest", ["shard"])
+_queued = prometheus_client.Gauge("persist_queue_nudges", "Nudges that wait or are worked on, as the last sweep saw it")
 
 QUEUED_MAX = 10
 """Nudges per shard that may wait while nothing gets any further."""
@@ -43,6 +55,8 @@ class Nudger:
         self._behind_since_ms = dict.fromkeys(self._seen, 0)
         self._swept_ms: int | None = None
         self._swept_passed: dict[int, StreamId | None] = dict.fromkeys(self._seen)
+        for shard in self._seen:
+            _ingest_lag.labels(shard).set_function(partial(self._lag_s, shard))
 
     def forget(self) -> None:
         """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted though nobody has it."""
@@ -54,12 +68,17 @@ class Nudger:
 
     def lag_ms(self) -> int:
         """Return how far the slowest shard's ingest is behind its events, in their own time."""
-        return max(
-            split_stream_id(seen)[0] - max(split_stream_id(self._passed[shard])[0], self._behind_since_ms[shard])
-            if _is_before(self._passed[shard], seen)
-            else 0
-            for shard, seen in self._seen.items()
-        )
+        return max(map(self.lag_ms_of, self._seen))
+
+    def lag_ms_of(self, shard: int) -> int:
+        """Return how far a shard's ingest is behind its events, in their own time."""
+        seen, passed = self._seen[shard], self._passed[shard]
+        if not _is_before(passed, seen):
+            return 0
+        return split_stream_id(seen)[0] - max(split_stream_id(passed)[0], self._behind_since_ms[shard])
+
+    def _lag_s(self, shard: int) -> float:
+        return self.lag_ms_of(shard) / 1_000
 
     def wait(self, block_ms: int) -> None:
         """Wait until there are new events, at most `block_ms`."""
@@ -86,6 +105,7 @@ class Nudger:
         not got any further since the last sweep is nudged all the same, up to a bound.
         """
         queued, shards = self._queue_size(), len(self._seen)
+        _queued.set(queued)
         for shard, seen in self._seen.items():
             stands = _is_before(self._passed[shard], seen) and self._passed[shard] == self._swept_passed[shard]
             if queued < shards or (stands and queued < shards * QUEUED_MAX):
@@ -94,6 +114,7 @@ class Nudger:
 
     def _nudge(self, shard: int) -> None:
         self._send(shard)
+        _nudges.labels(shard).inc()
         self._nudged[shard] = self._seen[shard]
 
 
@@ -124,7 +145,12 @@ class ArchiveNudger:
             return
         self._due_ms = now_ms + self._period_ms
         positions = self._log.positions(self._shards)
-        behind = any(_is_before(self._archived(shard), positions[shard].stream_id) for shard in self._shards)
+        archived = {shard: self._archived(shard) for shard in self._shards}
+        for shard in self._shards:
+            behind_ms = split_stream_id(positions[shard].stream_id)[0] - split_stream_id(archived[shard])[0]
+            if archived[shard] != STREAM_START:
+                _archive_lag.labels(shard).set(max(0, behind_ms) / 1_000)
+        behind = any(_is_before(archived[shard], positions[shard].stream_id) for shard in self._shards)
         if behind and not self._queue_size():
             self._send()
 

@@ -1,27 +1,48 @@
-"""What a process tells about itself: metrics for Prometheus, and a heartbeat in Redis for `exchange status`.
+"""What a process tells about itself: metrics for Prometheus, probes, and a heartbeat in Redis for `exchange status`.
 
 Metrics are declared where they are counted, with `prometheus_client` itself. Counting is an addition in memory; nothing here is
-on the way of an order.
+on the way of an order. Who asks is answered by a thread; it lets go of the interpreter after each metric, so that an order waits for
+no more than one of them.
 """
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import msgspec
 import prometheus_client
 import redis
 import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from protocol import streams
 from runtime import redis_clients
-from runtime.settings import Settings
+from runtime.probes import Probes, Reach
+from runtime.settings import PREFIX, Settings, SettingsError
 
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
+_CLIENT_S: Final = 5
+"""How long a client of the metrics may take to say what it wants."""
 
 _log = structlog.get_logger()
+
+_build = prometheus_client.Gauge(
+    "exchange_build_info", "1: this process, and the version that it runs", ["process", "version"]
+)
+_ready = prometheus_client.Gauge("exchange_ready", "1: the process is ready, as /readyz says", ["process"])
+_redis_reachable = prometheus_client.Gauge(
+    "exchange_redis_reachable", "1: Redis answered this process when it was asked last", ["process"]
+)
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -32,10 +53,93 @@ class Health(msgspec.Struct, frozen=True):
     lag_ms: int | None = None
 
 
-def serve_metrics(settings: Settings) -> None:
-    """Serve this process's metrics over HTTP when a port is set for it."""
-    if settings.metrics_port:
-        prometheus_client.start_http_server(settings.metrics_port, settings.host)
+def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
+    """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, when a port is set for it.
+
+    Raises:
+        SettingsError: the port is taken, or the address is not this machine's.
+    """
+    version = metadata.version("exchange")
+    _build.labels(process, version).set(1)
+    _ready.labels(process).set_function(lambda: not probes.why_not_ready())
+    if not settings.metrics_port:
+        return
+    try:
+        server = _Server((settings.host, settings.metrics_port), metrics_application(probes))
+    except OSError as error:
+        raise SettingsError(
+            f"{PREFIX}METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}"
+        ) from error
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def metrics_application(probes: Probes) -> WSGIApplication:
+    """Return what answers for the metrics and the probes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Yielding())
+    metrics: WSGIApplication = prometheus_client.make_wsgi_app(registry)
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if path == "/livez":
+            reason = probes.why_not_alive()
+            reasons = {"process": reason} if reason is not None else {}
+        elif path == "/readyz":
+            reasons = probes.why_not_ready()
+        else:
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"There are /metrics, /livez and /readyz.\n"]
+        status = "503 Service Unavailable" if reasons else "200 OK"
+        start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [msgspec.json.encode({"ok": not reasons, "reasons": reasons}) + b"\n"]
+
+    return answer
+
+
+def reach_redis(probes: Probes, process: str) -> Reach:
+    """Return what a process notes in whether Redis answers it; the process is ready only while it does."""
+    reach = Reach("Redis")
+    probes.ready_when("redis", reach.why_not)
+    _redis_reachable.labels(process).set_function(lambda: reach.why_not() is None)
+    return reach
+
+
+class _Yielding(Collector):
+    """All metrics of this process; after each one whoever waits for the interpreter has it."""
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in prometheus_client.REGISTRY.collect():
+            yield metric
+            time.sleep(0)
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs nothing: probes come every few seconds."""
+
+    timeout = _CLIENT_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - it is called so there
+        """Say nothing."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request, so that a client that is slow is in nobody's way."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], application: WSGIApplication) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Handler)
+        self.set_app(application)
+
+    def server_bind(self) -> None:
+        """Bind without asking the name service for this machine's name, which may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
 
 
 class Heartbeat:

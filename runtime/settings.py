@@ -46,7 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """Port of a process's metrics; 0: none. `exchange up` counts on from here, a port per process."""
+    """Port of a process's metrics and probes (/metrics, /livez, /readyz); 0: none."""
+    up_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 9500
+    """`exchange up` gives its processes ports for their metrics from here on; 0: none."""
+    ready_lag_ms_max: Positive = 5_000
+    """A standby, the feeds or the persistence that is further behind is not ready."""
     redis_url: str = ""
     """An external Redis, a service of Sentinel, or a cluster (forms: runtime/redis_clients.py); empty: the embedded one."""
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
@@ -153,6 +157,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "human", "json"] = "auto"
     """human, json, or auto: human on a terminal, JSON otherwise."""
+
+    # Traces
+    traces_url: str = ""
+    """Where spans of orders go, by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: nowhere."""
+    traces_sample_ppm: Annotated[int, Meta(gt=0, le=1_000_000)] = 1_000
+    """Of a million orders, how many are traced; every process chooses the same ones."""
 
     # The market maker
     mm_enabled: bool = True

@@ -8,7 +8,9 @@ import structlog
 
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
+from runtime.probes import Reach
 from runtime.redis_clients import RedisOutage
+from serving.metrics import BACKLOG, HALTED
 from serving.pipelined import pipelined
 
 _INTERVAL_S: Final = 0.1
@@ -19,11 +21,18 @@ _log = structlog.get_logger()
 class Backlog:
     """`age_ms[shard]`: 0 when nothing waits. `halted` are the shards that have stopped for good."""
 
-    def __init__(self, client: redis.asyncio.Redis, shard_count: int) -> None:
+    def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach) -> None:
+        """Note in `reach` whether Redis answers."""
         self.age_ms = [0] * shard_count
         self.halted: frozenset[int] = frozenset()
         self._client = client
+        self._reach = reach
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    def why_not_open(self, age_ms_max: int) -> str | None:
+        """Return why no shard takes orders: each of them has halted, or lets them wait for longer than `age_ms_max`."""
+        closed = [shard in self.halted or age_ms > age_ms_max for shard, age_ms in enumerate(self.age_ms)]
+        return "no shard takes orders: every one has halted, or is too far behind" if all(closed) else None
 
     def oldest_ms(self) -> int:
         """Return the greatest age of all shards."""
@@ -42,9 +51,11 @@ class Backlog:
             commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
         (seconds, microseconds), *oldest = await pipelined(self._client, commands)
         now_ms = seconds * 1000 + microseconds // 1000
-        self.age_ms = [
-            max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest
-        ]
+        age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
+        self.age_ms = age_ms
+        for shard in shards:
+            BACKLOG.labels(shard).set(age_ms[shard] / 1_000)
+            HALTED.labels(shard).set(shard in self.halted)
 
     async def close(self) -> None:
         """Stop looking."""
@@ -55,6 +66,8 @@ class Backlog:
         while True:
             try:
                 await self.look()
+                self._reach.answered()
             except RedisOutage as error:
+                self._reach.failed(error)
                 _log.debug("backlog not seen", error=str(error))
             await asyncio.sleep(_INTERVAL_S)

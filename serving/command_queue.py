@@ -7,6 +7,7 @@ answers a command that it already knows (same request id, same client order id) 
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -16,12 +17,14 @@ import structlog
 from functions.errors import ApiError, halted, overloaded, status_unknown, unavailable
 from protocol import streams
 from protocol.codec import encode_frame
-from protocol.commands import Command
+from protocol.commands import Command, PlaceOrder
 from protocol.market import MarketMap
 from protocol.replies import Query, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from runtime.settings import Settings
+from runtime.tracing import Tracer
 from serving.backlog import Backlog
+from serving.metrics import APPEND, BATCH
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
@@ -47,6 +50,7 @@ class CommandQueue:
         reply_to: str,
         markets: MarketMap,
         settings: Settings,
+        tracer: Tracer | None = None,
     ) -> None:
         self.reply_to = reply_to
         self.next_request_id: Callable[[], int] = replies.next_request_id
@@ -58,10 +62,13 @@ class CommandQueue:
         self._shard_of_account = markets.shard_of_account
         self._age_ms_max = settings.backlog_age_ms_max
         self._pending_max = settings.pending_requests_max
+        self._tracer = tracer
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
+        self._began_s = 0.0
+        """When the first command or query of this tick came."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
 
     def submit(self, command: Command) -> asyncio.Future[Reply]:
@@ -74,7 +81,10 @@ class CommandQueue:
             raise overloaded()
         self._commands.setdefault(shard, []).append(command)
         self._flush_soon()
-        return self._replies.wait_for(command.request_id)
+        reply = self._replies.wait_for(command.request_id)
+        if self._tracer is not None and isinstance(command, PlaceOrder):
+            self._trace(self._tracer, command, reply)
+        return reply
 
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
         """Ask a shard."""
@@ -112,6 +122,7 @@ class CommandQueue:
     def _flush_soon(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
+            self._began_s = self._loop.time()
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -119,18 +130,27 @@ class CommandQueue:
         commands, self._commands = self._commands, {}
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
+            BATCH.observe(len(batch))
             self._send(shard, _commands_entry, batch)
         for shard, asked in queries.items():
             self._send(shard, _queries_entry, asked)
 
     def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
         try:
-            self._links.of(shard).send(pack(shard, batch), partial(self._appended, shard, pack, batch, is_retry))
+            on_reply = partial(self._appended, shard, pack, batch, is_retry, self._began_s)
+            self._links.of(shard).send(pack(shard, batch), on_reply)
         except ConnectionError:
             self._fail(batch, status_unknown if is_retry else unavailable)
 
-    def _appended(self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, reply: object) -> None:
+    def _appended(
+        self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, began_s: float, reply: object
+    ) -> None:
         if isinstance(reply, bytes):
+            if pack is _commands_entry and not is_retry:
+                append_s = self._loop.time() - began_s
+                APPEND.observe(append_s)
+                if self._tracer is not None:
+                    _trace_append(self._tracer, batch, append_s)
             return
         if isinstance(reply, ConnectionError) and not is_retry:
             self._to_retry.append((shard, pack, batch))
@@ -139,9 +159,36 @@ class CommandQueue:
         # Redis itself refused (loading, read-only, out of memory): nothing was appended, unless the first attempt was.
         self._fail(batch, status_unknown if is_retry else unavailable)
 
+    def _trace(self, tracer: Tracer, command: PlaceOrder, reply: asyncio.Future[Reply]) -> None:
+        trace = tracer.trace_of(command.account_id, command.client_order_id)
+        if trace is None:
+            return
+        start_ns = time.time_ns()
+
+        def answered(reply: asyncio.Future[Reply]) -> None:
+            if reply.cancelled():
+                outcome = "canceled"
+            elif (error := reply.exception()) is not None:
+                outcome = str(error)
+            else:
+                outcome = type(reply.result()).__name__
+            names = {"account_id": command.account_id, "client_order_id": command.client_order_id}
+            tracer.whole(
+                trace, "place order", start_ns, time.time_ns(), market=command.market, outcome=outcome, **names
+            )
+
+        reply.add_done_callback(answered)
+
     def _fail(self, batch: Sequence[Any], failure: Callable[[], ApiError]) -> None:
         for each in batch:
             self._replies.fail(each.request_id, failure())
+
+
+def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None:
+    end_ns = time.time_ns()
+    for command in batch:
+        if isinstance(command, PlaceOrder) and (trace := tracer.trace_of(command.account_id, command.client_order_id)):
+            tracer.stage(trace, "append", end_ns - int(append_s * 1e9), end_ns, batch_commands=len(batch))
 
 
 def _commands_entry(shard: int, batch: Sequence[Command]) -> bytes:

@@ -5,6 +5,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from functions.errors import STATUS_UNKNOWN, ApiError
+
 REQUESTS: Final = Counter("gateway_requests", "Requests by function and HTTP status.", ["function", "status"])
 LATENCY: Final = Histogram(
     "gateway_request_seconds",
@@ -13,7 +15,39 @@ LATENCY: Final = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 PENDING: Final = Gauge("gateway_pending_requests", "Requests that wait for a shard's reply.")
-BACKLOG: Final = Gauge("gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.")
+BACKLOG: Final = Gauge(
+    "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
+)
+HALTED: Final = Gauge("gateway_shard_halted", "1: the shard has stopped for good, and says why in Redis.", ["shard"])
+ORDERS: Final = Counter(
+    "gateway_orders",
+    "Requests to place an order, by what they were answered: accepted, or the error's code.",
+    ["answer"],
+)
+for _answer in ("accepted", str(STATUS_UNKNOWN)):
+    ORDERS.labels(_answer)  # at 0, so that the first one is seen as an increase
+BATCH: Final = Histogram(
+    "gateway_batch_commands",
+    "Commands of one event-loop tick that went to a shard together.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000),
+)
+_STAGE: Final = Histogram(
+    "gateway_stage_seconds",
+    "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), append (from a batch's first "
+    "command until the shard's input has it), reply (from the first command of a frame of replies until that).",
+    ["stage"],
+    buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+PARSE: Final = _STAGE.labels("parse")
+APPEND: Final = _STAGE.labels("append")
+REPLY: Final = _STAGE.labels("reply")
+PARSES_EVERY: Final = 16
+"""A histogram costs a microsecond; of what happens per order a sample does."""
+
+
+def count_order(error: ApiError | None) -> None:
+    """Count the answer to a request to place an order."""
+    ORDERS.labels("accepted" if error is None else str(error.code)).inc()
 
 
 class FunctionMetrics:

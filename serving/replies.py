@@ -9,6 +9,7 @@ import structlog
 from functions.errors import ApiError, status_unknown
 from protocol.codec import decode_replies
 from protocol.replies import Reply
+from serving.metrics import REPLY
 
 _SWEEP_S: Final = 0.05
 
@@ -51,10 +52,14 @@ class ReplyWaiter:
         except msgspec.MsgspecError as error:
             _log.warning("reply frame not understood", error=str(error))
             return
+        first_deadline: float | None = None
         for reply in replies:
             waiting = self._waiting.pop(reply.request_id, None)
             if waiting is not None and not waiting[1].done():
                 waiting[1].set_result(reply)
+                first_deadline = first_deadline or waiting[0]
+        if first_deadline is not None:
+            REPLY.observe(self._loop.time() - (first_deadline - self._timeout_s))
 
     def fail(self, request_id: int, error: ApiError) -> None:
         """Answer one request with an error."""

@@ -1,5 +1,6 @@
 """Opens what a process that serves functions stands on, in the order of an order's way, and closes it in reverse."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -8,15 +9,18 @@ from typing import Final, NamedTuple
 
 from functions.ports import Ports
 from protocol import streams
+from runtime.metrics import reach_redis
+from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
+from runtime.tracing import tracer_of
 from serving.api_keys import ApiKeys
 from serving.backlog import Backlog
 from serving.clock import now_ms
 from serving.command_queue import CommandQueue
 from serving.database import PostgresDatabase
 from serving.key_values import RedisKeyValues
-from serving.metrics import BACKLOG, PENDING
+from serving.metrics import PENDING
 from serving.passwords import ArgonPasswords
 from serving.rate_limits import RateLimitExchange, RateLimits
 from serving.read_models import RedisReadModels
@@ -39,11 +43,11 @@ class Surroundings(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings]:
-    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet.
+async def opened(settings: Settings, process: str, probes: Probes) -> AsyncIterator[Surroundings]:
+    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet; `probes` hear of Redis.
 
     Raises:
-        SettingsError: the master key is not one.
+        SettingsError: the master key is not one, or what sends traces is not installed.
     """
     markets = settings.market_map()
     box = SecretBox(master_key(settings))
@@ -55,18 +59,25 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
         stack.push_async_callback(client.aclose)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
-        backlog = Backlog(client, settings.shard_count)
+        backlog = Backlog(client, settings.shard_count, reach_redis(probes, process))
         stack.push_async_callback(backlog.close)
         replies_link = RedisLink(
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
         )
         replies_link.subscribe(streams.replies(reply_to))
+        tracer = tracer_of(settings, process)
+        if tracer is not None:
+            stack.push_async_callback(asyncio.to_thread, tracer.close)
         commands_links = RedisLinks(url, settings.shard_count)
-        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings)
+        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer)
         commands_links.call_when_ready(queue.retry_lost)
         for link in (replies_link, commands_links):
             await link.start()
             stack.push_async_callback(link.close)
+        links = [replies_link, *commands_links.all()]
+        probes.ready_when(
+            "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made"
+        )
         database = PostgresDatabase(settings.resolved_database_url(), client)
         await database.start()
         stack.push_async_callback(database.close)
@@ -74,7 +85,6 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[Surroundings
         stack.push_async_callback(RateLimitExchange(limits, client, now_ms).close)
         key_values = RedisKeyValues(client)
         PENDING.set_function(lambda: len(replies))
-        BACKLOG.set_function(lambda: backlog.oldest_ms() / 1000)
         ports = Ports(
             settings=settings,
             markets=markets,

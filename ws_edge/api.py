@@ -43,6 +43,7 @@ from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.auth import Ed25519Verifier, Signer
 from serving.clock import now_us
+from serving.metrics import count_order
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription
 from ws_edge.conflation import text_frame
@@ -51,6 +52,8 @@ from ws_edge.connection import EdgeConnection
 REQUESTS_MAX: Final = 256
 """Requests of one connection that run at once."""
 _SUBSCRIPTIONS_MAX: Final = 1_000
+_ID_LENGTH_MAX: Final = 128
+"""Of a request's own id in the log."""
 _WEIGHT: Final = 2
 """What connecting and every method about sessions and subscriptions costs."""
 
@@ -178,7 +181,7 @@ class ApiSession:
             answer |= {"status": error.status, "error": _error(error, now)}
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
-            _log.exception("request failed")
+            _log.exception("request failed", request_id=str(answer["id"])[:_ID_LENGTH_MAX])
             internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
             answer |= {"status": 500, "error": _error(internal, now)}
         if with_limits and self._limits.enabled:
@@ -198,7 +201,15 @@ class ApiSession:
         if not function.lenient:
             parameters.refuse_unknown(known)
         call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale)
-        return account_id, await function.handle(self._ports, call)
+        try:
+            result = await function.handle(self._ports, call)
+        except ApiError as error:
+            if function.places_order:
+                count_order(error)
+            raise
+        if function.places_order:
+            count_order(None)
+        return account_id, result
 
     async def _authorize(self, parameters: Parameters, now: int) -> AccountId:
         """Return whose request it is: that of its own signature, else that of the session."""

@@ -87,20 +87,21 @@ class Pending:
         self._frames.append(frame)
         self.size += len(frame)
 
-    def add(self, update: Update, form: tuple[bool, int]) -> None:
-        """Add an update."""
+    def add(self, update: Update, form: tuple[bool, int]) -> bool:
+        """Add an update; return whether it took the place of an earlier one."""
         earlier = self._latest.pop(update.stream, None)
         if earlier is not None:
             self.size -= _size(earlier)
         if update.conflation is Conflation.NONE:
             # What waited on the same stream was an earlier state of this: the last one of a candle, say.
             self.add_frame(update.frame(form))
-            return
+            return earlier is not None
         if earlier is not None and earlier.diff is not None and update.diff is not None:
             market, diff = update.diff
             update = Update.of_depth(update.stream, market, merged(earlier.diff[1], diff))
         self._latest[update.stream] = update
         self.size += _size(update)
+        return earlier is not None
 
     def take(self, form: tuple[bool, int]) -> list[bytes]:
         """Return the frames that wait, and forget them."""

@@ -22,6 +22,12 @@ _log = structlog.get_logger()
 _slow_closed = prometheus_client.Counter(
     "ws_edge_slow_clients_closed", "Connections closed because their client was too slow"
 )
+_conflated = prometheus_client.Counter(
+    "ws_edge_messages_conflated", "Messages that a newer one took the place of, since their client was slow"
+)
+_own_messages = prometheus_client.Counter(
+    "ws_edge_own_messages", "Messages for one client alone: answers, and events of accounts"
+)
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
@@ -83,11 +89,13 @@ class EdgeConnection(ServerConnection):
             if self.protocol.state is State.OPEN:
                 self.transport.write(update.frame(self.form))
         elif not self.closing:
-            self._pending.add(update, self.form)
+            if self._pending.add(update, self.form):
+                _conflated.inc()
             self._check_pending()
 
     def deliver_frame(self, frame: bytes) -> None:
         """Send a frame that is for this client alone, or let it wait."""
+        _own_messages.inc()
         if not self.paused and not self.closing:
             if self.protocol.state is State.OPEN:
                 self.transport.write(frame)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
+import prometheus_client
 import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
@@ -46,6 +47,11 @@ _decode_snapshot: Final = msgspec.msgpack.Decoder(DepthSnapshot).decode
 _decode_trade: Final = msgspec.msgpack.Decoder(TradeExecuted).decode
 
 _log = structlog.get_logger()
+
+_updates = prometheus_client.Counter("ws_edge_updates", "Updates of market streams that somebody listened to")
+_messages = prometheus_client.Counter(
+    "ws_edge_messages", "Messages for subscribers of market streams: updates times listeners; some are conflated"
+)
 
 AveragePrice = Callable[[Market], Awaitable[tuple[str, int]]]
 """Returns a market's average price, and the time (ms) of its last trade; raises ApiError."""
@@ -88,6 +94,11 @@ class Hub:
         await self._links.start()
         self._ticker = asyncio.create_task(self._tick())
 
+    @property
+    def connected(self) -> bool:
+        """Whether it hears what the feeds say."""
+        return all(link.ready for link in self._links.all())
+
     async def close(self) -> None:
         """Listen no more."""
         tasks = [*self._repairs.values(), *([self._ticker] if self._ticker else [])]
@@ -110,6 +121,14 @@ class Hub:
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
             del self._addresses[connection.address]
+
+    def subscription_count(self) -> int:
+        """Return how many streams connections listen to, all connections together."""
+        return sum(len(connection.streams) for connection in list(self.connections))
+
+    def stream_count(self) -> int:
+        """Return how many different streams somebody listens to."""
+        return len(self._subscribers)
 
     def connections_of(self, address: str) -> int:
         """Return how many connections come from an address."""
@@ -137,8 +156,12 @@ class Hub:
 
     def _publish(self, updates: Iterable[Update]) -> None:
         for update in updates:
-            for connection in self._subscribers.get(update.stream, ()):
-                connection.deliver(update)
+            listeners = self._subscribers.get(update.stream)
+            if listeners:
+                for connection in listeners:
+                    connection.deliver(update)
+                _updates.inc()
+                _messages.inc(len(listeners))
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
         if channel.startswith(_ACCOUNT):

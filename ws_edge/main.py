@@ -20,6 +20,7 @@ from protocol.market import Market
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
+from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.clock import now_ms
@@ -44,6 +45,12 @@ _REDIS_CONNECTIONS_MAX: Final = 10
 
 _log = structlog.get_logger()
 
+_connections = prometheus_client.Gauge("ws_edge_connections", "Open connections")
+_subscriptions = prometheus_client.Gauge(
+    "ws_edge_subscriptions", "Streams that connections listen to, all connections together"
+)
+_streams = prometheus_client.Gauge("ws_edge_streams", "Different streams that somebody listens to")
+
 
 def listen(settings: Settings) -> socket.socket:
     """Return the socket to serve on.
@@ -66,25 +73,31 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def run(settings: Settings, listener: socket.socket) -> None:
+async def run(settings: Settings, listener: socket.socket, probes: Probes) -> None:
     """Serve until told to stop; then tell everybody, close with 1001, and leave."""
     stop = stop_event()
     url = settings.resolved_redis_url()
-    async with opened(settings, PROCESS) as surroundings:
+    async with opened(settings, PROCESS, probes) as surroundings, probes.turning():
         client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
 
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())
 
         hub = Hub(surroundings.ports.markets, url, client, average_price, now_ms)
-        prometheus_client.Gauge("ws_edge_connections", "Open connections").set_function(lambda: len(hub.connections))
+        _connections.set_function(lambda: len(hub.connections))
+        _subscriptions.set_function(hub.subscription_count)
+        _streams.set_function(hub.stream_count)
+        probes.ready_when("server", lambda: "it does not listen yet")
+        probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis")
         heartbeat = Heartbeat(settings, PROCESS)
         await hub.start()
         try:
             server = await _serve(settings, listener, hub, surroundings)
+            probes.ready_when("server", lambda: None)
             heartbeat.start()
             try:
                 await stop.wait()
+                probes.leaving()
                 _log.info("draining", connections=len(hub.connections))
                 await _drain(server, hub)
             finally:
@@ -130,10 +143,11 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings, PROCESS)
         listener = listen(settings)
-        serve_metrics(settings)
+        probes = Probes()
+        serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.ws_url())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener))
+            runner.run(run(settings, listener, probes))
     except SettingsError as error:
         sys.exit(str(error))
 

@@ -3,19 +3,28 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
+from cli.live_status import watch
 from cli.probes import accepts_orders, frontend_note, halts, lags_ms
-from cli.processes import urls
+from cli.processes import metrics_urls, urls
 from cli.state import ProcessStatus, read_state
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted.")
-def status(as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted, metrics.")
+@click.option(
+    "--watch", "is_watching", is_flag=True, help="Show how it goes, until Ctrl-C; with --json a line per second."
+)
+def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
     Ready means: every process runs, the gateway answers, and so does every shard.
+
+    --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the streams.
     """
     settings = running_settings()
+    if is_watching:
+        watch(settings, as_json=as_json)
+        return
     state = read_state(settings)
     processes = state.processes if state else []
     all_running = bool(processes) and all(process.state is ProcessStatus.RUNNING for process in processes)
@@ -26,7 +35,15 @@ def status(as_json: bool) -> None:
             for each in processes
         ]
         halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
-        print_json({"ready": ready, "urls": urls(settings), "processes": rows, "halted": halted})
+        print_json(
+            {
+                "ready": ready,
+                "urls": urls(settings),
+                "processes": rows,
+                "halted": halted,
+                "metrics": metrics_urls(settings),
+            }
+        )
         return
     if state is None:
         console.print("The exchange is not running; `exchange up` starts it.")

@@ -25,6 +25,7 @@ class RefusedError(Exception):
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(f"{response.status_code} {response.text[:500]}")
         self.status = response.status_code
+        self.headers = response.headers
         self.code = response.json()["code"]
         self.message = response.json()["msg"]
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.ports import free_ports
 from tests.e2e.running import RunningExchange, running_exchange
 
 SHARD_COUNTS = (1, 3)
+METRICS_PORTS = 20
+"""As many as its processes take, and some to spare."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,7 +45,12 @@ def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
     """A running exchange with a market maker."""
     with (
         data_dir_of_its_own() as path,
-        running_exchange(path, shard_count=str(request.param), frontend_enabled="true") as exchange,
+        running_exchange(
+            path,
+            shard_count=str(request.param),
+            frontend_enabled="true",
+            up_metrics_port=str(free_ports(METRICS_PORTS)),
+        ) as exchange,
     ):
         yield exchange
 

@@ -19,7 +19,7 @@ EXCHANGE = [sys.executable, "-m", "cli.main"]
 
 def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: RunningExchange) -> None:
     status = exchange.command("status")
-    assert set(status) == {"ready", "urls", "processes", "halted"}
+    assert set(status) == {"ready", "urls", "processes", "halted", "metrics"}
     assert status["urls"]["rest"] == exchange.url
     engines = [f"engine-{shard}" for shard in range(exchange.settings.shard_count)]
     assert [process["name"] for process in status["processes"]] == [
@@ -28,6 +28,31 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
     ]
     assert all(set(process) == {"name", "pid", "state", "restarts"} for process in status["processes"])
     assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
+
+
+def test_status_can_be_watched(exchange: RunningExchange) -> None:
+    watching = subprocess.Popen(
+        [*EXCHANGE, "status", "--watch", "--json"], env=exchange.environment, stdout=subprocess.PIPE, text=True
+    )
+    assert watching.stdout is not None
+    try:
+        # The market maker trades, and quotes all markets, by itself.
+        for line in watching.stdout:
+            view = json.loads(line)
+            if view["orders_rate"] and view["trades_rate"] and view["stages"]["published"] and view["stages"]["stored"]:
+                break
+        assert view["latency"]["p50_s"] <= view["latency"]["p99_s"]
+        names = {"connections", "subscriptions", "messages_rate", "conflated_rate", "slow_closed"}
+        assert set(view["edge"]) == names
+        shards = view["shards"]
+        assert [shard["leader"] for shard in shards] == [f"engine-{shard['shard']}" for shard in shards]
+        assert all(shard["conserved"] and shard["epoch"] >= 1 and shard["resting"] > 0 for shard in shards)
+        assert [market["market"] for market in view["markets"]] == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
+        silent = {each["name"] for each in view["processes"] if each["ready"] is None}
+        assert silent == {"redis", "postgres", "frontend"}
+    finally:
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(TIMEOUT_S) == 0
 
 
 def test_a_demo_account_has_money(exchange: RunningExchange) -> None:

@@ -196,13 +196,13 @@ def test_the_metric_says_by_how_much_and_an_old_halt_is_removed(redis_url: str, 
     write_halt(client, 0, "as before")
     Care(only, log, settings).run()
     assert read_halt(client, 0) is None
-    assert REGISTRY.get_sample_value("engine_money_conserved") == 1
-    assert REGISTRY.get_sample_value("engine_money_difference", {"asset": "BTC"}) == 0
+    assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 1
+    assert REGISTRY.get_sample_value("engine_money_difference", {"shard": "0", "asset": "BTC"}) == 0
     only.shard.totals["BTC"].funds += 3
     with pytest.raises(InvariantBroken, match="BTC: money is not conserved"):
         Care(only, log, settings).run()
-    assert REGISTRY.get_sample_value("engine_money_conserved") == 0
-    assert REGISTRY.get_sample_value("engine_money_difference", {"asset": "BTC"}) == 3
+    assert REGISTRY.get_sample_value("engine_money_conserved", {"shard": "0"}) == 0
+    assert REGISTRY.get_sample_value("engine_money_difference", {"shard": "0", "asset": "BTC"}) == 3
 
 
 CORRUPT = """

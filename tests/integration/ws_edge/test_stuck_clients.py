@@ -104,7 +104,7 @@ async def test_stuck_clients_are_closed_and_the_others_miss_nothing(redis_url: s
             each.cancel()
         await asyncio.gather(*listeners, return_exceptions=True)
         async with httpx.AsyncClient() as http:
-            metrics = (await http.get(f"http://127.0.0.1:{metrics_port}")).text
+            metrics = (await http.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
     counted = re.search(r"^ws_edge_slow_clients_closed_total (\S+)", metrics, re.MULTILINE)
     assert counted
     assert float(counted[1]) == STUCK

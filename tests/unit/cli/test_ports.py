@@ -8,6 +8,7 @@ from runtime.settings import Settings
 
 def settings(**ports: int) -> Settings:
     return Settings(
+        up_metrics_port=0,
         rest_port=ports.get("rest", free_port()),
         ws_port=free_port(),
         frontend_port=free_port(),
@@ -42,6 +43,10 @@ def test_ports_of_external_servers_do_not_matter() -> None:
         port = taken.getsockname()[1]
         check_ports(
             Settings(
-                rest_port=free_port(), redis_port=port, redis_url="redis://elsewhere", database_url="postgresql:///x"
+                rest_port=free_port(),
+                up_metrics_port=0,
+                redis_port=port,
+                redis_url="redis://elsewhere",
+                database_url="postgresql:///x",
             )
         )

@@ -9,7 +9,7 @@ def test_each_shard_has_a_worker() -> None:
 
 
 def test_standbys_come_after_all_first_workers_under_names_of_their_own() -> None:
-    specs = engines(Settings(shard_count=2, standbys=2, metrics_port=9_000))
+    specs = engines(Settings(shard_count=2, standbys=2, up_metrics_port=9_000))
     names = ["engine-0", "engine-1", *(f"engine-{shard}-standby-{n}" for n in (1, 2) for shard in (0, 1))]
     assert [spec.name for spec in specs] == names
     settings = [load_settings({"EXCHANGE_SHARD_COUNT": "2", **spec.environment}) for spec in specs]

@@ -1,0 +1,52 @@
+"""What the market maker does at the moment: it quotes, or it waits, and why."""
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+import prometheus_client
+
+_paused = prometheus_client.Gauge("mm_paused", "1 while the market maker waits, by what for", ["reason"])
+_last_quoted = prometheus_client.Gauge(
+    "mm_last_quoted_timestamp_seconds", "When a market was brought up to date last", ["market"]
+)
+
+
+class Pause(StrEnum):
+    """What a market maker may have to wait for."""
+
+    EXCHANGE = "exchange"
+    """The exchange is away, or takes no orders."""
+    KEYS = "keys"
+    """Its API keys are refused."""
+
+
+class Activity:
+    """What the bot noted last, for metrics and probes."""
+
+    def __init__(self, quiet_s_max: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        """A bot may neither quote nor say why for `quiet_s_max`."""
+        self._quiet_s_max = quiet_s_max
+        self._now_s = now_s
+        self._noted_s: float | None = None
+        for reason in Pause:
+            _paused.labels(reason).set(0)
+
+    def quoted(self, market: str) -> None:
+        """Note that a market's quotes are what they should be."""
+        self._noted_s = self._now_s()
+        _last_quoted.labels(market).set_to_current_time()
+        for reason in Pause:
+            _paused.labels(reason).set(0)
+
+    def paused(self, reason: Pause) -> None:
+        """Note that it waits."""
+        self._noted_s = self._now_s()
+        _paused.labels(reason).set(1)
+
+    def why_not_ready(self) -> str | None:
+        """Return why nothing is known of what it does; waiting for something is as good as quoting."""
+        if self._noted_s is None:
+            return "it has not begun to quote"
+        quiet_s = self._now_s() - self._noted_s
+        return f"it has not quoted for {quiet_s:.0f} s, and does not say why" if quiet_s > self._quiet_s_max else None
