@@ -5,7 +5,7 @@ Amounts are whole numbers: prices in ticks, quantities in lots, money in units; 
 
 from collections import Counter
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +28,22 @@ class Outcome(IntEnum):
     """It was not sent, or the answer says that nothing was done."""
     UNKNOWN = 5
     """The answer was lost, or says that nobody knows."""
+
+
+class Unanswered(StrEnum):
+    """Why a request has no answer that says what became of it."""
+
+    NOW_NOT = "503, nothing was done"
+    NOBODY_KNOWS = "-1007, nobody knows"
+    MOVED = "the WebSocket was closed with 1001 before the answer"
+    MOVING = "no WebSocket yet after 1001, nothing was sent"
+    REFUSED = "nobody accepted a connection, nothing was sent"
+    CUT_OFF = "the connection was lost before the answer"
+    SILENCE = "no answer in time"
+
+
+MAY_BE_SENT_AGAIN = frozenset({Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING})
+"""What a client has to expect while processes are told to stop one after the other (docs/operations.md)."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -255,6 +271,10 @@ class Evidence(msgspec.Struct):
     orders: list[SentOrder] = []
     deposits: list[SentDeposit] = []
     said: Counter[Said] = msgspec.field(default_factory=Counter)
+    unanswered: Counter[tuple[str, Unanswered]] = msgspec.field(default_factory=Counter)
+    """(channel, why) -> requests."""
+    graceful: bool = False
+    """Whether processes were only told to stop, one after the other: then nobody is cut off."""
     stored: Stored = msgspec.field(default_factory=Stored)
     answered: Answered = msgspec.field(default_factory=Answered)
     stream: StreamWatch = msgspec.field(default_factory=StreamWatch)

@@ -1,6 +1,7 @@
 """HTTP/1.1 for a load generator: one request under way per connection, parsed by httptools."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import httptools
@@ -19,10 +20,15 @@ class HttpAnswer(NamedTuple):
 
 
 class HttpConnection:
-    """A connection that is made when it is needed, and made anew after anything went wrong on it."""
+    """A connection that is made when it is needed, and made anew after anything went wrong on it.
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
+    Of several addresses each connection is to the next one, and to another one where nobody listens: as a balancer would have it.
+    """
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], first: int = 0) -> None:
+        """Connect to the first one of `addresses` first."""
+        self._addresses = addresses
+        self._turn = first
         self._open: _Open | None = None
 
     async def ask(self, request: bytes, timeout_s: float) -> HttpAnswer:
@@ -36,14 +42,24 @@ class HttpConnection:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._open is None or self._open.transport is None:
-                    try:
-                        _, self._open = await asyncio.get_running_loop().create_connection(_Open, *self._address)
-                    except OSError as error:
-                        raise NotConnectedError(str(error)) from error
+                    self._open = await self._connect()
                 return await self._open.ask(request)
         except TimeoutError:
             self.close()
             raise
+
+    async def _connect(self) -> "_Open":
+        refusal: OSError | None = None
+        for _ in self._addresses:
+            address = self._addresses[self._turn % len(self._addresses)]
+            self._turn += 1
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(_Open, *address)
+            except OSError as error:
+                refusal = error
+            else:
+                return connection
+        raise NotConnectedError(str(refusal)) from refusal
 
     def close(self) -> None:
         """Let go of the connection."""

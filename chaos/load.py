@@ -9,16 +9,28 @@ import hmac
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import CloseCode
 
-from chaos.evidence import NOT_DONE, UNKNOWN, Answer, Evidence, Outcome, Said, SentDeposit, SentOrder, client_order_id
+from chaos.evidence import (
+    NOT_DONE,
+    UNKNOWN,
+    Answer,
+    Evidence,
+    Outcome,
+    Said,
+    SentDeposit,
+    SentOrder,
+    Unanswered,
+    client_order_id,
+)
 from chaos.http_connection import HttpConnection, NotConnectedError
 from chaos.tasks import end_tasks
 from chaos.trading import Cancel, Deposit, Trading
@@ -69,8 +81,9 @@ class _Error(msgspec.Struct, gc=False):
 
 
 class _SocketAnswer(msgspec.Struct, gc=False):
-    id: int | None
-    status: int
+    id: int | None = None
+    """None: it is an event, which says that the server leaves."""
+    status: int = 0
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: _Error | None = None
 
@@ -81,30 +94,39 @@ _decode_socket_answer: Final = msgspec.json.Decoder(_SocketAnswer).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class _ApiSocket:
-    """A connection to the WebSocket API, made anew when it is lost; many requests under way at once."""
+class _ServerLeftError(ConnectionError):
+    """The server has closed the connection since it leaves."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+
+class _ApiSocket:
+    """A connection to the WebSocket API, made anew, to the next server, when it is lost; many requests under way at once."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = itertools.cycle(f"{url}/ws-api/v3" for url in urls)
         self._socket: ClientConnection | None = None
         self._waiting: dict[int, asyncio.Future[_SocketAnswer]] = {}
         self._numbers = itertools.count(1)
 
     async def run(self) -> None:
-        while True:
+        for url in self._urls:
+            code = None
             with suppress(OSError, WebSocketException, TimeoutError):
-                async with connect(self._url, open_timeout=ATTEMPT_S, close_timeout=1) as socket:
+                async with connect(url, open_timeout=ATTEMPT_S, close_timeout=1) as socket:
                     self._socket = socket
-                    async for message in socket:
-                        answer = _decode_socket_answer(message)
-                        future = self._waiting.pop(answer.id or 0, None)
-                        if future is not None and not future.done():
-                            future.set_result(answer)
+                    try:
+                        async for message in socket:
+                            answer = _decode_socket_answer(message)
+                            future = self._waiting.pop(answer.id or 0, None)
+                            if future is not None and not future.done():
+                                future.set_result(answer)
+                    finally:
+                        code = socket.close_code
             self._socket = None
             waiting, self._waiting = self._waiting, {}
+            lost = _ServerLeftError if code == CloseCode.GOING_AWAY else ConnectionError
             for future in waiting.values():
                 if not future.done():
-                    future.set_exception(ConnectionError("connection lost"))
+                    future.set_exception(lost("connection lost"))
             await asyncio.sleep(RETRY_S[0])
 
     async def ask(self, method: str, parameters: Mapping[str, object]) -> _SocketAnswer:
@@ -117,6 +139,9 @@ class _ApiSocket:
             async with asyncio.timeout(ATTEMPT_S):
                 await self._socket.send(_encode({"id": number, "method": method, "params": parameters}).decode())
                 return await future
+        except ConnectionClosed as error:
+            left = error.rcvd is not None and error.rcvd.code == CloseCode.GOING_AWAY
+            raise (_ServerLeftError if left else ConnectionError)(str(error)) from error
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
         finally:
@@ -152,7 +177,9 @@ class Load:
         self._lanes = lanes
         self._double_share = double_share
         self._may_end = may_end
-        self._sockets = [_ApiSocket(f"{settings.ws_url()}/ws-api/v3") for _ in range(2)]
+        self._gateways = [(settings.host, port) for port in settings.rest_ports()]
+        urls = edge_urls(settings)
+        self._sockets = [_ApiSocket(urls[number % len(urls) :] + urls[: number % len(urls)]) for number in range(2)]
         self._next_s = 0.0
         self._ended = False
         self._gives_up_s = float("inf")
@@ -160,12 +187,14 @@ class Load:
         """Orders that have their answer."""
         self.last_answer_s = time.monotonic()
         """When an order got its answer last."""
+        self.accepted: list[float] = []
+        """When orders were accepted, in seconds since the epoch."""
 
     async def run(self) -> None:
         """Trade until the load is over."""
         sockets = [asyncio.create_task(socket.run()) for socket in self._sockets]
         try:
-            await asyncio.gather(*(self._lane() for _ in range(self._lanes)))
+            await asyncio.gather(*(self._lane(number) for number in range(self._lanes)))
         finally:
             await end_tasks(sockets)
 
@@ -174,8 +203,8 @@ class Load:
         self._ended = True
         self._gives_up_s = min(self._gives_up_s, time.monotonic() + give_up_s)
 
-    async def _lane(self) -> None:
-        http = HttpConnection(self._settings.host, self._settings.rest_port)
+    async def _lane(self, number: int) -> None:
+        http = HttpConnection(self._gateways, number)
         try:
             while not self._ended:
                 await self._wait_for_turn()
@@ -230,6 +259,8 @@ class Load:
             )
         self.settled += 1
         self.last_answer_s = time.monotonic()
+        if order.acknowledged is not None:
+            self.accepted.append(time.time())
         self._trading.placed(order)
 
     async def _cancel(self, http: HttpConnection, trader: Trader, order: SentOrder) -> None:
@@ -282,30 +313,52 @@ class Load:
     async def _http(self, http: HttpConnection, request: bytes, market: Market | None) -> Answer:
         try:
             answer = await http.ask(request, ATTEMPT_S)
-        except NotConnectedError:
-            return NOT_DONE
-        except (OSError, TimeoutError):
-            return UNKNOWN
+        except (OSError, TimeoutError) as lost:
+            return self._no_answer("http", lost)
         error = None if answer.status == 200 else _error_of(answer.body)
         self._evidence.said[Said("http", answer.status, error.code if error else None, answer.retry_after)] += 1
         if answer.status == 200:
             return _order_answer(answer.body, market) if market else Answer(Outcome.ACKNOWLEDGED)
-        return _refusal(answer.status, error)
+        return self._refusal("http", answer.status, error)
 
     async def _by_socket(
         self, socket: _ApiSocket, method: str, parameters: Mapping[str, object], market: Market
     ) -> Answer:
         try:
             answer = await socket.ask(method, parameters)
-        except NotConnectedError:
-            return NOT_DONE
-        except (OSError, TimeoutError):
-            return UNKNOWN
+        except (OSError, TimeoutError) as lost:
+            return self._no_answer("ws", lost)
         error = answer.error
         self._evidence.said[Said("ws", answer.status, error.code if error else None, retry_after=False)] += 1
         if answer.status == 200:
             return _order_answer(bytes(answer.result), market)
-        return _refusal(answer.status, error)
+        return self._refusal("ws", answer.status, error)
+
+    def _no_answer(self, channel: str, error: OSError | TimeoutError) -> Answer:
+        match error:
+            case NotConnectedError():
+                why = Unanswered.MOVING if channel == "ws" else Unanswered.REFUSED
+            case _ServerLeftError():
+                why = Unanswered.MOVED
+            case TimeoutError():
+                why = Unanswered.SILENCE
+            case _:
+                why = Unanswered.CUT_OFF
+        self._evidence.unanswered[channel, why] += 1
+        return NOT_DONE if isinstance(error, NotConnectedError) else UNKNOWN
+
+    def _refusal(self, channel: str, status: int, error: "_Error | None") -> Answer:
+        answer = _refusal(status, error)
+        if answer.outcome is Outcome.NOT_DONE:
+            self._evidence.unanswered[channel, Unanswered.NOW_NOT] += 1
+        elif answer.outcome is Outcome.UNKNOWN:
+            self._evidence.unanswered[channel, Unanswered.NOBODY_KNOWS] += 1
+        return answer
+
+
+def edge_urls(settings: Settings) -> list[str]:
+    """Return where the WebSocket edges are."""
+    return [f"ws://{settings.host}:{port}" for port in settings.ws_ports()]
 
 
 def _is_known(answers: list[Answer]) -> bool:

@@ -23,6 +23,8 @@ class FaultKind(StrEnum):
     """kill -9 of PostgreSQL with all its processes; it comes back later."""
     DATABASE_PAUSE = "database pause"
     """SIGSTOP of PostgreSQL with all its processes: connections stand, and nothing answers."""
+    RESTART = "restart"
+    """A process is told to stop, and started anew: `exchange restart`."""
 
 
 class Fault(NamedTuple):

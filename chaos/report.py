@@ -15,6 +15,7 @@ from cli.console import plain_table
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "reliability.md"
 MARKED: Final = "chaos"
 MARKED_OUTAGES: Final = "database outage"
+MARKED_ROLLING: Final = "rolling restart"
 """Where a run is recorded: between `<!-- this -->` and `<!-- end of this -->`. The second is for a run whose only faults are outages."""
 CATCH_UP_TARGET: Final = 5.0
 _BREACHES_SHOWN: Final = 5
@@ -49,6 +50,12 @@ def show(result: Result, console: Console) -> None:
             console.print(f"{check.name}: {breach}", style="red", highlight=False, markup=False, soft_wrap=True)
     for name, fact in _facts(result).items():
         console.print(f"{name:<10} {fact}", highlight=False, markup=False, soft_wrap=True)
+    if result.restarted:
+        console.print()
+        restarts = plain_table("restarted", "seconds", "longest time without an accepted order")
+        for each in result.restarted:
+            restarts.add_row(each.process, f"{each.seconds:.1f}", _ms(each.wait_s))
+        console.print(restarts)
     console.print()
     verdict = "[bold green]clean[/]" if result.verdict.clean else "[bold red]not clean[/]"
     console.print(f"The verdict is {verdict} (seed {result.seed}).", highlight=False)
@@ -66,6 +73,9 @@ def _facts(result: Result) -> dict[str, str]:
         "settled": f"{result.settle_s:.1f} s after the last answer",
         "behind": f"the database by at most {result.behind_ms_max / 1000:.1f} s while it was there and nothing was paused",
     }
+    if result.restarted:
+        facts["retries"] = _counts(result.retries)
+        facts["before"] = f"at most {_ms(result.wait_s_before)} without an accepted order before the first restart"
     if result.catch_ups:
         facts["catch-up"] = _catch_up(result)
     return facts
@@ -80,21 +90,31 @@ def _catch_up(result: Result) -> str:
     return f"{outages}; target {CATCH_UP_TARGET:.0f} × {'met' if slowest >= CATCH_UP_TARGET else 'MISSED'}"
 
 
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"
+
+
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 def write(result: Result, command: str) -> None:
-    """Put the result into docs/reliability.md, between the marks."""
+    """Put the result into docs/reliability.md, between its marks."""
     text = DOCUMENT.read_text("utf-8")
     only_outages = set(result.faults) <= {FaultKind.DATABASE_STOP, FaultKind.DATABASE_PAUSE}
-    name = MARKED_OUTAGES if only_outages and result.faults else MARKED
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    mark = MARKED_ROLLING if result.restarted else MARKED_OUTAGES if result.faults and only_outages else MARKED
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     before, found, _ = text.partition(begin)
     _, ended, after = text.partition(end)
     if not found or not ended:
         raise ValueError(f"{DOCUMENT} has no place for this: add {begin} and {end}")
     verdict = "clean" if result.verdict.clean else "**not clean**"
+    restarts = [
+        "",
+        "| restarted | ready again after | longest time without an accepted order |",
+        "| --- | --- | --- |",
+        *(f"| {each.process} | {each.seconds:.1f} s | {_ms(each.wait_s)} |" for each in result.restarted),
+    ]
     lines = [
         begin,
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; commit {commit()}; `{command}`. Verdict: {verdict}.",
@@ -106,6 +126,7 @@ def write(result: Result, command: str) -> None:
         "| | |",
         "| --- | --- |",
         *(f"| {name} | {fact} |" for name, fact in _facts(result).items()),
+        *(restarts if result.restarted else ()),
         end,
     ]
     DOCUMENT.write_text(before + "\n".join(lines) + after, "utf-8")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -17,6 +17,7 @@ from chaos.evidence import CatchUp, Ending, Evidence, Outcome
 from chaos.faults import Faults
 from chaos.load import Load, Trader
 from chaos.plan import Fault
+from chaos.rolling import Rolling, longest_wait_s
 from chaos.sabotage import Break, command_of
 from chaos.tasks import end_tasks
 from chaos.verdict import Verdict, judge
@@ -39,6 +40,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     shards: int = 1
     standbys: int = 1
+    gateways: int = 1
+    ws_edges: int = 1
+    persist_workers: int = 1
+    rolling: bool = False
+    """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
+    restart: tuple[str, ...] = ()
     accounts: int = 12
     lanes: int = 48
     watchers: int = 2
@@ -67,6 +74,16 @@ class Status(msgspec.Struct):
     behind_ms: int | None = None
 
 
+class RestartResult(msgspec.Struct):
+    """What a restart cost."""
+
+    process: str
+    seconds: float
+    """From being told to stop until it was ready again."""
+    wait_s: float
+    """The longest time without an accepted order meanwhile."""
+
+
 class Result(msgspec.Struct, kw_only=True):
     """What came of it."""
 
@@ -91,6 +108,12 @@ class Result(msgspec.Struct, kw_only=True):
     catch_ups: list[CatchUp]
     answers: dict[str, int]
     folder: str
+    restarted: list[RestartResult] = []
+    """Of a rolling restart."""
+    retries: dict[str, int] = {}
+    """Requests without an answer that says what became of them, by channel and why."""
+    wait_s_before: float = 0.0
+    """The longest time without an accepted order before the first restart."""
 
     @property
     def rate(self) -> float:
@@ -141,6 +164,9 @@ def _folder(*, keep: bool) -> Iterator[Path]:
 def _settings(scenario: Scenario) -> Mapping[str, str]:
     return {
         "shard_count": str(scenario.shards),
+        "gateways": str(scenario.gateways),
+        "ws_edges": str(scenario.ws_edges),
+        "persist_workers": str(scenario.persist_workers),
         "rate_limits_enabled": "false",
         "mm_enabled": "false",
         "frontend_enabled": "false",
@@ -158,8 +184,13 @@ class _Run:
         self._exchange = exchange
         self._settings: Settings = exchange.settings
         self._show = show
-        self._evidence = Evidence(self._settings.market_map(), [])
-        self._faults = Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
+        self._evidence = Evidence(self._settings.market_map(), [], graceful=scenario.rolling)
+        self._faults: Faults | Rolling = (
+            Rolling(exchange, scenario.restart)
+            if scenario.rolling
+            else Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
+        )
+        self._accepted: list[float] = []
         self._status = Status("making accounts", orders_max=scenario.orders, faults_max=len(scenario.plan))
         self._progress: collecting.Progress | None = None
         self._behind_ms_max = 0
@@ -176,6 +207,7 @@ class _Run:
         try:
             load = await self._trade(traders, watchers, began)
             seconds = load.last_answer_s - began
+            self._accepted = load.accepted
             await self._settle(watchers)
             self._say("asking for everything")
             evidence.stored = await asyncio.to_thread(collecting.stored, self._settings)
@@ -317,4 +349,20 @@ class _Run:
                 for said, count in sorted(evidence.said.items(), key=lambda item: -item[1])
             },
             folder=str(self._settings.data_dir),
+            **self._rolling_result(),
         )
+
+    def _rolling_result(self) -> dict[str, Any]:
+        if not isinstance(self._faults, Rolling) or not self._faults.restarted:
+            return {}
+        restarted, accepted = self._faults.restarted, self._accepted
+        return {
+            "restarted": [
+                RestartResult(each.process, each.ready - each.began, longest_wait_s(accepted, each.began, each.ready))
+                for each in restarted
+            ],
+            "retries": {
+                f"{channel}: {why}": count for (channel, why), count in sorted(self._evidence.unanswered.items())
+            },
+            "wait_s_before": longest_wait_s(accepted, accepted[0], restarted[0].began),
+        }

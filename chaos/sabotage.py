@@ -4,9 +4,11 @@ Runs the named module as `python -m` would, after replacing the safeguard in thi
 With `cli.main up` it starts every process of the exchange in this way. What follows on Redis's path is Redis's command line.
 """
 
+import asyncio
 import os
 import runpy
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +20,7 @@ from engine_worker.core.shard import Shard
 from protocol import streams
 from protocol.commands import PlaceOrder
 from protocol.streams import StreamId
-from runtime import redis_stream_log
+from runtime import lifecycle, redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
 from runtime.stream_log import Entry, Fenced, ShardPosition
@@ -36,6 +38,8 @@ class Break(StrEnum):
     """The memory of client order ids: a retry is a new order."""
     WAIT = "--break-wait"
     """The wait for the disk before an acknowledgement: a crash of Redis takes what was written last."""
+    DRAIN = "--break-drain"
+    """The end that finishes what is under way: who is told to stop is gone at once."""
 
 
 class NothingToBreakError(RuntimeError):
@@ -53,9 +57,10 @@ def main() -> None:
     broken, module = Break(sys.argv[1]), sys.argv[2]
     if module.endswith("redis-server"):
         _run_redis_after_power_cut(sys.argv[2:])
-    _SABOTAGE[broken]()
     if module == "cli.main":
         _start_all_sabotaged(broken)
+    else:
+        _SABOTAGE[broken]()
     sys.argv = sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -101,10 +106,20 @@ def _break_wait() -> None:
     """Do nothing here: it is broken in how Redis is run."""
 
 
+def _break_drain() -> None:
+    for module in ("gateway.main", "ws_edge.main"):
+        if module in sys.modules:
+            raise NothingToBreakError(f"{module} has its way to stop already")
+    # Flags that nobody sets: SIGTERM has its own effect.
+    lifecycle.stop_event = asyncio.Event
+    lifecycle.stop_flag = threading.Event
+
+
 _SABOTAGE: Mapping[Break, Callable[[], None]] = {
     Break.FENCE: _break_fence,
     Break.DEDUP: _break_dedup,
     Break.WAIT: _break_wait,
+    Break.DRAIN: _break_drain,
 }
 
 

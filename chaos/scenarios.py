@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final, Protocol, TypedDict, Unpack
 
+import msgspec
+
 from chaos.plan import draw_faults
 from chaos.run import Scenario
 from chaos.sabotage import Break
@@ -53,6 +55,32 @@ def mixed(
         outage_s=outage_s,
     )
     return Scenario(seed=seed, plan=plan, orders=orders, rate=rate, shards=shards, standbys=standbys)
+
+
+def rolling(seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1) -> Scenario:
+    """A rolling restart of everything, as an upgrade would do it, with two of everything that there may be two of."""
+    return Scenario(
+        seed=seed,
+        plan=[],
+        orders=orders,
+        rate=rate,
+        shards=shards,
+        standbys=standbys,
+        gateways=2,
+        ws_edges=2,
+        persist_workers=2,
+        rolling=True,
+        lanes=16,
+    )
+
+
+def rolling_without_drain(
+    seed: int, *, orders: int = 1_000, rate: float = 300.0, shards: int = 1, standbys: int = 0
+) -> Scenario:
+    """A control: what answers clients is restarted, and is gone as soon as it is told to stop."""
+    scenario = rolling(seed, orders=orders, rate=rate, shards=shards, standbys=standbys)
+    restart = ("gateway", "gateway-2", "ws-edge", "ws-edge-2")
+    return msgspec.structs.replace(scenario, restart=restart, persist_workers=1, broken=Break.DRAIN)
 
 
 def _control(

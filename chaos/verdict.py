@@ -11,6 +11,7 @@ import msgspec
 
 from chaos.evidence import (
     CLIENT_ORDER_ID_PREFIX,
+    MAY_BE_SENT_AGAIN,
     Answer,
     Book,
     CandleRow,
@@ -63,7 +64,7 @@ class Verdict(msgspec.Struct):
 
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict."""
-    checks = (
+    checks = [
         ("accounted", "every acknowledged order is there, as it was acknowledged or further on", _accounted),
         ("outcomes", "one outcome per client order id", _outcomes),
         ("cancels", "what was canceled stays canceled", _cancels),
@@ -77,7 +78,9 @@ def judge(evidence: Evidence) -> Verdict:
         ("accounts", "account streams are complete, each report once and in order", _reports),
         ("answers", "only 2xx, 4xx with a code, and 503 with Retry-After", _answers),
         ("end", "everything comes to its end: nothing waits, nothing stands still, nothing is put aside", _end),
-    )
+    ]
+    if evidence.graceful:
+        checks.append(("retries", "every request is answered, or its client was told to send it again", _retries))
     found = []
     for name, promise, check in checks:
         breaches = Breaches()
@@ -509,6 +512,13 @@ def _is_allowed(said: Said) -> bool:
     if 400 <= said.status < 500:
         return said.code is not None
     return said.status == 503 and said.code is not None and (said.retry_after or said.channel == "ws")
+
+
+def _retries(evidence: Evidence, breaches: Breaches) -> int:
+    for (channel, why), count in evidence.unanswered.items():
+        if why not in MAY_BE_SENT_AGAIN:
+            breaches.add(f"{count} requests over {channel}: {why}")
+    return evidence.said.total()
 
 
 def _end(evidence: Evidence, breaches: Breaches) -> int:

@@ -1,6 +1,7 @@
 """Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards' logs themselves."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -12,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from chaos.evidence import Evidence
-from chaos.load import Trader, signed_subscription
+from chaos.load import Trader, edge_urls, signed_subscription
 from chaos.tasks import end_tasks
 from chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
@@ -26,6 +27,8 @@ OPEN_TIMEOUT_S: Final = 5.0
 ENTRIES_PER_READ: Final = 500
 LOOK_EVERY_S: Final = 0.05
 SNAPSHOT_EVERY_S: Final = 0.3
+
+_LEAVING: Final = "serverShutdown"
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -73,16 +76,19 @@ class Watchers:
             for symbol in watch.books
             for kind in ("depth@100ms", "trade", "kline_1s", "kline_1m")
         ]
-        url = f"{self._settings.ws_url()}/stream?streams={'/'.join(names)}"
+        path = f"/stream?streams={'/'.join(names)}"
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=OPEN_TIMEOUT_S)) as http:
-            while True:
+            for edge in itertools.cycle(edge_urls(self._settings)):
+                url = edge + path
                 with suppress(OSError, WebSocketException, TimeoutError):
                     async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
                         watch.connected()
                         filling = asyncio.create_task(self._fill_books(http, watch))
                         try:
                             async for message in socket:
-                                watch.hear(_decode(message)["data"])
+                                event = _decode(message)["data"]
+                                if event["e"] != _LEAVING:
+                                    watch.hear(event)
                         finally:
                             filling.cancel()
                 await asyncio.sleep(RECONNECT_S)
@@ -100,9 +106,9 @@ class Watchers:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     async def _follow_accounts(self, watch: ReportWatch, owners: Sequence[Trader]) -> None:
-        while True:
+        for edge in itertools.cycle(edge_urls(self._settings)):
             with suppress(OSError, WebSocketException, TimeoutError, _NotSubscribedError):
-                url = f"{self._settings.ws_url()}/ws-api/v3"
+                url = f"{edge}/ws-api/v3"
                 async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
                     watch.connected()
                     accounts: dict[int, int] = {}
@@ -115,6 +121,8 @@ class Watchers:
                         await socket.send(msgspec.json.encode(request).decode())
                     async for message in socket:
                         answer: dict[str, Any] = _decode(message)
+                        if "subscriptionId" not in answer and "event" in answer:
+                            continue  # the server is about to leave
                         if "event" in answer:
                             watch.hear(accounts[answer["subscriptionId"]], answer["event"])
                         elif answer["status"] != 200:

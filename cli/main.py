@@ -7,6 +7,7 @@ import rich_click as click
 _MODULES = {
     "up": "cli.commands.up",
     "down": "cli.commands.down",
+    "restart": "cli.commands.restart",
     "status": "cli.commands.status",
     "logs": "cli.commands.logs",
     "demo-account": "cli.commands.demo_account",

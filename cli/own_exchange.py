@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.ports import free_port, free_ports
+from cli.ports import free_ports, free_replica_ports
 from cli.state import ProcessState, ProcessStatus, read_state
 from runtime.settings import PREFIX, Settings, load_settings
 
@@ -20,7 +20,8 @@ START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 ASK_EVERY_S = 0.1
 EXCHANGE = (sys.executable, "-m", "cli.main")
-_PORTS = ("rest_port", "ws_port", "frontend_port", "postgres_port")
+_PORTS = {"rest_port": "gateways", "ws_port": "ws_edges", "frontend_port": "", "postgres_port": ""}
+"""By what each is for: the setting that says how many there are of it."""
 _REDIS_PORTS = 5
 """As many as any mode of the embedded Redis takes."""
 
@@ -69,7 +70,7 @@ def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
     Its processes have no metrics unless `up_metrics_port` is among them.
     """
-    ports = {name: str(free_port()) for name in _PORTS}
+    ports = {name: str(free_replica_ports(int(settings.get(count, "1")))) for name, count in _PORTS.items()}
     values = {"data_dir": str(data_dir), "redis_port": str(free_ports(_REDIS_PORTS)), "up_metrics_port": "0"}
     values |= ports | settings
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

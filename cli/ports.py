@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 
 from cli.processes import metrics_ports
-from runtime.settings import PREFIX, Settings
+from runtime.settings import PREFIX, REPLICA_PORTS, Settings
 
 _QUIET_PORTS = range(15_000, 32_000)
 """Below those that the common systems hand out by themselves."""
@@ -17,8 +17,10 @@ class PortError(RuntimeError):
 
 def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
     """Yield (host, port, setting) of every port that the processes will listen on."""
-    yield settings.host, settings.rest_port, f"{PREFIX}REST_PORT"
-    yield settings.host, settings.ws_port, f"{PREFIX}WS_PORT"
+    for port in settings.rest_ports():
+        yield settings.host, port, f"{PREFIX}REST_PORT"
+    for port in settings.ws_ports():
+        yield settings.host, port, f"{PREFIX}WS_PORT"
     if settings.frontend_enabled:
         yield settings.host, settings.frontend_port, f"{PREFIX}FRONTEND_PORT"
     for port in metrics_ports(settings).values():
@@ -63,6 +65,14 @@ def free_ports(count: int) -> int:
     while True:
         first = free_port()
         if all(_is_free("127.0.0.1", first + n + offset) for n in range(count) for offset in (0, 10_000)):
+            return first
+
+
+def free_replica_ports(count: int) -> int:
+    """Return a port that is free for the first of so many replicas, and so are those of the others."""
+    while True:
+        first = free_port()
+        if all(_is_free("127.0.0.1", first + number * REPLICA_PORTS) for number in range(1, count)):
             return first
 
 

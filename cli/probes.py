@@ -13,7 +13,7 @@ import redis
 from cli.processes import ProcessSpec, engines, gateways, readers
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
-from protocol.lease import Standby
+from protocol.lease import Leader, Standby
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime import redis_clients
@@ -71,9 +71,14 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gateway_answers(settings: Settings) -> bool:
-    """Return whether the REST API answers a ping."""
+    """Return whether the REST API answers a ping, at every gateway."""
+    return all(answers_ping(settings, port) for port in settings.rest_ports())
+
+
+def answers_ping(settings: Settings, port: int) -> bool:
+    """Return whether the gateway on this port answers a ping."""
     try:
-        with urllib.request.urlopen(f"{settings.rest_url()}/api/v3/ping", timeout=TIMEOUT_S) as response:  # noqa: S310
+        with urllib.request.urlopen(f"http://{settings.host}:{port}/api/v3/ping", timeout=TIMEOUT_S) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.HTTPError):
         return False
@@ -104,6 +109,29 @@ def shards_answer(settings: Settings, timeout_s: float = 0.2) -> bool:
 def accepts_orders(settings: Settings) -> bool:
     """Return whether the gateway and every shard answer."""
     return gateway_answers(settings) and shards_answer(settings, TIMEOUT_S)
+
+
+def says_health(settings: Settings, name: str, pid: int, lag_ms_max: int) -> bool:
+    """Return whether the process of this name and pid has sent a heartbeat, and is no further behind."""
+    try:
+        with connect(settings) as client:
+            health = read_health(client, name)
+    except redis.RedisError:
+        return False
+    return health is not None and health.pid == pid and (health.lag_ms or 0) <= lag_ms_max
+
+
+def leader_of(settings: Settings, shard: int) -> Leader | None:
+    """Return who has the shard's lease and is connected."""
+    with closing(connect_log(settings)) as log:
+        sight = log.lease(shard)
+    return sight.leader if sight.connected else None
+
+
+def standbys_in_step(settings: Settings, shard: int, lag_ms_max: int) -> list[Standby]:
+    """Return who could take the shard over at once."""
+    with closing(connect_log(settings)) as log:
+        return [standby for standby in log.standbys(shard) if standby.behind_ms <= lag_ms_max]
 
 
 def say_health(settings: Settings, specs: Iterable[ProcessSpec]) -> bool:

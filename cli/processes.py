@@ -11,6 +11,8 @@ from runtime.settings import PREFIX, Settings
 
 _ENGINES_FROM: Final = 10
 """The first engine's metrics port, counted from EXCHANGE_UP_METRICS_PORT; before it are those of the other processes."""
+_REPLICA_METRICS: Final = 1_100
+"""Beyond the metrics ports of as many engine workers as there may be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class ProcessSpec:
 
 def gateways(settings: Settings) -> list[ProcessSpec]:
     """Return what takes orders in."""
-    return [ProcessSpec.of_module("gateway", "gateway.main", **_metrics(settings, 0))]
+    return [
+        ProcessSpec.of_module(name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset))
+        for (name, offset), port in zip(_replicas("gateway", 0, settings.gateways), settings.rest_ports(), strict=True)
+    ]
 
 
 def engines(settings: Settings) -> list[ProcessSpec]:
@@ -57,9 +62,25 @@ def readers(settings: Settings) -> list[ProcessSpec]:
     """Return what makes market data and history of the shards' events."""
     return [
         ProcessSpec.of_module("feeds", "feeds.main", **_metrics(settings, 1)),
-        ProcessSpec.of_module("ws-edge", "ws_edge.main", **_metrics(settings, 4)),
+        *edges(settings),
         ProcessSpec.of_module("persist-nudger", "persist.main", "nudge", **_metrics(settings, 2)),
-        ProcessSpec.of_module("persist-worker", "persist.main", "work", **_metrics(settings, 3)),
+        *persist_workers(settings),
+    ]
+
+
+def edges(settings: Settings) -> list[ProcessSpec]:
+    """Return what serves WebSockets."""
+    return [
+        ProcessSpec.of_module(name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset))
+        for (name, offset), port in zip(_replicas("ws-edge", 4, settings.ws_edges), settings.ws_ports(), strict=True)
+    ]
+
+
+def persist_workers(settings: Settings) -> list[ProcessSpec]:
+    """Return what brings the shards' logs into the database."""
+    return [
+        ProcessSpec.of_module(name, "persist.main", "work", process_name=name, **_metrics(settings, offset))
+        for name, offset in _replicas("persist-worker", 3, settings.persist_workers)
     ]
 
 
@@ -76,6 +97,12 @@ def pages(settings: Settings) -> list[ProcessSpec]:
 def urls(settings: Settings) -> dict[str, str]:
     """Return where the exchange can be reached."""
     api = {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
+    more = (("rest", "http", settings.rest_ports()), ("ws", "ws", settings.ws_ports()))
+    api |= {
+        f"{name}-{number}": f"{scheme}://{settings.host}:{port}"
+        for name, scheme, ports in more
+        for number, port in enumerate(ports[1:], 2)
+    }
     return {**api, "frontend": settings.frontend_url()} if settings.frontend_enabled else api
 
 
@@ -89,6 +116,11 @@ def metrics_ports(settings: Settings) -> dict[str, int]:
 def metrics_urls(settings: Settings) -> dict[str, str]:
     """Return where each process tells its metrics; beside them are /livez and /readyz."""
     return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
+
+def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:
+    """Return (name, offset of the metrics port) of the processes of a kind."""
+    further = [(f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset) for number in range(2, count + 1)]
+    return [(kind, metrics_offset), *further]
 
 
 def _metrics(settings: Settings, offset: int) -> dict[str, int]:

@@ -34,6 +34,16 @@ class ProcessState(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
+class RestartRequest(msgspec.Struct, frozen=True):
+    """What `exchange restart` asks the running `exchange up` for: end a process and start it anew.
+
+    With `overlap` the new one starts first and takes over, which ends the old one.
+    """
+
+    process: str
+    overlap: bool = False
+
+
 class State(msgspec.Struct, frozen=True):
     """One `exchange up`, the settings that it was given, and its processes."""
 
@@ -74,6 +84,33 @@ def read_state(settings: Settings) -> State | None:
     return state if state is not None and _process(state.pid, state.started) is not None else None
 
 
+def request_restart(settings: Settings, request: RestartRequest) -> bool:
+    """Leave a request for the running `exchange up`; return whether there was room for it: one waits at a time."""
+    file = _request_file(settings)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.write_bytes(msgspec.json.encode(request))
+    try:
+        os.link(unfinished, file)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink()
+    return True
+
+
+def take_request(settings: Settings) -> RestartRequest | None:
+    """Return the request that waits, and wait for the next one."""
+    file = _request_file(settings)
+    try:
+        request = msgspec.json.decode(file.read_bytes(), type=RestartRequest)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        request = None
+    file.unlink()
+    return request
+
+
 def leftover_processes(settings: Settings) -> list[psutil.Process]:
     """Return what still runs of an `exchange up` that is no more."""
     state = _read(settings)
@@ -96,6 +133,10 @@ def settings_of_running() -> Settings:
 
 def _own_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+
+
+def _request_file(settings: Settings) -> Path:
+    return settings.data_dir / "restart.json"
 
 
 def _read(settings: Settings) -> State | None:

@@ -17,7 +17,7 @@ import psutil
 import structlog
 
 from cli.processes import ProcessSpec
-from cli.state import ProcessState, ProcessStatus, log_file, log_folder, write_state
+from cli.state import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
 from runtime.halt import HALTED_EXIT_CODE
 from runtime.settings import Settings
 
@@ -48,6 +48,12 @@ class _Process:
     """When to start anew, on the monotonic clock."""
     ready: bool = False
     halted: bool = False
+    asked: bool = False
+    """Whether it was told to end so that it is started anew."""
+    kill_due: float = 0.0
+    """When to kill what was told to end and has not, on the monotonic clock."""
+    former: "subprocess.Popen[bytes] | None" = None
+    """What it takes over from, which then ends by itself."""
 
 
 def backoff_s(deaths: int) -> float:
@@ -74,13 +80,37 @@ class Supervisor:
         self._processes.append(process)
         self._write_state()
 
+    def restart(self, name: str, *, overlap: bool = False) -> None:
+        """End a process and start it anew; with `overlap` start it anew first, and leave it to that one to take over. Returns at once."""
+        for process in self._processes:
+            if process.spec.name == name:
+                now = time.monotonic()
+                process.kill_due, process.deaths = now + STOP_TIMEOUT_S, 0
+                if process.running is None:
+                    process.due = now
+                elif overlap and process.former is None:
+                    process.former = process.running
+                    self._launch(process)
+                else:
+                    process.asked = True
+                    process.running.send_signal(process.spec.command.stop_signal)
+                self._write_state()
+
     def look(self) -> None:
-        """Start anew what has died, when its time has come."""
+        """Start anew what has died, when its time has come, and what `exchange restart` names."""
         changed = False
         now = time.monotonic()
+        if (request := take_request(self._settings)) is not None:
+            self.restart(request.process, overlap=request.overlap)
         for process in self._processes:
+            self._end_what_should(process, now)
             if process.running is not None and (code := process.running.poll()) is not None:
                 _kill_group(process.running.pid)
+                if process.asked:
+                    process.asked = False
+                    self._launch(process)
+                    changed = True
+                    continue
                 lived_long = time.time() - process.started > LIVED_LONG_S
                 process.deaths = 1 if lived_long else process.deaths + 1
                 process.halted = code == HALTED_EXIT_CODE
@@ -112,10 +142,26 @@ class Supervisor:
     def stop_all(self, say: Callable[[str], None]) -> None:
         """End all processes, the last started first; kill those that do not end in time."""
         for process in reversed(self._processes):
+            if process.former is not None:
+                _end(process.former, process.spec)
             if process.running is not None:
                 say(f"stopping {process.spec.name}")
                 _end(process.running, process.spec)
         self._processes.clear()
+
+    def _end_what_should(self, process: _Process, now: float) -> None:
+        """Kill what was told to end and does not; see off what was taken over from."""
+        if process.asked and process.running is not None and now > process.kill_due:
+            _log.warning("process killed: it did not end in time", name=process.spec.name)
+            process.running.kill()
+            process.kill_due = now + STOP_TIMEOUT_S
+        if process.former is not None:
+            if process.former.poll() is not None:
+                _kill_group(process.former.pid)
+                process.former = None
+            elif process.running is not None and now > process.kill_due:
+                _log.warning("process killed: it was not taken over from", name=process.spec.name)
+                process.former.kill()
 
     def _launch(self, process: _Process) -> None:
         command = process.spec.command
@@ -150,7 +196,7 @@ class Supervisor:
                     ProcessStatus.HALTED
                     if process.running is None and process.halted
                     else ProcessStatus.RESTARTING
-                    if process.running is None
+                    if process.running is None or process.asked
                     else ProcessStatus.RUNNING
                     if process.ready
                     else ProcessStatus.STARTING,

@@ -3,8 +3,6 @@
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -14,6 +12,7 @@ import uvloop
 from functions.catalog import functions_of
 from functions.function import Group
 from gateway.app import create_app
+from gateway.draining import Connection, DrainingServer
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
@@ -26,15 +25,6 @@ _LISTEN_BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75
 
 _log = structlog.get_logger()
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, which drains and then closes what the server stands on."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 def mounted_groups(settings: Settings) -> frozenset[Group]:
@@ -73,14 +63,16 @@ def listen(settings: Settings) -> socket.socket:
 async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
-    async with opened(settings, PROCESS, probes) as surroundings, probes.turning():
+    name = settings.name_of_process(PROCESS)
+    finish_s = settings.reply_timeout_ms // 1000 + 1
+    async with opened(settings, name, probes) as surroundings, probes.turning():
         app = create_app(
             functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max, settings.browser_origins()
         )
-        server = _Server(
+        server = DrainingServer(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -90,21 +82,27 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=settings.reply_timeout_ms // 1000 + 1,
+                timeout_graceful_shutdown=finish_s,
             )
         )
         backlog = surroundings.backlog
         probes.ready_when("backlog", lambda: backlog.why_not_open(settings.backlog_age_ms_max))
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
-        heartbeat = Heartbeat(settings, PROCESS, backlog.oldest_ms)
+        heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            _log.info("draining")
             probes.leaving()
-            server.should_exit = True
+            if not serving.done():
+                _log.info("draining", connections=len(server.server_state.connections))
+                await server.drain(
+                    listener,
+                    delay_s=settings.drain_delay_ms / 1000,
+                    grace_s=settings.drain_grace_ms / 1000,
+                    finish_s=finish_s,
+                )
             await serving
         finally:
             stopping.cancel()
@@ -115,7 +113,7 @@ def main() -> None:
     """Run a gateway as the settings say."""
     try:
         settings = load_settings()
-        configure_logs(settings, PROCESS)
+        configure_logs(settings, settings.name_of_process(PROCESS))
         mounted_groups(settings)
         listener = listen(settings)
         probes = Probes()

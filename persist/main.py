@@ -220,7 +220,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
         declare_archive(broker, lambda: archive_once(archiver))
         threads += 1
     worker = Worker(broker, worker_threads=threads, worker_timeout=POLL_MS)
-    heartbeat = Heartbeat(settings, "persist-worker")
+    heartbeat = Heartbeat(settings, settings.name_of_process("persist-worker"))
     worker.start()
     heartbeat.start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:

@@ -20,6 +20,10 @@ PREFIX = "EXCHANGE_"
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(gt=0)]
+Replicas = Annotated[int, Meta(ge=1, le=9)]
+
+REPLICA_PORTS = 100
+"""From the port of one replica that `exchange up` starts to the next one's."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
@@ -164,6 +168,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     traces_sample_ppm: Annotated[int, Meta(gt=0, le=1_000_000)] = 1_000
     """Of a million orders, how many are traced; every process chooses the same ones."""
 
+    # Several of a kind, and their leaving
+    gateways: Replicas = 1
+    """How many gateways `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports further on, and so forth."""
+    ws_edges: Replicas = 1
+    """How many WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports further on."""
+    persist_workers: Replicas = 1
+    """How many workers that bring the logs into the database."""
+    process_name: str = ""
+    """What a gateway, an edge or a persist-worker is called among those of its kind; empty: what it is."""
+    drain_delay_ms: Annotated[int, Meta(ge=0)] = 0
+    """How long gateways and edges that were told to stop go on as before, though not ready: until balancers have noticed."""
+    drain_grace_ms: Annotated[int, Meta(ge=0)] = 500
+    """How long connections then have to move by themselves before those that are idle are closed."""
+
     # The market maker
     mm_enabled: bool = True
     mm_levels: Positive = 15
@@ -203,6 +221,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def engine_name(self) -> str:
         """Return the name of the engine worker that these settings are for."""
         return self.engine or f"engine-{self.shard}"
+
+    def name_of_process(self, kind: str) -> str:
+        """Return what the process that these settings are for, which is of `kind`, is called."""
+        return self.process_name or kind
+
+    def rest_ports(self) -> list[int]:
+        """Return the ports of the gateways that `exchange up` starts."""
+        return [self.rest_port + number * REPLICA_PORTS for number in range(self.gateways)]
+
+    def ws_ports(self) -> list[int]:
+        """Return the ports of the WebSocket edges that `exchange up` starts."""
+        return [self.ws_port + number * REPLICA_PORTS for number in range(self.ws_edges)]
 
     def rest_url(self) -> str:
         """Return the base URL of the REST API."""

@@ -122,7 +122,6 @@ class ApiSession:
         self._logon_subscription: int | None = None
         self._subscriptions: dict[int, AccountSubscription] = {}
         self._next_subscription = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._methods = {
             "session.logon": self._log_on,
             "session.status": self._status,
@@ -136,15 +135,18 @@ class ApiSession:
     async def run(self) -> None:
         """Answer requests until the connection ends."""
         places = asyncio.Semaphore(REQUESTS_MAX)
+        under_way = self._connection.under_way
         try:
             async for message in self._connection:
+                if self._connection.closing:
+                    return  # its client will not hear any answer, and takes it that nothing was done
                 if isinstance(message, bytes):
                     self._connection.close_soon(1003, "requests are text frames")
                     return
                 await places.acquire()
                 task = asyncio.create_task(self._answer(message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
                 task.add_done_callback(lambda _: places.release())
         finally:
             for subscription in self._subscriptions.values():
@@ -163,6 +165,8 @@ class ApiSession:
                 weight_used = self._charge(1, now)
                 raise ApiError(-1135, "Invalid JSON Request") from error
             answer["id"] = frame.id
+            if self._connection.leaving:
+                raise unavailable()
             parameters = Parameters({name: _text(name, raw) for name, raw in frame.params.items()})
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")

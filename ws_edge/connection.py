@@ -4,6 +4,7 @@ Frames are written to the transport directly while the client keeps up. Once its
 a client that lets too much wait, or takes nothing for too long, is closed with 1013.
 """
 
+import asyncio
 from typing import Any, Final
 
 import prometheus_client
@@ -74,7 +75,11 @@ class EdgeConnection(ServerConnection):
         self.listen_keys: dict[str, AccountId] = {}
         """Whose events the listenKeys in the path open."""
         self.slow_since: float | None = None
+        self.leaving = False
+        """Whether the server leaves: requests are not begun any more."""
         self.closing = False
+        self.under_way: set[asyncio.Task[None]] = set()
+        """Requests that are being answered."""
         self._pending = Pending()
         self._rate = MessageRate(messages_per_second, self.loop.time())
 

@@ -7,7 +7,7 @@ import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from functions.errors import ApiError
+from functions.errors import ApiError, unavailable
 from functions.listen_keys import account_of_listen_key, listen_key_unknown
 from functions.ports import Ports
 from protocol.units import AccountId
@@ -27,7 +27,12 @@ class Doorkeeper:
         self._settings = settings
         self._hub = hub
         self._ports = ports
+        self._closed = False
         self._proxies = TrustedProxies(settings.trusted_proxies)
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._closed = True
 
     async def admit(self, connection: EdgeConnection, request: Request) -> Response | None:
         """Return the refusal, or None and a connection that knows what it is for."""
@@ -37,10 +42,14 @@ class Doorkeeper:
             body = msgspec.json.encode({"code": error.code, "msg": error.message})
             headers = Headers({"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))})
             headers["Connection"] = "close"
+            if error.retry_after_s is not None:
+                headers["Retry-After"] = str(error.retry_after_s)
             return Response(error.status, HTTPStatus(error.status).phrase, headers, body)
         return None
 
     async def _check(self, connection: EdgeConnection, request: Request) -> None:
+        if self._closed:
+            raise unavailable()
         target = parse_target(request.path)
         if target is None:
             raise _UNKNOWN_PATH

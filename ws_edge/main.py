@@ -24,6 +24,7 @@ from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.clock import now_ms
+from serving.listening import accept_the_last, until
 from serving.wiring import Surroundings, opened
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import EdgeConnection
@@ -74,10 +75,11 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def run(settings: Settings, listener: socket.socket, probes: Probes) -> None:
-    """Serve until told to stop; then tell everybody, close with 1001, and leave."""
+    """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
     stop = stop_event()
     url = settings.resolved_redis_url()
-    async with opened(settings, PROCESS, probes) as surroundings, probes.turning():
+    name = settings.name_of_process(PROCESS)
+    async with opened(settings, name, probes) as surroundings, probes.turning():
         client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
 
         async def average_price(market: Market) -> tuple[str, int]:
@@ -89,17 +91,19 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
         _streams.set_function(hub.stream_count)
         probes.ready_when("server", lambda: "it does not listen yet")
         probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis")
-        heartbeat = Heartbeat(settings, PROCESS)
+        heartbeat = Heartbeat(settings, name)
+        door = Doorkeeper(settings, hub, surroundings.ports)
         await hub.start()
         try:
-            server = await _serve(settings, listener, hub, surroundings)
+            server = await _serve(settings, listener, hub, door, surroundings)
             probes.ready_when("server", lambda: None)
             heartbeat.start()
             try:
                 await stop.wait()
                 probes.leaving()
                 _log.info("draining", connections=len(hub.connections))
-                await _drain(server, hub)
+                await asyncio.sleep(settings.drain_delay_ms / 1000)
+                await _drain(settings, server, listener, hub, door)
             finally:
                 heartbeat.stop()
         finally:
@@ -107,11 +111,13 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
             await client.aclose()
 
 
-async def _serve(settings: Settings, listener: socket.socket, hub: Hub, surroundings: Surroundings) -> Server:
+async def _serve(
+    settings: Settings, listener: socket.socket, hub: Hub, door: Doorkeeper, surroundings: Surroundings
+) -> Server:
     return await serve(
         partial(serve_connection, hub, surroundings),
         sock=listener,
-        process_request=Doorkeeper(settings, hub, surroundings.ports).admit,  # type: ignore[arg-type]  # likewise
+        process_request=door.admit,  # type: ignore[arg-type]  # likewise
         create_connection=partial(  # type: ignore[arg-type]  # a factory does as well as a class
             EdgeConnection, messages_per_second=settings.ws_messages_per_second
         ),
@@ -126,11 +132,20 @@ async def _serve(settings: Settings, listener: socket.socket, hub: Hub, surround
     )
 
 
-async def _drain(server: Server, hub: Hub) -> None:
+async def _drain(settings: Settings, server: Server, listener: socket.socket, hub: Hub, door: Doorkeeper) -> None:
+    """Say that the server leaves, and let nobody in; when there was time to move, answer the last requests, and close."""
     now = now_ms()
     farewell = Update("!serverShutdown", lambda scale: {"e": "serverShutdown", "E": now * scale}, Conflation.NEWEST)
+    door.close()
     for connection in list(hub.connections):
         connection.announce_shutdown(farewell)
+    await until(lambda: not hub.connections, settings.drain_grace_ms / 1000)
+    await accept_the_last(listener)
+    for connection in hub.connections:
+        connection.leaving = True
+    if under_way := [task for connection in hub.connections for task in connection.under_way]:
+        await asyncio.wait(under_way, timeout=settings.reply_timeout_ms / 1000)
+    for connection in list(hub.connections):
         # Not left to the server: it would wait for as long as a client does not read.
         connection.close_soon(CloseCode.GOING_AWAY, "the server is shutting down")
     server.close()
@@ -141,7 +156,7 @@ def main() -> None:
     """Run an edge as the settings say."""
     try:
         settings = load_settings()
-        configure_logs(settings, PROCESS)
+        configure_logs(settings, settings.name_of_process(PROCESS))
         listener = listen(settings)
         probes = Probes()
         serve_metrics(settings, PROCESS, probes)

@@ -3,8 +3,9 @@
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import rich_click as click
@@ -14,7 +15,7 @@ from rich.live import Live
 from chaos import report
 from chaos.run import Result, Scenario, Show, Status, run
 from chaos.sabotage import Break
-from chaos.scenarios import CONTROLS, Counts, mixed
+from chaos.scenarios import CONTROLS, Counts, mixed, rolling, rolling_without_drain
 from cli.console import CommandError, console, print_json
 from cli.embedded import ServerError
 from cli.own_exchange import OwnExchangeError
@@ -29,6 +30,7 @@ SAY_EVERY_S = 10.0
 @click.option("--redis-kills", type=click.IntRange(min=0), help="kill -9 of Redis.")
 @click.option("--db-outages", type=click.IntRange(min=0), help="The database stopped, every other time paused.")
 @click.option("--outage-s", default=30.0, show_default=True, help="Length of a database outage.")
+@click.option("--rolling", "is_rolling", is_flag=True, help="Instead of faults: restart all processes, one by one.")
 @click.option("--orders", type=click.IntRange(min=1), help="Orders to place.")
 @click.option("--rate", type=click.FloatRange(min=1), help="Orders per second, at most.")
 @click.option("--seed", type=int, help="Draws faults and orders; left out: a new one.")
@@ -37,6 +39,7 @@ SAY_EVERY_S = 10.0
 @click.option("--break-fence", "broken", flag_value="fence", help="Control: who was replaced may still write.")
 @click.option("--break-dedup", "broken", flag_value="dedup", help="Control: client order ids are not remembered.")
 @click.option("--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk.")
+@click.option("--break-drain", "broken", flag_value="drain", help="Control of --rolling: nobody finishes anything.")
 @click.option("--keep", is_flag=True, help="Keep the exchange's data and logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict, figures.")
 @click.option("--report", "record", is_flag=True, help="Record the result in docs/reliability.md.")
@@ -46,6 +49,7 @@ def chaos(
     redis_kills: int | None,
     db_outages: int | None,
     outage_s: float,
+    is_rolling: bool,
     orders: int | None,
     rate: float | None,
     seed: int | None,
@@ -77,8 +81,11 @@ def chaos(
     }
     given = msgspec.convert({name: value for name, value in counts.items() if value is not None}, Counts)
     control = Break(f"--break-{broken}") if broken else None
-    make = CONTROLS[control] if control else mixed
-    scenario = make(seed, **given)
+    if is_rolling or control is Break.DRAIN:
+        scenario = _rolling_scenario(seed, counts, control)
+    else:
+        make = CONTROLS[control] if control else mixed
+        scenario = make(seed, **given)
     try:
         with _shown() as show:
             result = run(scenario, show, keep=keep)
@@ -86,6 +93,15 @@ def chaos(
         raise CommandError(f"The exchange to be broken could not be run: {error}") from error
     _tell(result, scenario, as_json=as_json, record=record, keep=keep)
     sys.exit(0 if result.verdict.clean else 1)
+
+
+def _rolling_scenario(seed: int, counts: Mapping[str, Any], control: Break | None) -> Scenario:
+    if any(counts[name] is not None for name in ("kills", "pauses", "redis_kills", "database_outages")):
+        raise CommandError("--rolling restarts, and breaks nothing; leave out the counts of faults.")
+    if control not in (None, Break.DRAIN):
+        raise CommandError(f"{control} is a control of the faults; --rolling has --break-drain.")
+    given = {name: counts[name] for name in ("orders", "rate", "shards", "standbys") if counts[name] is not None}
+    return (rolling_without_drain if control else rolling)(seed, **given)
 
 
 def _tell(result: Result, scenario: Scenario, *, as_json: bool, record: bool, keep: bool) -> None:

@@ -27,6 +27,7 @@ class Processes:
         self.redis_url = redis_url
         self.database_url = database_url
         self.shard_count = int(os.environ.get("TEST_SHARD_COUNT", "1"))
+        self.started: list[subprocess.Popen[bytes]] = []
         self._folder = folder
         self._stack = stack
 
@@ -70,6 +71,7 @@ class Processes:
         process = subprocess.Popen(
             [sys.executable, "-m", module], env=environment | {PREFIX + name: value for name, value in own.items()}
         )
+        self.started.append(process)
         self._stack.callback(_end, process)
         return process
 

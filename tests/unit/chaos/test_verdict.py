@@ -19,6 +19,7 @@ from chaos.evidence import (
     SentDeposit,
     SentOrder,
     TradeRow,
+    Unanswered,
 )
 from chaos.verdict import candles_of, judge
 from chaos.watching import MarketWatch, ReportWatch
@@ -346,3 +347,13 @@ def test_an_order_that_was_numbered_before_the_connection_ended_may_be_told_afte
     assert not judge(found).clean
     _replace_order(found, 1, updated_time=TIME + 2)
     assert judge(found).clean
+
+
+@pytest.mark.parametrize("why", Unanswered)
+def test_who_is_only_told_to_stop_cuts_nobody_off(why: Unanswered) -> None:
+    found = evidence()
+    found.unanswered["http", why] += 1
+    assert judge(found).clean, "where processes are killed"
+    found.graceful = True
+    may_be = why not in (Unanswered.CUT_OFF, Unanswered.SILENCE, Unanswered.REFUSED)
+    assert judge(found).clean is may_be

@@ -18,6 +18,7 @@ from runtime.settings import PREFIX
 COMMANDS = (
     "up",
     "down",
+    "restart",
     "status",
     "logs",
     "demo-account",
@@ -77,7 +78,7 @@ def test_status_in_json_says_that_nothing_runs() -> None:
     assert status["urls"]["rest"].startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate", "load"])
+@pytest.mark.parametrize("command", ["demo-account", "shards", "migrate", "load", "restart"])
 def test_what_needs_a_running_exchange_says_how_to_start_one(command: str) -> None:
     result = run(command)
     assert result.exit_code == 1

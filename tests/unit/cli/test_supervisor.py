@@ -14,7 +14,16 @@ import pytest
 from cli import supervisor as supervisor_module
 from cli.embedded import ServerCommand
 from cli.processes import ProcessSpec
-from cli.state import ProcessState, ProcessStatus, leftover_processes, log_file, read_state
+from cli.state import (
+    ProcessState,
+    ProcessStatus,
+    RestartRequest,
+    leftover_processes,
+    log_file,
+    read_state,
+    request_restart,
+    take_request,
+)
 from cli.supervisor import Supervisor, backoff_s
 from runtime.settings import Settings
 
@@ -129,6 +138,64 @@ def test_what_does_not_end_in_time_is_killed(
     pid = state_of(settings, "stubborn").pid
     supervisor.stop_all(lambda _: None)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_restart_that_was_asked_for_is_no_death(supervisor: Supervisor, settings: Settings) -> None:
+    supervisor.start(spec("one", WAITS))
+    supervisor.start(spec("two", WAITS))
+    supervisor.mark_ready()
+    before, other = state_of(settings, "one"), state_of(settings, "two")
+    assert request_restart(settings, RestartRequest("one"))
+    assert not request_restart(settings, RestartRequest("two")), "one at a time"
+    supervisor.look()
+    assert state_of(settings, "one").state is ProcessStatus.RESTARTING
+    eventually(lambda: state_of(settings, "one").state is ProcessStatus.RUNNING, supervisor.look)
+    after = state_of(settings, "one")
+    assert after.pid != before.pid
+    assert not psutil.pid_exists(before.pid)
+    assert (after.restarts, state_of(settings, "two")) == (0, other)
+
+
+def test_a_restart_of_what_does_not_end_kills_it(
+    supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.2)
+    supervisor.start(spec("stubborn", IGNORES_SIGTERM))
+    eventually(lambda: "ready" in log_file(settings, "stubborn").read_text())
+    pid = state_of(settings, "stubborn").pid
+    supervisor.restart("stubborn")
+    eventually(lambda: state_of(settings, "stubborn").pid != pid, supervisor.look)
+    assert not psutil.pid_exists(pid)
+
+
+def test_with_overlap_the_new_one_starts_first_and_the_old_one_ends_by_itself(
+    supervisor: Supervisor, settings: Settings, tmp_path: Path
+) -> None:
+    # Each one writes its pid down, and ends when it finds another's there: as feeds do.
+    program = (
+        "import os, pathlib, sys, time; file, pid = pathlib.Path(sys.argv[1]), str(os.getpid()); file.write_text(pid)\n"
+        "while file.read_text() in ('', pid): time.sleep(0.01)\n"
+        "sys.exit(3)"
+    )
+    supervisor.start(ProcessSpec("one", ServerCommand((sys.executable, "-c", program, str(tmp_path / "leader")))))
+    supervisor.mark_ready()
+    before = state_of(settings, "one")
+    eventually(lambda: (tmp_path / "leader").is_file() and (tmp_path / "leader").read_text() == str(before.pid))
+    supervisor.restart("one", overlap=True)
+    assert psutil.pid_exists(before.pid)
+    eventually(lambda: not psutil.pid_exists(before.pid), supervisor.look)
+    after = state_of(settings, "one")
+    assert (after.restarts, after.state) == (0, ProcessStatus.RUNNING)
+    assert after.pid != before.pid
+    assert psutil.pid_exists(after.pid)
+
+
+def test_a_request_that_is_none_is_passed_over(settings: Settings) -> None:
+    (settings.data_dir / "restart.json").write_text("{")
+    assert take_request(settings) is None
+    assert request_restart(settings, RestartRequest("one"))
+    assert take_request(settings) == RestartRequest("one")
+    assert take_request(settings) is None
 
 
 def test_what_a_process_leaves_behind_is_killed_when_it_dies(supervisor: Supervisor, settings: Settings) -> None:

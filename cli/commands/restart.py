@@ -1,0 +1,50 @@
+"""`exchange restart`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rich_click as click
+from rich.console import Console
+
+from cli import restarting
+from cli.console import CommandError, console, plain_table, print_json, running_settings
+
+
+@click.command()
+@click.argument("processes", nargs=-1, metavar="[PROCESS]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the processes, in their order, with times.")
+def restart(processes: tuple[str, ...], as_json: bool) -> None:
+    """Restart the processes of a running exchange, one after the other.
+
+    Without names: all but Redis and PostgreSQL, in the order of an upgrade – the database is brought up to date; each shard's
+    standbys, then its leader; feeds, persistence, gateways, WebSocket edges, market maker, frontend. Each hands over and finishes
+    what is under way, is started anew from what is on the disk, and the next one comes when it is ready. With more than one gateway
+    and edge (EXCHANGE_GATEWAYS, EXCHANGE_WS_EDGES) and a standby (EXCHANGE_STANDBYS) nobody is kept from trading meanwhile.
+    """
+    restarted: list[restarting.Restarted] = []
+    try:
+        with _progress() as say:
+            restarted.extend(restarting.restart(running_settings(), processes, say))
+    except restarting.RestartError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        print_json(restarted)
+        return
+    table = plain_table("process", "pid", "seconds")
+    for each in restarted:
+        table.add_row(each.process, str(each.pid), f"{each.ready - each.began:.1f}")
+    console.print(table)
+    console.print(
+        "\nEverything named has been restarted and is ready." if processes else "\nEverything is ready again."
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what is being done: one changing line on a terminal, a line each elsewhere; not where JSON goes."""
+    screen = Console(stderr=True)
+    if screen.is_terminal:
+        with screen.status("") as status:
+            yield lambda text: status.update(f"{text} …")
+    else:
+        yield lambda text: screen.print(f"{text} …", highlight=False)

@@ -1,0 +1,191 @@
+"""`exchange restart`: every process of a running exchange, one after the other, as an upgrade would do it.
+
+A process is told to stop, which hands over what it does and answers what is under way; it is started anew from what is on the disk; and
+the next one comes when it is ready.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+
+import msgspec
+import psycopg
+import redis
+
+from cli import probes
+from cli.api import request
+from cli.processes import clients, edges, engines, gateways, pages, persist_workers, readers
+from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart
+from persist.migrate import MigrationError, migrate
+from runtime.settings import PREFIX, Settings
+
+READY_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.05
+LAG_MS_MAX = 500
+"""Who is no further behind is in step."""
+DEATHS_MAX = 3
+"""A process that ends by itself more often while it is waited for will not get better."""
+SERVERS = ("redis", "postgres", "sentinel")
+"""How the names of those begin that hold the data."""
+
+
+class RestartError(RuntimeError):
+    """A process cannot be restarted; the message says why and what to do."""
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """A process that was restarted. Times are seconds since the epoch."""
+
+    process: str
+    pid: int
+    began: float
+    """When it was told to stop."""
+    ready: float
+
+
+Say = Callable[[str], None]
+
+
+def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
+    """Restart the processes of these names, all when there are none, one after the other, each when the one before is ready.
+
+    Raises:
+        RestartError: there is no such process, or one is not ready in time; those after it are left alone.
+    """
+    state = read_state(settings)
+    if state is None:
+        raise RestartError("The exchange is not running; `exchange up` starts it.")
+    running = {each.name for each in state.processes}
+    _check(names, state.processes)
+    wanted = set(names) or running
+    if not names:
+        say("bringing the database up to date")
+        try:
+            migrate(settings.resolved_database_url())
+        except (MigrationError, psycopg.Error) as error:
+            raise RestartError(f"The database cannot be brought up to date; nothing was restarted: {error}") from error
+    left = [name for name in _in_order(settings) if name in wanted & running]
+    try:
+        while left:
+            name = _next(settings, left)
+            say(f"restarting {name}")
+            yield _restart(settings, name, left)
+            left.remove(name)
+    except redis.RedisError as error:
+        raise RestartError(f"Redis does not answer: {error}\n{_rest(left)}") from error
+
+
+def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
+    for name in names:
+        if name.startswith(SERVERS):
+            raise RestartError(
+                f"{name} holds data, so it is restarted with everything: `exchange down`, `exchange up`."
+            )
+        if name not in (known := [each.name for each in processes if not each.name.startswith(SERVERS)]):
+            raise RestartError(f"There is no process {name!r}. There are: {', '.join(known)}.")
+    if not names and (down := [each.name for each in processes if each.state is not ProcessStatus.RUNNING]):
+        raise RestartError(
+            f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
+            f"`exchange restart {down[0]}` restarts it alone."
+        )
+
+
+def _in_order(settings: Settings) -> list[str]:
+    """Return all names: who decides first, so that nobody speaks to what is older than itself; clients last."""
+    workers = [spec.name for spec in persist_workers(settings)]
+    fronts = [spec.name for spec in (*gateways(settings), *edges(settings))]
+    rest = [spec.name for spec in readers(settings) if spec.name not in (*workers, *fronts)]
+    shards = sorted(engines(settings), key=lambda spec: _shard(spec.environment))
+    return [
+        *(spec.name for spec in shards),
+        *(*rest, *workers, *fronts),
+        *(spec.name for spec in (*clients(settings), *pages(settings))),
+    ]
+
+
+def _shard(environment: "dict[str, str] | object") -> int:
+    assert isinstance(environment, dict)
+    return int(environment[f"{PREFIX}SHARD"])
+
+
+def _next(settings: Settings, left: list[str]) -> str:
+    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one could take over at once."""
+    shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
+    if left[0] not in shards:
+        return left[0]
+    shard = shards[left[0]]
+    mine = [name for name in left if shards.get(name) == shard]
+    leader = probes.leader_of(settings, shard)
+    others = [name for name in mine if leader is None or name != leader.process]
+    if others:
+        return others[0]
+    if settings.standbys:
+        _wait(
+            lambda: bool(probes.standbys_in_step(settings, shard, LAG_MS_MAX)),
+            f"No standby of shard {shard} is in step; `exchange shards` shows how far they are.",
+            left,
+        )
+    return mine[0]
+
+
+def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
+    before = _state_of(settings, name, left)
+    began = time.time()
+    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
+    if not request_restart(settings, RestartRequest(name, overlap=name == "feeds")):
+        raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
+
+    def is_ready() -> bool:
+        now = _state_of(settings, name, left)
+        if now.restarts > before.restarts + DEATHS_MAX or now.state is ProcessStatus.HALTED:
+            raise RestartError(f"{name} ends by itself; `exchange logs {name}` says why. {_rest(left)}")
+        anew = now.pid not in (0, before.pid) and now.state is ProcessStatus.RUNNING
+        return anew and _ready(settings, name, now.pid)
+
+    _wait(is_ready, f"{name} is not ready after {READY_TIMEOUT_S:.0f} s; `exchange logs {name}` may say why.", left)
+    return Restarted(name, _state_of(settings, name, left).pid, began, time.time())
+
+
+def _ready(settings: Settings, name: str, pid: int) -> bool:
+    ports = {spec.name: port for spec, port in zip(gateways(settings), settings.rest_ports(), strict=True)}
+    shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
+    if name in shards:
+        leader = probes.leader_of(settings, shards[name])
+        if leader is not None and leader.pid == pid:
+            return probes.shards_answer(settings)
+        return any(each.pid == pid for each in probes.standbys_in_step(settings, shards[name], LAG_MS_MAX))
+    if name in ports:
+        return probes.answers_ping(settings, ports[name]) and probes.says_health(settings, name, pid, LAG_MS_MAX)
+    if name == "mm":
+        return _is_quoted(settings)
+    if name == "frontend":
+        return not probes.frontend_note(settings)
+    # How far the database is behind is not for the nudger, which only tells, to make up for.
+    return probes.says_health(settings, name, pid, LAG_MS_MAX if name == "feeds" else 2**63)
+
+
+def _is_quoted(settings: Settings) -> bool:
+    """Return whether somebody buys and sells in every market."""
+    try:
+        tickers = request(f"{settings.rest_url()}/api/v3/ticker/bookTicker")
+    except RuntimeError:
+        return False
+    return all(float(each["bidQty"]) and float(each["askQty"]) for each in tickers)
+
+
+def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
+    state = read_state(settings)
+    if state is None:
+        raise RestartError(f"The exchange has stopped meanwhile; `exchange up` starts it. {_rest(left)}")
+    return next(each for each in state.processes if each.name == name)
+
+
+def _wait(true: Callable[[], bool], otherwise: str, left: list[str]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise RestartError(f"{otherwise} {_rest(left)}")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _rest(left: list[str]) -> str:
+    return f"Not restarted yet: {', '.join(left)}; `exchange restart {' '.join(left)}` goes on."

@@ -1,0 +1,70 @@
+"""Leaving a port without resetting anybody's connection.
+
+A listener that is closed resets the connections that wait to be accepted, and their clients have sent their requests already. So before
+it is closed, the kernel is told to pass over new ones, and the last that wait are accepted. A client that is passed over tries again by
+itself within a second, and then finds nobody, or whoever has taken the port's place: nothing that it sent was lost.
+"""
+
+import asyncio
+import ctypes
+import select
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+_SO_ATTACH_FILTER: Final = 26
+"""Linux's; Python has no name for it."""
+_PASS_OVER_NEW: Final = (
+    (0x30, 0, 0, 13),  # load the byte of flags in the TCP header
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone is the first packet of a connection:
+    (0x06, 0, 0, 0),  # drop it;
+    (0x06, 0, 0, 0xFFFFFFFF),  # take everything else
+)
+"""A classic BPF program: code, jump if true, jump if false, operand."""
+_HANDSHAKE_S: Final = 0.05
+"""How long the handshakes that were under way may take."""
+_QUEUE_S_MAX: Final = 1.0
+_LOOK_EVERY_S: Final = 0.01
+
+_log = structlog.get_logger()
+
+
+async def accept_the_last(listener: socket.socket) -> None:
+    """Let nobody new connect to a listener, and return when its server has accepted all that had; close it next."""
+    try:
+        _pass_over_new(listener)
+    except OSError as error:
+        _log.warning("connections that come now may be reset", error=str(error))
+    await asyncio.sleep(_HANDSHAKE_S)
+    await until(lambda: not has_input(listener), _QUEUE_S_MAX)
+
+
+async def until(true: Callable[[], bool], timeout_s: float) -> None:
+    """Return when `true` says so, or `timeout_s` later."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not true():
+        if loop.time() >= deadline:
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def has_input(source: socket.socket) -> bool:
+    """Return whether something waits to be read from a socket, or a connection to be accepted."""
+    poll = select.poll()
+    with suppress(OSError, ValueError):  # it may be closed
+        poll.register(source, select.POLLIN)
+        return bool(poll.poll(0))
+    return False
+
+
+def _pass_over_new(listener: socket.socket) -> None:
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _PASS_OVER_NEW)
+    memory = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("HP", len(_PASS_OVER_NEW), ctypes.addressof(memory))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)

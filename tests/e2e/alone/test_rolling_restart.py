@@ -1,0 +1,33 @@
+"""`exchange restart` of everything, one process after the other, under load: nobody is cut off, nothing is lost, nothing is doubled.
+
+The load and the verdict are those of `exchange chaos`; the control takes away that processes finish what is under way.
+"""
+
+import pytest
+
+from tests.e2e.alone.test_chaos import TIMEOUT_S, broken, chaos
+
+ORDER = [
+    *("engine-0-standby-1", "engine-0"),
+    *("feeds", "persist-nudger", "persist-worker", "persist-worker-2"),
+    *("gateway", "gateway-2", "ws-edge", "ws-edge-2"),
+]
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
+
+
+def test_an_upgrade_under_load_is_not_noticed() -> None:
+    status, found = chaos("--rolling", "--orders", "800", "--rate", "150")
+    result = found["result"]
+    assert broken(found) == {}
+    assert (status, found["clean"]) == (0, True)
+    assert [each["process"] for each in result["restarted"]] == ORDER
+    # Nobody died, was killed, or was started a second time.
+    assert not any(result["restarts"].values())
+
+
+def test_without_draining_requests_are_cut_off() -> None:
+    status, found = chaos("--break-drain", "--orders", "600", "--rate", "150", "--standbys", "0")
+    assert (status, found["clean"]) == (1, False)
+    assert "retries" in broken(found)
+    assert "the connection was lost before the answer" in broken(found)["retries"][0]
