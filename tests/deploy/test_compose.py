@@ -50,7 +50,9 @@ def _mounts_what_is_there(service: Service) -> bool:
     sources = [each.split(":")[0] for each in service.get("volumes", [])]
     ours = [source for source in sources if source.startswith((".", "/"))]
     return all((CHECKOUT / source).exists() for source in ours) and all(
-        each.endswith(":ro") for each in service.get("volumes", []) if each.startswith((".", "/", "secrets-")) and not service["command"][:2] == ["exchange", "secrets"]
+        each.endswith(":ro")
+        for each in service.get("volumes", [])
+        if each.startswith((".", "/", "secrets-")) and service.get("command", [])[:2] != ["exchange", "secrets"]
     )
 
 
@@ -58,7 +60,9 @@ def _is_asked(service: Service) -> bool:
     if service["restart"].startswith(ONCE):
         return bool(service["healthcheck"]["disable"])
     check = service["healthcheck"]
-    return check["test"][0] in ("CMD", "CMD-SHELL") and {"interval", "timeout", "retries", "start_period"} <= check.keys()
+    return (
+        check["test"][0] in ("CMD", "CMD-SHELL") and {"interval", "timeout", "retries", "start_period"} <= check.keys()
+    )
 
 
 CHECKS: dict[str, Callable[[Service], bool]] = {
@@ -140,7 +144,9 @@ def test_every_market_has_a_shard_with_a_leader_and_a_standby() -> None:
     }
     assert len(engines) == 2 * count
     assert sorted(engines.values()) == sorted(2 * [str(shard) for shard in range(count)])
-    assert all(service["environment"]["EXCHANGE_ENGINE"] == name for name, service in SERVICES.items() if "engine-" in name)
+    assert all(
+        service["environment"]["EXCHANGE_ENGINE"] == name for name, service in SERVICES.items() if "engine-" in name
+    )
 
 
 def test_the_faucet_is_closed_unless_asked_for() -> None:
@@ -178,6 +184,7 @@ def test_prometheus_asks_every_process() -> None:
     processes = {
         name
         for name, service in SERVICES.items()
-        if (service.get("environment") or {}).get("EXCHANGE_METRICS_PORT") == "9100" and not service["restart"].startswith(ONCE)
+        if (service.get("environment") or {}).get("EXCHANGE_METRICS_PORT") == "9100"
+        and not service["restart"].startswith(ONCE)
     }
     assert asked == processes | {"proxy"}

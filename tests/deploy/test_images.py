@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from websockets.sync.client import connect
 
 from frontend_server.pages import cache_control, content_type, file_of, security_headers
 from tests.deploy.topology import CHECKOUT, Topology, env_file, images_of, podman
-from tests.e2e.api import Api, eventually, new_account
+from tests.e2e.api import Api, RefusedError, eventually, new_account
 
 BASES = {f"{name}_IMAGE" for name in ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")}
 TAG = "test"
@@ -29,7 +30,8 @@ pytestmark = [
     ),
     pytest.mark.skipif(
         images_of().keys() < BASES,
-        reason="IMAGES NOT TESTED: name bases that podman has in " + ", ".join(sorted(f"TEST_{name}" for name in BASES)),
+        reason="IMAGES NOT TESTED: name bases that podman has in "
+        + ", ".join(sorted(f"TEST_{name}" for name in BASES)),
     ),
     pytest.mark.timeout(1200),
 ]
@@ -57,9 +59,11 @@ def _build(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def exchange(variables: Mapping[str, str]) -> Iterator[Topology]:
     """What `docker compose up` runs, with a faucet, in networks of its own."""
-    yield from _running({**variables, "FAUCET_ENABLED": "true"}, 38)
+    with _running({**variables, "FAUCET_ENABLED": "true"}, 38) as topology:
+        yield topology
 
 
+@contextmanager
 def _running(variables: Mapping[str, str], network: int) -> Iterator[Topology]:
     topology = Topology(
         {
@@ -83,7 +87,9 @@ def test_an_image_is_for_anybody_and_carries_no_server(variables: Mapping[str, s
     assert inspected["Config"]["User"] == "10001:10001"
     assert inspected["Config"]["Labels"]["org.opencontainers.image.version"] == "1.2.3"
     assert inspected["Config"]["Healthcheck"]["Test"][0] == "CMD"
-    found = podman("run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv")
+    found = podman(
+        "run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv"
+    )
     assert not found
     assert podman("run", "--rm", image, "exchange", "--version").startswith("exchange, version ")
 
@@ -103,17 +109,17 @@ def test_orders_go_all_the_way_and_processes_may_die(exchange: Topology) -> None
     podman("kill", exchange.containers("gateway")[0])
     for _ in range(10):
         assert buyer.get("/api/v3/ping") == {}
-    assert buyer.balances()["BTC"] == seller.balances()["BTC"] or buyer.balances()["BTC"][0] > 0
-
-    # Addresses of clients, and not the proxy's, are what limits count.
+    assert buyer.balances()["BTC"][0] > 0
     assert _denied(exchange) == []
 
 
 def _denied(exchange: Topology) -> list[str]:
     """Return what Redis has refused somebody."""
-    script = "import os, redis; u = open(os.environ['EXCHANGE_REDIS_URL_FILE']).read(); print(redis.Redis.from_url(u).acl_log())"
-    printed = exchange.run("tools", "python", "-c", script)
-    return re.findall(r"'object': '[^']*', 'username': '[^']*'", printed) if printed != "[]" else []
+    script = (
+        "from runtime import redis_clients, settings; client = redis_clients.client(settings.load_settings().redis_url);"
+        "print(*[f'{each[\"username\"]} {each[\"object\"]}' for each in client.acl_log()], sep='\\n')"
+    )
+    return exchange.run("tools", "python", "-c", script).splitlines()
 
 
 def test_the_operator_sees_every_shard_led_and_followed(exchange: Topology) -> None:
@@ -150,27 +156,45 @@ def test_a_frontend_that_is_told_nonsense_does_not_start(variables: Mapping[str,
     for value in ('http://x";alert(1)', "ftp://x", "http://x y"):
         setting = f"EXCHANGE_FRONTEND_REST_URL={value}"
         image = f"{variables['FRONTEND_IMAGE']}:{TAG}"
-        done = subprocess.run(["podman", "run", "--rm", "--env", setting, image], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["podman", "run", "--rm", "--env", setting, image], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 1
         assert "EXCHANGE_FRONTEND_REST_URL" in done.stderr
 
 
 def test_orders_survive_the_master_under_sentinel(variables: Mapping[str, str]) -> None:
-    for topology in _running({**variables, **env_file("sentinel.env"), "FAUCET_ENABLED": "true"}, 39):
-        url = f"http://{topology.address('proxy', 'front')}:8000"
-        account = new_account(url, USDT="1000000")
+    with _running({**variables, **env_file("sentinel.env"), "FAUCET_ENABLED": "true"}, 39) as topology:
+        account = new_account(f"http://{topology.address('proxy', 'front')}:8000", USDT="1000000")
         order = account.order("BTCUSDT", "BUY", "LIMIT", price="100", quantity="1")
         podman("kill", *topology.containers("redis"))
+        eventually("the replica takes over", lambda: _master(topology) == "redis-replica", timeout_s=60)
+        # An order is acknowledged when two have it, so when the old master is back.
         podman("start", *topology.containers("redis"))
-        found = eventually("the order is still there", lambda: _order(account, order["orderId"]), timeout_s=60)
+        found = eventually("the order is still there", lambda: _order(account, order["orderId"]), timeout_s=120)
         assert found["status"] == "NEW"
+        later = eventually("orders are taken again", lambda: _order(account, _place(account)), timeout_s=60)
+        assert later["orderId"] > found["orderId"]
+        assert _denied(topology) == []
 
 
-def _order(account: Api, order_id: int) -> dict[str, str]:
+def _master(topology: Topology) -> str:
+    (sentinel,) = topology.containers("redis-sentinel-1")
+    (found,) = re.findall(
+        r"^sentinel monitor \S+ (\S+)", podman("exec", sentinel, "cat", "/data/sentinel.conf"), re.MULTILINE
+    )
+    return str(found)
+
+
+def _place(account: Api) -> int:
+    try:
+        return int(account.order("BTCUSDT", "BUY", "LIMIT", price="100", quantity="1")["orderId"])
+    except (httpx.HTTPError, RefusedError):
+        return 0
+
+
+def _order(account: Api, order_id: int) -> dict[str, Any]:
     try:
         return dict(account.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=order_id))
-    except (httpx.HTTPError, AssertionError, Exception):  # noqa: BLE001
+    except (httpx.HTTPError, RefusedError):
         return {}
-
-
-assert Path(__file__)
