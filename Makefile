@@ -1,6 +1,6 @@
 # Every target is one line; CI runs the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test lint format bench load clean lock
+.PHONY: help setup up down status test lint format bench load clean lock release
 export PYTHON
 
 help:    ## list the targets
@@ -27,3 +27,5 @@ clean:   ## remove .venv and caches; the exchange's data in .run stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
 lock:    ## pin the newest versions that pyproject.toml allows
 	@scripts/setup dev && scripts/lock
+release: ## make VERSION of what is checked out: changelog, commit, tag
+	@scripts/release tag $(VERSION)

@@ -17,6 +17,7 @@ _MODULES = {
     "dead": "cli.commands.dead",
     "markets": "cli.commands.markets",
     "migrate": "cli.commands.migrate",
+    "secrets": "cli.commands.secrets",
     "restore": "cli.commands.restore",
     "book": "cli.commands.book",
     "account": "cli.commands.account",
@@ -42,6 +43,7 @@ class _Commands(click.RichGroup):
 
 
 @click.group(cls=_Commands)
+@click.version_option(package_name="exchange", prog_name="exchange")
 def main() -> None:
     """Run and watch a spot exchange.
 

@@ -1,7 +1,8 @@
 """The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
 
 TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_SHARD_COUNT the number of
-shards of the `exchange` fixture.
+shards of the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no more than
+a database; without pytest's -n.
 """
 
 import itertools
@@ -99,6 +100,9 @@ def cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisS
 @pytest.fixture(scope="session")
 def postgres_server(server_settings: Settings) -> Iterator[str]:
     """The URL of the PostgreSQL that the tests share."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
     with _running(embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)):
         yield server_settings.resolved_database_url()
 
@@ -116,6 +120,7 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
     """The name of a migrated database to copy."""
     name = "migrated"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         url = _with_database(postgres_server, name)
         environment = {**os.environ, f"{PREFIX}DATABASE_URL": url, f"{PREFIX}DATA_DIR": str(server_settings.data_dir)}
@@ -169,4 +174,4 @@ def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iter
 @pytest.fixture(autouse=True)
 def _skip_without_timescaledb(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("timescaledb") and not request.getfixturevalue("has_timescaledb"):
-        pytest.skip("this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN")
+        pytest.skip("this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN or TEST_DATABASE_URL")

@@ -1,0 +1,178 @@
+"""Each kind of process has a Redis user of its own, who may do all that it does, and little else."""
+
+import json
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from websockets.sync.client import connect
+
+from cli import embedded
+from cli.ports import free_port
+from cli.processes import ProcessSpec
+from cli.secret_files import Hosts, secret_files
+from tests.e2e.api import Api, eventually, new_account
+
+TIMEOUT_S = 60
+KEYS_OF = {
+    "gateway": ("in:{0}", "session:x", "api_key:x"),
+    "edge": ("query:{0}", "listen_key:x"),
+    "engine": ("pos:{0}", "ev:{0}", "snapshot:{0}:x"),
+    "feeds": ("depth:{0}:BTCUSDT", "feeds:{0}"),
+    "persist": ("{dramatiq}:ingest", "guard:{0}"),
+}
+"""What only this kind of process writes, or only the two servers of functions do."""
+
+
+class Server:
+    """A Redis whose users are those of a deployment."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.files = secret_files(b"s" * 32, Hosts(redis=f"127.0.0.1:{port}"))
+        users = self.files["redis/users.acl"]
+        if embedded._version(embedded.find_redis_server()) < (7,):
+            users = users.replace("%R~", "~")  # Redis 6.2 cannot tell reading from writing
+        (folder / "users.acl").write_text(users, "utf-8")
+        self.command = (
+            str(embedded.find_redis_server()),
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", ""),
+            *("--aclfile", str(folder / "users.acl")),
+        )
+
+    def client(self, user: str) -> redis.Redis:
+        """Return a connection as one of the users."""
+        return redis.Redis.from_url(self.files[f"{user}/redis-url"])
+
+    def is_ready(self) -> bool:
+        """Return what the health check asks."""
+        try:
+            user, host = "probe", self.files["operator/redis-url"].rpartition("@")[2]
+            return bool(redis.Redis.from_url(f"redis://{user}:none@{host}").ping())
+        except redis.RedisError:
+            return False
+
+    def refusals(self) -> list[Any]:
+        """Return what was refused to whom."""
+        found: list[Any] = self.client("operator").acl_log()  # type: ignore[no-untyped-call]
+        return [(each["username"], each["object"]) for each in found]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, free_port())
+    with _running(server.command):
+        eventually("Redis", server.is_ready)
+        yield server
+
+
+@contextmanager
+def _running(command: tuple[str, ...], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+    """Run every process as its own user; yield the REST and the WebSocket URL, and the engine that leads."""
+    ports = {"rest_port": free_port(), "ws_port": free_port()}
+    key = server.files["gateway/master-key"]
+    common = {"database_url": database_url, "data_dir": str(folder), "master_key": key, **ports}
+
+    with ExitStack() as stack:
+
+        def start(user: str, module: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+            url = server.files[f"{user}/redis-url"]
+            spec = ProcessSpec.of_module(user, module, *arguments, redis_url=url, **common, **settings)
+            return stack.enter_context(_running(spec.command.arguments, spec.whole_environment()))
+
+        start("persist", "persist.main", "nudge")
+        start("persist", "persist.main", "work")
+        leader = start("engine", "engine_worker.main", engine="engine-0")
+        operator = server.client("operator")
+        eventually("somebody leads", lambda: operator.get("lease:{0}"), TIMEOUT_S)
+        start("engine", "engine_worker.main", engine="engine-0-standby")
+        start("feeds", "feeds.main")
+        start("gateway", "gateway.main")
+        start("edge", "ws_edge.main")
+        rest, streams = f"http://127.0.0.1:{ports['rest_port']}", f"ws://127.0.0.1:{ports['ws_port']}"
+        eventually("the gateway answers", lambda: _answers(Api(rest)), TIMEOUT_S)
+        eventually("a standby follows", lambda: operator.hlen("standbys:{0}"), TIMEOUT_S)
+        yield rest, streams, leader
+
+
+def _answers(api: Api) -> bool:
+    try:
+        return bool(api.get("/api/v3/exchangeInfo"))
+    except (OSError, AssertionError, Exception):
+        return False
+
+
+def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str, tmp_path: Path) -> None:
+    with _exchange(server, database_url, tmp_path) as (rest, streams, leader):
+        account, other = new_account(rest, USDT="1000000"), new_account(rest, BTC="10")
+        listen_key = json.loads(account.http.post("/api/v3/userDataStream").text)["listenKey"]
+        with connect(f"{streams}/stream?streams=btcusdt@trade/btcusdt@depth/{listen_key}") as stream:
+            resting = other.order("BTCUSDT", "SELL", "LIMIT", price="50000", quantity="2")
+            account.order("BTCUSDT", "BUY", "MARKET", quantity="1")
+            seen = {json.loads(stream.recv(TIMEOUT_S))["stream"] for _ in range(6)}
+        assert {"btcusdt@trade", listen_key} <= seen
+        assert eventually("history", lambda: account.historical_trades("BTCUSDT"), TIMEOUT_S)
+        assert account.get("/api/v3/ticker/24hr", symbol="BTCUSDT")["count"] == 1
+        leader.kill()
+        other.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=resting["orderId"])
+        assert account.balances()["BTC"][0] > 0
+    assert server.refusals() == []
+
+
+def test_the_log_tells_what_is_refused(server: Server) -> None:
+    with pytest.raises(redis.NoPermissionError):
+        server.client("feeds").set("pos:{0}", "9|0-0")
+    assert [user for user, _ in server.refusals()] == ["feeds"]
+
+
+def test_each_writes_its_own_keys_and_nobody_elses(server: Server) -> None:
+    for owner, keys in KEYS_OF.items():
+        for key in keys:
+            server.client(owner).delete(key)
+            strangers = KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
+            for user in sorted(strangers):
+                if _tells_reading_from_writing(server) or "{" not in key:
+                    with pytest.raises(redis.NoPermissionError):
+                        server.client(user).delete(key)
+
+
+def _tells_reading_from_writing(server: Server) -> bool:
+    version = str(server.client("operator").info("server")["redis_version"])
+    return int(version.split(".")[0]) >= 7
+
+
+def test_nobody_may_stop_empty_or_configure_it_and_strangers_nothing(server: Server) -> None:
+    for user in KEYS_OF:
+        for command in (
+            ("FLUSHALL",),
+            ("KEYS", "*"),
+            ("CONFIG", "GET", "*"),
+            ("SHUTDOWN",),
+            ("ACL", "LIST"),
+            ("DEBUG", "JMAP"),
+        ):
+            with pytest.raises(redis.NoPermissionError):
+                server.client(user).execute_command(*command)
+    host = server.files["operator/redis-url"].rpartition("@")[2]
+    for url in (f"redis://{host}", f"redis://:{secrets.token_hex(4)}@{host}"):
+        with pytest.raises((redis.AuthenticationError, redis.NoPermissionError)):
+            redis.Redis.from_url(url).ping()
+    with pytest.raises(redis.NoPermissionError):
+        redis.Redis.from_url(f"redis://probe:none@{host}").get("x")

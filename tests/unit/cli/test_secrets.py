@@ -1,0 +1,73 @@
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from cli.commands.secrets import secrets
+from cli.secret_files import Hosts, secret_files
+from runtime.redis_clients import parse_address
+from runtime.settings import load_settings
+
+
+def _made(folder: Path) -> dict[str, str]:
+    done = CliRunner().invoke(secrets, [str(folder)])
+    assert done.exit_code == 0, done.output
+    return {str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()}
+
+
+def test_making_them_again_changes_nothing(tmp_path: Path) -> None:
+    first = _made(tmp_path)
+    assert len(first) > 15
+    (tmp_path / "gateway/redis-url").unlink()
+    assert _made(tmp_path) == first
+
+
+def test_nobody_has_the_same_as_somebody_else(tmp_path: Path) -> None:
+    one, other = _made(tmp_path / "one"), _made(tmp_path / "other")
+    assert one.keys() == other.keys()
+    assert all(one[name] != other[name] for name in one)
+    assert one["gateway/master-key"] == one["edge/master-key"]
+    urls = [text for name, text in one.items() if name.endswith("redis-url")]
+    assert len(set(urls)) == len(urls)
+
+
+def test_what_is_in_the_files_are_settings(tmp_path: Path) -> None:
+    _made(tmp_path)
+    for user in ("gateway", "edge", "operator"):
+        for url in ("redis-url", "redis-sentinel-url"):
+            environment = {
+                "EXCHANGE_REDIS_URL_FILE": str(tmp_path / user / url),
+                "EXCHANGE_DATABASE_URL_FILE": str(tmp_path / user / "database-url"),
+                "EXCHANGE_MASTER_KEY_FILE": str(tmp_path / user / "master-key"),
+            }
+            assert parse_address(load_settings(environment).redis_url)
+
+
+def test_only_those_who_need_it_get_the_database_and_the_master_key() -> None:
+    files = secret_files(b"s" * 32, Hosts())
+    having = {
+        name: {path.split("/")[0] for path in files if path.endswith(name)} for name in ("database-url", "master-key")
+    }
+    assert having == {
+        "database-url": {"gateway", "edge", "persist", "operator"},
+        "master-key": {"gateway", "edge", "operator"},
+    }
+    database_password = files["database/password"]
+    assert all(
+        database_password not in text
+        for path, text in files.items()
+        if path.startswith(("engine/", "feeds/", "redis/"))
+    )
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "operator/seed").write_text("short", "ascii")
+    done = CliRunner().invoke(secrets, [str(tmp_path)])
+    assert done.exit_code == 1
+    assert "a seed is 32 bytes in hexadecimal" in done.output
+
+
+def test_files_can_be_read_by_whoever_gets_the_folder_and_the_seed_by_its_owner(tmp_path: Path) -> None:
+    _made(tmp_path)
+    assert (tmp_path / "redis/users.acl").stat().st_mode & 0o777 == 0o444
+    assert (tmp_path / "operator/seed").stat().st_mode & 0o777 == 0o600
