@@ -65,6 +65,8 @@ CREATE TEMPORARY TABLE batch_candles (
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
+# Late trades, and refreshes of candles for them, may reach far into the columnstore; by default, changing much of it at once is an error.
+SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
 ON CONFLICT (market, interval, open_time) DO UPDATE SET
@@ -197,8 +199,7 @@ class ShardIngest:
                 row = connection.execute("SELECT flavour FROM schema_migrations LIMIT 1").fetchone()
                 self._keeps_candles = row is not None and row[0] == Flavour.PLAIN
                 connection.execute(_SESSION)
-                if self._keeps_candles:
-                    connection.execute(_SESSION_CANDLES)
+                connection.execute(_SESSION_CANDLES if self._keeps_candles else SESSION_TIMESCALEDB)
                 connection.execute(
                     "INSERT INTO ingest (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
                     (self._shard, STREAM_START),

@@ -6,6 +6,7 @@ ev:{k}, in:{k} ──> nudge ──> Dramatiq queue ──> work: transactions o
 import argparse
 import gc
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from persist.guard import LogGuard
 from persist.ingest import ShardIngest
 from persist.migrate import MigrationError, migrate
 from persist.nudge import ArchiveNudger, Nudger
+from persist.retention import HistoryRetention, drop_history
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
@@ -36,6 +38,8 @@ WORKER_THREADS_MAX = 2
 GUARD_PERIOD_MS = 100
 """How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
 GUARD_RETRY_MS = 1_000
+RETENTION_PERIOD_S = 3_600
+"""How often a worker looks for history that has become too old."""
 GC_THRESHOLD = 1_000_000
 """Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
 
@@ -171,13 +175,22 @@ def work(settings: Settings) -> None:
     heartbeat = Heartbeat(settings, "persist-worker")
     worker.start()
     heartbeat.start()
-    stopping.wait()
+    _drop_history_until(stopping, database_url, HistoryRetention.of(settings))
     worker.stop()
     heartbeat.stop()
     runner.close()
     archiver.close()
     broker.close()
     _log.info("work stopped")
+
+
+def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:
+    while not stopping.is_set():
+        try:
+            drop_history(database_url, retention)
+        except psycopg.Error as error:
+            _log.warning("old history was not dropped; the next time will be in an hour", error=str(error).strip())
+        stopping.wait(RETENTION_PERIOD_S)
 
 
 def _nothing_here() -> None:
