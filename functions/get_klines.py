@@ -16,8 +16,8 @@ _UTC: Final = frozenset({"0", "00:00", "+00:00", "-00:00", "0:00", "+0:00", "-0:
 
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
-# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both sides, so that it touches
-# few chunks however much history there is; the last candle before may lie anywhere, so it is looked for among those of a day, which are few.
+# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both sides, so that it
+# touches few chunks however much history there is; the last candle before may lie anywhere: it is looked for among days, which are few.
 _STATEMENTS: Final = {
     interval: f"""
         (SELECT * FROM (
@@ -75,9 +75,7 @@ async def kline_rows(database: Database, symbol: str, interval: str, window: Win
     return await _rows_from(database, symbol, interval, window, max(bucket_start(interval, found[0][0]), window.first))
 
 
-async def _rows_from(
-    database: Database, symbol: str, interval: str, window: Window, first: int
-) -> list[KlineRow]:
+async def _rows_from(database: Database, symbol: str, interval: str, window: Window, first: int) -> list[KlineRow]:
     """Return the candles of the window from `first` on, and the last one before that."""
     # As many intervals as are wanted, and a day in which the first trade may be found.
     end = min(window.last, first + _DAY_MS + window.limit * INTERVALS_MS.get(interval, _MONTH_MS))

@@ -44,9 +44,7 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
     """
     if not any(retention):
         return {}
-    with psycopg.connect(
-        database_url, autocommit=True, connect_timeout=5, application_name="retention"
-    ) as connection:
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=5, application_name="retention") as connection:
         row = connection.execute(
             "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
         ).fetchone()
@@ -60,7 +58,11 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             drop = _drop_chunks
             connection.execute(SESSION_TIMESCALEDB)
         dropped: dict[str, int] = {}
-        for relation, days in (("trades", retention.trades), ("fills", retention.fills), ("candles_1s", retention.seconds)):
+        for relation, days in (
+            ("trades", retention.trades),
+            ("fills", retention.fills),
+            ("candles_1s", retention.seconds),
+        ):
             if days and (count := drop(connection, relation, stored_ms - days * 86_400_000)):
                 dropped[relation] = count
                 _log.info("history dropped", relation=relation, days=days, count=count)
@@ -94,7 +96,11 @@ def _drop_chunks(connection: psycopg.Connection[Any], relation: str, before_ms: 
     return len(chunks)
 
 
-_TIMES: Final = {"trades": ("trades", "time", ""), "fills": ("fills", "time", ""), "candles_1s": ("candles", "open_time", "interval = '1s' AND ")}
+_TIMES: Final = {
+    "trades": ("trades", "time", ""),
+    "fills": ("fills", "time", ""),
+    "candles_1s": ("candles", "open_time", "interval = '1s' AND "),
+}
 
 
 def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: int) -> int:

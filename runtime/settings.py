@@ -272,9 +272,11 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(**values)  # type: ignore[arg-type]
     if settings.shard >= settings.shard_count:
         raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
-    for name in ("trades_days", "fills_days", "candles_1s_days"):
-        if 0 < getattr(settings, name) < HISTORY_DAYS_MIN:
-            mistakes.append(f"{PREFIX}{name.upper()}: 0, or {HISTORY_DAYS_MIN} or more")
+    mistakes = [
+        f"{PREFIX}{name.upper()}: 0, or {HISTORY_DAYS_MIN} or more"
+        for name in ("trades_days", "fills_days", "candles_1s_days")
+        if 0 < getattr(settings, name) < HISTORY_DAYS_MIN
+    ]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     settings.market_map()

@@ -6,7 +6,6 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-import psycopg
 import pytest
 from psycopg import sql
 
@@ -15,8 +14,6 @@ from feeds.frames import Trade
 from feeds.trades import fold
 from functions.get_klines import kline_rows, window_of
 from functions.klines import KlineRow, bucket_start, filled, next_bucket
-from persist.ingest import Progress, ShardIngest
-from persist.migrate import Flavour
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
@@ -25,7 +22,7 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from serving.database import PostgresDatabase
-from tests.integration.persist.stored import moment, query
+from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
 from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
 
 TRADES = int(os.environ.get("TEST_CANDLE_TRADES", "20000"))
@@ -56,13 +53,6 @@ def history(markets: MarketMap, count: int, seed: int) -> MarketLog:
 def append(log: MemoryStreamLog, shard: int, trades: Sequence[TradeExecuted]) -> None:
     for number in range(0, len(trades), FRAME_TRADES):
         log.append(events(shard), {EVENTS_FIELD: frame(*trades[number : number + FRAME_TRADES])})
-
-
-def ingest_all(log: MemoryStreamLog, database_url: str, markets: MarketMap, shard: int) -> None:
-    ingest = ShardIngest(shard, log, database_url, markets, 2_000)
-    while ingest.step() is Progress.MORE:
-        pass
-    ingest.close()
 
 
 def candles_of_feeds(market: Market, trades: Sequence[TradeExecuted]) -> dict[str, list[Candle]]:
@@ -98,21 +88,9 @@ def assert_same(database_url: str, markets: MarketMap, market_log: MarketLog) ->
             named = statement.format(sql.Identifier(f"candles_{interval}"), sql.Literal(market.symbol))
             stored = query(database_url, named)
             assert len(stored) == len(expected), (market.symbol, interval)
-            assert next((pair for pair in zip(stored, expected, strict=True) if pair[0] != pair[1]), None) is None, interval
-
-
-def convert_to_columnstore(database_url: str) -> int:
-    """What the policies will do with all that is older than two weeks; return the number of chunks."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        jobs = connection.execute(
-            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
-        ).fetchall()
-        for (job,) in jobs:
-            connection.execute("CALL run_job(%s)", (job,))
-        ((converted,),) = connection.execute(
-            "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"
-        ).fetchall()
-    return int(converted)
+            assert next((pair for pair in zip(stored, expected, strict=True) if pair[0] != pair[1]), None) is None, (
+                interval
+            )
 
 
 @pytest.mark.timeout(3_600)
@@ -125,16 +103,18 @@ def test_candles_are_those_of_the_feeds(database_url: str) -> None:
     market_log, log = history(markets, TRADES, seed=1), MemoryStreamLog(lambda: START_MS)
     first, second, third = (markets.markets_of_shard(shard)[0].symbol for shard in range(3))
     append(log, 0, market_log.trades[first])
-    ingest_all(log, database_url, markets, 0)
+    ingest_all(log, database_url, markets)
     append(log, 1, market_log.trades[second])
-    ingest_all(log, database_url, markets, 1)
+    ingest_all(log, database_url, markets, [1])
     half = len(market_log.trades[third]) // 2
     append(log, 2, market_log.trades[third][:half])
-    ingest_all(log, database_url, markets, 2)
-    if query(database_url, "SELECT flavour FROM schema_migrations LIMIT 1") == [(Flavour.TIMESCALEDB,)]:
-        assert convert_to_columnstore(database_url) > 30
+    ingest_all(log, database_url, markets, [2])
+    if is_timescaledb(database_url):
+        run_policies(database_url, "policy_compression")
+        converted = query(database_url, "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed")
+        assert converted[0][0] > 30
     append(log, 2, market_log.trades[third][half:])
-    ingest_all(log, database_url, markets, 2)
+    ingest_all(log, database_url, markets, [2])
     assert_same(database_url, markets, market_log)
 
 
@@ -159,7 +139,7 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
         at += dice.randrange(dice.choice((500, 90_000, 3_600_000, 2 * DAY_MS if number % 20 == 0 else 1)) or 1)
         market_log.trade(at, dice.randint(1, 99), dice.randint(1, 99))
     append(log, 0, market_log.trades[BTC])
-    ingest_all(log, database_url, markets, 0)
+    ingest_all(log, database_url, markets)
     candles = candles_of_feeds(markets.by_symbol[BTC], market_log.trades[BTC])
     database = PostgresDatabase(database_url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
     await database.start()
@@ -173,7 +153,9 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
         ]  # fmt: skip
         for _ in range(12):
             limit, some = dice.choice((1, 3, 50)), rows[dice.randrange(len(rows))].open_time
-            start = dice.choice((None, 0, START_MS - 5 * DAY_MS, START_MS, some, some + 1, some - 1, dice.randint(START_MS, at)))
+            start = dice.choice(
+                (None, 0, START_MS - 5 * DAY_MS, START_MS, some, some + 1, some - 1, dice.randint(START_MS, at))
+            )
             end = dice.choice((None, some + dice.randrange(DAY_MS), at + 3 * DAY_MS))
             if start is not None and end is not None and start > end:
                 continue
