@@ -99,9 +99,10 @@ def load(connection: psycopg.Connection[Any], count: int, end_ms: int) -> None:
 
 
 _FROM_TRADES = """
-INSERT INTO candles SELECT market, '1s', date_trunc('second', time), (array_agg(price ORDER BY trade_id))[1], max(price), min(price),
-    (array_agg(price ORDER BY trade_id DESC))[1], sum(quantity), sum(quote), count(*),
-    coalesce(sum(quantity) FILTER (WHERE taker_side = 1), 0), coalesce(sum(quote) FILTER (WHERE taker_side = 1), 0), min(trade_id), max(trade_id)
+INSERT INTO candles SELECT market, '1s', date_trunc('second', time),
+    (array_agg(price ORDER BY trade_id))[1], max(price), min(price), (array_agg(price ORDER BY trade_id DESC))[1],
+    sum(quantity), sum(quote), count(*), coalesce(sum(quantity) FILTER (WHERE taker_side = 1), 0),
+    coalesce(sum(quote) FILTER (WHERE taker_side = 1), 0), min(trade_id), max(trade_id)
 FROM trades GROUP BY 1, 3
 """
 _FROM_CANDLES = """

@@ -14,6 +14,7 @@ from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
 from benchmarks import http as http_bench
 from benchmarks import klines as klines_bench
+from benchmarks import persist as persist_bench
 from benchmarks import pipeline as pipeline_bench
 from benchmarks import replay as replay_bench
 from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
@@ -104,6 +105,15 @@ def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: boo
     with http_bench.exchange_of_its_own() as target:
         results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
     _finish(results, as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--count", default=200_000, show_default=True, help="Commands whose events are stored.")
+@_options
+def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, into TimescaleDB."""
+    once = partial(persist_bench.persist, count, load_settings().postgres_bin)
+    _finish(repeated("persist", runs, once), as_json=as_json, record=record)
 
 
 @bench.command()

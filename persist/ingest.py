@@ -287,14 +287,14 @@ class ShardIngest:
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
         with connection.cursor() as cursor:
-            _copy(cursor, TRADES, rows.trade_rows())
-            _copy(cursor, FILLS, rows.fills)
-            _copy(cursor, LEDGER_ENTRIES, rows.ledger_entries)
+            copy_rows(cursor, TRADES, rows.trade_rows())
+            copy_rows(cursor, FILLS, rows.fills)
+            copy_rows(cursor, LEDGER_ENTRIES, rows.ledger_entries)
             if rows.orders:
-                _copy(cursor, ORDERS, rows.order_rows(), into="batch_orders")
+                copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)
             if rows.trades and self._keeps_candles:
-                _copy(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
+                copy_rows(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
                 cursor.execute(_UPSERT_CANDLES)
         if rows.trades and not self._keeps_candles:
             first, last = rows.trades[0][0].time, rows.trades[-1][0].time
@@ -340,7 +340,8 @@ def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]
     return batches, dead
 
 
-def _copy(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+    """COPY rows into their table, or into one of the same columns."""
     if not rows:
         return
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
