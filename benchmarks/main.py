@@ -7,14 +7,18 @@ from pathlib import Path
 
 import msgspec
 import rich_click as click
+from rich.console import Console
 
 from benchmarks import core as core_benches
 from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
 from benchmarks import http as http_bench
+from benchmarks import klines as klines_bench
+from benchmarks import persist as persist_bench
 from benchmarks import pipeline as pipeline_bench
 from benchmarks import replay as replay_bench
 from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
+from runtime.settings import load_settings
 
 
 def _finish(results: list[Result], *, as_json: bool, record: bool, document: Path = DOCUMENT) -> None:
@@ -26,14 +30,18 @@ def _finish(results: list[Result], *, as_json: bool, record: bool, document: Pat
         write(results, document)
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
+def _reports(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--write", "record", is_flag=True, help="Record the results in docs/benchmarks.md."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--runs", default=5, show_default=True, help="How often to measure; the median counts."),
     ):
         command = option(command)
     return command
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    runs = click.option("--runs", default=5, show_default=True, help="How often to measure; the median counts.")
+    return runs(_reports(command))
 
 
 @click.group()
@@ -96,6 +104,29 @@ def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: boo
     """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers that are stuck."""
     with http_bench.exchange_of_its_own() as target:
         results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
+    _finish(results, as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--count", default=200_000, show_default=True, help="Commands whose events are stored.")
+@_options
+def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, into TimescaleDB."""
+    once = partial(persist_bench.persist, count, load_settings().postgres_bin)
+    _finish(repeated("persist", runs, once), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--trades", default=10_000_000, show_default=True, help="Trades in the database, over three years.")
+@click.option("--queries", default=100, show_default=True, help="Queries of each kind and interval.")
+@_reports
+def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
+    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, on TimescaleDB.
+
+    Fewer trades make a run shorter; 10,000,000 take some ten minutes and 5 GB.
+    """
+    say = Console(stderr=True).print
+    results = klines_bench.klines(trades, queries, load_settings().postgres_bin, say)
     _finish(results, as_json=as_json, record=record)
 
 

@@ -21,31 +21,39 @@ STOP_S = 300
 
 
 @contextmanager
-def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis, "subprocess.Popen[bytes]"]]:
-    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to disk."""
+def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
+    """Run a Redis, its data in a temporary folder, that writes every commit to disk; yield settings that name it, and a client."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         markets = roomy_markets_file(Path(folder))
         own = Settings(data_dir=Path(folder), redis_port=free_port(), markets_file=str(markets))
         embedded.make_data_dir(own)
         server = subprocess.Popen(embedded.redis_command(own).arguments, stdout=subprocess.DEVNULL)
-        process = None
         try:
             while not embedded.redis_ready(own):
                 time.sleep(0.02)
-            values = {
-                "data_dir": folder,
-                "redis_port": str(own.redis_port),
-                "markets_file": str(markets),
-                "log_level": "warning",
-                "lost_tail_check_enabled": "false",  # there is no database to compare with
-                **settings,
-            }
-            environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in values.items()}}
-            process = subprocess.Popen([sys.executable, "-m", module], env=environment)
             with redis_clients.client(own.resolved_redis_url()) as client:
-                yield client, process
+                yield own, client
         finally:
-            for each in (process, server):
-                if each is not None:
-                    each.terminate()
-                    each.wait(STOP_S)
+            server.terminate()
+            server.wait(STOP_S)
+
+
+@contextmanager
+def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis, "subprocess.Popen[bytes]"]]:
+    """Run `python -m module` with `settings` of its own on a Redis of its own, which writes every commit to disk."""
+    with redis_of_its_own() as (own, client):
+        values = {
+            "data_dir": str(own.data_dir),
+            "redis_port": str(own.redis_port),
+            "markets_file": own.markets_file,
+            "log_level": "warning",
+            "lost_tail_check_enabled": "false",  # there is no database to compare with
+            **settings,
+        }
+        environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in values.items()}}
+        process = subprocess.Popen([sys.executable, "-m", module], env=environment)
+        try:
+            yield client, process
+        finally:
+            process.terminate()
+            process.wait(STOP_S)

@@ -29,6 +29,14 @@ POSTGRES_VERSION_MIN = (16,)
 UNPRIVILEGED_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; the first of these that exists runs it then."""
 PROGRAM_TIMEOUT_S = 120
+TIMESCALEDB_OPTIONS = (
+    "shared_preload_libraries=timescaledb",
+    # A statement about all of the history locks every chunk and its indexes.
+    "max_locks_per_transaction=256",
+    # Those of the policies, besides what PostgreSQL runs anyway.
+    "timescaledb.max_background_workers=8",
+    "max_worker_processes=20",
+)
 CONNECT_TIMEOUT_S = 2
 
 
@@ -118,7 +126,7 @@ def postgres_command(settings: Settings) -> ServerCommand:
         "max_wal_size=2GB",
         "checkpoint_timeout=15min",
         "timescaledb.telemetry_level=off",
-        *(["shared_preload_libraries=timescaledb"] if _has_timescaledb(programs) else []),
+        *(TIMESCALEDB_OPTIONS if _has_timescaledb(programs) else []),
     ):
         arguments += ["-c", option]
     return ServerCommand(

@@ -294,11 +294,14 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
         "INSERT INTO lost_trades VALUES (%s, %s, %s, %s)",
         [(symbol, first, last, row[0]) for symbol, (first, last) in loss.trades.items()],
     )
+    # What is taken back may be columnstore already; plain PostgreSQL knows no such limit, and does not mind.
+    connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
     connection.execute(
         "DELETE FROM fills USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = 'trade' AND "
+        "fills.time = entries.time AND fills.time >= to_timestamp(%s / 1000.0) AND "
         "entries.account_id = fills.account_id AND entries.reference = fills.market || ':' || fills.trade_id AND "
         + _LATER.replace("time", "entries.time", 1),
-        (shard, *bound),
+        (shard, bound[0], *bound),
     )
     connection.execute(
         "INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) "

@@ -8,23 +8,33 @@ from functions.ports import Call, Ports
 from protocol.orders import Side
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
+# Numbers follow on each other and never go back in time, so the page is known once one end of it is found.
+_FIRST_FROM = """
+    SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND aggregate_id >= %(from)s
+    ORDER BY aggregate_id LIMIT 1
+"""
+_FIRST_SINCE = """
+    SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
+    ORDER BY time, trade_id LIMIT 1
+"""
+_LAST = """
+    SELECT aggregate_id, time FROM trades
+    WHERE market = %(market)s AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
+    ORDER BY time DESC, trade_id DESC LIMIT 1
+"""
 _HEAD = """
     SELECT aggregate_id, min(price), sum(quantity)::bigint, min(trade_id), max(trade_id),
         (extract(epoch from min(time)) * 1000)::bigint, min(taker_side)
     FROM trades WHERE market = %(market)s
 """
-_FROM = f"{_HEAD} AND aggregate_id >= %(from)s GROUP BY aggregate_id ORDER BY aggregate_id LIMIT %(limit)s"
-_NEWEST = f"""{_HEAD}
-    AND aggregate_id > (SELECT coalesce(max(aggregate_id), 0) FROM trades WHERE market = %(market)s) - %(limit)s
+_AFTER = f"""{_HEAD}
+    AND aggregate_id >= %(found)s::bigint AND aggregate_id < %(found)s::bigint + %(limit)s AND time >= %(time)s
+    AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     GROUP BY aggregate_id ORDER BY aggregate_id
 """
-_SINCE = f"""{_HEAD}
-    AND time >= to_timestamp(%(start)s / 1000.0)
-    AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
-    GROUP BY aggregate_id ORDER BY aggregate_id LIMIT %(limit)s
-"""
-_UNTIL = f"""{_HEAD} AND time <= to_timestamp(%(end)s / 1000.0)
-    GROUP BY aggregate_id ORDER BY aggregate_id DESC LIMIT %(limit)s
+_BEFORE = f"""{_HEAD}
+    AND aggregate_id <= %(found)s::bigint AND aggregate_id > %(found)s::bigint - %(limit)s AND time <= %(time)s
+    GROUP BY aggregate_id ORDER BY aggregate_id
 """
 
 
@@ -52,15 +62,17 @@ async def get_aggregate_trades(ports: Ports, call: Call) -> object:
         raise bad_combination()
     await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
     if from_id is not None:
-        statement = _FROM
+        edge, page = _FIRST_FROM, _AFTER
     elif start is not None:
-        statement = _SINCE
+        edge, page = _FIRST_SINCE, _AFTER
     else:
-        statement = _NEWEST if end is None else _UNTIL
-    rows = await ports.database.fetch(
-        statement, {"market": market.symbol, "from": from_id, "start": start, "end": end, "limit": limit}
-    )
-    shapes = [
+        edge, page = _LAST, _BEFORE
+    values = {"market": market.symbol, "from": from_id, "start": start, "end": end, "limit": limit}
+    found = await ports.database.fetch(edge, values)
+    if not found:
+        return []
+    rows = await ports.database.fetch(page, {**values, "found": found[0][0], "time": found[0][1]})
+    return [
         AggregateTradeShape(
             a=aggregate_id,
             p=market.format_price(price),
@@ -73,7 +85,6 @@ async def get_aggregate_trades(ports: Ports, call: Call) -> object:
         )
         for aggregate_id, price, quantity, first, last, time, taker_side in rows
     ]
-    return shapes[::-1] if statement is _UNTIL else shapes
 
 
 FUNCTION = Function(

@@ -15,8 +15,12 @@ _WHERE = """
     AND (%(start)s::bigint IS NULL OR accepted_time >= to_timestamp(%(start)s / 1000.0))
     AND (%(end)s::bigint IS NULL OR accepted_time <= to_timestamp(%(end)s / 1000.0))
 """
-_OLDEST = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY order_id LIMIT %(limit)s"
-_NEWEST = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY order_id DESC LIMIT %(limit)s"
+# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so that its index is read.
+_FROM = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY order_id LIMIT %(limit)s"
+_SINCE = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time, order_id LIMIT %(limit)s"
+_NEWEST = (
+    f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
+)
 
 
 async def get_all_orders(ports: Ports, call: Call) -> object:
@@ -29,8 +33,9 @@ async def get_all_orders(ports: Ports, call: Call) -> object:
     open_now = await open_orders(ports, call, market.symbol)
     await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
     oldest_first = order_id is not None or start is not None
+    statement = _SINCE if start is not None else _FROM if order_id is not None else _NEWEST
     rows = await ports.database.fetch(
-        _OLDEST if oldest_first else _NEWEST,
+        statement,
         {
             "account": call.account_id,
             "market": market.symbol,

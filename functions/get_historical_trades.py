@@ -10,7 +10,10 @@ _FROM = f"""
     SELECT {_COLUMNS} FROM trades WHERE market = %(market)s AND trade_id >= %(from)s
     ORDER BY trade_id LIMIT %(limit)s
 """
-_NEWEST = f"SELECT {_COLUMNS} FROM trades WHERE market = %(market)s ORDER BY trade_id DESC LIMIT %(limit)s"
+# In the order of time, which is the same: the newest chunk has them then, and the others need not be looked into.
+_NEWEST = f"""
+    SELECT {_COLUMNS} FROM trades WHERE market = %(market)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
+"""
 
 
 async def get_historical_trades(ports: Ports, call: Call) -> object:

@@ -5,8 +5,8 @@ from typing import Final
 from functions.errors import ApiError, invalid_parameter, mandatory_missing
 from functions.function import END_TIME, START_TIME, SYMBOL, Function, Group, Parameter, limit_parameter
 from functions.klines import KlineRow, KlineShape, Window, bucket_start, filled, previous_bucket, shape
-from functions.ports import Call, Ports
-from protocol.market_data import INTERVALS
+from functions.ports import Call, Database, Ports
+from protocol.market_data import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
@@ -16,11 +16,19 @@ _UTC: Final = frozenset({"0", "00:00", "+00:00", "-00:00", "0:00", "+0:00", "-0:
 
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
-# One statement per interval, because a relation's name cannot be a parameter.
+# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both sides, so that it
+# touches few chunks however much history there is; the last candle before may lie anywhere: it is looked for among days, which are few.
 _STATEMENTS: Final = {
     interval: f"""
-        (SELECT {_COLUMNS} FROM "candles_{interval}"
-        WHERE market = %(market)s AND open_time < to_timestamp(%(start)s / 1000.0) ORDER BY open_time DESC LIMIT 1)
+        (SELECT * FROM (
+            (SELECT {_COLUMNS} FROM "candles_{interval}"
+            WHERE market = %(market)s AND open_time >= to_timestamp(%(near)s / 1000.0)
+                AND open_time < to_timestamp(%(start)s / 1000.0)
+            ORDER BY open_time DESC LIMIT 1)
+            UNION ALL
+            (SELECT {_COLUMNS} FROM "candles_1d"
+            WHERE market = %(market)s AND open_time < to_timestamp(%(near)s / 1000.0) ORDER BY open_time DESC LIMIT 1)
+        ) AS earlier ORDER BY 1 DESC LIMIT 1)
         UNION ALL
         (SELECT {_COLUMNS} FROM "candles_{interval}"
         WHERE market = %(market)s AND open_time >= to_timestamp(%(start)s / 1000.0)
@@ -29,6 +37,11 @@ _STATEMENTS: Final = {
     """
     for interval in INTERVALS
 }
+_FIRST_DAY: Final = """
+    SELECT (extract(epoch from open_time) * 1000)::bigint FROM "candles_1d"
+    WHERE market = %(market)s AND open_time >= to_timestamp(%(start)s / 1000.0) ORDER BY open_time LIMIT 1
+"""
+_DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 
 
 async def get_klines(ports: Ports, call: Call) -> object:
@@ -46,14 +59,36 @@ async def get_klines(ports: Ports, call: Call) -> object:
     if window is None:
         return []
     await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
-    rows = await ports.database.fetch(
+    rows = await kline_rows(ports.database, market.symbol, interval, window)
+    return [shape(kline, market, interval, call.time_scale) for kline in filled(rows, interval, window)]
+
+
+async def kline_rows(database: Database, symbol: str, interval: str, window: Window) -> list[KlineRow]:
+    """Return what `filled` needs for a window: its candles, oldest first, and the last one before it, whose close goes on."""
+    rows = await _rows_from(database, symbol, interval, window, window.first)
+    if rows and rows[0].open_time < window.first:
+        return rows
+    # Nothing was traded before, so the window's first candle is the first there ever was.
+    found = await database.fetch(_FIRST_DAY, {"market": symbol, "start": _near(interval, window.first)})
+    if not found:
+        return []
+    return await _rows_from(database, symbol, interval, window, max(bucket_start(interval, found[0][0]), window.first))
+
+
+async def _rows_from(database: Database, symbol: str, interval: str, window: Window, first: int) -> list[KlineRow]:
+    """Return the candles of the window from `first` on, and the last one before that."""
+    # As many intervals as are wanted, and a day in which the first trade may be found.
+    end = min(window.last, first + _DAY_MS + window.limit * INTERVALS_MS.get(interval, _MONTH_MS))
+    rows = await database.fetch(
         _STATEMENTS[interval],
-        {"market": market.symbol, "start": window.first, "end": window.last, "limit": limit},
+        {"market": symbol, "near": _near(interval, first), "start": first, "end": end, "limit": window.limit},
     )
-    return [
-        shape(kline, market, interval, call.time_scale)
-        for kline in filled([KlineRow(*map(int, row)) for row in rows], interval, window)
-    ]
+    return [KlineRow(*map(int, row)) for row in rows]
+
+
+def _near(interval: str, time: int) -> int:
+    """Return where the day of `time` begins, or its interval if that is longer."""
+    return min(bucket_start("1d", TimeMs(time)), bucket_start(interval, TimeMs(time)))
 
 
 def window_of(interval: str, start: TimeMs | None, end: TimeMs | None, limit: int, now: TimeMs) -> Window | None:

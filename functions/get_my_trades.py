@@ -33,8 +33,10 @@ _QUERY = """
         AND (%(start)s::bigint IS NULL OR time >= to_timestamp(%(start)s / 1000.0))
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
 """
-_OLDEST = f"{_QUERY} ORDER BY trade_id, order_id LIMIT %(limit)s"
-_NEWEST = f"{_QUERY} ORDER BY trade_id DESC, order_id DESC LIMIT %(limit)s"
+# The order of time and that of numbers are the same; which one is asked for decides what index and which chunks are read.
+_FROM = f"{_QUERY} ORDER BY trade_id, order_id LIMIT %(limit)s"
+_SINCE = f"{_QUERY} ORDER BY time, trade_id, order_id LIMIT %(limit)s"
+_NEWEST = f"{_QUERY} ORDER BY time DESC, trade_id DESC, order_id DESC LIMIT %(limit)s"
 
 
 class MyTradeShape(msgspec.Struct, gc=False, rename="camel"):
@@ -65,9 +67,9 @@ async def get_my_trades(ports: Ports, call: Call) -> object:
         raise bad_combination()
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
-    oldest_first = from_id is not None or start is not None
+    statement = _FROM if from_id is not None else _SINCE if start is not None else _NEWEST
     rows = await ports.database.fetch(
-        _OLDEST if oldest_first else _NEWEST,
+        statement,
         {
             "account": call.account_id,
             "market": market.symbol,
@@ -79,7 +81,7 @@ async def get_my_trades(ports: Ports, call: Call) -> object:
         },
     )
     shapes = [_shape(row, market, call.time_scale) for row in rows]
-    return shapes if oldest_first else shapes[::-1]
+    return shapes[::-1] if statement is _NEWEST else shapes
 
 
 def _shape(row: tuple[Any, ...], market: Market, time_scale: int) -> MyTradeShape:

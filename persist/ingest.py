@@ -66,6 +66,8 @@ CREATE TEMPORARY TABLE batch_candles (
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
+# Late trades, and refreshes of candles for them, may reach far into the columnstore; by default, changing much of it at once is an error.
+SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
 ON CONFLICT (market, interval, open_time) DO UPDATE SET
@@ -233,8 +235,7 @@ class ShardIngest:
                 row = connection.execute("SELECT flavour FROM schema_migrations LIMIT 1").fetchone()
                 self._keeps_candles = row is not None and row[0] == Flavour.PLAIN
                 connection.execute(_SESSION)
-                if self._keeps_candles:
-                    connection.execute(_SESSION_CANDLES)
+                connection.execute(_SESSION_CANDLES if self._keeps_candles else SESSION_TIMESCALEDB)
                 connection.execute(
                     "INSERT INTO ingest (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
                     (self._shard, STREAM_START),
@@ -322,14 +323,14 @@ class ShardIngest:
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
         with connection.cursor() as cursor:
-            _copy(cursor, TRADES, rows.trade_rows())
-            _copy(cursor, FILLS, rows.fills)
-            _copy(cursor, LEDGER_ENTRIES, rows.ledger_entries)
+            copy_rows(cursor, TRADES, rows.trade_rows())
+            copy_rows(cursor, FILLS, rows.fills)
+            copy_rows(cursor, LEDGER_ENTRIES, rows.ledger_entries)
             if rows.orders:
-                _copy(cursor, ORDERS, rows.order_rows(), into="batch_orders")
+                copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)
             if rows.trades and self._keeps_candles:
-                _copy(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
+                copy_rows(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
                 cursor.execute(_UPSERT_CANDLES)
         if rows.trades and not self._keeps_candles:
             first, last = rows.trades[0][0].time, rows.trades[-1][0].time
@@ -375,7 +376,8 @@ def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]
     return batches, dead
 
 
-def _copy(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+    """COPY rows into their table, or into one of the same columns."""
     if not rows:
         return
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(

@@ -6,6 +6,7 @@ ev:{k}, in:{k} ──> nudge ──> Dramatiq queue ──> work: transactions o
 import argparse
 import gc
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,7 @@ from persist.guard import LogGuard
 from persist.ingest import ShardIngest
 from persist.migrate import MigrationError, migrate, missing_migrations
 from persist.nudge import ArchiveNudger, Nudger
+from persist.retention import HistoryRetention, drop_history
 from protocol.streams import JOBS_NAMESPACE
 from runtime import redis_clients
 from runtime.lifecycle import stop_flag
@@ -51,6 +53,8 @@ GUARD_RETRY_MS = 1_000
 AWAIT_PERIOD_S = 0.5
 AWAIT_DATABASE_S = 30
 """A database that does not answer for so long is not waited for: orders need none, and what does waits for it by itself."""
+RETENTION_PERIOD_S = 3_600
+"""How often a worker looks for history that has become too old."""
 GC_THRESHOLD = 1_000_000
 """Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
 
@@ -223,6 +227,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     heartbeat = Heartbeat(settings, settings.name_of_process("persist-worker"))
     worker.start()
     heartbeat.start()
+    # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next time.
+    retention = (stopping, database_url, HistoryRetention.of(settings))
+    threading.Thread(target=_drop_history_until, args=retention, name="retention", daemon=True).start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:
         while not stopping.wait(WATCH_PERIOD_S):
             watch.look()
@@ -292,6 +299,14 @@ class _Watch:
     def _why_not_ingesting(self) -> str | None:
         stopped = self._runner.stopped()
         return "; ".join(stopped.values()) if stopped else None
+
+def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:
+    while not stopping.is_set():
+        try:
+            drop_history(database_url, retention)
+        except psycopg.Error as error:
+            _log.warning("old history was not dropped; the next time will be in an hour", error=str(error).strip())
+        stopping.wait(RETENTION_PERIOD_S)
 
 
 def _nothing_here() -> None:

@@ -25,6 +25,8 @@ Replicas = Annotated[int, Meta(ge=1, le=9)]
 REPLICA_PORTS = 100
 """From the port of one replica that `exchange up` starts to the next one's."""
 
+HISTORY_DAYS_MIN = 30
+"""Of the history, so many days are always kept: candles are made from them, and a restore reads them."""
 _CHECKOUT = Path(__file__).resolve().parent.parent
 DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
 """In the checkout, whatever folder a command is typed in; elsewhere when the program was installed without one."""
@@ -135,6 +137,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingest_batch_entries: Positive = 2_000
     ingest_sweep_s: Positive = 5
     """How often the ingest looks without being nudged."""
+    trades_days: Annotated[int, Meta(ge=0)] = 0
+    """Days that public trades are kept in the database, 30 or more; 0: for ever. Candles stay."""
+    fills_days: Annotated[int, Meta(ge=0)] = 0
+    """The same for the accounts' own trades (`myTrades`)."""
+    candles_1s_days: Annotated[int, Meta(ge=0)] = 0
+    """The same for candles of a second; larger ones are always kept."""
 
     # The archive
     archive_enabled: bool = True
@@ -304,6 +312,13 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(**values)  # type: ignore[arg-type]
     if settings.shard >= settings.shard_count:
         raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
+    mistakes = [
+        f"{PREFIX}{name.upper()}: 0, or {HISTORY_DAYS_MIN} or more"
+        for name in ("trades_days", "fills_days", "candles_1s_days")
+        if 0 < getattr(settings, name) < HISTORY_DAYS_MIN
+    ]
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
     settings.market_map()
     if settings.redis_url:
         try:

@@ -8,6 +8,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from persist.ingest import Progress, ShardIngest
+from persist.migrate import Flavour
 from protocol.events import (
     Event,
     FundsDeposited,
@@ -19,9 +21,21 @@ from protocol.events import (
 )
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
+from runtime.stream_log import StreamLog
 from tests.market_log import candles_of
 
 FAR_FUTURE_MS = 1 << 50
+
+
+def ingest_all(
+    log: StreamLog, database_url: str, markets: MarketMap, shards: Iterable[int] = (0,), entries_max: int = 2_000
+) -> None:
+    """Store everything that these shards have said."""
+    for shard in shards:
+        ingest = ShardIngest(shard, log, database_url, markets, entries_max)
+        while ingest.step() is Progress.MORE:
+            pass
+        ingest.close()
 
 
 def query(database_url: str, statement: LiteralString | sql.Composed) -> list[tuple[Any, ...]]:
@@ -117,3 +131,17 @@ def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: 
 
 def moment(time_ms: int) -> datetime:
     return datetime.fromtimestamp(time_ms // 1000, UTC).replace(microsecond=time_ms % 1000 * 1000)
+
+
+def is_timescaledb(database_url: str) -> bool:
+    return query(database_url, "SELECT flavour FROM schema_migrations LIMIT 1") == [(Flavour.TIMESCALEDB,)]
+
+
+def run_policies(database_url: str, kind: LiteralString) -> None:
+    """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in the order of intervals."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        jobs = connection.execute(
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name", (kind,)
+        )
+        for (job,) in jobs.fetchall():
+            connection.execute("CALL run_job(%s)", (job,))

@@ -1,0 +1,114 @@
+"""Drops what has become too old of the history: trades, fills, candles of a second. Larger candles and the ledger stay for ever.
+
+TimescaleDB drops whole chunks, plain PostgreSQL deletes rows. Ages count from the event up to which every shard has been stored, not
+from the clock: so whatever is still to be stored falls into times of which nothing has been dropped.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from persist.ingest import SESSION_TIMESCALEDB
+from persist.migrate import Flavour
+from protocol.streams import StreamId, split_stream_id
+from runtime.settings import Settings
+
+_LOCK: Final = 0x65786369
+"""The advisory lock that whoever drops holds."""
+_ROWS_PER_DELETE: Final = 10_000
+
+_log = structlog.get_logger()
+
+
+class HistoryRetention(NamedTuple):
+    """How many days of history are kept; 0: all of it."""
+
+    trades: int = 0
+    fills: int = 0
+    seconds: int = 0
+    """Candles of a second."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "HistoryRetention":
+        """Return what the settings say."""
+        return cls(settings.trades_days, settings.fills_days, settings.candles_1s_days)
+
+
+def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, int]:
+    """Drop what is too old and return how much of each relation: chunks or rows. When somebody else is at it, nothing is done.
+
+    Raises:
+        psycopg.Error: the database is away; what was dropped is dropped.
+    """
+    if not any(retention):
+        return {}
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=5, application_name="retention") as connection:
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
+        ).fetchone()
+        assert row is not None
+        stored = [StreamId(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
+        if not row[0] or not stored:
+            return {}
+        stored_ms = min(split_stream_id(each)[0] for each in stored)
+        drop = _delete_rows
+        if row[1] == Flavour.TIMESCALEDB:
+            drop = _drop_chunks
+            connection.execute(SESSION_TIMESCALEDB)
+        dropped: dict[str, int] = {}
+        for relation, days in (
+            ("trades", retention.trades),
+            ("fills", retention.fills),
+            ("candles_1s", retention.seconds),
+        ):
+            if days and (count := drop(connection, relation, stored_ms - days * 86_400_000)):
+                dropped[relation] = count
+                _log.info("history dropped", relation=relation, days=days, count=count)
+        return dropped
+
+
+# What is built from a relation must hold what it says before it goes; also what came late, and has not been looked at since.
+_BUILT_FROM: Final = {"trades": "candles_1s", "candles_1s": "candles_1m"}
+_CHUNKS: Final = """
+SELECT chunk.range_start, chunk.range_end FROM timescaledb_information.chunks AS chunk
+LEFT JOIN timescaledb_information.continuous_aggregates AS aggregate
+    ON aggregate.materialization_hypertable_schema = chunk.hypertable_schema
+    AND aggregate.materialization_hypertable_name = chunk.hypertable_name
+WHERE coalesce(aggregate.view_name, chunk.hypertable_name) = %s AND chunk.range_end <= to_timestamp(%s / 1000.0)
+ORDER BY chunk.range_start
+"""
+
+
+def _drop_chunks(connection: psycopg.Connection[Any], relation: str, before_ms: int) -> int:
+    chunks = connection.execute(_CHUNKS, (relation, before_ms)).fetchall()
+    for start, end in chunks:
+        if relation in _BUILT_FROM:
+            # Never for times whose chunks are gone already: that would empty what was built from them.
+            connection.execute(
+                "CALL refresh_continuous_aggregate(%s, %s, %s)", (f'"{_BUILT_FROM[relation]}"', start, end)
+            )
+        connection.execute(
+            "SELECT drop_chunks(%s::regclass, older_than => %s::timestamptz, newer_than => %s::timestamptz)",
+            (f'"{relation}"', end, start),
+        )
+    return len(chunks)
+
+
+_TIMES: Final = {
+    "trades": ("trades", "time", ""),
+    "fills": ("fills", "time", ""),
+    "candles_1s": ("candles", "open_time", "interval = '1s' AND "),
+}
+
+
+def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: int) -> int:
+    table, column, condition = _TIMES[relation]
+    statement = sql.SQL(
+        "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE {1} {2} < to_timestamp(%s / 1000.0) LIMIT %s))"
+    ).format(sql.Identifier(table), sql.SQL(condition), sql.Identifier(column))
+    deleted = 0
+    while count := connection.execute(statement, (before_ms, _ROWS_PER_DELETE)).rowcount:
+        deleted += count
+    return deleted

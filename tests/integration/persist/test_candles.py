@@ -1,0 +1,168 @@
+"""The database's candles are those of the feeds, whichever way it makes them, and however late trades are stored."""
+
+import os
+import random
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import pytest
+from psycopg import sql
+
+from feeds.candles import Candles
+from feeds.frames import Trade
+from feeds.trades import fold
+from functions.get_klines import kline_rows, window_of
+from functions.klines import KlineRow, bucket_start, filled, next_bucket
+from protocol.events import TradeExecuted
+from protocol.market import Market, MarketMap
+from protocol.market_data import INTERVALS, Candle
+from protocol.orders import Side
+from protocol.streams import EVENTS_FIELD, events
+from protocol.units import TimeMs
+from runtime.memory_stream_log import MemoryStreamLog
+from serving.database import PostgresDatabase
+from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
+from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
+
+TRADES = int(os.environ.get("TEST_CANDLE_TRADES", "20000"))
+"""In all markets together; 1000000 takes some minutes."""
+DAYS = 130
+DAY_MS = 86_400_000
+FRAME_TRADES = 50
+
+
+def history(markets: MarketMap, count: int, seed: int) -> MarketLog:
+    """Trades of all markets in bursts over months, and a few of the last minutes, whose candles are open."""
+    market_log, dice, now = MarketLog(), random.Random(seed), time.time_ns() // 1_000_000
+    for market in markets.markets:
+        each = count // len(markets.markets)
+        pause_rate = each * 0.3 / (DAYS * DAY_MS)
+        at, price = float(START_MS), 50_000
+        times = []
+        for _ in range(each - each // 50):
+            at += dice.random() * 300 if dice.random() < 0.7 else dice.expovariate(pause_rate)
+            times.append(int(at))
+        times += sorted(now - dice.randrange(180_000) for _ in range(each // 50))
+        for when in times:
+            price = max(1, price + dice.randint(-20, 20))
+            market_log.trade(when, price, dice.randint(1, 5_000), dice.choice((Side.BUY, Side.SELL)), market.symbol)
+    return market_log
+
+
+def append(log: MemoryStreamLog, shard: int, trades: Sequence[TradeExecuted]) -> None:
+    for number in range(0, len(trades), FRAME_TRADES):
+        log.append(events(shard), {EVENTS_FIELD: frame(*trades[number : number + FRAME_TRADES])})
+
+
+def candles_of_feeds(market: Market, trades: Sequence[TradeExecuted]) -> dict[str, list[Candle]]:
+    """What the feeds make of a market's trades: interval -> its candles, oldest first."""
+    candles = Candles(market.symbol, {})
+    heads = [
+        Trade(each.time, each.market, each.sequence, each.trade_id, each.aggregate_id, each.price, each.quantity, each.taker_side)
+        for each in trades
+    ]  # fmt: skip
+    for second, total in fold(heads, market.notional(1, 1), 0):
+        candles.add(second, total)
+    found: dict[str, list[Candle]] = {interval: [] for interval in INTERVALS}
+    for candle in [*candles.take_closed(), *candles.current()]:
+        found[candle.interval].append(candle)
+    return found
+
+
+def assert_same(database_url: str, markets: MarketMap, market_log: MarketLog) -> None:
+    statement = sql.SQL(
+        "SELECT open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
+        "taker_buy_quote, first_trade_id, last_trade_id FROM {} WHERE market = {} ORDER BY open_time"
+    )
+    for market in markets.markets:
+        for interval, candles in candles_of_feeds(market, market_log.trades[market.symbol]).items():
+            assert len(candles) > 3, "several of every interval"
+            expected = [
+                (
+                    moment(each.open_time), each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
+                    each.trade_count, each.taker_buy_volume, each.taker_buy_quote, each.first_trade_id, each.last_trade_id,
+                )
+                for each in candles
+            ]  # fmt: skip
+            named = statement.format(sql.Identifier(f"candles_{interval}"), sql.Literal(market.symbol))
+            stored = query(database_url, named)
+            assert len(stored) == len(expected), (market.symbol, interval)
+            assert next((pair for pair in zip(stored, expected, strict=True) if pair[0] != pair[1]), None) is None, (
+                interval
+            )
+
+
+@pytest.mark.timeout(3_600)
+def test_candles_are_those_of_the_feeds(database_url: str) -> None:
+    """A shard after the other is stored, so that all trades but the first shard's come after what they belong to was made.
+
+    The last shard's come after that became columnstore, too.
+    """
+    markets = market_map(3)
+    market_log, log = history(markets, TRADES, seed=1), MemoryStreamLog(lambda: START_MS)
+    first, second, third = (markets.markets_of_shard(shard)[0].symbol for shard in range(3))
+    append(log, 0, market_log.trades[first])
+    ingest_all(log, database_url, markets)
+    append(log, 1, market_log.trades[second])
+    ingest_all(log, database_url, markets, [1])
+    half = len(market_log.trades[third]) // 2
+    append(log, 2, market_log.trades[third][:half])
+    ingest_all(log, database_url, markets, [2])
+    if is_timescaledb(database_url):
+        run_policies(database_url, "policy_compression")
+        converted = query(database_url, "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed")
+        assert converted[0][0] > 30
+    append(log, 2, market_log.trades[third][half:])
+    ingest_all(log, database_url, markets, [2])
+    assert_same(database_url, markets, market_log)
+
+
+def naive_klines(candles: Sequence[KlineRow], interval: str, first: int, last: int, limit: int) -> Iterator[KlineRow]:
+    """Every interval from that of the first trade on has a candle: what was traded, else flat at the last close before."""
+    opens = [each.open_time for each in candles]
+    opened = bucket_start(interval, TimeMs(max(first, opens[0])))
+    while opened <= last and limit:
+        if opened >= first:
+            row = candles[bisect_right(opens, opened) - 1]
+            yield row if row.open_time == opened else KlineRow(opened, row.close, row.close, row.close, row.close)
+            limit -= 1
+        opened = next_bucket(interval, opened)
+
+
+async def test_klines_are_those_candles_wherever_the_window_lies(database_url: str) -> None:
+    markets, dice = market_map(1), random.Random(2)
+    market_log, log = MarketLog(), MemoryStreamLog(lambda: START_MS)
+    at = START_MS
+    for number in range(400):
+        # Also days without a trade.
+        at += dice.randrange(dice.choice((500, 90_000, 3_600_000, 2 * DAY_MS if number % 20 == 0 else 1)) or 1)
+        market_log.trade(at, dice.randint(1, 99), dice.randint(1, 99))
+    append(log, 0, market_log.trades[BTC])
+    ingest_all(log, database_url, markets)
+    candles = candles_of_feeds(markets.by_symbol[BTC], market_log.trades[BTC])
+    database = PostgresDatabase(database_url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    await database.start()
+    for interval in INTERVALS:
+        rows = [
+            KlineRow(
+                each.open_time, each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
+                each.trade_count, each.taker_buy_volume, each.taker_buy_quote,
+            )
+            for each in candles[interval]
+        ]  # fmt: skip
+        for _ in range(12):
+            limit, some = dice.choice((1, 3, 50)), rows[dice.randrange(len(rows))].open_time
+            start = dice.choice(
+                (None, 0, START_MS - 5 * DAY_MS, START_MS, some, some + 1, some - 1, dice.randint(START_MS, at))
+            )
+            end = dice.choice((None, some + dice.randrange(DAY_MS), at + 3 * DAY_MS))
+            if start is not None and end is not None and start > end:
+                continue
+            window = window_of(interval, start and TimeMs(start), end and TimeMs(end), limit, TimeMs(at + 5 * DAY_MS))
+            if window is None:
+                continue
+            found = list(filled(await kline_rows(database, BTC, interval, window), interval, window))
+            first = window.first if start is not None else bucket_start(interval, window.first)
+            assert found == list(naive_klines(rows, interval, first, window.last, limit)), (interval, start, end, limit)
+    await database.close()
