@@ -117,6 +117,7 @@ def metrics_urls(settings: Settings) -> dict[str, str]:
     """Return where each process tells its metrics; beside them are /livez and /readyz."""
     return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
 
+
 def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:
     """Return (name, offset of the metrics port) of the processes of a kind."""
     further = [(f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset) for number in range(2, count + 1)]

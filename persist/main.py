@@ -228,8 +228,8 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     worker.start()
     heartbeat.start()
     # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next time.
-    retention = (stopping, database_url, HistoryRetention.of(settings))
-    threading.Thread(target=_drop_history_until, args=retention, name="retention", daemon=True).start()
+    dropping = (stopping, database_url, HistoryRetention.of(settings))
+    threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:
         while not stopping.wait(WATCH_PERIOD_S):
             watch.look()
@@ -299,6 +299,7 @@ class _Watch:
     def _why_not_ingesting(self) -> str | None:
         stopped = self._runner.stopped()
         return "; ".join(stopped.values()) if stopped else None
+
 
 def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:
     while not stopping.is_set():

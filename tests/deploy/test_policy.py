@@ -95,7 +95,9 @@ PLANTED: list[tuple[str, Break]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "plant"), PLANTED, ids=[f"{rule}-{number}" for number, (rule, _) in enumerate(PLANTED)])
+@pytest.mark.parametrize(
+    ("rule", "plant"), PLANTED, ids=[f"{rule}-{number}" for number, (rule, _) in enumerate(PLANTED)]
+)
 def test_a_planted_fault_is_found(rule: str, plant: Break) -> None:
     objects = rendered("production")
     plant(objects)

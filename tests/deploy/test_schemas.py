@@ -29,7 +29,13 @@ def test_objects_are_what_kubernetes_takes(overlay: str, version: str) -> None:
 
 def test_custom_resources_are_what_their_operators_take() -> None:
     found = [custom_resources.check(value) for value in rendered("production") if is_custom(value)]
-    assert {type(each).__name__ for each in found} >= {"ScaledObject", "PodMonitor", "Cluster", "ScheduledBackup", "ObjectStore"}
+    assert {type(each).__name__ for each in found} >= {
+        "ScaledObject",
+        "PodMonitor",
+        "Cluster",
+        "ScheduledBackup",
+        "ObjectStore",
+    }
 
 
 def pod(objects: list[Object], name: str) -> dict[str, Any]:
