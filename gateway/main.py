@@ -86,7 +86,6 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
             )
         )
         backlog = surroundings.backlog
-        probes.ready_when("backlog", lambda: backlog.why_not_open(settings.backlog_age_ms_max))
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()

@@ -98,10 +98,10 @@ def metrics_application(probes: Probes) -> WSGIApplication:
     return answer
 
 
-def reach_redis(probes: Probes, process: str) -> Reach:
+def reach_redis(probes: Probes, process: str, *, once: bool = False) -> Reach:
     """Return what a process notes in whether Redis answers it; the process is ready only while it does."""
     reach = Reach("Redis")
-    probes.ready_when("redis", reach.why_not)
+    probes.ready_when("redis", reach.why_not, once=once)
     _redis_reachable.labels(process).set_function(lambda: reach.why_not() is None)
     return reach
 

@@ -54,4 +54,4 @@ class OtlpExporter:
 
     def close(self) -> None:
         """Send what waits."""
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the library lacks the annotation

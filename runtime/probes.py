@@ -43,9 +43,13 @@ class Probes:
         """Note that the process is about to end: it finishes what it has, and should get no more."""
         self.ready_when("process", lambda: "it is about to end")
 
-    def ready_when(self, name: str, check: Check) -> None:
-        """Have `check` decide whether the process is ready, too; it takes the place of an earlier one called `name`."""
-        self._checks = {**self._checks, name: check}
+    def ready_when(self, name: str, check: Check, *, once: bool = False) -> None:
+        """Have `check` decide whether the process is ready, too; it takes the place of an earlier one called `name`.
+
+        `once`: only until nothing speaks against it for the first time. That is for what processes behind a balancer share: were all
+        of them taken out for it, clients would reach nobody, instead of hearing from one what is the matter.
+        """
+        self._checks = {**self._checks, name: _Once(check) if once else check}
 
     def why_not_alive(self) -> str | None:
         """Return what says that the main loop hangs."""
@@ -75,6 +79,19 @@ class Probes:
         while True:
             self.turned()
             await asyncio.sleep(_TURN_EVERY_S)
+
+
+class _Once:
+    """A check that has nothing more to say once it had nothing to say."""
+
+    def __init__(self, check: Check) -> None:
+        self._check: Check | None = check
+
+    def __call__(self) -> str | None:
+        reason = self._check() if self._check is not None else None
+        if reason is None:
+            self._check = None
+        return reason
 
 
 class Reach:

@@ -29,11 +29,6 @@ class Backlog:
         self._reach = reach
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
-    def why_not_open(self, age_ms_max: int) -> str | None:
-        """Return why no shard takes orders: each of them has halted, or lets them wait for longer than `age_ms_max`."""
-        closed = [shard in self.halted or age_ms > age_ms_max for shard, age_ms in enumerate(self.age_ms)]
-        return "no shard takes orders: every one has halted, or is too far behind" if all(closed) else None
-
     def oldest_ms(self) -> int:
         """Return the greatest age of all shards."""
         return max(self.age_ms)

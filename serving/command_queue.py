@@ -172,7 +172,7 @@ class CommandQueue:
                 outcome = str(error)
             else:
                 outcome = type(reply.result()).__name__
-            names = {"account_id": command.account_id, "client_order_id": command.client_order_id}
+            names: dict[str, str | int] = {"account_id": command.account_id, "client_order_id": command.client_order_id}
             tracer.whole(
                 trace, "place order", start_ns, time.time_ns(), market=command.market, outcome=outcome, **names
             )

@@ -59,7 +59,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         stack.push_async_callback(client.aclose)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
-        backlog = Backlog(client, settings.shard_count, reach_redis(probes, process))
+        backlog = Backlog(client, settings.shard_count, reach_redis(probes, process, once=True))
         stack.push_async_callback(backlog.close)
         replies_link = RedisLink(
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)
@@ -76,7 +76,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
             stack.push_async_callback(link.close)
         links = [replies_link, *commands_links.all()]
         probes.ready_when(
-            "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made"
+            "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made", once=True
         )
         database = PostgresDatabase(settings.resolved_database_url(), client)
         await database.start()

@@ -90,7 +90,7 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
         _subscriptions.set_function(hub.subscription_count)
         _streams.set_function(hub.stream_count)
         probes.ready_when("server", lambda: "it does not listen yet")
-        probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis")
+        probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis", once=True)
         heartbeat = Heartbeat(settings, name)
         door = Doorkeeper(settings, hub, surroundings.ports)
         await hub.start()

@@ -74,13 +74,13 @@ def mistakes(expression: str, known: Labels) -> list[str]:
     used, grouped = parts(expression)
     found = [f"there is no metric {name}" for name, _ in used if name not in known]
     having = {name: known[name] for name, _ in used if name in known}
-    for name, labels in used:
+    for name, matched in used:
         own = having.get(name)
-        if own is not None and (wrong := labels - own - OF_TARGETS):
+        if own is not None and (wrong := matched - own - OF_TARGETS):
             found.append(f"{name} has no label {', '.join(sorted(wrong))}")
     all_known = set[str]().union(*(own for own in having.values() if own is not None), OF_TARGETS)
-    if all(own is not None for own in having.values()) and (wrong := grouped - all_known):
-        found.append(f"nothing in {expression} has a label {', '.join(sorted(wrong))}")
+    if all(own is not None for own in having.values()) and (strange := grouped - all_known):
+        found.append(f"nothing in {expression} has a label {', '.join(sorted(strange))}")
     return found
 
 

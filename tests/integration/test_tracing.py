@@ -78,10 +78,17 @@ def spans_of(path: str, body: bytes) -> Iterator[Span]:
         names = {each.key: each.value.string_value for each in resource.resource.attributes}
         for scope in resource.scope_spans:
             for span in scope.spans:
-                ids = (int.from_bytes(each, "big") for each in (span.trace_id, span.span_id, span.parent_span_id))
                 attributes = {each.key: each.value.string_value for each in span.attributes}
-                times = (span.start_time_unix_nano, span.end_time_unix_nano)
-                yield Span(names["service.name"], span.name, *ids, *times, attributes)
+                yield Span(
+                    names["service.name"],
+                    span.name,
+                    int.from_bytes(span.trace_id, "big"),
+                    int.from_bytes(span.span_id, "big"),
+                    int.from_bytes(span.parent_span_id, "big"),
+                    span.start_time_unix_nano,
+                    span.end_time_unix_nano,
+                    attributes,
+                )
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What watches the exchange: dashboards made as code, alerts, and their tests."""
