@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tests.deploy.cluster import Pod, pods, replicas_min, scalers, selects, target_of
 from tests.deploy.rendered import Object, of_kind
