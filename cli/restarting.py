@@ -161,7 +161,8 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
     if name == "mm":
         return _is_quoted(settings)
     if name == "frontend":
-        return not probes.frontend_note(settings)
+        # As at a start, nobody waits for what it may have to build.
+        return probes.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
     return probes.says_health(settings, name, pid, LAG_MS_MAX if name == "feeds" else 2**63)
 
