@@ -41,7 +41,7 @@ class OwnExchange(NamedTuple):
         """The base URL of its REST API."""
         return self.settings.rest_url()
 
-    def command(self, *arguments: str) -> Any:
+    def command(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> Any:
         """Return what an `exchange` command prints with --json.
 
         Raises:
@@ -52,7 +52,7 @@ class OwnExchange(NamedTuple):
             env=self.environment,
             capture_output=True,
             check=False,
-            timeout=STOP_TIMEOUT_S,
+            timeout=timeout_s,
         )
         if result.returncode:
             said = (result.stderr or result.stdout).decode()

@@ -84,6 +84,15 @@ def answers_ping(settings: Settings, port: int) -> bool:
         return False
 
 
+def frontend_answers(settings: Settings) -> bool:
+    """Return whether the frontend's server answers, also while it has nothing to show yet."""
+    try:
+        with urllib.request.urlopen(f"{settings.frontend_url()}/health", timeout=TIMEOUT_S) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
 def frontend_note(settings: Settings) -> str:
     """Return what keeps browsers from seeing the frontend, in brackets; nothing when all is well."""
     try:

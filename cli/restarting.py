@@ -5,7 +5,7 @@ the next one comes when it is ready.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 import psycopg
@@ -102,8 +102,7 @@ def _in_order(settings: Settings) -> list[str]:
     ]
 
 
-def _shard(environment: "dict[str, str] | object") -> int:
-    assert isinstance(environment, dict)
+def _shard(environment: Mapping[str, str]) -> int:
     return int(environment[f"{PREFIX}SHARD"])
 
 
@@ -130,8 +129,10 @@ def _next(settings: Settings, left: list[str]) -> str:
 def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
-    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
-    if not request_restart(settings, RestartRequest(name, overlap=name == "feeds")):
+    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile. Two of them
+    # cannot have one metrics port.
+    overlap = name == "feeds" and not settings.metrics_port
+    if not request_restart(settings, RestartRequest(name, overlap)):
         raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
 
     def is_ready() -> bool:
@@ -141,7 +142,9 @@ def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
         anew = now.pid not in (0, before.pid) and now.state is ProcessStatus.RUNNING
         return anew and _ready(settings, name, now.pid)
 
-    _wait(is_ready, f"{name} is not ready after {READY_TIMEOUT_S:.0f} s; `exchange logs {name}` may say why.", left)
+    timeout_s = READY_TIMEOUT_S + settings.drain_delay_ms / 1000
+    otherwise = f"{name} is not ready after {timeout_s:.0f} s; `exchange logs {name}` may say why."
+    _wait(is_ready, otherwise, left, timeout_s)
     return Restarted(name, _state_of(settings, name, left).pid, began, time.time())
 
 
@@ -158,7 +161,8 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
     if name == "mm":
         return _is_quoted(settings)
     if name == "frontend":
-        return not probes.frontend_note(settings)
+        # As at a start, nobody waits for what it may have to build.
+        return probes.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
     return probes.says_health(settings, name, pid, LAG_MS_MAX if name == "feeds" else 2**63)
 
@@ -179,8 +183,8 @@ def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
     return next(each for each in state.processes if each.name == name)
 
 
-def _wait(true: Callable[[], bool], otherwise: str, left: list[str]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+def _wait(true: Callable[[], bool], otherwise: str, left: list[str], timeout_s: float = READY_TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:
             raise RestartError(f"{otherwise} {_rest(left)}")

@@ -68,6 +68,7 @@ class Supervisor:
         self._settings = settings
         self._processes: list[_Process] = []
         log_folder(settings).mkdir(mode=0o700, exist_ok=True)
+        take_request(settings)  # it was for one before this
 
     def start(self, spec: ProcessSpec) -> None:
         """Start a process and keep it running.
@@ -85,7 +86,7 @@ class Supervisor:
         for process in self._processes:
             if process.spec.name == name:
                 now = time.monotonic()
-                process.kill_due, process.deaths = now + STOP_TIMEOUT_S, 0
+                process.kill_due, process.deaths = now + self._stop_timeout_s(), 0
                 if process.running is None:
                     process.due = now
                 elif overlap and process.former is None:
@@ -143,18 +144,21 @@ class Supervisor:
         """End all processes, the last started first; kill those that do not end in time."""
         for process in reversed(self._processes):
             if process.former is not None:
-                _end(process.former, process.spec)
+                _end(process.former, process.spec, self._stop_timeout_s())
             if process.running is not None:
                 say(f"stopping {process.spec.name}")
-                _end(process.running, process.spec)
+                _end(process.running, process.spec, self._stop_timeout_s())
         self._processes.clear()
+
+    def _stop_timeout_s(self) -> float:
+        return STOP_TIMEOUT_S + self._settings.drain_delay_ms / 1000
 
     def _end_what_should(self, process: _Process, now: float) -> None:
         """Kill what was told to end and does not; see off what was taken over from."""
         if process.asked and process.running is not None and now > process.kill_due:
             _log.warning("process killed: it did not end in time", name=process.spec.name)
             process.running.kill()
-            process.kill_due = now + STOP_TIMEOUT_S
+            process.kill_due = now + self._stop_timeout_s()
         if process.former is not None:
             if process.former.poll() is not None:
                 _kill_group(process.former.pid)
@@ -207,10 +211,10 @@ class Supervisor:
         )
 
 
-def _end(running: "subprocess.Popen[bytes]", spec: ProcessSpec) -> None:
+def _end(running: "subprocess.Popen[bytes]", spec: ProcessSpec, timeout_s: float) -> None:
     running.send_signal(spec.command.stop_signal)
     try:
-        running.wait(STOP_TIMEOUT_S)
+        running.wait(timeout_s)
     except subprocess.TimeoutExpired:
         _log.warning("process killed: it did not end in time", name=spec.name)
     _kill_group(running.pid)

@@ -15,7 +15,7 @@ TIMEOUT_S = 120
 
 def test_named_processes_are_restarted_in_their_order_and_leave_nothing_behind(exchange: RunningExchange) -> None:
     before = {each.name: each for each in exchange.processes()}
-    restarted = exchange.command("restart", "frontend", "mm", "gateway")
+    restarted = exchange.command("restart", "frontend", "mm", "gateway", timeout_s=TIMEOUT_S)
     assert [each["process"] for each in restarted] == ["gateway", "mm", "frontend"]
     after = {each.name: each for each in exchange.processes()}
     assert {name for name in before if before[name].pid != after[name].pid} == {"gateway", "mm", "frontend"}

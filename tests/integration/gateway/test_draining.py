@@ -45,7 +45,7 @@ class Client:
 
 
 def test_everybody_is_answered_and_told_to_move(processes: Processes) -> None:
-    url = processes.gateway(DRAIN_GRACE_MS="3000")
+    url = processes.gateway(DRAIN_GRACE_MS="1500")
     gateway = processes.started[-1]
     in_use, idle, half_sent = Client(url), Client(url), Client(url)
     assert in_use.ask() == (200, False)

@@ -18,7 +18,7 @@ from protocol import streams
 from protocol.units import AccountId
 from runtime.settings import Settings
 from serving.secret_box import SecretBox, master_key
-from tests.integration.ws_edge.conftest import running_edge
+from tests.integration.ws_edge.conftest import Edge, running_edge
 from tests.integration.ws_edge.test_accounts_catch_up import until
 from tests.integration.ws_edge.test_hostile_clients import closing
 
@@ -44,6 +44,7 @@ async def test_a_request_under_way_is_answered_before_the_close(redis_url: str, 
                 answer = json.loads(await api.recv())
                 assert (answer["id"], answer["status"], answer["error"]["code"]) == (1, 503, -1007)
                 assert await closing(api) == (1001, "the server is shutting down")
+            assert await ended(edge) == 0
         assert client.xlen(streams.commands(0)) == 1
 
 
@@ -57,6 +58,7 @@ async def test_newcomers_are_sent_away_while_those_inside_may_move(redis_url: st
             assert refusal.value.response.status_code == 503
             assert refusal.value.response.headers["Retry-After"] == "1"
             assert (await closing(inside))[0] == 1001
+        assert await ended(edge) == 0
 
 
 async def test_before_it_drains_it_goes_on_as_before(redis_url: str, tmp_path: Path) -> None:
@@ -67,6 +69,12 @@ async def test_before_it_drains_it_goes_on_as_before(redis_url: str, tmp_path: P
             assert json.loads(await api.recv())["status"] == 200
             assert json.loads(await api.recv())["event"]["e"] == "serverShutdown"
             assert (await closing(api))[0] == 1001
+        assert await ended(edge) == 0
+
+
+async def ended(edge: Edge) -> int:
+    """Wait until the process has ended by itself; return what it ended with."""
+    return await asyncio.to_thread(edge.process.wait, TIMEOUT_S)
 
 
 async def _ask_until_refused(api: Any) -> str:
