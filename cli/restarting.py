@@ -129,10 +129,8 @@ def _next(settings: Settings, left: list[str]) -> str:
 def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
-    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile. Two of them
-    # cannot have one metrics port.
-    overlap = name == "feeds" and not settings.metrics_port
-    if not request_restart(settings, RestartRequest(name, overlap)):
+    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
+    if not request_restart(settings, RestartRequest(name, overlap=name == "feeds")):
         raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
 
     def is_ready() -> bool:

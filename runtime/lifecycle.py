@@ -1,18 +1,11 @@
-"""Stopping: the first SIGTERM or SIGINT asks a process to finish what it has and leave; a second one ends it at once.
-
-From the first one on `draining` is set: whoever asks whether the process is ready is told that it is not, while it still serves.
-"""
+"""Stopping: the first SIGTERM or SIGINT asks a process to finish what it has and leave; a second one ends it at once."""
 
 import asyncio
 import signal
 import threading
 from types import FrameType
-from typing import Final
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-draining: Final = threading.Event()
-"""Whether this process was told to stop."""
 
 
 def stop_flag() -> threading.Event:
@@ -20,7 +13,6 @@ def stop_flag() -> threading.Event:
     flag = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        draining.set()
         flag.set()
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
@@ -36,7 +28,6 @@ def stop_event() -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        draining.set()
         event.set()
         for each in STOP_SIGNALS:
             loop.remove_signal_handler(each)

@@ -31,6 +31,8 @@ from runtime.settings import PREFIX, Settings, SettingsError
 
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
+_OVERLAPPING: Final = ("feeds",)
+"""A new one of these starts before the one that it replaces ends, so for a moment both have the port."""
 _CLIENT_S: Final = 5
 """How long a client of the metrics may take to say what it wants."""
 
@@ -65,7 +67,8 @@ def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
     if not settings.metrics_port:
         return
     try:
-        server = _Server((settings.host, settings.metrics_port), metrics_application(probes))
+        address = settings.host, settings.metrics_port
+        server = _Server(address, metrics_application(probes), shared=process in _OVERLAPPING)
     except OSError as error:
         raise SettingsError(
             f"{PREFIX}METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}"
@@ -129,9 +132,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], application: WSGIApplication) -> None:
+    def __init__(self, address: tuple[str, int], application: WSGIApplication, *, shared: bool) -> None:
+        """Serve `application`; `shared`: another process may have the same port."""
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
+        self.allow_reuse_port = shared
         super().__init__(address, _Handler)
         self.set_app(application)
 
