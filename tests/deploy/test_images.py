@@ -86,7 +86,7 @@ def test_an_image_is_for_anybody_and_carries_no_server(variables: Mapping[str, s
     inspected = json.loads(podman("image", "inspect", image))[0]
     assert inspected["Config"]["User"] == "10001:10001"
     assert inspected["Config"]["Labels"]["org.opencontainers.image.version"] == "1.2.3"
-    assert inspected["HealthCheck"]["Test"][0] == "CMD"
+    assert inspected["Healthcheck"]["Test"][0] == "CMD"
     found = podman(
         "run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv"
     )

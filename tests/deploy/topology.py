@@ -149,7 +149,7 @@ class Topology:
         service = self.services[name]
         limits = service["deploy"]["resources"]["limits"]
         arguments = ["--name", container or f"{self.project}-{name}-{number}", "--user", str(service["user"])]
-        arguments += ["--read-only"] * service["read_only"]
+        arguments += ["--read-only", "--read-only-tmpfs=false"] * service["read_only"]
         arguments += [f"--cap-drop={each}" for each in service["cap_drop"]]
         arguments += [f"--security-opt={each.removesuffix(':true')}" for each in service["security_opt"]]
         arguments += ["--memory", limits["memory"], "--cpus", limits["cpus"], "--pids-limit", str(limits["pids"])]
