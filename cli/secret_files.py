@@ -24,7 +24,7 @@ _COMMANDS: Final = (
     "-@all +@read +@write +@connection +@transaction +@pubsub -@dangerous +eval +evalsha +script|load +script|exists "
     "+info +time +wait +client|id +client|list +client|setname +client|setinfo"
 )
-"""What every process may do, with its own keys only; nothing that stops, empties or configures the server."""
+"""What every process may do, with its own keys only; nothing that stops, empties or configures the server. Dramatiq needs KEYS, too."""
 
 
 class Hosts(NamedTuple):

@@ -86,7 +86,7 @@ def test_an_image_is_for_anybody_and_carries_no_server(variables: Mapping[str, s
     inspected = json.loads(podman("image", "inspect", image))[0]
     assert inspected["Config"]["User"] == "10001:10001"
     assert inspected["Config"]["Labels"]["org.opencontainers.image.version"] == "1.2.3"
-    assert inspected["Config"]["Healthcheck"]["Test"][0] == "CMD"
+    assert inspected["Healthcheck"]["Test"][0] == "CMD"
     found = podman(
         "run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv"
     )
@@ -142,7 +142,9 @@ def test_pages_are_as_the_frontend_server_serves_them(exchange: Topology) -> Non
                 assert response.headers[name] == value
             if file and served:
                 assert response.content == served
-                assert response.headers["Content-Type"].split(";")[0] in content_type(file)
+                # nginx's own list of types still has the older name.
+                kind = response.headers["Content-Type"].replace("application/javascript", "text/javascript")
+                assert kind.split(";")[0] in content_type(file)
                 assert response.headers["Cache-Control"] == cache_control(path)
 
 

@@ -18,13 +18,13 @@ from cli.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
 from tests.e2e.api import Api, eventually, new_account
 
-TIMEOUT_S = 60
+TIMEOUT_S = 150
 KEYS_OF = {
-    "gateway": ("in:{0}", "session:x", "api_key:x"),
-    "edge": ("query:{0}", "listen_key:x"),
-    "engine": ("pos:{0}", "ev:{0}", "snapshot:{0}:x"),
+    "gateway": ("session:x", "api_key:x"),
+    "edge": ("listen_key:x",),
+    "engine": ("out:{0}", "lease:{0}", "snapshot:{0}:x"),
     "feeds": ("depth:{0}:BTCUSDT", "feeds:{0}"),
-    "persist": ("{dramatiq}:ingest", "guard:{0}"),
+    "persist": ("{dramatiq}:ingest",),
 }
 """What only this kind of process writes, or only the two servers of functions do."""
 
@@ -57,9 +57,9 @@ class Server:
             return False
 
     def refusals(self) -> list[Any]:
-        """Return what was refused to whom."""
-        found: list[Any] = self.client("operator").acl_log()  # type: ignore[no-untyped-call]
-        return [(each["username"], each["object"]) for each in found]
+        """Return what was refused to whom, but for CLIENT: the library asks for more of it than an old Redis knows, and does without."""
+        found: list[Any] = self.client("operator").acl_log()
+        return [(each["username"], each["object"]) for each in found if each["object"] != "client"]
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path, free_port())
     with _running(server.command):
         eventually("Redis", server.is_ready)
+        server.client("operator").acl_log_reset()  # the library tries more than a probe may
         yield server
 
 
@@ -88,7 +89,7 @@ def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple
     """Run every process as its own user; yield the REST and the WebSocket URL, and the engine that leads."""
     ports = {"rest_port": free_port(), "ws_port": free_port()}
     key = server.files["gateway/master-key"]
-    common = {"database_url": database_url, "data_dir": str(folder), "master_key": key, **ports}
+    common: dict[str, int | str] = {"database_url": database_url, "data_dir": str(folder), "master_key": key, **ports}
 
     with ExitStack() as stack:
 
@@ -137,8 +138,8 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
 
 
 def test_the_log_tells_what_is_refused(server: Server) -> None:
-    with pytest.raises(redis.NoPermissionError):
-        server.client("feeds").set("pos:{0}", "9|0-0")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        server.client("feeds").get("session:x")
     assert [user for user, _ in server.refusals()] == ["feeds"]
 
 
@@ -149,7 +150,7 @@ def test_each_writes_its_own_keys_and_nobody_elses(server: Server) -> None:
             strangers = KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
             for user in sorted(strangers):
                 if _tells_reading_from_writing(server) or "{" not in key:
-                    with pytest.raises(redis.NoPermissionError):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
                         server.client(user).delete(key)
 
 
@@ -159,20 +160,21 @@ def _tells_reading_from_writing(server: Server) -> bool:
 
 
 def test_nobody_may_stop_empty_or_configure_it_and_strangers_nothing(server: Server) -> None:
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        server.client("gateway").keys("*")
     for user in KEYS_OF:
         for command in (
             ("FLUSHALL",),
-            ("KEYS", "*"),
             ("CONFIG", "GET", "*"),
             ("SHUTDOWN",),
             ("ACL", "LIST"),
             ("DEBUG", "JMAP"),
         ):
-            with pytest.raises(redis.NoPermissionError):
-                server.client(user).execute_command(*command)
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                server.client(user).execute_command(*command)  # type: ignore[no-untyped-call]
     host = server.files["operator/redis-url"].rpartition("@")[2]
     for url in (f"redis://{host}", f"redis://:{secrets.token_hex(4)}@{host}"):
-        with pytest.raises((redis.AuthenticationError, redis.NoPermissionError)):
+        with pytest.raises((redis.AuthenticationError, redis.exceptions.NoPermissionError)):
             redis.Redis.from_url(url).ping()
-    with pytest.raises(redis.NoPermissionError):
+    with pytest.raises(redis.exceptions.NoPermissionError):
         redis.Redis.from_url(f"redis://probe:none@{host}").get("x")

@@ -95,7 +95,7 @@ class Topology:
         """Run a command as a service that is not started by itself, and return what it prints."""
         self.services[service] = self._document["services"][service]
         name = f"{self.project}-{service}-{secrets.token_hex(3)}"
-        return podman("run", "--rm", *self._arguments(service, 1, name)[:-1], *command)
+        return podman("run", "--rm", *self._arguments(service, 1, name, command))
 
     def is_healthy(self, service: str) -> bool:
         """Return whether every container of a service passes its own health check."""
@@ -145,11 +145,11 @@ class Topology:
         done = subprocess.run(("podman", "logs", "--tail", "30", container), capture_output=True, text=True)
         return done.stdout + done.stderr
 
-    def _arguments(self, name: str, number: int, container: str = "") -> list[str]:
+    def _arguments(self, name: str, number: int, container: str = "", command: Sequence[str] = ()) -> list[str]:
         service = self.services[name]
         limits = service["deploy"]["resources"]["limits"]
         arguments = ["--name", container or f"{self.project}-{name}-{number}", "--user", str(service["user"])]
-        arguments += ["--read-only"] * service["read_only"]
+        arguments += ["--read-only", "--read-only-tmpfs=false"] * service["read_only"]
         arguments += [f"--cap-drop={each}" for each in service["cap_drop"]]
         arguments += [f"--security-opt={each.removesuffix(':true')}" for each in service["security_opt"]]
         arguments += ["--memory", limits["memory"], "--cpus", limits["cpus"], "--pids-limit", str(limits["pids"])]
@@ -161,7 +161,7 @@ class Topology:
         for each in service.get("tmpfs", []):
             arguments += ["--tmpfs", each]
         arguments += [part for volume in self._volumes(service) for part in ("--volume", volume)]
-        return [*arguments, service["image"], *_as_list(service.get("command"))]
+        return [*arguments, service["image"], *(command or service.get("command") or ())]
 
     def _networks(self, service: Mapping[str, Any]) -> Iterator[str]:
         networks = service["networks"]
@@ -173,10 +173,6 @@ class Topology:
         for each in service.get("volumes", []):
             source, _, rest = each.partition(":")
             yield f"{CHECKOUT / source}:{rest}" if source.startswith(".") else f"{self.project}-{source}:{rest}"
-
-
-def _as_list(command: Sequence[str] | None) -> list[str]:
-    return list(command or ())
 
 
 def images_of(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

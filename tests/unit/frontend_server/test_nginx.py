@@ -15,4 +15,4 @@ def test_it_sends_the_same_security_headers() -> None:
 
 def test_no_location_has_headers_of_its_own() -> None:
     text = CONFIGURATION.read_text("utf-8")
-    assert text.rindex("add_header") < text.index("location")
+    assert text.rindex("add_header") < text.index(" location ")
