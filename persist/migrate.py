@@ -21,6 +21,10 @@ _LOCK = 0x65786368
 """The advisory lock that one migrator at a time holds."""
 
 
+TIMESCALEDB_VERSION_MIN = (2, 21)
+"""The first whose refreshes take `buckets_per_batch`."""
+
+
 class MigrationError(Exception):
     """The database and the migrations that come with the program do not belong together."""
 
@@ -128,9 +132,13 @@ def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
     try:
         with connection.transaction():
             connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            row = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
+            row = connection.execute(
+                "SELECT current_setting('timescaledb.license', true), extversion FROM pg_extension WHERE extname = 'timescaledb'"
+            ).fetchone()
             if row is None or row[0] != "timescale":
                 raise psycopg.errors.FeatureNotSupported(f"licence of the installed edition: {row and row[0]}")
+            if tuple(map(int, row[1].split(".")[:2])) < TIMESCALEDB_VERSION_MIN:
+                raise psycopg.errors.FeatureNotSupported(f"version {row[1]} is too old")
     except psycopg.Error as error:
         _log.warning("timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip())
         return Flavour.PLAIN
