@@ -80,3 +80,28 @@ def test_two_migrations_of_one_number_are_an_error(empty_url: str, tmp_path: Pat
     write(tmp_path, m0001_a="SELECT 1", m0001_b="SELECT 1")
     with pytest.raises(MigrationError, match="two migrations of the same number"):
         migrate(empty_url, tmp_path)
+
+
+def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_path: Path) -> None:
+    """As with TimescaleDB's policies, which are at work as soon as there are any."""
+    write(tmp_path, m0001_a="CREATE TABLE a (x int); CREATE TABLE b (x int)")
+    migrate(empty_url, tmp_path)
+    # Whoever waits for longer finds the deadlock, and that is the migration, since it began to wait first.
+    write(tmp_path, m0002_b="LOCK b; SELECT pg_advisory_lock_shared(1); LOCK a; CREATE TABLE c (x int)")
+    with psycopg.connect(empty_url) as other, psycopg.connect(empty_url, autocommit=True) as watcher:
+        other.execute("SET deadlock_timeout = '1min'")
+        other.execute("LOCK a")
+        watcher.execute("SELECT pg_advisory_lock(1)")
+        with ThreadPoolExecutor(2) as pool:
+            migrating = pool.submit(migrate, empty_url, tmp_path)
+            while not watcher.execute(
+                "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchone():
+                pass
+            waiting = pool.submit(other.execute, "LOCK b")
+            watcher.execute("SELECT pg_advisory_unlock(1)")
+            waiting.result()
+            other.commit()
+            migrating.result()
+    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]

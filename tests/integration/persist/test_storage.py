@@ -106,8 +106,8 @@ def test_policies_leave_open_candles_open(database_url: str) -> None:
     market.assert_candles()
     # The control: what is made too early misses what comes after.
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(REFRESH, ('"candles_1s"', None, moment(clock_ms() + 60_000)))
-    market.trade(1, clock_ms())
+        connection.execute(REFRESH, ('"candles_1s"', moment(0), moment(clock_ms() + 60_000)))
+    market.trade(1, market.now_ms)
     with pytest.raises(AssertionError, match="1s"):
         market.assert_candles()
 
@@ -183,7 +183,7 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
     if is_timescaledb(database_url):
         # The control: to make the candles of such times anew, as nothing of ours does, empties them.
         with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(REFRESH, ('"candles_1s"', None, moment(now - 40 * DAY_MS)))
+            connection.execute(REFRESH, ('"candles_1s"', moment(0), moment(now - 40 * DAY_MS)))
         assert len(candles(database_url, "1s")) < len(made["1s"]) // 2
 
 
