@@ -19,6 +19,7 @@ from cli.ports import free_port
 from persist.migrate import Flavour, migrate
 from persist.rows import TRADES, Row, database_time
 from protocol.market_data import INTERVALS, INTERVALS_MS
+from runtime.log import configure_logs
 from runtime.settings import Settings
 
 MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -35,7 +36,8 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
     """Run a PostgreSQL, its data in a temporary folder, and yield its migrated database's URL and flavour."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
-        own = Settings(data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin)
+        own = Settings(data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin, log_level="warning")
+        configure_logs(own, "bench")
         embedded.make_data_dir(own)
         command = embedded.postgres_command(own)
         server = subprocess.Popen(

@@ -79,7 +79,7 @@ ON CONFLICT (market, interval, open_time) DO UPDATE SET
 """
 
 # In one go: its default of ten buckets at a time takes minutes for the seconds of a day.
-_REFRESH = """CALL refresh_continuous_aggregate(%s, %s, %s, options => '{"buckets_per_batch": 0}')"""
+REFRESH = """CALL refresh_continuous_aggregate(%s, %s, %s, options => '{"buckets_per_batch": 0}')"""
 
 _log = structlog.get_logger()
 
@@ -341,7 +341,7 @@ class ShardIngest:
         try:
             connection.autocommit = True
             for name, start, end in refreshes(first_ms, last_ms, _now_ms()):
-                connection.execute(_REFRESH, (f'"{name}"', start, end))
+                connection.execute(REFRESH, (f'"{name}"', start, end))
             connection.autocommit = False
             self._late = None
         except psycopg.errors.LockNotAvailable as error:

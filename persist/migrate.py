@@ -5,6 +5,7 @@ depending on the flavour of the database, which is decided once, by the first mi
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,6 +20,12 @@ _log = structlog.get_logger()
 
 _LOCK = 0x65786368
 """The advisory lock that one migrator at a time holds."""
+
+
+ATTEMPTS_MAX = 10
+"""How often a migration is tried that is in a deadlock with somebody else."""
+TIMESCALEDB_VERSION_MIN = (2, 21)
+"""The first whose refreshes take `buckets_per_batch`."""
 
 
 class MigrationError(Exception):
@@ -84,14 +91,27 @@ def migrate(database_url: str, folder: Traversable | None = None) -> Flavour:
         for migration in migrations:
             if migration.name in applied:
                 continue
+            _apply(connection, migration, flavour)
+            _log.info("migration applied", migration=migration.name, flavour=flavour)
+    return flavour
+
+
+def _apply(connection: psycopg.Connection[Any], migration: Migration, flavour: Flavour) -> None:
+    for attempt in itertools.count(1):
+        try:
             with connection.transaction():
                 connection.execute(migration.statements.encode())
                 connection.execute(
                     "INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES (%s, %s, %s, %s)",
                     (migration.name, migration.number, flavour, migration.checksum),
                 )
-            _log.info("migration applied", migration=migration.name, flavour=flavour)
-    return flavour
+        except psycopg.errors.DeadlockDetected as error:
+            # TimescaleDB's policies are at work from the moment that a migration has made them, and lock in an order of their own.
+            if attempt == ATTEMPTS_MAX:
+                raise
+            _log.info("migration met a policy at work; once more", migration=migration.name, reason=str(error))
+        else:
+            return
 
 
 def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | None = None) -> list[str]:
@@ -144,9 +164,13 @@ def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
     try:
         with connection.transaction():
             connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            row = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
+            row = connection.execute(
+                "SELECT current_setting('timescaledb.license', true), extversion FROM pg_extension WHERE extname = 'timescaledb'"
+            ).fetchone()
             if row is None or row[0] != "timescale":
                 raise psycopg.errors.FeatureNotSupported(f"licence of the installed edition: {row and row[0]}")
+            if tuple(map(int, row[1].split(".")[:2])) < TIMESCALEDB_VERSION_MIN:
+                raise psycopg.errors.FeatureNotSupported(f"version {row[1]} is too old")
     except psycopg.Error as error:
         _log.warning("timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip())
         return Flavour.PLAIN

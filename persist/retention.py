@@ -10,7 +10,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from persist.ingest import SESSION_TIMESCALEDB
+from persist.ingest import REFRESH, SESSION_TIMESCALEDB
 from persist.migrate import Flavour
 from protocol.streams import StreamId, split_stream_id
 from runtime.settings import Settings
@@ -86,9 +86,7 @@ def _drop_chunks(connection: psycopg.Connection[Any], relation: str, before_ms: 
     for start, end in chunks:
         if relation in _BUILT_FROM:
             # Never for times whose chunks are gone already: that would empty what was built from them.
-            connection.execute(
-                "CALL refresh_continuous_aggregate(%s, %s, %s)", (f'"{_BUILT_FROM[relation]}"', start, end)
-            )
+            connection.execute(REFRESH, (f'"{_BUILT_FROM[relation]}"', start, end))
         connection.execute(
             "SELECT drop_chunks(%s::regclass, older_than => %s::timestamptz, newer_than => %s::timestamptz)",
             (f'"{relation}"', end, start),

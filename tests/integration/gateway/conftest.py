@@ -55,7 +55,8 @@ class Processes:
         """Say that the database holds everything; nobody ingests here, and questions about history would wait for it."""
         with psycopg.connect(self.database_url) as connection:
             connection.execute(
-                "INSERT INTO ingest SELECT shard, '9999999999999-0' FROM generate_series(0, 99) AS shard"
+                "INSERT INTO ingest SELECT shard, '9999999999999-0' FROM generate_series(0, 99) AS shard "
+                "ON CONFLICT (shard) DO UPDATE SET last_id = excluded.last_id"
             )
 
     def _start(self, module: str, **settings: str) -> subprocess.Popen[bytes]:

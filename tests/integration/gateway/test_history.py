@@ -6,10 +6,14 @@ from typing import Any
 
 import httpx
 import psycopg
-import pytest
 
+from protocol.orders import Side
+from protocol.streams import EVENTS_FIELD, events
+from runtime.memory_stream_log import MemoryStreamLog
 from tests.e2e.api import Api, new_account, refused
 from tests.integration.gateway.conftest import Processes
+from tests.integration.persist.stored import ingest_all
+from tests.market_log import MarketLog, frame, market_map
 
 DAY_MS = 86_400_000
 T0 = 1_795_392_000_000
@@ -134,35 +138,38 @@ def test_public_trades(processes: Processes) -> None:
     }
     for parameters in ({"fromId": 2}, {"startTime": T0 + 3}, {"limit": 1}, {"endTime": T0 + 9, "limit": 1}):
         assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], parameters
+    for parameters in ({"fromId": 3}, {"startTime": T0 + 4}, {"endTime": T0}):
+        assert api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters) == [], parameters
+    for parameters in ({"fromId": 0}, {"startTime": T0, "endTime": T0 + 2}, {"limit": 2}):
+        first, *others = api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)
+        assert (first["a"], first["f"], first["l"]) == (1, 1, 2), parameters
+        assert [each["a"] for each in others] == ([] if "endTime" in parameters else [2])
     assert api.get("/api/v3/avgPrice", symbol="ETHUSDT")["price"] == "0.00000000"
 
 
-def test_candles(processes: Processes, has_timescaledb: bool) -> None:
+def test_candles(processes: Processes) -> None:
     processes.shards()
-    columns = "market, open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
-    columns += "taker_buy_quote, first_trade_id, last_trade_id"
-    with rows_of(processes) as connection:
-        if has_timescaledb:
-            pytest.skip("candles are made from trades there; the tests of persist cover it")
-        for minute, close in ((1, 5_000_000), (4, 5_000_200)):
-            connection.execute(
-                f"INSERT INTO candles (interval, {columns}) VALUES ('1m', 'BTCUSDT', to_timestamp(%s / 1000.0), %s, %s,"
-                " %s, %s, 100, 5000000000, 2, 50, 2500000000, 1, 2)",
-                (T0 + minute * 60_000, close, close + 10, close - 10, close),
-            )
+    market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)
+    for minute, close in ((1, 5_000_000), (4, 5_000_200)):
+        for price, side in ((close, Side.BUY), (close + 10, Side.SELL), (close - 10, Side.SELL), (close, Side.BUY)):
+            trade = market_log.trade(T0 + minute * 60_000, price, 25, side)
+            log.append(events(0), {EVENTS_FIELD: frame(trade)})
+    ingest_all(log, processes.database_url, market_map())
+    processes.pretend_ingested()
     api = Api(processes.gateway())
     rows = api.get("/api/v3/klines", symbol="BTCUSDT", interval="1m", startTime=T0, endTime=T0 + 5 * 60_000)
     assert [(row[0] - T0) // 60_000 for row in rows] == [1, 2, 3, 4, 5]
     assert rows[0] == [
         T0 + 60_000, "50000.00000000", "50000.10000000", "49999.90000000", "50000.00000000", "0.00100000",
-        T0 + 119_999, "50.00000000", 2, "0.00050000", "25.00000000", "0",
+        T0 + 119_999, "50.00000000", 4, "0.00050000", "25.00000000", "0",
     ]  # fmt: skip
-    assert [row[8] for row in rows] == [2, 0, 0, 2, 0]
+    assert [row[8] for row in rows] == [4, 0, 0, 4, 0]
     assert rows[-1][1:5] == ["50002.00000000"] * 4
     newest = api.get("/api/v3/uiKlines", symbol="BTCUSDT", interval="1m", endTime=T0 + 5 * 60_000, limit=2)
     assert newest == rows[-2:]
     for interval in ("1s", "1M", "1w", "3d"):
-        assert api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval) == []
+        assert api.get("/api/v3/klines", symbol="ETHUSDT", interval=interval) == []
+        assert api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval, limit=1)[0][4] == "50002.00000000"
     with refused(-1120, "Invalid interval."):
         api.get("/api/v3/klines", symbol="BTCUSDT", interval="7m")
 

@@ -19,7 +19,7 @@ from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
-from protocol.units import TimeMs
+from protocol.units import PriceTicks, QuantityLots, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from serving.database import PostgresDatabase
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
@@ -62,7 +62,7 @@ def candles_of_feeds(market: Market, trades: Sequence[TradeExecuted]) -> dict[st
         Trade(each.time, each.market, each.sequence, each.trade_id, each.aggregate_id, each.price, each.quantity, each.taker_side)
         for each in trades
     ]  # fmt: skip
-    for second, total in fold(heads, market.notional(1, 1), 0):
+    for second, total in fold(heads, market.notional(PriceTicks(1), QuantityLots(1)), 0):
         candles.add(second, total)
     found: dict[str, list[Candle]] = {interval: [] for interval in INTERVALS}
     for candle in [*candles.take_closed(), *candles.current()]:
@@ -130,6 +130,10 @@ def naive_klines(candles: Sequence[KlineRow], interval: str, first: int, last: i
         opened = next_bucket(interval, opened)
 
 
+def optional(time_ms: int | None) -> TimeMs | None:
+    return None if time_ms is None else TimeMs(time_ms)
+
+
 async def test_klines_are_those_candles_wherever_the_window_lies(database_url: str) -> None:
     markets, dice = market_map(1), random.Random(2)
     market_log, log = MarketLog(), MemoryStreamLog(lambda: START_MS)
@@ -159,7 +163,7 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
             end = dice.choice((None, some + dice.randrange(DAY_MS), at + 3 * DAY_MS))
             if start is not None and end is not None and start > end:
                 continue
-            window = window_of(interval, start and TimeMs(start), end and TimeMs(end), limit, TimeMs(at + 5 * DAY_MS))
+            window = window_of(interval, optional(start), optional(end), limit, TimeMs(at + 5 * DAY_MS))
             if window is None:
                 continue
             found = list(filled(await kline_rows(database, BTC, interval, window), interval, window))

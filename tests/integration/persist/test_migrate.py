@@ -119,3 +119,27 @@ def test_a_new_version_waits_until_it_is_migrated(empty_url: str) -> None:
 def test_a_database_that_is_away_is_not_waited_for() -> None:
     nobody = Settings(database_url="postgresql://exchange:none@127.0.0.1:1/exchange")
     await_schema(nobody, database_s=0.0)
+
+def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_path: Path) -> None:
+    """As with TimescaleDB's policies, which are at work as soon as there are any."""
+    write(tmp_path, m0001_a="CREATE TABLE a (x int); CREATE TABLE b (x int)")
+    migrate(empty_url, tmp_path)
+    # Whoever waits for longer finds the deadlock, and that is the migration, since it began to wait first.
+    write(tmp_path, m0002_b="LOCK b; SELECT pg_advisory_lock_shared(1); LOCK a; CREATE TABLE c (x int)")
+    with psycopg.connect(empty_url) as other, psycopg.connect(empty_url, autocommit=True) as watcher:
+        other.execute("SET deadlock_timeout = '1min'")
+        other.execute("LOCK a")
+        watcher.execute("SELECT pg_advisory_lock(1)")
+        with ThreadPoolExecutor(2) as pool:
+            migrating = pool.submit(migrate, empty_url, tmp_path)
+            while not watcher.execute(
+                "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchone():
+                pass
+            waiting = pool.submit(other.execute, "LOCK b")
+            watcher.execute("SELECT pg_advisory_unlock(1)")
+            waiting.result()
+            other.commit()
+            migrating.result()
+    assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]

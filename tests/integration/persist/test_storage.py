@@ -5,12 +5,14 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from cli import embedded
+from persist.ingest import REFRESH
 from persist.retention import HistoryRetention, drop_history
 from protocol.events import TradeExecuted
 from protocol.market_data import INTERVALS, interval_bounds
@@ -30,7 +32,7 @@ from tests.market_log import BTC, ETH, MarketLog, frame, market_map
 from tests.shard_log import ShardLog
 
 DAY_MS = 86_400_000
-REFRESH = "policy_refresh_continuous_aggregate"
+REFRESHES = "policy_refresh_continuous_aggregate"
 
 
 class Market:
@@ -77,7 +79,7 @@ def test_every_relation_has_its_policies(database_url: str) -> None:
     columnstore = {"trades", "fills", "ledger_entries", "candles_1s", "candles_1m"}
     aggregates = {f"candles_{interval}" for interval in INTERVALS}
     assert {name for name, policies in found if "policy_compression" in policies} == columnstore
-    assert {name for name, policies in found if REFRESH in policies} == aggregates
+    assert {name for name, policies in found if REFRESHES in policies} == aggregates
     views = query(
         database_url,
         "SELECT view_name FROM timescaledb_information.continuous_aggregates WHERE NOT materialized_only",
@@ -90,7 +92,7 @@ def test_policies_leave_open_candles_open(database_url: str) -> None:
     market = Market(database_url, clock_ms() - 100 * DAY_MS, seed=1)
     market.trade(150, clock_ms() - 3 * DAY_MS)
     market.trade(150, clock_ms() - 1_000)
-    run_policies(database_url, REFRESH)
+    run_policies(database_url, REFRESHES)
     watermarks = query(
         database_url,
         "SELECT user_view_name, (extract(epoch FROM _timescaledb_functions.to_timestamp("
@@ -104,8 +106,8 @@ def test_policies_leave_open_candles_open(database_url: str) -> None:
     market.assert_candles()
     # The control: what is made too early misses what comes after.
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("""CALL refresh_continuous_aggregate('"candles_1s"', NULL, now() + interval '1 minute')""")
-    market.trade(1, clock_ms())
+        connection.execute(REFRESH, ('"candles_1s"', moment(0), moment(clock_ms() + 60_000)))
+    market.trade(1, market.now_ms)
     with pytest.raises(AssertionError, match="1s"):
         market.assert_candles()
 
@@ -128,7 +130,7 @@ def test_late_trades_find_their_way_into_any_amount_of_columnstore(database_url:
         connection.execute("UPDATE trades SET quantity = quantity + 1")
 
 
-def candles(database_url: str, interval: str) -> list[tuple[object, ...]]:
+def candles(database_url: str, interval: str) -> list[tuple[Any, ...]]:
     return query(
         database_url,
         sql.SQL("SELECT * FROM {} ORDER BY market, open_time").format(sql.Identifier(f"candles_{interval}")),
@@ -161,13 +163,13 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
         ((oldest,),) = query(database_url, statement)
         assert moment(now - (days + spare) * DAY_MS - 5_000) <= oldest <= moment(now - (days - 1) * DAY_MS), relation
     if is_timescaledb(database_url):
-        run_policies(database_url, REFRESH)
+        run_policies(database_url, REFRESHES)
         (eth,) = (row for row in candles(database_url, "1s") if row[0] == ETH)
         assert eth[8] == 1, "the trade that came late is in the candle that was made before it went"
     # Trading goes on, an hour of it being stored late, and nothing of what is old changes.
     market.trade(100, clock_ms())
     if is_timescaledb(database_url):
-        run_policies(database_url, REFRESH)
+        run_policies(database_url, REFRESHES)
     cut = moment(now - 29 * DAY_MS)
     for interval in INTERVALS:
         kept = [row for row in candles(database_url, interval) if row[0] == BTC]
@@ -181,9 +183,7 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
     if is_timescaledb(database_url):
         # The control: to make the candles of such times anew, as nothing of ours does, empties them.
         with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(
-                """CALL refresh_continuous_aggregate('"candles_1s"', NULL, now() - interval '40 days')"""
-            )
+            connection.execute(REFRESH, ('"candles_1s"', moment(0), moment(now - 40 * DAY_MS)))
         assert len(candles(database_url, "1s")) < len(made["1s"]) // 2
 
 
@@ -213,7 +213,7 @@ def test_a_dump_is_restored_and_goes_on(
     ingest_all(log, database_url, markets)
     timescaledb = is_timescaledb(database_url)
     if timescaledb:
-        run_policies(database_url, REFRESH)
+        run_policies(database_url, REFRESHES)
         run_policies(database_url, "policy_compression")
     subprocess.run([programs / "pg_dump", "-Fc", "-f", dump, database_url], check=True)
     if timescaledb:
@@ -231,6 +231,6 @@ def test_a_dump_is_restored_and_goes_on(
         log.append(events(0), {EVENTS_FIELD: payload})
     ingest_all(log, empty_url, markets)
     if timescaledb:
-        run_policies(empty_url, REFRESH)
+        run_policies(empty_url, REFRESHES)
         run_policies(empty_url, "policy_compression")
     assert_stored(empty_url, trading.events(), markets)

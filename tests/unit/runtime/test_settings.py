@@ -82,3 +82,9 @@ def test_the_embedded_servers_ask_for_the_password_that_is_kept(tmp_path: Path) 
     settings.password_file.write_text("open-sesame\n")
     assert settings.resolved_database_url() == "postgresql://exchange:open-sesame@127.0.0.1:5490/exchange"
     assert settings.resolved_redis_url() == "redis://:open-sesame@127.0.0.1:6390/0"
+
+
+def test_history_is_kept_for_ever_or_for_a_month_at_least() -> None:
+    assert load_settings({"EXCHANGE_TRADES_DAYS": "30"}).fills_days == 0
+    with pytest.raises(SettingsError, match=r"(?s)TRADES_DAYS: 0, or 30 or more.*CANDLES_1S_DAYS: 0, or 30 or more"):
+        load_settings({"EXCHANGE_TRADES_DAYS": "29", "EXCHANGE_CANDLES_1S_DAYS": "7"})
