@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from importlib import metadata
 from wsgiref.util import setup_testing_defaults
 
 import msgspec
@@ -98,7 +99,9 @@ def test_all_metrics_are_served_and_nothing_else() -> None:
     serve_metrics(Settings(metrics_port=port), "test", Probes())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         families = {each.name: each for each in text_string_to_metric_families(response.read().decode())}
-    assert ("test", "0.1.0") in {(*each.labels.values(),) for each in families["exchange_build_info"].samples}
+    assert ("test", metadata.version("exchange")) in {
+        (*each.labels.values(),) for each in families["exchange_build_info"].samples
+    }
     assert {"process": "test"} in [each.labels for each in families["exchange_ready"].samples]
     assert "process_cpu_seconds" in families
     with pytest.raises(urllib.error.HTTPError, match="404"):
