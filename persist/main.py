@@ -1,4 +1,4 @@
-"""The persistence: `python -m persist.main migrate | nudge | work`.
+"""The persistence: `python -m persist.main migrate | await | nudge | work`.
 
 ev:{k}, in:{k} ──> nudge ──> Dramatiq queue ──> work: transactions of segments and of rows ──> passed:{k}
 """
@@ -21,7 +21,7 @@ from persist.actors import IngestRunner, archive_once, declare_archive, declare_
 from persist.archive import Archiver, Retention, withdraw
 from persist.guard import LogGuard
 from persist.ingest import ShardIngest
-from persist.migrate import MigrationError, migrate
+from persist.migrate import MigrationError, migrate, missing_migrations
 from persist.nudge import ArchiveNudger, Nudger
 from protocol.streams import JOBS_NAMESPACE
 from runtime import redis_clients
@@ -48,6 +48,9 @@ STEP_S_MAX = 600.0
 GUARD_PERIOD_MS = 100
 """How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
 GUARD_RETRY_MS = 1_000
+AWAIT_PERIOD_S = 0.5
+AWAIT_DATABASE_S = 30
+"""A database that does not answer for so long is not waited for: orders need none, and what does waits for it by itself."""
 GC_THRESHOLD = 1_000_000
 """Objects made before the collector looks for cycles: a batch makes some 100,000 tuples, and none; looking cost a fifth of its time."""
 
@@ -63,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m persist.main", description="Moves the event log into the database."
     )
-    parser.add_argument("part", choices=["migrate", "nudge", "work"])
+    parser.add_argument("part", choices=["migrate", "await", "nudge", "work"])
     part = parser.parse_args().part
     probes = Probes()
     try:
@@ -71,6 +74,9 @@ def main() -> None:
         configure_logs(settings, f"persist-{part}")
         if part == "migrate":
             migrate(settings.resolved_database_url())
+            return
+        if part == "await":
+            await_schema(settings)
             return
         serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
         tracer = tracer_of(settings, "persist-worker") if part == "work" else None
@@ -82,6 +88,27 @@ def main() -> None:
         nudge(settings, probes)
     else:
         work(settings, probes, tracer)
+
+
+def await_schema(settings: Settings, database_s: float = AWAIT_DATABASE_S) -> None:
+    """Wait until the migrations that come with this program are applied, or the database has not answered for `database_s`.
+
+    It is what a new version does before it starts, while the one before still serves (docs/deploy.md).
+    """
+    stopping, said = stop_flag(), ""
+    answered_s = time.monotonic()
+    while True:
+        try:
+            missing = missing_migrations(settings.resolved_database_url(), WATCH_TIMEOUT_S)
+            answered_s = time.monotonic()
+            text = f"waiting for migrations: {', '.join(missing)}" if missing else "the schema is there"
+        except psycopg.Error as error:
+            missing, text = ["unknown"], f"the database is away: {str(error).strip()}"
+        if text != said:
+            said = text
+            _log.info(text)
+        if not missing or time.monotonic() - answered_s >= database_s or stopping.wait(AWAIT_PERIOD_S):
+            return
 
 
 def nudge(settings: Settings, probes: Probes) -> None:

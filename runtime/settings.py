@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Positive = 1_048_576
     """Largest request body."""
     trusted_proxies: str = ""
-    """Addresses, comma separated, whose X-Forwarded-For names the client that rate limits count; empty: none."""
+    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client that limits count; empty: none."""
     cors_origins: str = ""
     """Origins, comma separated, whose pages may call the API from a browser; empty: the frontend's own, on this machine."""
     session_ttl_s: Positive = 86_400

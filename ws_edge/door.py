@@ -14,6 +14,7 @@ from protocol.units import AccountId
 from runtime.settings import Settings
 from ws_edge.connection import EdgeConnection
 from ws_edge.hub import Hub
+from ws_edge.proxies import TrustedProxies
 from ws_edge.subscriptions import STREAMS_MAX, is_listen_key, is_stream, parse_target
 
 _UNKNOWN_PATH: Final = ApiError(-1020, "This operation is not supported.", HTTPStatus.NOT_FOUND)
@@ -26,7 +27,7 @@ class Doorkeeper:
         self._settings = settings
         self._hub = hub
         self._ports = ports
-        self._proxies = frozenset(each.strip() for each in settings.trusted_proxies.split(",") if each.strip())
+        self._proxies = TrustedProxies(settings.trusted_proxies)
 
     async def admit(self, connection: EdgeConnection, request: Request) -> Response | None:
         """Return the refusal, or None and a connection that knows what it is for."""
@@ -63,14 +64,7 @@ class Doorkeeper:
 
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
-        address = peer[0] if peer else "unknown"
-        if address in self._proxies:
-            forwarded = ",".join(request.headers.get_all("X-Forwarded-For"))
-            for hop in reversed([each.strip() for each in forwarded.split(",") if each.strip()]):
-                address = hop
-                if hop not in self._proxies:
-                    break
-        return str(address)
+        return self._proxies.client_of(str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For"))
 
 
 def _no_stream(name: str) -> ApiError:

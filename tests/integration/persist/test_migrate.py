@@ -1,11 +1,16 @@
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from persist.migrate import Flavour, MigrationError, migrate
+from persist.main import await_schema
+from persist.migrate import Flavour, MigrationError, migrate, missing_migrations
 from protocol.market_data import INTERVALS
+from runtime.settings import PREFIX, Settings
 from tests.integration.persist.stored import query
 
 
@@ -80,3 +85,37 @@ def test_two_migrations_of_one_number_are_an_error(empty_url: str, tmp_path: Pat
     write(tmp_path, m0001_a="SELECT 1", m0001_b="SELECT 1")
     with pytest.raises(MigrationError, match="two migrations of the same number"):
         migrate(empty_url, tmp_path)
+
+
+def test_what_is_missing_is_what_a_migration_would_apply(empty_url: str, tmp_path: Path) -> None:
+    write(tmp_path, m0001_a="CREATE TABLE a (x int)")
+    assert missing_migrations(empty_url, 5, tmp_path) == ["0001_a.sql"]
+    migrate(empty_url, tmp_path)
+    assert missing_migrations(empty_url, 5, tmp_path) == []
+    write(tmp_path, m0002_b="CREATE TABLE b (x int)")
+    assert missing_migrations(empty_url, 5, tmp_path) == ["0002_b.sql"]
+
+
+def test_a_new_version_waits_until_it_is_migrated(empty_url: str) -> None:
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "persist.main", "await"],
+        env={**os.environ, f"{PREFIX}DATABASE_URL": empty_url, f"{PREFIX}LOG_FORMAT": "json"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert waiting.stdout is not None
+        assert "0001_exchange.sql" in waiting.stdout.readline()
+        assert waiting.poll() is None
+        migrate(empty_url)
+        assert "the schema is there" in waiting.stdout.read()
+        assert waiting.wait(10) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
+
+
+def test_a_database_that_is_away_is_not_waited_for() -> None:
+    nobody = Settings(database_url="postgresql://exchange:none@127.0.0.1:1/exchange")
+    await_schema(nobody, database_s=0.0)

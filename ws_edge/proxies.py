@@ -1,0 +1,40 @@
+"""Whose word counts for who a client is: proxies at the addresses, or in the networks, that the settings name."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from runtime.settings import PREFIX, SettingsError
+
+
+class TrustedProxies:
+    """The addresses and networks of EXCHANGE_TRUSTED_PROXIES."""
+
+    def __init__(self, text: str) -> None:
+        """Read addresses and networks, comma separated.
+
+        Raises:
+            SettingsError: one of them is neither.
+        """
+        try:
+            self._networks: list[IPv4Network | IPv6Network] = [
+                ip_network(each.strip()) for each in text.split(",") if each.strip()
+            ]
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}TRUSTED_PROXIES: {error}") from error
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+    def client_of(self, peer: str, forwarded_for: Iterable[str]) -> str:
+        """Return who asks: `peer`, or the last address that trusted proxies in a row have put into X-Forwarded-For."""
+        if peer not in self:
+            return peer
+        for hop in reversed([each.strip() for each in ",".join(forwarded_for).split(",") if each.strip()]):
+            peer = hop
+            if hop not in self:
+                break
+        return peer
