@@ -1,0 +1,279 @@
+"""What every workload must have to be safe and to stay available: a list of objects in, a list of violations out."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from tests.deploy.cluster import Pod, pods, replicas_min, scalers, selects, target_of
+from tests.deploy.rendered import Object, of_kind
+
+APART: Final = frozenset({"engine", "redis", "sentinel"})
+"""Where two on one node would be as good as one: anti-affinity."""
+DRAIN_S: Final = {"gateway.main": 6, "ws_edge.main": 13, "engine_worker.main": 15, "persist.main": 15, "feeds.main": 5}
+"""What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
+_SECRET_NAME: Final = re.compile(r"PASSWORD|SECRET|TOKEN|MASTER_KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_NAMES_A_FILE: Final = "_FILE"
+
+
+class Violation(NamedTuple):
+    """A rule that is broken, and by whom."""
+
+    rule: str
+    text: str
+
+
+Rule = Callable[[Sequence[Object]], Iterator[str]]
+
+
+def violations(objects: Sequence[Object]) -> list[Violation]:
+    """Return everything that is wrong."""
+    return [Violation(name, text) for name, rule in RULES.items() for text in rule(objects)]
+
+
+def _unprivileged(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        context = pod.spec.get("securityContext", {})
+        if context.get("runAsNonRoot") is not True or not context.get("runAsUser"):
+            yield pod.says("may run as root")
+        if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            yield pod.says("has no seccomp profile")
+        if any(pod.spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
+            yield pod.says("shares the node's network or processes")
+        if any("hostPath" in volume for volume in pod.spec.get("volumes", [])):
+            yield pod.says("sees the node's files")
+        for container in pod.all_containers:
+            own = container.get("securityContext", {})
+            if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+                yield pod.says(f"{container['name']} may gain privileges")
+            capabilities = own.get("capabilities", {})
+            if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
+                yield pod.says(f"{container['name']} has capabilities")
+            if own.get("runAsUser") == 0 or own.get("runAsNonRoot") is False:
+                yield pod.says(f"{container['name']} runs as root")
+
+
+def _read_only_root(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        for container in pod.all_containers:
+            if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+                yield pod.says(f"{container['name']} may write to its own program")
+
+
+def _image_tag(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        for container in pod.all_containers:
+            name, _, tag = container["image"].rpartition("/")[2].partition("@")[0].partition(":")
+            if "@sha256:" not in container["image"] and tag in ("", "latest"):
+                yield pod.says(f"{container['name']} runs whatever {name} is just now")
+
+
+def _resources(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        for container in pod.all_containers:
+            resources = container.get("resources", {})
+            for part in ("requests", "limits"):
+                if missing := {"cpu", "memory"} - resources.get(part, {}).keys():
+                    yield pod.says(f"{container['name']} has no {part} of {' and '.join(sorted(missing))}")
+
+
+def _probes(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if pod.kind == "Job":
+            continue
+        for container in pod.containers:
+            probes = {kind: container.get(f"{kind}Probe") for kind in ("startup", "liveness", "readiness")}
+            for kind in (kind for kind, probe in probes.items() if not probe):
+                yield pod.says(f"{container['name']} has no {kind} probe")
+            if not all(probes.values()):
+                continue
+            if "exchange/process" in pod.labels:
+                paths = {kind: (probe or {}).get("httpGet", {}).get("path") for kind, probe in probes.items()}
+                if paths != {"startup": "/readyz", "liveness": "/livez", "readiness": "/readyz"}:
+                    yield pod.says(f"{container['name']} is asked {paths}")
+            if (probes["readiness"] or {}).keys() & {"tcpSocket"}:
+                yield pod.says(f"{container['name']} counts as ready as soon as it listens")
+
+
+def _disruption_budget(objects: Sequence[Object]) -> Iterator[str]:
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    for pod in pods(objects):
+        if pod.kind == "Job" or replicas_min(objects, pod) < 2:
+            continue
+        found = [each["spec"] for each in budgets if selects(each["spec"]["selector"], pod.labels)]
+        if len(found) != 1:
+            yield pod.says(f"has {len(found)} disruption budgets")
+        elif found[0].get("maxUnavailable") == 0 or found[0].get("minAvailable", 0) == replicas_min(objects, pod):
+            yield pod.says("can never be moved from a node")
+
+
+def _apart(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if pod.kind == "Job" or replicas_min(objects, pod) < 2:
+            continue
+        affinity = pod.spec.get("affinity", {}).get("podAntiAffinity", {})
+        terms = [
+            *affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []),
+            *(
+                each["podAffinityTerm"]
+                for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+            ),
+        ]
+        if pod.labels.get("app.kubernetes.io/name") not in APART:
+            terms += pod.spec.get("topologySpreadConstraints", [])
+        nodes = [each for each in terms if each["topologyKey"] == "kubernetes.io/hostname"]
+        if not any(selects(each["labelSelector"], pod.labels) for each in nodes):
+            yield pod.says("may have all of its pods on one node")
+
+
+def _network(objects: Sequence[Object]) -> Iterator[str]:
+    policies = [each["spec"] for each in of_kind(objects, "NetworkPolicy")]
+    for direction in ("Ingress", "Egress"):
+        denying = [
+            each["podSelector"]
+            for each in policies
+            if direction in each["policyTypes"] and not each.get(direction.lower())
+        ]
+        if {} not in denying:
+            yield f"nothing denies {direction.lower()} by default"
+        for pod in pods(objects):
+            if not any(selects(each["podSelector"], pod.labels) for each in policies if direction in each["policyTypes"]):
+                yield pod.says(f"is selected by no policy for {direction.lower()}")
+    for each in policies:
+        for rule in (*each.get("ingress", []), *each.get("egress", [])):
+            if not rule.get("ports"):
+                yield f"a policy for {each['podSelector']} opens every port"
+
+
+def _token(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if pod.spec.get("automountServiceAccountToken") is not False:
+            yield pod.says("has a token of the cluster's API")
+        if pod.spec.get("serviceAccountName", "default") == "default":
+            yield pod.says("runs under the namespace's default account")
+    for account in of_kind(objects, "ServiceAccount"):
+        if account.get("automountServiceAccountToken") is not False:
+            yield f"ServiceAccount {account['metadata']['name']}: hands out tokens"
+
+
+def _service_links(objects: Sequence[Object]) -> Iterator[str]:
+    # Of a Service called exchange-…, EXCHANGE_…_SERVICE_HOST: an unknown setting, at which no process of ours starts.
+    for pod in pods(objects):
+        if pod.spec.get("enableServiceLinks") is not False:
+            yield pod.says("gets variables of every Service")
+
+
+def _secret_values(objects: Sequence[Object]) -> Iterator[str]:
+    def is_secret(name: str, value: str) -> bool:
+        return bool(_CREDENTIALS.search(value)) or (
+            bool(_SECRET_NAME.search(name)) and not name.endswith(_NAMES_A_FILE) and bool(value)
+        )
+
+    for each in of_kind(objects, "ConfigMap"):
+        for name, value in each.get("data", {}).items():
+            if is_secret(name.partition(".")[0], value) and not value.startswith("#!"):
+                yield f"ConfigMap {each['metadata']['name']}: {name} holds a secret"
+    for pod in pods(objects):
+        for container in pod.all_containers:
+            for variable in container.get("env", []):
+                if is_secret(variable["name"], variable.get("value", "")):
+                    yield pod.says(f"{variable['name']} holds a secret")
+                if "secretKeyRef" in variable.get("valueFrom", {}):
+                    yield pod.says(f"{variable['name']} is a secret in the environment; mount it as a file")
+            if any("secretRef" in source for source in container.get("envFrom", [])):
+                yield pod.says("has a whole Secret in its environment; mount it as files")
+
+
+def _grace(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if pod.kind == "Job":
+            continue
+        grace = pod.spec.get("terminationGracePeriodSeconds")
+        if grace is None:
+            yield pod.says("has the default time to end")
+            continue
+        for container in pod.containers:
+            sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            drain = next((DRAIN_S[word] for word in container.get("command", []) if word in DRAIN_S), 0)
+            if grace < sleep + drain:
+                yield pod.says(f"is killed after {grace} s, and needs {sleep + drain}")
+
+
+def _drained(objects: Sequence[Object]) -> Iterator[str]:
+    """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than before."""
+    for pod in pods(objects):
+        serves = any(
+            selects({"matchLabels": each["spec"]["selector"]}, pod.labels) and each["spec"].get("clusterIP") != "None"
+            for each in of_kind(objects, "Service")
+        )
+        if not serves:
+            continue
+        if not all(each.get("lifecycle", {}).get("preStop") for each in pod.containers):
+            yield pod.says("leaves while clients are still sent to it")
+        rolling = pod.workload["spec"].get("strategy", {}).get("rollingUpdate", {})
+        if pod.kind != "Deployment" or rolling.get("maxUnavailable") != 0:
+            yield pod.says("has fewer pods than it should during a rollout")
+
+
+def _scaled(objects: Sequence[Object]) -> Iterator[str]:
+    # Every `kubectl apply` would set it back.
+    scaled = [target_of(each) for each in scalers(objects)]
+    for pod in pods(objects):
+        if (pod.kind, pod.name) in scaled and "replicas" in pod.workload["spec"]:
+            yield pod.says("is scaled, and says how many it has")
+    for target in {each for each in scaled if scaled.count(each) > 1}:
+        yield f"{target[0]} {target[1]}: two scalers quarrel about it"
+
+
+def _namespace(objects: Sequence[Object]) -> Iterator[str]:
+    for each in of_kind(objects, "Namespace"):
+        for mode in ("enforce", "audit", "warn"):
+            if each["metadata"].get("labels", {}).get(f"pod-security.kubernetes.io/{mode}") != "restricted":
+                yield f"Namespace {each['metadata']['name']}: {mode} is not restricted"
+    names = {each["metadata"]["name"] for each in of_kind(objects, "Namespace")}
+    for each in objects:
+        if each["kind"] not in ("Namespace", "PriorityClass") and each["metadata"].get("namespace") not in names:
+            yield f"{each['kind']} {each['metadata']['name']}: is in a namespace that nobody makes"
+
+
+def _single_writer(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if "feeds.main" in _words(pod) and (
+            pod.workload["spec"].get("strategy", {}).get("type") != "Recreate" or replicas_min(objects, pod) != 1
+        ):
+            yield pod.says("there may be two, which take each other's place")
+
+
+def _engines(objects: Sequence[Object]) -> Iterator[str]:
+    for pod in pods(objects):
+        if "engine_worker.main" not in _words(pod):
+            continue
+        if pod.kind != "StatefulSet" or pod.workload["spec"].get("podManagementPolicy") != "Parallel":
+            yield pod.says("a standby would wait for the other to be ready")
+        if not pod.spec.get("priorityClassName"):
+            yield pod.says("makes room for anybody")
+
+
+def _words(pod: Pod) -> list[str]:
+    return [word for container in pod.containers for word in container.get("command", [])]
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "unprivileged": _unprivileged,
+    "read_only_root": _read_only_root,
+    "image_tag": _image_tag,
+    "resources": _resources,
+    "probes": _probes,
+    "disruption_budget": _disruption_budget,
+    "apart": _apart,
+    "network": _network,
+    "token": _token,
+    "service_links": _service_links,
+    "secret_values": _secret_values,
+    "grace": _grace,
+    "drained": _drained,
+    "scaled": _scaled,
+    "namespace": _namespace,
+    "single_writer": _single_writer,
+    "engines": _engines,
+}

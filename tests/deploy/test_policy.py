@@ -1,0 +1,106 @@
+"""Every overlay keeps to every rule; and each rule notices when it is broken."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.deploy.policy import RULES, violations
+from tests.deploy.rendered import OVERLAYS, Object, named, of_kind, rendered
+
+Break = Callable[[list[Object]], object]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_workload_keeps_to_the_rules(overlay: str) -> None:
+    assert violations(rendered(overlay)) == []
+
+
+def pod(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = named(objects, kind, name)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
+    first: dict[str, Any] = pod(objects, kind, name)["containers"][0]
+    return first
+
+
+def orders(objects: list[Object]) -> dict[str, Any]:
+    return container(objects, "Deployment", "gateway-orders")
+
+
+def settings(objects: list[Object]) -> dict[str, str]:
+    (found,) = (each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings"))
+    data: dict[str, str] = found["data"]
+    return data
+
+
+def remove(objects: list[Object], kind: str, name: str) -> None:
+    objects.remove(named(objects, kind, name))
+
+
+def without_anti_affinity(objects: list[Object]) -> None:
+    engine = pod(objects, "StatefulSet", "engine-1")
+    engine["topologySpreadConstraints"][0]["topologyKey"] = "kubernetes.io/hostname"
+    del engine["affinity"]
+
+
+PLANTED: list[tuple[str, Break]] = [
+    ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").pop("securityContext")),
+    ("unprivileged", lambda all_: pod(all_, "StatefulSet", "redis")["securityContext"].update(runAsUser=0)),
+    ("unprivileged", lambda all_: pod(all_, "Job", "migrate-0.1.0")["securityContext"].pop("seccompProfile")),
+    ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").update(hostNetwork=True)),
+    ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds")["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    ("unprivileged", lambda all_: orders(all_)["securityContext"].update(allowPrivilegeEscalation=True)),
+    ("unprivileged", lambda all_: orders(all_)["securityContext"].update(capabilities={"drop": ["NET_RAW"]})),
+    ("unprivileged", lambda all_: orders(all_)["securityContext"].update(runAsNonRoot=False)),
+    ("unprivileged", lambda all_: pod(all_, "Deployment", "ws-edge")["initContainers"][0].pop("securityContext")),
+    ("read_only_root", lambda all_: orders(all_)["securityContext"].update(readOnlyRootFilesystem=False)),
+    ("image_tag", lambda all_: orders(all_).update(image="registry.example.com:5000/exchange")),
+    ("image_tag", lambda all_: orders(all_).update(image="exchange:latest")),
+    ("resources", lambda all_: orders(all_)["resources"]["limits"].pop("memory")),
+    ("resources", lambda all_: orders(all_)["resources"].pop("requests")),
+    ("probes", lambda all_: orders(all_).pop("startupProbe")),
+    ("probes", lambda all_: orders(all_)["livenessProbe"]["httpGet"].update(path="/readyz")),
+    ("probes", lambda all_: container(all_, "StatefulSet", "redis").update(readinessProbe={"tcpSocket": {"port": "redis"}})),
+    ("disruption_budget", lambda all_: remove(all_, "PodDisruptionBudget", "engine-2")),
+    ("disruption_budget", lambda all_: named(all_, "PodDisruptionBudget", "engine-2")["spec"].update(maxUnavailable=0)),
+    ("apart", without_anti_affinity),
+    ("apart", lambda all_: pod(all_, "Deployment", "ws-edge").pop("topologySpreadConstraints")),
+    ("network", lambda all_: remove(all_, "NetworkPolicy", "default-deny")),
+    ("network", lambda all_: named(all_, "NetworkPolicy", "default-deny")["spec"].update(policyTypes=["Ingress"])),
+    ("network", lambda all_: named(all_, "NetworkPolicy", "redis")["spec"]["ingress"][0].pop("ports")),
+    ("token", lambda all_: pod(all_, "Deployment", "feeds").pop("automountServiceAccountToken")),
+    ("token", lambda all_: pod(all_, "Deployment", "feeds").pop("serviceAccountName")),
+    ("token", lambda all_: named(all_, "ServiceAccount", "exchange").pop("automountServiceAccountToken")),
+    ("service_links", lambda all_: pod(all_, "Deployment", "feeds").pop("enableServiceLinks")),
+    ("secret_values", lambda all_: settings(all_).update(EXCHANGE_REDIS_URL="redis://exchange:guessed@redis:6379/0")),
+    ("secret_values", lambda all_: settings(all_).update(EXCHANGE_MASTER_KEY="AAAA")),
+    ("secret_values", lambda all_: orders(all_)["env"].append({"name": "PGPASSWORD", "value": "guessed"})),
+    ("secret_values", lambda all_: orders(all_)["env"].append({"name": "X", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}})),
+    ("secret_values", lambda all_: orders(all_)["envFrom"].append({"secretRef": {"name": "exchange-redis"}})),
+    ("grace", lambda all_: pod(all_, "Deployment", "ws-edge").update(terminationGracePeriodSeconds=20)),
+    ("grace", lambda all_: pod(all_, "Deployment", "feeds").pop("terminationGracePeriodSeconds")),
+    ("drained", lambda all_: orders(all_).pop("lifecycle")),
+    ("drained", lambda all_: named(all_, "Deployment", "ws-edge")["spec"].pop("strategy")),
+    ("scaled", lambda all_: named(all_, "Deployment", "gateway-orders")["spec"].update(replicas=2)),
+    ("scaled", lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(name="ws-edge")),
+    ("namespace", lambda all_: named(all_, "Namespace", "exchange")["metadata"].update(labels={})),
+    ("namespace", lambda all_: named(all_, "Service", "redis")["metadata"].update(namespace="default")),
+    ("single_writer", lambda all_: named(all_, "Deployment", "feeds")["spec"].update(strategy={"type": "RollingUpdate"})),
+    ("single_writer", lambda all_: named(all_, "Deployment", "feeds")["spec"].update(replicas=2)),
+    ("engines", lambda all_: named(all_, "StatefulSet", "engine-0")["spec"].update(podManagementPolicy="OrderedReady")),
+    ("engines", lambda all_: pod(all_, "StatefulSet", "engine-0").pop("priorityClassName")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "plant"), PLANTED, ids=[f"{rule}-{number}" for number, (rule, _) in enumerate(PLANTED)])
+def test_a_planted_fault_is_found(rule: str, plant: Break) -> None:
+    objects = rendered("production")
+    plant(objects)
+    assert rule in {violation.rule for violation in violations(objects)}
+
+
+def test_every_rule_has_a_fault_that_it_finds() -> None:
+    assert {rule for rule, _ in PLANTED} == set(RULES)
