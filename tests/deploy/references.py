@@ -124,6 +124,12 @@ def _files(objects: Sequence[Object], secrets: Mapping[str, Sequence[str]]) -> I
     for store in of_kind(objects, "ObjectStore"):
         for reference in store["spec"]["configuration"]["s3Credentials"].values():
             yield from check(store["metadata"]["name"], "Secret", reference["name"], [reference["key"]])
+    # Grafana looks for dashboards by their label.
+    used |= {
+        (each["kind"], each["metadata"]["name"])
+        for each in of_kind(objects, "ConfigMap")
+        if "grafana_dashboard" in each["metadata"].get("labels", {})
+    }
     for kind, name in there.keys() - used:
         yield f"{kind} {name}: nobody uses it"
 
