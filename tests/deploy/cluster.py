@@ -43,7 +43,9 @@ def pods(objects: Sequence[Object]) -> Iterator[Pod]:
     """Yield the pods of every workload."""
     for each in of_kind(objects, *WORKLOAD_KINDS):
         template = each["spec"]["template"]
-        yield Pod(each, each["kind"], each["metadata"]["name"], template["metadata"].get("labels", {}), template["spec"])
+        yield Pod(
+            each, each["kind"], each["metadata"]["name"], template["metadata"].get("labels", {}), template["spec"]
+        )
 
 
 def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:

@@ -168,7 +168,9 @@ def _filled_in(text: str) -> str:
 
 def _container_ports(service: Mapping[str, Any]) -> Iterator[int]:
     for port in (*service.get("ports", []), *service.get("expose", [])):
-        target = port["target"] if isinstance(port, dict) else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
+        target = (
+            port["target"] if isinstance(port, dict) else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
+        )
         yield int(target)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tests.deploy.cluster import Pod, pods, replicas_min, scalers, selects, target_of
 from tests.deploy.rendered import Object, of_kind
@@ -114,10 +114,7 @@ def _apart(objects: Sequence[Object]) -> Iterator[str]:
         affinity = pod.spec.get("affinity", {}).get("podAntiAffinity", {})
         terms = [
             *affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []),
-            *(
-                each["podAffinityTerm"]
-                for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])
-            ),
+            *(each["podAffinityTerm"] for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])),
         ]
         if pod.labels.get("app.kubernetes.io/name") not in APART:
             terms += pod.spec.get("topologySpreadConstraints", [])
@@ -137,7 +134,9 @@ def _network(objects: Sequence[Object]) -> Iterator[str]:
         if {} not in denying:
             yield f"nothing denies {direction.lower()} by default"
         for pod in pods(objects):
-            if not any(selects(each["podSelector"], pod.labels) for each in policies if direction in each["policyTypes"]):
+            if not any(
+                selects(each["podSelector"], pod.labels) for each in policies if direction in each["policyTypes"]
+            ):
                 yield pod.says(f"is selected by no policy for {direction.lower()}")
     for each in policies:
         for rule in (*each.get("ingress", []), *each.get("egress", [])):

@@ -72,7 +72,9 @@ def _policies(objects: Sequence[Object]) -> Iterator[str]:
                 theirs = [
                     pod
                     for pod in every
-                    if any("namespaceSelector" not in peer and selects(peer["podSelector"], pod.labels) for peer in peers)
+                    if any(
+                        "namespaceSelector" not in peer and selects(peer["podSelector"], pod.labels) for peer in peers
+                    )
                 ]
                 for peer in (peer for peer in peers if "namespaceSelector" not in peer):
                     if not any(selects(peer["podSelector"], pod.labels) for pod in every) and not _is_of_others(

@@ -25,7 +25,9 @@ from tests.deploy.manifests import Workload
 DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
-REPLACED: Final = frozenset({"host", "data_dir", "markets_file", "redis_url", "database_url", "master_key", "mm_rest_url", *PORTS})
+REPLACED: Final = frozenset(
+    {"host", "data_dir", "markets_file", "redis_url", "database_url", "master_key", "mm_rest_url", *PORTS}
+)
 """The settings that are other than in the manifest."""
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Settings)}
@@ -79,7 +81,9 @@ class Running:
     def _inside(self, path: str) -> None:
         """Check that something is mounted where the manifest says that a file is, or a folder to write to."""
         folders = self.workload.folders | self.workload.files.keys()
-        assert any(Path(path).is_relative_to(folder) for folder in folders), f"{self.workload.name}: nothing is at {path}"
+        assert any(Path(path).is_relative_to(folder) for folder in folders), (
+            f"{self.workload.name}: nothing is at {path}"
+        )
 
     def _file(self, path: str, content: str) -> str:
         file = self._folder / path.strip("/").replace("/", "-")
@@ -91,7 +95,11 @@ class Running:
         command = [sys.executable, "-P", *self.workload.command[1:]]
         with self._log().open("wb") as output:
             self._process = subprocess.Popen(
-                command, env=self.environment(servers, others), cwd=self._folder, stdout=output, stderr=subprocess.STDOUT
+                command,
+                env=self.environment(servers, others),
+                cwd=self._folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     def finish(self) -> None:
@@ -122,7 +130,9 @@ class Running:
     def listening(self) -> set[int]:
         """Return the ports that it listens on, as they would be in its own container."""
         assert self._process is not None
-        found = {each.laddr.port for each in psutil.Process(self._process.pid).net_connections() if each.status == "LISTEN"}
+        found = {
+            each.laddr.port for each in psutil.Process(self._process.pid).net_connections() if each.status == "LISTEN"
+        }
         return {number for number, port in self.ports.items() if port in found}
 
     def says(self, what: str) -> str:

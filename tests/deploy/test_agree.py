@@ -36,7 +36,10 @@ def workloads(manifest: str) -> list[Workload]:
     image = environment_of_image(DOCKERFILE.read_text("utf-8")) if DOCKERFILE.exists() else {}
     if manifest != COMPOSE.name:
         found = list(of_kubernetes(rendered(manifest)))
-        return [msgspec.structs.replace(each, environment={**image, **each.environment}) if each.module else each for each in found]
+        return [
+            msgspec.structs.replace(each, environment={**image, **each.environment}) if each.module else each
+            for each in found
+        ]
     if not COMPOSE.exists():
         pytest.skip("there is no docker-compose.yml in this checkout")
     return [
@@ -59,7 +62,10 @@ def mistakes(workload: Workload, folder: Path) -> str:
     """Return what is wrong with the settings that a workload is given."""
     values = dict(workload.environment)
     for name, value in workload.environment.items():
-        if name in (f"{PREFIX}MARKETS_FILE", *(f"{PREFIX}{each}_FILE" for each in ("REDIS_URL", "DATABASE_URL", "MASTER_KEY"))):
+        if name in (
+            f"{PREFIX}MARKETS_FILE",
+            *(f"{PREFIX}{each}_FILE" for each in ("REDIS_URL", "DATABASE_URL", "MASTER_KEY")),
+        ):
             file = folder / f"{name}-{len(list(folder.iterdir()))}"
             unknown = "redis://127.0.0.1:1/0" if "REDIS" in name else "x"
             file.write_text(workload.files.get(value) or unknown, "utf-8")
@@ -109,7 +115,11 @@ def running(found: Sequence[Workload], servers: Servers, folder: Path) -> Iterat
     try:
         once = [each for each in processes.values() if each.workload.finishes]
         for each in sorted(once, key=lambda each: each.workload.command[-1] != "migrate"):
-            if any((each.workload.command, each.workload.environment) == (other.workload.command, other.workload.environment) for other in started):
+            if any(
+                (each.workload.command, each.workload.environment)
+                == (other.workload.command, other.workload.environment)
+                for other in started
+            ):
                 continue  # many pods wait for the schema in the same way
             started.append(each)
             each.start(servers, processes.values())
@@ -138,9 +148,15 @@ def assert_as_described(processes: dict[str, Running], servers: Servers) -> None
 
 
 @pytest.mark.parametrize("overlay", ["local", "minimal"])
-def test_with_a_redis_of_its_own_everything_gets_ready(overlay: str, redis_url: str, database_url: str, tmp_path: Path) -> None:
+def test_with_a_redis_of_its_own_everything_gets_ready(
+    overlay: str, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
     """Redis lets the processes do what the overlay's users.acl says, and nothing that they do is more than that."""
-    (acl,) = (each["stringData"]["users.acl"] if "stringData" in each else _decoded(each, "users.acl") for each in of_kind(rendered(overlay), "Secret") if each["metadata"]["name"].startswith("redis-users"))
+    (acl,) = (
+        each["stringData"]["users.acl"] if "stringData" in each else _decoded(each, "users.acl")
+        for each in of_kind(rendered(overlay), "Secret")
+        if each["metadata"]["name"].startswith("redis-users")
+    )
     place = urlsplit(redis_url)
 
     def with_the_users_of_the_overlay(url: str | None) -> str:
@@ -157,7 +173,9 @@ def test_with_a_redis_of_its_own_everything_gets_ready(overlay: str, redis_url: 
         try:
             with running(ours(overlay), servers, tmp_path) as processes:
                 assert_as_described(processes, servers)
-                eventually("an order of the market maker in the database", lambda: trades_are_stored(database_url), DEADLINE_S)
+                eventually(
+                    "an order of the market maker in the database", lambda: trades_are_stored(database_url), DEADLINE_S
+                )
                 assert admin.execute_command("ACL", "LOG") == []
         finally:
             for name, *_ in users:
@@ -168,7 +186,9 @@ def _decoded(secret: dict[str, dict[str, str]], key: str) -> str:
     return base64.b64decode(secret["data"][key]).decode()
 
 
-def test_behind_sentinel_everything_gets_ready(sentinel_servers: RedisServers, database_url: str, tmp_path: Path) -> None:
+def test_behind_sentinel_everything_gets_ready(
+    sentinel_servers: RedisServers, database_url: str, tmp_path: Path
+) -> None:
     """As production is: what is said is replicated first."""
     sentinel_servers.flush()
     servers = Servers(lambda _: sentinel_servers.url, database_url)
@@ -189,9 +209,10 @@ def test_a_port_that_nobody_listens_on_is_found(redis_url: str, database_url: st
     with running([msgspec.structs.replace(feeds, ports=feeds.ports | {9101})], servers, tmp_path) as processes:
         with pytest.raises(AssertionError, match="does not listen where its manifest says"):
             assert_as_described(processes, servers)
-        with pytest.raises(AssertionError, match="nothing is at /nowhere/url"):
-            moved = {**feeds.environment, "EXCHANGE_REDIS_URL_FILE": "/nowhere/url"}
-            Running(msgspec.structs.replace(feeds, environment=moved), tmp_path / "moved").environment(servers, [])
+    moved = {**feeds.environment, "EXCHANGE_REDIS_URL_FILE": "/nowhere/url"}
+    lost = Running(msgspec.structs.replace(feeds, environment=moved), tmp_path / "moved")
+    with pytest.raises(AssertionError, match="nothing is at /nowhere/url"):
+        lost.environment(servers, [])
 
 
 def test_the_version_is_the_programs() -> None:
@@ -212,7 +233,7 @@ def test_the_version_is_the_programs() -> None:
 def test_processes_end_within_what_the_policy_grants() -> None:
     settings = Settings()
     assert settings.reply_timeout_ms // 1000 + 1 <= DRAIN_S["gateway.main"]
-    assert CLOSE_TIMEOUT_S + 10 <= DRAIN_S["ws_edge.main"]
+    assert DRAIN_S["ws_edge.main"] >= CLOSE_TIMEOUT_S + 10
 
 
 def test_what_workers_scale_on_is_a_metric() -> None:

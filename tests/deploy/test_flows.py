@@ -74,7 +74,9 @@ def test_everybody_may_ask_for_names(overlay: str) -> None:
         assert not may_connect(objects, peer(pod), Peer({}, "elsewhere"), 443), pod.name
 
 
-@pytest.mark.parametrize("policy", ["default-deny", "redis", "redis-clients", "timescaledb", "mm-gateway", "ingress-ws"])
+@pytest.mark.parametrize(
+    "policy", ["default-deny", "redis", "redis-clients", "timescaledb", "mm-gateway", "ingress-ws"]
+)
 def test_a_policy_that_is_not_there_is_noticed(policy: str) -> None:
     objects = rendered("local")
     objects.remove(named(objects, "NetworkPolicy", policy))

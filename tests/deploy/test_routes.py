@@ -84,11 +84,17 @@ def remount(objects: list[Object]) -> None:
 @pytest.mark.parametrize(
     ("says", "break_it"),
     [
-        ("POST /api/v3/order:", lambda all_: paths(all_).remove(next(each for each in paths(all_) if each["path"] == "/api/v3/order"))),
-        ("GET /api/v3/depth:", lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(path="/api/v3/d")),
+        (
+            "POST /api/v3/order:",
+            lambda all_: paths(all_).remove(next(each for each in paths(all_) if each["path"] == "/api/v3/order")),
+        ),
+        (
+            "GET /api/v3/depth:",
+            lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(path="/api/v3/d"),
+        ),
         ("POST /api/v1/signup:", remount),
     ],
-)  # fmt: skip
+)
 def test_a_function_that_is_not_is_found(says: str, break_it: Callable[[list[Object]], object]) -> None:
     objects = rendered("local")
     break_it(objects)
@@ -110,12 +116,20 @@ def test_who_looks_at_keys_has_the_master_key(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", ["local", "minimal", "production"])
 def test_every_shard_has_its_workers(overlay: str) -> None:
     objects = rendered(overlay)
-    (settings,) = (each["data"] for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings"))
-    shards = [pod.labels["exchange/shard"] for pod in pods(objects) if "engine_worker.main" in pod.containers[0].get("command", [])]
+    (settings,) = (
+        each["data"] for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings")
+    )
+    shards = [
+        pod.labels["exchange/shard"]
+        for pod in pods(objects)
+        if "engine_worker.main" in pod.containers[0].get("command", [])
+    ]
     assert sorted(shards) == [str(shard) for shard in range(int(settings["EXCHANGE_SHARD_COUNT"]))]
 
 
 def test_the_markets_are_those_of_the_program() -> None:
     """Kustomize reads no file outside of its folder, so there is a copy."""
-    (markets,) = (each for each in of_kind(rendered("local"), "ConfigMap") if each["metadata"]["name"].startswith("markets"))
+    (markets,) = (
+        each for each in of_kind(rendered("local"), "ConfigMap") if each["metadata"]["name"].startswith("markets")
+    )
     assert markets["data"]["markets.toml"] == (ROOT / "protocol" / "markets.toml").read_text("utf-8")
