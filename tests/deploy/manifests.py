@@ -96,8 +96,8 @@ def _field(pod: Pod, path: str) -> str:
 def _data(objects: Sequence[Object], kind: str, name: str) -> dict[str, str]:
     for each in of_kind(objects, kind):
         if each["metadata"]["name"] == name:
-            encoded = each.get("data", {}) if kind == "Secret" else {}
-            plain = each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
+            encoded: dict[str, str] = each.get("data", {}) if kind == "Secret" else {}
+            plain: dict[str, str] = each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
             return {key: base64.b64decode(value).decode() for key, value in encoded.items()} | plain
     return {}
 

@@ -206,9 +206,12 @@ def test_what_compose_runs_gets_ready(redis_url: str, database_url: str, tmp_pat
 def test_a_port_that_nobody_listens_on_is_found(redis_url: str, database_url: str, tmp_path: Path) -> None:
     feeds = next(each for each in ours("minimal") if each.name == "feeds")
     servers = Servers(lambda _: redis_url, database_url)
-    with running([msgspec.structs.replace(feeds, ports=feeds.ports | {9101})], servers, tmp_path) as processes:
-        with pytest.raises(AssertionError, match="does not listen where its manifest says"):
-            assert_as_described(processes, servers)
+    claimed = [msgspec.structs.replace(feeds, ports=feeds.ports | {9101})]
+    with (
+        running(claimed, servers, tmp_path) as processes,
+        pytest.raises(AssertionError, match="does not listen where its manifest says"),
+    ):
+        assert_as_described(processes, servers)
     moved = {**feeds.environment, "EXCHANGE_REDIS_URL_FILE": "/nowhere/url"}
     lost = Running(msgspec.structs.replace(feeds, environment=moved), tmp_path / "moved")
     with pytest.raises(AssertionError, match="nothing is at /nowhere/url"):
