@@ -169,8 +169,9 @@ def _replaced_url(url: str, others: Iterable[Running]) -> str:
     """Return where a URL leads to: the process that has this name, or behind somebody else's proxy, the gateway."""
     parts = urlsplit(url)
     assert parts.port is not None
-    named = [each for each in others if parts.hostname in each.workload.answers_to]
-    (found, *_) = named or [each for each in others if each.workload.module == "gateway.main"]
+    serving = [each for each in others if not each.workload.finishes]
+    named = [each for each in serving if parts.hostname in each.workload.answers_to]
+    (found, *_) = named or [each for each in serving if each.workload.module == "gateway.main"]
     return f"{parts.scheme}://127.0.0.1:{found.ports[parts.port]}"
 
 
