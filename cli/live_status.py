@@ -62,7 +62,7 @@ def views(settings: Settings, watcher: Watcher) -> Iterator[tuple[View, State]]:
 
 def title(view: View, state: State) -> str:
     """Return the first line: how the exchange is as a whole."""
-    troubled = [each.name for each in view.processes if each.state is not ProcessStatus.RUNNING or each.ready is False]
+    troubled = [each.name for each in view.processes if each.state != ProcessStatus.RUNNING or each.ready is False]
     wrong = [
         f"shard {each.shard}" for each in view.shards if each.halted or each.leader is None or each.conserved is False
     ]

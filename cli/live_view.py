@@ -43,7 +43,9 @@ def duration(seconds: float | None, bad: float = float("inf")) -> Text | str:
     """Return a time as short as it may be; red from `bad` on."""
     if seconds is None:
         return _MISSING
-    if seconds < 0.0995:
+    if 0 < seconds < 0.00095:
+        text = f"{seconds * 1_000_000:.0f} µs"
+    elif seconds < 0.0995:
         text = f"{seconds * 1_000:.1f} ms" if 0 < seconds < 0.00995 else f"{seconds * 1_000:.0f} ms"
     elif seconds < 99.5:
         text = f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
@@ -138,7 +140,7 @@ def _flow(view: View) -> list[tuple[str, Text | str]]:
         ("orders/s", number(view.orders_rate)),
         ("refused/s", number(view.refused_rate)),
         ("trades/s", number(view.trades_rate)),
-        ("requests/s", number(view.requests_rate)),
+        ("req/s", number(view.requests_rate)),
         ("5xx/s", Text(str(number(view.failed_rate)), _BAD) if view.failed_rate else "0"),
         ("order p50", duration(p50_s)),
         ("p99", duration(p99_s)),

@@ -38,6 +38,8 @@ _CLIENT_S: Final = 5
 
 _log = structlog.get_logger()
 
+# They are half of what is exposed, and nobody asks for them.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library lacks the annotation
 _build = prometheus_client.Gauge(
     "exchange_build_info", "1: this process, and the version that it runs", ["process", "version"]
 )

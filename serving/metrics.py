@@ -24,8 +24,10 @@ ORDERS: Final = Counter(
     "Requests to place an order, by what they were answered: accepted, or the error's code.",
     ["answer"],
 )
-for _answer in ("accepted", str(STATUS_UNKNOWN)):
-    ORDERS.labels(_answer)  # at 0, so that the first one is seen as an increase
+# At 0, so that the first one is seen as an increase.
+_by_answer: dict[str, Callable[[], None]] = {
+    answer: ORDERS.labels(answer).inc for answer in ("accepted", str(STATUS_UNKNOWN))
+}
 BATCH: Final = Histogram(
     "gateway_batch_commands",
     "Commands of one event-loop tick that went to a shard together.",
@@ -47,7 +49,11 @@ PARSES_EVERY: Final = 16
 
 def count_order(error: ApiError | None) -> None:
     """Count the answer to a request to place an order."""
-    ORDERS.labels("accepted" if error is None else str(error.code)).inc()
+    answer = "accepted" if error is None else str(error.code)
+    count = _by_answer.get(answer)
+    if count is None:
+        count = _by_answer[answer] = ORDERS.labels(answer).inc
+    count()
 
 
 class FunctionMetrics:

@@ -68,7 +68,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
         psycopg.connect(database_url) as connection,
         _bars(quiet) as progress,
     ):
-        _refuse_running(settings)
+        _refuse_running(settings, log)
         epochs = {shard: log.position(shard).epoch for shard in range(settings.shard_count)}
         past = Past(None, connection, market_map, settings.closed_orders_max)
         plan = plan_restore(past, connection, database_url, epochs, progress)
@@ -81,10 +81,18 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
     return plan, True
 
 
-def _refuse_running(settings: Settings) -> None:
+def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
-    if alive := [spec.name for spec in engines(settings) if probes.say_health(settings, [spec])]:
+    known = [spec.name for spec in engines(settings) if probes.say_health(settings, [spec])]
+    if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
         raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
+
+
+def running_engines(log: RedisStreamLog, shard_count: int) -> set[str]:
+    """Return the workers that lead a shard or stand by, whatever they are called."""
+    found = {standby.process for shard in range(shard_count) for standby in log.standbys(shard)}
+    leaders = (log.lease(shard).leader for shard in range(shard_count))
+    return found | {leader.process for leader in leaders if leader is not None}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Refuses fields that it does not know."""
 
 

@@ -36,6 +36,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     probes: frozenset[Probe] = frozenset()
     files: Mapping[str, str | None] = {}
     """What is at a path; None: not known here."""
+    folders: frozenset[str] = frozenset()
+    """Where something is mounted."""
     answers_to: frozenset[str] = frozenset()
     """Names under which other processes reach it."""
     finishes: bool = False
@@ -62,6 +64,7 @@ def of_kubernetes(objects: Sequence[Object]) -> Iterator[Workload]:
                 ports=frozenset(port["containerPort"] for port in container.get("ports", [])),
                 probes=frozenset(_http_probes(container)),
                 files=_files(objects, pod, container),
+                folders=frozenset(mount["mountPath"] for mount in container.get("volumeMounts", [])),
                 answers_to=frozenset(_service_names(objects, pod)),
                 finishes=pod.kind == "Job" or container not in pod.containers,
             )
@@ -93,8 +96,8 @@ def _field(pod: Pod, path: str) -> str:
 def _data(objects: Sequence[Object], kind: str, name: str) -> dict[str, str]:
     for each in of_kind(objects, kind):
         if each["metadata"]["name"] == name:
-            encoded = each.get("data", {}) if kind == "Secret" else {}
-            plain = each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
+            encoded: dict[str, str] = each.get("data", {}) if kind == "Secret" else {}
+            plain: dict[str, str] = each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
             return {key: base64.b64decode(value).decode() for key, value in encoded.items()} | plain
     return {}
 
@@ -148,8 +151,9 @@ def of_compose(document: Mapping[str, Any], image_environment: Mapping[str, str]
             ports=frozenset(_container_ports(service)),
             probes=frozenset(_health_check(service)),
             files={**_mounted(service, "secrets", {}), **_mounted(service, "configs", configs)},
+            folders=frozenset(_folders(service)),
             answers_to=frozenset({name, *_aliases(service)}),
-            finishes=service.get("restart") in ("no", "on-failure") and "healthcheck" not in service,
+            finishes=service.get("restart", "no").partition(":")[0] in ("no", "on-failure"),
         )
 
 
@@ -185,6 +189,14 @@ def _mounted(service: Mapping[str, Any], kind: str, known: Mapping[str, Any]) ->
         path = target if target and target.startswith("/") else default
         found[path] = known.get(source, {}).get("content", UNKNOWN)
     return found
+
+
+def _folders(service: Mapping[str, Any]) -> Iterator[str]:
+    for volume in service.get("volumes", []):
+        yield volume["target"] if isinstance(volume, dict) else volume.split(":")[1]
+    tmpfs = service.get("tmpfs", [])
+    for each in [tmpfs] if isinstance(tmpfs, str) else tmpfs:
+        yield each.partition(":")[0]
 
 
 def _aliases(service: Mapping[str, Any]) -> Iterator[str]:

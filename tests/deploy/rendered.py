@@ -26,7 +26,7 @@ def _rendered(overlay: str) -> list[Object]:
     text = subprocess.run(
         [kubectl, "kustomize", str(ROOT / "k8s" / "overlays" / overlay)], capture_output=True, text=True, check=True
     ).stdout
-    return list(yaml.safe_load_all(text))
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def rendered(overlay: str) -> list[Object]:

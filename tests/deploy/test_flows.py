@@ -39,24 +39,25 @@ def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int
     production = overlay == "production"
     engines = [name for name in names if name.startswith("engine-")]
     gateways = [name for name in names if name.startswith("gateway")]
-    storing = [*gateways, "ws-edge", "persist-nudger", "persist-worker"]
+    version = _version(objects)
+    storing = [*gateways, "ws-edge", "persist-nudger", "persist-worker", f"restore-{version}"]
     database = "database" if production else "timescaledb"
     found = {(name, "redis", 6379) for name in (*engines, *storing, "feeds")}
-    found |= {(name, database, 5432) for name in (*storing, f"migrate-{_version(objects)}")}
+    found |= {(name, database, 5432) for name in (*storing, f"migrate-{version}")}
     if overlay != "minimal":
         found |= {("INGRESS", name, 8000) for name in gateways if name != "gateway"}
         found |= {("INGRESS", "ws-edge", 8001), ("INGRESS", "frontend", 3000)}
     if production:
         found |= {(name, "sentinel", 26379) for name in (*engines, *storing, "feeds", "redis", "sentinel")}
         found |= {("redis", "redis", 6379), ("sentinel", "redis", 6379), ("database", "database", 5432)}
-        found |= {("PROMETHEUS", name, 9100) for name in (*engines, *storing, "feeds")}
+        found |= {("PROMETHEUS", name, 9100) for name in (*engines, *storing[:-1], "feeds")}
     else:
         found.add(("mm", "gateway", 8000))
     return found
 
 
 def _version(objects: Sequence[Object]) -> str:
-    return next(pod.name for pod in pods(objects) if pod.kind == "Job").removeprefix("migrate-")
+    return next(name for pod in pods(objects) if (name := pod.name.removeprefix("migrate-")) != pod.name)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

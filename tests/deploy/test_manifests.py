@@ -28,12 +28,14 @@ services:
     healthcheck:
       test: [CMD, python, -c, "from urllib.request import urlopen; urlopen('http://127.0.0.1:9100/readyz', timeout=4)"]
     secrets: [redis-url, {source: key, target: /run/key}]
+    volumes: ["secrets-gateway:/run/exchange:ro", {type: volume, source: more, target: /more}]
+    tmpfs: ["/tmp:size=64m,mode=1777"]
     networks: {front: {aliases: [api]}}
   migrate:
     image: exchange
     command: python -m persist.main migrate
     environment: ["EXCHANGE_LOG_FORMAT=json"]
-    restart: on-failure
+    restart: on-failure:5
   redis:
     image: redis:7
     command: [redis-server, /etc/redis.conf]
@@ -56,6 +58,7 @@ def test_a_compose_file_is_read() -> None:
         ports=frozenset({8000, 9100, 8002}),
         probes=frozenset({Probe(9100, "/readyz")}),
         files={"/run/secrets/redis-url": None, "/run/key": None},
+        folders=frozenset({"/run/exchange", "/more", "/tmp"}),
         answers_to=frozenset({"gateway", "api"}),
     )
     assert gateway.module == "gateway.main"

@@ -51,7 +51,10 @@ PLANTED: list[tuple[str, Break]] = [
     ("unprivileged", lambda all_: pod(all_, "StatefulSet", "redis")["securityContext"].update(runAsUser=0)),
     ("unprivileged", lambda all_: pod(all_, "Job", "migrate-0.1.0")["securityContext"].pop("seccompProfile")),
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").update(hostNetwork=True)),
-    ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds")["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    (
+        "unprivileged",
+        lambda all_: pod(all_, "Deployment", "feeds")["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+    ),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(allowPrivilegeEscalation=True)),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(capabilities={"drop": ["NET_RAW"]})),
     ("unprivileged", lambda all_: orders(all_)["securityContext"].update(runAsNonRoot=False)),
@@ -63,7 +66,10 @@ PLANTED: list[tuple[str, Break]] = [
     ("resources", lambda all_: orders(all_)["resources"].pop("requests")),
     ("probes", lambda all_: orders(all_).pop("startupProbe")),
     ("probes", lambda all_: orders(all_)["livenessProbe"]["httpGet"].update(path="/readyz")),
-    ("probes", lambda all_: container(all_, "StatefulSet", "redis").update(readinessProbe={"tcpSocket": {"port": "redis"}})),
+    (
+        "probes",
+        lambda all_: container(all_, "StatefulSet", "redis").update(readinessProbe={"tcpSocket": {"port": "redis"}}),
+    ),
     ("disruption_budget", lambda all_: remove(all_, "PodDisruptionBudget", "engine-2")),
     ("disruption_budget", lambda all_: named(all_, "PodDisruptionBudget", "engine-2")["spec"].update(maxUnavailable=0)),
     ("apart", without_anti_affinity),
@@ -78,21 +84,32 @@ PLANTED: list[tuple[str, Break]] = [
     ("secret_values", lambda all_: settings(all_).update(EXCHANGE_REDIS_URL="redis://exchange:guessed@redis:6379/0")),
     ("secret_values", lambda all_: settings(all_).update(EXCHANGE_MASTER_KEY="AAAA")),
     ("secret_values", lambda all_: orders(all_)["env"].append({"name": "PGPASSWORD", "value": "guessed"})),
-    ("secret_values", lambda all_: orders(all_)["env"].append({"name": "X", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}})),
+    (
+        "secret_values",
+        lambda all_: orders(all_)["env"].append(
+            {"name": "X", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}
+        ),
+    ),
     ("secret_values", lambda all_: orders(all_)["envFrom"].append({"secretRef": {"name": "exchange-redis"}})),
     ("grace", lambda all_: pod(all_, "Deployment", "ws-edge").update(terminationGracePeriodSeconds=20)),
     ("grace", lambda all_: pod(all_, "Deployment", "feeds").pop("terminationGracePeriodSeconds")),
     ("drained", lambda all_: orders(all_).pop("lifecycle")),
     ("drained", lambda all_: named(all_, "Deployment", "ws-edge")["spec"].pop("strategy")),
     ("scaled", lambda all_: named(all_, "Deployment", "gateway-orders")["spec"].update(replicas=2)),
-    ("scaled", lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(name="ws-edge")),
+    (
+        "scaled",
+        lambda all_: named(all_, "ScaledObject", "persist-worker")["spec"]["scaleTargetRef"].update(name="ws-edge"),
+    ),
     ("namespace", lambda all_: named(all_, "Namespace", "exchange")["metadata"].update(labels={})),
     ("namespace", lambda all_: named(all_, "Service", "redis")["metadata"].update(namespace="default")),
-    ("single_writer", lambda all_: named(all_, "Deployment", "feeds")["spec"].update(strategy={"type": "RollingUpdate"})),
+    (
+        "single_writer",
+        lambda all_: named(all_, "Deployment", "feeds")["spec"].update(strategy={"type": "RollingUpdate"}),
+    ),
     ("single_writer", lambda all_: named(all_, "Deployment", "feeds")["spec"].update(replicas=2)),
     ("engines", lambda all_: named(all_, "StatefulSet", "engine-0")["spec"].update(podManagementPolicy="OrderedReady")),
     ("engines", lambda all_: pod(all_, "StatefulSet", "engine-0").pop("priorityClassName")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,17 @@ def remount(objects: list[Object]) -> None:
 @pytest.mark.parametrize(
     ("says", "break_it"),
     [
-        ("POST /api/v3/order:", lambda all_: paths(all_).remove(next(each for each in paths(all_) if each["path"] == "/api/v3/order"))),
-        ("GET /api/v3/depth:", lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(path="/api/v3/d")),
+        (
+            "POST /api/v3/order:",
+            lambda all_: paths(all_).remove(next(each for each in paths(all_) if each["path"] == "/api/v3/order")),
+        ),
+        (
+            "GET /api/v3/depth:",
+            lambda all_: next(each for each in paths(all_) if each["path"] == "/api/v3").update(path="/api/v3/d"),
+        ),
         ("POST /api/v1/signup:", remount),
     ],
-)  # fmt: skip
+)
 def test_a_function_that_is_not_is_found(says: str, break_it: Callable[[list[Object]], object]) -> None:
     objects = rendered("local")
     break_it(objects)

@@ -19,12 +19,16 @@ def is_custom(value: Object) -> bool:
     return "." in group and not group.endswith(".k8s.io")
 
 
+def validate(objects: list[Object], version: str) -> None:
+    for value in objects:
+        if not is_custom(value):
+            kubernetes_validate.validate(value, version, strict=True)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_objects_are_what_kubernetes_takes(overlay: str, version: str) -> None:
-    for value in rendered(overlay):
-        if not is_custom(value):
-            kubernetes_validate.validate(value, version, strict=True)
+    validate(rendered(overlay), version)
 
 
 def test_custom_resources_are_what_their_operators_take() -> None:
@@ -59,9 +63,7 @@ def test_what_kubernetes_does_not_take_is_found(break_it: Callable[[list[Object]
     objects = rendered("production")
     break_it(objects)
     with pytest.raises(kubernetes_validate.ValidationError):
-        for value in objects:
-            if not is_custom(value):
-                kubernetes_validate.validate(value, VERSIONS[0], strict=True)
+        validate(objects, VERSIONS[0])
 
 
 @pytest.mark.parametrize(

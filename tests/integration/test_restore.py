@@ -11,6 +11,7 @@ import pytest
 import redis
 from psycopg import sql
 
+from cli.commands.restore import running_engines
 from cli.past import Past
 from cli.restoring import RestoreError, plan_restore, write_database, write_redis
 from engine_worker.core.shard import Shard
@@ -21,6 +22,7 @@ from persist.guard import LogGuard
 from persist.ingest import Progress, ShardIngest
 from protocol import streams
 from protocol.events import Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.lease import Leader, Standby
 from protocol.market import MarketMap
 from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
 from protocol.streams import split_stream_id
@@ -344,3 +346,13 @@ def test_nothing_is_restored_from_nothing(make: Make) -> None:
     exchange.client.flushall()
     with pytest.raises(RestoreError, match="Nothing of shard 0 is archived"):
         exchange.restore()
+
+
+def test_workers_of_any_name_count_as_running(redis_url: str) -> None:
+    """In Kubernetes they are called after their pods."""
+    log = RedisStreamLog.connect(redis_url, "engine-1-0")
+    assert running_engines(log, 3) == set()
+    log.take_over(1, candidate=Leader("engine-1-0", 7, 60_000))
+    log.announce(1, Standby("engine-1-1", 7))
+    assert running_engines(log, 3) == {"engine-1-0", "engine-1-1"}
+    log.close()

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from runtime.tracing import order_trace
 from tests.e2e.api import RefusedError, eventually, new_account
-from tests.integration.test_probes import Running
+from tests.integration.test_probes import DEADLINE_S, Running
 
 STAGES = {
     ("gateway", "place order"),
@@ -116,9 +116,9 @@ def test_an_order_is_followed_through_every_process(running: Running, collector:
         api.order("BTCUSDT", "BUY", "LIMIT", quantity="1", price="20000", newClientOrderId="refused")
     account_id = int(api.signed("GET", "/api/v3/account")["uid"])
     trace, other = (order_trace(account_id, name).trace_id for name in ("followed", "refused"))
-    eventually("a span of every stage", lambda: stages(collector, trace) == STAGES)
+    eventually("a span of every stage", lambda: stages(collector, trace) == STAGES, DEADLINE_S)
     # One that was refused has no events, so nobody publishes or stores it.
-    eventually("one of every stage until it was refused", lambda: stages(collector, other) == BEFORE_EVENTS)
+    eventually("one of every stage until it was refused", lambda: stages(collector, other) == BEFORE_EVENTS, DEADLINE_S)
     spans = {span.name: span for span in collector.of(trace)}
     assert len(collector.of(trace)) == len(STAGES)
     root = spans["place order"]

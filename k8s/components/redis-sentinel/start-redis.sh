@@ -27,7 +27,7 @@ while :; do
     if [ -n "$master" ] && [ "$master" != "$SELF" ]; then
         break
     elif [ -n "$master" ]; then
-        [ -z "$(ls -A "$data")" ] || break
+        [ ! -e "$data/appendonlydir" ] && [ ! -e "$data/appendonly.aof" ] || break
         [ "$(keys_of "$peer")" != 0 ] || break
         echo "this is the master, and it is empty; waiting for $peer to be empty, too, or to take its place"
     else
@@ -38,6 +38,7 @@ done
 
 {
     cat "$CONFIGURATION/redis.conf"
+    echo "dir $data"
     echo "port $port"
     echo "replica-announce-ip $SELF"
     echo "masterauth $(cat "$secrets/replica-password")"

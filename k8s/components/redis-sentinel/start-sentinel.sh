@@ -10,6 +10,7 @@ if [ ! -s "$data/sentinel.conf" ]; then
     password=$(cat "$secrets/sentinel-password")
     {
         cat "$CONFIGURATION/sentinel.conf"
+        echo "dir $data"
         echo "port ${SENTINEL_PORT:-26379}"
         echo "sentinel announce-ip $SELF"
         echo "requirepass $password"

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from cli.console import short_decimal
 from cli.main import main
 from cli.ports import free_port
-from runtime.settings import PREFIX
+from cli.state import write_state
+from runtime.settings import PREFIX, load_settings
 
 COMMANDS = (
     "up",
@@ -121,6 +122,17 @@ def test_all_mistakes_in_the_settings_are_told(monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 1
     assert f"{PREFIX}REST_PORT" in words(result)
     assert f"{PREFIX}NO_SUCH: no such setting" in words(result)
+
+
+def test_watching_needs_something_to_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "The exchange is not running; `exchange up` starts it." in words(run("status", "--watch"))
+    monkeypatch.setenv(f"{PREFIX}UP_METRICS_PORT", "0")
+    settings = load_settings()
+    (tmp_path / "run").mkdir()
+    write_state(settings, [])
+    result = run("status", "--watch")
+    assert result.exit_code == 1
+    assert f"it was started with {PREFIX}UP_METRICS_PORT=0" in words(result)
 
 
 def test_up_names_the_taken_port_and_its_setting_and_starts_nothing(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_numbers_and_times_are_short() -> None:
         *("0", "0.0", "3.2", "13", "1,234", "123.5k", "1.23M"),
     ]
     assert [duration(each) for each in (0, 0.0004, 0.0123, 0.5, 12, 100, 7_200)] == [
-        *("0 ms", "0.4 ms", "12 ms", "0.5 s", "12 s", "2 min", "2.0 h"),
+        *("0 ms", "400 µs", "12 ms", "0.5 s", "12 s", "2 min", "2.0 h"),
     ]
     assert str(number(None)) == str(duration(None)) == "–"
 
