@@ -130,22 +130,6 @@ def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | 
     return [migration.name for migration in migrations_of(flavour, folder) if migration.name not in applied]
 
 
-def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | None = None) -> list[str]:
-    """Return the names of the migrations that come with the program and were not applied yet.
-
-    Raises:
-        psycopg.Error: the database does not answer within `timeout_s`.
-    """
-    with psycopg.connect(
-        database_url, autocommit=True, connect_timeout=timeout_s, options=f"-c statement_timeout={timeout_s}s"
-    ) as connection:
-        exists = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
-        rows = connection.execute("SELECT name, flavour FROM schema_migrations").fetchall() if exists == (True,) else []
-    applied = {name for name, _ in rows}
-    flavour = Flavour(rows[0][1]) if rows else Flavour.PLAIN
-    return [migration.name for migration in migrations_of(flavour, folder) if migration.name not in applied]
-
-
 def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]]) -> None:
     known = {migration.name for migration in migrations}
     mistakes = [

@@ -120,6 +120,7 @@ def test_a_database_that_is_away_is_not_waited_for() -> None:
     nobody = Settings(database_url="postgresql://exchange:none@127.0.0.1:1/exchange")
     await_schema(nobody, database_s=0.0)
 
+
 def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_path: Path) -> None:
     """As with TimescaleDB's policies, which are at work as soon as there are any."""
     write(tmp_path, m0001_a="CREATE TABLE a (x int); CREATE TABLE b (x int)")
