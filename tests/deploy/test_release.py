@@ -53,6 +53,8 @@ def test_a_release_is_a_tag_with_its_section_and_the_next_version_begins(checkou
     assert done.returncode == 0, done.stderr
 
     assert 'version = "99.2.0.dev0"' in (checkout / "pyproject.toml").read_text("utf-8")
+    images = (checkout / "k8s" / "components" / "release" / "kustomization.yaml").read_text("utf-8")
+    assert images.count("newTag: 99.2.0.dev0\n") == 2
     assert _run(checkout, "scripts/release", "check", "99.1.2").returncode == 1
     assert _run(checkout, "git", "status", "--porcelain").stdout == ""
 

@@ -72,7 +72,7 @@ def test_what_kubernetes_does_not_take_is_found(break_it: Callable[[list[Object]
         ("ScaledObject", "persist-worker", {"maxReplicas": 3}),
         ("ScaledObject", "persist-worker", {"triggers": [{"type": "prometheus", "metadata": {"query": "up"}}]}),
         ("PodMonitor", "exchange", {"podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": 10}]}),
-        ("Cluster", "database", {"imageName": "ghcr.io/somebody/timescaledb"}),
+        ("Cluster", "database", {"imageName": "registry.example.com/somebody/timescaledb"}),
         ("ScheduledBackup", "nightly", {"schedule": "0 3 * * *"}),
         ("ObjectStore", "backups", {"retention": "30d"}),
     ],
