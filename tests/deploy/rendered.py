@@ -4,6 +4,7 @@ import copy
 import functools
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 OVERLAYS: Final = ("local", "minimal", "production")
+VERSION: Final[str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 Object = dict[str, Any]
 """One Kubernetes object."""

@@ -18,7 +18,7 @@ import yaml
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from tests.deploy.manifests import Workload, environment_of_image, of_compose, of_kubernetes
 from tests.deploy.policy import DRAIN_S
-from tests.deploy.rendered import OVERLAYS, ROOT, named, of_kind, rendered
+from tests.deploy.rendered import OVERLAYS, ROOT, VERSION, named, of_kind, rendered
 from tests.deploy.running import DEADLINE_S, Running, Servers, unchanged
 from tests.e2e.api import eventually
 from tests.redis_servers import RedisServers
@@ -219,8 +219,6 @@ def test_a_port_that_nobody_listens_on_is_found(redis_url: str, database_url: st
 
 
 def test_the_version_is_the_programs() -> None:
-    version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"))
-    assert version is not None
     for overlay in OVERLAYS:
         objects = rendered(overlay)
         images = {
@@ -229,8 +227,8 @@ def test_the_version_is_the_programs() -> None:
             for container in each["spec"]["template"]["spec"]["containers"]
             if "/exchange" in f"/{container['image']}"
         }
-        assert {image.rpartition(":")[2] for image in images} == {version[1]}
-        assert named(objects, "Job", f"migrate-{version[1]}")
+        assert {image.rpartition(":")[2] for image in images} == {VERSION}
+        assert named(objects, "Job", f"migrate-{VERSION}")
 
 
 def test_processes_end_within_what_the_policy_grants() -> None:

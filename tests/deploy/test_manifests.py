@@ -5,7 +5,7 @@ import textwrap
 import yaml
 
 from tests.deploy.manifests import Probe, Workload, environment_of_image, of_compose, of_kubernetes
-from tests.deploy.rendered import rendered
+from tests.deploy.rendered import VERSION, rendered
 
 COMPOSE = """
 x-process: &process
@@ -80,7 +80,7 @@ def test_kubernetes_objects_are_read() -> None:
     assert "BTCUSDT" in (engine.files["/etc/exchange/markets.toml"] or "")
     assert found["gateway"].answers_to == {"gateway"}
     assert found["frontend"].environment.keys() == {"EXCHANGE_FRONTEND_REST_URL", "EXCHANGE_FRONTEND_WS_URL"}
-    assert found["migrate-0.1.0"].finishes
+    assert found[f"migrate-{VERSION}"].finishes
     assert found["ws-edge/schema"].finishes
     production = {each.name: each for each in of_kubernetes(rendered("production"))}
     assert production["feeds"].files["/run/secrets/redis/url"] is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.policy import RULES, violations
-from tests.deploy.rendered import OVERLAYS, Object, named, of_kind, rendered
+from tests.deploy.rendered import OVERLAYS, VERSION, Object, named, of_kind, rendered
 
 Break = Callable[[list[Object]], object]
 
@@ -49,7 +49,7 @@ def without_anti_affinity(objects: list[Object]) -> None:
 PLANTED: list[tuple[str, Break]] = [
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").pop("securityContext")),
     ("unprivileged", lambda all_: pod(all_, "StatefulSet", "redis")["securityContext"].update(runAsUser=0)),
-    ("unprivileged", lambda all_: pod(all_, "Job", "migrate-0.1.0")["securityContext"].pop("seccompProfile")),
+    ("unprivileged", lambda all_: pod(all_, "Job", f"migrate-{VERSION}")["securityContext"].pop("seccompProfile")),
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").update(hostNetwork=True)),
     (
         "unprivileged",

@@ -3,23 +3,21 @@
 import os
 import re
 import subprocess
-import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from tests.deploy.rendered import VERSION
 from tests.deploy.topology import CHECKOUT
-
-VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A repository with what a release touches."""
-    for name in ("pyproject.toml", "CHANGELOG.md", "scripts/release"):
+    for name in ("pyproject.toml", "CHANGELOG.md", "scripts/release", "k8s/components/release/kustomization.yaml"):
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((CHECKOUT / name).read_bytes())
     (tmp_path / "scripts/release").chmod(0o755)
     for arguments in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "Begin")):
