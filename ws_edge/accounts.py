@@ -67,6 +67,8 @@ class _Account:
 
     def __init__(self) -> None:
         self.subscriptions: dict[AccountSubscription, None] = {}
+        self.joining: dict[AccountSubscription, None] = {}
+        """Those that were added, and hear nothing yet; as long as there is one, the channel stays subscribed to."""
         self.heard: Position | None = None
         """Up to where everything was heard; None until the channel is subscribed to."""
         self.is_behind = False
@@ -95,10 +97,11 @@ class AccountStreams:
         """Listen to an account, once its channel is sure to be heard; `activate` then lets events through.
 
         Raises:
-            ApiError: unavailable, Redis is away.
+            ApiError: unavailable, Redis is away; `remove` has still to be called.
         """
         account_id = subscription.account_id
         account = self._accounts.setdefault(account_id, _Account())
+        account.joining[subscription] = None
         if account.heard is not None:
             return
         try:
@@ -116,8 +119,11 @@ class AccountStreams:
         account.move_to(published)
 
     def activate(self, subscription: AccountSubscription) -> None:
-        """Let events through from now on."""
-        self._accounts.setdefault(subscription.account_id, _Account()).subscriptions[subscription] = None
+        """Let events through from now on, unless it was removed meanwhile."""
+        account = self._accounts.get(subscription.account_id)
+        if account is not None and subscription in account.joining:
+            del account.joining[subscription]
+            account.subscriptions[subscription] = None
 
     def remove(self, subscription: AccountSubscription) -> None:
         """Listen no more."""
@@ -125,7 +131,8 @@ class AccountStreams:
         if account is None:
             return
         account.subscriptions.pop(subscription, None)
-        if not account.subscriptions:
+        account.joining.pop(subscription, None)
+        if not account.subscriptions and not account.joining:
             del self._accounts[subscription.account_id]
             self._link(subscription.account_id).unsubscribe(streams.account(subscription.account_id))
 
@@ -204,7 +211,7 @@ class AccountStreams:
         if not await self._reaches_back(shard, start):
             _log.error("account events are missing", shard=shard, after=start)
             for account in accounts.values():
-                for subscription in list(account.subscriptions):
+                for subscription in (*account.subscriptions, *account.joining):
                     subscription.give_up()
                 account.is_behind, account.heard, account.waiting = False, published, []
             return

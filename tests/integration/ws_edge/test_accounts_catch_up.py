@@ -15,6 +15,7 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.settings import Settings
+from serving.redis_link import packed
 from serving.redis_links import RedisLinks
 from ws_edge.accounts import AccountStreams, AccountSubscription
 from ws_edge.connection import EdgeConnection
@@ -93,3 +94,30 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
         await accounts.close()
         await links.close()
     assert listener.deposits == ["2", "3", "4"]
+
+
+async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
+    redis_url: str, client: "redis.asyncio.Redis"
+) -> None:
+    """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen it leave."""
+    links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
+    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    link = links.of(0)
+    await links.start()
+    leaving, staying = Listener(), Listener()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await until(lambda: link.ready)
+            await asyncio.gather(accounts.add(leaving), accounts.add(staying))
+            accounts.remove(leaving)
+            accounts.activate(staying)
+            accounts.activate(leaving)  # too late: it has left
+            answered = asyncio.get_running_loop().create_future()
+            link.send(packed("PING"), answered.set_result)
+            await answered
+            await client.publish(streams.account(OWNER), told(4))
+            await until(lambda: len(staying.deposits) == 1)
+            assert leaving.deposits == []
+    finally:
+        await accounts.close()
+        await links.close()
