@@ -295,6 +295,7 @@ class ApiSession:
             self._accounts.remove(subscription)
             raise
         if self._connection.closing or number not in self._subscriptions:
+            self._accounts.remove(subscription)
             raise unavailable()
         return number, subscription
 
