@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -63,61 +64,56 @@ def main() -> None:
 def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
-    reach = reach_redis(probes, settings.engine_name())
+    process = _Process(settings, stopping, probes, reach_redis(probes, settings.engine_name()), tracer)
     # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
     gc.disable()
     was_away = False
     while not stopping.is_set():
         try:
-            _work(settings, stopping, probes, reach, tracer, was_away=was_away)
+            _work(process, was_away=was_away)
         except Rewound as error:
             _log.warning("starting anew from what Redis has", reason=str(error))
             was_away = False
         except Unreachable as error:
             _log.warning("redis is away", error=str(error))
             was_away = True
-            reach.failed(error)
+            process.reach.failed(error)
             probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
     if tracer is not None:
         tracer.close()
 
 
-def _work(
-    settings: Settings,
-    stopping: threading.Event,
-    probes: Probes,
-    reach: Reach,
-    tracer: Tracer | None,
-    *,
-    was_away: bool,
-) -> None:
+class _Process(NamedTuple):
+    """What stays the same while workers come and go."""
+
+    settings: Settings
+    stopping: threading.Event
+    probes: Probes
+    reach: Reach
+    """Whether Redis answers."""
+    tracer: Tracer | None
+
+
+def _work(process: _Process, *, was_away: bool) -> None:
     """Make a worker from what Redis has, and let it follow and lead until `stopping`.
 
     Raises:
         Rewound: Redis has lost what the worker came of.
         Unreachable: Redis was away before there was a worker.
     """
+    settings = process.settings
     url = settings.resolved_redis_url()
     connect = partial(RedisStreamLog.connect, shard=settings.shard, replicas_min=settings.redis_replicas_min)
     log = connect(url, settings.engine_name())
     try:
-        _run_on(log, partial(connect, url), settings, stopping, probes, reach, tracer, was_away=was_away)
+        _run_on(log, partial(connect, url), process, was_away=was_away)
     finally:
         log.close()
 
 
-def _run_on(
-    log: RedisStreamLog,
-    connect: Callable[[], RedisStreamLog],
-    settings: Settings,
-    stopping: threading.Event,
-    probes: Probes,
-    reach: Reach,
-    tracer: Tracer | None,
-    *,
-    was_away: bool,
-) -> None:
+def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool) -> None:
+    settings, stopping, probes, reach, tracer = process
     worker = Worker(
         log,
         settings.shard,
@@ -137,7 +133,7 @@ def _run_on(
     gc.freeze()
     if was_away:
         candidate.redis_was_away()
-    snapshotter = Snapshotter(worker, log, connect, settings.shard, float(settings.snapshot_interval_s))
+    snapshotter = Snapshotter(worker, log, connect, settings.shard, settings.snapshot_interval_s)
     heartbeat = _Heartbeat(settings, worker)
     care = Care(worker, log, settings)
     while not stopping.is_set():

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from runtime.settings import Settings
-from tests.deploy.topology import CHECKOUT, COMPOSE_FILE, composed, env_file
+from tests.deploy.rendered import ROOT
+from tests.deploy.topology import COMPOSE_FILE, composed, env_file
 
 Service = dict[str, Any]
 
@@ -49,7 +50,7 @@ def _has_no_secret(service: Service) -> bool:
 def _mounts_what_is_there(service: Service) -> bool:
     sources = [each.split(":")[0] for each in service.get("volumes", [])]
     ours = [source for source in sources if source.startswith((".", "/"))]
-    return all((CHECKOUT / source).exists() for source in ours) and all(
+    return all((ROOT / source).exists() for source in ours) and all(
         each.endswith(":ro")
         for each in service.get("volumes", [])
         if each.startswith((".", "/", "secrets-")) and service.get("command", [])[:2] != ["exchange", "secrets"]
@@ -173,7 +174,7 @@ def test_sentinel_is_chosen_by_its_file() -> None:
 
 
 def test_prometheus_asks_every_process() -> None:
-    document = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    document = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
     asked = {
         name
         for job in document["scrape_configs"]

@@ -17,7 +17,8 @@ import pytest
 from websockets.sync.client import connect
 
 from frontend_server.pages import cache_control, content_type, file_of, security_headers
-from tests.deploy.topology import CHECKOUT, Topology, env_file, images_of, podman
+from tests.deploy.rendered import ROOT
+from tests.deploy.topology import Topology, env_file, images_of, podman
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 
 BASES = {f"{name}_IMAGE" for name in ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")}
@@ -42,8 +43,8 @@ def variables() -> dict[str, str]:
     """Build both images; return what the compose file is to be filled in with."""
     bases = images_of()
     for image, context, needed in (
-        ("localhost/exchange", CHECKOUT, ("PYTHON_IMAGE",)),
-        ("localhost/exchange-frontend", CHECKOUT / "frontend", ("NODE_IMAGE", "NGINX_IMAGE")),
+        ("localhost/exchange", ROOT, ("PYTHON_IMAGE",)),
+        ("localhost/exchange-frontend", ROOT / "frontend", ("NODE_IMAGE", "NGINX_IMAGE")),
     ):
         arguments = [f"--build-arg={name}={bases[name]}" for name in needed]
         _build(*arguments, "--build-arg=VERSION=1.2.3", f"--tag={image}:{TAG}", str(context))

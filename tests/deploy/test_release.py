@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.rendered import VERSION
-from tests.deploy.topology import CHECKOUT
+from tests.deploy.rendered import ROOT, VERSION
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "CHANGELOG.md", "scripts/release", "k8s/components/release/kustomization.yaml"):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes((CHECKOUT / name).read_bytes())
+        file.write_bytes((ROOT / name).read_bytes())
     (tmp_path / "scripts/release").chmod(0o755)
     for arguments in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "Begin")):
         _run(tmp_path, "git", *arguments)
@@ -33,13 +32,13 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_program_says_the_version_of_pyproject() -> None:
     assert metadata.version("exchange") == VERSION
-    done = _run(CHECKOUT, ".venv/bin/exchange", "--version")
+    done = _run(ROOT, ".venv/bin/exchange", "--version")
     assert done.stdout.strip() == f"exchange, version {VERSION}"
 
 
 def test_the_changelog_has_a_section_for_the_version() -> None:
     heading = "Unreleased" if VERSION.endswith(".dev0") else VERSION
-    sections = re.findall(r"^## \[([^]]+)\]", (CHECKOUT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    sections = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert sections[0] == "Unreleased"
     assert heading in sections
 

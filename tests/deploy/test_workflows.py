@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.topology import CHECKOUT
+from tests.deploy.rendered import ROOT
 
-WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAY_WRITE = {"images.yml": {"packages", "id-token"}, "release.yml": {"contents"}}
 FROM_OUTSIDE = {"gh"}
 """Programs that the runner has."""
@@ -48,17 +48,17 @@ def _of_step(step: dict[str, Any]) -> Iterator[str]:
     for command in filter(None, step.get("run", "").splitlines()):
         program, *arguments = command.split()
         if program == "make":
-            targets = re.findall(r"^(\w+):", (CHECKOUT / "Makefile").read_text("utf-8"), re.MULTILINE)
+            targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
             yield from (f"make has no target {each}" for each in arguments[:1] if each not in targets)
         elif "/" in program and not MADE_BEFORE.match(program):
-            if not (CHECKOUT / program).exists():
+            if not (ROOT / program).exists():
                 yield f"there is no {program}"
-            elif not (CHECKOUT / program).stat().st_mode & 0o100:
+            elif not (ROOT / program).stat().st_mode & 0o100:
                 yield f"{program} is no program"
         elif "/" not in program and program not in FROM_OUTSIDE:
             yield f"{program} may not be there"
         for each in arguments:
-            if each.startswith("tests/") and not (CHECKOUT / each).exists():
+            if each.startswith("tests/") and not (ROOT / each).exists():
                 yield f"there is no {each}"
 
 

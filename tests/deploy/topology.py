@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
+from tests.deploy.rendered import ROOT
 from tests.e2e.api import eventually
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-COMPOSE_FILE = CHECKOUT / "docker-compose.yml"
+COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 _COMMAND_TIMEOUT_S = 600
 
@@ -30,7 +30,7 @@ def composed(variables: Mapping[str, str], file: Path = COMPOSE_FILE) -> dict[st
 
 def env_file(name: str) -> dict[str, str]:
     """Return the variables of a file in deploy/."""
-    lines = (CHECKOUT / "deploy" / name).read_text("utf-8").splitlines()
+    lines = (ROOT / "deploy" / name).read_text("utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
@@ -172,7 +172,7 @@ class Topology:
     def _volumes(self, service: Mapping[str, Any]) -> Iterator[str]:
         for each in service.get("volumes", []):
             source, _, rest = each.partition(":")
-            yield f"{CHECKOUT / source}:{rest}" if source.startswith(".") else f"{self.project}-{source}:{rest}"
+            yield f"{ROOT / source}:{rest}" if source.startswith(".") else f"{self.project}-{source}:{rest}"
 
 
 def images_of(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

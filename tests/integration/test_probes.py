@@ -13,7 +13,7 @@ import pytest
 from cli.ports import free_port
 from engine_worker.main import why_not_ready
 from runtime.settings import PREFIX
-from tests.integration.gateway.test_outages import OwnRedis
+from tests.integration.conftest import OwnRedis
 from tests.integration.test_worker import market_map, memory_log, worker
 from tests.unit.runtime.test_probes import ask
 
@@ -69,13 +69,6 @@ class Running:
 
     def lives(self, name: str) -> bool:
         return ask(f"http://127.0.0.1:{self.ports[name]}/livez")[0] == 200
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    server = OwnRedis(tmp_path / "redis")
-    yield server
-    server.kill()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Redis or the database is away: 503 and Retry-After, never a 500, and back to work afterwards."""
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,41 +9,12 @@ import httpx
 import pytest
 import redis
 
-from cli import embedded
-from cli.ports import free_port
-from runtime.settings import Settings
 from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
+from tests.integration.conftest import OwnRedis
 from tests.integration.gateway.conftest import Processes
 
 UNAVAILABLE = "Internal error; unable to process your request. Please try again."
 RESUME_S = 2.0
-
-
-class OwnRedis:
-    """A Redis that a test may stop."""
-
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder, redis_port=free_port())
-        embedded.make_data_dir(self.settings)
-        self.start()
-
-    def start(self) -> None:
-        command = embedded.redis_command(self.settings)
-        self._process = subprocess.Popen(
-            command.arguments, stdout=subprocess.DEVNULL, user=command.user, group=command.group
-        )
-        eventually("redis is there", lambda: embedded.redis_ready(self.settings))
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    server = OwnRedis(tmp_path / "redis")
-    yield server
-    server.kill()
 
 
 @pytest.fixture
