@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from engine_worker import snapshot_from_log
 from engine_worker.candidate import Candidate
 from engine_worker.care import Care
 from engine_worker.core.accounts import InvariantBroken
@@ -133,7 +134,14 @@ def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process:
     gc.freeze()
     if was_away:
         candidate.redis_was_away()
-    snapshotter = Snapshotter(worker, log, connect, settings.shard, settings.snapshot_interval_s)
+    snapshotter = Snapshotter(
+        worker,
+        log,
+        connect,
+        settings.shard,
+        settings.snapshot_interval_s,
+        start_from_log=snapshot_from_log.start,
+    )
     heartbeat = _Heartbeat(settings, worker)
     care = Care(worker, log, settings)
     while not stopping.is_set():

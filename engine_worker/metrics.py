@@ -52,7 +52,9 @@ SNAPSHOT_DURATION: Final = Gauge(
 )
 SNAPSHOT_BYTES: Final = Gauge("engine_snapshot_bytes", "Size of this worker's last snapshot", ["shard"])
 SNAPSHOT_FAILURES: Final = Counter("engine_snapshot_failures", "Snapshots that could not be saved", ["shard"])
-FORK_SECONDS: Final = Gauge("engine_snapshot_fork_seconds", "How long the last fork for a snapshot took", ["shard"])
+FORK_SECONDS: Final = Gauge(
+    "engine_snapshot_fork_seconds", "How long it took to start the process of the last snapshot", ["shard"]
+)
 
 
 class BatchMetrics:

@@ -1,17 +1,18 @@
 """Taking snapshots beside the matching: a forked child has the state as it is now, and all the time it needs to write it.
 
-A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks. Whoever has saved a snapshot
-trims the logs, by what Redis says is kept: it need not remember what it, or another, has saved before.
+A fork takes the longer the more there is in memory, so where a standby is, it is the one that forks; and a leader without one that
+has much in memory has its snapshots made from the log, by a process that comes to the same state (engine_worker/snapshot_from_log.py).
+Whoever has saved a snapshot trims the logs, by what Redis says is kept: it need not remember what it, or another, has saved before.
 """
 
 import gc
-import mmap
 import os
 import signal
-import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
+import psutil
 import structlog
 
 from engine_worker import metrics
@@ -24,32 +25,80 @@ from runtime.redis_stream_log import RedisStreamLog
 
 LEFT_MAX = 3
 """So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
+FORK_BYTES_MAX = 100 << 20
+"""With more than this in memory a leader does not fork. On a virtual machine a fork takes 40 µs for each MB of small pages, or more."""
+PATIENCE_S = 120
+"""A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing else to do: niceness alone
+would let it finish its slice while matching waits. When that takes longer than this, or fails, the next one is forked, and merely nice."""
 _NICENESS = 10
-"""A snapshot has time; what matches orders on the same cores has not."""
-_IMPOSSIBLE = 4
-"""How the child ends when the state must not be saved, nor used any further."""
+IMPOSSIBLE = 4
+"""How a child ends when the state must not be saved, nor used any further."""
+STDOUT = 1
 
 _log = structlog.get_logger()
+
+
+def save(worker: Worker, log: RedisStreamLog, index: int) -> int:
+    """Save the state of shard `index`, and return how many bytes that took. 0: it is not saved, the log does not lead to it any more.
+
+    So it is after a failover of Redis that has lost the end of the log.
+    """
+    position = worker.position
+    snapshot = encode_snapshot(worker.shard, position.stream_id)
+    if not log.reaches(index, position):
+        return 0
+    log.save_snapshot(index, snapshot, position.stream_id)
+    return len(snapshot)
+
+
+class _Child(NamedTuple):
+    """A process that makes a snapshot."""
+
+    pid: int
+    output: int
+    """What it writes to its standard output, which is the size of the snapshot. It keeps off metrics: those are its parent's."""
+    began_s: float
+    is_from_log: bool
+    is_patient: bool
+
+
+def be_patient() -> None:
+    """Let this process run only when a core has nothing else to do."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class Snapshotter:
     """Saves a worker's state every so often, and trims the logs that no start will need any more."""
 
     def __init__(
-        self, worker: Worker, log: RedisStreamLog, connect: Callable[[], RedisStreamLog], index: int, interval_s: float
+        self,
+        worker: Worker,
+        log: RedisStreamLog,
+        connect: Callable[[], RedisStreamLog],
+        index: int,
+        interval_s: float,
+        *,
+        start_from_log: Callable[[int], int] | None = None,
+        fork_bytes_max: int = FORK_BYTES_MAX,
     ) -> None:
-        """Use `log` from this process; a child calls `connect` for one of its own."""
+        """Use `log` from this process; a forked child calls `connect` for one of its own.
+
+        `start_from_log` starts a process that makes the snapshot from the log, with the file descriptor it is given as its standard
+        output, and returns its id. A leader uses it when it has more than `fork_bytes_max` in memory.
+        """
         self._worker = worker
         self._streams = log
         self._connect = connect
         self._index = index
         self._interval_s = interval_s
+        self._start_from_log = start_from_log
+        self._fork_bytes_max = fork_bytes_max
         self._due_s = time.monotonic() + interval_s
         metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
-        self._child: int | None = None
-        self._began_s = 0.0
-        self._size = mmap.mmap(-1, struct.calcsize("Q"))
-        """Where a child leaves how large its snapshot was. It keeps off metrics: a thread may have held their locks in the fork."""
+        self._child: _Child | None = None
+        self._patience_s = PATIENCE_S
+        self._is_urgent = False
+        """Whether the last snapshot was not saved, or not in time."""
         self._newest = STREAM_START
         self._left = 0
         """How often a snapshot after that one was left to a standby."""
@@ -66,36 +115,43 @@ class Snapshotter:
             InvariantBroken: the child, which has time for it, has added everything up, and it is not right.
         """
         if self._child is not None:
-            pid, status = os.waitpid(self._child, os.WNOHANG)
+            pid, status = os.waitpid(self._child.pid, os.WNOHANG)
             if pid:
-                self._child = None
-                if os.waitstatus_to_exitcode(status) == _IMPOSSIBLE:
-                    self._worker.shard.check_invariants()
-                    raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
-                if status:
-                    metrics.SNAPSHOT_FAILURES.labels(self._index).inc()
-                    _log.warning("snapshot failed", shard=self._index, status=os.waitstatus_to_exitcode(status))
-                else:
-                    (size,) = struct.unpack("Q", self._size)
-                    metrics.SNAPSHOT_BYTES.labels(self._index).set(size)
-                    metrics.SNAPSHOT_DURATION.labels(self._index).set(time.perf_counter() - self._began_s)
-                    _log.info("snapshot saved", shard=self._index, bytes=size)
-                    self._trim()
+                child, self._child = self._child, None
+                self._ended(child, os.waitstatus_to_exitcode(status))
+            elif self._child.is_patient and time.perf_counter() - self._child.began_s > self._patience_s:
+                _log.info("no core is idle for a snapshot; the next one takes its share", shard=self._index)
+                self._is_urgent = True
+                self.abandon()
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._interval_s
             if self._has_news() and self._is_its_turn():
-                self._child = self._fork()
+                self._child = self._start()
+
+    def _ended(self, child: _Child, status: int) -> None:
+        with os.fdopen(child.output) as output:
+            size = output.read()
+        self._is_urgent = status != 0
+        if status == IMPOSSIBLE:
+            self._worker.shard.check_invariants()
+            raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
+        if status:
+            metrics.SNAPSHOT_FAILURES.labels(self._index).inc()
+            _log.warning("snapshot failed", shard=self._index, status=status)
+            return
+        metrics.SNAPSHOT_BYTES.labels(self._index).set(int(size))
+        metrics.SNAPSHOT_DURATION.labels(self._index).set(time.perf_counter() - child.began_s)
+        _log.info("snapshot saved", shard=self._index, bytes=int(size), from_log=child.is_from_log)
+        self._trim()
 
     def finish(self) -> None:
-        """Wait for a running child; save once more if this was the only worker: the next start has nothing to apply."""
-        if self._child is not None:
-            os.waitpid(self._child, 0)
-            self._child = None
+        """End a running child, and save once more if this was the only worker: the next start has nothing to apply."""
+        self.abandon()
         if (
             self._worker.leads
             and self._has_news()
             and not self._streams.standbys(self._index)
-            and self._save(self._streams)
+            and save(self._worker, self._streams, self._index)
         ):
             _log.info("last snapshot saved", shard=self._index)
             self._trim()
@@ -117,42 +173,50 @@ class Snapshotter:
             return False
         return True
 
-    def _save(self, log: RedisStreamLog) -> bool:
-        """Save the state, unless the log does not lead to it any more, after a failover of Redis; return whether it is saved."""
-        position = self._worker.position
-        snapshot = encode_snapshot(self._worker.shard, position.stream_id)
-        if not log.reaches(self._index, position):
-            return False
-        log.save_snapshot(self._index, snapshot, position.stream_id)
-        self._size[:] = struct.pack("Q", len(snapshot))
-        return True
-
     def abandon(self) -> None:
-        """End a running child: what it saves belongs to a state that is no more."""
+        """End a running child. So it must be when the state that it saves is no more."""
         if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
+            os.kill(self._child.pid, signal.SIGKILL)
+            os.waitpid(self._child.pid, 0)
+            os.close(self._child.output)
             self._child = None
 
-    def _fork(self) -> int:
+    def _start(self) -> _Child:
+        is_patient, self._is_urgent = not self._is_urgent, False
+        output, childs = os.pipe()
         began = time.perf_counter()
+        start = self._start_from_log
+        if start is not None and is_patient and self._worker.leads and _resident_bytes() > self._fork_bytes_max:
+            child = _Child(start(childs), output, began, is_from_log=True, is_patient=True)
+        else:
+            child = _Child(
+                self._fork(childs, is_patient=is_patient), output, began, is_from_log=False, is_patient=is_patient
+            )
+        os.close(childs)
+        metrics.FORK_SECONDS.labels(self._index).set(time.perf_counter() - began)
+        return child
+
+    def _fork(self, output: int, *, is_patient: bool) -> int:
         pid = os.fork()
         if pid:
-            metrics.FORK_SECONDS.labels(self._index).set(time.perf_counter() - began)
-            self._began_s = began
             return pid
         # The child: its own connection, no clean-up of what belongs to the parent, and no collector that would copy pages. It lets
         # go of the parent's connections, or they would outlive a parent that is killed and make it look alive.
         status = 1
         try:
             gc.disable()
+            os.dup2(output, STDOUT)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            os.nice(_NICENESS)
+            if is_patient:
+                be_patient()
+            else:
+                os.nice(_NICENESS)
             self._worker.shard.check_invariants()
-            if self._save(self._connect()):
+            if size := save(self._worker, self._connect(), self._index):
+                os.write(STDOUT, str(size).encode())
                 status = 0
         except InvariantBroken as error:
-            status = _IMPOSSIBLE
+            status = IMPOSSIBLE
             _log.critical("the state is wrong", shard=self._index, reason=str(error))
         finally:
             os._exit(status)
@@ -171,3 +235,8 @@ class Snapshotter:
         if set(passed) >= set(EventReader):
             readers = (passed[reader] for reader in EventReader)
             self._streams.trim(streams.events(self._index), min(older, *readers, key=split_stream_id))
+
+
+def _resident_bytes() -> int:
+    rss: int = psutil.Process().memory_info().rss
+    return rss

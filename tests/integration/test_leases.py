@@ -1,5 +1,6 @@
 """One suite over both stream logs: the lease, standbys, following, and what a new leader and a stale one may do."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -246,7 +247,7 @@ def test_a_snapshot_that_comes_late_does_not_displace_a_newer_one(place: Place) 
 def test_a_snapshot_of_many_pieces_is_whole(place: Place) -> None:
     log = place.log("one")
     for size in (0, 1, SNAPSHOT_PIECE_BYTES, 8 * SNAPSHOT_PIECE_BYTES, 20 * SNAPSHOT_PIECE_BYTES + 1):
-        data = bytes(number % 251 for number in range(size))
+        data = random.Random(size).randbytes(size)  # cannot be made smaller
         log.save_snapshot(SHARD, data, stream_id_of(1_000 + size))
         assert log.read_snapshot(SHARD, log.saved_snapshots(SHARD)[0]) == data
 
@@ -294,6 +295,35 @@ def test_a_snapshot_of_an_earlier_version_is_still_read(redis_url: str) -> None:
         log.save_snapshot(SHARD, b"new", StreamId("5-0"))
         assert log.snapshots(SHARD) == [b"new", b"whole"]
         assert log.read_committed(SHARD, STREAM_START, 1).trimmed_to == STREAM_START
+
+
+def test_a_snapshot_that_is_not_compressed_is_still_read(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush(streams.snapshot(SHARD, "aa"), b"in two ", b"pieces")
+        client.rpush(streams.snapshots(SHARD), b"saved|5-0|1|aa")
+        assert RedisStreamLog.connect(redis_url).snapshots(SHARD) == [b"in two pieces"]
+
+
+def test_redis_keeps_less_than_a_snapshot_is_long(redis_url: str) -> None:
+    log = RedisStreamLog.connect(redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        log.save_snapshot(SHARD, b"alike " * 100_000, StreamId("5-0"))
+        (key,) = client.keys(f"snapshot:{{{SHARD}}}:*")
+        assert sum(map(len, client.lrange(key, 0, -1))) < 10_000
+
+
+def test_a_snapshot_waits_until_redis_has_rewritten_its_log(redis_url: str) -> None:
+    log = RedisStreamLog.connect(redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        client.mset({f"key {number}": "" for number in range(10)})
+        client.config_set("rdb-key-save-delay", 50_000)  # microseconds; for the log as well, which begins as one
+        try:
+            client.bgrewriteaof()
+            assert client.info("persistence")["aof_rewrite_in_progress"]
+            log.save_snapshot(SHARD, b"state", StreamId("5-0"))
+            assert not client.info("persistence")["aof_rewrite_in_progress"]
+        finally:
+            client.config_set("rdb-key-save-delay", 0)
 
 
 def test_a_stale_worker_does_not_disturb_the_consumer_group(redis_url: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from engine_worker import snapshot_from_log
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import LEFT_MAX, Snapshotter
 from engine_worker.worker import Worker
@@ -21,7 +22,7 @@ from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.settings import Settings
+from runtime.settings import PREFIX, Settings
 
 DEADLINE_S = 30
 MARKETS = Settings().market_map()
@@ -142,8 +143,8 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, url), 0, interval_s=0.0)
         snapshotter.run()
-        child = snapshotter._child
-        assert child is not None
+        assert snapshotter._child is not None
+        child = snapshotter._child.pid
         silent.settimeout(DEADLINE_S)
         connection, _ = silent.accept()
         try:
@@ -153,6 +154,70 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
             os.kill(child, signal.SIGKILL)
             connection.close()
             os.waitpid(child, 0)
+
+
+def large(worker: Worker, log: RedisStreamLog, redis_url: str, **settings: str) -> Snapshotter:
+    """Return what saves the snapshots of a worker that has too much in memory to fork."""
+    environment = os.environ | {
+        f"{PREFIX}{name}": value for name, value in ({"REDIS_URL": redis_url} | settings).items()
+    }
+    start = partial(snapshot_from_log.start, environment=environment)
+    connect = partial(RedisStreamLog.connect, redis_url)
+    return Snapshotter(worker, log, connect, 0, interval_s=0.0, start_from_log=start, fork_bytes_max=0)
+
+
+def test_a_leader_with_much_in_memory_does_not_fork(
+    log: RedisStreamLog, worker: Worker, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it forked"))
+    snapshotter = large(worker, log, redis_url)
+    first = deposit(log, worker, 0)
+    with structlog.testing.capture_logs() as logs:
+        before = saved(snapshotter, log, [])
+    assert [(each["bytes"], each["from_log"]) for each in logs] == [(len(before[0]), True)]
+    restored, stream_id = decode_snapshot(before[0], MARKETS)
+    assert (state_hash(restored), stream_id) == (state_hash(worker.shard), first)
+
+    ids = [deposit(log, worker, number) for number in range(1, 4)]
+    snapshotter.run()
+    ids.append(deposit(log, worker, 4))  # the leader goes on meanwhile
+    after = saved(snapshotter, log, before)
+    restored, stream_id = decode_snapshot(after[0], MARKETS)
+    assert stream_id in ids
+    assert len(log.snapshots(0)) == 2
+    left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
+    assert left == [first, *ids], "what the older snapshot has not applied must stay"
+    snapshotter.finish()
+    assert decode_snapshot(log.snapshots(0)[0], MARKETS)[1] == ids[-1], "the only worker leaves nothing to apply"
+
+
+def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    snapshotter = large(worker, log, redis_url, REDIS_URL="redis://127.0.0.1:1/0")
+    deposit(log, worker, 0)
+    with structlog.testing.capture_logs() as logs:
+        saved(snapshotter, log, [])
+    assert [each["event"] for each in logs] == ["snapshot failed", "snapshot saved"]
+    assert not logs[1]["from_log"]
+
+
+def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    deposit(log, worker, 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever asks here waits for ever
+        snapshotter = large(worker, log, redis_url, REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        snapshotter._patience_s = 0.2
+        with structlog.testing.capture_logs() as logs:
+            saved(snapshotter, log, [])
+    assert len(logs) == 2, "the one that took too long is no failure"
+    assert (logs[1]["event"], logs[1]["from_log"]) == ("snapshot saved", False)
+
+
+def test_a_standby_forks(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    deposit(log, worker, 0)
+    standby = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    standby.join()
+    with structlog.testing.capture_logs() as logs:
+        saved(large(standby, log, redis_url), log, [])
+    assert [each["from_log"] for each in logs] == [False], "it holds nobody up, and has the state already"
 
 
 def sockets_of(pid: int) -> set[str]:

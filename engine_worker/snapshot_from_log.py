@@ -1,0 +1,73 @@
+"""A snapshot by a process of its own: `python -m engine_worker.snapshot_from_log`; its size goes to the standard output.
+
+It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as it is then, saves, and
+ends. The leader, with however much in memory, has nothing to fork, and goes on meanwhile.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Mapping
+
+import structlog
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.snapshots import IMPOSSIBLE, STDOUT, be_patient, save
+from engine_worker.worker import LogDamaged, Worker
+from runtime.log import configure_logs
+from runtime.redis_stream_log import RedisStreamLog, Unreachable
+from runtime.settings import Settings, load_settings
+from runtime.stream_log import Fenced
+
+_log = structlog.get_logger()
+
+
+def start(output: int, environment: Mapping[str, str] | None = None) -> int:
+    """Start the process, with `output` as its standard output, and return its id. That takes no longer for a parent that is large.
+
+    `environment` is what its settings come from; None: this process's own.
+    """
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", __name__],
+        os.environ if environment is None else environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, output, STDOUT)],
+    )
+
+
+def main() -> None:
+    """Make the snapshot with the settings of the engine worker whose shard it is."""
+    be_patient()
+    gc.disable()
+    settings = load_settings()
+    configure_logs(settings, f"{settings.engine_name()}-snapshot")
+    try:
+        size = _make(settings)
+    except InvariantBroken as error:
+        _log.critical("the state is wrong", shard=settings.shard, reason=str(error))
+        sys.exit(IMPOSSIBLE)
+    except (LogDamaged, Fenced, Unreachable) as error:
+        _log.warning("no snapshot from the log", shard=settings.shard, reason=str(error))
+        sys.exit(1)
+    sys.stdout.write(str(size))
+    sys.exit(0 if size else 1)
+
+
+def _make(settings: Settings) -> int:
+    log = RedisStreamLog.connect(
+        settings.resolved_redis_url(), shard=settings.shard, replicas_min=settings.redis_replicas_min
+    )
+    worker = Worker(
+        log,
+        settings.shard,
+        settings.market_map(),
+        closed_orders_max=settings.closed_orders_max,
+        batch_entries_max=settings.batch_commands_max,
+    )
+    worker.join()
+    worker.shard.check_invariants()
+    return save(worker, log, settings.shard)
+
+
+if __name__ == "__main__":
+    main()
