@@ -46,7 +46,7 @@ def main() -> None:
     except InvariantBroken as error:
         _log.critical("the state is wrong", shard=settings.shard, reason=str(error))
         sys.exit(IMPOSSIBLE)
-    except (LogDamaged, Fenced, Unreachable) as error:
+    except (LogDamaged, Fenced, *Unreachable) as error:
         _log.warning("no snapshot from the log", shard=settings.shard, reason=str(error))
         sys.exit(1)
     sys.stdout.write(str(size))

@@ -96,7 +96,7 @@ class Snapshotter:
         self._due_s = time.monotonic() + interval_s
         metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
         self._child: _Child | None = None
-        self._patience_s = PATIENCE_S
+        self._patience_s: float = PATIENCE_S
         self._is_urgent = False
         """Whether the last snapshot was not saved, or not in time."""
         self._newest = STREAM_START
