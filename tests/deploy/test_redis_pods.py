@@ -18,7 +18,7 @@ from tests.e2e.api import eventually
 SCRIPTS: Final = ROOT / "k8s" / "components" / "redis-sentinel"
 NODES: Final = ("127.0.0.2", "127.0.0.3")
 SENTINELS: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
-DOWN_AFTER_MS: Final = 1_000
+DOWN_AFTER_MS: Final = 2_000
 NEVER_MS: Final = 600_000
 DEADLINE_S: Final = 90
 ACL: Final = """user default off
@@ -26,7 +26,7 @@ user exchange on >app allkeys allchannels +@all
 user replica on >replica +psync +replconf +ping
 user sentinel on >sentinel allchannels +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname \
 +client|kill +script|kill
-user probe on nopass +ping +dbsize
+user probe on nopass +ping +dbsize +role
 """
 
 
@@ -179,7 +179,7 @@ def test_an_empty_master_does_not_come_back_as_the_master(tmp_path: Path) -> Non
 
 def test_without_that_check_it_takes_everything_with_it(tmp_path: Path) -> None:
     script = (SCRIPTS / "start-redis.sh").read_text("utf-8")
-    check = '        [ "$(keys_of "$peer")" != 0 ] || break\n'
+    check = '        [ "$(ask "$peer" dbsize)" != 0 ] || break\n'
     assert check in script
     pods = Pods(tmp_path, script.replace(check, "        break\n"), NEVER_MS)
     try:

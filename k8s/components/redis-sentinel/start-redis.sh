@@ -3,6 +3,7 @@
 #
 # One that has lost its data must not come back as the master: its replica would throw away its own. So an empty master begins only
 # beside a replica that is empty, too, as both are when the exchange is new; otherwise it waits until the sentinels have promoted the other.
+# And while they are promoting the other, they still name this one: two masters would take orders, and one of them would lose them.
 set -eu
 umask 077
 secrets=${SECRETS:-/run/secrets/redis}
@@ -18,17 +19,21 @@ master_by_sentinels() {
     done
 }
 
-keys_of() {
-    timeout 2 redis-cli -h "$1" -p "$port" --user probe --pass any --no-auth-warning --raw dbsize 2>/dev/null || true
+ask() {
+    host=$1
+    shift
+    timeout 2 redis-cli -h "$host" -p "$port" --user probe --pass any --no-auth-warning --raw "$@" 2>/dev/null | head -n 1
 }
 
 while :; do
     master=$(master_by_sentinels)
     if [ -n "$master" ] && [ "$master" != "$SELF" ]; then
         break
+    elif [ -n "$master" ] && [ "$(ask "$peer" role)" = master ]; then
+        echo "$peer is taking this one's place; waiting for the sentinels to say so"
     elif [ -n "$master" ]; then
         [ ! -e "$data/appendonlydir" ] && [ ! -e "$data/appendonly.aof" ] || break
-        [ "$(keys_of "$peer")" != 0 ] || break
+        [ "$(ask "$peer" dbsize)" != 0 ] || break
         echo "this is the master, and it is empty; waiting for $peer to be empty, too, or to take its place"
     else
         echo "waiting for a sentinel that knows the master"
