@@ -115,14 +115,7 @@ def _work(process: _Process, *, was_away: bool) -> None:
 
 def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool) -> None:
     settings, stopping, probes, reach, tracer = process
-    worker = Worker(
-        log,
-        settings.shard,
-        settings.market_map(),
-        closed_orders_max=settings.closed_orders_max,
-        batch_entries_max=settings.batch_commands_max,
-        tracer=tracer,
-    )
+    worker = Worker.of(settings, log, tracer)
     if settings.lost_tail_check_enabled:
         await_guard(settings.resolved_redis_url(), settings.shard, stopping, probes)
         if stopping.is_set():

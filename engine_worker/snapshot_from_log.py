@@ -57,13 +57,7 @@ def _make(settings: Settings) -> int:
     log = RedisStreamLog.connect(
         settings.resolved_redis_url(), shard=settings.shard, replicas_min=settings.redis_replicas_min
     )
-    worker = Worker(
-        log,
-        settings.shard,
-        settings.market_map(),
-        closed_orders_max=settings.closed_orders_max,
-        batch_entries_max=settings.batch_commands_max,
-    )
+    worker = Worker.of(settings, log)
     worker.join()
     worker.shard.check_invariants()
     return save(worker, log, settings.shard)

@@ -64,7 +64,10 @@ class _Child(NamedTuple):
 
 def be_patient() -> None:
     """Let this process run only when a core has nothing else to do."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except PermissionError:  # some sandboxes forbid it
+        os.nice(_NICENESS)
 
 
 class Snapshotter:

@@ -8,7 +8,7 @@ leads: it follows. What a step says – replies, messages to other shards, answe
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -27,6 +27,7 @@ from protocol.market import MarketMap
 from protocol.replies import AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
+from runtime.settings import Settings
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
 from runtime.tracing import Tracer
 
@@ -88,6 +89,18 @@ class Worker:
         """Answers to queries, which go out with the next read if this worker still leads then."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
+
+    @classmethod
+    def of(cls, settings: Settings, log: StreamLog, tracer: Tracer | None = None) -> Self:
+        """Make the worker that the settings say, on `log`."""
+        return cls(
+            log,
+            settings.shard,
+            settings.market_map(),
+            closed_orders_max=settings.closed_orders_max,
+            batch_entries_max=settings.batch_commands_max,
+            tracer=tracer,
+        )
 
     @property
     def leads(self) -> bool:
