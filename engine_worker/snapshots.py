@@ -96,7 +96,8 @@ class Snapshotter:
         self._interval_s = interval_s
         self._start_from_log = start_from_log
         self._fork_bytes_max = fork_bytes_max
-        self._due_s = time.monotonic() + interval_s
+        self._due_s: float | None = None
+        """When the next snapshot is due; None: that has yet to be looked up."""
         metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
         self._child: _Child | None = None
         self._patience_s: float = PATIENCE_S
@@ -126,10 +127,22 @@ class Snapshotter:
                 _log.info("no core is idle for a snapshot; the next one takes its share", shard=self._index)
                 self._is_urgent = True
                 self.abandon()
-        elif time.monotonic() >= self._due_s:
-            self._due_s = time.monotonic() + self._interval_s
-            if self._has_news() and self._is_its_turn():
-                self._child = self._start()
+        elif self._falls_due() and self._has_news() and self._is_its_turn():
+            self._child = self._start()
+
+    def _falls_due(self) -> bool:
+        """Return whether a snapshot is due, once in an interval."""
+        now_s = time.monotonic()
+        if self._due_s is None:
+            # By the newest snapshot's age, whoever saved it: workers that do not live for long would never save one, and each would
+            # have more of the log to apply than the one before.
+            saved = self._streams.saved_snapshots(self._index)
+            age_s = saved[0].age_ms / 1_000 if saved else self._interval_s
+            self._due_s = now_s + self._interval_s - age_s
+        if now_s < self._due_s:
+            return False
+        self._due_s = now_s + self._interval_s
+        return True
 
     def _ended(self, child: _Child, status: int) -> None:
         with os.fdopen(child.output) as output:

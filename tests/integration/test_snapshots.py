@@ -81,6 +81,27 @@ def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, w
     assert state_hash(again.shard) == state_hash(worker.shard)
 
 
+def test_a_worker_that_starts_long_after_the_last_snapshot_saves_one_at_once(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
+    """Or workers that are killed again and again would have more and more to apply."""
+
+    def starts_saving(interval_s: float) -> bool:
+        snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s)
+        for _ in range(3):
+            snapshotter.run()
+        begun = snapshotter.busy
+        snapshotter.abandon()
+        return begun
+
+    deposit(log, worker, 0)
+    assert starts_saving(interval_s=3_600), "there is none"
+    log.save_snapshot(0, b"of a worker before", STREAM_START)
+    assert not starts_saving(interval_s=3_600)
+    time.sleep(0.3)
+    assert starts_saving(interval_s=0.2), "it is older than the interval"
+
+
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
     nowhere = Snapshotter(worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0)
     deposit(log, worker, 0)
