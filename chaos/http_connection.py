@@ -6,6 +6,8 @@ from typing import NamedTuple, cast
 
 import httptools
 
+from serving.listening import has_input
+
 
 class NotConnectedError(ConnectionError):
     """There is nobody to connect to; nothing was sent."""
@@ -41,6 +43,8 @@ class HttpConnection:
         """
         try:
             async with asyncio.timeout(timeout_s):
+                if self._open is not None and self._open.has_ended():
+                    self.close()
                 if self._open is None or self._open.transport is None:
                     self._open = await self._connect()
                 return await self._open.ask(request)
@@ -85,6 +89,10 @@ class _Open(asyncio.Protocol):
         else:
             self.transport.write(request)
         return self._answer
+
+    def has_ended(self) -> bool:
+        """Return whether the server has closed an idle connection and the loop has not got round to it: clients with a pool look, too."""
+        return self.transport is not None and has_input(self.transport.get_extra_info("socket"))
 
     def close(self) -> None:
         if self.transport is not None:
