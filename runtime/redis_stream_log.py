@@ -112,9 +112,9 @@ _SNAPSHOT_PIECES = 8
 """Pieces that are read at once."""
 _SNAPSHOT_LEVEL = 1
 """A snapshot is mostly numbers that are alike; this makes it a quarter, so Redis has less to keep, to log and to fork with."""
-_REWRITE_WAIT_S = 60
+_REWRITE_WAIT_S = 10
 """So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that comes about in memory, again
-and again, and nobody is served meanwhile."""
+and again, and nobody is served meanwhile. A worker that stops saves once more, and is killed when that takes longer than 20 s."""
 _REWRITE_POLL_S = 0.05
 _UNFINISHED_TTL_S = 600
 """How long the pieces of a snapshot stay that is never finished."""
