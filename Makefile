@@ -24,7 +24,7 @@ bench:   ## measure; ARGS are those of `exchange bench`
 load:    ## put load on the running exchange for a minute; ARGS are those of `exchange load`
 	@scripts/setup dev && exec .venv/bin/exchange load $(ARGS)
 clean:   ## remove .venv and caches; the exchange's data in .run stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .venv .venvs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
 lock:    ## pin the newest versions that pyproject.toml allows
 	@scripts/setup dev && scripts/lock
 release: ## make VERSION of what is checked out: changelog, commit, tag

@@ -55,7 +55,7 @@ def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str,
 def main() -> None:
     """Sabotage, then run what the command line names."""
     broken, module = Break(sys.argv[1]), sys.argv[2]
-    if module.endswith("redis-server"):
+    if module.endswith(("valkey-server", "redis-server")):
         _run_redis_after_power_cut(sys.argv[2:])
     if module == "cli.main":
         _start_all_sabotaged(broken)

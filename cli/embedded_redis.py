@@ -92,7 +92,7 @@ def _password(settings: Settings) -> str:
 
 def _server(settings: Settings, number: int, port: int, extra: str) -> ServerCommand:
     folder = settings.data_dir / f"redis-{number}"
-    return _made(folder, embedded.redis_configuration(settings, folder, port) + extra)
+    return _made(settings, folder, embedded.redis_configuration(settings, folder, port) + extra)
 
 
 def _sentinel(settings: Settings, number: int, port: int, master_port: int) -> ServerCommand:
@@ -109,12 +109,12 @@ sentinel auth-pass {SERVICE} {password}
 sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}
 sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}
 """
-    command = _made(folder, configuration)
+    command = _made(settings, folder, configuration)
     return ServerCommand((*command.arguments, "--sentinel"))
 
 
-def _made(folder: Path, configuration: str) -> ServerCommand:
-    program = embedded.find_redis_server()
+def _made(settings: Settings, folder: Path, configuration: str) -> ServerCommand:
+    program = embedded.find_redis_server(settings.redis_bin)
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "redis.conf"
     if not file.exists():

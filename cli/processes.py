@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Self
 
 from cli.embedded import ServerCommand
@@ -28,6 +29,11 @@ class ProcessSpec:
         """Return `python -m module arguments` with settings of its own; the folder it is started in does not matter to it."""
         environment = {PREFIX + setting.upper(): str(value) for setting, value in settings.items()}
         return cls(name, ServerCommand((sys.executable, "-P", "-m", module, *arguments)), environment)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the program to start and its arguments; a Python program starts in the newest environment."""
+        program, *rest = self.command.arguments
+        return (_newest_interpreter() if program == sys.executable else program, *rest)
 
     def whole_environment(self) -> dict[str, str]:
         """Return all of its environment."""
@@ -116,6 +122,19 @@ def metrics_ports(settings: Settings) -> dict[str, int]:
 def metrics_urls(settings: Settings) -> dict[str, str]:
     """Return where each process tells its metrics; beside them are /livez and /readyz."""
     return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
+
+
+def _newest_interpreter() -> str:
+    """Return the interpreter of the environment that `.venv` names now, where scripts/setup made the one that this process runs in.
+
+    The supervisor outlives an upgrade; what it starts afterwards belongs into the environment of the new version. A process keeps the
+    environment that it started in, since the folder behind the link is never changed.
+    """
+    environment = Path(sys.prefix).resolve()
+    link = environment.parent.parent / ".venv"
+    if environment.parent.name != ".venvs" or not link.is_symlink():
+        return sys.executable
+    return str(link.resolve() / "bin" / Path(sys.executable).name)
 
 
 def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:

@@ -174,7 +174,7 @@ class Supervisor:
             file.replace(file.with_suffix(".log.1"))
         with file.open("ab") as output:
             process.running = subprocess.Popen(
-                command.arguments,
+                process.spec.arguments(),
                 env=process.spec.whole_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A standby, the feeds or the persistence that is further behind is not ready."""
     redis_url: str = ""
     """An external Redis, a service of Sentinel, or a cluster (forms: runtime/redis_clients.py); empty: the embedded one."""
+    redis_bin: str = ""
+    """Folder of the embedded Redis's program, valkey-server or redis-server (6.2 or newer); empty: the one that comes along, else PATH."""
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
     """What the embedded Redis is: one server; a master with a replica and three sentinels, on five ports from EXCHANGE_REDIS_PORT on;
     or a cluster of three masters, on three."""

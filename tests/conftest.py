@@ -1,7 +1,7 @@
 """The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
 
-TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_SHARD_COUNT the number of
-shards of the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no more than
+TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_REDIS_BIN the folder of another
+valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no more than
 a database; without pytest's -n.
 """
 
@@ -62,6 +62,7 @@ def server_settings() -> Iterator[Settings]:
         redis_port=free_port(),
         postgres_port=free_port(),
         postgres_bin=os.environ.get("TEST_POSTGRES_BIN", ""),
+        redis_bin=os.environ.get("TEST_REDIS_BIN", ""),
     )
     embedded.make_data_dir(settings)
     yield settings

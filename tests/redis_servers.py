@@ -1,5 +1,6 @@
 """The servers of an embedded Redis of a test's own, to be killed, paused and cut off one by one."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ class RedisServers:
     """Redis in one of its modes; the data are written to disk as in `exchange up`."""
 
     def __init__(self, folder: Path, mode: Literal["single", "sentinel", "cluster"]) -> None:
-        self.settings = Settings(data_dir=folder, redis_mode=mode, redis_port=free_ports(5))
+        self.settings = Settings(
+            data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=os.environ.get("TEST_REDIS_BIN", "")
+        )
         embedded.make_data_dir(self.settings)
         self._commands = embedded_redis.redis_commands(self.settings)
         self._ports = dict(zip(self._commands, self.settings.redis_ports(), strict=True))

