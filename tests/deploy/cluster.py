@@ -5,7 +5,11 @@ from typing import Any, Final, NamedTuple
 
 from tests.deploy.rendered import Object, of_kind
 
-WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job")
+WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job", "CronJob")
+ENDING_KINDS: Final = ("Job", "CronJob")
+"""Whose pods do their work and end."""
+POD_NAME: Final = "statefulset.kubernetes.io/pod-name"
+"""The label that the controller gives to each pod of a StatefulSet."""
 
 
 class Pod(NamedTuple):
@@ -16,6 +20,17 @@ class Pod(NamedTuple):
     name: str
     labels: Mapping[str, str]
     spec: Mapping[str, Any]
+
+    @property
+    def ends(self) -> bool:
+        """Whether the pods do their work and end."""
+        return self.kind in ENDING_KINDS
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the pods of a StatefulSet, which have names that stay; empty for others."""
+        count = self.workload["spec"].get("replicas", 1) if self.kind == "StatefulSet" else 0
+        return [f"{self.name}-{number}" for number in range(count)]
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:
@@ -42,7 +57,8 @@ class Pod(NamedTuple):
 def pods(objects: Sequence[Object]) -> Iterator[Pod]:
     """Yield the pods of every workload."""
     for each in of_kind(objects, *WORKLOAD_KINDS):
-        template = each["spec"]["template"]
+        # A CronJob has a Job within.
+        template = each["spec"].get("jobTemplate", each)["spec"]["template"]
         yield Pod(
             each, each["kind"], each["metadata"]["name"], template["metadata"].get("labels", {}), template["spec"]
         )
@@ -65,6 +81,14 @@ def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bo
         if not matches[expression["operator"]]:
             return False
     return True
+
+
+def serves(service: Object, pod: Pod) -> bool:
+    """Return whether a Service leads to a pod of this workload."""
+    labels: dict[str, str] = service["spec"]["selector"]
+    if POD_NAME in labels and labels[POD_NAME] not in pod.names:
+        return False
+    return selects({"matchLabels": {key: value for key, value in labels.items() if key != POD_NAME}}, pod.labels)
 
 
 def replicas_min(objects: Sequence[Object], pod: Pod) -> int:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tests.deploy.cluster import Pod, pods, selects
+from tests.deploy.cluster import Pod, pods, serves
 from tests.deploy.rendered import Object, of_kind
 
 UNKNOWN: Final = None
@@ -66,7 +66,7 @@ def of_kubernetes(objects: Sequence[Object]) -> Iterator[Workload]:
                 files=_files(objects, pod, container),
                 folders=frozenset(mount["mountPath"] for mount in container.get("volumeMounts", [])),
                 answers_to=frozenset(_service_names(objects, pod)),
-                finishes=pod.kind == "Job" or container not in pod.containers,
+                finishes=pod.ends or container not in pod.containers,
             )
 
 
@@ -126,7 +126,7 @@ def _files(objects: Sequence[Object], pod: Pod, container: Mapping[str, Any]) ->
 
 def _service_names(objects: Sequence[Object], pod: Pod) -> Iterator[str]:
     for service in of_kind(objects, "Service"):
-        if selects({"matchLabels": service["spec"]["selector"]}, pod.labels):
+        if serves(service, pod):
             yield service["metadata"]["name"]
 
 

@@ -1,14 +1,18 @@
 """What every workload must have to be safe and to stay available: a list of objects in, a list of violations out."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-from tests.deploy.cluster import Pod, pods, replicas_min, scalers, selects, target_of
+from tests.deploy.cluster import POD_NAME, Pod, pods, replicas_min, scalers, selects, serves, target_of
 from tests.deploy.rendered import Object, of_kind
 
 APART: Final = frozenset({"engine", "redis", "sentinel"})
-"""Where two on one node would be as good as one: anti-affinity."""
+"""Where two on one node would be as good as one: anti-affinity, or as even as the nodes are (test_scheduling.py)."""
+SERVERS: Final = frozenset({"redis", "sentinel", "timescaledb"})
+"""What processes connect to by name, and is there once under each name."""
 DRAIN_S: Final = {"gateway.main": 6, "ws_edge.main": 13, "engine_worker.main": 15, "persist.main": 15, "feeds.main": 5}
 """What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
 _SECRET_NAME: Final = re.compile(r"PASSWORD|SECRET|TOKEN|MASTER_KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
@@ -79,7 +83,7 @@ def _resources(objects: Sequence[Object]) -> Iterator[str]:
 
 def _probes(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
-        if pod.kind == "Job":
+        if pod.ends:
             continue
         for container in pod.containers:
             probes = {kind: container.get(f"{kind}Probe") for kind in ("startup", "liveness", "readiness")}
@@ -98,7 +102,7 @@ def _probes(objects: Sequence[Object]) -> Iterator[str]:
 def _disruption_budget(objects: Sequence[Object]) -> Iterator[str]:
     budgets = of_kind(objects, "PodDisruptionBudget")
     for pod in pods(objects):
-        if pod.kind == "Job" or replicas_min(objects, pod) < 2:
+        if pod.ends or replicas_min(objects, pod) < 2:
             continue
         found = [each["spec"] for each in budgets if selects(each["spec"]["selector"], pod.labels)]
         if len(found) != 1:
@@ -109,15 +113,19 @@ def _disruption_budget(objects: Sequence[Object]) -> Iterator[str]:
 
 def _apart(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
-        if pod.kind == "Job" or replicas_min(objects, pod) < 2:
+        if pod.ends or replicas_min(objects, pod) < 2:
             continue
         affinity = pod.spec.get("affinity", {}).get("podAntiAffinity", {})
         terms = [
             *affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []),
             *(each["podAffinityTerm"] for each in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])),
         ]
-        if pod.labels.get("app.kubernetes.io/name") not in APART:
-            terms += pod.spec.get("topologySpreadConstraints", [])
+        terms += [
+            each
+            for each in pod.spec.get("topologySpreadConstraints", [])
+            if pod.labels.get("app.kubernetes.io/name") not in APART
+            or (each["whenUnsatisfiable"], each["maxSkew"]) == ("DoNotSchedule", 1)
+        ]
         nodes = [each for each in terms if each["topologyKey"] == "kubernetes.io/hostname"]
         if not any(selects(each["labelSelector"], pod.labels) for each in nodes):
             yield pod.says("may have all of its pods on one node")
@@ -185,7 +193,7 @@ def _secret_values(objects: Sequence[Object]) -> Iterator[str]:
 
 def _grace(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
-        if pod.kind == "Job":
+        if pod.ends:
             continue
         grace = pod.spec.get("terminationGracePeriodSeconds")
         if grace is None:
@@ -201,17 +209,53 @@ def _grace(objects: Sequence[Object]) -> Iterator[str]:
 def _drained(objects: Sequence[Object]) -> Iterator[str]:
     """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than before."""
     for pod in pods(objects):
-        serves = any(
-            selects({"matchLabels": each["spec"]["selector"]}, pod.labels) and each["spec"].get("clusterIP") != "None"
-            for each in of_kind(objects, "Service")
-        )
-        if not serves:
+        if not any(serves(each, pod) and not _is_address(each) for each in of_kind(objects, "Service")):
             continue
         if not all(each.get("lifecycle", {}).get("preStop") for each in pod.containers):
             yield pod.says("leaves while clients are still sent to it")
         rolling = pod.workload["spec"].get("strategy", {}).get("rollingUpdate", {})
         if pod.kind != "Deployment" or rolling.get("maxUnavailable") != 0:
             yield pod.says("has fewer pods than it should during a rollout")
+
+
+def _is_address(service: Object) -> bool:
+    """Return whether a Service only gives names or an address to servers that nobody else can stand in for: Redis, the database."""
+    spec = service["spec"]
+    return spec.get("clusterIP") == "None" or spec.get("publishNotReadyAddresses") is True
+
+
+def _addresses(objects: Sequence[Object]) -> Iterator[str]:
+    """Each server has an address that stays; a headless Service's names are remembered by DNS caches, present or absent, for 30 s."""
+    services = of_kind(objects, "Service")
+    headless = {each["metadata"]["name"] for each in services if each["spec"].get("clusterIP") == "None"}
+    for pod in pods(objects):
+        if pod.labels.get("app.kubernetes.io/name") not in SERVERS:
+            continue
+        found = [each for each in services if serves(each, pod) and each["metadata"]["name"] not in headless]
+        leads_to = [each["spec"]["selector"].get(POD_NAME, " ".join(pod.names)) for each in found]
+        for name in pod.names:
+            if leads_to.count(name) != 1:
+                yield pod.says(f"{name} has {leads_to.count(name)} addresses that stay")
+        for each in found:
+            if each["spec"].get("publishNotReadyAddresses") is not True:
+                yield f"Service {each['metadata']['name']}: a server that has returned is not reached before its readiness probe passes"
+    for text in _hosts(objects):
+        for host in re.findall(r"[\w.-]+", text):
+            if host.rpartition(".")[2] in headless:
+                yield f"{host} is a name of a headless Service"
+
+
+def _hosts(objects: Sequence[Object]) -> Iterator[str]:
+    """Yield what tells processes where servers are: URLs in Secrets, and the variables of the start scripts."""
+    for each in of_kind(objects, "Secret"):
+        for key, value in each.get("data", {}).items():
+            if key == "url":
+                yield urlsplit(base64.b64decode(value).decode()).netloc.rpartition("@")[2]
+    for pod in pods(objects):
+        for container in pod.containers:
+            yield from (
+                each.get("value", "") for each in container.get("env", []) if each["name"] in ("NODES", "SENTINELS")
+            )
 
 
 def _scaled(objects: Sequence[Object]) -> Iterator[str]:
@@ -271,6 +315,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "secret_values": _secret_values,
     "grace": _grace,
     "drained": _drained,
+    "addresses": _addresses,
     "scaled": _scaled,
     "namespace": _namespace,
     "single_writer": _single_writer,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from tests.deploy.cluster import pods, scalers, selects, target_of
+from tests.deploy.cluster import pods, scalers, selects, serves, target_of
 from tests.deploy.rendered import Object, of_kind
 
 OTHERS: Final = frozenset({"cnpg.io/cluster"})
@@ -26,7 +26,7 @@ def missing(objects: Sequence[Object], secrets: Mapping[str, Sequence[str]] | No
 def _services(objects: Sequence[Object]) -> Iterator[str]:
     for service in of_kind(objects, "Service"):
         name, spec = service["metadata"]["name"], service["spec"]
-        found = [pod for pod in pods(objects) if selects({"matchLabels": spec["selector"]}, pod.labels)]
+        found = [pod for pod in pods(objects) if serves(service, pod)]
         if not found:
             yield f"Service {name}: selects no pods"
         for port in spec["ports"]:

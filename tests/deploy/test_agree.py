@@ -16,6 +16,7 @@ import redis
 import yaml
 
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from tests.deploy.cluster import pods
 from tests.deploy.manifests import Workload, environment_of_image, of_compose, of_kubernetes
 from tests.deploy.policy import DRAIN_S
 from tests.deploy.rendered import OVERLAYS, ROOT, VERSION, named, of_kind, rendered
@@ -223,12 +224,11 @@ def test_the_version_is_the_programs() -> None:
         objects = rendered(overlay)
         images = {
             container["image"]
-            for each in of_kind(objects, "Deployment", "StatefulSet", "Job")
-            for container in each["spec"]["template"]["spec"]["containers"]
+            for pod in pods(objects)
+            for container in pod.all_containers
             if "/exchange" in f"/{container['image']}"
         }
         assert {image.rpartition(":")[2] for image in images} == {VERSION}
-        assert named(objects, "Job", f"migrate-{VERSION}")
 
 
 def test_processes_end_within_what_the_policy_grants() -> None:

@@ -39,11 +39,11 @@ def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int
     production = overlay == "production"
     engines = [name for name in names if name.startswith("engine-")]
     gateways = [name for name in names if name.startswith("gateway")]
-    version = _version(objects)
-    storing = [*gateways, "ws-edge", "persist-nudger", "persist-worker", f"restore-{version}"]
+    (migrate,) = (pod.name for pod in pods(objects) if pod.kind == "Job")
+    storing = [*gateways, "ws-edge", "persist-nudger", "persist-worker", "restore"]
     database = "database" if production else "timescaledb"
     found = {(name, "redis", 6379) for name in (*engines, *storing, "feeds")}
-    found |= {(name, database, 5432) for name in (*storing, f"migrate-{version}")}
+    found |= {(name, database, 5432) for name in (*storing, migrate)}
     if overlay != "minimal":
         found |= {("INGRESS", name, 8000) for name in gateways if name != "gateway"}
         found |= {("INGRESS", "ws-edge", 8001), ("INGRESS", "frontend", 3000)}
@@ -54,10 +54,6 @@ def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int
     else:
         found.add(("mm", "gateway", 8000))
     return found
-
-
-def _version(objects: Sequence[Object]) -> str:
-    return next(name for pod in pods(objects) if (name := pod.name.removeprefix("migrate-")) != pod.name)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

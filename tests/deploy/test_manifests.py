@@ -5,7 +5,7 @@ import textwrap
 import yaml
 
 from tests.deploy.manifests import Probe, Workload, environment_of_image, of_compose, of_kubernetes
-from tests.deploy.rendered import VERSION, rendered
+from tests.deploy.rendered import of_kind, rendered
 
 COMPOSE = """
 x-process: &process
@@ -76,11 +76,14 @@ def test_kubernetes_objects_are_read() -> None:
     assert engine.environment["EXCHANGE_SHARD_COUNT"] == "3"
     assert engine.ports == {9100}
     assert engine.probes == {Probe(9100, "/livez"), Probe(9100, "/readyz")}
-    assert engine.files["/run/secrets/redis/url"] == "redis://exchange:development-only@redis:6379/0"
+    assert engine.files["/run/secrets/redis/url"] == "redis://exchange:development-only@redis-0:6379/0"
     assert "BTCUSDT" in (engine.files["/etc/exchange/markets.toml"] or "")
     assert found["gateway"].answers_to == {"gateway"}
     assert found["frontend"].environment.keys() == {"EXCHANGE_FRONTEND_REST_URL", "EXCHANGE_FRONTEND_WS_URL"}
-    assert found[f"migrate-{VERSION}"].finishes
+    (migrate,) = (each["metadata"]["name"] for each in of_kind(rendered("local"), "Job"))
+    assert found[migrate].finishes
+    assert found["restore"].finishes
+    assert found["redis"].answers_to == {"redis", "redis-0"}
     assert found["ws-edge/schema"].finishes
     production = {each.name: each for each in of_kubernetes(rendered("production"))}
     assert production["feeds"].files["/run/secrets/redis/url"] is None

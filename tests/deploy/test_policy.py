@@ -1,12 +1,14 @@
 """Every overlay keeps to every rule; and each rule notices when it is broken."""
 
+import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from tests.deploy.cluster import POD_NAME
 from tests.deploy.policy import RULES, violations
-from tests.deploy.rendered import OVERLAYS, VERSION, Object, named, of_kind, rendered
+from tests.deploy.rendered import OVERLAYS, Object, named, of_kind, rendered
 
 Break = Callable[[list[Object]], object]
 
@@ -30,6 +32,18 @@ def orders(objects: list[Object]) -> dict[str, Any]:
     return container(objects, "Deployment", "gateway-orders")
 
 
+def migrate(objects: list[Object]) -> dict[str, Any]:
+    (found,) = of_kind(objects, "Job")
+    spec: dict[str, Any] = found["spec"]["template"]["spec"]
+    return spec
+
+
+def restore(objects: list[Object]) -> dict[str, Any]:
+    (found,) = of_kind(objects, "CronJob")
+    spec: dict[str, Any] = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return spec
+
+
 def settings(objects: list[Object]) -> dict[str, str]:
     (found,) = (each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings"))
     data: dict[str, str] = found["data"]
@@ -46,10 +60,17 @@ def without_anti_affinity(objects: list[Object]) -> None:
     del engine["affinity"]
 
 
+def without_pod_names(objects: list[Object]) -> None:
+    del named(objects, "Service", "redis-0")["spec"]["selector"][POD_NAME]
+
+
+OLD_NODES: Final = {"name": "NODES", "value": "redis-0.redis redis-1.redis"}
+
 PLANTED: list[tuple[str, Break]] = [
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").pop("securityContext")),
     ("unprivileged", lambda all_: pod(all_, "StatefulSet", "redis")["securityContext"].update(runAsUser=0)),
-    ("unprivileged", lambda all_: pod(all_, "Job", f"migrate-{VERSION}")["securityContext"].pop("seccompProfile")),
+    ("unprivileged", lambda all_: migrate(all_)["securityContext"].pop("seccompProfile")),
+    ("unprivileged", lambda all_: restore(all_).pop("securityContext")),
     ("unprivileged", lambda all_: pod(all_, "Deployment", "feeds").update(hostNetwork=True)),
     (
         "unprivileged",
@@ -95,6 +116,11 @@ PLANTED: list[tuple[str, Break]] = [
     ("grace", lambda all_: pod(all_, "Deployment", "feeds").pop("terminationGracePeriodSeconds")),
     ("drained", lambda all_: orders(all_).pop("lifecycle")),
     ("drained", lambda all_: named(all_, "Deployment", "ws-edge")["spec"].pop("strategy")),
+    ("addresses", lambda all_: remove(all_, "Service", "redis-1")),
+    ("addresses", lambda all_: named(all_, "Service", "sentinel-2")["spec"].update(clusterIP="None")),
+    ("addresses", lambda all_: named(all_, "Service", "redis-0")["spec"].pop("publishNotReadyAddresses")),
+    ("addresses", without_pod_names),
+    ("addresses", lambda all_: container(all_, "StatefulSet", "redis")["env"].append(OLD_NODES)),
     ("scaled", lambda all_: named(all_, "Deployment", "gateway-orders")["spec"].update(replicas=2)),
     (
         "scaled",
@@ -119,6 +145,17 @@ def test_a_planted_fault_is_found(rule: str, plant: Break) -> None:
     objects = rendered("production")
     plant(objects)
     assert rule in {violation.rule for violation in violations(objects)}
+
+
+def test_headless_names_in_urls_and_single_addresses_are_found() -> None:
+    """The arrangement of before: the only Service is headless, and the URL names it."""
+    objects = rendered("local")
+    remove(objects, "Service", "database")
+    found = [text for rule, text in violations(objects) if rule == "addresses"]
+    assert found == ["StatefulSet timescaledb: timescaledb-0 has 0 addresses that stay"]
+    secret = next(each for each in of_kind(objects, "Secret") if each["metadata"]["name"] == "exchange-database")
+    secret["data"]["url"] = base64.b64encode(b"postgresql://exchange:x@timescaledb:5432/exchange").decode()
+    assert "timescaledb is a name of a headless Service" in [text for _, text in violations(objects)]
 
 
 def test_every_rule_has_a_fault_that_it_finds() -> None:

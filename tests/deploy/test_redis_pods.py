@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import redis
 
-from cli.embedded import find_redis_server
 from cli.ports import free_port
 from runtime import redis_clients
 from tests.deploy.rendered import ROOT
+from tests.deploy.server_programs import server_programs
 from tests.e2e.api import eventually
 
 SCRIPTS: Final = ROOT / "k8s" / "components" / "redis-sentinel"
@@ -21,7 +21,7 @@ SENTINELS: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 DOWN_AFTER_MS: Final = 2_000
 NEVER_MS: Final = 600_000
 DEADLINE_S: Final = 90
-ACL: Final = """user default off
+ACL: Final = """user default off allkeys allchannels +@all
 user exchange on >app allkeys allchannels +@all
 user replica on >replica +psync +replconf +ping
 user sentinel on >sentinel allchannels +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname \
@@ -39,6 +39,7 @@ class Pods:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self._sentinel_port = free_port(), free_port()
         self._scripts = folder / "scripts"
+        self._programs = server_programs(folder)
         shutil.copytree(SCRIPTS, self._scripts)
         (self._scripts / "start-redis.sh").write_text(start_redis, "utf-8")
         configuration = self._scripts / "redis.conf"
@@ -59,11 +60,10 @@ class Pods:
         data.mkdir(parents=True, exist_ok=True)
         run.mkdir(exist_ok=True)
         environment = {
-            "PATH": f"{find_redis_server().parent}:{os.environ['PATH']}",
+            "PATH": f"{self._programs}:{os.environ['PATH']}",
             "SELF": address,
             "NODES": " ".join(NODES),
             "SENTINELS": " ".join(SENTINELS),
-            "FIRST": NODES[0],
             "PORT": str(self._port),
             "SENTINEL_PORT": str(self._sentinel_port),
             "SECRETS": str(self._folder / "secrets"),
@@ -179,7 +179,7 @@ def test_an_empty_master_does_not_come_back_as_the_master(tmp_path: Path) -> Non
 
 def test_without_that_check_it_takes_everything_with_it(tmp_path: Path) -> None:
     script = (SCRIPTS / "start-redis.sh").read_text("utf-8")
-    check = '        [ "$(ask "$peer" dbsize)" != 0 ] || break\n'
+    check = '        [ "$peer_keys" != 0 ] || break\n'
     assert check in script
     pods = Pods(tmp_path, script.replace(check, "        break\n"), NEVER_MS)
     try:

@@ -1,45 +1,99 @@
 #!/bin/sh
-# Starts this Redis as what the sentinels take it for.
+# Starts this Redis as the master, or as the replica of its peer: the other Redis. The decision, tried once a second until one line applies:
 #
-# One that has lost its data must not come back as the master: its replica would throw away its own. So an empty master begins only
-# beside a replica that is empty, too, as both are when the exchange is new; otherwise it waits until the sentinels have promoted the other.
-# And while they are promoting the other, they still name this one: two masters would take orders, and one of them would lose them.
+#   master, by     this server's   the peer says          this server
+#   the sentinels  disk
+#   -------------  --------------  ---------------------  --------------------------------------------------------------
+#   the peer       any             anything, or nothing   becomes the peer's replica
+#   this server,   any             "master", has keys     waits: the peer was promoted, and the sentinels are about to say so. Before they
+#   or unknown                                            do, clients that they send here would read a replica that has nothing yet.
+#                                                         After PATIENCE_S becomes the peer's replica: the peer has what was acknowledged
+#   this server    has data        "replica", and no      becomes the master
+#                                  failover is under way
+#   this server    has data        "replica", and a       waits: the peer is about to be promoted. After PATIENCE_S the
+#                                  failover is under way  failover has failed: becomes the master
+#   this server    has data        "master", has no keys  becomes the master; the sentinels make a replica of the peer
+#   this server    has data        nothing (is away, or   waits: the peer may have been promoted. After PATIENCE_S becomes the
+#                                  its name is unknown)   master, by the word of most of the sentinels. Waiting costs little:
+#                                                         without its replica a master takes no writes (redis.conf)
+#   this server    empty           has no keys            becomes the master: the exchange is new
+#   this server    empty           has keys, or nothing   waits until the peer is the master: an empty master would have its
+#                                                         replica, which may have all data, copy nothing
+#   unknown        any             is no master, or       waits for a sentinel
+#                                  nothing
+#
+# "By the sentinels" is the word of the one that has seen the latest failover (config-epoch), as the clients of the exchange ask them.
 set -eu
 umask 077
 secrets=${SECRETS:-/run/secrets/redis}
 data=${DATA:-/data}
 port=${PORT:-6379}
+patience_s=${PATIENCE_S:-30}
 for node in $NODES; do [ "$node" = "$SELF" ] || peer=$node; done
 
-master_by_sentinels() {
+# Prints "EPOCH MASTER FLAGS" of each sentinel that answers.
+masters_by_sentinels() {
     for sentinel in $SENTINELS; do
-        master=$(REDISCLI_AUTH=$(cat "$secrets/sentinel-password") timeout 2 redis-cli -h "$sentinel" -p "${SENTINEL_PORT:-26379}" \
-            --raw sentinel get-master-addr-by-name exchange 2>/dev/null | head -n 1)
-        case $master in '' | *' '*) ;; *) echo "$master"; return ;; esac
+        REDISCLI_AUTH=$(cat "$secrets/sentinel-password") timeout 1 valkey-cli -h "$sentinel" -p "${SENTINEL_PORT:-26379}" \
+            --raw sentinel master exchange 2>/dev/null |
+            awk 'NR % 2 { key = $0; next } { value[key] = $0 } END { if ("config-epoch" in value) print value["config-epoch"], value["ip"], value["flags"] }' ||
+            true
     done
 }
 
 ask() {
     host=$1
     shift
-    timeout 2 redis-cli -h "$host" -p "$port" --user probe --pass any --no-auth-warning --raw "$@" 2>/dev/null | head -n 1
+    timeout 1 valkey-cli -h "$host" -p "$port" --user probe --pass any --no-auth-warning --raw "$@" 2>/dev/null | head -n 1
 }
 
+say() {
+    [ "$1" = "${said:-}" ] || echo "$1"
+    said=$1
+}
+
+started_s=$(date +%s)
 while :; do
-    master=$(master_by_sentinels)
+    peer_role=$(ask "$peer" role)
+    peer_keys=$(ask "$peer" dbsize)
+    answers=$(masters_by_sentinels)
+    newest=$(echo "$answers" | sort -n | tail -n 1)
+    master=$(echo "$newest" | cut -d ' ' -f 2)
+    sentinels=$(echo "$answers" | grep -c . || true)
+    is_patient=$(($(date +%s) - started_s < patience_s))
     if [ -n "$master" ] && [ "$master" != "$SELF" ]; then
         break
-    elif [ -n "$master" ] && [ "$(ask "$peer" role)" = master ]; then
-        echo "$peer is taking this one's place; waiting for the sentinels to say so"
-    elif [ -n "$master" ]; then
-        [ ! -e "$data/appendonlydir" ] && [ ! -e "$data/appendonly.aof" ] || break
-        [ "$(ask "$peer" dbsize)" != 0 ] || break
-        echo "this is the master, and it is empty; waiting for $peer to be empty, too, or to take its place"
+    elif [ "$peer_role" = master ] && [ "$peer_keys" != 0 ]; then
+        if [ "$is_patient" = 0 ]; then
+            master=$peer
+            break
+        fi
+        say "$peer has taken this one's place; waiting for the sentinels to say so"
+    elif [ -z "$master" ]; then
+        say "waiting for a sentinel that knows the master"
+    elif [ ! -e "$data/appendonlydir" ] && [ ! -e "$data/appendonly.aof" ]; then
+        [ "$peer_keys" != 0 ] || break
+        say "this is the master, and it is empty; waiting for $peer to be empty, too, or to take its place"
+    elif [ "$peer_role" = slave ]; then
+        case $newest in
+        *failover_in_progress* | *o_down*)
+            [ "$is_patient" = 1 ] || break
+            say "$peer is taking this one's place; waiting for it to be the master"
+            ;;
+        *) break ;;
+        esac
+    elif [ "$peer_role" = master ]; then
+        break
+    elif [ "$is_patient" = 1 ]; then
+        say "this is the master, but $peer does not answer and may have taken its place; waiting for $peer"
+    elif [ "$sentinels" -ge $(($(echo "$SENTINELS" | wc -w) / 2 + 1)) ]; then
+        break
     else
-        echo "waiting for a sentinel that knows the master"
+        say "this is the master by too few sentinels, and $peer does not answer; waiting for either"
     fi
-    sleep 1
+    sleep "${PERIOD_S:-0.5}"
 done
+say "starting as the $([ "$master" = "$SELF" ] && echo master || echo "replica of $master")"
 
 {
     cat "$CONFIGURATION/redis.conf"
@@ -49,4 +103,4 @@ done
     echo "masterauth $(cat "$secrets/replica-password")"
     [ "$master" = "$SELF" ] || echo "replicaof $master $port"
 } >"$RUN/redis.conf"
-exec redis-server "$RUN/redis.conf" "$@"
+exec valkey-server "$RUN/redis.conf" "$@"
