@@ -20,15 +20,23 @@ Object = dict[str, Any]
 """One Kubernetes object."""
 
 
+def kubectl() -> str:
+    """Return the path of kubectl; skip the test when there is none."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("there is no kubectl on PATH; install one (1.30 or newer) to check the files in k8s/")
+    return program
+
+
+def render(folder: Path) -> list[Object]:
+    """Return the objects of the kustomization in a folder."""
+    text = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
 @functools.cache
 def _rendered(overlay: str) -> list[Object]:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("there is no kubectl on PATH; install one (1.30 or newer) to check the files in k8s/")
-    text = subprocess.run(
-        [kubectl, "kustomize", str(ROOT / "k8s" / "overlays" / overlay)], capture_output=True, text=True, check=True
-    ).stdout
-    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return render(ROOT / "k8s" / "overlays" / overlay)
 
 
 def rendered(overlay: str) -> list[Object]:
