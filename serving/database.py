@@ -20,6 +20,9 @@ _CONNECTIONS_MAX: Final = 8
 _WAITING_MAX: Final = 200
 _CONNECT_TIMEOUT_S: Final = 2
 _POOL_TIMEOUT_S: Final = 3.0
+_RECONNECT_S: Final = 0.25
+"""How long after a failed attempt to connect the next one is made; by itself the pool doubles the time from one second on."""
+_SAY_EVERY_S: Final = 5.0
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _CATCH_UP_S: Final = 1.0
 _CATCH_UP_POLL_S: Final = 0.015
@@ -46,10 +49,11 @@ class PostgresDatabase:
                 # A plan that is made for the values asked for touches the chunks of their times only; a generic one, all there are.
                 "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c plan_cache_mode=force_custom_plan",
             },
-            check=psycopg_pool.AsyncConnectionPool.check_connection,
-            reconnect_timeout=5.0,
-            reconnect_failed=lambda _: _log.warning("database unreachable"),
+            check=self._check,
+            reconnect_timeout=_RECONNECT_S,
+            reconnect_failed=self._connect_again,
         )
+        self._said_s = float("-inf")
 
     async def start(self) -> None:
         """Begin to connect."""
@@ -58,6 +62,21 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.close()
+
+    async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            await self._pool.check_connection(connection)
+        except psycopg.Error:
+            # After an outage no idle connection is whole. The pool would try them one by one, and wait a second, then two, between them.
+            await self._pool.check()
+            raise
+
+    async def _connect_again(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._said_s >= _SAY_EVERY_S:
+            self._said_s = now_s
+            _log.warning("database unreachable")
+        await pool.check()  # makes the next attempt, and so forth
 
     async def fetch(
         self, statement: LiteralString, parameters: Mapping[str, object] | None = None
