@@ -94,6 +94,7 @@ class Cluster:
         if not addresses and sentinel:
             # What start-redis.sh did before: a peer that did not answer was no reason to wait.
             self._edit("start-redis.sh", 'elif [ "$is_patient" = 1 ]; then', 'elif [ -z "$peer_role" ]; then break; elif false; then')
+            self._edit("start-redis.sh", "|| give_way_to_a_promoted_peer &", "|| true &")
             self._edit("redis.conf", "repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5")
         self._services = {name: f"127.200.0.{number}" for number, name in enumerate(self.servers(), 1)}
         if addresses:
@@ -368,7 +369,7 @@ def measured(folder: Path, *, addresses: bool, sentinel: bool, runs: int, ttl_s:
             def order() -> httpx.Response:
                 api = Api(exchange.url, account.key, account.secret)
                 with contextlib.closing(api.http):
-                    query = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=GTC&price=100.00&quantity=0.1"
+                    query = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&price=100.00&quantity=0.1"
                     query += f"&newClientOrderId=o{next(numbers)}&recvWindow=60000&timestamp={int(time.time() * 1000)}"
                     return api.send("POST", "/api/v3/order", query)
 

@@ -1,6 +1,7 @@
 """What the checks ask about a list of objects: pods, what selects them, and who may speak to whom."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
 from tests.deploy.rendered import Object, of_kind
@@ -116,6 +117,8 @@ class Peer(NamedTuple):
 
     labels: Mapping[str, str]
     namespace: str
+    address: str = ""
+    """Of somebody who is no pod, and whom no selector can name."""
 
 
 def may_connect(objects: Sequence[Object], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
@@ -149,7 +152,10 @@ def _has_peer(peers: Sequence[Mapping[str, Any]] | None, namespace: str, other: 
     if not peers:
         return True
     for peer in peers:
-        if "ipBlock" in peer:
+        if "ipBlock" in peer or other.address:
+            block = peer.get("ipBlock", {}).get("cidr")
+            if block and other.address and ip_address(other.address) in ip_network(block):
+                return True
             continue
         if "namespaceSelector" in peer:
             is_there = selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": other.namespace})

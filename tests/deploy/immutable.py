@@ -3,6 +3,7 @@
 The rules are those of the API server's validation of updates, for the kinds that the overlays use.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -26,16 +27,27 @@ def refusals(before: Sequence[Object], after: Sequence[Object]) -> list[str]:
     ]
 
 
+def add_defaults_of_claims(spec: dict[str, Any]) -> None:
+    """Add to a StatefulSet's claims what the API adds."""
+    for claim in spec.get("volumeClaimTemplates", []):
+        claim.setdefault("apiVersion", "v1")
+        claim.setdefault("kind", "PersistentVolumeClaim")
+        claim.setdefault("status", {"phase": "Pending"})
+        claim["spec"].setdefault("volumeMode", "Filesystem")
+
+
 def _identity(value: Object) -> tuple[str, str, str]:
     return value["kind"], value["metadata"].get("namespace", ""), value["metadata"]["name"]
 
 
 def _changed(before: Object, after: Object) -> Iterator[str]:
-    old, new = before.get("spec", {}), after.get("spec", {})
+    old, new = copy.deepcopy(before.get("spec", {})), copy.deepcopy(after.get("spec", {}))
     match after["kind"]:
         case "Job":
             yield from (f"spec.{name}" for name in _JOB if old.get(name) != new.get(name))
         case "StatefulSet":
+            add_defaults_of_claims(old)
+            add_defaults_of_claims(new)
             names = sorted((old.keys() | new.keys()) - _STATEFUL_SET)
             yield from (f"spec.{name}" for name in names if old.get(name) != new.get(name))
         case "Deployment":

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Final, Self, cast
 
@@ -131,6 +132,7 @@ class Names:
 
     def __init__(self, address: str, ttl_s: float) -> None:
         command = [sys.executable, "-m", "tests.deploy.names", address, str(ttl_s)]
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._heard("ready")
 
@@ -144,9 +146,10 @@ class Names:
 
     def _change(self, **change: str | int) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(change) + "\n")
-        self._process.stdin.flush()
-        self._heard("done")
+        with self._lock:
+            self._process.stdin.write(json.dumps(change) + "\n")
+            self._process.stdin.flush()
+            self._heard("done")
 
     def _heard(self, word: str) -> None:
         assert self._process.stdout is not None

@@ -68,7 +68,7 @@ def _policies(objects: Sequence[Object]) -> Iterator[str]:
             yield f"NetworkPolicy {name}: selects no pods"
         for side, rules in (("from", spec.get("ingress", [])), ("to", spec.get("egress", []))):
             for rule in rules:
-                peers = rule.get(side, [])
+                peers = [peer for peer in rule.get(side, []) if "ipBlock" not in peer]
                 theirs = [
                     pod
                     for pod in every

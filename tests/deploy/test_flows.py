@@ -11,6 +11,8 @@ from tests.deploy.rendered import OVERLAYS, Object, named, rendered
 INGRESS: Final = Peer({}, "ingress-nginx")
 PROMETHEUS: Final = Peer({}, "monitoring")
 STRANGER: Final = Peer({"app.kubernetes.io/name": "gateway", "exchange/redis": "client"}, "elsewhere")
+NODE_CACHES: Final = ("169.254.20.10", "169.254.169.254")
+"""Where a node answers for names: NodeLocal DNSCache, GKE's Cloud DNS."""
 CNPG: Final = Peer({"cnpg.io/cluster": "database"}, "exchange")
 """The database's pods in production, which the operator makes."""
 
@@ -67,6 +69,10 @@ def test_everybody_may_ask_for_names(overlay: str) -> None:
     objects = rendered(overlay)
     for pod in pods(objects):
         assert may_connect(objects, peer(pod), Peer({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"), pod.name
+        for address in NODE_CACHES:
+            assert may_connect(objects, peer(pod), Peer({}, "", address), 53, "UDP"), pod.name
+            assert not may_connect(objects, peer(pod), Peer({}, "", address), 80), pod.name
+        assert not may_connect(objects, peer(pod), Peer({}, "", "169.254.1.1"), 53, "UDP"), pod.name
         assert not may_connect(objects, peer(pod), Peer({}, "elsewhere"), 443), pod.name
 
 

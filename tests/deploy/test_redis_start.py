@@ -103,6 +103,7 @@ class Pod:
             "RUN": str(self._folder / "run"),
             "PATIENCE_S": str(patience_s),
             "PERIOD_S": "0.1",
+            "WATCH_S": "0",
         }
         process = subprocess.Popen(
             ["sh", str(self._folder / "start-redis.sh")], env=environment, stdout=subprocess.PIPE, text=True

@@ -22,6 +22,10 @@
 #   unknown        any             is no master, or       waits for a sentinel
 #                                  nothing
 #
+# A server that returns while the sentinels are counting may become the master at the very moment at which they begin to promote its peer. They
+# would make it a replica after ten seconds, and orders wait for a replica; so it asks them for a while, and becomes one as soon as they have
+# promoted the peer. Meanwhile nothing can be lost: without a replica it takes no writes.
+#
 # "By the sentinels" is the word of the one that has seen the latest failover (config-epoch), as the clients of the exchange ask them.
 set -eu
 umask 077
@@ -29,6 +33,7 @@ secrets=${SECRETS:-/run/secrets/redis}
 data=${DATA:-/data}
 port=${PORT:-6379}
 patience_s=${PATIENCE_S:-30}
+watch_s=${WATCH_S:-30}
 for node in $NODES; do [ "$node" = "$SELF" ] || peer=$node; done
 
 # Prints "EPOCH MASTER FLAGS" of each sentinel that answers.
@@ -38,6 +43,21 @@ masters_by_sentinels() {
             --raw sentinel master exchange 2>/dev/null |
             awk 'NR % 2 { key = $0; next } { value[key] = $0 } END { if ("config-epoch" in value) print value["config-epoch"], value["ip"], value["flags"] }' ||
             true
+    done
+}
+
+newest() {
+    sort -n | tail -n 1 | cut -d ' ' -f "$1"
+}
+
+give_way_to_a_promoted_peer() {
+    started_s=$(date +%s)
+    while [ $(($(date +%s) - started_s)) -lt "$watch_s" ]; do
+        sleep "${PERIOD_S:-0.5}"
+        [ "$(masters_by_sentinels | newest 2)" = "$peer" ] && [ "$(ask "$peer" role)" = master ] || continue
+        [ "$(ask "$SELF" role)" = master ] || return 0
+        say "$peer was promoted meanwhile; becoming its replica"
+        REDISCLI_AUTH=$(cat "$secrets/sentinel-password") valkey-cli -h "$SELF" -p "$port" --user sentinel slaveof "$peer" "$port" || true
     done
 }
 
@@ -57,8 +77,7 @@ while :; do
     peer_role=$(ask "$peer" role)
     peer_keys=$(ask "$peer" dbsize)
     answers=$(masters_by_sentinels)
-    newest=$(echo "$answers" | sort -n | tail -n 1)
-    master=$(echo "$newest" | cut -d ' ' -f 2)
+    master=$(echo "$answers" | newest 2)
     sentinels=$(echo "$answers" | grep -c . || true)
     is_patient=$(($(date +%s) - started_s < patience_s))
     if [ -n "$master" ] && [ "$master" != "$SELF" ]; then
@@ -75,7 +94,7 @@ while :; do
         [ "$peer_keys" != 0 ] || break
         say "this is the master, and it is empty; waiting for $peer to be empty, too, or to take its place"
     elif [ "$peer_role" = slave ]; then
-        case $newest in
+        case $(echo "$answers" | newest 3) in
         *failover_in_progress* | *o_down*)
             [ "$is_patient" = 1 ] || break
             say "$peer is taking this one's place; waiting for it to be the master"
@@ -103,4 +122,5 @@ say "starting as the $([ "$master" = "$SELF" ] && echo master || echo "replica o
     echo "masterauth $(cat "$secrets/replica-password")"
     [ "$master" = "$SELF" ] || echo "replicaof $master $port"
 } >"$RUN/redis.conf"
+[ "$master" != "$SELF" ] || give_way_to_a_promoted_peer &
 exec valkey-server "$RUN/redis.conf" "$@"

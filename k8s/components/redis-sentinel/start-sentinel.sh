@@ -28,7 +28,7 @@ if [ ! -s "$data/sentinel.conf" ]; then
         echo "sentinel monitor exchange $master $port 2"
         echo "sentinel auth-user exchange sentinel"
         echo "sentinel auth-pass exchange $password"
-        echo "sentinel down-after-milliseconds exchange ${DOWN_AFTER_MS:-3000}"
+        echo "sentinel down-after-milliseconds exchange ${DOWN_AFTER_MS:-5000}"
         echo "sentinel failover-timeout exchange 10000"
         echo "sentinel parallel-syncs exchange 1"
     } >"$data/sentinel.conf.new"
