@@ -93,7 +93,7 @@ class ApiServer:
     """Serves on 127.0.0.1; `kubeconfig` names it."""
 
     def __init__(self, folder: Path, *, operators: bool) -> None:
-        self.kinds = (*BUILT_IN, *(OPERATORS if operators else ()))
+        self.kinds: tuple[Kind, ...] = (*BUILT_IN, *(OPERATORS if operators else ()))
         self.objects: dict[Key, Object] = {}
         self.asked: list[str] = []
         """Every request that changed something, and every exec, log and port-forward."""
@@ -187,7 +187,9 @@ def _pods(objects: list[Object]) -> Iterator[Object]:
     for pod in pods(objects):
         if pod.kind == "CronJob" or pod.workload["spec"].get("suspend"):
             continue
-        for number in range(1 if pod.ends else replicas_min(objects, pod)):
+        # A scaler leaves a workload with no replicas alone.
+        count = 1 if pod.ends else replicas_min(objects, pod) if pod.workload["spec"].get("replicas") != 0 else 0
+        for number in range(count):
             conditions = [{"type": "Ready", "status": "True"}]
             yield {
                 "apiVersion": "v1",
@@ -224,14 +226,14 @@ def _add_status(value: Object) -> None:
     generation = {"observedGeneration": 1}
     match value["kind"]:
         case "Deployment":
-            ready = {name: count for name in ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas")}
+            ready = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas", "readyReplicas"), count)
             conditions = [{"type": "Available", "status": "True"}, {"type": "Progressing", "status": "True"}]
             value["status"] = generation | ready | {"conditions": conditions}
         case "StatefulSet":
             value["spec"].setdefault("updateStrategy", {"type": "RollingUpdate"})
             names = ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas", "currentReplicas")
             revision = {"currentRevision": "r1", "updateRevision": "r1"}
-            value["status"] = generation | {name: count for name in names} | revision
+            value["status"] = generation | dict.fromkeys(names, count) | revision
         case "Job":
             suspended = value["spec"].get("suspend", False)
             conditions = [{"type": "Suspended" if suspended else "Complete", "status": "True"}]
@@ -361,8 +363,12 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         if query.get("watch"):
             raise RefusalError(410, "Expired", "there is nothing to watch: everything is as it will be")
-        listed = [{key: value for key, value in each.items()} for each in found]
-        return {"kind": f"{kind.kind}List", "apiVersion": kind.api, "metadata": {"resourceVersion": "1"}, "items": listed}
+        return {
+            "kind": f"{kind.kind}List",
+            "apiVersion": kind.api,
+            "metadata": {"resourceVersion": "1"},
+            "items": found,
+        }
 
     def _of_pod(self, place: re.Match[str], query: Mapping[str, list[str]]) -> str:
         pod = self.api.get(("pods", place["namespace"] or "", place["name"] or ""))
@@ -385,7 +391,7 @@ class _Handler(BaseHTTPRequestHandler):
             return {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
             found = [each.split("/") for each in groups if "/" in each]
-            versions = [
+            versions: list[Object] = [
                 {"name": group, "versions": [{"groupVersion": f"{group}/{name}", "version": name}]}
                 for group, name in found
             ]
@@ -396,7 +402,12 @@ class _Handler(BaseHTTPRequestHandler):
             return {"paths": {_root(each)[1:]: {"serverRelativeURL": f"/openapi/v3{_root(each)}"} for each in groups}}
         for api, kinds in groups.items():
             if path == _root(api):
-                return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api, "resources": _resources(kinds)}
+                return {
+                    "kind": "APIResourceList",
+                    "apiVersion": "v1",
+                    "groupVersion": api,
+                    "resources": _resources(kinds),
+                }
             if path == f"/openapi/v3{_root(api)}":
                 return _openapi(kinds)
         return None
@@ -463,7 +474,9 @@ def _openapi(kinds: list[Kind]) -> Object:
         where = f"{_root(each.api)}/namespaces/{{namespace}}/{each.plural}/{{name}}"
         identity = {"group": group, "version": version, "kind": each.kind}
         parameters = [{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]
-        paths[where] = {"patch": {"parameters": parameters, "x-kubernetes-group-version-kind": identity, "responses": {}}}
+        paths[where] = {
+            "patch": {"parameters": parameters, "x-kubernetes-group-version-kind": identity, "responses": {}}
+        }
     return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.32.0"}, "paths": paths}
 
 

@@ -3,13 +3,14 @@
     unshare --mount --net --pid --fork --kill-child --mount-proc \
         python -m tests.deploy.back_in_seconds ARRANGEMENT REDIS RUNS TTL_S
 
-ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or `headless`, as it was before. REDIS
-is `single` or `sentinel`. Each restart gives the server's pod another address, RETURN_S later. Everything is the real thing but for kubelet,
-kube-proxy and CoreDNS (names.py): gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
+ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or `headless`, as it was before.
+REDIS is `single` or `sentinel`. Each restart gives the server's pod another address, RETURN_S later. Everything is the real thing but for
+kubelet, kube-proxy and CoreDNS (names.py): gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -93,8 +94,13 @@ class Cluster:
             self._edit("redis.conf", "dir /data", f"dir {folder / 'redis-0' / 'data'}")
         if not addresses and sentinel:
             # What start-redis.sh did before: a peer that did not answer was no reason to wait.
-            self._edit("start-redis.sh", 'elif [ "$is_patient" = 1 ]; then', 'elif [ -z "$peer_role" ]; then break; elif false; then')
+            self._edit(
+                "start-redis.sh",
+                'elif [ "$is_patient" = 1 ]; then',
+                'elif [ -z "$peer_role" ]; then break; elif false; then',
+            )
             self._edit("start-redis.sh", "|| give_way_to_a_promoted_peer &", "|| true &")
+            self._edit("start-sentinel.sh", "${DOWN_AFTER_MS:-5000}", "3000")
             self._edit("redis.conf", "repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5")
         self._services = {name: f"127.200.0.{number}" for number, name in enumerate(self.servers(), 1)}
         if addresses:
@@ -141,9 +147,16 @@ class Cluster:
         number = next(self._numbers)
         address = f"127.100.{number // 250}.{number % 250 + 1}"
         kind = server.partition("-")[0]
-        command, environment, user = self._command(server, kind, address)
+        command, environment = self._command(server, kind, address)
         with (self._folder / f"{server}.log").open("ab") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, **user)
+            process = subprocess.Popen(
+                command.arguments,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                user=command.user,
+                group=command.group,
+            )
         self._pods[server] = Pod(process, address)
         if self._addresses:
             self._names.lead(self._services[server], READY[kind], address)
@@ -197,19 +210,19 @@ class Cluster:
                 return bool(client.ping())
             return False
 
-    def _command(self, server: str, kind: str, address: str) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    def _command(self, server: str, kind: str, address: str) -> tuple[embedded.ServerCommand, dict[str, str]]:
         environment = {"PATH": f"{self._programs}:{os.environ['PATH']}"}
         if kind == "database":
             command = embedded.postgres_command(self._settings)
-            user = {"user": command.user, "group": command.group} if command.user and command.group else {}
-            return [*command.arguments, "-c", f"listen_addresses={address}"], environment, user
+            arguments = (*command.arguments, "-c", f"listen_addresses={address}")
+            return dataclasses.replace(command, arguments=arguments), environment
         data, run = self._folder / server / "data", self._folder / server / "run"
         data.mkdir(parents=True, exist_ok=True)
         run.mkdir(exist_ok=True)
         bind = ["--bind", address]
         if not self._sentinel:
             configuration = str(self._configuration / "redis.conf")
-            return ["valkey-server", configuration, *bind], environment, {}
+            return embedded.ServerCommand(("valkey-server", configuration, *bind)), environment
         environment |= {
             "SELF": self.name(server),
             "NODES": " ".join(map(self.name, REDISES)),
@@ -219,7 +232,8 @@ class Cluster:
             "DATA": str(data),
             "RUN": str(run),
         }
-        return ["sh", str(self._configuration / f"start-{kind}.sh"), *bind], environment, {}
+        script = str(self._configuration / f"start-{kind}.sh")
+        return embedded.ServerCommand(("sh", script, *bind)), environment
 
 
 class Exchange:
@@ -335,7 +349,7 @@ def own_names() -> Iterator[None]:
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         file.write(f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n")
         file.flush()
-        os.chmod(file.name, 0o644)
+        Path(file.name).chmod(0o644)
         subprocess.run(["mount", "--bind", file.name, os.path.realpath("/etc/resolv.conf")], check=True)
         yield
 
@@ -408,7 +422,7 @@ def main() -> None:
             runs=arguments.runs,
             ttl_s=arguments.ttl_s,
         ):
-            print(json.dumps(each), flush=True)
+            print(json.dumps(each), flush=True)  # noqa: T201 - it is what the program is for
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def _changed(before: Object, after: Object) -> Iterator[str]:
         case "PersistentVolumeClaim":
             yield from ["spec"] * (_without_size(old) != _without_size(new))
         case "PriorityClass":
-            yield from (
-                name for name in ("value", "preemptionPolicy") if before.get(name) != after.get(name)
-            )
+            yield from (name for name in ("value", "preemptionPolicy") if before.get(name) != after.get(name))
         case "ConfigMap" | "Secret":
             if before.get("immutable") and before.get("data") != after.get("data"):
                 yield "data"

@@ -105,6 +105,11 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 async def serve(address: str, ttl_s: float) -> None:
     """Answer names at `address`, and change what stdin says, until it ends."""
     loop = asyncio.get_running_loop()
@@ -113,7 +118,7 @@ async def serve(address: str, ttl_s: float) -> None:
     forwarders: dict[tuple[str, int], Forwarder] = {}
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    print("ready", flush=True)
+    _say("ready")
     while line := await lines.readline():
         change = json.loads(line)
         if "name" in change:
@@ -124,7 +129,7 @@ async def serve(address: str, ttl_s: float) -> None:
             place = change["service"], change["port"]
             forwarder = forwarders.setdefault(place, Forwarder(*place))
             await forwarder.lead_to(change["target"])
-        print("done", flush=True)
+        _say("done")
 
 
 class Names:

@@ -13,6 +13,8 @@ APART: Final = frozenset({"engine", "redis", "sentinel"})
 """Where two on one node would be as good as one: anti-affinity, or as even as the nodes are (test_scheduling.py)."""
 SERVERS: Final = frozenset({"redis", "sentinel", "timescaledb"})
 """What processes connect to by name, and is there once under each name."""
+PATIENCE_S: Final = 60
+PATIENCE_RETRIES: Final = 6
 DRAIN_S: Final = {"gateway.main": 6, "ws_edge.main": 13, "engine_worker.main": 15, "persist.main": 15, "feeds.main": 5}
 """What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
 _SECRET_NAME: Final = re.compile(r"PASSWORD|SECRET|TOKEN|MASTER_KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
@@ -258,6 +260,22 @@ def _hosts(objects: Sequence[Object]) -> Iterator[str]:
             )
 
 
+def _first_start(objects: Sequence[Object]) -> Iterator[str]:
+    """A slow pull of an image, or a database that is slow to start, ends nothing for good, and nobody serves without a schema."""
+    for pod in pods(objects):
+        spec = pod.workload["spec"]
+        if pod.kind == "Job" and ("activeDeadlineSeconds" in spec or spec.get("backoffLimit", 6) < PATIENCE_RETRIES):
+            yield pod.says("gives up while the cluster is still starting")
+        if not pod.ends and pod.labels.get("exchange/database") == "client":
+            commands = [each["command"][-1] for each in pod.spec.get("initContainers", [])]
+            if commands != ["await"]:
+                yield pod.says("does not wait for the schema")
+        for container in [] if pod.ends else pod.containers:
+            probe = container.get("startupProbe", {})
+            if probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3) < PATIENCE_S:
+                yield pod.says(f"{container['name']} is killed while it starts")
+
+
 def _scaled(objects: Sequence[Object]) -> Iterator[str]:
     # Every `kubectl apply` would set it back.
     scaled = [target_of(each) for each in scalers(objects)]
@@ -316,6 +334,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "grace": _grace,
     "drained": _drained,
     "addresses": _addresses,
+    "first_start": _first_start,
     "scaled": _scaled,
     "namespace": _namespace,
     "single_writer": _single_writer,

@@ -128,4 +128,5 @@ def _keeps_even(task: Task, node: Node, placed: Mapping[str, list[Task]], constr
         name: sum(selects(constraint["labelSelector"], each.labels) for each in there) for name, there in placed.items()
     }
     itself = selects(constraint["labelSelector"], task.labels)
-    return counts[node.name] + itself - min(counts.values()) <= constraint["maxSkew"]
+    skew_max: int = constraint["maxSkew"]
+    return counts[node.name] + itself - min(counts.values()) <= skew_max

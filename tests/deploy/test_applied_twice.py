@@ -141,7 +141,10 @@ def storage(objects: list[Object]) -> None:
             lambda all_: named(all_, "Deployment", "feeds")["spec"]["selector"].update(matchLabels={"a": "b"}),
         ),
         ("Service redis: spec.clusterIP", lambda all_: named(all_, "Service", "redis")["spec"].pop("clusterIP")),
-        ("PriorityClass exchange-core: value", lambda all_: named(all_, "PriorityClass", "exchange-core").update(value=1)),
+        (
+            "PriorityClass exchange-core: value",
+            lambda all_: named(all_, "PriorityClass", "exchange-core").update(value=1),
+        ),
     ],
 )
 def test_what_cannot_be_changed_is_found(refused: str, change: Callable[[list[Object]], object]) -> None:

@@ -121,6 +121,10 @@ PLANTED: list[tuple[str, Break]] = [
     ("addresses", lambda all_: named(all_, "Service", "redis-0")["spec"].pop("publishNotReadyAddresses")),
     ("addresses", without_pod_names),
     ("addresses", lambda all_: container(all_, "StatefulSet", "redis")["env"].append(OLD_NODES)),
+    ("first_start", lambda all_: of_kind(all_, "Job")[0]["spec"].update(activeDeadlineSeconds=60)),
+    ("first_start", lambda all_: of_kind(all_, "Job")[0]["spec"].update(backoffLimit=0)),
+    ("first_start", lambda all_: pod(all_, "Deployment", "ws-edge").pop("initContainers")),
+    ("first_start", lambda all_: orders(all_)["startupProbe"].update(failureThreshold=3)),
     ("scaled", lambda all_: named(all_, "Deployment", "gateway-orders")["spec"].update(replicas=2)),
     (
         "scaled",

@@ -191,8 +191,16 @@ def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(before: 
     ("line", "instead", "state"),
     [
         # What the script did before: a peer that did not answer was no reason to wait, and so there were two masters.
-        ('    elif [ "$is_patient" = 1 ]; then\n', '    elif [ "$peer_role" = "" ]; then\n        break\n    elif false; then\n', State()),
-        ("        *failover_in_progress* | *o_down*)\n", "        nothing)\n", State(FAILOVER, peer_role="slave", peer_keys="7")),
+        (
+            '    elif [ "$is_patient" = 1 ]; then\n',
+            '    elif [ "$peer_role" = "" ]; then\n        break\n    elif false; then\n',
+            State(),
+        ),
+        (
+            "        *failover_in_progress* | *o_down*)\n",
+            "        nothing)\n",
+            State(FAILOVER, peer_role="slave", peer_keys="7"),
+        ),
         ('        [ "$peer_keys" != 0 ] || break\n', "        break\n", State(has_data=False)),
     ],
 )

@@ -58,7 +58,9 @@ def test_the_small_overlays_fit_on_one_node(overlay: str) -> None:
 
 
 def affinity(objects: list[Object], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = named(objects, "StatefulSet", name)["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    found: dict[str, Any] = named(objects, "StatefulSet", name)["spec"]["template"]["spec"]["affinity"][
+        "podAntiAffinity"
+    ]
     return found
 
 
