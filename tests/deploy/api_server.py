@@ -395,8 +395,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": group, "versions": [{"groupVersion": f"{group}/{name}", "version": name}]}
                 for group, name in found
             ]
-            for each, (group, name) in zip(versions, found, strict=True):
-                each["preferredVersion"] = {"groupVersion": f"{group}/{name}", "version": name}
+            for listed, (group, name) in zip(versions, found, strict=True):
+                listed["preferredVersion"] = {"groupVersion": f"{group}/{name}", "version": name}
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": versions}
         if path == "/openapi/v3":
             return {"paths": {_root(each)[1:]: {"serverRelativeURL": f"/openapi/v3{_root(each)}"} for each in groups}}

@@ -170,6 +170,8 @@ class Cluster:
     def end(self, server: str) -> None:
         """End a pod: the database as it is told to stop, the others by SIGKILL."""
         pod = self._pods.pop(server)
+        # The worst moment: somebody has just asked for it.
+        self._names.remember(self.name(server))
         if self._addresses:
             self._names.lead(self._services[server], READY[server.partition("-")[0]], "")
         else:

@@ -53,6 +53,11 @@ class CachingResolver(asyncio.DatagramProtocol):
         flags = _RESPONSE | (_ABSENT if address is None else 0)
         self._transport.sendto(_HEADER.pack(number, flags, 1, bool(answer), 0, 0) + question + answer, addr)
 
+    def remember(self, name: str) -> None:
+        """Look a name up anew, so that what is so now is remembered for the whole of `ttl_s`."""
+        self._cache.pop(name, None)
+        self.look_up(name)
+
     def look_up(self, name: str) -> str | None:
         """Return what is remembered of a name, and else what is so now."""
         known = self._cache.get(name)
@@ -121,7 +126,9 @@ async def serve(address: str, ttl_s: float) -> None:
     _say("ready")
     while line := await lines.readline():
         change = json.loads(line)
-        if "name" in change:
+        if "remember" in change:
+            resolver.remember(change["remember"])
+        elif "name" in change:
             resolver.records.pop(change["name"], None)
             if change["address"]:
                 resolver.records[change["name"]] = change["address"]
@@ -144,6 +151,10 @@ class Names:
     def publish(self, name: str, address: str) -> None:
         """Give a name an address; an empty one takes the name away."""
         self._change(name=name, address=address)
+
+    def remember(self, name: str) -> None:
+        """Let the cache have asked for a name just now."""
+        self._change(remember=name)
 
     def lead(self, service: str, port: int, target: str) -> None:
         """Let an address that stays lead to a pod's; to an empty one, refuse."""
