@@ -352,6 +352,28 @@ def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
             assert client.xlen(streams.events(0)) == events
 
 
+@pytest.mark.parametrize("server", ["Redis 6.2", "Redis 7", "Redis 8"])
+def test_valkey_takes_over_the_data_of_another_server(programs: dict[str, Path], tmp_path: Path, server: str) -> None:
+    # docs/operations.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until it is told to write commands.
+    acl = ACL_FILES["cli/redis_users.acl"]
+    with server_with_engine(_program(programs, server), tmp_path, acl) as (old, trader, engine):
+        trader.deposit()
+        trader.trade(ORDERS)
+        engine.terminate()
+        assert engine.wait(DEADLINE_S) == 0
+        with old.client() as client:
+            client.config_set("aof-use-rdb-preamble", "no")
+            eventually("an end of other rewrites", lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+            before = old.rewrites()
+            client.bgrewriteaof()
+            eventually("a rewrite of the log", lambda: old.rewrites() > before, DEADLINE_S)
+        old.kill()
+        with server_with_engine(_program(programs, "Valkey 9"), tmp_path, acl) as (new, _, _):
+            successor = Trader(new.url(acl.trader))
+            assert trader.acknowledged - successor.open_orders() == set()
+            successor.close()
+
+
 CANARY: Final = "redis.call('SET', KEYS[1], '1') redis.call('XADD', KEYS[2], '*', 'f', 'v')"
 
 
