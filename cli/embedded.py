@@ -96,6 +96,7 @@ appendonly yes
 appendfsync always
 save ""
 maxmemory-policy noeviction
+repl-diskless-sync-delay 0
 """
 
 
