@@ -62,9 +62,13 @@ def check_durability(ask: Ask) -> None:
 
     Raises:
         NotDurableError: a restart would lose what was written, or whether it would cannot be found out.
-        redis.ConnectionError: the connection was lost.
+        redis.ConnectionError: the connection was lost, or the server is still loading its data.
     """
-    hazard = hazard_of(_text(ask("INFO", "server")), _text(ask("INFO", "persistence")), lambda: _refused(ask))
+    server, persistence = (_text(ask("INFO", section)) for section in ("server", "persistence"))
+    if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
+        # A server that loads its data says so when it is asked for data, but not to INFO, where its file counts as switched off.
+        raise redis.BusyLoadingError("the server is loading its data")
+    hazard = hazard_of(server, persistence, lambda: _refused(ask))
     if hazard:
         raise NotDurableError(
             f"{hazard} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis once with data that "

@@ -64,5 +64,11 @@ def test_a_server_that_may_not_be_asked_is_refused_with_the_remedy() -> None:
     assert "EXCHANGE_REDIS_DURABILITY_CHECK_ENABLED=false" in said
 
 
+@pytest.mark.parametrize("field", ["loading", "async_loading"])
+def test_a_server_that_loads_is_asked_again(field: str) -> None:
+    with pytest.raises(redis.BusyLoadingError):
+        hazard(VALKEY_9_1_2, f"{field}:1\r\naof_enabled:0\r\n")
+
+
 def test_a_server_without_an_append_only_file_is_refused() -> None:
     assert "appendonly yes" in hazard(VALKEY_9_1_2, "aof_enabled:0\r\n")
