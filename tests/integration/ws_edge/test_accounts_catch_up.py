@@ -152,8 +152,7 @@ async def test_50_000_accounts_are_caught_up_at_once(redis_url: str, client: "re
             started = time.monotonic()
             await client.client_kill_filter(_type="pubsub")
             await until(lambda: not link.ready)
-            while not owner.deposits:
-                await asyncio.sleep(0.001)
+            await until(lambda: bool(owner.deposits))
             took_s = time.monotonic() - started
             caught_up = asyncio.get_running_loop().time()
             await accounts.mark()
