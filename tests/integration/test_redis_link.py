@@ -123,7 +123,7 @@ class Wire:
         self.connections = 0
         self._bytes_per_s = bytes_per_s
         self._bytes_max = list(bytes_max)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def before(self, redis_url: str) -> AsyncIterator[str]:
@@ -134,9 +134,10 @@ class Wire:
             far_reader, far_writer = await asyncio.open_connection(address["host"], address["port"])
             bytes_max = self._bytes_max[self.connections] if self.connections < len(self._bytes_max) else sys.maxsize
             self.connections += 1
-            there = asyncio.create_task(self._hand_on(reader, far_writer, float("inf"), sys.maxsize))
-            self._tasks.add(there)
-            await self._hand_on(far_reader, writer, self._bytes_per_s, bytes_max)
+            self._writers += [writer, far_writer]
+            there = self._hand_on(reader, far_writer, float("inf"), sys.maxsize)
+            back = self._hand_on(far_reader, writer, self._bytes_per_s, bytes_max)
+            await asyncio.gather(there, back, return_exceptions=True)
 
         server = await asyncio.start_server(take, "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
@@ -145,8 +146,8 @@ class Wire:
             yield f"{credentials}@{host}:{port}" if credentials else f"redis://{host}:{port}"
         finally:
             server.close()
-            for task in self._tasks:
-                task.cancel()
+            for each in self._writers:
+                each.transport.abort()
 
     async def _hand_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_s: float, bytes_max: int
