@@ -18,6 +18,7 @@ A market's read models carry the tag of the market's shard.
 | `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
 | `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
+| `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
 | `depth_diffs:{k}:SYMBOL`  | list     | feeds            | the newest `DepthDiff`s, newest first                         |
@@ -150,6 +151,11 @@ def passed(shard: int) -> str:
 def guard(shard: int) -> str:
     """`guard:{k}`."""
     return f"guard:{{{shard}}}"
+
+
+def schema() -> str:
+    """`schema:{0}`; with a hash tag so that all who may read shards' keys may read it."""
+    return "schema:{0}"
 
 
 def feeds_state(shard: int) -> str:
