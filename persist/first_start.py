@@ -16,6 +16,7 @@ import structlog
 from persist.migrate import MigrationError, migrate, missing_migrations
 from protocol import streams
 from runtime import redis_clients
+from runtime.probes import Reach
 from runtime.schema import SCHEMA_NUMBER, note_schema, read_schema
 from runtime.settings import Settings, SettingsError
 
@@ -180,12 +181,16 @@ class SchemaNote:
             _log.info("schema noted", number=SCHEMA_NUMBER, key=streams.schema())
 
 
-def why_not_migrated(database_url: str) -> str | None:
-    """Return why the schema is not known to be there; None: it is."""
+def why_not_migrated(database_url: str, reach: Reach | None = None) -> str | None:
+    """Return why the schema is not known to be there; None: it is. Note in `reach` whether the database answered."""
     try:
         missing = missing_migrations(database_url, TIMEOUT_S)
     except psycopg.Error as error:
+        if reach is not None:
+            reach.failed(error)
         return one_line(error)
+    if reach is not None:
+        reach.answered()
     return f"migrations are missing: {', '.join(missing)}" if missing else None
 
 

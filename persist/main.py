@@ -229,12 +229,17 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
 
 def _await_schema_for_work(database_url: str, stopping: threading.Event, probes: Probes) -> None:
     """Return when the schema is there or the process should stop: without one, every nudge would fail with a traceback."""
-    wait, reason = Wait("the schema"), why_not_migrated(database_url)
-    probes.ready_when("database", lambda: reason)
-    while reason is not None and not stopping.wait(SCHEMA_PERIOD_S):
+    wait, database, reason = Wait("the schema"), Reach("the database"), None
+    probes.ready_when("database", lambda: database.why_not() or reason)
+    _database_reachable.labels("persist-worker").set_function(lambda: database.why_not() is None)
+    while True:
+        reason = why_not_migrated(database_url, database)
+        if reason is None:
+            return
         wait.say(reason)
         probes.turned()
-        reason = why_not_migrated(database_url)
+        if stopping.wait(SCHEMA_PERIOD_S):
+            return
 
 
 class _Watch:
