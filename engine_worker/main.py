@@ -30,6 +30,7 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, reach_redis, serve_metrics
 from runtime.probes import Probes, Reach
+from runtime.redis_durability import NotDurableError, check_durability
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
@@ -56,7 +57,7 @@ def main() -> None:
     except Fenced as error:
         _log.warning("another worker leads", reason=str(error))
         sys.exit(3)
-    except (InvariantBroken, LogDamaged) as error:
+    except (InvariantBroken, LogDamaged, NotDurableError) as error:
         _log.critical("the shard stops", shard=settings.shard, reason=str(error))
         _say_halted(settings, str(error))
         sys.exit(HALTED_EXIT_CODE)
@@ -105,7 +106,12 @@ def _work(process: _Process, *, was_away: bool) -> None:
     """
     settings = process.settings
     url = settings.resolved_redis_url()
-    connect = partial(RedisStreamLog.connect, shard=settings.shard, replicas_min=settings.redis_replicas_min)
+    connect = partial(
+        RedisStreamLog.connect,
+        shard=settings.shard,
+        replicas_min=settings.redis_replicas_min,
+        check=check_durability if settings.redis_durability_check_enabled else None,
+    )
     log = connect(url, settings.engine_name())
     try:
         _run_on(log, partial(connect, url), process, was_away=was_away)

@@ -5,7 +5,7 @@ import secrets
 import select
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -15,6 +15,7 @@ from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.redis_clients import ShardServers
+from runtime.redis_durability import Ask
 from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, ShardPosition
 
 # Compare, append the events, the outbox and the dead letters, move the position and the group's cursor: all or
@@ -177,14 +178,23 @@ class RedisStreamLog:
         self._held: dict[int, Leader] = {}
         """Shard -> who leads it over this connection."""
         self._client_name = ""
+        self._check: Callable[[Ask], None] | None = None
 
     @classmethod
     def connect(
-        cls, url: str, process: str = "", *, shard: int = 0, replicas_min: int = 0, timeout_s: float | None = None
+        cls,
+        url: str,
+        process: str = "",
+        *,
+        shard: int = 0,
+        replicas_min: int = 0,
+        timeout_s: float | None = None,
+        check: Callable[[Ask], None] | None = None,
     ) -> "RedisStreamLog":
         """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its connection there under its name.
 
-        With a timeout, it gives up after so long.
+        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's server, before anything is
+        read or written there: after a failover it is another server.
         """
         name = f"{process}:{os.getpid()}" if process else None
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} if timeout_s is not None else {}
@@ -192,7 +202,8 @@ class RedisStreamLog:
         log = cls(servers.of(shard), servers, replicas_min)
         if name:
             log._client_name = name
-            servers.tether(shard).greet = log._greet
+        log._check = check
+        servers.tether(shard).greet = log._greet
         return log
 
     def close(self) -> None:
@@ -204,7 +215,14 @@ class RedisStreamLog:
             self._servers.close()
 
     def _greet(self, connection: Any) -> None:
-        """Let a new connection write its number into the lease at once: who watches the old one takes this process for dead."""
+        """Check the server, and write the connection's number into the lease: who watches the old one takes this process for dead."""
+
+        def ask(*parts: str) -> Any:
+            connection.send_command(*parts)
+            return connection.read_response()
+
+        if self._check is not None:
+            self._check(ask)
         for shard, leader in self._held.items():
             connection.send_command(*self._renewal(shard, leader, anew=True))
             connection.read_response()

@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     or a cluster of three masters, on three."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
     """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
+    redis_durability_check_enabled: bool = True
+    """A shard opens only on a Redis that gives back, after a restart, all that was written to it (runtime/redis_durability.py)."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
     postgres_bin: str = ""

@@ -1,8 +1,8 @@
 """The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
 
 TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_REDIS_BIN the folder of another
-valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no more than
-a database; without pytest's -n.
+valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exchange` fixture. TEST_DATABASE_URL names a running
+PostgreSQL, as its superuser, for tests that need no more than a database; without pytest's -n.
 """
 
 import itertools

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import redis
 
 from cli import embedded, embedded_redis
@@ -20,14 +21,26 @@ from tests.e2e.api import eventually
 class RedisServers:
     """Redis in one of its modes; the data are written to disk as in `exchange up`."""
 
-    def __init__(self, folder: Path, mode: Literal["single", "sentinel", "cluster"]) -> None:
-        self.settings = Settings(
-            data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=os.environ.get("TEST_REDIS_BIN", "")
-        )
+    def __init__(
+        self,
+        folder: Path,
+        mode: Literal["single", "sentinel", "cluster"],
+        redis_bin: str = os.environ.get("TEST_REDIS_BIN", ""),
+    ) -> None:
+        self.settings = Settings(data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=redis_bin)
         embedded.make_data_dir(self.settings)
         self._commands = embedded_redis.redis_commands(self.settings)
         self._ports = dict(zip(self._commands, self.settings.redis_ports(), strict=True))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def use(self, redis_bin: str) -> None:
+        """Start the program of another folder from now on; empty: the one that comes along."""
+        self.settings = msgspec.structs.replace(self.settings, redis_bin=redis_bin)
+        self._commands = embedded_redis.redis_commands(self.settings)
+
+    def programs(self) -> set[str]:
+        """Return the names of the programs that run."""
+        return {Path(command.arguments[0]).name for command in self._commands.values()}
 
     @property
     def url(self) -> str:

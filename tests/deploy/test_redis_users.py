@@ -3,7 +3,10 @@
 import json
 import secrets
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ from cli import embedded
 from cli.ports import free_port
 from cli.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
-from tests.e2e.api import Api, eventually, new_account
+from tests.e2e.api import Api, RefusedError, eventually, new_account
 
 TIMEOUT_S = 150
+ORDERS = 100
+"""Acknowledged before each restart; an account may have 200 open in a market."""
+RESTARTS = 2
 KEYS_OF = {
     "gateway": ("session:x", "api_key:x"),
     "edge": ("listen_key:x",),
@@ -34,15 +40,22 @@ class Server:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.files = secret_files(b"s" * 32, Hosts(redis=f"127.0.0.1:{port}"))
-        users = self.files["redis/users.acl"]
-        if embedded._version(embedded.find_redis_server()) < (7,):
-            users = users.replace("%R~", "~")  # Redis 6.2 cannot tell reading from writing
-        (folder / "users.acl").write_text(users, "utf-8")
+        (folder / "users.acl").write_text(self.files["redis/users.acl"], "utf-8")
         self.command = (
             str(embedded.find_redis_server()),
-            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", ""),
-            *("--aclfile", str(folder / "users.acl")),
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
+            *("--appendonly", "yes", "--appendfsync", "always", "--aclfile", str(folder / "users.acl")),
+            *("--enable-debug-command", "yes"),  # so that it is the ACL that refuses it
         )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def kill_and_start_again(self) -> None:
+        """End the server at once, and start it on what it has left on disk."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually("Redis", self.is_ready)
 
     def client(self, user: str) -> redis.Redis:
         """Return a connection as one of the users."""
@@ -65,10 +78,12 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path, free_port())
-    with _running(server.command):
+    with _running(server.command) as server.process:
         eventually("Redis", server.is_ready)
         server.client("operator").acl_log_reset()  # the library tries more than a probe may
         yield server
+        server.process.kill()
+        server.process.wait(TIMEOUT_S)
 
 
 @contextmanager
@@ -90,6 +105,7 @@ def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple
     ports = {"rest_port": free_port(), "ws_port": free_port()}
     key = server.files["gateway/master-key"]
     common: dict[str, int | str] = {"database_url": database_url, "data_dir": str(folder), "master_key": key, **ports}
+    common["orders_per_10s"] = 1_000_000
 
     with ExitStack() as stack:
 
@@ -135,6 +151,41 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
         other.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=resting["orderId"])
         assert account.balances()["BTC"][0] > 0
     assert server.refusals() == []
+
+
+def test_a_restart_under_load_loses_no_acknowledged_order(server: Server, database_url: str, tmp_path: Path) -> None:
+    with _exchange(server, database_url, tmp_path) as (rest, _, _):
+        accounts = [new_account(rest, USDT="1000000") for _ in range(4)]
+        acknowledged: list[tuple[Api, int]] = []
+        stop = threading.Event()
+
+        def trade(account: Api) -> None:
+            while not stop.is_set():
+                try:
+                    order = account.order("BTCUSDT", "BUY", "LIMIT", price="50000", quantity="0.001")
+                    acknowledged.append((account, order["orderId"]))
+                except RefusedError as refusal:
+                    if refusal.status != 503:
+                        raise
+                    time.sleep(0.05)
+
+        with ThreadPoolExecutor(len(accounts)) as pool:
+            traders = [pool.submit(trade, account) for account in accounts]
+            try:
+                for restart in range(1, RESTARTS + 1):
+                    eventually("orders", lambda: len(acknowledged) >= ORDERS * restart, TIMEOUT_S)  # noqa: B023
+                    server.kill_and_start_again()
+                eventually("orders after it", lambda: len(acknowledged) >= ORDERS * (RESTARTS + 1), TIMEOUT_S)
+            finally:
+                stop.set()
+            for trader in traders:
+                trader.result(TIMEOUT_S)
+        lost = [
+            order_id
+            for account, order_id in acknowledged
+            if account.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=order_id)["status"] != "NEW"
+        ]
+        assert lost == []
 
 
 def test_the_log_tells_what_is_refused(server: Server) -> None:

