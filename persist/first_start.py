@@ -107,7 +107,7 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
     next, which is not ready without a schema (serving/schema_watch.py, persist/main.py).
 
     Raises:
-        MigrationError: the database refuses, and will go on to do so.
+        MigrationError: the database refuses, and will go on to do so; its schema was never seen.
     """
     url, wait = settings.resolved_database_url(), Wait("the schema")
     redis_away_since_s: float | None = None
@@ -115,12 +115,12 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
         try:
             missing = missing_migrations(url, TIMEOUT_S)
         except psycopg.Error as error:
-            if is_permanent(error):
-                raise MigrationError(one_line(error)) from error
             number = _noted(settings)
             if number is not None and number >= SCHEMA_NUMBER:
                 _log.info("going on without the database: its schema was seen before", reason=one_line(error))
                 return
+            if is_permanent(error):
+                raise MigrationError(one_line(error)) from error
             if number is not None:
                 redis_away_since_s = None
             elif redis_away_since_s is None:

@@ -157,6 +157,13 @@ def test_await_goes_on_without_the_database_only_where_its_schema_was_seen(
     assert "its schema was seen before" in part.said()
 
 
+def test_a_changed_password_keeps_nobody_from_taking_orders(redis_url: str, empty_url: str) -> None:
+    settings = Settings(database_url=f"{empty_url}_never_made", redis_url=redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        note_schema(client)
+    await_schema(settings, threading.Event())
+
+
 def test_await_never_leaves_a_database_without_its_schema(redis_url: str, empty_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         note_schema(client)  # another database's
