@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from cli.probes import front_doors
 from cli.processes import metrics_urls
 from cli.state import State
 from runtime.settings import Settings
@@ -128,6 +129,8 @@ class Look(msgspec.Struct, frozen=True):
     time_s: float
     values: dict[str, Values]
     """Process -> what it said; those that did not answer are missing."""
+    silent: frozenset[str] = frozenset()
+    """Processes that did not answer, or do not serve those who connect to them."""
 
 
 class Watcher:
@@ -135,7 +138,8 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self._urls = metrics_urls(settings)
-        self._pool = ThreadPoolExecutor(max(1, len(self._urls)))
+        self._doors = front_doors(settings)
+        self._pool = ThreadPoolExecutor(len(self._urls) + len(self._doors))
 
     @property
     def has_metrics(self) -> bool:
@@ -143,9 +147,13 @@ class Watcher:
         return bool(self._urls)
 
     def look(self) -> Look:
-        """Ask every process."""
+        """Ask every process for its metrics, and those that clients connect to also as a client does."""
+        doors = self._pool.map(lambda asks: asks(), self._doors.values())
         found = dict(zip(self._urls, self._pool.map(_ask, self._urls.values()), strict=True))
-        return Look(time.monotonic(), {name: values for name, values in found.items() if values is not None})
+        silent = {name for name, values in found.items() if values is None}
+        silent |= {name for name, serves in zip(self._doors, doors, strict=True) if not serves}
+        answered = {name: values for name, values in found.items() if values is not None}
+        return Look(time.monotonic(), answered, frozenset(silent))
 
     def close(self) -> None:
         """Ask no more."""
@@ -179,6 +187,7 @@ class Between:
         self.seconds = max(after.time_s - before.time_s, 1e-9)
         self._before = before.values
         self._after = after.values
+        self._silent = after.silent
 
     def found(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[str, Labels, float]]:
         """Yield (process, labels, value) of a metric with these labels at least."""
@@ -226,7 +235,9 @@ class Between:
         return (value - earlier if value >= earlier else value) / self.seconds
 
     def is_ready(self, process: str) -> bool | None:
-        """Return whether a process says that it is ready."""
+        """Return whether a process says that it is ready, and serves those who connect to it; None: it was not asked."""
+        if process in self._silent:
+            return False
         value = self._after.get(process, {}).get(("exchange_ready", (("process", process),)))
         return None if value is None else value == 1
 

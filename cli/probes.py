@@ -3,14 +3,18 @@
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import msgspec
 import redis
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect as connect_websocket
 
-from cli.processes import ProcessSpec, engines, gateways, readers
+from cli.processes import ProcessSpec, edges, engines, gateways, readers
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.lease import Leader, Standby
@@ -84,6 +88,32 @@ def answers_ping(settings: Settings, port: int) -> bool:
         return False
 
 
+def answers_handshake(settings: Settings, port: int) -> bool:
+    """Return whether the edge on this port opens a WebSocket and answers a ping on it."""
+    try:
+        url = f"ws://{settings.host}:{port}/ws"
+        with connect_websocket(url, open_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S, proxy=None) as client:
+            return client.ping().wait(TIMEOUT_S)
+    except (OSError, WebSocketException):
+        return False
+
+
+def front_doors(settings: Settings) -> Mapping[str, Callable[[], bool]]:
+    """Return, for each process that clients connect to, the question whether it serves them: by name."""
+    rest = zip(gateways(settings), settings.rest_ports(), strict=True)
+    websockets = zip(edges(settings), settings.ws_ports(), strict=True)
+    return {spec.name: partial(answers_ping, settings, port) for spec, port in rest} | {
+        spec.name: partial(answers_handshake, settings, port) for spec, port in websockets
+    }
+
+
+def serving(settings: Settings) -> dict[str, bool]:
+    """Return which of the processes that clients connect to serve them, all asked at once."""
+    doors = front_doors(settings)
+    with ThreadPoolExecutor(len(doors)) as pool:
+        return dict(zip(doors, pool.map(lambda asks: asks(), doors.values()), strict=True))
+
+
 def frontend_answers(settings: Settings) -> bool:
     """Return whether the frontend's server answers, also while it has nothing to show yet."""
     try:
@@ -113,11 +143,6 @@ def shards_answer(settings: Settings, timeout_s: float = 0.2) -> bool:
             return len(audit(client, shards, timeout_s)) == len(shards)
     except (redis.RedisError, SettingsError):
         return False
-
-
-def accepts_orders(settings: Settings) -> bool:
-    """Return whether the gateway and every shard answer."""
-    return gateway_answers(settings) and shards_answer(settings, TIMEOUT_S)
 
 
 def says_health(settings: Settings, name: str, pid: int, lag_ms_max: int) -> bool:

@@ -148,6 +148,7 @@ def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
 
 def _ready(settings: Settings, name: str, pid: int) -> bool:
     ports = {spec.name: port for spec, port in zip(gateways(settings), settings.rest_ports(), strict=True)}
+    edge_ports = {spec.name: port for spec, port in zip(edges(settings), settings.ws_ports(), strict=True)}
     shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
     if name in shards:
         leader = probes.leader_of(settings, shards[name])
@@ -156,6 +157,10 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
         return any(each.pid == pid for each in probes.standbys_in_step(settings, shards[name], LAG_MS_MAX))
     if name in ports:
         return probes.answers_ping(settings, ports[name]) and probes.says_health(settings, name, pid, LAG_MS_MAX)
+    if name in edge_ports:
+        return probes.says_health(settings, name, pid, LAG_MS_MAX) and probes.answers_handshake(
+            settings, edge_ports[name]
+        )
     if name == "mm":
         return _is_quoted(settings)
     if name == "frontend":

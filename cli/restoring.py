@@ -10,7 +10,7 @@ interrupted is simply repeated.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -41,6 +41,7 @@ from protocol.streams import (
     EVENTS_FIELD,
     STREAM_START,
     TRIMMED,
+    AfterLoss,
     EventReader,
     StreamId,
     split_stream_id,
@@ -55,6 +56,7 @@ SEQUENCES_SKIPPED: Final = 1_000_000
 """The same for each market's sequence; who follows a book sees the gap and begins anew."""
 EPOCHS_SKIPPED: Final = 1_000
 BATCH: Final = 500
+KEYS_AT_ONCE: Final = 1_000
 _NO_LEVEL: Final = (PriceTicks(0), QuantityLots(0))
 
 
@@ -349,12 +351,7 @@ def write_redis(
     now_ms: int,
 ) -> None:
     """Replace what Redis has of the shards. A shard's position comes last: without it nothing of it opens."""
-    for pattern in ("api_key:*", "session:*"):
-        # Read models that may be older than the database's truth.
-        for key in client.scan_iter(match=pattern, count=1_000):
-            client.delete(key)
-    for each in plan.shards:
-        _delete_shard(client, each.shard.index, market_map)
+    _delete_replaced(client, {each.shard.index for each in plan.shards})
     for each in plan.shards:
         log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
@@ -362,32 +359,21 @@ def write_redis(
         client.set(streams.position(each.shard.index), f"{each.epoch}|{each.position}")
 
 
-def _delete_shard(client: redis.Redis, shard: int, market_map: MarketMap) -> None:
-    keys = [
-        key(shard)
-        for key in (
-            streams.position,
-            streams.commands,
-            streams.queries,
-            streams.events,
-            streams.outbox,
-            streams.snapshots,
-            streams.passed,
-            streams.guard,
-            streams.feeds_state,
-            streams.lease,
-            streams.standbys,
-            streams.halted,
-        )
-    ]
-    keys += client.scan_iter(match=streams.snapshot(shard, "*"), count=1_000)
-    for market in market_map.markets_of_shard(shard):
-        keys += [
-            key(shard, market.symbol)
-            for key in (streams.depth, streams.book_ticker, streams.ticker, streams.trades, streams.candles)
-        ]
-    for name in keys:
-        client.delete(name)
+def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
+    """Delete what is made anew: of these shards, and what belongs to none. Markets that are gone leave nothing behind, either."""
+    doomed: list[bytes] = []
+    for key in client.scan_iter(count=KEYS_AT_ONCE):
+        name = key.decode(errors="replace")
+        of_no_shard = "{" not in name
+        if streams.after_loss(name) is AfterLoss.REPLACED and (of_no_shard or streams.shard_of(name) in shards):
+            doomed.append(key)
+    # Positions first: should this be interrupted, nothing opens on what is left.
+    doomed.sort(key=lambda key: not key.startswith(streams.position(0).partition("{")[0].encode()))
+    for start in range(0, len(doomed), KEYS_AT_ONCE):
+        with client.pipeline(transaction=False) as pipeline:
+            for key in doomed[start : start + KEYS_AT_ONCE]:
+                pipeline.delete(key)
+            pipeline.execute()
 
 
 def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]) -> None:

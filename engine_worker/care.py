@@ -1,6 +1,7 @@
 """What a worker looks after beside its batches: whether its money adds up, what strangers left in its outbox, an old halt."""
 
 import time
+from typing import Any
 
 from prometheus_client import Counter
 
@@ -64,10 +65,14 @@ class Care:
             metrics.RESTING.labels(self._shard, symbol).set(len(state.book.orders))
             self._count(metrics.TRADES.labels(self._shard, symbol), symbol, state.trade_id, leads)
         self._count(metrics.ACCEPTED.labels(self._shard), "", shard.order_count, leads)
+        position_ms, _ = split_stream_id(self._worker.position.stream_id)
         if saved := self._streams.saved_snapshots(self._shard):
             metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - saved[0].age_ms / 1_000)
-            behind_ms = split_stream_id(self._worker.position.stream_id)[0] - split_stream_id(saved[0].stream_id)[0]
-            metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, behind_ms) / 1_000)
+            from_ms, _ = split_stream_id(saved[0].stream_id)
+        else:
+            oldest: Any = self._redis.xrange(streams.commands(self._shard), count=1)
+            from_ms = split_stream_id(oldest[0][0].decode())[0] if oldest else position_ms
+        metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, position_ms - from_ms) / 1_000)
 
     def _count(self, counter: Counter, name: str, total: int, leads: bool) -> None:
         known = self._counted.get(name, total)

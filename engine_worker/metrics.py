@@ -61,6 +61,7 @@ class BatchMetrics:
     """What one shard's worker counts with each batch; looked up once."""
 
     def __init__(self, shard: int) -> None:
+        TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
         self._entries = ENTRIES.labels(shard)
         self._batch_commands = BATCH_COMMANDS.labels(shard)
         self._commands = COMMANDS.labels(shard)

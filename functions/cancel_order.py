@@ -15,7 +15,6 @@ _RESTRICTIONS = {
     "ONLY_NEW": OrderStatus.NEW,
     "ONLY_PARTIALLY_FILLED": OrderStatus.PARTIALLY_FILLED,
 }
-_INVALID_RESTRICTION = ApiError(-1145, "`cancelRestrictions` has to be either `ONLY_NEW` or `ONLY_PARTIALLY_FILLED`.")
 
 
 async def cancel_order(ports: Ports, call: Call) -> object:
@@ -29,7 +28,7 @@ async def cancel_order(ports: Ports, call: Call) -> object:
     order_id = OrderId(parameters.integer("orderId") or 0)
     client_order_id = parameters.client_order_id("origClientOrderId") or ""
     cancel_id = parameters.client_order_id("newClientOrderId") or new_client_order_id()
-    restriction = parameters.choice("cancelRestrictions", _RESTRICTIONS, _INVALID_RESTRICTION)
+    restriction = parameters.choice("cancelRestrictions", _RESTRICTIONS, _invalid_restriction)
     shards = ports.shards
     if restriction is not None:
         found = await shards.query(
@@ -58,6 +57,10 @@ async def cancel_order(ports: Ports, call: Call) -> object:
             raise refusal(reply.reason)
         case _:
             raise status_unknown()
+
+
+def _invalid_restriction() -> ApiError:
+    return ApiError(-1145, "`cancelRestrictions` has to be either `ONLY_NEW` or `ONLY_PARTIALLY_FILLED`.")
 
 
 FUNCTION = Function(

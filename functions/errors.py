@@ -9,7 +9,11 @@ STATUS_UNKNOWN: Final = -1007
 
 
 class ApiError(Exception):
-    """A request was refused: HTTP `status`, Binance's `code` and `message`; `retry_after_s` when trying again may help."""
+    """A request was refused: HTTP `status`, Binance's `code` and `message`; `retry_after_s` when trying again may help.
+
+    Each refusal needs an instance of its own, as every exception does: raising the same one again lengthens its traceback, which
+    keeps the frames of every raise alive. Hence functions that make them instead of constants (tests/stored_exceptions.py).
+    """
 
     def __init__(self, code: int, message: str, status: int = 400, retry_after_s: int | None = None) -> None:
         """Make the error; it is answered as `{"code": code, "msg": message}`."""

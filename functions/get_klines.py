@@ -11,7 +11,6 @@ from protocol.units import TimeMs
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 _INTERVALS: Final = {interval: interval for interval in INTERVALS}
-_INVALID_INTERVAL: Final = ApiError(-1120, "Invalid interval.")
 _UTC: Final = frozenset({"0", "00:00", "+00:00", "-00:00", "0:00", "+0:00", "-0:00"})
 
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
@@ -48,7 +47,7 @@ async def get_klines(ports: Ports, call: Call) -> object:
     """Return candles as arrays of twelve, oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.markets)
-    interval = parameters.choice("interval", _INTERVALS, _INVALID_INTERVAL)
+    interval = parameters.choice("interval", _INTERVALS, _invalid_interval)
     if interval is None:
         raise mandatory_missing("interval")
     start, end = parameters.time_range()
@@ -61,6 +60,10 @@ async def get_klines(ports: Ports, call: Call) -> object:
     await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
     rows = await kline_rows(ports.database, market.symbol, interval, window)
     return [shape(kline, market, interval, call.time_scale) for kline in filled(rows, interval, window)]
+
+
+def _invalid_interval() -> ApiError:
+    return ApiError(-1120, "Invalid interval.")
 
 
 async def kline_rows(database: Database, symbol: str, interval: str, window: Window) -> list[KlineRow]:

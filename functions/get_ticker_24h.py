@@ -8,13 +8,12 @@ from functions.ports import Call, Ports
 from functions.ticker_shapes import TickerShape, book_ticker_shape, empty_ticker, mini_ticker_shape, ticker_shape
 
 _IS_MINI = {"FULL": False, "MINI": True}
-_INVALID_TYPE = ApiError(-1139, "Invalid ticker type.")
 
 
 async def get_ticker_24h(ports: Ports, call: Call) -> object:
     """Return the tickers of the markets asked for, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports.markets)
-    is_mini = call.parameters.choice("type", _IS_MINI, _INVALID_TYPE)
+    is_mini = call.parameters.choice("type", _IS_MINI, _invalid_type)
     symbols = [market.symbol for market in markets]
     found = await ports.read_models.tickers(symbols)
     tickers = [ticker or empty_ticker(market, call.now) for market, ticker in zip(markets, found, strict=True)]
@@ -30,6 +29,10 @@ async def get_ticker_24h(ports: Ports, call: Call) -> object:
             for market, ticker, book in zip(markets, tickers, books, strict=True)
         ]
     return shapes[0] if is_single else shapes
+
+
+def _invalid_type() -> ApiError:
+    return ApiError(-1139, "Invalid ticker type.")
 
 
 def _weight(parameters: Parameters) -> int:

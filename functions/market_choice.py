@@ -8,12 +8,11 @@ from protocol.market import Market, MarketMap
 
 TRADING: Final = "TRADING"
 _STATUSES: Final = {"TRADING": True, "HALT": False, "BREAK": False}
-_INVALID_STATUS: Final = ApiError(-1122, "Invalid symbolStatus.")
 
 
 def status_matches(parameters: Parameters) -> bool:
     """Return whether markets that trade, as all here do, are asked for."""
-    matches = parameters.choice("symbolStatus", _STATUSES, _INVALID_STATUS)
+    matches = parameters.choice("symbolStatus", _STATUSES, _invalid_status)
     return True if matches is None else matches
 
 
@@ -35,3 +34,7 @@ def chosen_markets(parameters: Parameters, markets: MarketMap) -> tuple[list[Mar
     if not status_matches(parameters):
         return [], False
     return (list(markets.markets) if chosen is None else chosen), False
+
+
+def _invalid_status() -> ApiError:
+    return ApiError(-1122, "Invalid symbolStatus.")

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from functions.errors import ApiError, filter_failure, mandatory_missing, not_required
+from functions.errors import ApiError, filter_failure, invalid_parameter, mandatory_missing, not_required
 from functions.function import Parameter
 from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, TIMES_IN_FORCE
 from functions.parameters import Parameters
@@ -61,11 +61,6 @@ _UNSUPPORTED_TYPES: Final = {
     "TAKE_PROFIT_LIMIT": "Take profit limit orders are not supported for this symbol.",
 }
 _RESPONSE_TYPES: Final = {response_type.value: response_type for response_type in ResponseType}
-_INVALID_SIDE: Final = ApiError(-1117, "Invalid side.")
-_INVALID_TYPE: Final = ApiError(-1116, "Invalid orderType.")
-_INVALID_TIME_IN_FORCE: Final = ApiError(-1115, "Invalid timeInForce.")
-_INVALID_RESPONSE_TYPE: Final = ApiError(-1130, "Data sent for parameter 'newOrderRespType' is not valid.")
-_INVALID_PREVENTION: Final = ApiError(-1130, "Data sent for parameter 'selfTradePreventionMode' is not valid.")
 
 
 def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
@@ -75,11 +70,11 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         ApiError: a parameter is missing, malformed or not wanted, or a filter fails.
     """
     market = parameters.market(markets)
-    side = parameters.choice("side", SIDES, _INVALID_SIDE)
+    side = parameters.choice("side", SIDES, _invalid_side)
     if side is None:
         raise mandatory_missing("side")
     order_type = _order_type(parameters)
-    time_in_force = parameters.choice("timeInForce", TIMES_IN_FORCE, _INVALID_TIME_IN_FORCE)
+    time_in_force = parameters.choice("timeInForce", TIMES_IN_FORCE, _invalid_time_in_force)
     _refuse_what_does_not_belong(parameters, order_type)
     if order_type is OrderType.LIMIT:
         if time_in_force is None:
@@ -101,7 +96,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         price = _price(parameters, market)
         if market.notional(price, quantity) < market.notional_min:
             raise filter_failure("NOTIONAL")
-    prevention = parameters.choice("selfTradePreventionMode", SELF_TRADE_PREVENTIONS, _INVALID_PREVENTION)
+    prevention = parameters.choice("selfTradePreventionMode", SELF_TRADE_PREVENTIONS, _invalid_prevention)
     default = ResponseType.ACK if order_type is OrderType.LIMIT_MAKER else ResponseType.FULL
     return OrderRequest(
         market,
@@ -113,7 +108,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         quote_quantity,
         SelfTradePrevention.EXPIRE_MAKER if prevention is None else prevention,
         parameters.client_order_id("newClientOrderId"),
-        parameters.choice("newOrderRespType", _RESPONSE_TYPES, _INVALID_RESPONSE_TYPE) or default,
+        parameters.choice("newOrderRespType", _RESPONSE_TYPES, _invalid_response_type) or default,
     )
 
 
@@ -137,13 +132,33 @@ def protective_price(request: OrderRequest, ticker: BookTicker | None, slippage_
     return PriceTicks(min(max(worst, 1), market.price_max))
 
 
+def _invalid_side() -> ApiError:
+    return ApiError(-1117, "Invalid side.")
+
+
+def _invalid_type() -> ApiError:
+    return ApiError(-1116, "Invalid orderType.")
+
+
+def _invalid_time_in_force() -> ApiError:
+    return ApiError(-1115, "Invalid timeInForce.")
+
+
+def _invalid_response_type() -> ApiError:
+    return invalid_parameter("newOrderRespType")
+
+
+def _invalid_prevention() -> ApiError:
+    return invalid_parameter("selfTradePreventionMode")
+
+
 def _order_type(parameters: Parameters) -> OrderType:
     text = parameters.required("type")
     order_type = ORDER_TYPES.get(text)
     if order_type is None:
         if text in _UNSUPPORTED_TYPES:
             raise ApiError(-1013, _UNSUPPORTED_TYPES[text])
-        raise _INVALID_TYPE
+        raise _invalid_type()
     return order_type
 
 

@@ -1,7 +1,7 @@
 """Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's errors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 from urllib.parse import unquote_plus
 
@@ -167,13 +167,17 @@ class Parameters:
             raise illegal_characters(name, "^(true|false)$")
         return lowered == "true"
 
-    def choice(self, name: str, choices: Mapping[str, T], error: ApiError) -> T | None:
-        """Return what `choices` has for the text; `error` when it is none of them."""
+    def choice(self, name: str, choices: Mapping[str, T], refusal: Callable[[], ApiError]) -> T | None:
+        """Return what `choices` has for the text, None when it was not sent.
+
+        Raises:
+            ApiError: made by `refusal`, when the text is none of the choices.
+        """
         text = self.optional(name)
         if text is None:
             return None
         if text not in choices:
-            raise error
+            raise refusal()
         return choices[text]
 
     def client_order_id(self, name: str) -> str | None:

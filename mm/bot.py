@@ -130,6 +130,11 @@ class Bot:
         self._budget = OrderBudget(orders_max * ORDER_WINDOW_PERCENT // 100)
         self._random = random
         self._activity = activity
+        for symbol in (plan.market.symbol for plan in plans):
+            for counter in (_placed, _canceled, _refused):
+                counter.labels(symbol)  # at 0, so that the first one is seen as an increase
+            for side in Side:
+                _quotes.labels(symbol, side.name)
 
     async def run(self) -> None:
         """Trade until canceled.

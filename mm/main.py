@@ -73,6 +73,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> B
             await asyncio.sleep(seconds)
             failures += 1
         else:
+            activity.expects(plan.market.symbol for plan in plans)
             _log.info("quoting", markets=[plan.market.symbol for plan in plans], levels=settings.mm_levels)
             return Bot(
                 client,

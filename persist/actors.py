@@ -86,6 +86,14 @@ class _Counting(Middleware):
         self._thread = threading.local()
         """Of each worker's thread, which works on one nudge at a time: when that began."""
 
+    def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        """Begin at 0, so that the first failure is seen as an increase."""
+        for actor in broker.get_declared_actors():
+            for outcome in ("done", "failed"):
+                _jobs.labels(actor, outcome)
+            _retries.labels(actor)
+            _job_seconds.labels(actor)
+
     def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """Note when it began."""
         if message.options.get("retries"):

@@ -76,6 +76,9 @@ class Archiver:
         self._retention = retention
         self._connection: psycopg.Connection[Any] | None = None
         self._covered = dict.fromkeys(self._shards, STREAM_START)
+        for shard in shards:
+            _entries_archived.labels(shard)
+            _bytes_archived.labels(shard)
         self._lock = threading.Lock()
 
     def close(self) -> None:

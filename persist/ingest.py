@@ -107,6 +107,16 @@ _events_stored = prometheus_client.Counter("persist_events_stored", "Events comm
 _batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
 _dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
 _stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
+_BY_SHARD = (
+    _batch_seconds,
+    _commit_seconds,
+    _batch_events,
+    _delay_seconds,
+    _events_stored,
+    _batches_stored,
+    _dead_entries,
+    _stopped,
+)
 
 
 class IngestStoppedError(Exception):
@@ -153,8 +163,8 @@ class ShardIngest:
         self._entries_max = entries_max
         self._cover = cover
         self._tracer = tracer
-        _dead_entries.labels(shard)  # at 0, so that the first one is seen as an increase
-        _stopped.labels(shard).set(0)
+        for metric in _BY_SHARD:
+            metric.labels(shard)  # at 0, so that the first one is seen as an increase
         self._connection: psycopg.Connection[Any] | None = None
         self._keeps_candles = False
         self._late: tuple[int, int] | None = None

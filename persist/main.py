@@ -20,9 +20,11 @@ from dramatiq.brokers.redis import RedisBroker
 
 from persist.actors import IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
 from persist.archive import Archiver, Retention, withdraw
+from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
+from persist.first_start import SchemaNote, Wait, await_schema, migrate_when_there, why_not_migrated
 from persist.guard import LogGuard
 from persist.ingest import ShardIngest
-from persist.migrate import MigrationError, migrate, missing_migrations
+from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
 from protocol.streams import JOBS_NAMESPACE
@@ -50,9 +52,6 @@ STEP_S_MAX = 600.0
 GUARD_PERIOD_MS = 100
 """How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
 GUARD_RETRY_MS = 1_000
-AWAIT_PERIOD_S = 0.5
-AWAIT_DATABASE_S = 30
-"""A database that does not answer for so long is not waited for: orders need none, and what does waits for it by itself."""
 RETENTION_PERIOD_S = 3_600
 """How often a worker looks for history that has become too old."""
 GC_THRESHOLD = 1_000_000
@@ -77,10 +76,11 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings, f"persist-{part}")
         if part == "migrate":
-            migrate(settings.resolved_database_url())
+            if not migrate_when_there(settings, stop_flag()):
+                sys.exit("Stopped before the database was there; nothing was migrated.")
             return
         if part == "await":
-            await_schema(settings)
+            await_schema(settings, stop_flag())
             return
         serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
         tracer = tracer_of(settings, "persist-worker") if part == "work" else None
@@ -92,27 +92,6 @@ def main() -> None:
         nudge(settings, probes)
     else:
         work(settings, probes, tracer)
-
-
-def await_schema(settings: Settings, database_s: float = AWAIT_DATABASE_S) -> None:
-    """Wait until the migrations that come with this program are applied, or the database has not answered for `database_s`.
-
-    It is what a new version does before it starts, while the one before still serves (docs/deploy.md).
-    """
-    stopping, said = stop_flag(), ""
-    answered_s = time.monotonic()
-    while True:
-        try:
-            missing = missing_migrations(settings.resolved_database_url(), WATCH_TIMEOUT_S)
-            answered_s = time.monotonic()
-            text = f"waiting for migrations: {', '.join(missing)}" if missing else "the schema is there"
-        except psycopg.Error as error:
-            missing, text = ["unknown"], f"the database is away: {str(error).strip()}"
-        if text != said:
-            said = text
-            _log.info(text)
-        if not missing or time.monotonic() - answered_s >= database_s or stopping.wait(AWAIT_PERIOD_S):
-            return
 
 
 def nudge(settings: Settings, probes: Probes) -> None:
@@ -132,6 +111,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
     heartbeat = Heartbeat(settings, "persist-nudger", nudger.lag_ms)
     heartbeat.start()
     beside = _Beside(settings, broker)
+    probes.ready_when("schema", beside.schema.why_not, once=True)
     while not stopping.is_set():
         try:
             now_ms = time.monotonic_ns() // 1_000_000
@@ -167,13 +147,15 @@ class _Beside:
         )
         self._guard = LogGuard(log, self._database_url, shards)
         self._guard_due_ms = 0
+        self.schema = SchemaNote(log.at(0), self._database_url)
         self._enabled = settings.archive_enabled
         self._withdraw: Callable[[], None] | None = None
         if not settings.archive_enabled:
             self._withdraw = lambda: withdraw(log, self._database_url, shards)
 
     def step(self, now_ms: int) -> None:
-        if now_ms >= self._guard_due_ms:
+        self.schema.step(now_ms / 1_000)
+        if self.schema.why_not() is None and now_ms >= self._guard_due_ms:
             self._guard_due_ms = now_ms + GUARD_PERIOD_MS
             try:
                 self._guard.step()
@@ -225,8 +207,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
         threads += 1
     worker = Worker(broker, worker_threads=threads, worker_timeout=POLL_MS)
     heartbeat = Heartbeat(settings, settings.name_of_process("persist-worker"))
-    worker.start()
     heartbeat.start()
+    _await_schema_for_work(database_url, stopping, probes)
+    worker.start()
     # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next time.
     dropping = (stopping, database_url, HistoryRetention.of(settings))
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
@@ -242,6 +225,21 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     if tracer is not None:
         tracer.close()
     _log.info("work stopped")
+
+
+def _await_schema_for_work(database_url: str, stopping: threading.Event, probes: Probes) -> None:
+    """Return when the schema is there or the process should stop: without one, every nudge would fail with a traceback."""
+    wait, database, reason = Wait("the schema"), Reach("the database"), None
+    probes.ready_when("database", lambda: database.why_not() or reason)
+    _database_reachable.labels("persist-worker").set_function(lambda: database.why_not() is None)
+    while True:
+        reason = why_not_migrated(database_url, database)
+        if reason is None:
+            return
+        wait.say(reason)
+        probes.turned()
+        if stopping.wait(SCHEMA_PERIOD_S):
+            return
 
 
 class _Watch:

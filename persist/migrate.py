@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 import structlog
@@ -22,6 +22,13 @@ _LOCK = 0x65786368
 """The advisory lock that one migrator at a time holds."""
 
 
+_CONNECTING: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+"""A migration takes as long as it takes, but not after its server is gone."""
 ATTEMPTS_MAX = 10
 """How often a migration is tried that is in a deadlock with somebody else."""
 TIMESCALEDB_VERSION_MIN = (2, 21)
@@ -77,7 +84,7 @@ def migrate(database_url: str, folder: Traversable | None = None) -> Flavour:
         MigrationError: a migration that was applied has changed or is gone, or a missing one is older than an applied one.
         psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
     """
-    with psycopg.connect(database_url, autocommit=True) as connection, _lock(connection):
+    with psycopg.connect(database_url, autocommit=True, **_CONNECTING) as connection, _lock(connection):
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
             "name text PRIMARY KEY, number integer NOT NULL, flavour text NOT NULL, checksum text NOT NULL, "

@@ -57,6 +57,7 @@ class Nudger:
         self._swept_passed: dict[int, StreamId | None] = dict.fromkeys(self._seen)
         for shard in self._seen:
             _ingest_lag.labels(shard).set_function(partial(self._lag_s, shard))
+            _nudges.labels(shard)
 
     def forget(self) -> None:
         """Nudge again, whatever was said before: after an outage of Redis, a nudge may be lost, or counted though nobody has it."""
@@ -138,6 +139,10 @@ class ArchiveNudger:
         self._queue_size = queue_size
         self._period_ms = period_ms
         self._due_ms: int | None = None
+        self._first_ms: dict[int, int] = {}
+        """When a shard that has no archive yet had committed something; its archive is behind since then."""
+        for shard in self._shards:
+            _archive_lag.labels(shard)
 
     def step(self, now_ms: int) -> None:
         """Nudge when it is time, there is something to do, and no nudge waits."""
@@ -147,9 +152,12 @@ class ArchiveNudger:
         positions = self._log.positions(self._shards)
         archived = {shard: self._archived(shard) for shard in self._shards}
         for shard in self._shards:
-            behind_ms = split_stream_id(positions[shard].stream_id)[0] - split_stream_id(archived[shard])[0]
-            if archived[shard] != STREAM_START:
-                _archive_lag.labels(shard).set(max(0, behind_ms) / 1_000)
+            committed_ms, archived_ms = (
+                split_stream_id(each)[0] for each in (positions[shard].stream_id, archived[shard])
+            )
+            if archived[shard] == STREAM_START:
+                archived_ms = self._first_ms.setdefault(shard, committed_ms) if committed_ms else 0
+            _archive_lag.labels(shard).set(max(0, committed_ms - archived_ms) / 1_000)
         behind = any(_is_before(archived[shard], positions[shard].stream_id) for shard in self._shards)
         if behind and not self._queue_size():
             self._send()

@@ -18,6 +18,7 @@ A market's read models carry the tag of the market's shard.
 | `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
 | `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
+| `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the book by price levels                                      |
 | `depth_diffs:{k}:SYMBOL`  | list     | feeds            | the newest `DepthDiff`s, newest first                         |
@@ -40,6 +41,7 @@ A market's read models carry the tag of the market's shard.
 """
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NewType
 
@@ -75,6 +77,55 @@ TRIMMED: Final = "trimmed"
 """The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed. Without it none were."""
 NOTHING_NEEDED: Final = StreamId("18446744073709551615-0")
 """What a reader has passed that needs nothing at all."""
+
+
+class AfterLoss(StrEnum):
+    """What `exchange restore` does with a key when it rebuilds Redis from the database."""
+
+    REPLACED = "replaced"
+    """Removed; what is needed of it is made anew, by the restore or by the process that writes it."""
+    KEPT = "kept"
+    """Left alone: it says nothing about the shards' state, or expires by itself."""
+
+
+KEYS: Final[Mapping[str, AfterLoss]] = {
+    "in": AfterLoss.REPLACED,
+    "query": AfterLoss.REPLACED,
+    "pos": AfterLoss.REPLACED,
+    "ev": AfterLoss.REPLACED,
+    "out": AfterLoss.REPLACED,
+    "lease": AfterLoss.REPLACED,
+    "standbys": AfterLoss.REPLACED,
+    "snapshots": AfterLoss.REPLACED,
+    "snapshot": AfterLoss.REPLACED,
+    "dead": AfterLoss.KEPT,  # for whoever finds out what went wrong
+    "halted": AfterLoss.REPLACED,
+    "passed": AfterLoss.REPLACED,
+    "guard": AfterLoss.REPLACED,
+    "schema": AfterLoss.KEPT,  # it is about the database
+    "feeds": AfterLoss.REPLACED,
+    "depth": AfterLoss.REPLACED,
+    "depth_diffs": AfterLoss.REPLACED,
+    "book_ticker": AfterLoss.REPLACED,
+    "ticker": AfterLoss.REPLACED,
+    "trades": AfterLoss.REPLACED,
+    "candles": AfterLoss.REPLACED,
+    "closed_candles": AfterLoss.REPLACED,
+    "api_key": AfterLoss.REPLACED,  # it may be older than the database's truth, and so may sessions
+    "session": AfterLoss.REPLACED,
+    "rate": AfterLoss.KEPT,
+    "listen_key": AfterLoss.KEPT,
+    "listen_key_of": AfterLoss.KEPT,
+    "health": AfterLoss.KEPT,
+    "waited": AfterLoss.REPLACED,
+    JOBS_NAMESPACE: AfterLoss.KEPT,  # a nudge too many does no harm
+}
+"""The first part of every key's name. A test compares them with the table above; channels hold nothing, so they are not here."""
+
+
+def after_loss(key: str) -> AfterLoss:
+    """Return what a restore does with a key; what is not ours is kept."""
+    return KEYS.get(key.partition(":")[0], AfterLoss.KEPT)
 
 
 class MarketDataKind(StrEnum):
@@ -150,6 +201,11 @@ def passed(shard: int) -> str:
 def guard(shard: int) -> str:
     """`guard:{k}`."""
     return f"guard:{{{shard}}}"
+
+
+def schema() -> str:
+    """`schema:{0}`; with a hash tag so that all who may read shards' keys may read it."""
+    return "schema:{0}"
 
 
 def feeds_state(shard: int) -> str:

@@ -27,6 +27,9 @@ class Backlog:
         self.halted: frozenset[int] = frozenset()
         self._client = client
         self._reach = reach
+        for shard in range(shard_count):
+            BACKLOG.labels(shard)
+            HALTED.labels(shard)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     def oldest_ms(self) -> int:

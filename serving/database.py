@@ -13,6 +13,7 @@ import structlog
 from functions.errors import unavailable
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
+from runtime.schema import SCHEMA_QUERY
 from serving.outages import database_outages, redis_outages
 from serving.pipelined import pipelined
 
@@ -84,14 +85,29 @@ class PostgresDatabase:
         """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
         with database_outages():
             try:
-                async with self._pool.connection() as connection, connection.cursor() as cursor:
-                    await cursor.execute(statement, parameters)
-                    return await cursor.fetchall() if cursor.description else []
+                return await self._run(statement, parameters)
             except psycopg_pool.TooManyRequests as error:
                 raise unavailable() from error
             except psycopg.errors.QueryCanceled as error:
                 _log.warning("statement took too long", statement=statement)
                 raise unavailable() from error
+
+    async def migration_number(self) -> int:
+        """Return the number of the newest migration; 0 where nothing was ever migrated.
+
+        Raises:
+            psycopg.Error, psycopg_pool.PoolTimeout: the database cannot be reached, or refuses.
+        """
+        try:
+            rows = await self._run(SCHEMA_QUERY, None)
+        except psycopg.errors.UndefinedTable:
+            return 0
+        return int(rows[0][0])
+
+    async def _run(self, statement: LiteralString, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            await cursor.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
 
     async def catch_up(self, shard: int) -> None:
         """Wait, for about a second at most, until the database holds all that the shard has said so far."""

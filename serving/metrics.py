@@ -62,7 +62,10 @@ class FunctionMetrics:
     def __init__(self, name: str) -> None:
         self._name = name
         self._latency = LATENCY.labels(name)
-        self._by_status: dict[int, Callable[[], None]] = {}
+        # At 0, so that the first failure is seen as an increase.
+        self._by_status: dict[int, Callable[[], None]] = {
+            status: REQUESTS.labels(name, str(status)).inc for status in (200, 500, 503)
+        }
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request."""

@@ -5,9 +5,10 @@ The library's asyncio client spends more on one small pipeline than everything e
 """
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar, cast
 
 import hiredis
 import structlog
@@ -18,11 +19,21 @@ from runtime.redis_clients import RedisOutage, asyncio_finder, is_passing, parse
 Reply = object
 """What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
 OnReply = Callable[[Reply], None]
+T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S: Final = 2.0
+"""For finding the server and the connection to it. What is asked then takes as long as it takes, as long as replies come."""
+_SETUP_SILENCE_S: Final = 2.0
+"""How long a new connection may say nothing although it was asked something."""
+CHANNELS_PER_COMMAND: Final = 1_000
+"""A SUBSCRIBE of so many keeps the server from everything else for a millisecond or two."""
+CHANNELS_UNCONFIRMED_MAX: Final = 4_000
+"""Subscriptions on their way at once: some 100 kB of commands, and 200 kB of replies that the server has to buffer."""
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5)
 _PING_S: Final = 1.0
 _SILENCE_MAX_S: Final = 4.0
+_LOG_EVERY_S: Final = 10.0
+"""How often an outage that goes on is logged."""
 
 _log = structlog.get_logger()
 
@@ -59,6 +70,9 @@ class RedisLink(asyncio.Protocol):
         self._early: list[tuple[bytes, bytes]] = []
         self._lost = asyncio.Event()
         self._heard = False
+        self._unconfirmed = 0
+        self._progress = asyncio.Event()
+        self._refusal: Exception | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -101,6 +115,7 @@ class RedisLink(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._reader = hiredis.Reader()
         self._early = []
+        self._unconfirmed, self._refusal = 0, None
         self._lost.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -139,23 +154,33 @@ class RedisLink(asyncio.Protocol):
         self._lost.set()
 
     async def _keep(self) -> None:
-        failures = 0
+        now_s = asyncio.get_running_loop().time
+        failures, since_s, logged_s = 0, 0.0, 0.0
         while True:
             try:
-                await asyncio.wait_for(self._connect(), _CONNECT_TIMEOUT_S)
-                failures = 0
+                await asyncio.wait_for(self._open(), _CONNECT_TIMEOUT_S)
+                await self._set_up()
             except (*RedisOutage, hiredis.ReplyError, TimeoutError) as error:
                 if self._transport is not None:
                     self._transport.abort()
                 if not failures:
-                    _log.warning("redis unreachable", error=str(error))
+                    since_s = now_s()
+                if not failures or now_s() - logged_s >= _LOG_EVERY_S:
+                    logged_s = now_s()
+                    reason = str(error) or f"no connection within {_CONNECT_TIMEOUT_S:.0f} s"
+                    _log.warning(
+                        "redis unreachable", error=reason, attempts=failures + 1, seconds=_rounded(now_s() - since_s)
+                    )
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
                 continue
+            if failures:
+                _log.info("redis reached again", attempts=failures + 1, seconds=_rounded(now_s() - since_s))
+            failures = 0
             await self._watch()
             _log.warning("redis connection lost")
 
-    async def _connect(self) -> None:
+    async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         options = self._options
         if options.get("connection_class") is UnixDomainSocketConnection:
@@ -170,14 +195,16 @@ class RedisLink(asyncio.Protocol):
                 int(port),
                 ssl=True if options.get("connection_class") is SSLConnection else None,
             )
+
+    async def _set_up(self) -> None:
+        options = self._options
         if options.get("password"):
             await self._ask("AUTH", str(options.get("username") or "default"), str(options["password"]))
         if options.get("db"):
             await self._ask("SELECT", int(options["db"]))
         # LOADING and MOVED are answers to this, so a server that is still reading its files, or lost its keys, does not count.
         await self._ask("EXISTS", self._key)
-        for channel in list(self._channels):
-            await self._ask("SUBSCRIBE", channel)
+        await self._subscribe_all()
         self.ready = True
         if self.on_ready is not None:
             self.on_ready()
@@ -186,13 +213,69 @@ class RedisLink(asyncio.Protocol):
             for message in early:
                 self._on_message(*message)
 
+    async def _subscribe_all(self) -> None:
+        """Subscribe to every channel, also to those that come and go meanwhile; a slice per command, several on their way."""
+        subscribed: dict[str, None] = {}
+        while missing := [channel for channel in self._channels if channel not in subscribed]:
+            for channels in _slices(missing):
+                await self._confirmed(CHANNELS_UNCONFIRMED_MAX - len(channels))
+                self._write_for_all("SUBSCRIBE", channels)
+            await self._confirmed(0)
+            subscribed |= dict.fromkeys(missing)
+        for channels in _slices([channel for channel in subscribed if channel not in self._channels]):
+            self._write_for_all("UNSUBSCRIBE", channels)
+
+    def _write_for_all(self, command: str, channels: list[str]) -> None:
+        """Send one command for many channels; each of them gets a reply of its own."""
+        if self._transport is None:
+            raise ConnectionError("connection to Redis lost")
+        self._unconfirmed += len(channels)
+        self._waiting.extend(itertools.repeat(self._confirm, len(channels)))
+        self._transport.write(packed(command, *channels))
+
+    def _confirm(self, reply: Reply) -> None:
+        self._unconfirmed -= 1
+        if isinstance(reply, Exception):
+            self._refusal = reply
+        self._progress.set()
+
+    async def _confirmed(self, unconfirmed_max: int) -> None:
+        """Return when no more than `unconfirmed_max` subscriptions are on their way.
+
+        Raises:
+            TimeoutError: Redis has fallen silent.
+            hiredis.ReplyError: it refuses; a whole command is refused with one reply, so the connection is of no more use.
+        """
+        while self._refusal is None and self._unconfirmed > unconfirmed_max:
+            self._progress.clear()
+            await self._unless_silent(asyncio.ensure_future(self._progress.wait()))
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def _unless_silent(self, waiting: "asyncio.Future[T]") -> T:
+        """Return the result of `waiting`.
+
+        Raises:
+            TimeoutError: the connection has said nothing for `_SETUP_SILENCE_S`.
+        """
+        try:
+            while True:
+                self._heard = False
+                await asyncio.wait((waiting,), timeout=_SETUP_SILENCE_S)
+                if waiting.done():
+                    return waiting.result()
+                if not self._heard:
+                    raise TimeoutError(f"Redis has said nothing for {_SETUP_SILENCE_S:.0f} s")
+        finally:
+            waiting.cancel()
+
     async def _ask(self, *parts: bytes | str | int) -> Reply:
         if self._transport is None:
             raise ConnectionError("connection to Redis lost")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append(lambda reply: None if future.done() else future.set_result(reply))
         self._transport.write(packed(*parts))
-        reply = await future
+        reply = await self._unless_silent(future)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -215,6 +298,15 @@ class RedisLink(asyncio.Protocol):
                     self._transport.write(packed("PING"))
             else:
                 return
+
+
+def _slices(channels: list[str]) -> Iterable[list[str]]:
+    for start in range(0, len(channels), CHANNELS_PER_COMMAND):
+        yield channels[start : start + CHANNELS_PER_COMMAND]
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 1)
 
 
 def _ignore(_reply: Reply) -> None:

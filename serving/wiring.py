@@ -27,6 +27,7 @@ from serving.read_models import RedisReadModels
 from serving.redis_link import RedisLink
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
+from serving.schema_watch import SchemaWatch
 from serving.secret_box import SecretBox, master_key
 
 _REDIS_CONNECTIONS_MAX: Final = 50
@@ -81,6 +82,10 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         database = PostgresDatabase(settings.resolved_database_url(), client)
         await database.start()
         stack.push_async_callback(database.close)
+        schema = SchemaWatch(database, client)
+        stack.push_async_callback(schema.close)
+        # Once: what is answered while the database is away is for the functions to say.
+        probes.ready_when("schema", schema.why_not, once=True)
         limits = RateLimits(settings)
         stack.push_async_callback(RateLimitExchange(limits, client, now_ms).close)
         key_values = RedisKeyValues(client)

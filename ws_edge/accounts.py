@@ -32,6 +32,8 @@ from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
 
 _READ_ENTRIES: Final = 500
+_CAUGHT_UP_AT_ONCE: Final = 1_000
+"""Accounts that are caught up before everything else has a turn."""
 _SUBSCRIBE_S: Final = 3.0
 _RETRY_S: Final = 0.2
 
@@ -229,10 +231,13 @@ class AccountStreams:
                     account_id = _account_of(event)
                     if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
                         found[account_id].append(event)
-        if reconnections != self._reconnections or not self._links.of(shard).ready:
-            return  # more may have been missed meanwhile
-        for account_id, account in accounts.items():
-            self._tell(account, found[account_id])
+        for number, (account_id, account) in enumerate(accounts.items()):
+            if number % _CAUGHT_UP_AT_ONCE == 0:
+                await asyncio.sleep(0)
+                if reconnections != self._reconnections or not self._links.of(shard).ready:
+                    return  # more may have been missed meanwhile; who is still behind is caught up from where it stands
+            if account_id in found:
+                self._tell(account, found[account_id])
             account.move_to(published)
             waiting, account.waiting, account.is_behind = account.waiting, [], False
             for position, events in waiting:

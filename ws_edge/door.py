@@ -1,7 +1,6 @@
 """Who may come in: paths, streams and listenKeys that exist, and so many connections."""
 
 from http import HTTPStatus
-from typing import Final
 
 import msgspec
 from websockets.datastructures import Headers
@@ -16,8 +15,6 @@ from ws_edge.connection import EdgeConnection
 from ws_edge.hub import Hub
 from ws_edge.proxies import TrustedProxies
 from ws_edge.subscriptions import STREAMS_MAX, is_listen_key, is_stream, parse_target
-
-_UNKNOWN_PATH: Final = ApiError(-1020, "This operation is not supported.", HTTPStatus.NOT_FOUND)
 
 
 class Doorkeeper:
@@ -52,7 +49,7 @@ class Doorkeeper:
             raise unavailable()
         target = parse_target(request.path)
         if target is None:
-            raise _UNKNOWN_PATH
+            raise _path_unknown()
         address = self._address(connection, request)
         if len(self._hub.connections) >= self._settings.ws_connections_max:
             raise ApiError(-1008, "Too many connections.", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -74,6 +71,10 @@ class Doorkeeper:
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
         return self._proxies.client_of(str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For"))
+
+
+def _path_unknown() -> ApiError:
+    return ApiError(-1020, "This operation is not supported.", HTTPStatus.NOT_FOUND)
 
 
 def _no_stream(name: str) -> ApiError:

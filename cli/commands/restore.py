@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Final
 
 import msgspec
 import psycopg
@@ -24,6 +25,11 @@ from runtime import redis_clients
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
+GO_ON: Final = (
+    "Redis is restored. Start the exchange again, and it goes on from here: `exchange up` where it runs by itself, "
+    "`docker compose up` with Compose; on Kubernetes apply the manifests again."
+)
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only work out what would be restored, and what would be missing.")
@@ -34,8 +40,8 @@ from runtime.settings import Settings, SettingsError
 def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     """Rebuild what Redis held from the database, after it was wiped or has lost its end.
 
-    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is archived; `exchange up`
-    goes on from there. What Redis has of the shards is replaced; people sign in anew, API keys stay.
+    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is archived; the
+    exchange goes on from there when it is started again. What Redis has of the shards is replaced; people sign in anew, API keys stay.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
@@ -55,7 +61,7 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
             "Nothing was restored: the database knows of orders and trades that its archive does not lead to (above). Bring "
             "Redis's own data back if there are any; --accept-loss restores without them, and marks them as lost."
         )
-    console.print("`exchange up` goes on from here." if restored else "Nothing was written.")
+    console.print(GO_ON if restored else "Nothing was written.")
 
 
 def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: bool) -> tuple[Plan, bool]:

@@ -4,7 +4,7 @@ import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
 from cli.live_status import watch
-from cli.probes import accepts_orders, frontend_note, halts, lags_ms
+from cli.probes import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.processes import metrics_urls, urls
 from cli.state import ProcessStatus, read_state
 
@@ -17,7 +17,7 @@ from cli.state import ProcessStatus, read_state
 def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
-    Ready means: every process runs, the gateway answers, and so does every shard.
+    Ready means: every process runs, every gateway answers a ping, every edge opens a WebSocket, and every shard answers.
 
     --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the streams.
     """
@@ -28,10 +28,17 @@ def status(as_json: bool, is_watching: bool) -> None:
     state = read_state(settings)
     processes = state.processes if state else []
     all_running = bool(processes) and all(process.state is ProcessStatus.RUNNING for process in processes)
-    ready = all_running and accepts_orders(settings)
+    doors = serving(settings) if processes else {}
+    ready = all_running and all(doors.values()) and shards_answer(settings, TIMEOUT_S)
     if as_json:
         rows = [
-            {"name": each.name, "pid": each.pid or None, "state": each.state, "restarts": each.restarts}
+            {
+                "name": each.name,
+                "pid": each.pid or None,
+                "state": each.state,
+                "restarts": each.restarts,
+                "answers": doors.get(each.name),
+            }
             for each in processes
         ]
         halted = {str(shard): halt.reason for shard, halt in halts(settings).items()} if processes else {}
@@ -54,7 +61,9 @@ def status(as_json: bool, is_watching: bool) -> None:
     table.columns[1].justify = "left"
     for process in processes:
         behind = f"{lags[process.name]} ms" if process.name in lags else ""
-        table.add_row(process.name, process.state, str(process.pid or ""), str(process.restarts), behind)
+        silent = process.state is ProcessStatus.RUNNING and doors.get(process.name) is False
+        state_text = f"{process.state}, does not answer" if silent else process.state
+        table.add_row(process.name, state_text, str(process.pid or ""), str(process.restarts), behind)
     console.print(table)
     console.print()
     for name, url in urls(settings).items():

@@ -49,8 +49,7 @@ class Api:
 
     def send(self, method: str, path: str, query: str) -> httpx.Response:
         """Sign `query` as it is, and send it."""
-        signature = hmac.new(self.secret.encode(), query.encode(), hashlib.sha256).hexdigest()
-        return self.http.request(method, f"{path}?{query}&signature={signature}")
+        return self.http.request(method, f"{path}?{query}&signature={signature_of(self.secret, query)}")
 
     def order(self, symbol: str, side: str, order_type: str, **parameters: str | int) -> Any:
         """Place an order; a LIMIT order is GTC unless it says otherwise."""
@@ -114,6 +113,11 @@ def refused(code: int, message: str) -> Iterator[None]:
     with pytest.raises(RefusedError) as refusal:
         yield
     assert (refusal.value.code, refusal.value.message) == (code, message)
+
+
+def signature_of(secret: str, query: str) -> str:
+    """Return the HMAC signature of a query."""
+    return hmac.new(secret.encode(), query.encode(), hashlib.sha256).hexdigest()
 
 
 def now_ms() -> int:

@@ -38,6 +38,7 @@ class Running:
         self._settings |= {name: str(free_port()) for name in ("rest_port", "ws_port")}
         self._stack = stack
         self.rest_url = f"http://127.0.0.1:{self._settings['rest_port']}"
+        self.ws_port = int(self._settings["ws_port"])
         self.ports: dict[str, int] = {}
         self.pids: dict[str, int] = {}
 

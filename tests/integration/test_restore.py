@@ -25,9 +25,10 @@ from protocol.events import Event, OrderAccepted, OrderClosed, OrderFilled, Trad
 from protocol.lease import Leader, Standby
 from protocol.market import MarketMap
 from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
-from protocol.streams import split_stream_id
+from protocol.streams import AfterLoss, after_loss, split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
+from tests.keys import described, examples
 from tests.market_log import market_map
 from tests.worked_log import CLOSED_ORDERS_MAX, WorkedLog
 
@@ -356,3 +357,27 @@ def test_workers_of_any_name_count_as_running(redis_url: str) -> None:
     log.announce(1, Standby("engine-1-1", 7))
     assert running_engines(log, 3) == {"engine-1-0", "engine-1-1"}
     log.close()
+
+
+def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None:
+    """Every key of the table holds something of before: afterwards it is gone or made anew, unless it is kept on purpose."""
+    exchange = make(7, 1)
+    exchange.trading.trade(50)
+    exchange.archiver.step()
+    exchange.trading.save_snapshots()
+    exchange.ingest()
+    exchange.client.flushall()
+    keys = [key for pattern, kind in described() if kind != "channel" for key in examples(pattern, 0)]
+    for key in [*keys, "somebody:else"]:
+        exchange.client.set(key, "stale")
+    assert exchange.restore() == []
+    stale = {key for key in keys if exchange.client.type(key) == b"string" and exchange.client.get(key) == b"stale"}
+    assert stale == {key for key in keys if after_loss(key) is AfterLoss.KEPT}
+    assert exchange.client.get("somebody:else") == b"stale"
+    # What is kept must not be in the way of what comes next.
+    for key in stale:
+        exchange.client.delete(key)
+    exchange.trading.restart()
+    exchange.trading.trade(20)
+    exchange.feed()
+    assert exchange.read_models().keys() == {market.symbol for market in exchange.markets.markets}

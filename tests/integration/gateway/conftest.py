@@ -51,6 +51,21 @@ class Processes:
             else:
                 return url
 
+    def edge(self) -> str:
+        """Start an edge and return its URL once it answers."""
+        port = free_port()
+        process = self._start("ws_edge.main", RATE_LIMITS_ENABLED="false", WS_PORT=str(port))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/")
+            except httpx.TransportError:
+                assert process.poll() is None, "the edge ended"
+                assert time.monotonic() < deadline, "the edge does not answer"
+                time.sleep(POLL_S)
+            else:
+                return f"ws://127.0.0.1:{port}"
+
     def pretend_ingested(self) -> None:
         """Say that the database holds everything; nobody ingests here, and questions about history would wait for it."""
         with psycopg.connect(self.database_url) as connection:

@@ -7,10 +7,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from persist.main import await_schema
 from persist.migrate import Flavour, MigrationError, migrate, missing_migrations
 from protocol.market_data import INTERVALS
-from runtime.settings import PREFIX, Settings
+from runtime.settings import PREFIX
 from tests.integration.persist.stored import query
 
 
@@ -114,11 +113,6 @@ def test_a_new_version_waits_until_it_is_migrated(empty_url: str) -> None:
     finally:
         waiting.kill()
         waiting.wait()
-
-
-def test_a_database_that_is_away_is_not_waited_for() -> None:
-    nobody = Settings(database_url="postgresql://exchange:none@127.0.0.1:1/exchange")
-    await_schema(nobody, database_s=0.0)
 
 
 def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_path: Path) -> None:

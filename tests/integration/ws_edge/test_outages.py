@@ -184,7 +184,7 @@ async def test_what_is_said_while_a_link_subscribes_comes_after_it_is_ready(redi
 
     link = RedisLink(redis_url, on_message=lambda _channel, payload: heard.append(int(payload)))
     link.on_ready = ready
-    for number in range(200):
+    for number in range(50_000):
         link.subscribe(f"channel-{number}")
     async with asyncio.timeout(TIMEOUT_S), redis.asyncio.Redis.from_url(redis_url) as client:
         await link.start()

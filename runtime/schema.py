@@ -1,0 +1,39 @@
+"""The database's schema that this version needs, and the note in Redis that it was seen.
+
+The note is what a process goes by that starts while the database is away: where the schema was seen before, it may serve what needs
+no database, orders above all. Without the note it is not ready: the exchange may never have had a schema.
+"""
+
+from typing import Any, Final, LiteralString
+
+import redis
+
+from protocol import streams
+
+SCHEMA_NUMBER: Final = 4
+"""The newest migration's. A test compares it with the files in persist/schema."""
+SCHEMA_QUERY: Final[LiteralString] = "SELECT coalesce(max(number), 0) FROM schema_migrations"
+"""Fails with UndefinedTable where nothing was ever migrated; see persist/migrate.py."""
+
+
+def why_schema_lacks(number: int) -> str | None:
+    """Return what a database lacks whose newest migration is `number`, or None."""
+    if number >= SCHEMA_NUMBER:
+        return None
+    return f"the database has no schema of this version: its newest migration is {number}, {SCHEMA_NUMBER} is needed"
+
+
+def noted_schema(note: object) -> int:
+    """Return the number that `streams.schema()` holds; 0: no schema was seen yet."""
+    return int(note) if isinstance(note, bytes) and note.isdigit() else 0
+
+
+def read_schema(client: redis.Redis) -> int:
+    """Return the number of the newest schema that was ever seen."""
+    note: Any = client.get(streams.schema())
+    return noted_schema(note)
+
+
+def note_schema(client: redis.Redis) -> None:
+    """Note that a database with the schema of this version was seen."""
+    client.set(streams.schema(), SCHEMA_NUMBER)

@@ -1,0 +1,111 @@
+"""A database that answers and lacks its tables, as before the first migration: 503 with Retry-After, never a 500, no traceback."""
+
+import json
+from typing import Final
+
+import httpx
+import psycopg
+import pytest
+from websockets.sync.client import connect
+
+from functions.catalog import FUNCTIONS
+from functions.function import Function, Security
+from tests.e2e.api import Api, now_ms, signature_of
+from tests.integration.gateway.conftest import Processes
+
+VALUES: Final = {
+    "symbol": "BTCUSDT",
+    "interval": "1m",
+    "side": "BUY",
+    "type": "LIMIT",
+    "timeInForce": "GTC",
+    "quantity": "0.001",
+    "price": "20000",
+    "orderId": "999999",
+    "apiKey": "k" * 64,
+    "listenKey": "l" * 64,
+}
+CREDENTIALS: Final = {"email": "someone@example.com", "password": "a long password"}
+BODIES: Final = {
+    "email": "other@example.com",
+    "password": "a long password",
+    "label": "test",
+    "asset": "USDT",
+    "amount": "1",
+}
+NEED_THE_DATABASE: Final = {
+    ("POST", "/api/v1/signup"),
+    ("POST", "/api/v1/signin"),
+    ("GET", "/api/v1/me"),
+    ("GET", "/api/v1/api-keys"),
+    ("POST", "/api/v1/api-keys"),
+    ("GET", "/api/v3/klines"),
+    ("GET", "/api/v3/avgPrice"),
+    ("GET", "/api/v3/aggTrades"),
+    ("GET", "/api/v3/historicalTrades"),
+    ("GET", "/api/v3/myTrades"),
+    ("GET", "/api/v3/allOrders"),
+    ("GET", "/api/v3/order"),
+}
+
+
+def take_the_schema_away(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER SCHEMA public RENAME TO away")
+        connection.execute("CREATE SCHEMA public")
+
+
+def called(api: Api, token: str, function: Function) -> httpx.Response:
+    """Call a function with what it needs and nothing else."""
+    names = {each.name for each in function.parameters}
+    # Asked for by number, so that the shard does not know it and the database is asked.
+    wanted = {each.name for each in function.parameters if each.required} | ({"orderId", "apiKey", "listenKey"} & names)
+    if function.places_order:
+        wanted |= {"timeInForce", "quantity", "price"}
+    query = "&".join(f"{name}={VALUES[name]}" for name in sorted(wanted))
+    if function.security is Security.SIGNED:
+        query = f"{query}&timestamp={now_ms()}".lstrip("&")
+        query += f"&signature={signature_of(api.secret, query)}"
+    headers = {"Authorization": f"Bearer {token}"} if function.security is Security.SESSION else {}
+    body = {"json": BODIES} if function.body is not None else {}
+    return api.http.request(function.method, f"{function.path}?{query}".rstrip("?"), headers=headers, **body)  # type: ignore[arg-type]
+
+
+def test_every_function_says_that_it_is_not_available(processes: Processes, capfd: pytest.CaptureFixture[str]) -> None:
+    processes.shards()
+    url = processes.gateway()
+    with httpx.Client(base_url=url) as http:
+        http.post("/api/v1/signup", json=CREDENTIALS).raise_for_status()
+        token = http.post("/api/v1/signin", json=CREDENTIALS).json()["token"]
+        keys = http.post("/api/v1/api-keys", json={"label": "x"}, headers={"Authorization": f"Bearer {token}"}).json()
+    api = Api(url, keys["apiKey"], keys["secret"])
+    api.signed("GET", "/api/v3/account")  # Redis has the key from now on
+    take_the_schema_away(processes.database_url)
+    refused = set()
+    for function in sorted(FUNCTIONS, key=lambda each: each.path == "/api/v1/signout"):
+        response = called(api, token, function)
+        assert response.status_code in (200, 400, 401, 404, 409, 503), (function.path, response.text)
+        if response.status_code == 503:
+            assert response.json()["code"] == -1001, function.path
+            assert int(response.headers["retry-after"]) >= 1, function.path
+            refused.add((function.method, function.path))
+    assert refused >= NEED_THE_DATABASE
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_the_websocket_api_says_so_too(processes: Processes, capfd: pytest.CaptureFixture[str]) -> None:
+    edge = processes.edge()
+    take_the_schema_away(processes.database_url)
+    requests = {
+        "klines": {"symbol": "BTCUSDT", "interval": "1m"},
+        "avgPrice": {"symbol": "BTCUSDT"},
+        "trades.aggregate": {"symbol": "BTCUSDT"},
+        "trades.historical": {"symbol": "BTCUSDT", "apiKey": "k" * 64},
+        "account.status": {"apiKey": "k" * 64, "timestamp": now_ms(), "signature": "0" * 64},
+    }
+    with connect(f"{edge}/ws-api/v3") as client:
+        for method, parameters in requests.items():
+            client.send(json.dumps({"id": method, "method": method, "params": parameters}))
+            answer = json.loads(client.recv(timeout=20))
+            assert (answer["id"], answer["status"], answer["error"]["code"]) == (method, 503, -1001), answer
+    assert "Traceback" not in "".join(capfd.readouterr())

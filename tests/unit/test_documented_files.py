@@ -1,0 +1,23 @@
+"""What the documents tell to back up are files that there are."""
+
+import re
+from pathlib import Path
+
+from cli import embedded
+from runtime.settings import Settings
+from serving.secret_box import master_key
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_the_files_to_back_up_are_those_of_the_data_folder(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    embedded.make_data_dir(settings)
+    master_key(settings)
+    backups = OPERATIONS.read_text("utf-8").partition("## Backups")[2].partition("\n## ")[0]
+    names = re.search(r"data folder's ((?:`[^`]+`(?:, | and )?)+)", backups)
+    assert names is not None
+    files = re.findall(r"`([^`]+)`", names[1])
+    assert set(files) == {"master.key", "password"}
+    for file in files:
+        assert (settings.data_dir / file).is_file(), file
