@@ -480,14 +480,21 @@ def _openapi(kinds: list[Kind]) -> Object:
     return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.32.0"}, "paths": paths}
 
 
+def _is_selected(labels: Mapping[str, str], part: str) -> bool:
+    """Return whether labels meet one requirement: `key`, `key=value`, `key!=value` or `key in (value,value)`."""
+    if several := re.fullmatch(r"(\S+) in \((.*)\)", part):
+        return labels.get(several[1]) in [each.strip() for each in several[2].split(",")]
+    key, equals, wanted = part.replace("==", "=").partition("=")
+    if key.endswith("!"):
+        return labels.get(key[:-1]) != wanted
+    return labels.get(key) == wanted if equals else key in labels
+
+
 def _matches(value: Object, query: Mapping[str, list[str]]) -> bool:
     labels = value["metadata"].get("labels", {})
     for selector in query.get("labelSelector", []):
-        for part in filter(None, selector.split(",")):
-            key, has_value, wanted = part.replace("==", "=").partition("=")
-            if (key.endswith("!") and labels.get(key[:-1]) == wanted) or (
-                not key.endswith("!") and (labels.get(key) != wanted if has_value else key not in labels)
-            ):
+        for part in filter(None, re.split(r",(?![^(]*\))", selector)):
+            if not _is_selected(labels, part):
                 return False
     for selector in query.get("fieldSelector", []):
         key, _, wanted = selector.partition("=")

@@ -22,7 +22,7 @@ from tests.deploy.rendered import ROOT
 RUNS: Final = int(os.environ.get("TEST_RESTARTS", "1"))
 TTL_S: Final = 30
 """How long CoreDNS and the caches of nodes keep an answer, as kubeadm sets them up."""
-CONTROL_TTL_S: Final = 30 if RUNS > 1 else 8
+CONTROL_TTL_S: Final = 30 if RUNS > 1 else 6
 NAMESPACES: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 BUSY_S: Final = 1.5
 """What a machine that runs other tests at the same time may add to each goal."""

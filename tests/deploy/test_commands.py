@@ -100,7 +100,11 @@ def test_what_is_said_for_real_works(tree: Path) -> None:
             for each in server.beside["restore"]
             if not each.startswith(("redis-", "sentinel-", "frontend-", "migrate-"))
         ] == []
-        scaled = {each["metadata"]["name"]: each.get("spec", {}).get("replicas") for each in server.objects.values()}
+        scaled = {
+            each["metadata"]["name"]: each["spec"].get("replicas")
+            for (plural, _, _), each in server.objects.items()
+            if plural in ("deployments", "statefulsets")
+        }
         assert {name: scaled[name] for name in ("engine-0", "gateway-orders", "feeds", "persist-worker")} == {
             "engine-0": 2,
             "gateway-orders": 2,
