@@ -17,6 +17,9 @@ PEER: Final = "redis-1"
 SENTINELS: Final = ("sentinel-0", "sentinel-1", "sentinel-2")
 PATIENCE_S: Final = 1
 WAITS: Final = "waits"
+SOON_S: Final = 1.5
+"""So long is one watched that should wait, and LATE_S one that should start: a machine may be busy."""
+LATE_S: Final = 20.0
 CLI: Final = """#!/bin/sh
 # Prints the file HOST-COMMAND; fails when there is none, as when the host does not answer.
 while [ $# -gt 0 ]; do
@@ -86,11 +89,27 @@ class Pod:
         for name, text in wanted.items():
             (self._folder / "answers" / name).write_text(text, "utf-8")
 
-    def start(self, state: State, patience_s: int = 3600, timeout_s: float = 1.5) -> str:
+    def start(self, state: State, patience_s: int = 3600, timeout_s: float = LATE_S) -> str:
         """Return the address that it is a replica of, `SELF` when it is the master, or `WAITS`."""
         self.become(state)
         if state.has_data:
             (self._folder / "data" / "appendonlydir").mkdir(exist_ok=True)
+        process = self._process(patience_s)
+        try:
+            said, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return WAITS
+        assert process.returncode == 0, said
+        return next((line.split()[1] for line in said.splitlines() if line.startswith("replicaof ")), SELF)
+
+    def run(self) -> str:
+        """Start it, and return its output."""
+        said, _ = self._process().communicate(timeout=10)
+        return said
+
+    def _process(self, patience_s: int = 0) -> subprocess.Popen[str]:
         environment = {
             "PATH": f"{self._folder / 'programs'}:{os.environ['PATH']}",
             "ANSWERS": str(self._folder / "answers"),
@@ -105,17 +124,8 @@ class Pod:
             "PERIOD_S": "0.1",
             "WATCH_S": "0",
         }
-        process = subprocess.Popen(
-            ["sh", str(self._folder / "start-redis.sh")], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            said, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return WAITS
-        assert process.returncode == 0, said
-        return next((line.split()[1] for line in said.splitlines() if line.startswith("replicaof ")), SELF)
+        command = ["sh", str(self._folder / "start-redis.sh")]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def script() -> str:
@@ -158,7 +168,7 @@ TABLE: Final = [
 
 @pytest.mark.parametrize(("state", "becomes"), TABLE)
 def test_a_redis_starts_as_the_table_says(state: State, becomes: str, tmp_path: Path) -> None:
-    assert Pod(tmp_path, script()).start(state) == becomes
+    assert Pod(tmp_path, script()).start(state, timeout_s=SOON_S if becomes == WAITS else LATE_S) == becomes
 
 
 AFTERWARDS: Final = [
@@ -175,7 +185,36 @@ AFTERWARDS: Final = [
 
 @pytest.mark.parametrize(("state", "becomes"), AFTERWARDS)
 def test_patience_ends_only_where_nothing_can_be_lost(state: State, becomes: str, tmp_path: Path) -> None:
-    assert Pod(tmp_path, script()).start(state, PATIENCE_S, timeout_s=PATIENCE_S + 3) == becomes
+    timeout_s = PATIENCE_S + (SOON_S if becomes == WAITS else LATE_S)
+    assert Pod(tmp_path, script()).start(state, PATIENCE_S, timeout_s) == becomes
+
+
+WITH_REPLICA: Final = "master\n812\nredis-9\n6379\n812\n"
+ALONE: Final = "master\n0\n\n"
+REPLICA: Final = "slave\nredis-9\n6379\nconnected\n812\n"
+
+
+@pytest.mark.parametrize(
+    ("roles", "master"),
+    [
+        ({}, SELF),
+        ({SELF: ALONE, PEER: ALONE}, SELF),
+        ({SELF: WITH_REPLICA, PEER: REPLICA}, SELF),
+        ({SELF: REPLICA, PEER: WITH_REPLICA}, PEER),
+        ({PEER: WITH_REPLICA}, PEER),
+        ({PEER: ALONE}, SELF),
+    ],
+)
+def test_a_sentinel_without_a_disk_finds_the_master(roles: Mapping[str, str], master: str, tmp_path: Path) -> None:
+    sentinel = (SCRIPTS / "start-sentinel.sh").read_text("utf-8")
+    pod = Pod(tmp_path, sentinel)
+    for node, text in roles.items():
+        (tmp_path / "answers" / f"{node}-role").write_text(text, "ascii")
+    said = pod.run()
+    assert f"sentinel monitor exchange {master} 6379 2\n" in said
+    for each in (tmp_path / "answers").iterdir():
+        each.unlink()
+    assert pod.run() == said  # what it knows it keeps
 
 
 @pytest.mark.parametrize("before", [State(), State(masters=FAILOVER, peer_role="slave", peer_keys="7"), State(())])
@@ -183,7 +222,7 @@ def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(before: 
     pod = Pod(tmp_path, script())
     promoted = threading.Timer(0.5, pod.become, [State(masters=(PEER,) * 3, peer_role="master", peer_keys="7")])
     promoted.start()
-    assert pod.start(before, timeout_s=5) == PEER
+    assert pod.start(before) == PEER
     promoted.join()
 
 

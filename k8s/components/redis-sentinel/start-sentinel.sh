@@ -16,7 +16,7 @@ if [ ! -s "$data/sentinel.conf" ]; then
     master=${NODES%% *}
     for node in $NODES; do
         # "master", its offset, and three lines for each replica.
-        [ "$(role "$node" | awk 'NR == 1 { role = $0 } END { print role, NR > 2 }')" != "master 1" ] || master=$node
+        [ "$(role "$node" | awk 'NR == 1 || (NR == 3 && $0 != "") { printf "%s ", NR == 1 ? $0 : "with" }')" != "master with " ] || master=$node
     done
     {
         cat "$CONFIGURATION/sentinel.conf"
