@@ -42,6 +42,7 @@ RETURN_S: Final = 2.0
 EVERY_S: Final = 0.02
 QUIET_S: Final = 3.0
 """So long must everything have been well before and after."""
+WELL_ANSWERS: Final = 10
 DEADLINE_S: Final = 120.0
 READY: Final = {"redis": 6379, "database": 5432, "sentinel": 26379}
 SENTINELS: Final = ("sentinel-0", "sentinel-1", "sentinel-2")
@@ -308,8 +309,9 @@ class Exchange:
             sent_s = time.monotonic()
             try:
                 status = ask().status_code
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
                 status = 0
+                sys.stderr.write(f"{error!r}\n")
             answers.append((sent_s, time.monotonic(), status))
 
         def all_of_them() -> None:
@@ -319,7 +321,7 @@ class Exchange:
         asking = threading.Thread(target=all_of_them)
         asking.start()
         try:
-            time.sleep(0.5)
+            eventually("answers", lambda: len(answers) > WELL_ANSWERS)
             assert {status for _, _, status in answers} == {200}, answers
             ended_s = disturb()
 
