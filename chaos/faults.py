@@ -14,22 +14,43 @@ from chaos import collecting
 from chaos.database import Database
 from chaos.plan import Fault, FaultKind, choose
 from chaos.sabotage import Break, command_of
+from cli import embedded_redis
 from cli.own_exchange import OwnExchange
 from cli.processes import ProcessSpec, engines
 from cli.state import ProcessState
 from cli.supervisor import end_with_parent
-from runtime.settings import PREFIX
+from runtime import redis_clients
+from runtime.settings import PREFIX, Settings
 
 LOOK_EVERY_S: Final = 0.02
 SPARED: Final = ("mm", "frontend")
 """Who is no part of the promise."""
 POSTGRES: Final = "postgres"
 REDIS: Final = "redis"
+SENTINEL: Final = "redis-sentinel"
 RIVAL_STOP_S: Final = 20.0
 RIVAL_LEADS_S: Final = 30.0
 """How long another leader may take to take over; the paused one is paused for so long."""
 AFTERMATH_SHARE: Final = 0.05
 """Of the orders, so many are placed after the last fault."""
+
+
+def redis_to_kill(settings: Settings) -> list[str]:
+    """Return the names of the servers that may be killed now; none: there is none until Redis has got over what happened before.
+
+    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at a time. The servers of a
+    cluster have no replicas; each comes back with what is on its disk.
+    """
+    if settings.redis_mode == "single":
+        return [REDIS]
+    if not embedded_redis.redis_ready(settings):
+        return []
+    names = [name for name in embedded_redis.redis_commands(settings) if not name.startswith(SENTINEL)]
+    if settings.redis_mode == "cluster":
+        return names
+    with redis_clients.client(settings.resolved_redis_url()) as client:
+        port = int(client.config_get("port")["port"])
+    return [names[settings.redis_ports().index(port)]]
 
 
 class Faults:
@@ -110,7 +131,9 @@ class Faults:
                     return False
                 self._begin(self._database_outage(fault))
             case FaultKind.REDIS_KILL:
-                if not self._kill([each for each in self._alive() if each.name == REDIS]):
+                names = await asyncio.to_thread(redis_to_kill, self._exchange.settings)
+                chosen = choose(names, fault.draw) if names else ""
+                if not self._kill([each for each in self._alive() if each.name == chosen]):
                     return False
             case FaultKind.KILL | FaultKind.PAUSE:
                 if not self._hit(fault):
@@ -120,7 +143,9 @@ class Faults:
 
     def _hit(self, fault: Fault) -> bool:
         """Kill or pause a process; return whether there was one."""
-        standing = {each.name: each for each in self._alive() if each.name not in (*self.down, REDIS)}
+        standing = {
+            each.name: each for each in self._alive() if each.name not in self.down and not each.name.startswith(REDIS)
+        }
         names = [name for name in standing if self._only in name]
         if fault.kind is FaultKind.KILL and POSTGRES not in self.down and self._only in POSTGRES:
             names.append(POSTGRES)

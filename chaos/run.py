@@ -43,6 +43,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     gateways: int = 1
     ws_edges: int = 1
     persist_workers: int = 1
+    redis_mode: str = "single"
+    """As EXCHANGE_REDIS_MODE."""
     rolling: bool = False
     """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
     restart: tuple[str, ...] = ()
@@ -172,6 +174,8 @@ def _settings(scenario: Scenario) -> Mapping[str, str]:
         "frontend_enabled": "false",
         "log_level": "warning",
         "log_format": "json",
+        "redis_mode": scenario.redis_mode,
+        "redis_replicas_min": "1" if scenario.redis_mode == "sentinel" else "0",
         **({"standbys": str(scenario.standbys)} if scenario.standbys else {}),
     }
 

@@ -22,6 +22,7 @@ class Counts(TypedDict, total=False):
     rate: float
     shards: int
     standbys: int
+    redis_mode: str
 
 
 class MakeScenario(Protocol):
@@ -44,6 +45,7 @@ def mixed(
     rate: float = 1_000.0,
     shards: int = 1,
     standbys: int = 1,
+    redis_mode: str = "single",
 ) -> Scenario:
     """Everything that may happen."""
     plan = draw_faults(
@@ -54,7 +56,9 @@ def mixed(
         database_outages=database_outages,
         outage_s=outage_s,
     )
-    return Scenario(seed=seed, plan=plan, orders=orders, rate=rate, shards=shards, standbys=standbys)
+    return Scenario(
+        seed=seed, plan=plan, orders=orders, rate=rate, shards=shards, standbys=standbys, redis_mode=redis_mode
+    )
 
 
 def rolling(seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1) -> Scenario:
@@ -104,6 +108,7 @@ def _control(
         rate: float = 500.0,
         shards: int = 1,
         standbys: int = 0,
+        redis_mode: str = "single",
     ) -> Scenario:
         plan = draw_faults(
             seed,
@@ -120,6 +125,7 @@ def _control(
             rate=rate,
             shards=shards,
             standbys=0,  # the rival that is started beside a paused leader is sure to take over
+            redis_mode=redis_mode,
             watchers=1,
             double_share=double_share,
             only=only,

@@ -13,6 +13,7 @@ from typing import Any, Self
 import msgspec
 import structlog
 
+from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
@@ -161,7 +162,7 @@ class Worker:
             )
         for entry in entries:
             self._apply(entry)
-        self.shard.take()
+        self._take()
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
@@ -280,7 +281,7 @@ class Worker:
             some = entries[first : first + _RENEW_ENTRIES]
             dead_letters += [letter for entry in some if (letter := self._apply(entry)) is not None]
             self._keep_lease()
-        output = self.shard.take()
+        output = self._take()
         stream_id = entries[-1].stream_id
         outbox = self._frames(output)
         applied = time.perf_counter()
@@ -318,7 +319,20 @@ class Worker:
             apply_entry(self.shard, entry)
         except NotUnderstoodError as error:
             return _dead_letter(entry, str(error))
+        except InvariantBroken:
+            raise
+        except Exception as error:
+            # The core is pure: the same entry raises at every start. A halt says so once, instead of a process that starts for ever.
+            raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
         return None
+
+    def _take(self) -> Output:
+        try:
+            return self.shard.take()
+        except InvariantBroken:
+            raise
+        except Exception as error:
+            raise InvariantBroken(f"what was applied cannot be written: {type(error).__name__}: {error}") from error
 
     def _frames(self, output: Output) -> dict[int, bytes]:
         by_target: defaultdict[int, list[tuple[int, ShardMessage]]] = defaultdict(list)
@@ -341,7 +355,12 @@ class Worker:
                 # A query is no part of the log, so there is no commit to write this with.
                 self._bury(entry, str(error))
                 continue
-            replies.extend(self._reply_to(query, time) for query in queries)
+            try:
+                replies.extend([self._reply_to(query, time) for query in queries])
+            except Exception as error:
+                # Looking changes nothing, so it is this question that cannot be answered, not the state that is wrong.
+                _log.exception("query not answered", shard=self._index)
+                self._bury(entry, f"{type(error).__name__}: {error}")
         self._answers += _reply_frames(replies)
 
     def _bury(self, entry: Entry, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 BUY: Final = 1
@@ -93,8 +94,8 @@ class StateHash(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
 
 EventHead = StateHash | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
-_heads = msgspec.msgpack.Decoder(list[EventHead])
-_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_heads = msgpack_decoder(list[EventHead])
+_raws = msgpack_decoder(list[msgspec.Raw])
 
 
 def decode(frame: bytes) -> tuple[list[EventHead], list[msgspec.Raw]]:
@@ -103,4 +104,4 @@ def decode(frame: bytes) -> tuple[list[EventHead], list[msgspec.Raw]]:
     Raises:
         msgspec.MsgspecError: the bytes are not an event frame.
     """
-    return _heads.decode(frame), _raws.decode(frame)
+    return _heads(frame), _raws(frame)

@@ -21,6 +21,7 @@ from feeds.tickers import Bucket, RollingTicker, window_start
 from feeds.trades import fold
 from protocol import streams
 from protocol.codec import encode_frame
+from protocol.decoding import json_decoder
 from protocol.market import Market
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
@@ -103,8 +104,8 @@ class _ShardState(msgspec.Struct, array_like=True):
     markets: dict[str, _MarketState]
 
 
-_decode_state = msgspec.json.Decoder(_ShardState).decode
-_decode_chunk = msgspec.json.Decoder(list[Bucket]).decode
+_decode_state = json_decoder(_ShardState)
+_decode_chunk = json_decoder(list[Bucket])
 _encode_json = msgspec.json.Encoder().encode
 
 

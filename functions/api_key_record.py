@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from functions.ports import Database
+from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId
 
 
@@ -26,7 +27,7 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 _SELECT: Final = "SELECT account_id, kind, secret FROM api_keys WHERE key = %(key)s AND revoked_at IS NULL"
-_decode = msgspec.msgpack.Decoder(ApiKeyRecord).decode
+_decode = msgpack_decoder(ApiKeyRecord)
 _encode = msgspec.msgpack.Encoder().encode
 
 

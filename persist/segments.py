@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from protocol.decoding import msgpack_decoder
 from protocol.streams import StreamId
 
 FINAL_LEVEL: Final = 2
@@ -63,8 +64,8 @@ class _SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_entries = msgspec.msgpack.Decoder(list[tuple[StreamId, Fields]]).decode
-_decode_head = msgspec.msgpack.Decoder(_SnapshotHead).decode
+_decode_entries = msgpack_decoder(list[tuple[StreamId, Fields]])
+_decode_head = msgpack_decoder(_SnapshotHead)
 
 
 class ArchiveDamagedError(ValueError):

@@ -10,6 +10,7 @@ import msgspec
 import redis
 
 from protocol import streams
+from protocol.decoding import json_decoder
 
 HALTED_EXIT_CODE = 4
 """A process that ends with it has found something wrong that another start will find again."""
@@ -20,6 +21,9 @@ class Halt(msgspec.Struct, frozen=True):
 
     reason: str
     time: float
+
+
+_decode = json_decoder(Halt)
 
 
 def write_halt(client: redis.Redis, shard: int, reason: str) -> None:
@@ -38,6 +42,6 @@ def read_halt(client: redis.Redis, shard: int) -> Halt | None:
     """Return why a shard stands still; None when it does not."""
     found: Any = client.get(streams.halted(shard))
     try:
-        return msgspec.json.decode(found, type=Halt) if found else None
+        return _decode(found) if found else None
     except msgspec.MsgspecError:
         return Halt("not readable", 0.0)

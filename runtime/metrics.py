@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from protocol import streams
+from protocol.decoding import json_decoder
 from runtime import redis_clients
 from runtime.probes import Probes, Reach
 from runtime.settings import PREFIX, Settings, SettingsError
@@ -188,7 +189,13 @@ class Heartbeat:
             self._stopped.wait(HEARTBEAT_INTERVAL_S)
 
 
+_decode_health = json_decoder(Health)
+
+
 def read_health(client: redis.Redis, process: str) -> Health | None:
-    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`."""
+    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said cannot be read."""
     payload = client.get(streams.health(process))
-    return msgspec.json.decode(payload, type=Health) if isinstance(payload, bytes) else None
+    try:
+        return _decode_health(payload) if isinstance(payload, bytes) else None
+    except msgspec.MsgspecError:
+        return None

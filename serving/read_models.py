@@ -1,6 +1,6 @@
 """The feeds' read models in Redis, as the functions see them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -8,6 +8,7 @@ import redis.asyncio
 import structlog
 
 from protocol import streams
+from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import BookTicker, DepthSnapshot, Ticker
@@ -16,10 +17,10 @@ from serving.pipelined import pipelined
 
 T = TypeVar("T")
 
-_depth: Final = msgspec.msgpack.Decoder(DepthSnapshot)
-_book_ticker: Final = msgspec.msgpack.Decoder(BookTicker)
-_ticker: Final = msgspec.msgpack.Decoder(Ticker)
-_trade: Final = msgspec.msgpack.Decoder(TradeExecuted)
+_depth: Final = msgpack_decoder(DepthSnapshot)
+_book_ticker: Final = msgpack_decoder(BookTicker)
+_ticker: Final = msgpack_decoder(Ticker)
+_trade: Final = msgpack_decoder(TradeExecuted)
 
 _log = structlog.get_logger()
 
@@ -53,21 +54,21 @@ class RedisReadModels:
         trades = [_understood(_trade, key, value) for value in reversed(values)]
         return [trade for trade in trades if trade is not None]
 
-    async def _values(self, decoder: msgspec.msgpack.Decoder[T], keys: Sequence[str]) -> list[T | None]:
+    async def _values(self, decode: Callable[[bytes], T], keys: Sequence[str]) -> list[T | None]:
         if len(keys) == 1:
             with redis_outages():
-                return [_understood(decoder, keys[0], await self._client.get(keys[0]))]
+                return [_understood(decode, keys[0], await self._client.get(keys[0]))]
         # Not MGET: the keys of several shards may be on several nodes of a cluster.
         with redis_outages():
             values = await pipelined(self._client, [("GET", key) for key in keys])
-        return [_understood(decoder, key, value) for key, value in zip(keys, values, strict=True)]
+        return [_understood(decode, key, value) for key, value in zip(keys, values, strict=True)]
 
 
-def _understood(decoder: msgspec.msgpack.Decoder[T], key: str, value: bytes | str | None) -> T | None:
+def _understood(decode: Callable[[bytes], T], key: str, value: bytes | str | None) -> T | None:
     if not isinstance(value, bytes):
         return None
     try:
-        return decoder.decode(value)
+        return decode(value)
     except msgspec.MsgspecError as error:
         _log.warning("read model not understood", key=key, error=str(error))
         return None

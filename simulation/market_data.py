@@ -11,7 +11,7 @@ from feeds.state import TRADES_MAX, Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError
 from feeds.worker import FeedsWorker
 from protocol import streams
-from protocol.codec import decode_events
+from protocol.codec import decode_readable_events
 from protocol.events import Event, TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import (
@@ -219,7 +219,7 @@ class Subscriber:
         """
         if channel.startswith("account:"):
             update = msgspec.msgpack.decode(payload, type=AccountUpdate)
-            self.account_events[update.account_id] += decode_events(bytes(update.events))
+            self.account_events[update.account_id] += decode_readable_events(bytes(update.events))
             return
         symbol, kind = self._kinds[channel]
         message: Any = msgspec.msgpack.decode(payload, type=kind)

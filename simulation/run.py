@@ -27,6 +27,7 @@ from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
 from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
 from simulation.faulty_log import LosingLog
+from simulation.garbage import BROKEN_TEXT, DEEP
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
 from simulation.process import Process, Surroundings, Violation
@@ -207,7 +208,8 @@ class Simulation:
         stream = (streams.commands(shard), streams.queries(shard), streams.events(shard))[dice.below(3)]
         field = (COMMANDS_FIELD, EVENTS_FIELD, b"m", b"q", b"?")[dice.below(5)]
         self.surroundings.inject(f"garbage ({stream.partition(':')[0]})")
-        stream_id = self.log.append(stream, {field: b"\xc1" * (1 + dice.below(3))})
+        payloads = (b"\xc1", BROKEN_TEXT[dice.below(len(BROKEN_TEXT))], DEEP[dice.below(len(DEEP))])
+        stream_id = self.log.append(stream, {field: payloads[dice.below(3)]})
         self.witness.garbage.append((stream, stream_id))
 
     # ------------------------------------------------------------------ the end

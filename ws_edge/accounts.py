@@ -17,7 +17,8 @@ from websockets.frames import CloseCode
 
 from functions.errors import unavailable
 from protocol import streams
-from protocol.codec import decode_events
+from protocol.codec import decode_events, decode_readable_events
+from protocol.decoding import msgpack_decoder
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
@@ -36,7 +37,7 @@ _CAUGHT_UP_AT_ONCE: Final = 1_000
 _SUBSCRIBE_S: Final = 3.0
 _RETRY_S: Final = 0.2
 
-_decode_update = msgspec.msgpack.Decoder(AccountUpdate).decode
+_decode_update = msgpack_decoder(AccountUpdate)
 _encode: Final = msgspec.json.Encoder().encode
 _log = structlog.get_logger()
 
@@ -142,7 +143,7 @@ class AccountStreams:
         """Take one message of an account's channel."""
         try:
             update = _decode_update(payload)
-            events = decode_events(bytes(update.events))
+            events = decode_readable_events(bytes(update.events))
         except msgspec.MsgspecError as error:
             _log.warning("account update not understood", error=str(error))
             return

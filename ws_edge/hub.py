@@ -16,6 +16,7 @@ from websockets.frames import CloseCode
 
 from functions.errors import ApiError
 from protocol import streams
+from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
@@ -35,16 +36,16 @@ _TRADES_KEPT: Final = 1_000
 _ACCOUNT: Final = streams.account(0).encode()[:-1]
 
 _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
-    MarketDataKind.TRADE: msgspec.msgpack.Decoder(TradeBatch).decode,
-    MarketDataKind.DEPTH: msgspec.msgpack.Decoder(DepthDiff).decode,
-    MarketDataKind.BOOK_TICKER: msgspec.msgpack.Decoder(BookTicker).decode,
-    MarketDataKind.TICKER: msgspec.msgpack.Decoder(Ticker).decode,
-    MarketDataKind.CANDLE: msgspec.msgpack.Decoder(Candle).decode,
+    MarketDataKind.TRADE: msgpack_decoder(TradeBatch),
+    MarketDataKind.DEPTH: msgpack_decoder(DepthDiff),
+    MarketDataKind.BOOK_TICKER: msgpack_decoder(BookTicker),
+    MarketDataKind.TICKER: msgpack_decoder(Ticker),
+    MarketDataKind.CANDLE: msgpack_decoder(Candle),
 }
-_decode_candle: Final = msgspec.msgpack.Decoder(Candle).decode
-_decode_diff: Final = msgspec.msgpack.Decoder(DepthDiff).decode
-_decode_snapshot: Final = msgspec.msgpack.Decoder(DepthSnapshot).decode
-_decode_trade: Final = msgspec.msgpack.Decoder(TradeExecuted).decode
+_decode_candle: Final = msgpack_decoder(Candle)
+_decode_diff: Final = msgpack_decoder(DepthDiff)
+_decode_snapshot: Final = msgpack_decoder(DepthSnapshot)
+_decode_trade: Final = msgpack_decoder(TradeExecuted)
 
 _log = structlog.get_logger()
 

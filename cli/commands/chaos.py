@@ -36,6 +36,13 @@ SAY_EVERY_S = 10.0
 @click.option("--seed", type=int, help="Draws faults and orders; left out: a new one.")
 @click.option("--shards", default=1, show_default=True, type=click.IntRange(1, 100), help="Shards of the exchange.")
 @click.option("--standbys", default=1, show_default=True, type=click.IntRange(min=0), help="Standbys of each shard.")
+@click.option(
+    "--redis-mode",
+    default="single",
+    show_default=True,
+    type=click.Choice(["single", "sentinel", "cluster"]),
+    help="What Redis is; under Sentinel the master is killed, and a replica must have what is acknowledged.",
+)
 @click.option("--break-fence", "broken", flag_value="fence", help="Control: who was replaced may still write.")
 @click.option("--break-dedup", "broken", flag_value="dedup", help="Control: client order ids are not remembered.")
 @click.option("--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk.")
@@ -55,6 +62,7 @@ def chaos(
     seed: int | None,
     shards: int,
     standbys: int,
+    redis_mode: str,
     broken: str | None,
     keep: bool,
     as_json: bool,
@@ -78,6 +86,7 @@ def chaos(
         "outage_s": outage_s,
         "shards": shards,
         "standbys": standbys,
+        "redis_mode": redis_mode,
     }
     given = msgspec.convert({name: value for name, value in counts.items() if value is not None}, Counts)
     control = Break(f"--break-{broken}") if broken else None

@@ -12,6 +12,7 @@ import msgspec
 from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
 from engine_worker.core.book import BookSide
 from engine_worker.core.shard import CancelAllRequest, Shard
+from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
@@ -90,8 +91,8 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ShardSnapshot).decode
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode = msgpack_decoder(ShardSnapshot)
+_decode_head = msgpack_decoder(_Head)
 _DIGEST_SIZE = 32
 
 

@@ -7,10 +7,11 @@ import pytest
 import redis
 
 from protocol import streams
+from simulation.garbage import BROKEN_TEXT, DEEP
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange
 
-GARBAGE = [b"garbage", b"\xc1", b"\x91\x93\xff\x00\x01", b"", b"\x92\x01\x02", b"{}" * 1_000]
+GARBAGE = [b"garbage", b"\xc1", b"\x91\x93\xff\x00\x01", b"", b"\x92\x01\x02", b"{}" * 1_000, *BROKEN_TEXT, *DEEP]
 
 
 LOGS = [

@@ -24,6 +24,7 @@ from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
 from runtime.stream_log import Fenced, StreamLog
+from simulation.garbage import BROKEN_TEXT, DEEP
 
 ACCOUNTS = (1, 2, 3, 4)
 PRICE = 10_000_000
@@ -273,6 +274,10 @@ GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({b"x": b"y"}, "neither commands nor messages"),
     ({COMMANDS_FIELD: b"\xc1"}, "MessagePack"),
     ({COMMANDS_FIELD: b""}, "truncated"),
+    ({COMMANDS_FIELD: BROKEN_TEXT[0]}, "not UTF-8"),
+    ({COMMANDS_FIELD: DEEP[0]}, "nested too deeply"),
+    ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "not UTF-8"),
+    ({MESSAGES_FIELD: DEEP[1]}, "nested too deeply"),
     ({COMMANDS_FIELD: encode_frame([[1, "nonsense"]])}, "Expected"),
     ({COMMANDS_FIELD: encode_frame([[99, 1]])}, "Invalid value"),
     ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(-3), "BTCUSDT")])}, "not one of shard"),
@@ -291,6 +296,8 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
         log.append(streams.commands(1), fields)
     log.append(streams.queries(1), {QUERIES_FIELD: b"\xc1"})
     log.append(streams.queries(1), {b"x": b"y"})
+    log.append(streams.queries(1), {QUERIES_FIELD: BROKEN_TEXT[3]})
+    log.append(streams.queries(1), {QUERIES_FIELD: DEEP[3]})
     enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
     run_until_quiet([one])
     dead = log.read({streams.dead_letters(1): STREAM_START}, 100, block_ms=0)
@@ -299,6 +306,8 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
     assert [msgspec.msgpack.decode(letter.fields[b"payload"]) for letter in questions] == [
         {QUERIES_FIELD: b"\xc1"},
         {b"x": b"y"},
+        {QUERIES_FIELD: BROKEN_TEXT[3]},
+        {QUERIES_FIELD: DEEP[3]},
     ]
     assert len(letters) == len(GARBAGE)
     for letter, (fields, reason) in zip(letters, GARBAGE, strict=True):
@@ -323,6 +332,39 @@ def test_a_message_that_breaks_an_invariant_stops_the_shard_and_publishes_nothin
     assert events_of(log, 1) == []
     assert log.published == []
     assert log.position(1).stream_id == STREAM_START
+
+
+def test_whatever_the_core_raises_halts_the_shard_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
+
+    def overflow(_account: object, _asset: str) -> None:
+        raise OverflowError("can't serialize ints < -2**63")
+
+    monkeypatch.setattr("engine_worker.core.accounts.Account.funds_in", overflow)
+    with pytest.raises(InvariantBroken, match="OverflowError: can't serialize ints"):
+        run_until_quiet([only])
+    assert log.position(0).stream_id == STREAM_START
+    assert log.published == []
+
+
+def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+
+    def overflow(_shard: object, _query: object, _time: object) -> None:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr("engine_worker.core.shard.Shard.answer", overflow)
+    log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([BalancesQuery(1, "gate", AccountId(1))])})
+    enqueue(log, [Deposit(2, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
+    run_until_quiet([only])
+    (letter,) = log.read({streams.dead_letters(0): STREAM_START}, 100, block_ms=0)
+    assert letter.fields[b"reason"] == b"OverflowError: too large"
+    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 5
 
 
 def test_a_gap_between_shards_stops_the_receiver() -> None:
