@@ -26,7 +26,7 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
         *("redis", "postgres", "gateway", *engines),
         *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm", "frontend"),
     ]
-    assert all(set(process) == {"name", "pid", "state", "restarts"} for process in status["processes"])
+    assert all(set(process) == {"name", "pid", "state", "restarts", "answers"} for process in status["processes"])
     assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
 
 
