@@ -48,8 +48,11 @@ def redis_to_kill(settings: Settings) -> list[str]:
     names = [name for name in embedded_redis.redis_commands(settings) if not name.startswith(SENTINEL)]
     if settings.redis_mode == "cluster":
         return names
-    with redis_clients.client(settings.resolved_redis_url()) as client:
-        port = int(client.config_get("port")["port"])
+    try:
+        with redis_clients.client(settings.resolved_redis_url()) as client:
+            port = int(client.config_get("port")["port"])
+    except redis_clients.RedisOutage:
+        return []
     return [names[settings.redis_ports().index(port)]]
 
 

@@ -28,6 +28,8 @@ from runtime.settings import PREFIX, Settings
 
 REDIS_PROGRAMS = ("valkey-server", "redis-server")
 REDIS_VERSION_MIN = (6, 2)
+MANY_FILES_FROM = (7, 0)
+"""From this version on the append-only file is a folder of files, which older servers do not look at."""
 POSTGRES_VERSION_MIN = (16,)
 UNPRIVILEGED_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; the first of these that exists runs it then."""
@@ -76,13 +78,29 @@ def redis_command(settings: Settings) -> ServerCommand:
     Raises:
         ServerError: there is no usable redis-server.
     """
-    program = find_redis_server(settings.redis_bin)
     folder = settings.data_dir / "redis"
+    program = program_for(folder, settings.redis_bin)
     folder.mkdir(mode=0o700, exist_ok=True)
     configuration = folder / "redis.conf"
     configuration.touch(0o600)
     configuration.write_text(redis_configuration(settings, folder, settings.redis_port), "utf-8")
     return ServerCommand((str(program), str(configuration)))
+
+
+def program_for(folder: Path, redis_bin: str = "") -> Path:
+    """Return the server program of the Redis family to use for the data in `folder`.
+
+    Raises:
+        ServerError: there is none, or it cannot read the data. It would begin with nothing beside them.
+    """
+    program = find_redis_server(redis_bin)
+    version = _version(program)
+    if version < MANY_FILES_FROM and (folder / "appendonlydir").exists():
+        raise ServerError(
+            f"The data in {folder} was written by Valkey, or by Redis 7 or newer; {program} "
+            f"({'.'.join(map(str, version))}) cannot read it. Unset {PREFIX}REDIS_BIN to use the Valkey that comes along."
+        )
+    return program
 
 
 def redis_configuration(settings: Settings, folder: Path, port: int) -> str:
@@ -179,15 +197,14 @@ def find_redis_server(redis_bin: str = "") -> Path:
         if version >= REDIS_VERSION_MIN:
             return program
         too_old += [f"{program} is too old"] if version else []
-    raise ServerError(
-        "\n".join(
-            [
-                f"No valkey-server, and no redis-server 6.2 or newer, was found{f' in {redis_bin}' if redis_bin else ''}; "
-                f"install one, name its folder in {PREFIX}REDIS_BIN, or set {PREFIX}REDIS_URL to a running one.",
-                *too_old,
-            ]
-        )
+    wanted = "valkey-server, and no redis-server 6.2 or newer"
+    message = (
+        f"{PREFIX}REDIS_BIN={redis_bin}: there is no {wanted}, in this folder. Unset it to use the Valkey that comes along."
+        if redis_bin
+        else f"No {wanted}, was found; install one, name its folder in {PREFIX}REDIS_BIN, "
+        f"or set {PREFIX}REDIS_URL to a running one."
     )
+    raise ServerError("\n".join([message, *too_old]))
 
 
 def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Path:

@@ -114,7 +114,7 @@ sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}
 
 
 def _made(settings: Settings, folder: Path, configuration: str) -> ServerCommand:
-    program = embedded.find_redis_server(settings.redis_bin)
+    program = embedded.program_for(folder, settings.redis_bin)
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "redis.conf"
     if not file.exists():

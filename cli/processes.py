@@ -132,9 +132,10 @@ def _newest_interpreter() -> str:
     """
     environment = Path(sys.prefix).resolve()
     link = environment.parent.parent / ".venv"
-    if environment.parent.name != ".venvs" or not link.is_symlink():
+    newest = link.resolve() / "bin" / Path(sys.executable).name
+    if environment.parent.name != ".venvs" or not link.is_symlink() or not newest.exists():
         return sys.executable
-    return str(link.resolve() / "bin" / Path(sys.executable).name)
+    return str(newest)
 
 
 def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:

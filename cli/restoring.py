@@ -9,6 +9,7 @@ First everything is worked out, then the database is brought in line in one tran
 interrupted is simply repeated.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from typing import Any, Final, NamedTuple
@@ -342,6 +343,10 @@ def _order_of(shard: Shard, account_id: int, market: str, order_id: int) -> Orde
     return orders.get(OrderId(order_id)) or shard.closed_orders.get(OrderId(order_id))
 
 
+_TAG: Final = re.compile(r"[^{]*\{([0-9]{1,3})\}.*", re.DOTALL)
+"""A key with the hash tag of a shard."""
+
+
 def write_redis(
     client: redis.Redis,
     log: RedisStreamLog,
@@ -364,8 +369,9 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
     doomed: list[bytes] = []
     for key in client.scan_iter(count=KEYS_AT_ONCE):
         name = key.decode(errors="replace")
-        of_no_shard = "{" not in name
-        if streams.after_loss(name) is AfterLoss.REPLACED and (of_no_shard or streams.shard_of(name) in shards):
+        # A stranger's key with a tag that is no shard's number stays; nothing of the exchange reads it.
+        tag = _TAG.fullmatch(name)
+        if streams.after_loss(name) is AfterLoss.REPLACED and (int(tag[1]) in shards if tag else "{" not in name):
             doomed.append(key)
     # Positions first: should this be interrupted, nothing opens on what is left.
     doomed.sort(key=lambda key: not key.startswith(streams.position(0).partition("{")[0].encode()))

@@ -124,7 +124,9 @@ def down(settings: Settings, console: Console) -> bool:
         except psutil.NoSuchProcess:
             return True
         except psutil.TimeoutExpired as error:
-            raise StartError(f"Process {state.pid} does not stop; `exchange logs up` may say why.") from error
+            raise StartError(
+                f"Process {state.pid} does not stop; the terminal that runs `exchange up` may say why."
+            ) from error
     return True
 
 

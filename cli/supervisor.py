@@ -109,7 +109,7 @@ class Supervisor:
                 _kill_group(process.running.pid)
                 if process.asked:
                     process.asked = False
-                    self._launch(process)
+                    self._launch_or_wait(process, now)
                     changed = True
                     continue
                 lived_long = time.time() - process.started > LIVED_LONG_S
@@ -121,7 +121,7 @@ class Supervisor:
                 changed = True
             if process.running is None and now >= process.due:
                 process.restarts += 1
-                self._launch(process)
+                self._launch_or_wait(process, now)
                 changed = True
         if changed:
             self._write_state()
@@ -166,6 +166,16 @@ class Supervisor:
             elif process.running is not None and now > process.kill_due:
                 _log.warning("process killed: it was not taken over from", name=process.spec.name)
                 process.former.kill()
+
+    def _launch_or_wait(self, process: _Process, now: float) -> None:
+        """Start a process; one whose program cannot be run now is tried again later, as one that has died."""
+        try:
+            self._launch(process)
+        except OSError as error:
+            process.deaths += 1
+            pause_s = backoff_s(process.deaths)
+            process.running, process.due = None, now + pause_s
+            _log.warning("process not started", name=process.spec.name, error=str(error), again_in_s=pause_s)
 
     def _launch(self, process: _Process) -> None:
         command = process.spec.command

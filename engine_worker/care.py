@@ -26,7 +26,6 @@ class Care:
         self._shard = settings.shard
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
         self._due_s = 0.0
-        self._is_first = True
         self._counted: dict[str, int] = {}
         """What had happened when it was counted last: orders, and trades by market."""
 
@@ -47,10 +46,8 @@ class Care:
         self._measure()
         if not self._worker.leads:
             return  # what is in the outbox is the leader's to deliver
-        if self._is_first:
-            # Whatever this shard stopped at, a step has got past it.
-            clear_halt(self._redis, self._shard)
-            self._is_first = False
+        # Whatever this shard stopped at, a step has got past it.
+        clear_halt(self._redis, self._shard)
         self._worker.clean_outbox()
         metrics.DEAD_LETTERS.labels(self._shard).set(self._redis.xlen(streams.dead_letters(self._shard)))
         metrics.STANDBYS.labels(self._shard).set(len(self._streams.standbys(self._shard)))

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
 from runtime.tracing import Tracer, tracer_of
 
+DURABILITY_RETRY_S = 1.0
+"""How often a worker that cannot stand by asks whether its server would keep what is written to it."""
 BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
 
@@ -82,6 +85,13 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             process.reach.failed(error)
             probes.starting("waiting for Redis")
             stopping.wait(RETRY_AFTER_S)
+        except NotDurableError as error:
+            # Of a worker that stands by this is no reason to stop the shard; the server may be put right meanwhile.
+            if not _another_leads(settings):
+                raise
+            _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
+            probes.starting(str(error))
+            stopping.wait(DURABILITY_RETRY_S)
     if tracer is not None:
         tracer.close()
 
@@ -177,8 +187,20 @@ def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:
     return f"it stands by, {worker.lag_ms} ms behind; more than {lag_ms_max} is too much"
 
 
+def _another_leads(settings: Settings) -> bool:
+    """Return whether another worker leads the shard: it goes on, whatever has become of this one."""
+    with closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=settings.shard)) as log:
+        sight = log.lease(settings.shard)
+    leader = sight.leader if sight.connected else None
+    return leader is not None and (leader.process, leader.pid) != (settings.engine_name(), os.getpid())
+
+
 def _say_halted(settings: Settings, reason: str) -> None:
+    """Note why the shard stands still, unless it does not: then only this worker does, and clients must not be refused."""
     try:
+        if _another_leads(settings):
+            _log.critical("another worker leads the shard; only this one stops", shard=settings.shard)
+            return
         client = redis_clients.client_for(settings.resolved_redis_url(), streams.halted(settings.shard))
         write_halt(client, settings.shard, reason)
     except redis_clients.RedisOutage as error:

@@ -2,7 +2,7 @@
 
 With the exchange running (`make up`):
 
-    .venv/bin/pip install ccxt
+    make setup    # ccxt is one of the development tools
     .venv/bin/python examples/trade_with_ccxt.py
 
 Without a key the script asks `exchange demo-account --json` for a funded account. `--url`, `--key` and `--secret`, or API_URL,

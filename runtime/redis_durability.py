@@ -23,12 +23,15 @@ _WRITES: Final = (
     "UNLINK k",
     "EXPIRE k 1",
     "PEXPIRE k 1",
+    "PEXPIREAT k 1",
     "PERSIST k",
     "INCRBY k 1",
     "HSET k f v",
+    "HINCRBY k f 1",
     "HDEL k f",
     "LPUSH k v",
     "RPUSH k v",
+    "LPOP k",
     "RPOP k",
     "LTRIM k 0 1",
     "SADD k v",
@@ -64,27 +67,30 @@ def check_durability(ask: Ask) -> None:
         NotDurableError: a restart would lose what was written, or whether it would cannot be found out.
         redis.ConnectionError: the connection was lost, or the server is still loading its data.
     """
-    server, persistence = (_text(ask("INFO", section)) for section in ("server", "persistence"))
+    try:
+        server, persistence, memory = (_text(ask("INFO", section)) for section in ("server", "persistence", "memory"))
+    except redis.ResponseError as error:
+        raise _refusal(f"The server does not say what it is: {error}. Let this user run INFO (`+info`).") from error
     if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
         # A server that loads its data says so when it is asked for data, but not to INFO, where its file counts as switched off.
         raise redis.BusyLoadingError("the server is loading its data")
-    hazard = hazard_of(server, persistence, lambda: _refused(ask))
+    hazard = hazard_of(server, persistence, memory, lambda: _refused(ask))
     if hazard:
-        raise NotDurableError(
-            f"{hazard} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis once with data that "
-            "may be lost, and look whether they are still there.)"
-        )
+        raise _refusal(hazard)
 
 
-def hazard_of(server: str, persistence: str, refused: Callable[[], str]) -> str:
-    """Return why a restart would lose what was written, "" when nothing speaks for it.
+def hazard_of(server: str, persistence: str, memory: str, refused: Callable[[], str]) -> str:
+    """Return why the server would lose what was written, "" when nothing speaks for it.
 
-    `server` and `persistence` are those sections of INFO; `refused` returns which of the writes `default` may not make, or why that
-    cannot be asked, "" when it may make all.
+    `server`, `persistence` and `memory` are those sections of INFO; `refused` returns which of the writes `default` may not make, or
+    why that cannot be asked, "" when it may make all.
     """
     name, version = version_of(server)
-    if _field(persistence, "aof_enabled") == "0":
+    if _field(persistence, "aof_enabled") != "1":
         return f"{name} keeps no append-only file, so a restart loses every order. Set `appendonly yes` and `appendfsync always`."
+    policy = _field(memory, "maxmemory_policy")
+    if policy not in ("", "noeviction"):
+        return f"{name} deletes data when its memory is full (`maxmemory-policy {policy}`). Set `noeviction`."
     if () < version < _FAULTY_FROM or (name.startswith("Valkey") and version >= _VALKEY_SOUND_FROM):
         return ""
     reason = refused()
@@ -98,6 +104,13 @@ def version_of(server: str) -> tuple[str, tuple[int, ...]]:
     valkey = _field(server, "valkey_version")
     version = valkey or _field(server, "redis_version")
     return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _refusal(reason: str) -> NotDurableError:
+    return NotDurableError(
+        f"{reason} ({PREFIX}REDIS_DURABILITY_CHECK_ENABLED=false opens all the same; then restart this Redis once with data that "
+        "may be lost, and look whether it is still there.)"
+    )
 
 
 def _refused(ask: Ask) -> str:

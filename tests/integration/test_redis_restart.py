@@ -234,29 +234,37 @@ def server_with_engine(
 ) -> Iterator[tuple[Server, Trader, subprocess.Popen[bytes]]]:
     """Run a server, an engine worker on it, and somebody who trades."""
     server = Server(program, folder, acl)
+    try:
+        server.start(*options)
+        with engine_worker(folder, "engine", redis_url=server.url(acl.engine), **settings) as engine:
+            trader = Trader(server.url(acl.trader))
+            try:
+                yield server, trader, engine
+            finally:
+                trader.close()
+    finally:
+        server.kill()
+
+
+@contextmanager
+def engine_worker(folder: Path, log: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an engine worker, which writes to the file `log` in `folder`."""
     values = {
-        "redis_url": server.url(acl.engine),
         "lost_tail_check_enabled": "false",  # there is no database to compare with
         "data_dir": str(folder),
         "snapshot_interval_s": "1",
         **settings,
     }
     environment = {**os.environ, **{f"{PREFIX}{name.upper()}": value for name, value in values.items()}}
+    with (folder / log).open("ab") as output:
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "engine_worker.main"], env=environment, stdout=output, stderr=output
+        )
     try:
-        server.start(*options)
-        with (folder / "engine").open("ab") as output:
-            engine = subprocess.Popen(
-                [sys.executable, "-m", "engine_worker.main"], env=environment, stdout=output, stderr=output
-            )
-        trader = Trader(server.url(acl.trader))
-        try:
-            yield server, trader, engine
-        finally:
-            trader.close()
-            engine.kill()
-            engine.wait(DEADLINE_S)
+        yield engine
     finally:
-        server.kill()
+        engine.kill()
+        engine.wait(DEADLINE_S)
 
 
 @contextmanager
@@ -332,10 +340,29 @@ def test_a_shard_does_not_open_on_a_server_that_would_lose_it(programs: dict[str
     assert b"user default off allkeys allchannels +@all" in halted
 
 
+def test_a_standby_that_may_not_stand_by_stops_nobody_and_comes_by_itself(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    acl = ACL_FILES["cli/redis_users.acl"]
+    with server_with_engine(_program(programs, "Valkey 9"), tmp_path, acl) as (server, trader, _):
+        trader.deposit()
+        with server.client() as client:
+            client.config_set("appendonly", "no")
+            name = "engine-0-standby"
+            with engine_worker(tmp_path, name, redis_url=server.url(acl.engine), engine=name) as standby:
+                log = tmp_path / name
+                eventually("a refusal", lambda: "this worker cannot stand by" in log.read_text("utf-8"), DEADLINE_S)
+                assert standby.poll() is None
+                assert client.get(streams.halted(0)) is None
+                trader.trade(WINDOW)
+                client.config_set("appendonly", "yes")
+                eventually("a standby", lambda: client.hlen(streams.standbys(0)), DEADLINE_S)
+
+
 def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
     programs: dict[str, Path], tmp_path: Path
 ) -> None:
-    # docs/operations.md, "A restart of Redis left everything out". The log still has all of it as long as it is not rewritten.
+    # docs/operations.md, "After a restart Redis is empty". The log still has all of it as long as it is not rewritten.
     acl = ACL_FILES["cli/redis_users.acl"]
     with unchecked_engine(_program(programs, "Redis 7"), tmp_path, faulty(acl)) as (server, trader, engine):
         trader.deposit()

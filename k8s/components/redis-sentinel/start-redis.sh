@@ -51,8 +51,8 @@ newest() {
 }
 
 give_way_to_a_promoted_peer() {
-    started_s=$(date +%s)
-    while [ $(($(date +%s) - started_s)) -lt "$watch_s" ]; do
+    started_s=$(uptime_s)
+    while [ $(($(uptime_s) - started_s)) -lt "$watch_s" ]; do
         sleep "${PERIOD_S:-0.5}"
         [ "$(masters_by_sentinels | newest 2)" = "$peer" ] && [ "$(ask "$peer" role)" = master ] || continue
         [ "$(ask "$SELF" role)" = master ] || return 0
@@ -67,19 +67,24 @@ ask() {
     timeout 1 valkey-cli -h "$host" -p "$port" --user probe --pass any --no-auth-warning --raw "$@" 2>/dev/null | head -n 1
 }
 
+# The system's clock may be set meanwhile.
+uptime_s() {
+    cut -d . -f 1 /proc/uptime
+}
+
 say() {
     [ "$1" = "${said:-}" ] || echo "$1"
     said=$1
 }
 
-started_s=$(date +%s)
+started_s=$(uptime_s)
 while :; do
     peer_role=$(ask "$peer" role)
     peer_keys=$(ask "$peer" dbsize)
     answers=$(masters_by_sentinels)
     master=$(echo "$answers" | newest 2)
     sentinels=$(echo "$answers" | grep -c . || true)
-    is_patient=$(($(date +%s) - started_s < patience_s))
+    is_patient=$(($(uptime_s) - started_s < patience_s))
     if [ -n "$master" ] && [ "$master" != "$SELF" ]; then
         break
     elif [ "$peer_role" = master ] && [ "$peer_keys" != 0 ]; then

@@ -44,6 +44,8 @@ def test_ports_of_external_servers_do_not_matter() -> None:
         check_ports(
             Settings(
                 rest_port=free_port(),
+                ws_port=free_port(),
+                frontend_enabled=False,
                 up_metrics_port=0,
                 redis_port=port,
                 redis_url="redis://elsewhere",

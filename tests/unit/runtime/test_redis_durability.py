@@ -25,11 +25,16 @@ VALKEY_9_1_2 = server(redis_version="7.2.4", server_name="valkey", valkey_versio
 
 
 def hazard(
-    about: str, persistence: str = LOGGED, answers: Mapping[str, str] | None = None, default: str = WRONG
+    about: str,
+    persistence: str = LOGGED,
+    answers: Mapping[str, str] | None = None,
+    default: str = WRONG,
+    policy: str = "noeviction",
 ) -> str:
     def ask(*parts: str) -> bytes:
         if parts[0] == "INFO":
-            return {"server": about, "persistence": persistence}[parts[1]].encode()
+            memory = f"maxmemory_policy:{policy}\r\n"
+            return {"server": about, "persistence": persistence, "memory": memory}[parts[1]].encode()
         assert parts[:3] == ("ACL", "DRYRUN", "default")
         if default == "NOPERM":
             raise redis.exceptions.NoPermissionError("this user has no permissions to run the 'acl|dryrun' command")
@@ -70,5 +75,26 @@ def test_a_server_that_loads_is_asked_again(field: str) -> None:
         hazard(VALKEY_9_1_2, f"{field}:1\r\naof_enabled:0\r\n")
 
 
-def test_a_server_without_an_append_only_file_is_refused() -> None:
-    assert "appendonly yes" in hazard(VALKEY_9_1_2, "aof_enabled:0\r\n")
+@pytest.mark.parametrize("persistence", ["aof_enabled:0\r\n", "loading:0\r\n", ""])
+def test_a_server_that_does_not_say_that_it_has_an_append_only_file_is_refused(persistence: str) -> None:
+    assert "appendonly yes" in hazard(VALKEY_9_1_2, persistence)
+
+
+def test_a_server_that_does_not_say_what_it_is_is_refused_with_the_remedy() -> None:
+    def ask(*_parts: str) -> bytes:
+        raise redis.exceptions.NoPermissionError("this user has no permissions to run the 'info' command")
+
+    with pytest.raises(NotDurableError, match=r"Let this user run INFO \(`\+info`\)"):
+        check_durability(ask)
+
+
+def test_a_server_that_evicts_is_refused() -> None:
+    assert "`maxmemory-policy allkeys-lru`). Set `noeviction`" in hazard(VALKEY_9_1_2, policy="allkeys-lru")
+
+
+def test_a_lost_connection_is_no_verdict() -> None:
+    def ask(*_parts: str) -> bytes:
+        raise redis.ConnectionError("lost")
+
+    with pytest.raises(redis.ConnectionError):
+        check_durability(ask)
