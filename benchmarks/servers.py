@@ -15,7 +15,7 @@ from benchmarks.workload import roomy_markets_file
 from cli import embedded
 from cli.ports import free_port
 from runtime import redis_clients
-from runtime.settings import PREFIX, Settings
+from runtime.settings import PREFIX, Settings, load_settings
 
 STOP_S = 300
 
@@ -25,7 +25,12 @@ def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
     """Run a Redis, its data in a temporary folder, that writes every commit to disk; yield settings that name it, and a client."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         markets = roomy_markets_file(Path(folder))
-        own = Settings(data_dir=Path(folder), redis_port=free_port(), markets_file=str(markets))
+        own = Settings(
+            data_dir=Path(folder),
+            redis_port=free_port(),
+            redis_bin=load_settings().redis_bin,  # so that two servers can be compared
+            markets_file=str(markets),
+        )
         embedded.make_data_dir(own)
         server = subprocess.Popen(embedded.redis_command(own).arguments, stdout=subprocess.DEVNULL)
         try:
