@@ -20,6 +20,7 @@ from protocol import streams
 from protocol.codec import decode_events
 from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.redis_clients import RedisOutage, asyncio_client
+from runtime.redis_stream_log import WAIT_MS
 from runtime.settings import Settings
 
 RECONNECT_S: Final = 0.2
@@ -138,6 +139,8 @@ class Watchers:
                 heard = self.heard[shard]
                 try:
                     found: Any = await client.xread({stream: heard}, ENTRIES_PER_READ)
+                    if found and not await self._is_replicated(client, shard):
+                        found = []
                     if not found and heard != STREAM_START:
                         await self._check_end(client, shard, heard)
                 except RedisOutage:
@@ -148,6 +151,15 @@ class Watchers:
                         self.heard[shard] = StreamId(stream_id.decode())
                 if not found:
                     await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:
+        """Return whether replicas have what this one connection has read: what they lack nobody was told of, and a failover may lose it."""
+        replicas = self._settings.redis_replicas_min
+        if not replicas:
+            return True
+        await client.set(f"chaos:{{{shard}}}", "read")
+        acknowledged: Any = await client.wait(replicas, WAIT_MS)
+        return bool(acknowledged >= replicas)
 
     async def _check_end(self, client: "redis.asyncio.Redis", shard: int, heard: str) -> None:
         newest: Any = await client.xrevrange(streams.events(shard), "+", "-", 1)

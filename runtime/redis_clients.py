@@ -143,12 +143,14 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
     timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     if address.is_cluster:
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
-        return cast(
-            "redis.asyncio.Redis",
-            redis.asyncio.RedisCluster(
-                startup_nodes=nodes, max_connections=_CLUSTER_CONNECTIONS_MAX, protocol=2, **address.options, **timeouts
-            ),
+        cluster = redis.asyncio.RedisCluster(
+            startup_nodes=nodes, max_connections=_CLUSTER_CONNECTIONS_MAX, protocol=2, **address.options, **timeouts
         )
+        # The library has no parameter for it. Nodes that it finds later are made with these options, too.
+        cluster.connection_kwargs["connection_class"] = _AsyncConnection
+        for node in cluster.nodes_manager.startup_nodes.values():
+            node.connection_class = _AsyncConnection
+        return cast("redis.asyncio.Redis", cluster)
     if address.nodes:
         pool = redis.asyncio.BlockingConnectionPool(
             max_connections=connections_max,
@@ -160,7 +162,7 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
         )
     else:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url, max_connections=connections_max, timeout=timeout_s, **timeouts
+            url, max_connections=connections_max, timeout=timeout_s, connection_class=_AsyncConnection, **timeouts
         )
     return redis.asyncio.Redis(connection_pool=pool)
 
@@ -389,7 +391,25 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
     """Over TLS."""
 
 
-class _FoundAsyncConnection(redis.asyncio.Connection):
+class _AsyncConnection(redis.asyncio.Connection):
+    """A connection that is lost in the middle of a command says so with the library's own error."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """Send a command.
+
+        Raises:
+            redis.ConnectionError: the connection is lost.
+        """
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            # uvloop raises it for a transport that was closed a moment ago; asyncio's own loop drops what is written.
+            if "closed" not in str(error):
+                raise
+            raise redis.ConnectionError(str(error)) from error
+
+
+class _FoundAsyncConnection(_AsyncConnection):
     """As `_Found`; a server that has become a replica is left."""
 
     def __init__(self, *, find: Callable[[], Awaitable[tuple[str, int]]], **options: Any) -> None:

@@ -93,21 +93,25 @@ class RedisLink(asyncio.Protocol):
         Raises:
             ConnectionError: there is no connection now; nothing was sent.
         """
-        if not self.ready or self._transport is None:
+        if self._transport is None or not self._is_open():
             raise ConnectionError("not connected to Redis")
         self._waiting.append(on_reply)
         self._transport.write(command)
 
+    def _is_open(self) -> bool:
+        # A transport that was aborted is gone a moment later; until then uvloop refuses to write to it with a RuntimeError.
+        return self.ready and self._transport is not None and not self._transport.is_closing()
+
     def subscribe(self, channel: str, on_reply: OnReply | None = None) -> None:
         """Listen to `channel`, now and after every reconnection; `on_reply` hears when the subscription stands, if connected now."""
         self._channels[channel] = None
-        if self.ready:
+        if self._is_open():
             self.send(packed("SUBSCRIBE", channel), on_reply or _ignore)
 
     def unsubscribe(self, channel: str) -> None:
         """Listen to `channel` no more."""
         self._channels.pop(channel, None)
-        if self.ready:
+        if self._is_open():
             self.send(packed("UNSUBSCRIBE", channel), _ignore)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -227,7 +231,7 @@ class RedisLink(asyncio.Protocol):
 
     def _write_for_all(self, command: str, channels: list[str]) -> None:
         """Send one command for many channels; each of them gets a reply of its own."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             raise ConnectionError("connection to Redis lost")
         self._unconfirmed += len(channels)
         self._waiting.extend(itertools.repeat(self._confirm, len(channels)))
@@ -270,7 +274,7 @@ class RedisLink(asyncio.Protocol):
             waiting.cancel()
 
     async def _ask(self, *parts: bytes | str | int) -> Reply:
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             raise ConnectionError("connection to Redis lost")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append(lambda reply: None if future.done() else future.set_result(reply))
@@ -289,7 +293,7 @@ class RedisLink(asyncio.Protocol):
             except TimeoutError:
                 silent_s = 0.0 if self._heard else silent_s + _PING_S
                 self._heard = False
-                if self._transport is None:
+                if self._transport is None or self._transport.is_closing():
                     continue
                 if silent_s >= _SILENCE_MAX_S:
                     self._transport.abort()

@@ -1,0 +1,103 @@
+"""A connection to Redis that ends in the middle of a command is an outage like any other, also on the event loop of production."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import redis.asyncio
+import uvloop
+
+from runtime import redis_clients
+from runtime.redis_clients import RedisOutage, asyncio_client
+from serving.redis_link import RedisLink, packed
+from tests.redis_servers import RedisServers
+
+
+def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    uvloop.run(asyncio.wait_for(program(), 60))
+
+
+async def break_in_the_middle(connection: Any) -> None:
+    """Lose the connection between the moment in which the library has looked at it and the one in which it writes."""
+    send = connection._send_packed_command
+
+    async def lose_and_send(command: Any) -> None:
+        connection._writer.transport.abort()
+        await asyncio.sleep(0.01)  # so that it is closed, not only about to be
+        connection._send_packed_command = send
+        await send(command)
+
+    connection._send_packed_command = lose_and_send
+
+
+@pytest.mark.parametrize("kind", [redis_clients._AsyncConnection, redis_clients._FoundAsyncConnection])
+def test_a_connection_that_is_lost_while_it_sends_is_an_outage(redis_url: str, kind: type) -> None:
+    async def program() -> None:
+        options = redis.asyncio.connection.parse_url(redis_url)
+        place = (options["host"], options["port"])
+
+        async def find() -> tuple[str, int]:
+            return place
+
+        found = {"find": find} if kind is redis_clients._FoundAsyncConnection else {}
+        connection = kind(**options, **found, socket_timeout=2)
+        await connection.connect()
+        await break_in_the_middle(connection)
+        with pytest.raises(RedisOutage):
+            await connection.send_command("PING")
+        await connection.disconnect()
+
+    run(program)
+
+
+def test_the_library_alone_raises_what_nobody_expects(redis_url: str) -> None:
+    # The control, and the reason: when it raises its own error, the class may go.
+    async def program() -> None:
+        connection = redis.asyncio.Connection(**redis.asyncio.connection.parse_url(redis_url), socket_timeout=2)
+        await connection.connect()  # type: ignore[no-untyped-call]
+        await break_in_the_middle(connection)
+        with pytest.raises(RuntimeError, match="closed"):
+            await connection.send_command("PING")
+        await connection.disconnect()
+
+    run(program)
+
+
+def test_every_client_is_made_of_such_connections(
+    redis_url: str, sentinel_servers: RedisServers, cluster_servers: RedisServers
+) -> None:
+    async def program() -> None:
+        for url in (redis_url, sentinel_servers.url):
+            async with asyncio_client(url, 2, 5) as client:
+                assert await client.ping()
+                assert issubclass(client.connection_pool.connection_class, redis_clients._AsyncConnection)
+        async with asyncio_client(cluster_servers.url, 2, 5) as client:
+            assert await client.set("lost", "connections")
+            cluster: Any = client
+            nodes = cluster.get_nodes()
+            assert len(nodes) == 3
+            assert {node.connection_class for node in nodes} == {redis_clients._AsyncConnection}
+
+    run(program)
+
+
+def test_a_link_that_is_being_closed_takes_nothing_more(redis_url: str) -> None:
+    async def program() -> None:
+        link = RedisLink(redis_url, on_message=lambda _channel, _payload: None)
+        is_ready = asyncio.Event()
+        link.on_ready = is_ready.set
+        await link.start()
+        await is_ready.wait()
+        is_ready.clear()
+        transport: Any = link._transport
+        transport.abort()
+        with pytest.raises(ConnectionError):
+            link.send(packed("PING"), lambda _reply: None)
+        link.subscribe("news")
+        link.unsubscribe("nothing")
+        await is_ready.wait()
+        assert link._transport is not transport
+        await link.close()
+
+    run(program)
