@@ -11,7 +11,8 @@ each time it connects. So after a failover it is enough that a connection breaks
 """
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -392,7 +393,12 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
 
 
 class _AsyncConnection(redis.asyncio.Connection):
-    """A connection that is lost in the middle of a command says so with the library's own error."""
+    """A connection that is lost in the middle of a command says so with the library's own error.
+
+    Two others reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a moment ago (asyncio's own loop
+    drops what is written). And where the library itself disconnects a connection that another task is using, as a cluster's client
+    does when a node fails, that task finds None in the place of the stream.
+    """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """Send a command.
@@ -400,13 +406,27 @@ class _AsyncConnection(redis.asyncio.Connection):
         Raises:
             redis.ConnectionError: the connection is lost.
         """
-        try:
+        with _lost_in_between(self):
             await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            # uvloop raises it for a transport that was closed a moment ago; asyncio's own loop drops what is written.
-            if "closed" not in str(error):
-                raise
-            raise redis.ConnectionError(str(error)) from error
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Return what the server says.
+
+        Raises:
+            redis.ConnectionError: the connection is lost.
+        """
+        with _lost_in_between(self):
+            return await super().read_response(*arguments, **options)
+
+
+@contextmanager
+def _lost_in_between(connection: redis.asyncio.Connection) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, AttributeError) as error:
+        if connection.is_connected:
+            raise
+        raise redis.ConnectionError(f"the connection was lost: {error}") from error
 
 
 class _FoundAsyncConnection(_AsyncConnection):

@@ -31,6 +31,34 @@ async def break_in_the_middle(connection: Any) -> None:
     connection._send_packed_command = lose_and_send
 
 
+@pytest.mark.parametrize("lose", ["_writer", "_reader"])
+def test_a_connection_that_the_library_closes_meanwhile_is_an_outage(redis_url: str, lose: str) -> None:
+    async def program() -> None:
+        connection: Any = redis_clients._AsyncConnection(
+            **redis.asyncio.connection.parse_url(redis_url), socket_timeout=2
+        )
+        await connection.connect()
+        send, read = connection._send_packed_command, connection._parser.read_response
+
+        async def disconnect(*arguments: Any, **options: Any) -> Any:
+            await connection.disconnect(nowait=True)
+            return await (send if lose == "_writer" else read)(*arguments, **options)
+
+        if lose == "_writer":
+            connection._send_packed_command = disconnect
+        else:
+            connection._parser.read_response = disconnect
+
+        async def ping() -> None:
+            await connection.send_command("PING")
+            await connection.read_response()
+
+        with pytest.raises(RedisOutage):
+            await ping()
+
+    run(program)
+
+
 @pytest.mark.parametrize("kind", [redis_clients._AsyncConnection, redis_clients._FoundAsyncConnection])
 def test_a_connection_that_is_lost_while_it_sends_is_an_outage(redis_url: str, kind: type) -> None:
     async def program() -> None:
