@@ -32,13 +32,13 @@ from chaos.evidence import (
     client_order_id,
 )
 from chaos.http_connection import HttpConnection, NotConnectedError
-from chaos.tasks import end_tasks
 from chaos.trading import Cancel, Deposit, Trading
 from functions.errors import STATUS_UNKNOWN
 from protocol.market import Market
 from protocol.orders import OrderStatus, OrderType
 from protocol.units import format_decimal, parse_decimal
 from runtime.settings import Settings
+from runtime.tasks import end_tasks
 
 ATTEMPT_S: Final = 8.0
 """How long an answer is waited for; longer than the exchange itself waits."""

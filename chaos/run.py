@@ -19,11 +19,11 @@ from chaos.load import Load, Trader
 from chaos.plan import Fault
 from chaos.rolling import Rolling, longest_wait_s
 from chaos.sabotage import Break, command_of
-from chaos.tasks import end_tasks
 from chaos.verdict import Verdict, judge
 from chaos.watchers import Watchers
 from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from runtime.settings import Settings, load_settings
+from runtime.tasks import end_tasks
 
 LOOK_EVERY_S: Final = 0.25
 SETTLE_EVERY_S: Final = 0.3

@@ -14,7 +14,6 @@ from websockets.exceptions import WebSocketException
 
 from chaos.evidence import Evidence
 from chaos.load import Trader, edge_urls, signed_subscription
-from chaos.tasks import end_tasks
 from chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events
@@ -22,6 +21,7 @@ from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_
 from runtime.redis_clients import RedisOutage, asyncio_client
 from runtime.redis_stream_log import WAIT_MS
 from runtime.settings import Settings
+from runtime.tasks import end_tasks
 
 RECONNECT_S: Final = 0.2
 OPEN_TIMEOUT_S: Final = 5.0

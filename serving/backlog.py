@@ -10,6 +10,7 @@ from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
 from runtime.probes import Reach
 from runtime.redis_clients import RedisOutage
+from runtime.tasks import end_tasks
 from serving.metrics import BACKLOG, HALTED
 from serving.pipelined import pipelined
 
@@ -57,8 +58,7 @@ class Backlog:
 
     async def close(self) -> None:
         """Stop looking."""
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        await end_tasks([self._watcher])
 
     async def _watch(self) -> None:
         while True:

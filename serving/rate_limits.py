@@ -17,6 +17,7 @@ from protocol import streams
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.settings import Settings
+from runtime.tasks import end_tasks
 from serving.pipelined import pipelined
 
 _MINUTE_MS: Final = 60_000
@@ -198,8 +199,7 @@ class RateLimitExchange:
 
     async def close(self) -> None:
         """Exchange a last time and stop."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks([self._task])
         await self._exchange()
 
     async def _run(self) -> None:

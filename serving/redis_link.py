@@ -15,6 +15,7 @@ import structlog
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
 from runtime.redis_clients import RedisOutage, asyncio_finder, is_passing, parse_address
+from runtime.tasks import end_tasks
 
 Reply = object
 """What hiredis reads; an error that Redis answered is a `hiredis.ReplyError`, a lost connection a `ConnectionError`."""
@@ -82,8 +83,7 @@ class RedisLink(asyncio.Protocol):
     async def close(self) -> None:
         """Disconnect for good."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await end_tasks([self._keeper])
         if self._transport is not None:
             self._transport.abort()
 

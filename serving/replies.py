@@ -9,6 +9,7 @@ import structlog
 from functions.errors import ApiError, status_unknown
 from protocol.codec import decode_replies
 from protocol.replies import Reply
+from runtime.tasks import end_tasks
 from serving.metrics import REPLY
 
 _SWEEP_S: Final = 0.05
@@ -69,8 +70,7 @@ class ReplyWaiter:
 
     async def close(self) -> None:
         """Stop timing out."""
-        self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
+        await end_tasks([self._sweeper])
 
     async def _sweep(self) -> None:
         while True:

@@ -15,6 +15,7 @@ import structlog
 from protocol import streams
 from runtime.redis_clients import RedisOutage
 from runtime.schema import noted_schema, why_schema_lacks
+from runtime.tasks import end_tasks
 from serving.database import PostgresDatabase
 
 _PERIOD_S: Final = 0.5
@@ -39,8 +40,7 @@ class SchemaWatch:
 
     async def close(self) -> None:
         """Stop looking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks([self._task])
 
     async def _watch(self) -> None:
         while True:

@@ -23,6 +23,7 @@ from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, T
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
+from runtime.tasks import end_tasks
 from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.accounts import AccountStreams
@@ -102,10 +103,7 @@ class Hub:
 
     async def close(self) -> None:
         """Listen no more."""
-        tasks = [*self._repairs.values(), *([self._ticker] if self._ticker else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([*self._repairs.values(), *([self._ticker] if self._ticker else [])])
         await self.accounts.close()
         await self._links.close()
 

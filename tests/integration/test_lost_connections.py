@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -127,5 +128,27 @@ def test_a_link_that_is_being_closed_takes_nothing_more(redis_url: str) -> None:
         await is_ready.wait()
         assert link._transport is not transport
         await link.close()
+
+    run(program)
+
+
+class Deaf(RedisLink):
+    """A link whose task drops the first cancellation, as `asyncio.wait_for` does before Python 3.12 in a moment that is hard to meet."""
+
+    async def _watch(self) -> None:
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        raise asyncio.CancelledError
+
+
+def test_a_link_closes_although_a_cancellation_is_lost(redis_url: str) -> None:
+    async def program() -> None:
+        link = Deaf(redis_url)
+        is_ready = asyncio.Event()
+        link.on_ready = is_ready.set
+        await link.start()
+        await is_ready.wait()
+        await asyncio.wait_for(link.close(), 10)
 
     run(program)

@@ -10,7 +10,8 @@ AGAIN_S: Final = 1.0
 async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
     """Cancel tasks until they have ended, whatever they end with.
 
-    Once is not enough: a library may take a cancellation that comes together with a lost connection for that, and go on.
+    Once is not enough: a library may take a cancellation that comes together with a lost connection for that, and go on; and before
+    Python 3.12 `asyncio.wait_for` drops one that comes in the moment in which what it waits for is done.
     """
     pending = set(tasks)
     while pending:

@@ -2,12 +2,12 @@ import asyncio
 
 import pytest
 
-import chaos.tasks
-from chaos.tasks import end_tasks
+import runtime.tasks
+from runtime.tasks import end_tasks
 
 
 async def test_a_task_that_survives_a_cancellation_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos.tasks, "AGAIN_S", 0.01)
+    monkeypatch.setattr(runtime.tasks, "AGAIN_S", 0.01)
     canceled = 0
 
     async def stubborn() -> None:
