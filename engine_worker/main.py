@@ -188,9 +188,12 @@ def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:
 
 
 def _another_leads(settings: Settings) -> bool:
-    """Return whether another worker leads the shard: it goes on, whatever has become of this one."""
-    with closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=settings.shard)) as log:
-        sight = log.lease(settings.shard)
+    """Return whether another worker leads the shard, as far as Redis can be asked: it goes on, whatever has become of this one."""
+    try:
+        with closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=settings.shard)) as log:
+            sight = log.lease(settings.shard)
+    except redis_clients.RedisOutage:
+        return False
     leader = sight.leader if sight.connected else None
     return leader is not None and (leader.process, leader.pid) != (settings.engine_name(), os.getpid())
 
