@@ -1,14 +1,22 @@
 """Which ports the exchange will listen on, and whether they are free."""
 
+import fcntl
+import os
 import secrets
 import socket
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
 
 from cli.processes import metrics_ports
 from runtime.settings import PREFIX, REPLICA_PORTS, Settings
 
 _QUIET_PORTS = range(15_000, 32_000)
 """Below those that the common systems hand out by themselves."""
+_PROMISED_S: Final = 180
+"""By then whoever was told of a port listens there, or has given up."""
 
 
 class PortError(RuntimeError):
@@ -53,27 +61,78 @@ def check_ports(settings: Settings) -> None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that was free a moment ago, and that no outgoing connection is given by chance."""
-    while True:
-        port = secrets.choice(_QUIET_PORTS)
-        if _is_free("127.0.0.1", port):
-            return port
+    """Return a port of 127.0.0.1 that is free and that no outgoing connection is given by chance.
+
+    Whoever asks has a while to listen there: until then, other processes on this machine that ask are told of other ports.
+    """
+    return free_ports(1, offsets=(0,))
 
 
-def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row that are free, and so are those 10,000 above them (a cluster's own)."""
-    while True:
-        first = free_port()
-        if all(_is_free("127.0.0.1", first + n + offset) for n in range(count) for offset in (0, 10_000)):
-            return first
+def free_ports(count: int, offsets: tuple[int, ...] = (0, 10_000)) -> int:
+    """Return the first of so many ports in a row that are free, and so are those `offsets` above them (a cluster's own)."""
+    return _first_free([n + offset for n in range(count) for offset in offsets])
 
 
 def free_replica_ports(count: int) -> int:
     """Return a port that is free for the first of so many replicas, and so are those of the others."""
+    return _first_free([number * REPLICA_PORTS for number in range(count)])
+
+
+def _first_free(offsets: Iterable[int]) -> int:
     while True:
-        first = free_port()
-        if all(_is_free("127.0.0.1", first + number * REPLICA_PORTS) for number in range(1, count)):
+        first = secrets.choice(_QUIET_PORTS)
+        if _promises.take([first + offset for offset in offsets]):
             return first
+
+
+class _Promises:
+    """Ports that this process was told of lately: each is a locked byte of a file that all processes of a user share.
+
+    The kernel takes back the locks of a process that ends, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._since: dict[int, float] = {}
+
+    def take(self, ports: list[int]) -> bool:
+        """Take all of them, or none: one is in use or promised."""
+        if self._file is None:
+            path = Path(tempfile.gettempdir()) / f"exchange-ports-{os.getuid()}"
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        now = time.monotonic()
+        for port in [port for port, since in self._since.items() if since < now - _PROMISED_S]:
+            self._release(port)
+        taken = []
+        for port in ports:
+            if not self._lock(self._file, port):
+                break
+            taken.append(port)
+            if not _is_free("127.0.0.1", port):
+                break
+        else:
+            return True
+        for port in taken:
+            self._release(port)
+        return False
+
+    def _lock(self, file: int, port: int) -> bool:
+        if port in self._since:
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        self._since[port] = time.monotonic()
+        return True
+
+    def _release(self, port: int) -> None:
+        assert self._file is not None
+        del self._since[port]
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, port)
+
+
+_promises: Final = _Promises()
 
 
 def _is_free(host: str, port: int) -> bool:

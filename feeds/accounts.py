@@ -11,7 +11,8 @@ from protocol.units import AccountId
 class AccountFrames:
     """The events of a batch by account, each in its own bytes and in the log's order."""
 
-    def __init__(self) -> None:
+    def __init__(self, position: StreamId) -> None:
+        self._after = position
         self._frames: dict[AccountId, list[msgspec.Raw]] = {}
 
     def add(self, account_id: AccountId, event: msgspec.Raw) -> None:
@@ -25,7 +26,8 @@ class AccountFrames:
     def take(self, position: StreamId) -> list[AccountUpdate]:
         """Return what was added since the last call, an update per account; `position` is the last entry's id."""
         frames, self._frames = self._frames, {}
+        after, self._after = self._after, position
         return [
-            AccountUpdate(account_id, position, msgspec.Raw(encode_frame(events)))
+            AccountUpdate(account_id, position, msgspec.Raw(encode_frame(events)), after=after)
             for account_id, events in frames.items()
         ]

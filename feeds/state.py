@@ -306,7 +306,7 @@ class ShardFeeds:
         """The last entry applied."""
         self.time = self._event_time = saved.time
         """The log's time: no later event is older."""
-        self._accounts = AccountFrames()
+        self._accounts = AccountFrames(saved.position)
         self._chunk_names = set(chunks)
         self._first_chunk = max((_chunk_of(name) + 1 for name in chunks), default=0)
         first_second = window_start(self.time)

@@ -136,9 +136,15 @@ class TradeBatch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AccountUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """Raw account events (msgpack, as in `ev:{k}`), published to the account's channel; position names the log entry."""
+    """Raw account events (msgpack, as in `ev:{k}`): all that the log has for the account from behind `after` up to `position`.
+
+    After a crash feeds may repeat what they have published, in other portions: who has heard a part of one must not tell it again.
+    """
 
     account_id: AccountId
     position: str
     events: msgspec.Raw
     balances: tuple[Balance, ...] = ()
+    """Not used."""
+    after: str = ""
+    """Empty when the writer is older than this field."""

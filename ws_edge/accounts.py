@@ -3,12 +3,13 @@
 Feeds publish an account's events with the log position that they reach up to. Once a second the position that feeds have
 published is noted, with a PING behind it on the listening connection: when the PONG is back, everything up to there was heard. After
 a lost connection what is missing is read from the log, from the last position known to be heard up to what feeds have published by then.
+So it is when a replica of Redis that did not know of the newest portions became the master: feeds publish these again, cut elsewhere.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import redis.asyncio
@@ -44,6 +45,14 @@ _log = structlog.get_logger()
 Position = tuple[int, int]
 
 
+class _Portion(NamedTuple):
+    """All that the log has for an account from behind `after` up to `position`."""
+
+    after: Position
+    position: Position
+    events: list[Event]
+
+
 class AccountSubscription:
     """One connection's wish to hear of an account; every event is written between `prefix` and `suffix`."""
 
@@ -75,11 +84,19 @@ class _Account:
         self.heard: Position | None = None
         """Up to where everything was heard; None until the channel is subscribed to."""
         self.is_behind = False
-        self.waiting: list[tuple[Position, list[Event]]] = []
+        self.waiting: list[_Portion] = []
 
     def move_to(self, position: Position) -> None:
         """Note that everything up to `position` was heard."""
         self.heard = position if self.heard is None else max(self.heard, position)
+
+    def follows(self, portion: _Portion) -> bool | None:
+        """Return whether a portion is new; None: a part of it is, which only the log can tell from the rest."""
+        if self.heard is None:
+            return True
+        if portion.position <= self.heard:
+            return False
+        return True if portion.after >= self.heard else None
 
 
 class AccountStreams:
@@ -151,20 +168,21 @@ class AccountStreams:
         if account is None:
             return
         position = split_stream_id(update.position)
+        portion = _Portion(split_stream_id(update.after) if update.after else position, position, events)
         # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
         if account.is_behind or not self._link(update.account_id).ready:
-            account.waiting.append((position, events))
-        elif account.heard is None or position > account.heard:
-            account.heard = position
-            self._tell(account, events)
+            account.waiting.append(portion)
+        elif not self._take(account, portion):
+            account.is_behind = True
+            account.waiting.append(portion)
+            self._repair_soon()
 
     def reconnected(self) -> None:
         """Read what was missed while the connection was lost; until then, what is heard waits."""
         self._reconnections += 1
         for account in self._accounts.values():
             account.is_behind = account.heard is not None
-        if self._repair is None or self._repair.done():
-            self._repair = asyncio.create_task(self._catch_up())
+        self._repair_soon()
 
     async def mark(self) -> None:
         """Note up to where everything was heard."""
@@ -185,6 +203,18 @@ class AccountStreams:
             self._repair.cancel()
             await asyncio.gather(self._repair, return_exceptions=True)
 
+    def _take(self, account: _Account, portion: _Portion) -> bool:
+        """Tell what is new of a portion; False: it has to be read from the log."""
+        follows = account.follows(portion)
+        if follows:
+            account.heard = portion.position
+            self._tell(account, portion.events)
+        return follows is not None
+
+    def _repair_soon(self) -> None:
+        if self._repair is None or self._repair.done():
+            self._repair = asyncio.create_task(self._catch_up())
+
     def _link(self, account_id: AccountId) -> RedisLink:
         return self._links.of(self._markets.shard_of_account(account_id))
 
@@ -202,6 +232,8 @@ class AccountStreams:
                     await asyncio.sleep(_RETRY_S)
                 for shard, accounts in by_shard.items():
                     await self._catch_up_shard(shard, accounts)
+                if any(account.is_behind for account in behind.values()):
+                    await asyncio.sleep(_RETRY_S)
             except RedisOutage as error:
                 _log.warning("accounts are behind", error=str(error))
                 await asyncio.sleep(_RETRY_S)
@@ -239,11 +271,9 @@ class AccountStreams:
             if account_id in found:
                 self._tell(account, found[account_id])
             account.move_to(published)
-            waiting, account.waiting, account.is_behind = account.waiting, [], False
-            for position, events in waiting:
-                if account.heard is None or position > account.heard:
-                    account.heard = position
-                    self._tell(account, events)
+            while account.waiting and self._take(account, account.waiting[0]):
+                del account.waiting[0]
+            account.is_behind = bool(account.waiting)
 
     async def _reaches_back(self, shard: int, start: Position) -> bool:
         """Return whether the log still has everything after `start`."""

@@ -102,6 +102,44 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
     assert listener.deposits == ["2", "3", "4"]
 
 
+def portion(after: int, numbers: list[int]) -> bytes:
+    """What feeds publish of several entries of the log, at once."""
+    events = [FundsDeposited(TimeMs(n), OWNER, "BTC", AssetUnits(n * 10**8), f"deposit {n}", ()) for n in numbers]
+    raw = msgspec.Raw(encode_frame(events))
+    return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{numbers[-1]}-0", raw, after=f"{after}-0"))
+
+
+async def test_portions_that_are_published_again_with_other_ends_are_told_once(
+    redis_url: str, client: "redis.asyncio.Redis"
+) -> None:
+    """As after a promotion of a replica that did not know yet how far feeds had come."""
+    links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
+    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    await links.start()
+    listener = Listener()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await until(lambda: links.of(0).ready)
+            await client.hset(streams.feeds_state(0), "published_id", "1-0")
+            await accounts.add(listener)
+            accounts.activate(listener)
+            accounts.hear(portion(1, [2]))
+            accounts.hear(portion(1, [2, 3]))
+            await asyncio.sleep(0.5)
+            assert listener.deposits == ["2"]  # the mark is still where the replica's was
+            accounts.hear(portion(3, [4]))
+            await client.hset(streams.feeds_state(0), "published_id", "4-0")
+            await until(lambda: len(listener.deposits) >= 3)
+            accounts.hear(portion(4, [5]))
+            accounts.hear(portion(2, [3, 4, 5]))
+            await client.hset(streams.feeds_state(0), "published_id", "5-0")
+            await asyncio.sleep(0.5)
+    finally:
+        await accounts.close()
+        await links.close()
+    assert listener.deposits == ["2", "3", "4", "5"]
+
+
 async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
     redis_url: str, client: "redis.asyncio.Redis"
 ) -> None:

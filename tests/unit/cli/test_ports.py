@@ -1,8 +1,11 @@
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from cli.ports import PortError, check_ports, free_port
+from cli import ports
+from cli.ports import PortError, check_ports, free_port, free_ports
 from runtime.settings import Settings
 
 
@@ -52,3 +55,32 @@ def test_ports_of_external_servers_do_not_matter() -> None:
                 database_url="postgresql:///x",
             )
         )
+
+
+def test_nobody_is_told_of_a_port_that_another_process_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the question and the listening there is time: two tests, or a bench beside a chaos run, ask at once."""
+    some = range(31_000, 31_040)
+    monkeypatch.setattr(ports, "_QUIET_PORTS", some)
+    ask = (
+        "import sys; from cli import ports; ports._QUIET_PORTS = range(31_000, 31_040);"
+        "print(*(ports.free_port() for _ in range(15)), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", ask], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None
+        theirs = [int(port) for port in other.stdout.readline().split()]
+        ours = [free_port() for _ in range(15)]
+        other.kill()
+    assert len({*theirs, *ours}) == 30
+    assert {*theirs, *ours} <= {*some}
+
+
+def test_a_row_of_ports_is_promised_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_QUIET_PORTS", range(20_000, 20_100))
+    rows = [free_ports(5) for _ in range(5)]
+    assert len({first + number for first in rows for number in range(5)}) == 25
+
+
+def test_promises_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_QUIET_PORTS", [31_100])
+    monkeypatch.setattr(ports, "_PROMISED_S", 0)
+    assert [free_port(), free_port()] == [31_100, 31_100]

@@ -79,6 +79,28 @@ def test_account_gets_its_events_in_order_and_nobody_elses(feeds: ShardFeeds) ->
     assert not feeds.take_outputs(0)
 
 
+def test_an_accounts_portions_say_where_they_begin_and_end(feeds: ShardFeeds) -> None:
+    def portions(of: ShardFeeds) -> list[tuple[str, str]]:
+        payloads = heard(of.take_outputs(0), streams.account(7))
+        updates = [msgspec.msgpack.decode(payload, type=AccountUpdate) for payload in payloads]
+        return [(update.after, update.position) for update in updates]
+
+    third = StreamId(f"{START_MS}-2")
+    feeds.apply(FIRST, frame(deposit(1, 7)))
+    assert portions(feeds) == [(streams.STREAM_START, FIRST)]
+    saved = feeds.save()
+    feeds.apply(SECOND, frame(deposit(2, 8)))
+    assert portions(feeds) == []
+    feeds.apply(third, frame(deposit(3, 7)))
+    assert portions(feeds) == [(SECOND, third)]
+    # Started again: what had left before is passed over.
+    again = ShardFeeds.decode(0, market_map().markets, saved.state, saved.chunks)
+    again.apply(SECOND, frame(deposit(2, 8)))
+    again.skip_outputs()
+    again.apply(third, frame(deposit(3, 7)))
+    assert portions(again) == [(SECOND, third)]
+
+
 @pytest.mark.parametrize("sequence", [1, 3])
 def test_a_gap_or_a_repeat_stops_the_feeds(feeds: ShardFeeds, log: MarketLog, sequence: int) -> None:
     feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 5, 6))))
