@@ -11,10 +11,11 @@ import psycopg
 
 from cli.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
+from engine_worker.input import apply_one_by_one
 from engine_worker.replay import Replay
 from protocol import streams
 from protocol.codec import decode_commands, decode_messages
-from protocol.commands import CancelAllOrders, CancelOrder, Command, MatchOrder, MessageFrame, PlaceOrder, ShardMessage
+from protocol.commands import CancelAllOrders, CancelOrder, LoggedCommand, MatchOrder, PlaceOrder
 from protocol.events import Event, FundsReleased, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.orders import Liquidity, OrderState, OrderType, Side
@@ -27,7 +28,7 @@ from protocol.streams import (
     preceding_stream_id,
     split_stream_id,
 )
-from protocol.units import AccountId, OrderId, QuantityLots, TimeMs, format_decimal
+from protocol.units import AccountId, OrderId, QuantityLots, format_decimal
 from runtime.stream_log import Entry
 
 
@@ -150,25 +151,11 @@ def _all_entries(past: ShardPast, progress: Progress) -> Iterator[Entry]:
         progress(done, max(total, done))
 
 
-def _commands(frame: bytes) -> list[Command]:
+def _commands(frame: bytes) -> list[LoggedCommand]:
     try:
         return decode_commands(frame)
     except msgspec.MsgspecError:
         return []
-
-
-def one_by_one(shard: Shard, entry: Entry) -> Iterator[Command | ShardMessage]:
-    """Apply an entry; yield each command or message once it is applied."""
-    time = TimeMs(split_stream_id(entry.stream_id)[0])
-    if (frame := entry.fields.get(COMMANDS_FIELD)) is not None:
-        for command in decode_commands(frame):
-            shard.apply(command, time)
-            yield command
-        return
-    messages = decode_messages(entry.fields[MESSAGES_FIELD])
-    for number, message in enumerate(messages.messages, messages.first_sequence):
-        shard.apply_frame(MessageFrame(messages.source, messages.target, number, (message,)), time)
-        yield message
 
 
 class _Teller:
@@ -186,7 +173,7 @@ class _Teller:
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None
         placed: PlaceOrder | None = None
-        for index, command in enumerate(one_by_one(shard, entry)):
+        for index, command in enumerate(apply_one_by_one(shard, entry)):
             output = shard.take()
             if not isinstance(command, PlaceOrder):
                 continue
@@ -330,7 +317,7 @@ class _Teller:
         found = [
             self._step(past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard})
         ]
-        for message in one_by_one(replay.shard, arrival):
+        for message in apply_one_by_one(replay.shard, arrival):
             events = replay.shard.take().events
             if isinstance(message, MatchOrder) and message.order_id == order.order_id:
                 found += self._trades(past.shard, arrival.stream_id, events, order)

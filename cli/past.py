@@ -12,6 +12,7 @@ from engine_worker.input import NotUnderstoodError, apply_entry
 from engine_worker.replay import READ_ENTRIES, Replay, SourceTrimmed, StreamLogSource
 from persist.archived import ShardArchive
 from persist.segments import ArchiveDamagedError, snapshot_info
+from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id, stream_id_of
 from runtime.stream_log import Entry, StreamLog
@@ -203,6 +204,8 @@ def steps(replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = 
                 apply_entry(replay.shard, entry)
             except NotUnderstoodError:
                 replay.dead_letters += 1
+            except LaterFormatError as error:
+                raise PastError(f"entry {entry.stream_id}: {error}") from error
             replay.position = entry.stream_id
             replay.entries += 1
             yield entry

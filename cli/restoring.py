@@ -31,7 +31,7 @@ from persist.archive import insert_snapshot
 from persist.archived import ShardArchive
 from persist.guard import stored_of
 from protocol import streams
-from protocol.codec import encode_frame
+from protocol.codec import encode_frame, encode_messages
 from protocol.commands import MessageFrame, ShardMessage
 from protocol.events import TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
@@ -211,7 +211,8 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
                     f"Messages of shard {source.index} to shard {target} that were on their way are older than the snapshot of "
                     f"{each.snapshot_id}."
                 )
-            found[source.index, target] = MessageFrame(source.index, target, seen + 1, tuple(messages[target]))
+            rest = tuple(messages[target])
+            found[source.index, target] = MessageFrame(source.index, target, seen + 1, rest, source.time * 1_000)
     return found
 
 
@@ -396,7 +397,7 @@ def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[i
     if split_stream_id(each.ingested) > split_stream_id(position):
         _move_end(client, streams.commands(shard), each.ingested)
     messages: Any = {
-        str(target): encode_frame(frame) for (source, target), frame in outboxes.items() if source == shard
+        str(target): encode_messages(frame) for (source, target), frame in outboxes.items() if source == shard
     }
     if messages:
         client.xadd(streams.outbox(shard), messages, id=position)

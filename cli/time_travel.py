@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 from cli.past import Moment, Past, PastError, Progress, ShardPast, end_of, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
+from engine_worker.input import apply_one_by_one
 from engine_worker.replay import Replay
-from protocol.codec import decode_commands, decode_messages
-from protocol.commands import MessageFrame
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.orders import Balance, OrderState, Side
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId, split_stream_id
-from protocol.units import AccountId, TimeMs
+from protocol.streams import StreamId, split_stream_id
+from protocol.units import AccountId
 from runtime.stream_log import Entry
 
 Levels = list[tuple[int, int]]
@@ -140,20 +139,10 @@ def _account_before(
     shard: Shard, entry: Entry, account_id: int, symbol: str, sequence: int, position: StreamId
 ) -> PastAccount:
     """Apply an entry one command after the other, and return the account before the one that leads beyond the sequence."""
-    time, state = TimeMs(split_stream_id(entry.stream_id)[0]), shard.markets[symbol]
     account = _account(shard, account_id, position)
-    if (frame := entry.fields.get(COMMANDS_FIELD)) is not None:
-        for command in decode_commands(frame):
-            shard.apply(command, time)
-            if state.sequence > sequence:
-                return account
-            account = _account(shard, account_id, entry.stream_id)
-        return account
-    messages = decode_messages(entry.fields[MESSAGES_FIELD])
-    for number, message in enumerate(messages.messages, messages.first_sequence):
-        shard.apply_frame(MessageFrame(messages.source, messages.target, number, (message,)), time)
-        if state.sequence > sequence:
-            return account
+    for _ in apply_one_by_one(shard, entry):
+        if shard.markets[symbol].sequence > sequence:
+            break
         account = _account(shard, account_id, entry.stream_id)
     return account
 

@@ -95,6 +95,11 @@ class Candidate:
     def _standby(self) -> Standby:
         return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)
 
+    def tick(self, now_us: int) -> None:
+        """Let the time of a shard pass that this worker leads. See `Worker.tick`."""
+        if self.leads:
+            self._worker.tick(now_us)
+
     def redis_was_away(self) -> None:
         """Note that a step failed because Redis was away."""
         self._watch.redis_was_away(self._now_ms())

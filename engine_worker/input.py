@@ -4,13 +4,24 @@ Everything is checked before anything is applied: what gets through cannot make 
 entry is applied whole, or it is a dead letter.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from engine_worker.core.shard import Shard
-from protocol.codec import decode_commands, decode_messages
-from protocol.commands import CancelResting, Command, Deposit, MatchOrder, MessageFrame, PlaceOrder, Withdraw
+from protocol.codec import LaterFormatError, decode_command_frame, decode_messages
+from protocol.commands import (
+    CancelResting,
+    Deposit,
+    LoggedCommand,
+    MatchOrder,
+    MessageFrame,
+    PlaceOrder,
+    ShardMessage,
+    Tick,
+    Withdraw,
+)
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, split_stream_id
 from protocol.units import TimeMs
@@ -24,29 +35,43 @@ class NotUnderstoodError(ValueError):
 
 
 def apply_entry(shard: Shard, entry: Entry) -> None:
-    """Apply everything in one entry of the shard's input, at the time of its id.
+    """Apply everything in one entry of the shard's input.
 
     Raises:
         NotUnderstoodError: it cannot be applied; nothing of it was.
+        LaterFormatError: a later release wrote it; nothing of it was applied.
         InvariantBroken: the state is wrong; it must not be used or published.
     """
-    time = TimeMs(split_stream_id(entry.stream_id)[0])
+    deque(apply_one_by_one(shard, entry), maxlen=0)
+
+
+def apply_one_by_one(shard: Shard, entry: Entry) -> Iterator[LoggedCommand | ShardMessage]:
+    """Apply an entry as `apply_entry` does; yield each command and each new message once it is applied."""
+    entered = TimeMs(split_stream_id(entry.stream_id)[0])
     commands, messages = entry.fields.get(COMMANDS_FIELD), entry.fields.get(MESSAGES_FIELD)
+    if (commands is None) == (messages is None):
+        has = "neither" if commands is None else "both"
+        raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
     try:
-        if commands is not None and messages is None:
-            read = decode_commands(commands)
-            _check_commands(shard.market_map, shard.index, read)
-            for command in read:
-                shard.apply(command, time)
-        elif messages is not None and commands is None:
-            frame = decode_messages(messages)
-            _check_frame(shard.market_map, shard.index, frame)
-            shard.apply_frame(frame, time)
+        if commands is not None:
+            read = decode_command_frame(commands)
         else:
-            has = "neither" if commands is None else "both"
-            raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
+            assert messages is not None
+            frame = decode_messages(messages)
     except msgspec.MsgspecError as error:
         raise NotUnderstoodError(str(error)) from error
+    if commands is not None:
+        _check_commands(shard.market_map, shard.index, read.commands)
+        time = shard.enter(entered, read.written_us)
+        for command in read.commands:
+            shard.apply(command, time)
+            yield command
+    else:
+        _check_frame(shard.market_map, shard.index, frame)
+        time = shard.enter(entered, frame.written_us)
+        for message in shard.new_messages(frame):
+            shard.apply(message, time)
+            yield message
 
 
 def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, bytes]:
@@ -62,7 +87,7 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
             raise NotUnderstoodError(f"there is no shard {field[:40]!r} to send to")
         try:
             frame = decode_messages(payload)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, LaterFormatError) as error:
             raise NotUnderstoodError(str(error)) from error
         if (frame.source, frame.target) != (index, int(field)):
             raise NotUnderstoodError(f"the frame is from shard {frame.source} to {frame.target}")
@@ -70,9 +95,11 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
     return frames
 
 
-def _check_commands(market_map: MarketMap, index: int, commands: Sequence[Command]) -> None:
+def _check_commands(market_map: MarketMap, index: int, commands: Sequence[LoggedCommand]) -> None:
     shard_count = market_map.shard_count
     for command in commands:
+        if isinstance(command, Tick):
+            continue
         account_id = command.account_id
         if account_id < 1 or account_id % shard_count != index:
             raise NotUnderstoodError(f"account {account_id} is not one of shard {index}")

@@ -25,6 +25,7 @@ from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
+from protocol.codec import LaterFormatError
 from runtime import redis_clients
 from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
@@ -60,6 +61,9 @@ def main() -> None:
     except Fenced as error:
         _log.warning("another worker leads", reason=str(error))
         sys.exit(3)
+    except LaterFormatError as error:
+        _log.critical("this program is too old for the log", shard=settings.shard, reason=str(error))
+        sys.exit(HALTED_EXIT_CODE)
     except (InvariantBroken, LogDamaged, NotDurableError) as error:
         _log.critical("the shard stops", shard=settings.shard, reason=str(error))
         _say_halted(settings, str(error))
@@ -156,6 +160,7 @@ def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process:
     while not stopping.is_set():
         try:
             processed = candidate.step(settings.lease_ms // BLOCKS_PER_LEASE)
+            candidate.tick(time.time_ns() // 1_000)
             snapshotter.run()
             heartbeat.run()
             care.run()

@@ -37,6 +37,11 @@ DIFFERENCE: Final = Gauge(
     ["shard", "asset"],
 )
 CONSERVED: Final = Gauge("engine_money_conserved", "1: the shard's money adds up in every asset", ["shard"])
+HELD: Final = Gauge(
+    "engine_held_format",
+    "The format of an entry that this worker cannot read and waits with; 0: there is none",
+    ["shard"],
+)
 DEAD_LETTERS: Final = Gauge("engine_dead_letters", "Dead letters that are kept for the shard", ["shard"])
 
 SNAPSHOT_TIME: Final = Gauge(

@@ -16,7 +16,7 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash
 from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
-from protocol.codec import decode_events
+from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
@@ -284,14 +284,14 @@ class Verifier:
         payload = entry.fields.get(EVENTS_FIELD, b"")
         commands = (self._batch_command, self.replay.shard.command_count)
         if frame and payload == frame and not self._produced:
-            events = _raw_events(payload)
+            events = _raw_events(event_items(payload))
         else:
             if frame:
-                self._produced.extend(bytes(event) for event in _raw_events(frame))
+                self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
             if _is_foreign(payload, self.replay.shard.market_map):
                 self._foreign += 1
                 return
-            events = _raw_events(payload)
+            events = _raw_events(event_items(payload))
             for number, event in enumerate(events):
                 expected = self._produced.popleft() if self._produced else b""
                 if expected != bytes(event):
@@ -308,7 +308,7 @@ class Verifier:
     def _compare_snapshot(self, stream_id: StreamId) -> None:
         frame = self._take()
         if frame:
-            self._produced.extend(bytes(event) for event in _raw_events(frame))
+            self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
         snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
         if snapshot != own:
             shard = self.replay.shard
@@ -328,7 +328,7 @@ class Verifier:
     def _compare_rest(self) -> None:
         """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote into it."""
         if frame := self._take():
-            self._produced.extend(bytes(event) for event in _raw_events(frame))
+            self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
         while self._produced and self._next_found() is not None:
             self._compare()
         if self._produced:

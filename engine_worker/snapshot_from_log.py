@@ -14,6 +14,7 @@ import structlog
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.snapshots import IMPOSSIBLE, STDOUT, be_patient, save
 from engine_worker.worker import LogDamaged, Worker
+from protocol.codec import LaterFormatError
 from runtime.log import configure_logs
 from runtime.redis_stream_log import RedisStreamLog, Unreachable
 from runtime.settings import Settings, load_settings
@@ -46,7 +47,7 @@ def main() -> None:
     except InvariantBroken as error:
         _log.critical("the state is wrong", shard=settings.shard, reason=str(error))
         sys.exit(IMPOSSIBLE)
-    except (LogDamaged, Fenced, *Unreachable) as error:
+    except (LogDamaged, LaterFormatError, Fenced, *Unreachable) as error:
         _log.warning("no snapshot from the log", shard=settings.shard, reason=str(error))
         sys.exit(1)
     sys.stdout.write(str(size))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocol.codec import decode_commands
+from protocol.codec import LaterFormatError, decode_commands
 from protocol.commands import PlaceOrder
 from protocol.streams import COMMANDS_FIELD, split_stream_id
 from runtime.stream_log import Entry
@@ -21,7 +21,7 @@ def trace_batch(tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: f
         arrived_ns = split_stream_id(entry.stream_id)[0] * 1_000_000
         try:
             commands = decode_commands(entry.fields.get(COMMANDS_FIELD, b""))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, LaterFormatError):
             continue
         for command in commands:
             if not isinstance(command, PlaceOrder):

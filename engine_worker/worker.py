@@ -18,15 +18,15 @@ from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
-from engine_worker.metrics import TAKEOVERS, BatchMetrics
+from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
 from engine_worker.traces import trace_batch
 from protocol import streams
-from protocol.codec import decode_queries, encode_frame
-from protocol.commands import MessageFrame, ShardMessage
+from protocol.codec import LaterFormatError, decode_queries, encode_commands, encode_frame, encode_messages
+from protocol.commands import MessageFrame, ShardMessage, Tick
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import AuditReply, Query, Reply
-from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.settings import Settings
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
@@ -39,6 +39,8 @@ REPLAY_ENTRIES = 1_000
 OUTBOX_ENTRIES = 100
 FOLLOW_ENTRIES = 100
 """Entries read at once while following: a standby has to look at the lease, too."""
+_HELD_S = 0.2
+"""Pause before an input is looked at again that begins with what this program cannot read."""
 _RENEW_ENTRIES = 32
 """After as many entries of a batch a leader looks whether its lease is due."""
 
@@ -88,6 +90,8 @@ class Worker:
         """Replies that go out with the next read: a round trip less for each batch."""
         self._answers: list[tuple[str, bytes]] = []
         """Answers to queries, which go out with the next read if this worker still leads then."""
+        self._told_second = self._ticked_second = 0
+        """The seconds of the last event, and of the last tick, that this worker wrote."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
@@ -142,6 +146,7 @@ class Worker:
             Rewound: Redis has lost what this worker has applied.
             LogDamaged: the input does not reach the position, or not as far back as the newest usable snapshot.
             InvariantBroken: the state that was committed is wrong.
+            LaterFormatError: a later release has led meanwhile; this program must not lead after it.
         """
         after = self.position.stream_id
         entries, goal, trimmed_to = self._streams.read_committed(self._index, after, entries_max)
@@ -277,10 +282,22 @@ class Worker:
         began, known = time.perf_counter(), self.shard.command_count
         waited_s = time.time() - split_stream_id(entries[0].stream_id)[0] / 1_000
         dead_letters: list[DeadLetter] = []
-        for first in range(0, len(entries), _RENEW_ENTRIES):
-            some = entries[first : first + _RENEW_ENTRIES]
-            dead_letters += [letter for entry in some if (letter := self._apply(entry)) is not None]
-            self._keep_lease()
+        for number, entry in enumerate(entries):
+            try:
+                letter = self._apply(entry)
+            except LaterFormatError as error:
+                self._hold(entry, error)
+                entries = entries[:number]
+                break
+            if letter is not None:
+                dead_letters.append(letter)
+            if number % _RENEW_ENTRIES == _RENEW_ENTRIES - 1:
+                self._keep_lease()
+        else:
+            HELD.labels(self._index).set(0)
+        if not entries:
+            return
+        self._keep_lease()
         output = self._take()
         stream_id = entries[-1].stream_id
         outbox = self._frames(output)
@@ -298,6 +315,8 @@ class Worker:
         committed = time.perf_counter()
         self.position = ShardPosition(self.position.epoch, stream_id)
         self._delivery_unsure = bool(outbox)
+        if output.events:
+            self._told_second = self.shard.time // 1_000
         commands = self.shard.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
         if self._tracer is not None:
@@ -307,6 +326,12 @@ class Worker:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))
             self._delivery_unsure = False
             self._metrics.delivered(time.perf_counter() - committed)
+
+    def _hold(self, entry: Entry, error: LaterFormatError) -> None:
+        """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
+        HELD.labels(self._index).set(error.number)
+        _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
+        time.sleep(_HELD_S)
 
     def _keep_lease(self) -> None:
         """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
@@ -319,7 +344,7 @@ class Worker:
             apply_entry(self.shard, entry)
         except NotUnderstoodError as error:
             return _dead_letter(entry, str(error))
-        except InvariantBroken:
+        except (InvariantBroken, LaterFormatError):
             raise
         except Exception as error:
             # The core is pure: the same entry raises at every start. A halt says so once, instead of a process that starts for ever.
@@ -339,8 +364,14 @@ class Worker:
         for target, sequence, message in output.outbox:
             by_target[target].append((sequence, message))
         return {
-            target: encode_frame(
-                MessageFrame(self._index, target, numbered[0][0], tuple(message for _, message in numbered))
+            target: encode_messages(
+                MessageFrame(
+                    self._index,
+                    target,
+                    numbered[0][0],
+                    tuple(message for _, message in numbered),
+                    self.shard.time * 1_000,
+                )
             )
             for target, numbered in by_target.items()
         }
@@ -372,6 +403,16 @@ class Worker:
         if isinstance(reply, AuditReply):
             reply = msgspec.structs.replace(reply, position=self.position.stream_id)
         return reply_to, reply
+
+    def tick(self, now_us: int) -> None:
+        """Let the shard's time pass when a new second has begun and nothing was told in it. `now_us` is this process's clock.
+
+        Candles close by that: about at the second's end on a shard that is idle, with the next event on one that is not.
+        """
+        second = now_us // 1_000_000
+        if second > max(self._told_second, self._ticked_second):
+            self._ticked_second = second
+            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
 
     def finish(self) -> None:
         """Say what is left to say, and give the lease up: a standby need not wait for it to run out."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.codec import event_items
 from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
@@ -92,7 +93,13 @@ class StateHash(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
     time: TimeMs
 
 
-EventHead = StateHash | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+class Passed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """A `TimePassed`."""
+
+    time: TimeMs
+
+
+EventHead = StateHash | Passed | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])
@@ -103,5 +110,7 @@ def decode(frame: bytes) -> tuple[list[EventHead], list[msgspec.Raw]]:
 
     Raises:
         msgspec.MsgspecError: the bytes are not an event frame.
+        LaterFormatError: a later release wrote it.
     """
-    return _heads(frame), _raws(frame)
+    items = event_items(frame)
+    return _heads(items), _raws(items)

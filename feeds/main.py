@@ -11,6 +11,7 @@ import structlog
 from feeds.state import InvariantError
 from feeds.store import FeedsStore, RewoundError, SupersededError
 from feeds.worker import FeedsWorker
+from protocol.codec import LaterFormatError
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, reach_redis, serve_metrics
@@ -42,7 +43,7 @@ def main() -> None:
     except SupersededError as error:
         _log.warning("another feeds process leads", reason=str(error))
         sys.exit(3)
-    except InvariantError as error:
+    except (InvariantError, LaterFormatError) as error:
         _log.critical("the feeds stop", reason=str(error))
         sys.exit(4)
 

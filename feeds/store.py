@@ -31,21 +31,6 @@ end
 return 1
 """
 
-# Once everything in the input is done and every event read, nothing can happen before Redis's own time any more; until then,
-# nothing can happen before the last input that is done.
-_TIME = """
-local function last_id(key)
-  local information = redis.pcall('XINFO', 'STREAM', key)
-  if information.err then return '0-0' end
-  for i = 1, #information, 2 do
-    if information[i] == 'last-generated-id' then return information[i + 1] end
-  end
-end
-local done = string.match(redis.call('GET', KEYS[1]) or '0|0-0', '|(.+)$')
-local now = redis.call('TIME')
-return {done, last_id(KEYS[2]), last_id(KEYS[3]), now[1] .. string.format('%03d', math.floor(now[2] / 1000))}
-"""
-
 
 class SupersededError(RuntimeError):
     """Another feeds process has started since; this one must not write any more."""
@@ -81,7 +66,6 @@ class FeedsStore:
         self._servers = servers
         self._log = RedisStreamLog(client, servers, replicas_min)
         self._commit = client.register_script(_COMMIT)
-        self._time = client.register_script(_TIME)
         self._epochs: dict[int, bytes] = {}
 
     @classmethod
@@ -123,14 +107,6 @@ class FeedsStore:
         shards = {streams.events(shard): shard for shard in after}
         entries = self._log.read({name: after[shard] for name, shard in shards.items()}, count, block_ms)
         return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
-
-    def log_time(self, shard: int, position: StreamId) -> int:
-        """Return the time (ms) before which no event can happen any more; 0 when there are events after `position`."""
-        keys = [streams.position(shard), streams.commands(shard), streams.events(shard)]
-        done, last_input, last_event, now = self._time(keys=keys, client=self._at(shard))
-        if last_event.decode() != position:
-            return 0
-        return int(now) if last_input == done else streams.split_stream_id(done.decode())[0]
 
     def commit(
         self,

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
 from feeds.store import FeedsStore, Mark
 from protocol import streams
+from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from runtime.stream_log import DeadLetter
@@ -24,8 +25,10 @@ READ_ENTRIES = 200
 """Entries of a shard that are read at once."""
 COMMIT_EVENTS = 5_000
 """Events after which a batch is committed: it bounds what one script writes."""
-TIME_PERIOD_MS = 100
-"""How often a shard without events is asked for its time: candles close within that."""
+_HELD_S = 0.2
+"""Pause before events are looked at again that begin with what this program cannot read."""
+_IDLE_WAIT_MS = 1_000
+"""How long nothing is due when nothing has happened."""
 
 _log = structlog.get_logger()
 
@@ -48,6 +51,11 @@ _DELAY = Histogram(
     buckets=_BUCKETS,
 )
 _LAG = Gauge("feeds_lag_seconds", "How far the feeds are behind the present", ["shard"])
+_HELD = Gauge(
+    "feeds_held_format",
+    "The format of an entry that this process cannot read and waits with; 0: there is none",
+    ["shard"],
+)
 _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understood", ["shard"])
 
 
@@ -63,7 +71,6 @@ class _ShardFollower:
         self._save_period_ms = save_period_ms
         self._tracer = tracer
         self._save_due = 0
-        self._time_due = 0
         self._saved_id = STREAM_START
         self._dead_letters: list[DeadLetter] = []
         self.feeds = ShardFeeds(shard, self._markets)
@@ -114,12 +121,17 @@ class _ShardFollower:
         began, oldest = time.perf_counter(), ""
         for stream_id, frame in entries:
             oldest = oldest or stream_id
-            uncommitted += self._apply(stream_id, frame)
+            try:
+                uncommitted += self._apply(stream_id, frame)
+            except LaterFormatError as error:
+                self._hold(stream_id, error)
+                break
             if uncommitted >= COMMIT_EVENTS:
                 self._commit(now)
                 count, uncommitted = count + uncommitted, 0
+        else:
+            _HELD.labels(self._shard).set(0)
         self._commit(now)
-        self._time_due = now + TIME_PERIOD_MS
         count += uncommitted
         self._events.inc(count)
         self._batch_events.observe(count)
@@ -133,16 +145,12 @@ class _ShardFollower:
 
     def idle(self, now: int) -> None:
         """Do what becomes due without new entries."""
-        if now >= self._time_due:
-            self._time_due = now + TIME_PERIOD_MS
-            self.feeds.advance(self._store.log_time(self._shard, self.feeds.position))
         self._commit(now)
 
     def wait_ms(self, now: int) -> int:
         """Return how long nothing is due."""
         due = self.feeds.wait_ms(now)
-        wait = max(0, self._time_due - now)
-        return wait if due is None else min(wait, due)
+        return _IDLE_WAIT_MS if due is None else due
 
     def finish(self, now: int) -> None:
         """Commit and save what there is."""
@@ -157,6 +165,12 @@ class _ShardFollower:
             self._dead_letters.append(DeadLetter(source, stream_id, str(error), frame))
             self.feeds.skip(stream_id)
             return 0
+
+    def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
+        """Leave an entry, and all after it, to a program that can read it: its trades must not be missing from the streams."""
+        _HELD.labels(self._shard).set(error.number)
+        _log.critical("the events are held", shard=self._shard, stream_id=stream_id, reason=str(error))
+        time.sleep(_HELD_S)
 
     def _commit(self, now: int) -> None:
         outputs = self.feeds.take_outputs(now)

@@ -15,7 +15,8 @@ async def cancel_open_orders(ports: Ports, call: Call) -> object:
     shards = ports.shards
     cancel_id = new_client_order_id()
     reply = await shards.submit(
-        CancelAllOrders(shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, cancel_id)
+        CancelAllOrders(shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, cancel_id),
+        call.deadline_us,
     )
     match reply:
         case OrdersReply():

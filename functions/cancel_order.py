@@ -48,7 +48,8 @@ async def cancel_order(ports: Ports, call: Call) -> object:
             order_id,
             client_order_id,
             cancel_id,
-        )
+        ),
+        call.deadline_us,
     )
     match reply:
         case OrderReply():

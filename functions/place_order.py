@@ -51,7 +51,8 @@ async def place_order(ports: Ports, call: Call) -> object:
                 request.quantity,
                 request.quote_quantity,
                 request.self_trade_prevention,
-            )
+            ),
+            call.deadline_us,
         )
     except ApiError as error:
         if error.code != STATUS_UNKNOWN:

@@ -22,8 +22,10 @@ class Shards(Protocol):
     next_request_id: Callable[[], int]
     """Returns a number that no other request of this process has."""
 
-    def submit(self, command: Command) -> Awaitable[Reply]:
+    def submit(self, command: Command, deadline_us: int = 0) -> Awaitable[Reply]:
         """Enqueue at the account's shard and return its reply.
+
+        It is refused when it gets there after `deadline_us`, by this process's clock (0: never).
 
         Raises:
             ApiError: overloaded or unavailable (nothing happened), or status unknown (no reply in time).
@@ -143,7 +145,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One request, authenticated as its function demands.
 
     `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds, otherwise 1. `body` is
-    the JSON body of a function that takes one; `session` the session token.
+    the JSON body of a function that takes one; `session` the session token. After `deadline_us` (this process's clock; 0: none)
+    the client does not want it done any more.
     """
 
     parameters: Parameters
@@ -152,6 +155,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     time_scale: int = 1
     body: bytes = b""
     session: str = ""
+    deadline_us: int = 0
 
 
 MILLISECONDS: Final = 1

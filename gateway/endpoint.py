@@ -105,12 +105,12 @@ class Endpoint:
         if limits.enabled:
             headers.append((b"x-mbx-used-weight", b"%d" % used))
             headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
-        account_id = AccountId(0)
+        account_id, deadline_us = AccountId(0), 0
         if function.security in _WITH_KEY:
             key = auth.check_key_format(api_key)
             signer = self._keys.cached(key) or await self._keys.signer(key)
             if function.security is Security.SIGNED:
-                auth.check_request(signer, request.query, request.body, parameters, now)
+                deadline_us = auth.check_request(signer, request.query, request.body, parameters, now)
             account_id = signer.account_id
         elif function.security is Security.SESSION:
             account_id = await account_of_session(self._ports.key_values, bearer)
@@ -118,7 +118,7 @@ class Endpoint:
             parameters.refuse_unknown(self._known)
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
             PARSE.observe(time.perf_counter() - started)
-        call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer)
+        call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us)
         try:
             answer = await function.handle(self._ports, call)
             if self._tells_all:

@@ -32,7 +32,7 @@ from persist.rows import (
     last_trade_ids,
     rows_of,
 )
-from protocol.codec import decode_events
+from protocol.codec import LaterFormatError, decode_events, format_of
 from protocol.events import TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
@@ -107,6 +107,11 @@ _events_stored = prometheus_client.Counter("persist_events_stored", "Events comm
 _batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
 _dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
 _stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
+_held = prometheus_client.Gauge(
+    "persist_held_format",
+    "The format of an entry that this process cannot read and waits with; 0: there is none",
+    ["shard"],
+)
 _BY_SHARD = (
     _batch_seconds,
     _commit_seconds,
@@ -116,6 +121,7 @@ _BY_SHARD = (
     _batches_stored,
     _dead_entries,
     _stopped,
+    _held,
 )
 
 
@@ -194,6 +200,8 @@ class ShardIngest:
                 if covered is not None and entries and _is_after(entries[-1].stream_id, covered):
                     entries = [entry for entry in entries if not _is_after(entry.stream_id, covered)]
                     is_end = False
+                entries, held = self._readable(entries)
+                is_end = is_end or held
                 if entries:
                     last_id = entries[-1].stream_id
                     event_count, dead_count = self._store(connection, entries)
@@ -272,6 +280,18 @@ class ShardIngest:
                 return entries, True
             size += sum(len(entry.fields.get(EVENTS_FIELD, b"")) for entry in found)
             last_id = found[-1].stream_id
+        return entries, False
+
+    def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
+        """Return the entries before the first that a later release wrote, and whether there is one: that waits for such a program."""
+        for number, entry in enumerate(entries):
+            try:
+                format_of(entry.fields.get(EVENTS_FIELD, b""))
+            except LaterFormatError as error:
+                _held.labels(self._shard).set(error.number)
+                _log.critical("the events are held", shard=self._shard, stream_id=entry.stream_id, reason=str(error))
+                return entries[:number], True
+        _held.labels(self._shard).set(0)
         return entries, False
 
     def _store(self, connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from protocol.events import (
     OrderAccepted,
     OrderClosed,
     OrderFilled,
-    StateHashed,
+    ShardEvent,
     TradeExecuted,
 )
 from protocol.market import MarketMap
@@ -154,7 +154,7 @@ class Rows:
         try:
             for index, event in enumerate(batch.events):
                 # By how often they happen.
-                if isinstance(event, DepthChanged | FundsReleased | StateHashed):
+                if isinstance(event, DepthChanged | FundsReleased | ShardEvent):
                     continue
                 if isinstance(event, OrderAccepted | OrderClosed):
                     self.orders[event.order.order_id] = event.order

@@ -1,17 +1,17 @@
 """What enters a shard: commands from the functions, and messages from other shards.
 
-All of an account's commands enter at the account's own shard. A stream entry carries a frame: a msgpack array
-of commands (field `COMMANDS_FIELD`), or a `MessageFrame` (field `MESSAGES_FIELD`). Structs are arrays on the wire: new
-fields are appended with defaults, existing ones never change meaning.
+All of an account's commands enter at the account's own shard. A stream entry carries a frame of commands (field `COMMANDS_FIELD`), or a
+`MessageFrame` (field `MESSAGES_FIELD`); see codec.py. Structs are arrays on the wire: new fields are appended with defaults, existing
+ones never change meaning.
 """
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
-from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
 # What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
 # and names of a sensible length. Whether a number makes sense is the shard's to say.
@@ -21,13 +21,14 @@ _NotNegative = Meta(ge=0, le=AMOUNT_UNITS_MAX)
 _Name = Meta(max_length=200)
 
 
-class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
     """Place an order.
 
     `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round. `price` is the
     limit, for a MARKET order the protective price: the worst that it may trade at.
     `request_id` and `reply_to` name who waits for the reply (see replies.py). A command with the same
     `request_id` and `client_order_id` as an order already known gets that order's state: so an enqueue may be retried.
+    When its entry is appended after `deadline_ms` (by the clock that gives entries their ids; 0: none) it is refused.
     """
 
     request_id: Annotated[int, _Stored]
@@ -42,9 +43,10 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     quantity: Annotated[QuantityLots, _Stored]
     quote_quantity: Annotated[AssetUnits, _Stored] = AssetUnits(0)
     self_trade_prevention: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
+    deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
 
 
-class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
     """Cancel an open order, named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
 
     `cancel_id` is the client order id of the cancel itself; empty: it has none.
@@ -57,9 +59,11 @@ class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
     order_id: Annotated[OrderId, _Stored]
     client_order_id: Annotated[str, _Name] = ""
     cancel_id: Annotated[str, _Name] = ""
+    deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
+    """As for `PlaceOrder`."""
 
 
-class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3):
     """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none.
 
     They share a `cancel_id`.
@@ -70,9 +74,11 @@ class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     account_id: Annotated[AccountId, _Stored]
     market: Annotated[str, _Name]
     cancel_id: Annotated[str, _Name] = ""
+    deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
+    """As for `PlaceOrder`."""
 
 
-class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4):
     """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing."""
 
     request_id: Annotated[int, _Stored]
@@ -83,7 +89,7 @@ class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     transfer_id: Annotated[str, _Name]
 
 
-class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=5):
     """Debit `amount` units of `asset` from what is available. `transfer_id` as for `Deposit`."""
 
     request_id: Annotated[int, _Stored]
@@ -94,10 +100,15 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     transfer_id: Annotated[str, _Name]
 
 
+class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=6):
+    """Time has passed, and nothing else: the leader of a shard that has nothing to tell says so about once a second."""
+
+
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
+LoggedCommand = Command | Tick
 
 
-class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
     """Account's shard to market's shard: match this order, whose funds are held.
 
     `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). When `budget_is_limit`, the
@@ -117,7 +128,7 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
     self_trade_prevention: SelfTradePrevention
 
 
-class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
     """Account's shard to market's shard: take this order out of the book. Whoever waits for that is named in the answer too."""
 
     order_id: Annotated[OrderId, _Positive]
@@ -128,7 +139,7 @@ class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     cancel_id: Annotated[str, _Name] = ""
 
 
-class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """One trade of an arriving order."""
 
     trade_id: Annotated[TradeId, _Positive]
@@ -136,7 +147,7 @@ class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     quantity: Annotated[QuantityLots, _NotNegative]
 
 
-class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
     """Market's shard to account's shard: what became of a `MatchOrder`.
 
     Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
@@ -152,7 +163,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     reject_reason: RejectReason | None = None
 
 
-class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):
     """Market's shard to account's shard: a resting order traded."""
 
     order_id: Annotated[OrderId, _Positive]
@@ -163,7 +174,7 @@ class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     quantity: Annotated[QuantityLots, _NotNegative]
 
 
-class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
     """Market's shard to account's shard: a resting order left the book without trading.
 
     By a cancel that `request_id` and `reply_to` asked for, or (`expired_in_match`) by self-trade prevention.
@@ -178,7 +189,7 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     cancel_id: str = ""
 
 
-class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):
     """Market's shard to account's shard: the order was no longer in the book when its cancel arrived."""
 
     order_id: Annotated[OrderId, _Positive]
@@ -191,7 +202,7 @@ class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
 ShardMessage = MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
 
 
-class MessageFrame(msgspec.Struct, frozen=True, array_like=True):
+class MessageFrame(NamedTuple):
     """Messages from one shard to another, numbered from `first_sequence` on, without gaps per source and target.
 
     The receiver drops what it has seen already, and stops when a number is missing.
@@ -199,5 +210,7 @@ class MessageFrame(msgspec.Struct, frozen=True, array_like=True):
 
     source: int
     target: int
-    first_sequence: Annotated[int, _Positive]
+    first_sequence: int
     messages: tuple[ShardMessage, ...]
+    written_us: int | None = None
+    """The time of the shard that sends them; None in frames of format 1."""

@@ -2,7 +2,7 @@
 
 Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
 per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
-`StateHashed` is about neither; readers that only follow trading pass it over.
+`StateHashed` and `TimePassed` are about neither; readers that only follow trading pass them over.
 """
 
 from enum import IntEnum
@@ -13,7 +13,7 @@ from protocol.orders import Balance, Liquidity, OrderState, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
-class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
     """Two orders traded, at the maker's price.
 
     `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`, contiguous too.
@@ -33,7 +33,7 @@ class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     taker_account_id: AccountId
 
 
-class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """The whole quantity that now rests at a price; 0 when the level is gone."""
 
     side: Side
@@ -41,7 +41,7 @@ class LevelChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     quantity: QuantityLots
 
 
-class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
     """The price levels that one command changed, each once; all of a command's trades come before."""
 
     time: TimeMs
@@ -50,7 +50,7 @@ class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     changes: tuple[LevelChange, ...]
 
 
-class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
     """Money came in."""
 
     time: TimeMs
@@ -61,7 +61,7 @@ class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     balances: tuple[Balance, ...]
 
 
-class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
     """Money went out."""
 
     time: TimeMs
@@ -72,7 +72,7 @@ class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     balances: tuple[Balance, ...]
 
 
-class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13):
     """An order passed every check; its status is NEW, its funds are held."""
 
     time: TimeMs
@@ -80,7 +80,7 @@ class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     balances: tuple[Balance, ...]
 
 
-class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=14):
     """One fill of an order; `order` is its state after it. The account received `fee_asset`, less the fee.
 
     `price` x `quantity` in quote units is `quote`; the fee is in units of `fee_asset`.
@@ -107,7 +107,7 @@ class CloseReason(IntEnum):
     SELF_TRADE_PREVENTED = 3
 
 
-class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
     """An order closed with something left; its funds are released.
 
     `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none.
@@ -120,7 +120,7 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15
     cancel_id: str = ""
 
 
-class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
     """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
 
     The order itself leaves no trace, but events in between showed the hold; these are the balances without it.
@@ -131,7 +131,7 @@ class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     balances: tuple[Balance, ...]
 
 
-class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
     """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
 
     It covers every event that the shard has ever produced, this one's predecessors included, and its counters and totals.
@@ -142,6 +142,13 @@ class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21
     digest: str
 
 
+class TimePassed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):
+    """The shard's time has come so far without anything to tell of: no later event is older."""
+
+    time: TimeMs
+
+
 MarketEvent = TradeExecuted | DepthChanged
 AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
-Event = MarketEvent | AccountEvent | StateHashed
+ShardEvent = StateHashed | TimePassed
+Event = MarketEvent | AccountEvent | ShardEvent

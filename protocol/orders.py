@@ -97,9 +97,11 @@ class RejectReason(StrEnum):
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     INVALID_COMBINATION = "invalid_combination"
     """The order's type, time in force and amounts do not go together."""
+    TOO_LATE = "too_late"
+    """It reached the shard's input after its deadline."""
 
 
-class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """An order as its account's shard knows it; replaced, never changed, at every transition.
 
     `price` is the limit in ticks, for a MARKET order the protective price. `quantity` is in lots; an order by
@@ -132,7 +134,7 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return QuantityLots(self.quantity - self.cum_quantity if self.status.is_open else 0)
 
 
-class FillReport(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class FillReport(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """One fill of the order that a reply is about. The fee is in units of `fee_asset`, the asset received."""
 
     trade_id: TradeId
@@ -142,7 +144,7 @@ class FillReport(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fee_asset: str
 
 
-class Balance(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Balance(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """An account's funds in one asset, in the asset's units."""
 
     asset: str

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from protocol.codec import decode_events
+from protocol.codec import LaterFormatError, decode_events
 from protocol.events import OrderAccepted
 from protocol.units import PPM
 from runtime.settings import PREFIX, Settings, SettingsError
@@ -87,7 +87,7 @@ def trace_events(tracer: Tracer, stage: str, frames: Iterable[bytes], seconds: f
     for frame in frames:
         try:
             events = decode_events(frame)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, LaterFormatError):
             continue
         for event in events:
             if isinstance(event, OrderAccepted) and (

@@ -113,8 +113,8 @@ def unknown_key() -> ApiError:
     return ApiError(-2015, "Invalid API-key, IP, or permissions for action.", 401)
 
 
-def check_request(signer: Signer, query: bytes, body: bytes, parameters: Parameters, now_us: int) -> None:
-    """Check signature and timing of a signed request.
+def check_request(signer: Signer, query: bytes, body: bytes, parameters: Parameters, now_us: int) -> int:
+    """Check signature and timing of a signed request, and return until when it is wanted (µs).
 
     Raises:
         ApiError: -1102, -1100 for parameters that are missing or malformed, -1022 for a wrong signature, -1021 for a request
@@ -127,7 +127,7 @@ def check_request(signer: Signer, query: bytes, body: bytes, parameters: Paramet
     window_us = receive_window_us(parameters)
     if not signer.verifier.is_valid(without_signature(query) + without_signature(body), signature):
         raise ApiError(-1022, "Signature for this request is not valid.")
-    check_timing(timestamp, window_us, now_us)
+    return check_timing(timestamp, window_us, now_us)
 
 
 def without_signature(encoded: bytes) -> bytes:
@@ -156,10 +156,11 @@ def receive_window_us(parameters: Parameters) -> int:
     return window_us
 
 
-def check_timing(timestamp: int, window_us: int, now_us: int) -> None:
-    """Refuse with -1021 what is 1 s ahead or older than its window; `timestamp` is in ms or µs."""
+def check_timing(timestamp: int, window_us: int, now_us: int) -> int:
+    """Refuse with -1021 what is 1 s ahead or older than its window; `timestamp` is in ms or µs. Return the window's end (µs)."""
     sent_us = timestamp if timestamp >= _MICROSECONDS_FROM else timestamp * 1000
     if sent_us >= now_us + _AHEAD_MAX_US:
         raise ApiError(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")
     if now_us - sent_us > window_us:
         raise ApiError(-1021, "Timestamp for this request is outside of the recvWindow.")
+    return sent_us + window_us

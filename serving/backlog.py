@@ -1,6 +1,7 @@
-"""How long the oldest waiting command of each shard has waited, seen about ten times a second."""
+"""How long the oldest waiting command of each shard has waited, and which time it is there, seen about ten times a second."""
 
 import asyncio
+import time
 from typing import Final
 
 import redis.asyncio
@@ -11,7 +12,7 @@ from protocol.streams import STREAM_START, split_stream_id
 from runtime.probes import Reach
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
-from serving.metrics import BACKLOG, HALTED
+from serving.metrics import BACKLOG, CLOCK_OFFSET, HALTED
 from serving.pipelined import pipelined
 
 _INTERVAL_S: Final = 0.1
@@ -25,12 +26,15 @@ class Backlog:
     def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach) -> None:
         """Note in `reach` whether Redis answers."""
         self.age_ms = [0] * shard_count
+        self.clock_offset_ms = [0] * shard_count
+        """How far the clock that gives a shard's entries their ids is ahead of this process's own."""
         self.halted: frozenset[int] = frozenset()
         self._client = client
         self._reach = reach
         for shard in range(shard_count):
             BACKLOG.labels(shard)
             HALTED.labels(shard)
+            CLOCK_OFFSET.labels(shard)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     def oldest_ms(self) -> int:
@@ -48,8 +52,17 @@ class Backlog:
         for shard, position in zip(shards, positions, strict=True):
             after = position.decode().partition("|")[2] if position else STREAM_START
             commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
-        (seconds, microseconds), *oldest = await pipelined(self._client, commands)
+        commands += [("XREVRANGE", streams.commands(shard), "+", "-", "COUNT", 1) for shard in shards]
+        asked_ns = time.time_ns()
+        (seconds, microseconds), *found = await pipelined(self._client, commands)
+        own_ms = (asked_ns + time.time_ns()) // 2_000_000
+        oldest, newest = found[: len(shards)], found[len(shards) :]
         now_ms = seconds * 1000 + microseconds // 1000
+        for shard, entries in zip(shards, newest, strict=True):
+            # No id is smaller than the last: after a jump ahead and back they stay where they are until the clock is there again.
+            stream_ms = max(now_ms, split_stream_id(entries[0][0].decode())[0]) if entries else now_ms
+            self.clock_offset_ms[shard] = stream_ms - own_ms
+            CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
         age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
         self.age_ms = age_ms
         for shard in shards:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from functions.errors import ApiError, halted, overloaded, status_unknown, unavailable
 from protocol import streams
-from protocol.codec import encode_frame
-from protocol.commands import Command, PlaceOrder
+from protocol.codec import encode_commands, encode_frame
+from protocol.commands import CancelAllOrders, CancelOrder, Command, PlaceOrder
 from protocol.market import MarketMap
 from protocol.replies import Query, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
@@ -71,9 +72,12 @@ class CommandQueue:
         """When the first command or query of this tick came."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
 
-    def submit(self, command: Command) -> asyncio.Future[Reply]:
-        """Enqueue a command at its account's shard."""
+    def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
+        """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
         shard = self._shard_of_account(command.account_id)
+        if deadline_us and isinstance(command, PlaceOrder | CancelOrder | CancelAllOrders):
+            deadline_ms = max(1, deadline_us // 1_000 + self._backlog.clock_offset_ms[shard])
+            command = msgspec.structs.replace(command, deadline_ms=deadline_ms)
         self._refuse_when_not_possible(shard)
         if self._backlog.halted:
             self._refuse_when_halted(shard, command)
@@ -192,7 +196,7 @@ def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None
 
 
 def _commands_entry(shard: int, batch: Sequence[Command]) -> bytes:
-    return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_frame(batch))
+    return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(batch, time.time_ns() // 1_000))
 
 
 def _queries_entry(shard: int, batch: Sequence[Query]) -> bytes:

@@ -18,6 +18,9 @@ PENDING: Final = Gauge("gateway_pending_requests", "Requests that wait for a sha
 BACKLOG: Final = Gauge(
     "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
 )
+CLOCK_OFFSET: Final = Gauge(
+    "gateway_clock_offset_seconds", "How far the clock of a shard's entries is ahead of this process's own.", ["shard"]
+)
 HALTED: Final = Gauge("gateway_shard_halted", "1: the shard has stopped for good, and says why in Redis.", ["shard"])
 ORDERS: Final = Counter(
     "gateway_orders",

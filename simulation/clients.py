@@ -12,7 +12,7 @@ import msgspec
 import redis
 
 from protocol import streams
-from protocol.codec import decode_replies, encode_frame
+from protocol.codec import decode_replies, encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.market import MarketMap
 from protocol.orders import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
@@ -99,8 +99,10 @@ class Gateway(Process):
                 self._answer(request_id, None)
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_retry: bool) -> None:
+        is_log = field == COMMANDS_FIELD
+        frame = encode_commands(batch, self.surroundings.now * 1_000) if is_log else encode_frame(batch)  # type: ignore[arg-type]
         try:
-            self._log.append(stream, {field: encode_frame(batch)})
+            self._log.append(stream, {field: frame})
         except redis.ConnectionError:
             if is_retry:
                 for each in batch:

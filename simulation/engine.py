@@ -58,6 +58,7 @@ class EngineWorker(Process):
             if action.act is Act.TAKE_OVER and not led:
                 self._usurp(self._worker)
             self._candidate.step(0)
+            self._candidate.tick(self.surroundings.now * 1_000)
             if self._child is not None and self._child.is_done:
                 is_saved, self._child = self._child.is_saved, None
                 if is_saved and self._snapshotter is not None:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from protocol.codec import encode_frame
+from protocol.codec import encode_frame, encode_messages
 from protocol.commands import CancelAllOrders, MessageFrame, RestingClosed
 from protocol.events import FundsDeposited
 from protocol.orders import RejectReason
@@ -16,7 +16,7 @@ _name = _TEXT.decode()
 
 _frames: Final = (
     encode_frame([CancelAllOrders(1, "garbage", AccountId(1), _name)]),
-    encode_frame(MessageFrame(1, 0, 1, (RestingClosed(OrderId(1), AccountId(1), _name),))),
+    encode_messages(MessageFrame(1, 0, 1, (RestingClosed(OrderId(1), AccountId(1), _name),))),
     encode_frame([FundsDeposited(TimeMs(1), AccountId(1), "USDT", AssetUnits(1), _name, ())]),
     encode_frame([OpenOrdersQuery(1, "garbage", AccountId(1), _name)]),
     encode_frame([Refused(1, TimeMs(1), RejectReason.UNKNOWN_ORDER)]).replace(

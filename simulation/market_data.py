@@ -90,19 +90,6 @@ class MemoryFeedsStore(FeedsStore):
         entries = self._process.call("read", lambda: self._memory.read(wanted, count, block_ms))
         return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
 
-    def log_time(self, shard: int, position: StreamId) -> int:
-        """See `FeedsStore`."""
-
-        def look() -> int:
-            done = self._memory.position(shard).stream_id
-            if self._memory.last_id(streams.events(shard)) != position:
-                return 0
-            if self._memory.last_id(streams.commands(shard)) == done:
-                return self._process.surroundings.now
-            return streams.split_stream_id(done)[0]
-
-        return self._process.call("log_time", look)
-
     def commit(
         self,
         shard: int,

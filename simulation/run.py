@@ -19,7 +19,7 @@ from engine_worker.worker import LogDamaged
 from feeds.state import InvariantError
 from persist.rows import TradeGapError
 from protocol import streams
-from protocol.codec import encode_frame
+from protocol.codec import encode_commands
 from protocol.events import Event
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
@@ -103,7 +103,9 @@ class Simulation:
             Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
         """
         for shard, deposits in endowment(self.markets):
-            self.log.append(streams.commands(shard), {COMMANDS_FIELD: encode_frame(deposits)})
+            self.log.append(
+                streams.commands(shard), {COMMANDS_FIELD: encode_commands(deposits, self.surroundings.now * 1_000)}
+            )
         for action in self._actions:
             self._do(action)
         self.settle()
@@ -220,7 +222,7 @@ class Simulation:
         Raises:
             Violation: it does not come to rest.
         """
-        quiet = 0
+        quiet, shards = 0, range(self.plan.shard_count)
         for number in range(ROUNDS_MAX):
             before = self._progress()
             self._round()
@@ -230,10 +232,14 @@ class Simulation:
                 break
         else:
             raise Violation(f"nothing comes to rest: {self._progress()}")
-        self.surroundings.now += 2_000
-        self._round()
-        self.surroundings.now += 2_000
-        self._round()
+        for _ in range(2):
+            self.surroundings.now += 2_000
+            self._round()
+            self._round()
+        # A second may just have begun, and its tick be in the input.
+        for _ in range(2):
+            if any(self.log.position(shard).stream_id != self.log.last_id(streams.commands(shard)) for shard in shards):
+                self._round()
 
     def _round(self) -> None:
         self.surroundings.now += 50

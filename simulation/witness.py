@@ -10,13 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
+from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
-from protocol.codec import decode_commands, decode_messages, decode_replies, encode_frame
-from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.codec import decode_messages, decode_replies
+from protocol.commands import Command, MessageFrame, ShardMessage, Tick
 from protocol.events import (
     DepthChanged,
     Event,
@@ -31,7 +30,7 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
 from protocol.replies import OrderReply, OrdersReply, Reply
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.streams import STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry, ShardPosition
@@ -270,9 +269,9 @@ class Witness(Watch):
             self._apply(twin, entry)
         output = twin.take()
         self.positions[shard] = commit.stream_id
-        expected = encode_frame(output.events) if output.events else b""
         require(
-            commit.events == expected, f"shard {shard}: the events up to {commit.stream_id} are not those of a replay"
+            commit.events == output.frame,
+            f"shard {shard}: the events up to {commit.stream_id} are not those of a replay",
         )
         self._check_outbox(commit, output.outbox)
         for reply_to, reply in output.replies:
@@ -284,15 +283,11 @@ class Witness(Watch):
             self.books.check_money()
 
     def _apply(self, twin: Shard, entry: Entry) -> None:
-        time = TimeMs(split_stream_id(entry.stream_id)[0])
         try:
-            if (frame := entry.fields.get(COMMANDS_FIELD)) is not None:
-                for command in decode_commands(frame):
-                    self.commands.append((twin.index, time, command))
-                    twin.apply(command, time)
-            elif (frame := entry.fields.get(MESSAGES_FIELD)) is not None:
-                twin.apply_frame(decode_messages(frame), time)
-        except msgspec.MsgspecError:
+            for command in apply_one_by_one(twin, entry):
+                if not isinstance(command, ShardMessage | Tick):
+                    self.commands.append((twin.index, twin.time, command))
+        except NotUnderstoodError:
             return
 
     def _check_outbox(self, commit: Commit, outbox: Sequence[tuple[int, int, ShardMessage]]) -> None:

@@ -6,12 +6,12 @@ as they come, for the control.
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import NoReturn
 
 from engine_worker.core.shard import Shard
 from engine_worker.main import main
-from protocol.commands import MessageFrame
-from protocol.units import TimeMs
+from protocol.commands import MessageFrame, ShardMessage
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Outgoing
 
@@ -42,9 +42,8 @@ def die_at_a_delivery(death: int) -> None:
     RedisStreamLog._drop_delivered = counted_drop  # type: ignore[assignment, method-assign]
 
 
-def apply_again_and_again(shard: Shard, frame: MessageFrame, time: TimeMs) -> None:
-    for message in frame.messages:
-        shard.apply(message, time)
+def all_messages(shard: Shard, frame: MessageFrame) -> Iterator[ShardMessage]:
+    yield from frame.messages
     shard.received[frame.source] = frame.first_sequence + len(frame.messages) - 1
 
 
@@ -52,5 +51,5 @@ if __name__ == "__main__":
     if os.environ["DEATH"]:
         die_at_a_delivery(int(os.environ["DEATH"]))
     if os.environ.get("BROKEN_DEDUP"):
-        Shard.apply_frame = apply_again_and_again  # type: ignore[assignment, method-assign]
+        Shard.new_messages = all_messages  # type: ignore[assignment, method-assign]
     main()

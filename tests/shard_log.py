@@ -97,7 +97,9 @@ class ShardLog:
             mail += self._take(shard, touched)
             while mail:
                 frame = mail.pop(0)
-                self._shards[frame.target].apply_frame(frame, TimeMs(self._time))
+                target = self._shards[frame.target]
+                for message in target.new_messages(frame):
+                    target.apply(message, TimeMs(self._time))
                 mail += self._take(frame.target, touched)
         stream_id = stream_id_of(self._time, len(self.entries))
         self.entries += [(shard, stream_id, found) for shard, found in touched.items() if found]

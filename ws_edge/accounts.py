@@ -18,9 +18,9 @@ from websockets.frames import CloseCode
 
 from functions.errors import unavailable
 from protocol import streams
-from protocol.codec import decode_events, decode_readable_events
+from protocol.codec import LaterFormatError, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
-from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, StateHashed, TradeExecuted
+from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, ShardEvent, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
@@ -244,11 +244,7 @@ class AccountStreams:
         published = await self._published(shard)
         start = min(account.heard or (0, 0) for account in accounts.values())
         if not await self._reaches_back(shard, start):
-            _log.error("account events are missing", shard=shard, after=start)
-            for account in accounts.values():
-                for subscription in (*account.subscriptions, *account.joining):
-                    subscription.give_up()
-                account.is_behind, account.heard, account.waiting = False, published, []
+            self._give_up(shard, accounts, published, "the log begins later")
             return
         found = defaultdict[AccountId, list[Event]](list)
         while start < published:
@@ -259,7 +255,12 @@ class AccountStreams:
                 break
             for entry_id, fields in entries:
                 start = split_stream_id(entry_id.decode())
-                for event in _understood(fields.get(EVENTS_FIELD, b"")):
+                try:
+                    events = _understood(fields.get(EVENTS_FIELD, b""))
+                except LaterFormatError as error:
+                    self._give_up(shard, accounts, published, str(error))
+                    return
+                for event in events:
                     account_id = _account_of(event)
                     if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
                         found[account_id].append(event)
@@ -275,6 +276,13 @@ class AccountStreams:
                 del account.waiting[0]
             account.is_behind = bool(account.waiting)
 
+    def _give_up(self, shard: int, accounts: dict[AccountId, _Account], published: Position, reason: str) -> None:
+        _log.error("account events are missing", shard=shard, reason=reason)
+        for account in accounts.values():
+            for subscription in (*account.subscriptions, *account.joining):
+                subscription.give_up()
+            account.is_behind, account.heard, account.waiting = False, published, []
+
     async def _reaches_back(self, shard: int, start: Position) -> bool:
         """Return whether the log still has everything after `start`."""
         oldest: Any = await self._client.xrange(streams.events(shard), "-", "+", 1)
@@ -283,7 +291,7 @@ class AccountStreams:
     def _tell(self, account: _Account, events: list[Event]) -> None:
         now = self._now_ms()
         for event in events:
-            if isinstance(event, TradeExecuted | DepthChanged | StateHashed):
+            if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
                 continue
             for payload in payloads.account_events(self._markets, event, now):
                 for subscription in list(account.subscriptions):
@@ -306,7 +314,7 @@ def _understood(frame: bytes) -> list[Event]:
 
 
 def _account_of(event: Event) -> AccountId | None:
-    if isinstance(event, TradeExecuted | DepthChanged | StateHashed):
+    if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
         return None
     if isinstance(event, OrderAccepted | OrderFilled | OrderClosed):
         return event.order.account_id

@@ -198,13 +198,13 @@ class ApiSession:
         return self._limits.charge(self._connection.address, weight, TimeMs(now // 1000))
 
     async def _call(self, function: Function, parameters: Parameters, now: int) -> tuple[AccountId, object]:
-        account_id = AccountId(0)
+        account_id, deadline_us = AccountId(0), 0
         if function.security is Security.SIGNED:
-            account_id = await self._authorize(parameters, now)
+            account_id, deadline_us = await self._authorize(parameters, now)
         known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
             parameters.refuse_unknown(known)
-        call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale)
+        call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale, deadline_us=deadline_us)
         try:
             result = await function.handle(self._ports, call)
         except ApiError as error:
@@ -215,28 +215,27 @@ class ApiSession:
             count_order(None)
         return account_id, result
 
-    async def _authorize(self, parameters: Parameters, now: int) -> AccountId:
-        """Return whose request it is: that of its own signature, else that of the session."""
+    async def _authorize(self, parameters: Parameters, now: int) -> tuple[AccountId, int]:
+        """Return whose request it is (that of its own signature, else that of the session), and until when it is wanted (µs)."""
         if "apiKey" in parameters or self._logon is None:
-            return (await self._signer(parameters, now)).account_id
+            signer, deadline_us = await self._signer(parameters, now)
+            return signer.account_id, deadline_us
         signer = await self._keys.signer(self._logon.key)
         timestamp = parameters.integer("timestamp")
         if timestamp is None:
             raise mandatory_missing("timestamp")
-        auth.check_timing(timestamp, auth.receive_window_us(parameters), now)
-        return signer.account_id
+        return signer.account_id, auth.check_timing(timestamp, auth.receive_window_us(parameters), now)
 
-    async def _signer(self, parameters: Parameters, now: int) -> Signer:
-        """Return who has signed: all parameters but the signature, by name, as `name=value&…`."""
+    async def _signer(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
+        """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until when it is wanted (µs)."""
         key = auth.check_key_format(parameters.required("apiKey"))
         signer = self._keys.cached(key) or await self._keys.signer(key)
         signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
         payload = "&".join(f"{name}={text}" for name, text in signed)
-        auth.check_request(signer, payload.encode(), b"", parameters, now)
-        return signer
+        return signer, auth.check_request(signer, payload.encode(), b"", parameters, now)
 
     async def _log_on(self, parameters: Parameters, now: int) -> tuple[object, None]:
-        signer = await self._signer(parameters, now)
+        signer, _ = await self._signer(parameters, now)
         if not isinstance(signer.verifier, Ed25519Verifier):
             raise ApiError(-4056, "HMAC_SHA256 API key is not supported.")
         self._logon = _Logon(parameters.required("apiKey"), signer.account_id, now // 1000)
@@ -274,7 +273,7 @@ class ApiSession:
 
     async def _subscribe_signed(self, parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
         parameters.refuse_unknown(_SIGNING | {"returnRateLimits"})
-        signer = await self._signer(parameters, now)
+        signer, _ = await self._signer(parameters, now)
         number, subscription = await self._subscribe(signer.account_id)
         return {"subscriptionId": number}, subscription
 

@@ -12,7 +12,7 @@ reads a clock, the environment or a random source, or iterates over anything uno
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
@@ -33,14 +33,14 @@ from engine_worker.core.members import (
     PENDING_NEW,
     TAKER,
 )
-from protocol.codec import encode_frame, frame_items
+from protocol.codec import encode_events, encode_frame, frame_items
 from protocol.commands import (
     CancelAllOrders,
     CancelMissed,
     CancelOrder,
     CancelResting,
-    Command,
     Deposit,
+    LoggedCommand,
     MakerFill,
     MatchOrder,
     MessageFrame,
@@ -48,6 +48,7 @@ from protocol.commands import (
     RestingClosed,
     ShardMessage,
     TakerOutcome,
+    Tick,
     Withdraw,
 )
 from protocol.events import (
@@ -60,6 +61,7 @@ from protocol.events import (
     OrderClosed,
     OrderFilled,
     StateHashed,
+    TimePassed,
 )
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.market_data import DepthSnapshot
@@ -99,6 +101,8 @@ from protocol.units import (
 
 STATE_HASH_INTERVAL: Final = 10_000
 """Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
+WRITER_BEHIND_MS_MAX: Final = 1_000
+"""So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 _TOTAL_MAX: Final = 2**64 - 1
 """Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
 
@@ -153,7 +157,10 @@ class Shard:
         self._hash_due = STATE_HASH_INTERVAL
         self._checksummed = 0
         """How many of `_events` are in the checksum."""
-        self._time = TimeMs(0)
+        self.time = TimeMs(0)
+        """The shard's time, which never goes back."""
+        self._entered = TimeMs(0)
+        """When the entry that is applied was appended, by Redis's clock."""
         self._events: list[Event] = []
         self._replies: list[tuple[str, Reply]] = []
         self._outbox: list[tuple[int, int, ShardMessage]] = []
@@ -163,6 +170,7 @@ class Shard:
             CancelAllOrders: self._cancel_all_orders,
             Deposit: self._transfer,
             Withdraw: self._transfer,
+            Tick: self._tick,
             MatchOrder: self._match_order,
             CancelResting: self._cancel_resting,
             TakerOutcome: self._taker_outcome,
@@ -173,20 +181,31 @@ class Shard:
 
     # ------------------------------------------------------------------ in and out
 
-    def apply(self, command: Command | ShardMessage, time: TimeMs) -> None:
+    def enter(self, entered: TimeMs, written_us: int | None) -> TimeMs:
+        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
+
+        The earlier of the two counts, with a second of grace for the writer's, and no time is before the last: so neither clock, when
+        it is wrong alone, can move the shard's time from what is right by more than that second.
+        """
+        self._entered = entered
+        if written_us is not None:
+            entered = min(entered, TimeMs(written_us // 1_000 + WRITER_BEHIND_MS_MAX))
+        return max(self.time, entered)
+
+    def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
         """Apply one command, at `time`.
 
         Raises:
             InvariantBroken: the state is wrong; it must not be used or published.
         """
-        self._time = time
+        self.time = time
         self.command_count += 1
         self._handlers[type(command)](command)
         if self.command_count >= self._hash_due:
             self._hash_state()
 
-    def apply_frame(self, frame: MessageFrame, time: TimeMs) -> None:
-        """Apply another shard's messages, but those that were applied before.
+    def new_messages(self, frame: MessageFrame) -> Iterator[ShardMessage]:
+        """Yield the messages that were not applied before, and count each as applied, which the caller does.
 
         Raises:
             InvariantBroken: a message is missing, or the frame is for another shard.
@@ -201,7 +220,7 @@ class Shard:
         for message in frame.messages[seen + 1 - frame.first_sequence :]:
             seen += 1
             self.received[frame.source] = seen
-            self.apply(message, time)
+            yield message
 
     def take(self) -> Output:
         """Return what was produced since the last call.
@@ -211,11 +230,14 @@ class Shard:
         """
         self.check_money()
         events = self._events
-        frame = encode_frame(events) if events else b""
-        if self._checksummed:  # rarely: some of them came before a `StateHashed`
-            self._checksum_events()
-        elif events:
-            self.checksum = zlib.crc32(frame_items(frame, len(events)), self.checksum)
+        frame = b""
+        if events:
+            items = encode_frame(events)
+            frame = encode_events(items, self.time * 1_000)
+            if self._checksummed:  # rarely: some of them came before a `StateHashed`
+                self._checksum_events()
+            else:
+                self.checksum = zlib.crc32(frame_items(items, len(events)), self.checksum)
         output = Output(events, self._replies, self._outbox, frame)
         self._events, self._replies, self._outbox, self._checksummed = [], [], [], 0
         return output
@@ -233,7 +255,7 @@ class Shard:
     def _hash_state(self) -> None:
         self._hash_due += STATE_HASH_INTERVAL
         self._checksum_events()
-        self._events.append(StateHashed(self._time, self.command_count, self.digest()))
+        self._events.append(StateHashed(self.time, self.command_count, self.digest()))
 
     def digest(self) -> str:
         """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
@@ -253,10 +275,20 @@ class Shard:
             )
             for symbol, state in self.markets.items()
         ]
-        counts = (self.index, self.command_count, self.order_count, len(self.accounts), len(self.closed_orders))
+        counts = (
+            self.time,
+            self.index,
+            self.command_count,
+            self.order_count,
+            len(self.accounts),
+            len(self.closed_orders),
+        )
         mail = (list(self.received.items()), list(self.sent.items()))
         state = encode_frame((self.checksum, counts, mail, totals, markets))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
+
+    def _tick(self, _command: Tick) -> None:
+        self._events.append(TimePassed(self.time))
 
     def _send(self, target: int, message: ShardMessage) -> None:
         if target == self.index:
@@ -265,8 +297,11 @@ class Shard:
             sequence = self.sent[target] = self.sent.get(target, 0) + 1
             self._outbox.append((target, sequence, message))
 
+    def _is_late(self, command: PlaceOrder | CancelOrder | CancelAllOrders) -> bool:
+        return 0 < command.deadline_ms < self._entered
+
     def _refuse(self, reply_to: str, request_id: int, reason: RejectReason) -> None:
-        self._replies.append((reply_to, Refused(request_id, self._time, reason)))
+        self._replies.append((reply_to, Refused(request_id, self.time, reason)))
 
     # ------------------------------------------------------------------ the account's half: placing
 
@@ -309,8 +344,8 @@ class Shard:
             QuantityLots(0),
             AssetUnits(0),
             AssetUnits(hold),
-            self._time,
-            self._time,
+            self.time,
+            self.time,
         )
         orders = account.open_orders.get(command.market)
         if orders is None:
@@ -349,11 +384,13 @@ class Shard:
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
         elif order.status is not PENDING_NEW:  # otherwise the first reply is still to come
-            self._replies.append((command.reply_to, OrderReply(command.request_id, self._time, order)))
+            self._replies.append((command.reply_to, OrderReply(command.request_id, self.time, order)))
 
     def _reason_to_refuse(
         self, command: PlaceOrder, market: Market, account: Account | None, placed: PlacedOrder | None
     ) -> RejectReason | None:
+        if self._is_late(command):
+            return RejectReason.TOO_LATE
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         is_market = order_type is MARKET
         if (
@@ -403,13 +440,13 @@ class Shard:
     # ------------------------------------------------------------------ the market's half
 
     def _match_order(self, order: MatchOrder) -> None:
-        outcome, makers = self.markets[order.market].match_order(order, self._time, self._events)
+        outcome, makers = self.markets[order.market].match_order(order, self.time, self._events)
         self._send(order.account_id % self.shard_count, outcome)
         for message in makers:
             self._send(message.account_id % self.shard_count, message)
 
     def _cancel_resting(self, cancel: CancelResting) -> None:
-        message = self.markets[cancel.market].cancel_resting(cancel, self._time, self._events)
+        message = self.markets[cancel.market].cancel_resting(cancel, self.time, self._events)
         self._send(cancel.account_id % self.shard_count, message)
 
     # ------------------------------------------------------------------ the account's half: settling
@@ -429,7 +466,7 @@ class Shard:
             asset = market.quote if order.side is BUY else market.base
             account.funds[asset].release(order.held)
             if order.status is PENDING_NEW:
-                self._events.append(FundsReleased(self._time, account.account_id, (account.balance(asset),)))
+                self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
             del account.open_orders[order.market][order.order_id]
             del account.client_order_ids[order.client_order_id]
             self._refuse(placed.reply_to, placed.request_id, outcome.reject_reason)
@@ -441,7 +478,7 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
-        self._events.append(OrderAccepted(self._time, order, (balance,)))
+        self._events.append(OrderAccepted(self.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
             last = outcome.fills[-1].trade_id
@@ -466,7 +503,7 @@ class Shard:
                 EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
                 CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else CloseReason.EXPIRED,
             )
-        self._replies.append((placed.reply_to, OrderReply(placed.request_id, self._time, order, reports)))
+        self._replies.append((placed.reply_to, OrderReply(placed.request_id, self.time, order, reports)))
 
     def _maker_fill(self, fill: MakerFill) -> None:
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
@@ -540,11 +577,11 @@ class Shard:
             AssetUnits(cum_quote),
             AssetUnits(held),
             order.accepted_time,
-            self._time,
+            self.time,
         )
         self._events.append(
             OrderFilled(
-                self._time,
+                self.time,
                 order,
                 trade_id,
                 price,
@@ -585,7 +622,7 @@ class Shard:
         account.funds[asset].release(order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0)
-        self._events.append(OrderClosed(self._time, order, reason, (account.balance(asset),), cancel_id))
+        self._events.append(OrderClosed(self.time, order, reason, (account.balance(asset),), cancel_id))
         self._forget_open(account, order)
         return order
 
@@ -621,12 +658,15 @@ class Shard:
             AssetUnits(cum_quote),
             AssetUnits(held),
             order.accepted_time,
-            self._time,
+            self.time,
         )
 
     # ------------------------------------------------------------------ the account's half: canceling
 
     def _cancel_order(self, command: CancelOrder) -> None:
+        if self._is_late(command):
+            self._refuse(command.reply_to, command.request_id, RejectReason.TOO_LATE)
+            return
         order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
@@ -634,6 +674,9 @@ class Shard:
             self._request_cancel(order, command)
 
     def _cancel_all_orders(self, command: CancelAllOrders) -> None:
+        if self._is_late(command):
+            self._refuse(command.reply_to, command.request_id, RejectReason.TOO_LATE)
+            return
         account = self.accounts.get(command.account_id)
         orders = list(account.open_orders.get(command.market, {}).values()) if account is not None else []
         if not orders:
@@ -664,7 +707,7 @@ class Shard:
         elif order is None:
             self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
         else:
-            self._replies.append((answer.reply_to, OrderReply(answer.request_id, self._time, order)))
+            self._replies.append((answer.reply_to, OrderReply(answer.request_id, self.time, order)))
 
     def _one_of_several_answered(
         self, request: CancelAllRequest, answer: RestingClosed | CancelMissed, order: OrderState | None
@@ -676,7 +719,7 @@ class Shard:
             return
         del self.cancel_alls[answer.request_id, answer.reply_to]
         if request.orders:
-            reply = OrdersReply(answer.request_id, self._time, tuple(request.orders))
+            reply = OrdersReply(answer.request_id, self.time, tuple(request.orders))
             self._replies.append((answer.reply_to, reply))
         else:
             self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
@@ -698,7 +741,7 @@ class Shard:
         if not repeated:
             self._move_funds(command, account)
         balances = (account.balance(command.asset),)
-        self._replies.append((command.reply_to, FundsReply(command.request_id, self._time, balances)))
+        self._replies.append((command.reply_to, FundsReply(command.request_id, self.time, balances)))
 
     def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
         if command.amount <= 0:
@@ -730,7 +773,7 @@ class Shard:
         totals.funds += funds.available + funds.held - before
         balances = (account.balance(command.asset),)
         self._events.append(
-            moved(self._time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
+            moved(self.time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
         )
 
     # ------------------------------------------------------------------ looking
@@ -811,7 +854,7 @@ class Shard:
             tuple((level.price, QuantityLots(level.quantity)) for level in half.in_priority())
             for half in (state.book.bids, state.book.asks)
         )
-        return DepthSnapshot(self._time, symbol, Sequence(state.sequence), bids, asks)
+        return DepthSnapshot(self.time, symbol, Sequence(state.sequence), bids, asks)
 
     def check_money(self) -> None:
         """Compare what the accounts gained and lost with what came in, went out and was settled. Costs nothing worth mentioning.

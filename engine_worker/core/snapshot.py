@@ -16,10 +16,10 @@ from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
-from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 
-FORMAT_VERSION = 2
-"""2: with the checksum of all events; a snapshot without it cannot go on with the log's state hashes."""
+FORMAT_VERSION = 3
+"""3: with the shard's time, which is not that of its last entry's id any more."""
 
 
 class SnapshotError(ValueError):
@@ -81,6 +81,7 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     received: list[tuple[int, int]]
     sent: list[tuple[int, int]]
     checksum: int
+    time: TimeMs
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -186,6 +187,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         received=list(shard.received.items()),
         sent=list(shard.sent.items()),
         checksum=shard.checksum,
+        time=shard.time,
     )
 
 
@@ -214,7 +216,7 @@ def _levels(half: BookSide) -> list[LevelSnapshot]:
 
 def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: int) -> Shard:
     shard = Shard(snapshot.index, market_map, closed_orders_max)
-    shard.order_count = snapshot.order_count
+    shard.order_count, shard.time = snapshot.order_count, snapshot.time
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from protocol import streams
-from protocol.codec import decode_replies, encode_frame
+from protocol.codec import decode_replies, encode_frame, encode_messages
 from protocol.commands import CancelAllOrders, Command, Deposit, MatchOrder, MessageFrame, PlaceOrder
 from protocol.events import TradeExecuted
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
@@ -65,9 +65,9 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
             {COMMANDS_FIELD: encode_frame([Deposit(1, "x" * 10_000, account, "USDT", AssetUnits(1), "t")])},
             # Half of it would be all right.
             {COMMANDS_FIELD: encode_frame([Deposit(1, "poison", account, "USDT", AssetUnits(7), "half"), deposit])},
-            {MESSAGES_FIELD: encode_frame(MessageFrame(source, shard, 0, (message,)))},
-            {MESSAGES_FIELD: encode_frame(MessageFrame(source, shard, 1, (message,)))},
-            {MESSAGES_FIELD: encode_frame(MessageFrame(99, shard, 1, ()))},
+            {MESSAGES_FIELD: encode_messages(MessageFrame(source, shard, 0, (message,)))},
+            {MESSAGES_FIELD: encode_messages(MessageFrame(source, shard, 1, (message,)))},
+            {MESSAGES_FIELD: encode_messages(MessageFrame(99, shard, 1, ()))},
         ],
         streams.queries(shard): [
             *({field: each} for each in noise for field in (QUERIES_FIELD, b"nothing")),
@@ -79,7 +79,7 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
         ],
         streams.outbox(shard): [
             *({field: each} for each in noise for field in (b"0", b"99", b"nothing")),
-            {b"0": encode_frame(MessageFrame(source + 5, 0, 1, ()))},
+            {b"0": encode_messages(MessageFrame(source + 5, 0, 1, ()))},
         ],
     }
 

@@ -23,11 +23,12 @@ from feeds.state import CLOSED_CANDLES_MAX
 from feeds.store import FeedsStore, SupersededError
 from feeds.worker import FeedsWorker
 from protocol import streams
-from protocol.codec import decode_events
-from protocol.events import AccountEvent, Event, TradeExecuted
+from protocol.codec import FORMAT, decode_events, encode_frame
+from protocol.events import AccountEvent, Event, TimePassed, TradeExecuted
 from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, DepthSnapshot, Ticker
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
+from protocol.units import TimeMs
 from runtime.settings import PREFIX
 from tests.market_log import (
     BTC,
@@ -316,20 +317,23 @@ def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None
     exchange.check(last)
 
 
-def test_time_alone_closes_candles_when_nothing_waits(exchange: Exchange, redis_url: str) -> None:
-    """With the input done, Redis's own time counts: the events are from long ago, so everything is over."""
+def test_the_shards_time_alone_closes_candles(exchange: Exchange, redis_url: str) -> None:
+    """Nobody's clock does: nothing is over before the shard says so, however late it is."""
     worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for _ in stages(exchange):
         pass
-    exchange.redis.delete(streams.commands(0))
-    position: Any = exchange.redis.get(streams.position(0))
-    exchange.redis.xadd(streams.commands(0), {b"x": b""}, id=position.decode().partition("|")[2])
     worker.step(0, 0)
+    reached = published(exchange)
     worker.step(5_000, 0)
-    seconds, _ = exchange.redis.time()
-    exchange.check(seconds * 1000)
+    exchange.check(reached)
+    position: Any = exchange.redis.get(streams.position(0))
+    passed = TimePassed(TimeMs(reached + 3_600_000))
+    exchange.commit(f"{int(position.partition(b'|')[2].split(b'-')[0]) + 1}-0", passed)
+    worker.step(6_000, 0)
+    worker.step(12_000, 0)
+    exchange.check(reached + 3_600_000)
 
 
 def test_killed_for_real(exchange: Exchange, redis_url: str) -> None:
@@ -359,6 +363,8 @@ def test_killed_for_real(exchange: Exchange, redis_url: str) -> None:
             write()
     process = run()
     last = write()
+    tick = last + 1
+    exchange.commit(f"{tick}-0", TimePassed(TimeMs(last + 2_000)))
     # The ticker may be a second behind the last trade.
     wait_until(lambda: published(exchange) >= last and everything_is_said(exchange))
     process.send_signal(signal.SIGTERM)
@@ -391,3 +397,33 @@ def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = 
         assert time.monotonic() < deadline
         meanwhile()
         time.sleep(0.002)
+
+
+def test_events_of_a_later_release_wait_for_it(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passing them over would leave a gap in every stream, and end feeds at the next event."""
+    monkeypatch.setattr("feeds.worker._HELD_S", 0)
+    exchange = Exchange(redis_url)
+
+    def happens(number: int) -> list[Event]:
+        trade = exchange.log.trade(START_MS + number, 5, 5)
+        return [trade, exchange.log.depth(START_MS + number, (Side.BUY, 90 + number, 4))]
+
+    worker = FeedsWorker(connect(redis_url, Fault()), [0], MARKETS, SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    try:
+        exchange.commit("5-0", *happens(0))
+        worker.step(0, 0)
+        new = encode_frame((FORMAT + 1, START_MS * 1_000, happens(1)))
+        exchange.redis.xadd(streams.events(0), {EVENTS_FIELD: new}, id="6-0")
+        exchange.commit("7-0", *happens(2))
+        for now in (1, 2, 3):
+            worker.step(now, 0)
+        assert exchange.redis.hget(streams.feeds_state(0), "published_id") == b"5-0"
+        assert not exchange.redis.exists(streams.dead_letters(0))
+        monkeypatch.setattr("protocol.codec.FORMAT", FORMAT + 1)
+        worker.step(1_000, 0)
+        worker.step(2_000, 0)
+        exchange.check(START_MS + 2)
+    finally:
+        exchange.close()

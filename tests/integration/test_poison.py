@@ -12,7 +12,7 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
-from protocol.codec import encode_frame, frame_items
+from protocol.codec import encode_frame, encode_messages, frame_items
 from protocol.commands import Deposit, MatchOrder, MessageFrame, PlaceOrder, RestingClosed
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import AuditQuery, Refused
@@ -121,11 +121,11 @@ def match(**changes: Any) -> MatchOrder:
 )
 def test_what_no_shard_sends_is_not_applied(message: Any, reason: str) -> None:
     shard = Shard(0, MARKETS)
-    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: encode_frame(MessageFrame(1, 0, 1, (message,)))})
+    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: encode_messages(MessageFrame(1, 0, 1, (message,)))})
     with pytest.raises(NotUnderstoodError, match=reason):
         apply_entry(shard, entry)
     good = MessageFrame(1, 0, 1, (match(),))
-    apply_entry(shard, entry._replace(fields={MESSAGES_FIELD: encode_frame(good)}))
+    apply_entry(shard, entry._replace(fields={MESSAGES_FIELD: encode_messages(good)}))
     assert shard.received == {1: 1}
 
 
@@ -141,11 +141,11 @@ def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: Stre
     garbage = [
         {b"1": b"garbage"},
         {b"nothing": b"x"},
-        {b"99": encode_frame(MessageFrame(0, 99, 1, ()))},
+        {b"99": encode_messages(MessageFrame(0, 99, 1, ()))},
         {b"9" * 30: b"x"},
-        {b"01": encode_frame(MessageFrame(0, 1, 1, ()))},
-        {b"1": encode_frame(MessageFrame(2, 1, 1, ()))},
-        {b"1": encode_frame(MessageFrame(0, 1, 1, ())), b"2": b""},
+        {b"01": encode_messages(MessageFrame(0, 1, 1, ()))},
+        {b"1": encode_messages(MessageFrame(2, 1, 1, ()))},
+        {b"1": encode_messages(MessageFrame(0, 1, 1, ())), b"2": b""},
     ]
     enqueue(log, deposits(), MARKETS)
     for number, fields in enumerate(garbage):
@@ -167,7 +167,7 @@ def test_garbage_in_the_outbox_is_buried_and_what_is_real_is_delivered(log: Stre
 
 
 def test_garbage_under_the_id_of_a_commit_is_not_swept_away(log: StreamLog) -> None:
-    frame = encode_frame(MessageFrame(0, 1, 1, ()))
+    frame = encode_messages(MessageFrame(0, 1, 1, ()))
     position = log.take_over(0)
     stream_id = log.append(streams.outbox(0), {b"1": b"garbage"})
     log.commit(Commit(0, position, stream_id, outbox={1: frame}))

@@ -10,11 +10,20 @@ import pytest
 
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
+from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
-from protocol.codec import decode_events, decode_replies, encode_frame
+from protocol.codec import (
+    FORMAT,
+    LaterFormatError,
+    decode_events,
+    decode_replies,
+    encode_commands,
+    encode_frame,
+    encode_messages,
+)
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, MakerFill, MessageFrame, PlaceOrder
-from protocol.events import DepthChanged, Event, TradeExecuted
+from protocol.events import DepthChanged, Event, TimePassed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import BalancesQuery, FundsReply, OrderReply, Refused
@@ -23,10 +32,12 @@ from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityL
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
-from runtime.stream_log import Fenced, StreamLog
+from runtime.stream_log import Commit, Fenced, StreamLog
 from simulation.garbage import BROKEN_TEXT, DEEP
 
 ACCOUNTS = (1, 2, 3, 4)
+FAR_US = 4_000_000_000_000_000
+"""A writer's clock that decides nothing."""
 PRICE = 10_000_000
 
 
@@ -112,7 +123,7 @@ def trading(seed: int, count: int) -> list[Command]:
 def enqueue(log: StreamLog, commands: Sequence[Command], markets: MarketMap) -> None:
     for command in commands:
         shard = markets.shard_of_account(command.account_id)
-        log.append(streams.commands(shard), {COMMANDS_FIELD: encode_frame([command])})
+        log.append(streams.commands(shard), {COMMANDS_FIELD: encode_commands([command], FAR_US)})
 
 
 def run_until_quiet(workers: Sequence[Worker]) -> None:
@@ -275,7 +286,7 @@ GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({COMMANDS_FIELD: b"\xc1"}, "MessagePack"),
     ({COMMANDS_FIELD: b""}, "truncated"),
     ({COMMANDS_FIELD: BROKEN_TEXT[0]}, "not UTF-8"),
-    ({COMMANDS_FIELD: DEEP[0]}, "nested too deeply"),
+    ({COMMANDS_FIELD: DEEP[0]}, "at most length"),
     ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "not UTF-8"),
     ({MESSAGES_FIELD: DEEP[1]}, "nested too deeply"),
     ({COMMANDS_FIELD: encode_frame([[1, "nonsense"]])}, "Expected"),
@@ -283,8 +294,8 @@ GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(-3), "BTCUSDT")])}, "not one of shard"),
     ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(3), "BTCUSDT")])}, "not one of shard"),
     ({MESSAGES_FIELD: b"\xff\x00"}, "Expected"),
-    ({MESSAGES_FIELD: encode_frame(MessageFrame(5, 1, 1, ()))}, "does not send"),
-    ({MESSAGES_FIELD: encode_frame(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
+    ({MESSAGES_FIELD: encode_messages(MessageFrame(5, 1, 1, ()))}, "does not send"),
+    ({MESSAGES_FIELD: encode_messages(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
 ]
 
 
@@ -326,7 +337,7 @@ def test_a_message_that_breaks_an_invariant_stops_the_shard_and_publishes_nothin
     one.start()
     enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
     forged = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
-    log.append(streams.commands(1), {MESSAGES_FIELD: encode_frame(MessageFrame(0, 1, 1, (forged,)))})
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 1, (forged,)))})
     with pytest.raises(InvariantBroken, match="order 101"):
         run_until_quiet([one])
     assert events_of(log, 1) == []
@@ -372,6 +383,62 @@ def test_a_gap_between_shards_stops_the_receiver() -> None:
     one = worker(log, 1, markets)
     one.start()
     fill = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
-    log.append(streams.commands(1), {MESSAGES_FIELD: encode_frame(MessageFrame(0, 1, 3, (fill,)))})
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 3, (fill,)))})
     with pytest.raises(InvariantBroken, match="messages 1 to 2 from shard 0 are missing"):
         run_until_quiet([one])
+
+
+def test_what_a_later_release_wrote_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All before it is done; it and what follows are left alone, no dead letter, and done by a program that can read them."""
+    monkeypatch.setattr("engine_worker.worker._HELD_S", 0)
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    deposit = Deposit(1, "test", AccountId(1), "USDT", AssetUnits(5), "first")
+    enqueue(log, [deposit], markets)
+    later = msgspec.structs.replace(deposit, request_id=2, transfer_id="second")
+    new = encode_frame((FORMAT + 1, FAR_US, [later]))
+    log.append(streams.commands(0), {COMMANDS_FIELD: new})
+    enqueue(log, [msgspec.structs.replace(deposit, request_id=3, transfer_id="third")], markets)
+    for _ in range(5):
+        only.step(block_ms=1)
+    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 5
+    assert log.read({streams.dead_letters(0): STREAM_START}, 10, block_ms=0) == []
+    assert HELD.labels(0)._value.get() == FORMAT + 1
+
+    monkeypatch.setattr("protocol.codec.FORMAT", FORMAT + 1)
+    while only.step(block_ms=1):
+        pass
+    assert only.shard.accounts[AccountId(1)].funds["USDT"].available == 15
+    assert HELD.labels(0)._value.get() == 0
+
+
+def test_a_program_that_is_older_than_the_log_does_not_start() -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    enqueue(log, [Deposit(1, "test", AccountId(1), "USDT", AssetUnits(5), "first")], markets)
+    only.step(block_ms=1)
+    newer = log.append(streams.commands(0), {COMMANDS_FIELD: encode_frame((FORMAT + 1, FAR_US, []))})
+    log.commit(Commit(0, only.position, newer))
+    with pytest.raises(LaterFormatError, match=f"has format {FORMAT + 1}, this program reads up to {FORMAT}"):
+        worker(log, 0, markets).start()
+
+
+def test_time_passes_where_nothing_happens() -> None:
+    log, markets = memory_log(), market_map(1)
+    only = worker(log, 0, markets)
+    only.start()
+    second = 1_767_225_700
+    for at_us in (second * 10**6, second * 10**6 + 900_000, (second + 1) * 10**6 + 1):
+        only.tick(at_us)
+        only.step(block_ms=1)
+    ticks = [event.time for event in events_of(log, 0) if isinstance(event, TimePassed)]
+    assert len(ticks) == 2
+    # Where something was told of in a second there is no need.
+    told = int(log.append("clock", {})[:10])
+    enqueue(log, [Deposit(1, "test", AccountId(1), "USDT", AssetUnits(5), "first")], markets)
+    only.step(block_ms=1)
+    only._ticked_second = 0
+    only.tick(told * 10**6)
+    assert only.step(block_ms=1) == 0

@@ -64,8 +64,10 @@ class Engine:
         frame = self.mail[way].popleft()
         if not self.mail[way]:
             del self.mail[way]
+        target = self.shards[frame.target]
         for _ in range(times):
-            self.shards[frame.target].apply_frame(frame, TimeMs(time))
+            for message in target.new_messages(frame):
+                target.apply(message, TimeMs(time))
         self._take(frame.target, produced)
 
     def restart(self) -> None:

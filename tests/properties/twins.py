@@ -19,6 +19,7 @@ from protocol.events import (
     OrderClosed,
     OrderFilled,
     StateHashed,
+    TimePassed,
     TradeExecuted,
 )
 from protocol.market import MarketMap
@@ -69,7 +70,7 @@ class Follower:
                 self._follow_balances(event.order.account_id, event)
             case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
-            case StateHashed():
+            case StateHashed() | TimePassed():
                 pass
             case _:
                 assert_never(event)

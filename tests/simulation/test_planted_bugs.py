@@ -28,7 +28,7 @@ PLANTS = (
     ),
     Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected", "False"),
     Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "(epoch + 1, stream_id)", "(max(epoch, 1), stream_id)"),
-    Plant("messages applied twice", Shard, "apply_frame", "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
+    Plant("messages applied twice", Shard, "new_messages", "frame.messages[seen + 1 - frame.first_sequence :]", "frame.messages"),
     Plant("outbox not delivered again", Worker, "_deliver_rest",
           "self._streams.read({outbox: STREAM_START}, OUTBOX_ENTRIES, block_ms=0)", "[]"),
     Plant("outbox overtaken", Worker, "step", "if self._delivery_unsure:", "if False:"),

@@ -20,7 +20,7 @@ ENGINE_CALLS = (
     "saved_snapshots", "take_over", "trim",
 )  # fmt: skip
 OTHER_CALLS = (
-    "append (gateway)", "commit (feeds)", "load (feeds)", "log_time (feeds)", "read (feeds)", "take_over (feeds)",
+    "append (gateway)", "commit (feeds)", "load (feeds)", "read (feeds)", "take_over (feeds)",
     "database commit (ingest)", "database lock (ingest)", "database write (ingest)", "mark_passed (ingest)", "read (ingest)",
 )  # fmt: skip
 

@@ -79,17 +79,6 @@ def test_who_started_last_writes(stores: Stores) -> None:
     assert second.load(SHARD).published_id == "5-0"
 
 
-def test_time_is_that_of_what_is_done(stores: Stores) -> None:
-    store, log = stores.store(), stores.log
-    position = log.take_over(SHARD)
-    done = log.append(streams.commands(SHARD), {b"c": b"x"})
-    assert store.log_time(SHARD, STREAM_START) == 0  # nothing is done yet, however late it is
-    event = log.append(streams.events(SHARD), {EVENTS_FIELD: b"e"})
-    assert store.log_time(SHARD, STREAM_START) == 0
-    assert [entry[1:] for entry in store.read({SHARD: STREAM_START}, 10, 0)] == [(event, b"e")]
-    assert position.stream_id != done
-
-
 def test_the_same_events_make_the_same_rows(database_url: str, redis_url: str) -> None:
     markets = market_map(1)
     log, tables = stored_in_memory(markets)

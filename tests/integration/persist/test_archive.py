@@ -10,16 +10,15 @@ import pytest
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, state_hash
+from engine_worker.input import apply_entry
 from engine_worker.snapshots import Snapshotter
 from persist.archive import Archiver, LostTailError, Retention, drop_old, withdraw
 from persist.archived import ShardArchive
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from persist.segments import ArchiveDamagedError
 from protocol import streams
-from protocol.codec import decode_commands, decode_messages
 from protocol.market import MarketMap
 from protocol.streams import ARCHIVE_READER, STREAM_START, StreamId, split_stream_id
-from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Entry, StreamLog
@@ -103,12 +102,7 @@ def rebuilt(database_url: str, shard: int, markets: MarketMap) -> Shard:
     """The shard that the archive leads to."""
     built = Shard(shard, markets)
     for entry in archived(database_url, shard):
-        time = TimeMs(split_stream_id(entry.stream_id)[0])
-        if streams.COMMANDS_FIELD in entry.fields:
-            for command in decode_commands(entry.fields[streams.COMMANDS_FIELD]):
-                built.apply(command, time)
-        else:
-            built.apply_frame(decode_messages(entry.fields[streams.MESSAGES_FIELD]), time)
+        apply_entry(built, entry)
     return built
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from persist.actors import IngestRunner
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
-from protocol.codec import encode_frame
+from protocol.codec import FORMAT, encode_events, encode_frame
 from protocol.events import Event, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
@@ -239,3 +239,23 @@ def test_trades_of_a_market_that_nobody_knows_are_put_aside_whatever_their_numbe
     run(log, database_url, markets)
     assert_stored(database_url, trading.events(), markets)
     assert query(database_url, "SELECT count(*) FROM dead_events") == [(3,)]
+
+
+def test_events_of_a_later_release_wait_for_it(
+    database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passing them over would lose trades for good: the next trade leaves a gap that no later program can close."""
+    markets, trading = market_map(), MarketLog()
+    first, second, third = (trading.trade(START_MS + number, 5, 5) for number in range(3))
+    before = log.append(events(0), {EVENTS_FIELD: encode_events(encode_frame([first]), START_MS * 1_000)})
+    log.append(events(0), {EVENTS_FIELD: encode_frame((FORMAT + 1, START_MS * 1_000, [second]))})
+    last = log.append(events(0), {EVENTS_FIELD: encode_events(encode_frame([third]), START_MS * 1_000)})
+    for _ in range(2):
+        run(log, database_url, markets)
+        assert query(database_url, "SELECT trade_id FROM trades") == [(1,)]
+        assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
+        assert log.passed(0) == {EventReader.PERSIST: before}
+    monkeypatch.setattr("protocol.codec.FORMAT", FORMAT + 1)
+    run(log, database_url, markets)
+    assert query(database_url, "SELECT trade_id FROM trades ORDER BY 1") == [(1,), (2,), (3,)]
+    assert log.passed(0) == {EventReader.PERSIST: last}

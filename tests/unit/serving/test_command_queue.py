@@ -9,7 +9,7 @@ import pytest
 
 from protocol import streams
 from protocol.codec import decode_commands, encode_frame
-from protocol.commands import CancelOrder, Command
+from protocol.commands import CancelOrder, LoggedCommand
 from protocol.orders import RejectReason
 from protocol.replies import Refused
 from protocol.units import AccountId, OrderId, TimeMs
@@ -37,7 +37,7 @@ class Wire:
     def of(self, _shard: int) -> "Wire":
         return self
 
-    def commands(self) -> list[list[Command]]:
+    def commands(self) -> list[list[LoggedCommand]]:
         return [list(decode_commands(parts[-1])) for parts, _ in self.sent if parts[1] == streams.commands(0).encode()]
 
 
