@@ -97,6 +97,11 @@ class RejectReason(StrEnum):
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     INVALID_COMBINATION = "invalid_combination"
     """The order's type, time in force and amounts do not go together."""
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    """The account has used the key for something else."""
+    TOO_MANY_IDEMPOTENCY_KEYS = "too_many_idempotency_keys"
+    ORDER_NOT_REMEMBERED = "order_not_remembered"
+    """Of a query: the shard does not have the order, and the database may not have it yet."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False):
