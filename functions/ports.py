@@ -143,7 +143,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One request, authenticated as its function demands.
 
     `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds, otherwise 1. `body` is
-    the JSON body of a function that takes one; `session` the session token.
+    the JSON body of a function that takes one; `session` the session token; `idempotency_key` what the header of this name holds.
     """
 
     parameters: Parameters
@@ -152,6 +152,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     time_scale: int = 1
     body: bytes = b""
     session: str = ""
+    idempotency_key: str = ""
 
 
 MILLISECONDS: Final = 1
