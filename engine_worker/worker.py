@@ -87,6 +87,8 @@ class Worker:
         self.unstored_orders = UnstoredOrders(unstored_orders_max)
         """Closed orders that the shard no longer has and the database may not have yet."""
         self._stored_due_ms = 0
+        self._collected_to = STREAM_START
+        """Up to where its closed orders were read from the events, so that a replay need not tell them again."""
         self.position = ShardPosition(0, STREAM_START)
         """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
         nobody may write."""
@@ -171,13 +173,19 @@ class Worker:
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
             )
+        collected_to = split_stream_id(self._collected_to)
+        is_new = split_stream_id(after) >= collected_to
         for entry in entries:
+            if not is_new and split_stream_id(entry.stream_id) > collected_to:
+                is_new = True
+                self._take()
             self._apply(entry)
         output = self._take()
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
             # The leader's batch may have ended before: then the orders are kept a little longer than they need be.
-            self.unstored_orders.add(output.events, self.position.stream_id)
+            if is_new:
+                self.unstored_orders.add(output.events, self.position.stream_id)
         self._look_what_is_stored()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
         return len(entries)
@@ -228,6 +236,7 @@ class Worker:
                 except msgspec.MsgspecError:
                     continue  # a stranger's; whoever reads the events reports it
                 self.unstored_orders.add(events, after)
+        self._collected_to = after
 
     def _look_what_is_stored(self) -> None:
         """Ask about once a second up to where the database has the events, and let go of orders that it has."""
