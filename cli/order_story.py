@@ -269,7 +269,7 @@ class _Teller:
     def _is_gone(self, shard: Shard, order: OrderState) -> bool:
         account = shard.accounts[AccountId(order.account_id)]
         is_open = OrderId(order.order_id) in account.open_orders.get(order.market, {})
-        return not is_open and order.order_id not in shard.closed_orders
+        return not is_open
 
     def _command_step(self, past: ShardPast, entry: Entry, command: PlaceOrder) -> Step:
         market = self._markets.by_symbol.get(command.market)

@@ -15,6 +15,7 @@ from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id, stream_id_of
+from protocol.windows import Windows
 from runtime.stream_log import Entry, StreamLog
 
 END_OF_MS = 2**64 - 1
@@ -52,7 +53,7 @@ class ShardPast:
         log: StreamLog | None,
         connection: psycopg.Connection[Any] | None,
         market_map: MarketMap,
-        closed_orders_max: int,
+        windows: Windows,
     ) -> None:
         """Read from `log` and the database on `connection`; None: not from there."""
         self.shard = shard
@@ -60,7 +61,7 @@ class ShardPast:
         self._live = StreamLogSource(log, shard) if log is not None else None
         self._archive = ShardArchive(connection, shard) if connection is not None else None
         self._market_map = market_map
-        self._closed_orders_max = closed_orders_max
+        self._windows = windows
         self._archived: Iterator[Entry] = iter(())
         self._archived_at: StreamId | None = None
 
@@ -140,7 +141,7 @@ class ShardPast:
             if not fits(moment):
                 continue
             try:
-                return Replay(self, self.shard, self._market_map, self._closed_orders_max, moment.load())
+                return Replay(self, self.shard, self._market_map, self._windows, moment.load())
             except (SnapshotError, ArchiveDamagedError) as error:
                 reasons.append(f"the snapshot of {moment.stream_id} cannot be used: {error}")
         if reasons:
@@ -168,12 +169,12 @@ class Past:
         log: StreamLog | None,
         connection: psycopg.Connection[Any] | None,
         market_map: MarketMap,
-        closed_orders_max: int,
+        windows: Windows,
     ) -> None:
         """See `ShardPast`."""
         self.market_map = market_map
         self.shards = [
-            ShardPast(shard, log, connection, market_map, closed_orders_max) for shard in range(market_map.shard_count)
+            ShardPast(shard, log, connection, market_map, windows) for shard in range(market_map.shard_count)
         ]
 
     def of_market(self, symbol: str) -> ShardPast:

@@ -11,7 +11,7 @@ interrupted is simply repeated.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ from persist.guard import stored_of
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages
 from protocol.commands import MessageFrame, ShardMessage
-from protocol.events import TradeExecuted
+from protocol.events import Event, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.market_data import INTERVALS, BookTicker, DepthSnapshot, interval_bounds
 from protocol.orders import OrderState, OrderStatus, Side
@@ -98,6 +98,8 @@ class RestoredShard(NamedTuple):
     events: list[tuple[StreamId, bytes]]
     """(id, frame) of what was not ingested yet."""
     last_entry: Entry | None
+    closed: dict[int, OrderState]
+    """Orders that were closed in the position's own millisecond, where times do not tell what is lost."""
 
 
 class Plan(NamedTuple):
@@ -150,11 +152,13 @@ def _rebuild(
         )
         snapshot_id = replay.position
         last_entry: Entry | None = None
+        closed: dict[int, OrderState] = {}
+        since_ms = split_stream_id(position)[0]
         for number, entry in enumerate(steps(replay, past, base_id, progress)):
             last_entry = entry
             if number % BATCH == 0:
-                replay.shard.take()
-        replay.shard.take()
+                closed.update(_closed_since(since_ms, replay.shard.take().events))
+        closed.update(_closed_since(since_ms, replay.shard.take().events))
         base = _Base(
             base_id,
             {market.symbol: replay.shard.depth(market.symbol) for market in markets.markets_of_shard(past.shard)},
@@ -162,14 +166,24 @@ def _rebuild(
         events: list[tuple[StreamId, bytes]] = []
         for entry in steps(replay, past, position, progress):
             last_entry = entry
-            if frame := replay.shard.take().frame:
-                events.append((entry.stream_id, frame))
+            output = replay.shard.take()
+            closed.update(_closed_since(since_ms, output.events))
+            if output.frame:
+                events.append((entry.stream_id, output.frame))
         replay.shard.check_invariants()
     except (PastError, InvariantBroken) as error:
         raise RestoreError(f"Shard {past.shard} cannot be rebuilt: {error}") from error
     if last_entry is None and position != STREAM_START:
         last_entry = _entry_at(past, position)
-    return RestoredShard(replay.shard, position, snapshot_id, replay.entries, epoch, ingested, base, events, last_entry)
+    return RestoredShard(
+        replay.shard, position, snapshot_id, replay.entries, epoch, ingested, base, events, last_entry, closed
+    )
+
+
+def _closed_since(since_ms: int, events: Iterable[Event]) -> Iterator[tuple[int, OrderState]]:
+    for event in events:
+        if isinstance(event, OrderFilled | OrderClosed) and event.time >= since_ms and not event.order.status.is_open:
+            yield event.order.order_id, event.order
 
 
 def _entry_at(past: ShardPast, position: StreamId) -> Entry | None:
@@ -331,17 +345,17 @@ def _orders_to_rewrite(
         (SHARD_COUNT_MAX, shard.index, since_ms),
     ).fetchall()
     for order_id, account_id, market, quantity, cum_quantity, cum_quote in rows:
-        order = _order_of(shard, account_id, market, order_id)
+        order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
         if order is not None:
             yield order_id, (order.status, order.quantity, order.cum_quantity, order.cum_quote)
-        else:  # accepted after the position, or forgotten before it
+        else:  # accepted or closed after the position
             yield order_id, (OrderStatus.EXPIRED, quantity, cum_quantity, cum_quote)
 
 
-def _order_of(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:
+def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:
     account = shard.accounts.get(AccountId(account_id))
     orders = account.open_orders.get(market, {}) if account is not None else {}
-    return orders.get(OrderId(order_id)) or shard.closed_orders.get(OrderId(order_id))
+    return orders.get(OrderId(order_id))
 
 
 _TAG: Final = re.compile(r"[^{]*\{([0-9]{1,3})\}.*", re.DOTALL)

@@ -61,6 +61,8 @@ class Care:
         for symbol, state in shard.markets.items():
             metrics.RESTING.labels(self._shard, symbol).set(len(state.book.orders))
             self._count(metrics.TRADES.labels(self._shard, symbol), symbol, state.trade_id, leads)
+        metrics.UNSTORED.labels(self._shard).set(len(self._worker.unstored_orders))
+        self._count(metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads)
         self._count(metrics.ACCEPTED.labels(self._shard), "", shard.order_count, leads)
         position_ms, _ = split_stream_id(self._worker.position.stream_id)
         if saved := self._streams.saved_snapshots(self._shard):

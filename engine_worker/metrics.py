@@ -31,6 +31,13 @@ ACCEPTED: Final = Counter("engine_orders_accepted", "Orders that the shard has g
 TRADES: Final = Counter("engine_trades", "Trades", ["shard", "market"])
 RESTING: Final = Gauge("engine_resting_orders", "Orders in the book", ["shard", "market"])
 
+UNSTORED: Final = Gauge("engine_unstored_orders", "Closed orders that are kept until the database has them", ["shard"])
+UNSTORED_LOST: Final = Counter(
+    "engine_unstored_orders_lost",
+    "Closed orders that were dropped before the database had them; queries for such get -1007 until it has",
+    ["shard"],
+)
+
 DIFFERENCE: Final = Gauge(
     "engine_money_difference",
     "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 is right",

@@ -20,6 +20,7 @@ from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
+from protocol.windows import Windows
 from runtime.stream_log import Entry, StreamLog
 
 READ_ENTRIES = 500
@@ -135,7 +136,7 @@ class Replay:
         source: ReplaySource,
         index: int,
         market_map: MarketMap,
-        closed_orders_max: int,
+        windows: Windows,
         snapshot: bytes | None = None,
     ) -> None:
         """Begin at `snapshot`, or (None) at the beginning.
@@ -143,10 +144,10 @@ class Replay:
         Raises:
             SnapshotError: the snapshot cannot be used.
         """
-        self.shard = Shard(index, market_map, closed_orders_max)
+        self.shard = Shard(index, market_map, windows)
         self.start = STREAM_START
         if snapshot is not None:
-            self.shard, self.start = decode_snapshot(snapshot, market_map, closed_orders_max)
+            self.shard, self.start = decode_snapshot(snapshot, market_map, windows)
         self.position = self.start
         self.entries = 0
         self.dead_letters = 0
@@ -312,7 +313,7 @@ class Verifier:
         snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
         if snapshot != own:
             shard = self.replay.shard
-            saved, _ = decode_snapshot(snapshot, shard.market_map, shard.closed_orders_max)
+            saved, _ = decode_snapshot(snapshot, shard.market_map, shard.windows)
             raise _Differs(
                 Difference(
                     streams.snapshots(shard.index),

@@ -20,14 +20,32 @@ from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
 from engine_worker.traces import trace_batch
+from engine_worker.unstored_orders import UnstoredOrders
 from protocol import streams
-from protocol.codec import LaterFormatError, decode_queries, encode_commands, encode_frame, encode_messages
+from protocol.codec import (
+    LaterFormatError,
+    decode_queries,
+    decode_readable_events,
+    encode_commands,
+    encode_frame,
+    encode_messages,
+    event_items,
+)
 from protocol.commands import MessageFrame, ShardMessage, Tick
 from protocol.lease import Leader
 from protocol.market import MarketMap
-from protocol.replies import AuditReply, Query, Reply
-from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
+from protocol.streams import (
+    COMMANDS_FIELD,
+    EVENTS_FIELD,
+    QUERIES_FIELD,
+    STREAM_START,
+    EventReader,
+    StreamId,
+    split_stream_id,
+)
 from protocol.units import TimeMs
+from protocol.windows import DEFAULT_WINDOWS, Windows
 from runtime.settings import Settings
 from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
 from runtime.tracing import Tracer
@@ -43,6 +61,10 @@ _HELD_S = 0.2
 """Pause before an input is looked at again that begins with what this program cannot read."""
 _RENEW_ENTRIES = 32
 """After as many entries of a batch a leader looks whether its lease is due."""
+_STORED_INTERVAL_MS = 1_000
+"""How often a worker asks up to where the database has the shard's events."""
+_EVENT_ENTRIES = 100
+"""Entries of events read at once at a start."""
 
 
 def monotonic_ms() -> int:
@@ -63,8 +85,9 @@ class Worker:
         index: int,
         market_map: MarketMap,
         *,
-        closed_orders_max: int,
         batch_entries_max: int,
+        windows: Windows = DEFAULT_WINDOWS,
+        unstored_orders_max: int = 500_000,
         now_ms: Callable[[], int] = monotonic_ms,
         tracer: Tracer | None = None,
     ) -> None:
@@ -72,13 +95,18 @@ class Worker:
         self._streams = log
         self._index = index
         self._market_map = market_map
-        self._closed_orders_max = closed_orders_max
+        self._windows = windows
         self._batch_entries_max = batch_entries_max
         self._inputs = streams.commands(index)
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
         self._tracer = tracer
-        self.shard = Shard(index, market_map, closed_orders_max)
+        self.shard = Shard(index, market_map, windows)
+        self.unstored_orders = UnstoredOrders(unstored_orders_max)
+        """Closed orders that the shard no longer has and the database may not have yet."""
+        self._stored_due_ms = 0
+        self._collected_to = STREAM_START
+        """Up to where its closed orders were read from the events, so that a replay need not tell them again."""
         self.position = ShardPosition(0, STREAM_START)
         """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
         nobody may write."""
@@ -102,8 +130,9 @@ class Worker:
             log,
             settings.shard,
             settings.market_map(),
-            closed_orders_max=settings.closed_orders_max,
             batch_entries_max=settings.batch_commands_max,
+            windows=settings.windows(),
+            unstored_orders_max=settings.unstored_orders_max,
             tracer=tracer,
         )
 
@@ -165,11 +194,20 @@ class Worker:
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
             )
+        collected_to = split_stream_id(self._collected_to)
+        is_new = split_stream_id(after) >= collected_to
         for entry in entries:
+            if not is_new and split_stream_id(entry.stream_id) > collected_to:
+                is_new = True
+                self._take()
             self._apply(entry)
-        self._take()
+        output = self._take()
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
+            # The leader's batch may have ended before: then the orders are kept a little longer than they need be.
+            if is_new:
+                self.unstored_orders.add(output.events, self.position.stream_id)
+        self._look_what_is_stored()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
         return len(entries)
 
@@ -202,11 +240,39 @@ class Worker:
         )
 
     def _restore(self) -> StreamId:
+        restored = self._restore_shard()
+        self._collect_unstored_orders()
+        return restored
+
+    def _collect_unstored_orders(self) -> None:
+        """Read the closed orders that the database may not have from the events, which are kept until it has them."""
+        self._stored_due_ms = 0
+        self._look_what_is_stored()
+        stream, after = streams.events(self._index), self.unstored_orders.stored_to
+        while entries := self._streams.read({stream: after}, _EVENT_ENTRIES, block_ms=0):
+            for entry in entries:
+                after = entry.stream_id
+                try:
+                    events = decode_readable_events(event_items(entry.fields.get(EVENTS_FIELD, b"")))
+                except msgspec.MsgspecError:
+                    continue  # a stranger's; whoever reads the events reports it
+                self.unstored_orders.add(events, after)
+        self._collected_to = after
+
+    def _look_what_is_stored(self) -> None:
+        """Ask about once a second up to where the database has the events, and let go of orders that it has."""
+        now_ms = self._now_ms()
+        if now_ms >= self._stored_due_ms:
+            self._stored_due_ms = now_ms + _STORED_INTERVAL_MS
+            self.unstored_orders.stored_to = self._streams.passed(self._index).get(EventReader.PERSIST, STREAM_START)
+        self.unstored_orders.drop_stored()
+
+    def _restore_shard(self) -> StreamId:
         goal = split_stream_id(self._streams.position(self._index).stream_id)
         for saved in self._streams.saved_snapshots(self._index):
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
-                shard, stream_id = decode_snapshot(snapshot, self._market_map, self._closed_orders_max)
+                shard, stream_id = decode_snapshot(snapshot, self._market_map, self._windows)
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
@@ -214,7 +280,7 @@ class Worker:
                 self.shard, self.position = shard, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
-        self.shard = Shard(self._index, self._market_map, self._closed_orders_max)
+        self.shard = Shard(self._index, self._market_map, self._windows)
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
 
@@ -259,6 +325,7 @@ class Worker:
         """
         if self._delivery_unsure:
             self._deliver_rest()
+        self._look_what_is_stored()
         entries = self._streams.read_inputs(
             self._index,
             self.position,
@@ -317,6 +384,7 @@ class Worker:
         self._delivery_unsure = bool(outbox)
         if output.events:
             self._told_second = self.shard.time // 1_000
+        self.unstored_orders.add(output.events, stream_id)
         commands = self.shard.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
         if self._tracer is not None:
@@ -400,6 +468,8 @@ class Worker:
 
     def _reply_to(self, query: Query, time: TimeMs) -> tuple[str, Reply]:
         reply_to, reply = self.shard.answer(query, time)
+        if isinstance(query, OrderQuery) and isinstance(reply, Refused):
+            reply = self.unstored_orders.answer(query, time)
         if isinstance(reply, AuditReply):
             reply = msgspec.structs.replace(reply, position=self.position.stream_id)
         return reply_to, reply

@@ -1,6 +1,7 @@
 """POST /api/v3/order/test: everything that placing an order checks before it is enqueued, and nothing more."""
 
 from functions.function import Function, Group, Parameter, Security
+from functions.idempotency import idempotency_key_of
 from functions.order_request import ORDER_PARAMETERS, parse_order
 from functions.parameters import Parameters
 from functions.place_order import worst_price
@@ -11,6 +12,7 @@ from functions.rates import commission_rate, no_discount
 async def check_order(ports: Ports, call: Call) -> object:
     """Check an order; answer `{}`, or the fee rates that would apply."""
     request = parse_order(call.parameters, ports.markets)
+    idempotency_key_of(call)
     with_rates = call.parameters.boolean("computeCommissionRates", default=False)
     await worst_price(ports, request)
     if not with_rates:

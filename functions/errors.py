@@ -6,6 +6,8 @@ from protocol.orders import RejectReason
 
 STATUS_UNKNOWN: Final = -1007
 """The code of the one error after which a command may have happened."""
+KEYS_RETRY_AFTER_S: Final = 60
+"""When an account that has used up its idempotency keys may try with a new one; the oldest end first."""
 
 
 class ApiError(Exception):
@@ -110,7 +112,7 @@ def halted(retry_after_s: int = 30) -> ApiError:
 
 
 def status_unknown() -> ApiError:
-    """-1007: no reply came in time. The order may or may not exist: ask with the same client order id."""
+    """-1007: no reply came in time, or nobody knows yet. The order may or may not exist: ask for it by its client order id."""
     return ApiError(
         STATUS_UNKNOWN,
         "Timeout waiting for response from backend server. Send status unknown; execution status unknown.",
@@ -138,6 +140,10 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
 
 
 def refusal(reason: RejectReason) -> ApiError:
-    """Return a shard's refusal of a command in Binance's words."""
+    """Return a shard's refusal of a command in Binance's words; of what Binance does not have, in ours."""
+    if reason is RejectReason.IDEMPOTENCY_KEY_REUSED:
+        return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
+    if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
+        return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
     code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))
     return ApiError(code, message)

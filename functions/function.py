@@ -56,6 +56,8 @@ class Function(NamedTuple):
     parameters: tuple[Parameter, ...] = ()
     places_order: bool = False
     """Counts against the account's order limits."""
+    takes_idempotency_key: bool = False
+    """In the header of this name."""
     lenient: bool = False
     """Takes parameters that it does not know."""
     body: type | None = None

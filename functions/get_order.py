@@ -1,4 +1,4 @@
-"""GET /api/v3/order: one order, from its shard while that remembers it, then from the database."""
+"""GET /api/v3/order: one order, from its shard until the database has it, then from there."""
 
 from functions.errors import order_does_not_exist, status_unknown
 from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
@@ -6,7 +6,7 @@ from functions.order_rows import ORDER_COLUMNS, order_of_row
 from functions.order_shapes import order_shape
 from functions.parameters import require_one_of
 from functions.ports import Call, Ports
-from protocol.orders import OrderStatus
+from protocol.orders import OrderStatus, RejectReason
 from protocol.replies import OrderQuery, OrderReply, Refused
 from protocol.units import OrderId
 
@@ -19,7 +19,10 @@ _STATEMENT = f"""
 
 
 async def get_order(ports: Ports, call: Call) -> object:
-    """Return an order named by number or client order id; -2013 when there is none."""
+    """Return an order named by number or, the newest with it, client order id; -2013 when there is none.
+
+    -1007 while the database is so far behind that the order may be one that nobody else remembers.
+    """
     parameters = call.parameters
     market = parameters.market(ports.markets)
     require_one_of(parameters, "origClientOrderId", "orderId")
@@ -38,13 +41,20 @@ async def get_order(ports: Ports, call: Call) -> object:
         case OrderReply() if reply.order.status is not OrderStatus.PENDING_NEW:
             return order_shape(reply.order, market, call.time_scale)
         case Refused():
+            # The shard has asked up to where the database is before it answered, so what it does not have is there.
+            is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
+            if not is_known and client_order_id:
+                raise status_unknown()  # the database may have only an older order with this id
             rows = await ports.database.fetch(
                 _STATEMENT,
                 {"account": call.account_id, "market": market.symbol, "order": order_id, "client": client_order_id},
             )
-            if not rows:
+            order = order_of_row(rows[0]) if rows else None
+            if not is_known and (order is None or order.status.is_open):
+                raise status_unknown()  # it may have been closed since
+            if order is None:
                 raise order_does_not_exist()
-            return order_shape(order_of_row(rows[0]), market, call.time_scale)
+            return order_shape(order, market, call.time_scale)
         case _:  # also when the market's shard has not said yet what becomes of the order
             raise status_unknown()
 

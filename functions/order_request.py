@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from functions.errors import ApiError, filter_failure, invalid_parameter, mandatory_missing, not_required
 from functions.function import Parameter
+from functions.idempotency import IDEMPOTENCY_KEY
 from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, TIMES_IN_FORCE
 from functions.parameters import Parameters
 from protocol.market import Market, MarketMap
@@ -44,7 +45,10 @@ ORDER_PARAMETERS: Final = (
     Parameter("quantity", "Amount of the base asset.", kind="decimal"),
     Parameter("quoteOrderQty", "Amount of the quote asset to spend or receive; MARKET only.", kind="decimal"),
     Parameter("price", "Limit price; required for LIMIT and LIMIT_MAKER.", kind="decimal"),
-    Parameter("newClientOrderId", "Your own id of the order, unique; made for you when left out."),
+    Parameter(
+        "newClientOrderId", "Your own id of the order, unique among your open orders; made for you when left out."
+    ),
+    IDEMPOTENCY_KEY,
     Parameter("newOrderRespType", "ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK."),
     Parameter("selfTradePreventionMode", "NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH."),
     Parameter("strategyId", "Accepted, not kept.", kind="integer"),

@@ -25,9 +25,11 @@ _INTEGER: Final = "^[0-9]{1,20}$"
 _DECIMAL: Final = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
 _SYMBOL: Final = "^[A-Z0-9-_.]{1,20}$"
 _CLIENT_ORDER_ID: Final = r"^[\.A-Z\:/a-z0-9_-]{1,36}$"
+_IDEMPOTENCY_KEY: Final = "^[ -~]{1,64}$"
 _integer = re.compile(r"[0-9]{1,20}", re.ASCII)
 _symbol = re.compile(r"[A-Z0-9\-_.]{1,20}", re.ASCII)
 _client_order_id = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}", re.ASCII)
+_idempotency_key = re.compile(r"[ -~]{1,64}", re.ASCII)
 _symbols = msgspec.json.Decoder(list[str])
 
 _INTEGER_MAX: Final = 2**63 - 1
@@ -185,6 +187,13 @@ class Parameters:
         text = self.optional(name)
         if text is not None and _client_order_id.fullmatch(text) is None:
             raise illegal_characters(name, _CLIENT_ORDER_ID)
+        return text
+
+    def idempotency_key(self, name: str) -> str | None:
+        """Return an idempotency key."""
+        text = self.optional(name)
+        if text is not None and _idempotency_key.fullmatch(text) is None:
+            raise illegal_characters(name, _IDEMPOTENCY_KEY)
         return text
 
     def market(self, markets: MarketMap) -> Market:

@@ -7,6 +7,7 @@ from typing import Final
 from functions import order_shapes
 from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
 from functions.function import Function, Group, Security
+from functions.idempotency import idempotency_key_of, name_of_key
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, parse_order, protective_price
 from functions.ports import Call, Ports
 from protocol.commands import PlaceOrder
@@ -34,6 +35,7 @@ async def worst_price(ports: Ports, request: OrderRequest) -> PriceTicks:
 async def place_order(ports: Ports, call: Call) -> object:
     """Place an order; answer in the shape asked for."""
     request = parse_order(call.parameters, ports.markets)
+    key = idempotency_key_of(call)
     price = request.price if request.price else await worst_price(ports, request)
     ports.order_counts.count_order(call.account_id, call.now)
     try:
@@ -42,7 +44,7 @@ async def place_order(ports: Ports, call: Call) -> object:
                 ports.shards.next_request_id(),
                 ports.shards.reply_to,
                 call.account_id,
-                request.client_order_id or new_client_order_id(),
+                request.client_order_id or (name_of_key(key) if key else new_client_order_id()),
                 request.market.symbol,
                 request.side,
                 request.order_type,
@@ -51,6 +53,7 @@ async def place_order(ports: Ports, call: Call) -> object:
                 request.quantity,
                 request.quote_quantity,
                 request.self_trade_prevention,
+                idempotency_key=key,
             ),
             call.deadline_us,
         )
@@ -83,5 +86,6 @@ FUNCTION = Function(
     security=Security.SIGNED,
     parameters=ORDER_PARAMETERS,
     places_order=True,
+    takes_idempotency_key=True,
     answer=order_shapes.FullShape,  # the default; RESULT and ACK have less
 )

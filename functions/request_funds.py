@@ -7,6 +7,7 @@ import msgspec
 from functions.errors import ApiError, refusal, status_unknown, too_precise
 from functions.function import Function, Group, Security
 from functions.get_account import BalanceShape
+from functions.idempotency import idempotency_key_of, name_of_key
 from functions.json_body import read_body
 from functions.ports import Call, Ports
 from protocol.commands import Deposit
@@ -36,6 +37,8 @@ async def request_funds(ports: Ports, call: Call) -> object:
     if wanted.asset not in ports.markets.assets:
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
     amount = _amount(wanted.amount, ports.settings.faucet_amount_max)
+    key = idempotency_key_of(call)
+    transfer = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
     shards = ports.shards
     reply = await shards.submit(
         Deposit(
@@ -44,7 +47,8 @@ async def request_funds(ports: Ports, call: Call) -> object:
             call.account_id,
             wanted.asset,
             amount,
-            f"faucet-{secrets.token_hex(16)}",
+            f"faucet-{transfer}",
+            key,
         )
     )
     match reply:
@@ -76,5 +80,6 @@ FUNCTION = Function(
     request_funds,
     security=Security.SESSION,
     body=FundsRequest,
+    takes_idempotency_key=True,
     answer=BalanceShape,
 )

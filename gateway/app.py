@@ -82,7 +82,14 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-MBX-APIKEY", "X-MBX-TIME-UNIT", "X-Request-Id"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "X-MBX-APIKEY",
+            "X-MBX-TIME-UNIT",
+            "X-Request-Id",
+            "Idempotency-Key",
+        ],
         expose_headers=[
             "X-Request-Id",
             "Retry-After",

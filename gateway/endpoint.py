@@ -118,7 +118,9 @@ class Endpoint:
             parameters.refuse_unknown(self._known)
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
             PARSE.observe(time.perf_counter() - started)
-        call = Call(parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us)
+        call = Call(
+            parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us, asked.idempotency_key
+        )
         try:
             answer = await function.handle(self._ports, call)
             if self._tells_all:
@@ -157,11 +159,12 @@ class AskedHeaders(NamedTuple):
     bearer: str
     time_unit: bytes
     request_id: bytes | None
+    idempotency_key: str
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
-    """Return what of a request's headers counts: API key, session token, time unit and request id."""
-    api_key, bearer, time_unit, request_id = None, "", b"", None
+    """Return what of a request's headers counts."""
+    api_key, bearer, time_unit, request_id, idempotency_key = None, "", b"", None, ""
     for name, value in headers:
         if name == b"x-mbx-apikey":
             api_key = value.decode("latin-1")
@@ -173,7 +176,9 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
             time_unit = value.upper()
         elif name == HEADER:
             request_id = value
-    return AskedHeaders(api_key, bearer, time_unit, request_id)
+        elif name == b"idempotency-key":
+            idempotency_key = value.decode("latin-1")
+    return AskedHeaders(api_key, bearer, time_unit, request_id, idempotency_key)
 
 
 def scale_of(time_unit: bytes) -> int:

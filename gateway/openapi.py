@@ -27,6 +27,8 @@ from litestar.openapi.spec import (
 from functions.catalog import FUNCTIONS
 from functions.function import Function, Group, Security
 from functions.function import Parameter as FunctionParameter
+from functions.idempotency import DESCRIPTION as DESCRIPTION_OF_KEY
+from functions.idempotency import HEADER
 
 TITLE: Final = "Exchange"
 DESCRIPTION: Final = (
@@ -50,6 +52,9 @@ _SIGNED_PARAMETERS: Final = (
     FunctionParameter("timestamp", "When the request was sent, in ms or µs.", required=True, kind="integer"),
     FunctionParameter("recvWindow", "How long the request stays valid, in ms: 5000 by default, 60000 at most."),
     FunctionParameter("signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True),
+)
+_IDEMPOTENCY_KEY: Final = Parameter(
+    name=HEADER, param_in="header", description=DESCRIPTION_OF_KEY, required=False, schema=_TYPES["string"]
 )
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ERROR: Final = Schema(
@@ -110,24 +115,25 @@ def operation(function: Function) -> Operation:
     """Return the description of one function."""
     is_signed = function.security is Security.SIGNED
     described = (*function.parameters, *(_SIGNED_PARAMETERS if is_signed else ()))
-    refusals = {
-        status: OpenAPIResponse(description=text, content={"application/json": OpenAPIMediaType(schema=_ERROR)})
-        for status, text in _REFUSALS.items()
-    }
+    refusals = {status: _refused(text) for status, text in _REFUSALS.items()}
+    takes_key = function.takes_idempotency_key
     return Operation(
         tags=[_TAGS[function.group]],
         summary=function.summary,
         description=(function.handle.__doc__ or "").strip() or None,
         operation_id=f"{function.method.lower()}{function.path.replace('/', '_').replace('-', '_')}",
         parameters=[
-            Parameter(
-                name=parameter.name,
-                param_in="query",
-                description=parameter.description,
-                required=parameter.required,
-                schema=_TYPES[parameter.kind],
-            )
-            for parameter in described
+            *(
+                Parameter(
+                    name=parameter.name,
+                    param_in="query",
+                    description=parameter.description,
+                    required=parameter.required,
+                    schema=_TYPES[parameter.kind],
+                )
+                for parameter in described
+            ),
+            *([_IDEMPOTENCY_KEY] if takes_key else []),
         ],
         request_body=_request_body(function.body) if function.body else None,
         responses={
@@ -135,9 +141,14 @@ def operation(function: Function) -> Operation:
                 description="Done.", content={"application/json": OpenAPIMediaType(schema=_answer(function.answer))}
             ),
             **refusals,
+            **({"422": _refused("The idempotency key was used for something else.")} if takes_key else {}),
         },
         security=[{function.security.value: []}] if function.security is not Security.PUBLIC else None,
     )
+
+
+def _refused(text: str) -> OpenAPIResponse:
+    return OpenAPIResponse(description=text, content={"application/json": OpenAPIMediaType(schema=_ERROR)})
 
 
 def _answer(answer: object) -> Any:

@@ -26,8 +26,15 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
     `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round. `price` is the
     limit, for a MARKET order the protective price: the worst that it may trade at.
-    `request_id` and `reply_to` name who waits for the reply (see replies.py). A command with the same
-    `request_id` and `client_order_id` as an order already known gets that order's state: so an enqueue may be retried.
+    `client_order_id` must not be that of another open order of the account.
+
+    `request_id` and `reply_to` name who waits for the reply (replies.py). This holds for every command: one that has both in common
+    with an earlier one is a repetition of it, within the window of protocol/windows.py; it changes nothing and gets the first
+    outcome. So an enqueue may be retried. A command with an empty `reply_to` or with the request id 0 is never a repetition.
+
+    `idempotency_key` (empty: none) is the client's own mark of a repetition. Commands of one account that have it in common get the
+    first outcome, or IDEMPOTENCY_KEY_REUSED when they ask for something else.
+
     When its entry is appended after `deadline_ms` (by the clock that gives entries their ids; 0: none) it is refused.
     """
 
@@ -44,6 +51,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     quote_quantity: Annotated[AssetUnits, _Stored] = AssetUnits(0)
     self_trade_prevention: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
     deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
+    idempotency_key: Annotated[str, _Name] = ""
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
@@ -79,7 +87,10 @@ class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4):
-    """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing."""
+    """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing.
+
+    `idempotency_key` as for `PlaceOrder`.
+    """
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
@@ -87,10 +98,11 @@ class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     asset: Annotated[str, _Name]
     amount: Annotated[AssetUnits, _Stored]
     transfer_id: Annotated[str, _Name]
+    idempotency_key: Annotated[str, _Name] = ""
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=5):
-    """Debit `amount` units of `asset` from what is available. `transfer_id` as for `Deposit`."""
+    """Debit `amount` units of `asset` from what is available. `transfer_id` and `idempotency_key` as for `Deposit`."""
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
@@ -98,6 +110,7 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_un
     asset: Annotated[str, _Name]
     amount: Annotated[AssetUnits, _Stored]
     transfer_id: Annotated[str, _Name]
+    idempotency_key: Annotated[str, _Name] = ""
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=6):

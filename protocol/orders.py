@@ -99,6 +99,11 @@ class RejectReason(StrEnum):
     """The order's type, time in force and amounts do not go together."""
     TOO_LATE = "too_late"
     """It reached the shard's input after its deadline."""
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    """The account has used the key for something else."""
+    TOO_MANY_IDEMPOTENCY_KEYS = "too_many_idempotency_keys"
+    ORDER_NOT_REMEMBERED = "order_not_remembered"
+    """Of a query: the shard does not have the order, and the database may not have it yet."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):

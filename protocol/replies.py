@@ -76,7 +76,10 @@ class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
 
 class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """An open or recently closed order. Answered by `OrderReply`, or `Refused` with UNKNOWN_ORDER.
+    """An open order, or a closed one that the database may not have yet. Answered by `OrderReply`, or `Refused`.
+
+    UNKNOWN_ORDER: if there is such an order, the database has it as it is. ORDER_NOT_REMEMBERED: the order may have been closed
+    without being in the database, which may also know an older state, or an older order with the client order id.
 
     An order is PENDING_NEW while its account's shard waits to hear from its market's what becomes of it.
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.market import MarketDefinition, MarketError, MarketMap
+from protocol.windows import REPLY_TIMEOUTS, Windows
 from runtime.redis_clients import AddressError, parse_address
 
 PREFIX = "EXCHANGE_"
@@ -90,8 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_commands_max: Positive = 512
     """Stream entries that one batch may take."""
     snapshot_interval_s: Positive = 30
-    closed_orders_max: Positive = 100_000
-    """Closed orders that a shard remembers, for queries and against doubled client order ids."""
+    unstored_orders_max: Positive = 500_000
+    """Closed orders that an engine worker keeps for queries until the database has them. Beyond that the oldest are dropped, and
+    the status of an order that may be one of them is unknown until the database is so far."""
 
     # The gateway
     functions: str = "orders,account,market-data,users"
@@ -263,6 +265,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def ws_url(self) -> str:
         """Return the base URL of the WebSocket servers."""
         return f"ws://{self.host}:{self.ws_port}"
+
+    def windows(self) -> Windows:
+        """Return for how long a shard remembers requests."""
+        return Windows(request_ms=REPLY_TIMEOUTS * self.reply_timeout_ms)
 
     def market_map(self) -> MarketMap:
         """Return the markets and what shard owns what.

@@ -2,20 +2,24 @@
 
 Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one command, and
 nothing waits for a timer. A command is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or it is
-enqueued and answered, or its outcome is unknown. An append that was lost with the connection is sent once more: the shard
-answers a command that it already knows (same request id, same client order id) with what became of it.
+enqueued and answered, or its outcome is unknown.
+
+A command whose answer may be lost is sent again under its number: the shard answers one that it has seen with its first outcome
+(docs/decisions/0005). That is so when the connection is lost with the append, when the reply channel was not listened to for a
+while, and when the shard has long gone past the command. Only what is still waited for is sent again, that is within one reply
+timeout, and the shard remembers for ten of them.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from functions.errors import ApiError, halted, overloaded, status_unknown, unavailable
+from functions.errors import halted, overloaded, unavailable
 from protocol import streams
 from protocol.codec import encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, PlaceOrder
@@ -23,15 +27,21 @@ from protocol.market import MarketMap
 from protocol.replies import Query, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from runtime.settings import Settings
+from runtime.tasks import end_tasks
 from runtime.tracing import Tracer
 from serving.backlog import Backlog
-from serving.metrics import APPEND, BATCH
+from serving.metrics import APPEND, BATCH, REPEATED
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
+
+_BACKLOG_STALE_MS: Final = 500
+"""By so much at most the age of a backlog is that of a moment ago."""
+_REPEATED_TOGETHER: Final = 500
+"""Commands in one frame of repetitions."""
 
 _Pack = Callable[[int, Sequence[Any]], bytes]
 """(shard, batch) -> the command that appends it."""
@@ -71,6 +81,10 @@ class CommandQueue:
         self._began_s = 0.0
         """When the first command or query of this tick came."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
+        self._overdue_s = settings.reply_timeout_ms / 1_000 / 2
+        self._repeated_to = [0] * markets.shard_count
+        """Shard -> the last request id that was sent again for being overdue; once is enough."""
+        self._repeater = self._loop.create_task(self._repeat_overdue())
 
     def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
@@ -85,7 +99,7 @@ class CommandQueue:
             raise overloaded()
         self._commands.setdefault(shard, []).append(command)
         self._flush_soon()
-        reply = self._replies.wait_for(command.request_id)
+        reply = self._replies.wait_for(command.request_id, command)
         if self._tracer is not None and isinstance(command, PlaceOrder):
             self._trace(self._tracer, command, reply)
         return reply
@@ -100,16 +114,55 @@ class CommandQueue:
         return self._replies.wait_for(query.request_id)
 
     def retry_lost(self) -> None:
-        """Send again, once, what was lost with the last connection and is still waited for; for a link's `on_ready`.
-
-        What has its reply must not be sent again: a shard remembers what it has accepted, not what it has refused.
-        """
+        """Send again what was lost with the last connection and is still waited for; for a link's `on_ready`."""
         lost, self._to_retry = self._to_retry, []
         for shard, pack, batch in lost:
             if not self._links.of(shard).ready:
                 self._to_retry.append((shard, pack, batch))
             elif waiting := [each for each in batch if self._replies.is_waiting(each.request_id)]:
                 self._send(shard, pack, waiting, is_retry=True)
+
+    def repeat_unanswered(self) -> None:
+        """Send again all commands that wait, for their replies may have been published to nobody; for the reply link's `on_ready`."""
+        lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
+        unsent = {command.request_id for batch in self._commands.values() for command in batch}
+        self._repeat(command for _, command in self._replies.commands() if command.request_id not in lost | unsent)
+
+    def repeat_overdue(self) -> None:
+        """Send again, once, what has waited for half the time although nothing as old waits in front of its shard.
+
+        The worker may have ended between its commit and its reply.
+        """
+        overdue = []
+        for waited_s, command in self._replies.commands(self._overdue_s):
+            shard = self._shard_of_account(command.account_id)
+            is_passed = self._backlog.age_ms[shard] < waited_s * 1_000 - _BACKLOG_STALE_MS
+            if command.request_id > self._repeated_to[shard] and is_passed:
+                self._repeated_to[shard] = command.request_id
+                overdue.append(command)
+        self._repeat(overdue)
+
+    async def _repeat_overdue(self) -> None:
+        while True:
+            await asyncio.sleep(self._overdue_s / 5)
+            self.repeat_overdue()
+            self._to_retry = [
+                (shard, pack, batch)
+                for shard, pack, batch in self._to_retry
+                if any(self._replies.is_waiting(each.request_id) for each in batch)
+            ]
+
+    def _repeat(self, commands: Iterable[Command]) -> None:
+        by_shard: dict[int, list[Command]] = {}
+        for command in commands:
+            by_shard.setdefault(self._shard_of_account(command.account_id), []).append(command)
+        for shard, batch in by_shard.items():
+            for first in range(0, len(batch), _REPEATED_TOGETHER):
+                self._send(shard, _commands_entry, batch[first : first + _REPEATED_TOGETHER], is_retry=True)
+
+    async def close(self) -> None:
+        """Repeat nothing more."""
+        await end_tasks([self._repeater])
 
     def _refuse_when_halted(self, shard: int, command: Command) -> None:
         market = getattr(command, "market", "")
@@ -140,11 +193,16 @@ class CommandQueue:
             self._send(shard, _queries_entry, asked)
 
     def _send(self, shard: int, pack: _Pack, batch: Sequence[Any], *, is_retry: bool = False) -> None:
+        if is_retry:
+            REPEATED.inc(len(batch))
         try:
             on_reply = partial(self._appended, shard, pack, batch, is_retry, self._began_s)
             self._links.of(shard).send(pack(shard, batch), on_reply)
         except ConnectionError:
-            self._fail(batch, status_unknown if is_retry else unavailable)
+            if is_retry:
+                self._to_retry.append((shard, pack, batch))
+            else:
+                self._fail(batch)
 
     def _appended(
         self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, began_s: float, reply: object
@@ -156,12 +214,12 @@ class CommandQueue:
                 if self._tracer is not None:
                     _trace_append(self._tracer, batch, append_s)
             return
-        if isinstance(reply, ConnectionError) and not is_retry:
+        if is_retry or isinstance(reply, ConnectionError):
             self._to_retry.append((shard, pack, batch))
             return
         _log.warning("commands not enqueued", count=len(batch), error=str(reply))
-        # Redis itself refused (loading, read-only, out of memory): nothing was appended, unless the first attempt was.
-        self._fail(batch, status_unknown if is_retry else unavailable)
+        # Redis itself refused (loading, read-only, out of memory): nothing was appended.
+        self._fail(batch)
 
     def _trace(self, tracer: Tracer, command: PlaceOrder, reply: asyncio.Future[Reply]) -> None:
         trace = tracer.trace_of(command.account_id, command.client_order_id)
@@ -183,9 +241,9 @@ class CommandQueue:
 
         reply.add_done_callback(answered)
 
-    def _fail(self, batch: Sequence[Any], failure: Callable[[], ApiError]) -> None:
+    def _fail(self, batch: Sequence[Any]) -> None:
         for each in batch:
-            self._replies.fail(each.request_id, failure())
+            self._replies.fail(each.request_id, unavailable())
 
 
 def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None:

@@ -36,6 +36,7 @@ BATCH: Final = Histogram(
     "Commands of one event-loop tick that went to a shard together.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000),
 )
+REPEATED: Final = Counter("gateway_commands_repeated", "Commands sent again because their answer may be lost.")
 _STAGE: Final = Histogram(
     "gateway_stage_seconds",
     "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), append (from a batch's first "

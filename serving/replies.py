@@ -1,13 +1,15 @@
 """Who waits for which reply. Replies arrive on this process's own channel, in frames, and are matched by request id."""
 
 import asyncio
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
 from functions.errors import ApiError, status_unknown
 from protocol.codec import decode_replies
+from protocol.commands import Command
 from protocol.replies import Reply
 from runtime.tasks import end_tasks
 from serving.metrics import REPLY
@@ -17,12 +19,19 @@ _SWEEP_S: Final = 0.05
 _log = structlog.get_logger()
 
 
+class _Waiting(NamedTuple):
+    deadline_s: float
+    reply: asyncio.Future[Reply]
+    command: Command | None
+    """What may be sent again for its answer; None: a query."""
+
+
 class ReplyWaiter:
     """The requests that wait. All wait equally long, so the oldest is always the first to time out."""
 
     def __init__(self, timeout_ms: int) -> None:
         self._timeout_s = timeout_ms / 1000
-        self._waiting: dict[int, tuple[float, asyncio.Future[Reply]]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._last_id = 0
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._sweep())
@@ -36,15 +45,26 @@ class ReplyWaiter:
         self._last_id += 1
         return self._last_id
 
-    def wait_for(self, request_id: int) -> asyncio.Future[Reply]:
+    def wait_for(self, request_id: int, command: Command | None = None) -> asyncio.Future[Reply]:
         """Return what will be the reply, or `ApiError` (status unknown) when none comes in time."""
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting[request_id] = (self._loop.time() + self._timeout_s, future)
+        self._waiting[request_id] = _Waiting(self._loop.time() + self._timeout_s, future, command)
         return future
 
     def is_waiting(self, request_id: int) -> bool:
-        """Return whether someone still waits for the reply."""
-        return request_id in self._waiting
+        """Return whether someone still waits for the reply; time that is up counts before anybody is told."""
+        waiting = self._waiting.get(request_id)
+        return waiting is not None and waiting.deadline_s > self._loop.time()
+
+    def commands(self, age_s: float = 0) -> Iterator[tuple[float, Command]]:
+        """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest first."""
+        now_s = self._loop.time()
+        for deadline_s, _, command in self._waiting.values():
+            waited_s = now_s - deadline_s + self._timeout_s
+            if waited_s < age_s:
+                return
+            if command is not None and deadline_s > now_s:
+                yield waited_s, command
 
     def resolve(self, payload: bytes) -> None:
         """Hand out one frame of replies."""
@@ -56,17 +76,17 @@ class ReplyWaiter:
         first_deadline: float | None = None
         for reply in replies:
             waiting = self._waiting.pop(reply.request_id, None)
-            if waiting is not None and not waiting[1].done():
-                waiting[1].set_result(reply)
-                first_deadline = first_deadline or waiting[0]
+            if waiting is not None and not waiting.reply.done():
+                waiting.reply.set_result(reply)
+                first_deadline = first_deadline or waiting.deadline_s
         if first_deadline is not None:
             REPLY.observe(self._loop.time() - (first_deadline - self._timeout_s))
 
     def fail(self, request_id: int, error: ApiError) -> None:
         """Answer one request with an error."""
         waiting = self._waiting.pop(request_id, None)
-        if waiting is not None and not waiting[1].done():
-            waiting[1].set_exception(error)
+        if waiting is not None and not waiting.reply.done():
+            waiting.reply.set_exception(error)
 
     async def close(self) -> None:
         """Stop timing out."""
@@ -77,7 +97,7 @@ class ReplyWaiter:
             await asyncio.sleep(_SWEEP_S)
             now = self._loop.time()
             while self._waiting:
-                request_id, (deadline, _) = next(iter(self._waiting.items()))
-                if deadline > now:
+                request_id, waiting = next(iter(self._waiting.items()))
+                if waiting.deadline_s > now:
                     break
                 self.fail(request_id, status_unknown())

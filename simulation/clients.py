@@ -1,12 +1,12 @@
 """Clients, and the gateway's way to the shards.
 
-A gateway collects the commands of its clients into one frame per shard, as `serving.command_queue` does, sends what was lost with
-a connection once more, and answers what it is told by its own reply channel. When no reply comes, or the gateway dies, a client
-does not know; it asks with the same client order id, and places the order again with that id when it is told that there is none.
+A gateway collects the commands of its clients into one frame per shard, as `serving.command_queue` does, sends again what may have
+lost its answer, and answers what it is told by its own reply channel. When no reply comes, or the gateway dies, a client does not
+know. It asks for the order by its client order id; one that has given the order an idempotency key places it again with that.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import redis
@@ -15,19 +15,30 @@ from protocol import streams
 from protocol.codec import decode_replies, encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.market import MarketMap
-from protocol.orders import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    OrderState,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.replies import BalancesQuery, OpenOrdersQuery, OrderQuery, OrderReply, OrdersReply, Query, Refused, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from simulation.faulty_log import FaultyLog
 from simulation.markets import MARKETS, PRICE
 from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
-from simulation.witness import Witness, require
+from simulation.witness import Books, Witness, require
 
 REPLY_TIMEOUT_MS = 5_000
 OUTSTANDING_MAX = 4
+REPEATS_EVERY = 10
+"""Steps of a gateway, about, between two in which it listens to its reply channel anew."""
 _KINDS = (
     *[(OrderType.LIMIT, TimeInForce.GTC)] * 9,
     (OrderType.LIMIT, TimeInForce.IOC),
@@ -37,6 +48,8 @@ _KINDS = (
     (OrderType.MARKET, TimeInForce.IOC),
 )
 
+Request = tuple[str, int]
+"""(reply channel, request id)."""
 Answer = Callable[[Reply | None], None]
 """What is called with the reply; with None when it will never be known."""
 
@@ -56,6 +69,8 @@ class Gateway(Process):
         self._queries: dict[int, list[Query]] = {}
         self._to_retry: list[tuple[str, bytes, list[Command] | list[Query]]] = []
         self._waiting: dict[int, tuple[int, Answer]] = {}
+        self._sent: dict[int, tuple[int, Command]] = {}
+        """Request id -> (shard, command) of what was sent and is waited for."""
 
     @property
     def reply_to(self) -> str:
@@ -82,33 +97,41 @@ class Gateway(Process):
         self._waiting[request_id] = (self.surroundings.now + REPLY_TIMEOUT_MS, answer)
 
     def step(self, action: Action) -> None:
-        """Send again what was lost, send the micro-batch, and give up what has waited too long."""
-        retries, self._to_retry = self._to_retry, []
-        for stream, field, batch in retries:
-            if any(each.request_id in self._waiting for each in batch):
-                self._append(stream, field, batch, is_retry=True)
-        commands, self._commands = self._commands, {}
-        for shard, batch in commands.items():
-            self._append(streams.commands(shard), COMMANDS_FIELD, batch, is_retry=False)
-        queries, self._queries = self._queries, {}
-        for shard, asked in queries.items():
-            self._append(streams.queries(shard), QUERIES_FIELD, asked, is_retry=False)
+        """Give up what has waited too long, send again what may have lost its answer, and send the micro-batch."""
         now = self.surroundings.now
         for request_id, (deadline, _) in list(self._waiting.items()):
             if deadline <= now:
                 self._answer(request_id, None)
+        retries, self._to_retry = self._to_retry, []
+        for stream, field, batch in retries:
+            if any(each.request_id in self._waiting for each in batch):
+                self._append(stream, field, batch)
+        if Dice(action.dice).below(REPEATS_EVERY) == 0:
+            self._repeat_unanswered()
+        commands, self._commands = self._commands, {}
+        for shard, batch in commands.items():
+            self._sent |= {each.request_id: (shard, each) for each in batch}
+            self._append(streams.commands(shard), COMMANDS_FIELD, batch)
+        queries, self._queries = self._queries, {}
+        for shard, asked in queries.items():
+            self._append(streams.queries(shard), QUERIES_FIELD, asked)
 
-    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_retry: bool) -> None:
+    def _repeat_unanswered(self) -> None:
+        """Send all again whose answers may have been published to nobody."""
+        by_shard: dict[int, list[Command]] = {}
+        for shard, command in self._sent.values():
+            by_shard.setdefault(shard, []).append(command)
+        for shard, batch in by_shard.items():
+            self.surroundings.inject("unanswered commands repeated")
+            self._append(streams.commands(shard), COMMANDS_FIELD, batch)
+
+    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query]) -> None:
         is_log = field == COMMANDS_FIELD
         frame = encode_commands(batch, self.surroundings.now * 1_000) if is_log else encode_frame(batch)  # type: ignore[arg-type]
         try:
             self._log.append(stream, {field: frame})
         except redis.ConnectionError:
-            if is_retry:
-                for each in batch:
-                    self._answer(each.request_id, None)
-            else:
-                self._to_retry.append((stream, field, batch))
+            self._to_retry.append((stream, field, batch))
 
     def hear(self, payload: bytes) -> None:
         """Hand out one frame of replies."""
@@ -116,6 +139,7 @@ class Gateway(Process):
             self._answer(reply.request_id, reply)
 
     def _answer(self, request_id: int, reply: Reply | None) -> None:
+        self._sent.pop(request_id, None)
         waiting = self._waiting.pop(request_id, None)
         if waiting is not None:
             waiting[1](reply)
@@ -123,7 +147,7 @@ class Gateway(Process):
     def end(self) -> None:
         """Everyone who waited loses the connection, and does not know."""
         waiting, self._waiting = self._waiting, {}
-        self._commands, self._queries, self._to_retry = {}, {}, []
+        self._commands, self._queries, self._to_retry, self._sent = {}, {}, [], {}
         self._starts += 1
         for _, answer in waiting.values():
             answer(None)
@@ -139,29 +163,45 @@ class Intent:
 
     def __init__(self, command: PlaceOrder) -> None:
         self.command = command
-        self.order_id = OrderId(0)
-        self.refused: RejectReason | None = None
+        self.order_ids: list[OrderId] = []
+        """The orders that it was told of; more than one is too many."""
+        self.refusals: set[RejectReason] = set()
         self.attempts = 0
         """Requests under way."""
+        self.requests: list[Request] = []
         self.is_unknown = False
+        self.is_closed = False
+        """Whether the order was closed at once, so that its client order id is free."""
+        self.is_given_up = False
 
     @property
     def is_settled(self) -> bool:
-        """Whether the client knows what became of it."""
-        return bool(self.order_id) or self.refused is not None
+        """Whether the client knows what became of it, or will never ask again."""
+        return bool(self.order_ids or self.refusals) or self.is_given_up
+
+    @property
+    def has_key(self) -> bool:
+        """Whether it may be placed again without becoming two orders."""
+        return bool(self.command.idempotency_key)
 
 
 class Client:
     """One account's owner."""
 
-    def __init__(self, number: int, gateways: Sequence[Gateway], witness: Witness) -> None:
+    def __init__(
+        self, number: int, gateways: Sequence[Gateway], witness: Witness, stored: Callable[[], Iterable[OrderState]]
+    ) -> None:
+        """`stored` returns the orders that the database has."""
         self.account_id = AccountId(number + 1)
         self.intents: list[Intent] = []
+        self.refused_cancels: set[str] = set()
+        """Cancels that found nothing to cancel."""
         self.transfers: Counter[str] = Counter()
         """Transfer id -> what the client was told has moved."""
         self.told: Counter[str] = Counter()
         """What it heard, in words -> how often."""
         self._gateways = gateways
+        self._stored = stored
         self._market_map: MarketMap = witness.market_map
         self._shard = witness.market_map.shard_of_account(self.account_id)
         self._outstanding = 0
@@ -171,7 +211,7 @@ class Client:
         """Do one thing."""
         unknown = [intent for intent in self.intents if intent.is_unknown and not intent.attempts]
         if unknown and dice.below(2):
-            self._ask(unknown[0], dice)
+            self._find_out(unknown[0], dice)
         elif self._outstanding < OUTSTANDING_MAX:
             self._act(dice)
 
@@ -179,7 +219,7 @@ class Client:
         """Ask for whatever is not known; return whether there was any."""
         unknown = [intent for intent in self.intents if not intent.is_settled and not intent.attempts]
         for intent in unknown:
-            self._ask(intent, dice)
+            self._find_out(intent, dice)
         return bool(unknown) or self._outstanding > 0
 
     def _act(self, dice: Dice) -> None:
@@ -190,15 +230,19 @@ class Client:
             self._place(Intent(self._order(dice)), gateway)
         elif choice < 80:
             placed = recent.command
-            by_id = recent.order_id and dice.below(2)
-            order_id, name = (recent.order_id, "") if by_id else (OrderId(0), placed.client_order_id)
+            by_id = recent.order_ids and dice.below(2)
+            order_id, name = (recent.order_ids[0], "") if by_id else (OrderId(0), placed.client_order_id)
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
-            self._submit(gateway, CancelOrder(*request, placed.market, order_id, name), self._canceled)
+            self._count += 1
+            cancel = CancelOrder(*request, placed.market, order_id, name, f"x{self._count}")
+            self._submit(gateway, cancel, lambda reply: self._canceled(reply, cancel.cancel_id))
         elif choice < 84:
             request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
             market = MARKETS[dice.below(len(MARKETS))].symbol
-            self._submit(gateway, CancelAllOrders(*request, market), self._canceled)
-        elif choice < 89 and recent.refused is None:
+            self._count += 1
+            cancel_all = CancelAllOrders(*request, market, f"x{self._count}")
+            self._submit(gateway, cancel_all, lambda reply: self._canceled(reply, cancel_all.cancel_id))
+        elif choice < 89 and recent.has_key:
             self._place(recent, gateway)  # a double click
         elif choice < 93:
             self._transfer(dice, gateway)
@@ -222,11 +266,12 @@ class Client:
         if dice.below(16) == 0:
             price += 60 * dice.below(2)
             quantity *= 500 * dice.below(2)  # garbage, or more than the account has
+        key = f"k{self._count}" if dice.below(2) else ""
         return PlaceOrder(
             0,
             "",
             self.account_id,
-            f"c{self._count}",
+            self._free_name(dice) or f"c{self._count}",
             market.symbol,
             side,
             order_type,
@@ -235,7 +280,16 @@ class Client:
             QuantityLots(quantity),
             AssetUnits(quote_quantity),
             SelfTradePrevention(dice.below(4)),
+            idempotency_key=key,
         )
+
+    def _free_name(self, dice: Dice) -> str:
+        """Return, now and then, a client order id that was used before and is free."""
+        if dice.below(4) or not self.intents:
+            return ""
+        chosen = self.intents[dice.below(len(self.intents))].command.client_order_id
+        newest = next(each for each in reversed(self.intents) if each.command.client_order_id == chosen)
+        return chosen if not newest.attempts and (newest.is_closed or newest.refusals) else ""
 
     def _place(self, intent: Intent, gateway: Gateway) -> None:
         command = msgspec.structs.replace(
@@ -244,36 +298,38 @@ class Client:
         if not intent.attempts and not intent.is_settled and intent not in self.intents:
             self.intents.append(intent)
         intent.attempts += 1
+        intent.requests.append((command.reply_to, command.request_id))
         self._submit(gateway, command, lambda reply: self._placed(intent, reply))
 
     def _placed(self, intent: Intent, reply: Reply | None) -> None:
         intent.attempts -= 1
         match reply:
             case OrderReply():
-                self._is_order(intent, reply)
-            case Refused(reason=RejectReason.DUPLICATE_CLIENT_ORDER_ID):
-                self.told["duplicate"] += 1
-                intent.is_unknown = not intent.is_settled
-            case Refused() if not intent.order_id and not intent.attempts:
-                intent.refused, intent.is_unknown = reply.reason, False
-                self.told["refused"] += 1
+                self._is_order(intent, reply.order)
             case Refused():
-                intent.is_unknown = not intent.is_settled
+                intent.refusals.add(reply.reason)
+                self.told["refused"] += 1
             case _:
                 self.told["status unknown"] += 1
-                intent.is_unknown = not intent.is_settled
+        intent.is_unknown = not intent.is_settled
 
-    def _is_order(self, intent: Intent, reply: OrderReply) -> None:
-        order = reply.order
+    def _is_order(self, intent: Intent, order: OrderState) -> None:
         require(
-            order.client_order_id == intent.command.client_order_id and intent.order_id in (0, order.order_id),
-            f"account {self.account_id}: {intent.command.client_order_id} is order {order.order_id}, was {intent.order_id}",
+            order.client_order_id == intent.command.client_order_id,
+            f"account {self.account_id}: {intent.command.client_order_id} is answered with {order.client_order_id}",
         )
-        intent.order_id, intent.is_unknown = order.order_id, False
+        if order.order_id not in intent.order_ids:
+            intent.order_ids.append(order.order_id)
+        intent.is_closed = not order.status.is_open
+        intent.is_unknown = False
         self.told["accepted"] += 1
 
-    def _ask(self, intent: Intent, dice: Dice) -> None:
+    def _find_out(self, intent: Intent, dice: Dice) -> None:
         gateway = self._gateways[dice.below(len(self._gateways))]
+        if intent.has_key and dice.below(2):
+            self.told["placed again"] += 1
+            self._place(intent, gateway)
+            return
         placed = intent.command
         request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
         intent.attempts += 1
@@ -285,14 +341,31 @@ class Client:
 
     def _asked(self, intent: Intent, reply: Reply | None, gateway: Gateway) -> None:
         intent.attempts -= 1
-        match reply:
-            case OrderReply() if reply.order.status is not OrderStatus.PENDING_NEW:
-                self._is_order(intent, reply)
-            case Refused() if not intent.is_settled:
+        order = reply.order if isinstance(reply, OrderReply) else None
+        if isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
+            order = self._newest_stored(intent)
+        known = {order_id for each in self.intents if each is not intent for order_id in each.order_ids}
+        if order is not None and order.order_id not in known:
+            if order.status is not OrderStatus.PENDING_NEW:
+                self._is_order(intent, order)
+        elif isinstance(reply, Refused | OrderReply) and not intent.is_settled:
+            if intent.has_key:
                 self.told["no such order, placed again"] += 1
                 self._place(intent, gateway)
-            case _:
-                intent.is_unknown = not intent.is_settled
+            else:
+                # It may be on its way still. Without a key to place it again could make two of it.
+                intent.is_given_up = reply is not None
+        intent.is_unknown = not intent.is_settled
+
+    def _newest_stored(self, intent: Intent) -> OrderState | None:
+        placed = intent.command
+        of_name = [
+            order
+            for order in self._stored()
+            if (order.account_id, order.market, order.client_order_id)
+            == (self.account_id, placed.market, placed.client_order_id)
+        ]
+        return max(of_name, key=lambda order: order.order_id, default=None)
 
     def _transfer(self, dice: Dice, gateway: Gateway) -> None:
         self._count += 1
@@ -316,12 +389,24 @@ class Client:
             case 1:
                 self._query(gateway, OpenOrdersQuery(*request), self._looked)
             case _:
-                name = intent.command.client_order_id
-                self._query(gateway, OrderQuery(*request, intent.command.market, OrderId(0), name), self._looked)
+                order_id = intent.order_ids[0] if intent.order_ids and dice.below(2) else OrderId(0)
+                name = "" if order_id else intent.command.client_order_id
+                query = OrderQuery(*request, intent.command.market, order_id, name)
+                self._query(gateway, query, lambda reply: self._looked_for(intent, reply))
 
-    def _canceled(self, reply: Reply | None) -> None:
+    def _looked_for(self, intent: Intent, reply: Reply | None) -> None:
+        self._looked(reply)
+        if intent.order_ids and isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
+            require(
+                any(order.order_id in intent.order_ids for order in self._stored()),
+                f"account {self.account_id}: order {intent.order_ids[0]} was acknowledged, and does not exist",
+            )
+
+    def _canceled(self, reply: Reply | None, cancel_id: str) -> None:
         if isinstance(reply, OrderReply | OrdersReply):
             self.told["canceled"] += 1
+        elif isinstance(reply, Refused):
+            self.refused_cancels.add(cancel_id)
 
     def _looked(self, reply: Reply | None) -> None:
         if reply is not None:
@@ -349,32 +434,87 @@ class Client:
             Violation: they differ.
         """
         books, account_id = witness.books, self.account_id
+        sent = SentCommands(account_id, witness)
+        by_name: dict[str, list[Intent]] = {}
         for intent in self.intents:
-            name = intent.command.client_order_id
-            order_id = books.order_ids.get((account_id, name))
-            require(
-                not intent.order_id or intent.order_id == order_id,
-                f"account {account_id}: {name} was acknowledged as order {intent.order_id}, the log has {order_id}",
-            )
-            require(
-                intent.refused is None or order_id is None,
-                f"account {account_id}: {name} was refused ({intent.refused}), the log has it as order {order_id}",
-            )
-            if order_id is not None:
-                placed, order = intent.command, books.histories[order_id][0]
-                same = (placed.market, placed.side, placed.price, placed.quote_quantity)
-                require(
-                    same == (order.market, order.side, order.price, order.quote_quantity),
-                    f"account {account_id}: {name} is not the order that was placed",
-                )
-        names = {intent.command.client_order_id for intent in self.intents}
+            by_name.setdefault(intent.command.client_order_id, []).append(intent)
+        for name, intents in by_name.items():
+            self._check_name(name, intents, books, sent)
         for owner, name in books.order_ids:
-            require(owner != account_id or name in names, f"account {account_id} never placed {name}")
+            require(owner != account_id or name in by_name, f"account {account_id} never placed {name}")
+        for cancel_id in self.refused_cancels:
+            require(
+                (account_id, cancel_id) not in books.cancel_ids
+                or outcomes_max(sent.cancels[cancel_id], DEFAULT_WINDOWS.request_ms) > 1,
+                f"account {account_id}: cancel {cancel_id} was refused, but it did cancel",
+            )
         for transfer_id, amount in self.transfers.items():
             require(
                 books.transfers.get((account_id, transfer_id)) == amount,
                 f"account {account_id}: transfer {transfer_id} was acknowledged, but did not happen",
             )
+
+    def _check_name(self, name: str, intents: list[Intent], books: Books, sent: "SentCommands") -> None:
+        """Compare the orders that have a client order id with what the client wanted by that name, one after the other."""
+        account_id = self.account_id
+        orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
+        if any(sent.outcomes(each) > 1 for each in intents):
+            return  # something was repeated so late that it was another request
+        wanted = sum(not each.refusals for each in intents)
+        require(
+            len(orders) <= wanted,
+            f"account {account_id}: {name} was wanted {wanted} times, and became {len(orders)} orders",
+        )
+        for intent in intents:
+            require(
+                len(intent.order_ids) + len(intent.refusals) <= 1,
+                f"account {account_id}: {name} has the outcomes {intent.order_ids} {sorted(intent.refusals)}",
+            )
+            require(
+                RejectReason.DUPLICATE_CLIENT_ORDER_ID not in intent.refusals,
+                f"account {account_id}: {name} was refused as a duplicate, but was free",
+            )
+            for order_id in intent.order_ids:
+                order = next((order for order in orders if order.order_id == order_id), None)
+                require(order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}")
+                placed = intent.command
+                same = (placed.market, placed.side, placed.price, placed.quote_quantity)
+                require(
+                    order is None or same == (order.market, order.side, order.price, order.quote_quantity),
+                    f"account {account_id}: {name} is not the order that was placed",
+                )
+
+
+class SentCommands:
+    """When the commands of an account came to its shard, with repetitions."""
+
+    def __init__(self, account_id: AccountId, witness: Witness) -> None:
+        self.requests: defaultdict[Request, list[int]] = defaultdict(list)
+        self.keys: defaultdict[str, list[int]] = defaultdict(list)
+        self.cancels: defaultdict[str, list[int]] = defaultdict(list)
+        """By cancel id."""
+        for _, time, command in witness.commands:
+            if command.account_id == account_id:
+                self.requests[command.reply_to, command.request_id].append(time)
+                if isinstance(command, PlaceOrder):
+                    self.keys[command.idempotency_key].append(time)
+                elif isinstance(command, CancelOrder | CancelAllOrders):
+                    self.cancels[command.cancel_id].append(time)
+
+    def outcomes(self, intent: Intent) -> int:
+        """Return how many outcomes a wish may have had at most: more than one when it was repeated after its window."""
+        if intent.has_key:
+            return outcomes_max(self.keys[intent.command.idempotency_key], DEFAULT_WINDOWS.key_ms)
+        return sum(outcomes_max(self.requests[each], DEFAULT_WINDOWS.request_ms) for each in intent.requests)
+
+
+def outcomes_max(times: Sequence[int], window_ms: int) -> int:
+    """Return how many of equal requests that came at these times may have had an outcome of their own."""
+    most, first = 0, 0
+    for time in times:
+        if not most or time - first > window_ms:
+            most, first = most + 1, time
+    return most
 
 
 def endowment(market_map: MarketMap) -> list[tuple[int, list[Deposit]]]:

@@ -79,7 +79,6 @@ class EngineWorker(Process):
             self._log,
             self.shard,
             self.witness.market_map,
-            closed_orders_max=100_000,
             batch_entries_max=self._batch_entries_max,
             now_ms=lambda: clock.now,
         )

@@ -71,14 +71,16 @@ class Simulation:
         self.witness = HearingWitness(self)
         shards, slots = range(plan.shard_count), range(SLOTS)
         self.gateways = [Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)]
-        self.clients = [Client(number, self.gateways, self.witness) for number in range(CLIENTS)]
+        self.tables = Tables()
+        self.clients = [
+            Client(number, self.gateways, self.witness, self.tables.orders.values) for number in range(CLIENTS)
+        ]
         self.workers = [
             [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
             for shard in shards
         ]
         self.feeds_stores = FeedsStores(self.log, self.witness)
         self.feeds = [FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots]
-        self.tables = Tables()
         self.ingests = [
             [
                 IngestProcess(

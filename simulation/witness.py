@@ -69,8 +69,10 @@ class Books:
         self.sequences: Counter[str] = Counter()
         self.histories: dict[int, list[OrderState]] = {}
         """Order id -> its states, in their order."""
-        self.order_ids: dict[tuple[int, str], int] = {}
-        """(account, client order id) -> the order that it became."""
+        self.order_ids: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+        """(account, client order id) -> the orders that it became, one after the other."""
+        self.cancel_ids: set[tuple[int, str]] = set()
+        """(account, id of a cancel that closed an order)."""
         self.transfers: dict[tuple[int, str], int] = {}
         self.fills: list[OrderFilled] = []
         self.balances: dict[tuple[int, str], Balance] = {}
@@ -150,11 +152,13 @@ class Books:
 
     def _accept(self, event: OrderAccepted) -> None:
         order = event.order
-        known = self.order_ids.setdefault((order.account_id, order.client_order_id), order.order_id)
+        of_name = self.order_ids[order.account_id, order.client_order_id]
         require(
-            known == order.order_id and order.order_id not in self.histories,
-            f"account {order.account_id}: {order.client_order_id} became order {known} and order {order.order_id}",
+            order.order_id not in self.histories
+            and not any(self.histories[each][-1].status.is_open for each in of_name),
+            f"account {order.account_id}: {order.client_order_id} is order {order.order_id}, and {of_name} are not closed",
         )
+        of_name.append(order.order_id)
         require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
         self.histories[order.order_id] = [order]
         self._told(order.account_id, event.balances)
@@ -188,6 +192,8 @@ class Books:
 
     def _close(self, event: OrderClosed) -> None:
         self._open(event.order, "closed")
+        if event.cancel_id:
+            self.cancel_ids.add((event.order.account_id, event.cancel_id))
         self.histories[event.order.order_id].append(event.order)
         self._told(event.order.account_id, event.balances)
 

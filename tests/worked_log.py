@@ -9,10 +9,12 @@ from protocol.events import DepthChanged, Event, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Side
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
+from protocol.windows import Windows
 from runtime.stream_log import StreamLog
 from tests.shard_log import ShardLog
 
-CLOSED_ORDERS_MAX = 100_000
+WINDOWS = Windows(request_ms=200)
+"""Short, so that requests are forgotten."""
 
 
 class WorkedLog(ShardLog):
@@ -23,7 +25,7 @@ class WorkedLog(ShardLog):
     ) -> None:
         self.log = log
         self.workers = [
-            Worker(log, index, market_map, closed_orders_max=CLOSED_ORDERS_MAX, batch_entries_max=50)
+            Worker(log, index, market_map, batch_entries_max=50, windows=WINDOWS)
             for index in range(market_map.shard_count)
         ]
         self._read = dict.fromkeys(range(market_map.shard_count), STREAM_START)

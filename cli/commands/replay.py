@@ -89,9 +89,9 @@ def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quie
 
 
 def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginning: bool | None) -> Replay:
-    market_map, closed_orders_max = settings.market_map(), settings.closed_orders_max
+    market_map, windows = settings.market_map(), settings.windows()
     if from_beginning is not False:
-        replay = Replay(source, shard, market_map, closed_orders_max)
+        replay = Replay(source, shard, market_map, windows)
         try:
             source.entries(replay.position, 1)
         except SourceTrimmed:
@@ -102,7 +102,7 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
     reasons = ["there is none"]
     for snapshot in reversed(source.snapshots()):
         try:
-            return Replay(source, shard, market_map, closed_orders_max, snapshot)
+            return Replay(source, shard, market_map, windows, snapshot)
         except SnapshotError as error:
             reasons = [str(error)]
     raise CommandError(f"Shard {shard} has no snapshot that can be used: {reasons[-1]}.")

@@ -6,6 +6,7 @@ accounts of this shard less what they took from them; over all shards it sums to
 
 import msgspec
 
+from engine_worker.core.outcomes import KeyedRequests
 from protocol.orders import Balance, OrderState
 from protocol.units import AccountId, AssetUnits, OrderId
 
@@ -63,25 +64,28 @@ class AssetTotals:
         return self.funds + self.fees - self.deposited + self.withdrawn - self.settled
 
 
-class PlacedOrder(msgspec.Struct, frozen=True, gc=False):
-    """Who placed an order: what a retry of the same request is recognised by, and where the first reply goes."""
+class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who placed an order: where the reply goes, and the idempotency key under which it is remembered."""
 
     order_id: OrderId
     request_id: int
     reply_to: str
+    idempotency_key: str = ""
 
 
 class Account:
-    """One account: funds by asset, open orders by market, and the client order ids it may not use again yet."""
+    """One account: funds by asset, open orders by market and by client order id, and the keys of its requests."""
 
-    __slots__ = ("account_id", "client_order_ids", "funds", "open_orders", "transfer_ids")
+    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders", "transfer_ids")
 
     def __init__(self, account_id: AccountId) -> None:
         self.account_id = account_id
         self.funds: dict[str, Funds] = {}
         self.open_orders: dict[str, dict[OrderId, OrderState]] = {}
         self.client_order_ids: dict[str, PlacedOrder] = {}
-        """Of open orders, and of closed ones that the shard remembers."""
+        """Of open orders only."""
+        self.keyed: KeyedRequests | None = None
+        """Requests with an idempotency key; None: there are none."""
         self.transfer_ids: dict[str, None] = {}
 
     def funds_in(self, asset: str) -> Funds:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.members import (
@@ -32,6 +34,15 @@ from engine_worker.core.members import (
     PARTIALLY_FILLED,
     PENDING_NEW,
     TAKER,
+)
+from engine_worker.core.outcomes import (
+    FirstOutcome,
+    FirstOutcomes,
+    KeyedCommand,
+    KeyedRequest,
+    KeyedRequests,
+    Request,
+    fingerprint_of,
 )
 from protocol.codec import encode_events, encode_frame, frame_items
 from protocol.commands import (
@@ -98,6 +109,7 @@ from protocol.units import (
     TimeMs,
     TradeId,
 )
+from protocol.windows import DEFAULT_WINDOWS, Windows
 
 STATE_HASH_INTERVAL: Final = 10_000
 """Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
@@ -105,6 +117,10 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 _TOTAL_MAX: Final = 2**64 - 1
 """Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
+
+
+_DROPS_PER_COMMAND: Final = 2
+"""Outcomes that may be dropped per command. A command adds one, so this catches up, and no command pays for a burst of others."""
 
 
 class Output(NamedTuple):
@@ -132,11 +148,11 @@ class CancelAllRequest:
 class Shard:
     """The state machine. `apply` changes it, `take` returns what came of that, `answer` only looks."""
 
-    def __init__(self, index: int, market_map: MarketMap, closed_orders_max: int = 100_000) -> None:
+    def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
         """Make the empty shard number `index` of those in `market_map`."""
         self.index = index
         self.market_map = market_map
-        self.closed_orders_max = closed_orders_max
+        self.windows = windows
         self.shard_count = market_map.shard_count
         self.market_shards = {market.symbol: market_map.shard_of_market(market.symbol) for market in market_map.markets}
         self.markets = {market.symbol: MarketState(market) for market in market_map.markets_of_shard(index)}
@@ -144,10 +160,12 @@ class Shard:
         self.totals = {asset: AssetTotals() for asset in market_map.assets}
         self.order_count = 0
         self.command_count = 0
-        self.closed_orders: dict[OrderId, OrderState] = {}
-        self.closed_order_ids: deque[OrderId] = deque()
-        self.cancel_alls: dict[tuple[int, str], CancelAllRequest] = {}
-        """By request id and who waits for the reply."""
+        self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
+        self.requests_under_way: dict[Request, None] = {}
+        """Commands that wait for another shard; a repetition of one gets the answer when that comes."""
+        self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
+        """When which account got an outcome that it keeps under an idempotency key, oldest first."""
+        self.cancel_alls: dict[Request, CancelAllRequest] = {}
         self.received: dict[int, int] = {}
         """Source shard -> the number of its last message that was applied."""
         self.sent: dict[int, int] = {}
@@ -164,13 +182,14 @@ class Shard:
         self._events: list[Event] = []
         self._replies: list[tuple[str, Reply]] = []
         self._outbox: list[tuple[int, int, ShardMessage]] = []
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._command_handlers: dict[type, Callable[[Any], None]] = {
             PlaceOrder: self._place_order,
             CancelOrder: self._cancel_order,
             CancelAllOrders: self._cancel_all_orders,
             Deposit: self._transfer,
             Withdraw: self._transfer,
-            Tick: self._tick,
+        }
+        self._message_handlers: dict[type, Callable[[Any], None]] = {
             MatchOrder: self._match_order,
             CancelResting: self._cancel_resting,
             TakerOutcome: self._taker_outcome,
@@ -200,7 +219,12 @@ class Shard:
         """
         self.time = time
         self.command_count += 1
-        self._handlers[type(command)](command)
+        self._drop_old_outcomes()
+        handle = self._message_handlers.get(type(command))
+        if handle is not None:
+            handle(command)
+        else:
+            self._apply_command(command)  # type: ignore[arg-type]  # what is no message is a command
         if self.command_count >= self._hash_due:
             self._hash_state()
 
@@ -275,51 +299,121 @@ class Shard:
             )
             for symbol, state in self.markets.items()
         ]
-        counts = (
-            self.time,
-            self.index,
-            self.command_count,
-            self.order_count,
-            len(self.accounts),
-            len(self.closed_orders),
-        )
+        counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts), len(self.requests))
         mail = (list(self.received.items()), list(self.sent.items()))
         state = encode_frame((self.checksum, counts, mail, totals, markets))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
 
-    def _tick(self, _command: Tick) -> None:
-        self._events.append(TimePassed(self.time))
-
     def _send(self, target: int, message: ShardMessage) -> None:
         if target == self.index:
-            self._handlers[type(message)](message)
+            self._message_handlers[type(message)](message)
         else:
             sequence = self.sent[target] = self.sent.get(target, 0) + 1
             self._outbox.append((target, sequence, message))
 
-    def _is_late(self, command: PlaceOrder | CancelOrder | CancelAllOrders) -> bool:
-        return 0 < command.deadline_ms < self._entered
+    # ------------------------------------------------------------------ one outcome per request
+
+    def _apply_command(self, command: LoggedCommand) -> None:
+        """Handle a command, unless it is a repetition: then its first outcome is its answer."""
+        if isinstance(command, Tick):
+            self._events.append(TimePassed(self.time))
+            return
+        reply_to, request_id = command.reply_to, command.request_id
+        if reply_to and request_id:
+            request = (reply_to, request_id)
+            first = self.requests.find(request, self.time)
+            if first is not None:
+                self._replies.append((reply_to, first.reply))
+                return
+            if request in self.requests_under_way:
+                return
+            self.requests_under_way[request] = None
+        if 0 < getattr(command, "deadline_ms", 0) < self._entered:
+            # Before its idempotency key is looked at: whoever comes with that again in time wants it done.
+            self._refuse(reply_to, request_id, RejectReason.TOO_LATE)
+            return
+        if getattr(command, "idempotency_key", "") and not self._is_first_of_its_key(command):  # type: ignore[arg-type]
+            return
+        self._command_handlers[type(command)](command)
+
+    def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
+        """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
+        account = self.accounts.get(command.account_id)
+        if account is None:  # it has nothing, so it will be refused, and that is an outcome, too
+            account = self.accounts[command.account_id] = Account(command.account_id)
+        keyed, key = account.keyed, command.idempotency_key
+        if keyed is None:
+            keyed = account.keyed = KeyedRequests(self.windows.key_ms)
+        fingerprint = fingerprint_of(command)
+        first, waiting = keyed.outcomes.find(key, self.time), keyed.under_way.get(key)
+        known = first if first is not None else waiting
+        if known is not None and known.fingerprint != fingerprint:
+            self._refuse(command.reply_to, command.request_id, RejectReason.IDEMPOTENCY_KEY_REUSED)
+        elif first is not None:
+            self._reply(command.reply_to, msgspec.structs.replace(first.reply, request_id=command.request_id))
+        elif waiting is not None:
+            waiting.repeated_by.append((command.reply_to, command.request_id))
+        elif not keyed.has_room(self.time, self.windows.keys_max):
+            self._refuse(command.reply_to, command.request_id, RejectReason.TOO_MANY_IDEMPOTENCY_KEYS)
+        else:
+            keyed.under_way[key] = KeyedRequest(fingerprint)
+            return True
+        return False
+
+    def _reply(self, reply_to: str, reply: Reply) -> None:
+        """Answer a command, and remember the answer."""
+        self._replies.append((reply_to, reply))
+        request = (reply_to, reply.request_id)
+        if request in self.requests_under_way:
+            del self.requests_under_way[request]
+            self.requests.remember(FirstOutcome(request, self.time, reply))
+
+    def _reply_keyed(self, account_id: AccountId, key: str, reply_to: str, reply: Reply) -> None:
+        """Answer a command that may have an idempotency key, and whoever has repeated it meanwhile."""
+        self._reply(reply_to, reply)
+        if not key:
+            return
+        keyed = self.accounts[account_id].keyed
+        if keyed is None or key not in keyed.under_way:
+            raise InvariantBroken(f"account {account_id}: an idempotency key has an outcome, but no request")
+        request = keyed.under_way.pop(key)
+        keyed.outcomes.remember(FirstOutcome(key, self.time, reply, request.fingerprint))
+        self.key_expiries.append((self.time, account_id))
+        for repeated_to, request_id in request.repeated_by:
+            self._reply(repeated_to, msgspec.structs.replace(reply, request_id=request_id))
+
+    def _drop_old_outcomes(self) -> None:
+        """Drop a few outcomes that are too old; whether one still counts does not depend on it."""
+        now, expiries = self.time, self.key_expiries
+        self.requests.drop_old(now, _DROPS_PER_COMMAND)
+        for _ in range(_DROPS_PER_COMMAND):
+            if not expiries or now - expiries[0][0] <= self.windows.key_ms:
+                return
+            account = self.accounts[expiries.popleft()[1]]
+            if account.keyed is not None:
+                account.keyed.outcomes.drop_old(now, 1)
+                if not account.keyed.outcomes.oldest_first and not account.keyed.under_way:
+                    account.keyed = None
 
     def _refuse(self, reply_to: str, request_id: int, reason: RejectReason) -> None:
-        self._replies.append((reply_to, Refused(request_id, self.time, reason)))
+        self._reply(reply_to, Refused(request_id, self.time, reason))
+
+    def _refuse_keyed(self, command: KeyedCommand, reason: RejectReason) -> None:
+        refused = Refused(command.request_id, self.time, reason)
+        self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, refused)
 
     # ------------------------------------------------------------------ the account's half: placing
 
     def _place_order(self, command: PlaceOrder) -> None:
         account = self.accounts.get(command.account_id)
-        placed = account.client_order_ids.get(command.client_order_id) if account is not None else None
-        if placed is not None and (placed.request_id, placed.reply_to) == (command.request_id, command.reply_to):
-            assert account is not None
-            self._reply_again(account, command, placed)
-            return
         market = self.market_map.by_symbol.get(command.market)
         if market is None:
-            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_MARKET)
+            self._refuse_keyed(command, RejectReason.UNKNOWN_MARKET)
             return
-        reason = self._reason_to_refuse(command, market, account, placed)
+        reason = self._reason_to_refuse(command, market, account)
         hold = self._hold_for(command, market, account) if reason is None and account is not None else 0
         if account is None or not hold:
-            self._refuse(command.reply_to, command.request_id, reason or RejectReason.INSUFFICIENT_BALANCE)
+            self._refuse_keyed(command, reason or RejectReason.INSUFFICIENT_BALANCE)
             return
 
         side = command.side
@@ -351,7 +445,9 @@ class Shard:
         if orders is None:
             orders = account.open_orders[command.market] = {}
         orders[order_id] = order
-        account.client_order_ids[command.client_order_id] = PlacedOrder(order_id, command.request_id, command.reply_to)
+        account.client_order_ids[command.client_order_id] = PlacedOrder(
+            order_id, command.request_id, command.reply_to, command.idempotency_key
+        )
 
         quantity, budget = command.quantity, command.quote_quantity
         if command.order_type is MARKET:
@@ -377,20 +473,7 @@ class Shard:
             ),
         )
 
-    def _reply_again(self, account: Account, command: PlaceOrder, placed: PlacedOrder) -> None:
-        order = account.open_orders.get(command.market, {}).get(placed.order_id) or self.closed_orders.get(
-            placed.order_id
-        )
-        if order is None:
-            self._refuse(command.reply_to, command.request_id, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
-        elif order.status is not PENDING_NEW:  # otherwise the first reply is still to come
-            self._replies.append((command.reply_to, OrderReply(command.request_id, self.time, order)))
-
-    def _reason_to_refuse(
-        self, command: PlaceOrder, market: Market, account: Account | None, placed: PlacedOrder | None
-    ) -> RejectReason | None:
-        if self._is_late(command):
-            return RejectReason.TOO_LATE
+    def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         is_market = order_type is MARKET
         if (
@@ -402,7 +485,7 @@ class Shard:
             or (quote_quantity > 0 and not is_market)
         ):
             return RejectReason.INVALID_COMBINATION
-        if placed is not None:
+        if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
         if not 1 <= command.price <= market.price_max:
             return RejectReason.PRICE_OUT_OF_RANGE
@@ -469,7 +552,8 @@ class Shard:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
             del account.open_orders[order.market][order.order_id]
             del account.client_order_ids[order.client_order_id]
-            self._refuse(placed.reply_to, placed.request_id, outcome.reject_reason)
+            refused = Refused(placed.request_id, self.time, outcome.reject_reason)
+            self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
             return
         market = self.market_map.by_symbol[order.market]
         if order.status is PENDING_NEW:
@@ -503,7 +587,8 @@ class Shard:
                 EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
                 CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else CloseReason.EXPIRED,
             )
-        self._replies.append((placed.reply_to, OrderReply(placed.request_id, self.time, order, reports)))
+        reply = OrderReply(placed.request_id, self.time, order, reports)
+        self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, reply)
 
     def _maker_fill(self, fill: MakerFill) -> None:
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
@@ -627,16 +712,9 @@ class Shard:
         return order
 
     def _forget_open(self, account: Account, order: OrderState) -> None:
-        """Move a closed order from the open to the remembered ones, and forget the oldest of those beyond the limit."""
+        """Take a closed order out of the state; its client order id may be used again."""
         del account.open_orders[order.market][order.order_id]
-        self.closed_orders[order.order_id] = order
-        self.closed_order_ids.append(order.order_id)
-        if len(self.closed_order_ids) > self.closed_orders_max:
-            oldest = self.closed_orders.pop(self.closed_order_ids.popleft())
-            client_order_ids = self.accounts[oldest.account_id].client_order_ids
-            placed = client_order_ids.get(oldest.client_order_id)
-            if placed is not None and placed.order_id == oldest.order_id:
-                del client_order_ids[oldest.client_order_id]
+        del account.client_order_ids[order.client_order_id]
 
     def _replace(
         self, order: OrderState, status: OrderStatus, quantity: int, cum_quantity: int, cum_quote: int, held: int
@@ -664,9 +742,6 @@ class Shard:
     # ------------------------------------------------------------------ the account's half: canceling
 
     def _cancel_order(self, command: CancelOrder) -> None:
-        if self._is_late(command):
-            self._refuse(command.reply_to, command.request_id, RejectReason.TOO_LATE)
-            return
         order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
@@ -674,15 +749,12 @@ class Shard:
             self._request_cancel(order, command)
 
     def _cancel_all_orders(self, command: CancelAllOrders) -> None:
-        if self._is_late(command):
-            self._refuse(command.reply_to, command.request_id, RejectReason.TOO_LATE)
-            return
         account = self.accounts.get(command.account_id)
         orders = list(account.open_orders.get(command.market, {}).values()) if account is not None else []
         if not orders:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
             return
-        self.cancel_alls[command.request_id, command.reply_to] = CancelAllRequest(len(orders))
+        self.cancel_alls[command.reply_to, command.request_id] = CancelAllRequest(len(orders))
         for order in orders:
             self._request_cancel(order, command)
 
@@ -701,13 +773,13 @@ class Shard:
 
     def _cancel_answered(self, answer: RestingClosed | CancelMissed, order: OrderState | None) -> None:
         """Tell who asked that the order is canceled, or (None) that there was nothing to cancel any more."""
-        request = self.cancel_alls.get((answer.request_id, answer.reply_to))
+        request = self.cancel_alls.get((answer.reply_to, answer.request_id))
         if request is not None:
             self._one_of_several_answered(request, answer, order)
         elif order is None:
             self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
         else:
-            self._replies.append((answer.reply_to, OrderReply(answer.request_id, self.time, order)))
+            self._reply(answer.reply_to, OrderReply(answer.request_id, self.time, order))
 
     def _one_of_several_answered(
         self, request: CancelAllRequest, answer: RestingClosed | CancelMissed, order: OrderState | None
@@ -717,10 +789,9 @@ class Shard:
             request.orders.append(order)
         if request.waiting:
             return
-        del self.cancel_alls[answer.request_id, answer.reply_to]
+        del self.cancel_alls[answer.reply_to, answer.request_id]
         if request.orders:
-            reply = OrdersReply(answer.request_id, self.time, tuple(request.orders))
-            self._replies.append((answer.reply_to, reply))
+            self._reply(answer.reply_to, OrdersReply(answer.request_id, self.time, tuple(request.orders)))
         else:
             self._refuse(answer.reply_to, answer.request_id, RejectReason.UNKNOWN_ORDER)
 
@@ -734,14 +805,15 @@ class Shard:
         if reason is None and not repeated:
             reason = self._reason_not_to_transfer(command, account)
         if reason is not None:
-            self._refuse(command.reply_to, command.request_id, reason)
+            self._refuse_keyed(command, reason)
             return
         if account is None:
             account = self.accounts[command.account_id] = Account(command.account_id)
         if not repeated:
             self._move_funds(command, account)
         balances = (account.balance(command.asset),)
-        self._replies.append((command.reply_to, FundsReply(command.request_id, self.time, balances)))
+        reply = FundsReply(command.request_id, self.time, balances)
+        self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, reply)
 
     def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
         if command.amount <= 0:
@@ -799,7 +871,7 @@ class Shard:
                 account = self.accounts.get(account_id)
                 reply = FundsReply(request_id, time, account.balances() if account is not None else ())
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
-                order = self._find_open(account_id, market, order_id, client_order_id) or self._find_closed(query)
+                order = self._find_open(account_id, market, order_id, client_order_id)
                 unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
                 reply = OrderReply(request_id, time, order) if order is not None else unknown
             case OpenOrdersQuery(request_id, _, account_id, market):
@@ -824,19 +896,6 @@ class Shard:
                     sent=tuple(self.sent.items()),
                 )
         return query.reply_to, reply
-
-    def _find_closed(self, query: OrderQuery) -> OrderState | None:
-        order_id = query.order_id
-        if query.client_order_id:
-            account = self.accounts.get(query.account_id)
-            placed = account.client_order_ids.get(query.client_order_id) if account is not None else None
-            if placed is None or order_id not in (0, placed.order_id):
-                return None
-            order_id = placed.order_id
-        order = self.closed_orders.get(order_id)
-        if order is None or order.account_id != query.account_id or order.market != query.market:
-            return None
-        return order
 
     def audit(self) -> list[tuple[str, int, int, int, int, int, int]]:
         """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
@@ -889,6 +948,10 @@ class Shard:
                 )
         for account in self.accounts.values():
             holds: dict[str, int] = {}
+            if len(account.client_order_ids) != sum(map(len, account.open_orders.values())):
+                raise InvariantBroken(
+                    f"account {account.account_id}: a client order id has no open order, or two have it"
+                )
             for symbol, orders in account.open_orders.items():
                 market = self.market_map.by_symbol[symbol]
                 for order in orders.values():

@@ -11,15 +11,17 @@ import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
 from engine_worker.core.book import BookSide
+from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request
 from engine_worker.core.shard import CancelAllRequest, Shard
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.windows import DEFAULT_WINDOWS, Windows
 
 FORMAT_VERSION = 3
-"""3: with the shard's time, which is not that of its last entry's id any more."""
+"""3: with the first outcomes of requests and the shard's own time, without closed orders. 2: with the checksum of all events."""
 
 
 class SnapshotError(ValueError):
@@ -32,8 +34,11 @@ class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     account_id: AccountId
     funds: list[tuple[str, int, int]]
     open_orders: list[tuple[str, list[OrderState]]]
-    client_order_ids: list[tuple[str, OrderId, int, str]]
+    client_order_ids: list[tuple[str, PlacedOrder]]
     transfer_ids: list[str]
+    key_outcomes: list[FirstOutcome[str]]
+    keys_under_way: list[tuple[str, bytes, list[Request]]]
+    """(idempotency key, fingerprint, who has repeated the request)."""
 
 
 class LevelSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -76,7 +81,9 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     totals: list[tuple[str, int, int, int, int]]
     accounts: list[AccountSnapshot]
     markets: list[MarketSnapshot]
-    closed_orders: list[OrderState]
+    requests: list[FirstOutcome[Request]]
+    requests_under_way: list[Request]
+    key_expiries: list[tuple[TimeMs, AccountId]]
     cancel_alls: list[CancelAllSnapshot]
     received: list[tuple[int, int]]
     sent: list[tuple[int, int]]
@@ -108,7 +115,7 @@ def state_hash(shard: Shard) -> str:
     return hashlib.blake2b(_encode(_snapshot_of(shard, StreamId(""))), digest_size=16).hexdigest()
 
 
-def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int = 100_000) -> tuple[Shard, StreamId]:
+def decode_snapshot(data: bytes, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> tuple[Shard, StreamId]:
     """Return the shard as it was, and the stream id up to which it has applied its input.
 
     Raises:
@@ -128,7 +135,7 @@ def decode_snapshot(data: bytes, market_map: MarketMap, closed_orders_max: int =
             "a running exchange cannot change its number of shards"
         )
     try:
-        shard = _restore(snapshot, market_map, closed_orders_max)
+        shard = _restore(snapshot, market_map, windows)
         shard.check_invariants()
     except (InvariantBroken, LookupError) as error:
         raise SnapshotError(f"the snapshot describes an impossible state: {error}") from error
@@ -179,10 +186,12 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
             )
             for symbol, state in shard.markets.items()
         ],
-        closed_orders=list(shard.closed_orders.values()),
+        requests=list(shard.requests.oldest_first),
+        requests_under_way=list(shard.requests_under_way),
+        key_expiries=list(shard.key_expiries),
         cancel_alls=[
             CancelAllSnapshot(request_id, reply_to, request.waiting, request.orders)
-            for (request_id, reply_to), request in shard.cancel_alls.items()
+            for (reply_to, request_id), request in shard.cancel_alls.items()
         ],
         received=list(shard.received.items()),
         sent=list(shard.sent.items()),
@@ -192,15 +201,17 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
 
 
 def _account_snapshot(account: Account) -> AccountSnapshot:
+    keyed = account.keyed
     return AccountSnapshot(
         account.account_id,
         [(asset, funds.available, funds.held) for asset, funds in account.funds.items()],
         [(symbol, list(orders.values())) for symbol, orders in account.open_orders.items()],
-        [
-            (client_order_id, placed.order_id, placed.request_id, placed.reply_to)
-            for client_order_id, placed in account.client_order_ids.items()
-        ],
+        list(account.client_order_ids.items()),
         list(account.transfer_ids),
+        list(keyed.outcomes.oldest_first) if keyed is not None else [],
+        [(key, request.fingerprint, request.repeated_by) for key, request in keyed.under_way.items()]
+        if keyed is not None
+        else [],
     )
 
 
@@ -214,8 +225,8 @@ def _levels(half: BookSide) -> list[LevelSnapshot]:
     ]
 
 
-def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: int) -> Shard:
-    shard = Shard(snapshot.index, market_map, closed_orders_max)
+def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -> Shard:
+    shard = Shard(snapshot.index, market_map, windows)
     shard.order_count, shard.time = snapshot.order_count, snapshot.time
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
@@ -231,11 +242,9 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: 
         account.open_orders = {
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
         }
-        account.client_order_ids = {
-            client_order_id: PlacedOrder(order_id, request_id, reply_to)
-            for client_order_id, order_id, request_id, reply_to in account_snapshot.client_order_ids
-        }
+        account.client_order_ids = dict(account_snapshot.client_order_ids)
         account.transfer_ids = dict.fromkeys(account_snapshot.transfer_ids)
+        account.keyed = _restore_keyed(account_snapshot, windows)
     for market in snapshot.markets:
         state = shard.markets.get(market.symbol)
         if state is None:
@@ -247,9 +256,23 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, closed_orders_max: 
                 for order_id, account_id, quantity in level.orders:
                     state.book.add(order_id, account_id, half.side, level.price, quantity)
         state.book.take_changes()
-    shard.closed_orders = {order.order_id: order for order in snapshot.closed_orders}
-    shard.closed_order_ids = deque(shard.closed_orders)
+    for outcome in snapshot.requests:
+        shard.requests.remember(outcome)
+    shard.requests_under_way = dict.fromkeys(snapshot.requests_under_way)
+    shard.key_expiries = deque(snapshot.key_expiries)
     for each in snapshot.cancel_alls:
-        request = shard.cancel_alls[each.request_id, each.reply_to] = CancelAllRequest(each.waiting)
+        request = shard.cancel_alls[each.reply_to, each.request_id] = CancelAllRequest(each.waiting)
         request.orders = list(each.orders)
     return shard
+
+
+def _restore_keyed(account: AccountSnapshot, windows: Windows) -> KeyedRequests | None:
+    if not account.key_outcomes and not account.keys_under_way:
+        return None
+    keyed = KeyedRequests(windows.key_ms)
+    for outcome in account.key_outcomes:
+        keyed.outcomes.remember(outcome)
+    for key, fingerprint, repeated_by in account.keys_under_way:
+        request = keyed.under_way[key] = KeyedRequest(fingerprint)
+        request.repeated_by = list(repeated_by)
+    return keyed

@@ -269,7 +269,9 @@ export interface paths {
         };
         /**
          * One order
-         * @description Return an order named by number or client order id; -2013 when there is none.
+         * @description Return an order named by number or, the newest with it, client order id; -2013 when there is none.
+         *
+         *         -1007 while the database is so far behind that the order may be one that nobody else remembers.
          */
         get: operations["get_api_v3_order"];
         put?: never;
@@ -2297,8 +2299,10 @@ export interface operations {
                 quoteOrderQty?: string;
                 /** @description Limit price; required for LIMIT and LIMIT_MAKER. */
                 price?: string;
-                /** @description Your own id of the order, unique; made for you when left out. */
+                /** @description Your own id of the order, unique among your open orders; made for you when left out. */
                 newClientOrderId?: string;
+                /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
+                idempotencyKey?: string;
                 /** @description ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK. */
                 newOrderRespType?: string;
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
@@ -2320,7 +2324,10 @@ export interface operations {
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
             };
-            header?: never;
+            header?: {
+                /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2361,6 +2368,18 @@ export interface operations {
             };
             /** @description Banned for going on after 429. */
             418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description The idempotency key was used for something else. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2511,8 +2530,10 @@ export interface operations {
                 quoteOrderQty?: string;
                 /** @description Limit price; required for LIMIT and LIMIT_MAKER. */
                 price?: string;
-                /** @description Your own id of the order, unique; made for you when left out. */
+                /** @description Your own id of the order, unique among your open orders; made for you when left out. */
                 newClientOrderId?: string;
+                /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
+                idempotencyKey?: string;
                 /** @description ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK. */
                 newOrderRespType?: string;
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
@@ -3839,7 +3860,10 @@ export interface operations {
     post_api_v1_faucet: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3887,6 +3911,18 @@ export interface operations {
             };
             /** @description Banned for going on after 429. */
             418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description The idempotency key was used for something else. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -162,7 +162,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 def started(log: RedisStreamLog) -> Worker:
-    only = Worker(log, 0, market_map(1), closed_orders_max=10, batch_entries_max=100)
+    only = Worker(log, 0, market_map(1), batch_entries_max=100)
     only.start()
     enqueue(log, deposits(), market_map(1))
     run_until_quiet([only])

@@ -1,5 +1,6 @@
 """`exchange why`: one order's story, told from the log and found in the database."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,18 +24,21 @@ from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import PREFIX
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
-from tests.worked_log import CLOSED_ORDERS_MAX, WorkedLog
+from tests.worked_log import WINDOWS, WorkedLog
 
 BUYER, SELLER, OTHER = AccountId(6), AccountId(7), AccountId(8)
 """On one shard, and each on one of three; BTCUSDT is matched on shard 0, the buyer's."""
 MONEY, POOR = AssetUnits(10**15), AssetUnits(10**9)
 
 
+_numbers = itertools.count(1)
+
+
 def place(
     account: AccountId, name: str, side: Side, price: int, quantity: int, order_type: OrderType = OrderType.LIMIT
 ) -> PlaceOrder:
     return PlaceOrder(
-        price, "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)
+        next(_numbers), "gateway-1", account, name, BTC, side, order_type, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)
     )  # fmt: skip
 
 
@@ -48,7 +52,7 @@ class Told:
         for account in (BUYER, SELLER, OTHER):
             for asset in ("BTC", "USDT"):
                 amount = POOR if (account, asset) == (SELLER, "USDT") else MONEY
-                trading.give(Deposit(1, "gateway-1", account, asset, amount, f"first-{asset}"))
+                trading.give(Deposit(next(_numbers), "gateway-1", account, asset, amount, f"first-{asset}"))
         trading.give(
             place(OTHER, "in-front", Side.SELL, 50_000, 3_000),
             place(OTHER, "better", Side.SELL, 49_990, 2_000),
@@ -71,7 +75,7 @@ class Told:
             archived = self.log.passed(shard)[ARCHIVE_READER]
             self.log.mark_passed(shard, TRIMMED, archived)
             self.log.trim(streams.commands(shard), archived)
-        self.past = Past(self.log, connection, self.markets, CLOSED_ORDERS_MAX)
+        self.past = Past(self.log, connection, self.markets, WINDOWS)
 
 
 @pytest.fixture

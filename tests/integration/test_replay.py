@@ -23,6 +23,7 @@ from protocol.events import StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
+from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
@@ -62,7 +63,7 @@ def exchange(log: StreamLog, shard_count: int) -> list[Worker]:
 
 
 def replay(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | None = None) -> Replay:
-    return Replay(StreamLogSource(log, index), index, markets, closed_orders_max=20, snapshot=snapshot)
+    return Replay(StreamLogSource(log, index), index, markets, DEFAULT_WINDOWS, snapshot)
 
 
 def verified(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | None = None) -> Verifier:
@@ -199,7 +200,7 @@ def test_garbage_among_the_events_is_counted_and_passed_over(log: StreamLog) -> 
     exchange(log, 1)
     log.append(streams.events(0), {EVENTS_FIELD: b"garbage"})
     log.append(streams.events(0), {b"x": b"y"})
-    enqueue(log, [Deposit(1, "test", AccountId(1), "USDT", AssetUnits(5), "later")], market_map(1))
+    enqueue(log, [Deposit(1_000_001, "test", AccountId(1), "USDT", AssetUnits(5), "later")], market_map(1))
     again = worker(log, 0, market_map(1))
     again.start()
     run_until_quiet([again])
@@ -229,7 +230,6 @@ def test_the_command_ends_with_0_or_1_and_names_the_first_difference(
     [only] = exchange(log, 1)
     monkeypatch.setenv(f"{PREFIX}REDIS_URL", redis_url)
     monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
-    monkeypatch.setenv(f"{PREFIX}CLOSED_ORDERS_MAX", "20")
     told = CliRunner().invoke(main, ["replay", "--verify", "--from-beginning"])
     assert told.exit_code == 0, told.output
     assert f"{only.shard.command_count:,} commands" in told.output

@@ -27,7 +27,7 @@ def admin(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def worker(log: RedisStreamLog) -> Worker:
-    return Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    return Worker(log, 0, MARKETS, batch_entries_max=100)
 
 
 def deposit(number: int) -> dict[bytes, bytes]:

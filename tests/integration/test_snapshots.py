@@ -35,7 +35,7 @@ def log(redis_url: str) -> RedisStreamLog:
 
 @pytest.fixture
 def worker(log: RedisStreamLog) -> Worker:
-    worker = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    worker = Worker(log, 0, MARKETS, batch_entries_max=100)
     worker.start()
     return worker
 
@@ -76,7 +76,7 @@ def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, w
     kept = [entry.stream_id for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
     assert kept == [ids[1], ids[2], later], "what a reader has not passed must stay"
 
-    again = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    again = Worker(log, 0, MARKETS, batch_entries_max=100)
     again.start()
     assert state_hash(again.shard) == state_hash(worker.shard)
 
@@ -148,7 +148,7 @@ def test_what_is_trimmed_is_decided_by_what_is_kept(log: RedisStreamLog, worker:
 
 def test_of_several_standbys_one_saves(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
     deposit(log, worker, 0)
-    standby = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    standby = Worker(log, 0, MARKETS, batch_entries_max=100)
     standby.join()
     log.save_snapshot(0, b"saved by another standby", STREAM_START)
     snapshotter = Snapshotter(standby, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=3_600.0)
@@ -234,7 +234,7 @@ def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(log: RedisStreamLog, 
 
 def test_a_standby_forks(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
     deposit(log, worker, 0)
-    standby = Worker(log, 0, MARKETS, closed_orders_max=10, batch_entries_max=100)
+    standby = Worker(log, 0, MARKETS, batch_entries_max=100)
     standby.join()
     with structlog.testing.capture_logs() as logs:
         saved(large(standby, log, redis_url), log, [])

@@ -47,7 +47,7 @@ def log(clock: Clock) -> MemoryStreamLog:
 
 
 def make_worker(log: MemoryStreamLog, clock: Clock, index: int = 0, shard_count: int = 1) -> Worker:
-    return Worker(log, index, market_map(shard_count), closed_orders_max=20, batch_entries_max=3, now_ms=clock)
+    return Worker(log, index, market_map(shard_count), batch_entries_max=3, now_ms=clock)
 
 
 def make_candidate(log: MemoryStreamLog, clock: Clock, process: str) -> tuple[Candidate, Worker]:
@@ -227,7 +227,7 @@ def test_a_leader_that_falls_silent_loses_its_lease(log: MemoryStreamLog, clock:
 
 def test_a_long_batch_does_not_cost_the_lease(log: MemoryStreamLog, clock: Clock) -> None:
     """Time passes with every entry that is applied, more in one batch than a lease is long."""
-    worker = Worker(log, 0, market_map(1), closed_orders_max=20, batch_entries_max=1_000, now_ms=clock)
+    worker = Worker(log, 0, market_map(1), batch_entries_max=1_000, now_ms=clock)
     candidate = Candidate(worker, log, "one", 1, LEASE_MS, clock)
     candidate.join()
     candidate.step(1)

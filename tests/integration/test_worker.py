@@ -81,7 +81,7 @@ def market_map(shard_count: int) -> MarketMap:
 
 
 def worker(log: StreamLog, index: int, markets: MarketMap) -> Worker:
-    return Worker(log, index, markets, closed_orders_max=20, batch_entries_max=3)
+    return Worker(log, index, markets, batch_entries_max=3)
 
 
 def deposits() -> list[Command]:

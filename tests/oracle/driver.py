@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import Command, MessageFrame
-from protocol.events import Event
+from protocol.events import Event, OrderClosed, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import OrderState, Side
 from protocol.replies import (
@@ -21,10 +21,12 @@ from protocol.replies import (
     OrderQuery,
     OrderReply,
     OrdersReply,
+    Refused,
     Reply,
 )
 from protocol.streams import STREAM_START
 from protocol.units import AccountId, OrderId, TimeMs
+from protocol.windows import DEFAULT_WINDOWS, Windows
 
 
 @dataclass
@@ -38,10 +40,13 @@ class Produced:
 class Engine:
     """The shards of one exchange, with nothing between them but numbered mail."""
 
-    def __init__(self, market_map: MarketMap) -> None:
+    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
         """Start `market_map.shard_count` empty shards."""
         self.market_map = market_map
-        self.shards = [Shard(index, market_map) for index in range(market_map.shard_count)]
+        self.windows = windows
+        self.closed: dict[int, OrderState] = {}
+        """Closed orders as the events tell them; the shards forget them."""
+        self.shards = [Shard(index, market_map, windows) for index in range(market_map.shard_count)]
         self.mail: dict[tuple[int, int], deque[MessageFrame]] = {}
         """(source, target) -> what is on its way, in order; no entry where there is nothing."""
 
@@ -73,7 +78,7 @@ class Engine:
     def restart(self) -> None:
         """Replace every shard by what its snapshot restores. What is on its way stays there."""
         snapshots = [encode_snapshot(shard, STREAM_START) for shard in self.shards]
-        self.shards = [decode_snapshot(snapshot, self.market_map)[0] for snapshot in snapshots]
+        self.shards = [decode_snapshot(snapshot, self.market_map, self.windows)[0] for snapshot in snapshots]
 
     def state_hashes(self) -> list[str]:
         """Return a hash of every shard's whole state."""
@@ -83,6 +88,9 @@ class Engine:
         output = self.shards[source].take()
         produced.replies += output.replies
         produced.events += output.events
+        for event in output.events:
+            if isinstance(event, OrderClosed | OrderFilled) and not event.order.status.is_open:
+                self.closed[event.order.order_id] = event.order
         for target, sequence, message in output.outbox:
             frame = MessageFrame(source, target, sequence, (message,))
             self.mail.setdefault((source, target), deque()).append(frame)
@@ -100,8 +108,10 @@ class Engine:
         return {asset: amounts for asset, amounts in funds.items() if any(amounts)}
 
     def order(self, account_id: int, symbol: str, order_id: int) -> OrderState:
-        """Return the state of an open or remembered order."""
+        """Return the state of an order, open or closed."""
         reply = self._ask(OrderQuery(1, "test", AccountId(account_id), symbol, OrderId(order_id)), account_id)
+        if isinstance(reply, Refused):
+            return self.closed[order_id]
         assert isinstance(reply, OrderReply), reply
         return reply.order
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
 
+import msgspec
+
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.market import Market, MarketMap
 from protocol.orders import (
@@ -26,6 +28,7 @@ from protocol.orders import (
 )
 from protocol.replies import FundsReply, OrderReply, OrdersReply, Refused, Reply
 from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.windows import DEFAULT_WINDOWS, Windows
 
 
 @dataclass
@@ -140,6 +143,15 @@ class Walk:
         return sum(lots for _, lots in self.takes)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A command and the first answer to it."""
+
+    command: Command
+    reply: Reply
+    time: int
+
+
 class RuleBrokenError(Exception):
     """A rule of the exchange refuses the command."""
 
@@ -152,9 +164,14 @@ class RuleBrokenError(Exception):
 class Exchange:
     """Every account, order and fee of the exchange, one command at a time."""
 
-    def __init__(self, market_map: MarketMap) -> None:
+    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
         """Open an empty exchange; `market_map` is needed for its markets, and for how it numbers orders."""
         self.market_map = market_map
+        self.windows = windows
+        self.answered: list[Answered] = []
+        """Every command that somebody waited for, but for repetitions of one."""
+        self.answered_by_key: list[Answered] = []
+        """The first command of every idempotency key."""
         self.orders: list[Order] = []
         self.available: Counter[tuple[int, str]] = Counter()
         self.held: Counter[tuple[int, str]] = Counter()
@@ -213,8 +230,11 @@ class Exchange:
     def apply(self, command: Command, time: int) -> Outcome:
         """Do what the command asks, or nothing, and return what happened."""
         before = {market.symbol: self._book(market.symbol) for market in self.market_map.markets}
+        first = self._first_answer(command, time)
+        if first is not None:
+            return Outcome(first)
         try:
-            outcome = self._apply(command, time)
+            outcome = self._apply_by_key(command, time)
         except RuleBrokenError as broken:
             outcome = Outcome(Refused(command.request_id, TimeMs(time), broken.reason))
         for symbol, levels in before.items():
@@ -224,7 +244,39 @@ class Exchange:
                 for level in levels.keys() | after.keys()
                 if levels.get(level, 0) != after.get(level, 0)
             }
+        if command.request_id and command.reply_to:
+            self.answered.append(Answered(command, outcome.reply, time))
         self.check()
+        return outcome
+
+    def _first_answer(self, command: Command, time: int) -> Reply | None:
+        """Return what was answered to the same request, as long as that is remembered."""
+        for known in self.answered:
+            same = (known.command.reply_to, known.command.request_id) == (command.reply_to, command.request_id)
+            if same and time - known.time <= self.windows.request_ms:
+                return known.reply
+        return None
+
+    def _apply_by_key(self, command: Command, time: int) -> Outcome:
+        """Do what the command asks, unless the account has used its idempotency key."""
+        if isinstance(command, CancelOrder | CancelAllOrders) or not command.idempotency_key:
+            return self._apply(command, time)
+        in_use = [
+            known
+            for known in self.answered_by_key
+            if known.command.account_id == command.account_id and time - known.time <= self.windows.key_ms
+        ]
+        for known in in_use:
+            assert not isinstance(known.command, CancelOrder | CancelAllOrders)
+            if known.command.idempotency_key == command.idempotency_key:
+                require(payload(known.command) == payload(command), RejectReason.IDEMPOTENCY_KEY_REUSED)
+                return Outcome(msgspec.structs.replace(known.reply, request_id=command.request_id))
+        require(len(in_use) < self.windows.keys_max, RejectReason.TOO_MANY_IDEMPOTENCY_KEYS)
+        try:
+            outcome = self._apply(command, time)
+        except RuleBrokenError as broken:
+            outcome = Outcome(Refused(command.request_id, TimeMs(time), broken.reason))
+        self.answered_by_key.append(Answered(command, outcome.reply, time))
         return outcome
 
     def _apply(self, command: Command, time: int) -> Outcome:
@@ -266,12 +318,12 @@ class Exchange:
         require(command.market in self.market_map.by_symbol, RejectReason.UNKNOWN_MARKET)
         market = self.market_map.by_symbol[command.market]
         check_combination(command)
-        for order in self.orders:
-            known = order.command
-            if (known.account_id, known.client_order_id) == (command.account_id, command.client_order_id):
-                same = (known.request_id, known.reply_to) == (command.request_id, command.reply_to)
-                require(same, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
-                return Outcome(OrderReply(command.request_id, TimeMs(time), order.state()))
+        in_use = {
+            order.command.client_order_id
+            for order in self.orders
+            if order.is_open and order.command.account_id == command.account_id
+        }
+        require(command.client_order_id not in in_use, RejectReason.DUPLICATE_CLIENT_ORDER_ID)
         check_limits(command, market)
         open_count = len(self.open_orders(command.account_id, command.market))
         require(open_count < market.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS)
@@ -446,6 +498,14 @@ def require(kept: bool, rule: RejectReason) -> None:
     """Refuse the command unless the rule is kept."""
     if not kept:
         raise RuleBrokenError(rule)
+
+
+def payload(command: Command) -> Command:
+    """Return what the client asked for: the command without who waits for it, and without a price that is not the client's."""
+    asked = msgspec.structs.replace(command, request_id=0, reply_to="")
+    if isinstance(asked, PlaceOrder) and asked.order_type is OrderType.MARKET:
+        return msgspec.structs.replace(asked, price=PriceTicks(0))
+    return asked
 
 
 def by_quote(command: PlaceOrder) -> bool:

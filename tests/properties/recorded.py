@@ -21,12 +21,13 @@ from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, Pl
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from protocol.windows import Windows
 from runtime.stream_log import Entry
 from tests.properties.markets import market_map
 
 SHARDS = 3
 HASH_INTERVAL = 100
-CLOSED_ORDERS_MAX = 150
+WINDOWS = Windows(request_ms=300, key_ms=500, keys_max=8)
 MARKETS = market_map(SHARDS)
 ACCOUNTS = (1, 2, 3, 4, 5)
 
@@ -43,7 +44,7 @@ class Recording(msgspec.Struct):
 def record(commands: int, seed: int = 1) -> Recording:
     """Trade at random; a message is delivered some commands after it was sent."""
     chosen, clock = random.Random(seed), itertools.count(1_767_225_600_000)
-    shards = [Shard(index, MARKETS, CLOSED_ORDERS_MAX) for index in range(SHARDS)]
+    shards = [Shard(index, MARKETS, WINDOWS) for index in range(SHARDS)]
     recording = Recording([[] for _ in shards])
     on_the_way: list[tuple[int, bytes]] = []
 
@@ -68,7 +69,9 @@ def record(commands: int, seed: int = 1) -> Recording:
         ]
     )
     for number in range(0, commands, 4):
-        enter_commands([_command(chosen, number + each, commands) for each in range(4)])
+        batch = [_command(chosen, number + each, commands) for each in range(4)]
+        for _ in range(2 if chosen.random() < 0.1 else 1):
+            enter_commands(batch)
         if chosen.random() < 0.1:
             enter(chosen.randrange(SHARDS), {b"x": b"garbage"})
         while len(on_the_way) > chosen.randrange(4):
@@ -88,12 +91,15 @@ def _command(chosen: random.Random, number: int, commands: int) -> Command:
         return CancelOrder(number, "test", account_id, market.symbol, OrderId(0), name)
     if dice < 0.17:
         return CancelAllOrders(number, "test", account_id, market.symbol)
+    if dice < 0.2:
+        key = f"k{number // 2}"
+        return Deposit(number, "test", account_id, market.base, AssetUnits(5), f"t{number}", key)
     by_market = dice > 0.9
     return PlaceOrder(
         number,
         "test",
         account_id,
-        f"c{number}",
+        f"c{chosen.randint(number // 2, number)}",
         market.symbol,
         chosen.choice((Side.BUY, Side.SELL)),
         OrderType.MARKET if by_market else OrderType.LIMIT,
@@ -101,6 +107,7 @@ def _command(chosen: random.Random, number: int, commands: int) -> Command:
         PriceTicks(chosen.randint(4, 8)),
         QuantityLots(chosen.randint(10, 40)),
         self_trade_prevention=chosen.choice(list(SelfTradePrevention)),
+        idempotency_key=f"k{number // chosen.randint(1, 9)}" if chosen.random() < 0.3 else "",
     )
 
 
@@ -127,14 +134,14 @@ def replayed(recording: Recording) -> str:
     """Return a digest of all that the shards say and are in a replay, with a restart from a snapshot in the middle."""
     hashed = hashlib.sha256()
     for index in range(SHARDS):
-        shard, entries = Shard(index, MARKETS, CLOSED_ORDERS_MAX), recording.entries(index)
+        shard, entries = Shard(index, MARKETS, WINDOWS), recording.entries(index)
         middle = len(entries) // 2
         for half in (entries[:middle], entries[middle:]):
             for encoded in produced(shard, half):
                 hashed.update(encoded)
             snapshot = encode_snapshot(shard, half[-1].stream_id)
             hashed.update(snapshot)
-            shard, _ = decode_snapshot(snapshot, MARKETS, CLOSED_ORDERS_MAX)
+            shard, _ = decode_snapshot(snapshot, MARKETS, WINDOWS)
         hashed.update(state_hash(shard).encode())
     return hashed.hexdigest()
 

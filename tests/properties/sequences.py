@@ -1,5 +1,6 @@
 """Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing bytes."""
 
+import msgspec
 from hypothesis import strategies as st
 
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
@@ -78,17 +79,20 @@ def commands_of(seed: list[bytes]) -> list[Command]:
     """Return the commands that the bytes stand for."""
     commands: list[Command] = []
     placed: list[PlaceOrder] = []
+    repeatable: list[Command] = []
     for number, octets in enumerate(seed, start=1):
         if not any(octets):
             continue
-        command = _command_of(octets, number, placed)
-        if isinstance(command, PlaceOrder):
+        command = _command_of(octets, number, placed, repeatable)
+        if command.request_id == number:
+            repeatable.append(command)
+        if isinstance(command, PlaceOrder) and command.request_id == number:
             placed.append(command)
         commands.append(command)
     return commands
 
 
-def _command_of(octets: bytes, number: int, placed: list[PlaceOrder]) -> Command:
+def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable: list[Command]) -> Command:
     what, who, *rest = octets
     account = AccountId(ACCOUNTS[who % 4])
     market = MARKETS[max(0, who // 4 % 8 - 5)]
@@ -98,13 +102,18 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder]) -> Command
             return _cancel(rest, number, earlier)
         case 13 if rest[1] % 4 == 0:
             return CancelAllOrders(number, "test", account, market.symbol if rest[2] % 8 else "NONE", f"x{number}")
-        case 13 if earlier is not None:
-            return earlier
+        case 13 if repeatable:
+            return repeatable[-1 - rest[0] % min(len(repeatable), 24)]
+        case 11 if earlier is not None and rest[1] % 2 == 0:
+            # Another request of the client for the same, or with the same key for something else.
+            quantity = QuantityLots(earlier.quantity + (rest[2] % 4 == 0))
+            return msgspec.structs.replace(earlier, request_id=number, quantity=quantity)
         case 14 | 15:
             kind = Deposit if what % 2 else Withdraw
             asset = _ASSETS[rest[0] % 3] if rest[0] % 16 else "NONE"
             amount = AssetUnits(_GARBAGE[rest[2] % 6] if rest[1] % 4 == 0 else 10 * rest[2])
-            return kind(number, "test", account, asset, amount, f"t{rest[3] % 12}")
+            key = f"k{rest[4] % 3}" if rest[4] % 16 < 2 else ""
+            return kind(number, "test", account, asset, amount, f"t{rest[3] % 12}", key)
     return _place(rest, number, account, market.symbol, earlier)
 
 
@@ -145,6 +154,7 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
         quantity=QuantityLots(quantity),
         quote_quantity=AssetUnits(quote_quantity),
         self_trade_prevention=SelfTradePrevention(prevention % 4),
+        idempotency_key=f"k{odder % 5}" if oddity % 64 >= 56 else "",
     )
 
 

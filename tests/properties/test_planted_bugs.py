@@ -14,6 +14,7 @@ import pytest
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.market_state import MarketState
+from engine_worker.core.outcomes import FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
 from protocol.commands import Command
 from tests.properties.sequences import LENGTH_MAX, commands_of
@@ -63,8 +64,28 @@ PLANTS = (
     Plant("hold leaks on close", Shard, "_close", "release(order.held)", "release(0)"),
     Plant("hold leaks on refusal", Shard, "_taker_outcome", "release(order.held)", "release(0)"),
     Plant("depth silent on cancel", MarketState, "cancel_resting", "self._tell_depth(time, events)", "self.book.take_changes()"),
-    Plant("client order id used twice", Shard, "_reason_to_refuse", "if placed is not None", "if False"),
-    Plant("retry not recognised", Shard, "_place_order", "if placed is not None and", "if False and"),
+    Plant("client order id used twice", Shard, "_reason_to_refuse", "command.client_order_id in account", "False and account"),
+    Plant("client order id of a closed order refused", Shard, "_forget_open",
+          "del account.client_order_ids[order.client_order_id]", "pass"),
+    Plant("repetition not recognised", Shard, "_apply_command", "if first is not None:", "if False:"),
+    Plant("repeated cancel refused", Shard, "_apply_command", "if first is not None:",
+          "if first is not None and not isinstance(command, CancelOrder):"),
+    Plant("refusals not remembered", Shard, "_apply_command", "if first is not None:",
+          "if first is not None and not isinstance(first.reply, Refused):"),
+    Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
+          "if first is not None and not (isinstance(first.reply, OrderReply) and first.reply.order.status is FILLED):"),
+    Plant("requests forgotten too early", FirstOutcomes, "drop_old", "> window_ms", "> window_ms // 2"),
+    Plant("requests forgotten at once when many are", FirstOutcomes, "find", "> self.window_ms", "> self.window_ms // 2"),
+    Plant("requests remembered too long", FirstOutcomes, "find", "or now - outcome.time > self.window_ms", ""),
+    Plant("idempotency keys forgotten too early", Shard, "_is_first_of_its_key",
+          "KeyedRequests(self.windows.key_ms)", "KeyedRequests(self.windows.key_ms // 2)"),
+    Plant("oldest idempotency key makes room", KeyedRequests, "has_room", "return False",
+          "return self.outcomes.drop_old(TimeMs(now + 10**9), 1) > 0"),
+    Plant("idempotency keys without end", KeyedRequests, "has_room", ">= keys_max", "> keys_max"),
+    Plant("idempotency key for something else", Shard, "_is_first_of_its_key", "known.fingerprint != fingerprint", "False"),
+    Plant("refusal not kept under its key", Shard, "_refuse_keyed",
+          "self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, refused)",
+          "self._reply(command.reply_to, refused)"),
     Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
     Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
     Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),

@@ -26,10 +26,10 @@ from tests.oracle.driver import Engine
 from tests.properties.markets import market_map
 from tests.properties.profile import fewer_sequences
 from tests.properties.recorded import (
-    CLOSED_ORDERS_MAX,
     HASH_INTERVAL,
     MARKETS,
     SHARDS,
+    WINDOWS,
     Recording,
     produced,
     record,
@@ -123,7 +123,7 @@ def cut_and_go_on(recording: Recording, cuts: int) -> int:
     chosen, hashes = random.Random(5), 0
     for index in range(SHARDS):
         entries = recording.entries(index)
-        unbroken = Shard(index, MARKETS, CLOSED_ORDERS_MAX)
+        unbroken = Shard(index, MARKETS, WINDOWS)
         expected: list[list[bytes]] = []
         snapshots: list[bytes] = []
         for entry in entries:
@@ -131,7 +131,7 @@ def cut_and_go_on(recording: Recording, cuts: int) -> int:
             snapshots.append(encode_snapshot(unbroken, entry.stream_id))
         for _ in range(-(-cuts // SHARDS)):
             cut = chosen.randrange(len(entries) - 1)
-            restored, stream_id = decode_snapshot(snapshots[cut], MARKETS, CLOSED_ORDERS_MAX)
+            restored, stream_id = decode_snapshot(snapshots[cut], MARKETS, WINDOWS)
             assert stream_id == entries[cut].stream_id
             after = [encoded for each in expected[cut + 1 :] for encoded in each]
             assert produced(restored, entries[cut + 1 :]) == after
@@ -144,7 +144,7 @@ def cut_and_go_on(recording: Recording, cuts: int) -> int:
 @pytest.mark.usefixtures("hashed_often")
 def test_the_state_hashes_do_not_depend_on_the_batches(batch: int, recording: Recording) -> None:
     for index in range(SHARDS):
-        one, other = (Shard(index, MARKETS, CLOSED_ORDERS_MAX) for _ in range(2))
+        one, other = (Shard(index, MARKETS, WINDOWS) for _ in range(2))
         entries = recording.entries(index)
         hashes = [
             [encoded for encoded in produced(shard, entries, size) if encoded[1] == STATE_HASHED_TAG]
@@ -158,7 +158,7 @@ def test_the_state_hashes_do_not_depend_on_the_batches(batch: int, recording: Re
 @pytest.mark.usefixtures("hashed_often")
 def test_a_state_hash_tells_of_one_other_event(recording: Recording) -> None:
     entries = recording.entries(0)
-    one, other = (Shard(0, MARKETS, CLOSED_ORDERS_MAX) for _ in range(2))
+    one, other = (Shard(0, MARKETS, WINDOWS) for _ in range(2))
     other.apply(Deposit(1, "test", AccountId(3), "FIG", AssetUnits(1), "more"), TimeMs(1))
     other.take()
     other.go_on_from(0, other.checksum)

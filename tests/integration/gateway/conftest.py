@@ -31,9 +31,9 @@ class Processes:
         self._folder = folder
         self._stack = stack
 
-    def shards(self) -> list[subprocess.Popen[bytes]]:
+    def shards(self, **settings: str) -> list[subprocess.Popen[bytes]]:
         """Start every shard."""
-        return [self._start("engine_worker.main", SHARD=str(shard)) for shard in range(self.shard_count)]
+        return [self._start("engine_worker.main", SHARD=str(shard), **settings) for shard in range(self.shard_count)]
 
     def gateway(self, **settings: str) -> str:
         """Start a gateway and return its URL once it answers."""

@@ -276,3 +276,72 @@ def test_a_gateway_mounts_what_it_is_told(processes: Processes, groups: str) -> 
     url = processes.gateway(FUNCTIONS=groups)
     assert httpx.get(f"{url}/api/v3/time").status_code == (200 if groups == "market-data" else 404)
     assert httpx.get(f"{url}/api/v3/openOrders").status_code == (404 if groups == "market-data" else 401)
+
+
+def test_a_closed_order_is_found_before_the_database_has_it(url: str) -> None:
+    alice = new_account(url, USDT="1000")  # nobody ingests here
+    order = {"quantity": "0.001", "price": "20000", "timeInForce": "IOC", "newClientOrderId": "mine"}
+    first, second = (alice.order("BTCUSDT", "BUY", "LIMIT", **order) for _ in range(2))
+    assert (first["status"], second["status"]) == ("EXPIRED", "EXPIRED")
+    assert first["orderId"] != second["orderId"], "the id is free again as soon as its order is closed"
+    for wanted, names in (
+        (first, {"orderId": first["orderId"]}),
+        (second, {"orderId": second["orderId"]}),
+        (second, {"origClientOrderId": "mine"}),
+        (first, {"orderId": first["orderId"], "origClientOrderId": "mine"}),
+    ):
+        found = alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", **names)
+        assert (found["orderId"], found["status"]) == (wanted["orderId"], "EXPIRED")
+
+
+def test_an_order_that_nobody_may_have_is_not_said_not_to_exist(processes: Processes) -> None:
+    processes.shards(UNSTORED_ORDERS_MAX="1")
+    alice = new_account(processes.gateway(), USDT="1000")
+    order = {"quantity": "0.001", "price": "20000", "timeInForce": "IOC"}
+    first, second = (alice.order("BTCUSDT", "BUY", "LIMIT", **order, newClientOrderId=name) for name in ("a", "b"))
+    for names in ({"orderId": first["orderId"]}, {"origClientOrderId": "a"}, {"orderId": 987654321}):
+        with refused(-1007, UNKNOWN_STATUS):
+            alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", **names)
+    assert alice.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=second["orderId"])["status"] == "EXPIRED"
+
+
+def test_idempotency_keys(url: str) -> None:
+    alice, bob = new_account(url, USDT="1000"), new_account(url, USDT="1000")
+    order = {"quantity": "0.001", "price": "20000", "timeInForce": "IOC", "idempotencyKey": "my key/1"}
+    first = alice.order("BTCUSDT", "BUY", "LIMIT", **order)
+    assert first["status"] == "EXPIRED"
+    assert alice.order("BTCUSDT", "BUY", "LIMIT", **order) == first
+    ack = alice.order("BTCUSDT", "BUY", "LIMIT", **order, newOrderRespType="ACK")
+    assert (ack["orderId"], ack["clientOrderId"]) == (first["orderId"], first["clientOrderId"])
+    with pytest.raises(RefusedError) as caught:
+        alice.order("BTCUSDT", "BUY", "LIMIT", **order | {"quantity": "0.002"})
+    assert (caught.value.status, caught.value.code) == (422, -2010)
+    assert caught.value.message == "Idempotency key was used with other parameters before."
+    assert bob.order("BTCUSDT", "BUY", "LIMIT", **order)["orderId"] != first["orderId"]
+    with refused(-2010, "Account has insufficient balance for requested action."):
+        alice.order("BTCUSDT", "BUY", "LIMIT", **order | {"quantity": "1", "idempotencyKey": "big"})
+    with refused(-2010, "Account has insufficient balance for requested action."):
+        alice.order("BTCUSDT", "BUY", "LIMIT", **order | {"quantity": "1", "idempotencyKey": "big"})
+    legal = "legal range is '^[ -~]{1,64}$'."
+    for wrong in ("ä", "x" * 65, "a\tb"):
+        with refused(-1100, f"Illegal characters found in parameter 'idempotencyKey'; {legal}"):
+            alice.order("BTCUSDT", "BUY", "LIMIT", **order | {"idempotencyKey": wrong})
+
+
+def test_the_idempotency_key_may_be_a_header(url: str) -> None:
+    with httpx.Client(base_url=url) as http:
+        credentials = {"email": "erin@example.com", "password": "correct horse"}
+        assert http.post("/api/v1/signup", json=credentials).status_code == 200
+        session = {"authorization": f"Bearer {http.post('/api/v1/signin', json=credentials).json()['token']}"}
+
+        def credit(amount: str, **headers: str) -> tuple[int, object]:
+            wanted = {"asset": "USDT", "amount": amount}
+            answer = http.post("/api/v1/faucet", json=wanted, headers={**session, **headers})
+            return answer.status_code, answer.json().get("free", answer.json().get("code"))
+
+        assert credit("5", **{"Idempotency-Key": "one"}) == (200, "5.00000000")
+        assert credit("7") == (200, "12.00000000")
+        assert credit("5", **{"Idempotency-Key": "one"}) == (200, "5.00000000"), "the first outcome"
+        assert credit("6", **{"Idempotency-Key": "one"}) == (422, -2010)
+        assert credit("1") == (200, "13.00000000")
+        assert credit("1", **{"Idempotency-Key": "x" * 65}) == (400, -1100)

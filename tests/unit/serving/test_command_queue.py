@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, cast
 
 import hiredis
 import pytest
 
+from functions.errors import ApiError
 from protocol import streams
 from protocol.codec import decode_commands, encode_frame
-from protocol.commands import CancelOrder, LoggedCommand
+from protocol.commands import CancelOrder, Command, LoggedCommand
 from protocol.orders import RejectReason
 from protocol.replies import Refused
 from protocol.units import AccountId, OrderId, TimeMs
@@ -42,37 +44,111 @@ class Wire:
 
 
 class NoBacklog:
-    age_ms = (0,)
+    age_ms: tuple[int, ...] = (0,)
     halted = frozenset[int]()
 
 
-@pytest.fixture
-async def replies() -> AsyncIterator[ReplyWaiter]:
-    waiter = ReplyWaiter(5_000)
-    yield waiter
-    await waiter.close()
+class Queue(NamedTuple):
+    queue: CommandQueue
+    wire: Wire
+    backlog: NoBacklog
+    replies: ReplyWaiter
+
+    def cancels(self, count: int) -> tuple[list[Command], list[asyncio.Future[Any]]]:
+        commands: list[Command] = [
+            CancelOrder(self.queue.next_request_id(), "test", AccountId(1), "BTCUSDT", OrderId(1 + number))
+            for number in range(count)
+        ]
+        return commands, [self.queue.submit(each) for each in commands]
+
+    def refuse(self, command: Command) -> None:
+        self.replies.resolve(encode_frame([Refused(command.request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)]))
 
 
-async def test_what_has_its_reply_is_not_sent_again(replies: ReplyWaiter) -> None:
-    wire, settings = Wire(), Settings()
+@asynccontextmanager
+async def made(timeout_ms: int = 5_000) -> AsyncIterator[Queue]:
+    wire, settings, backlog = Wire(), Settings(reply_timeout_ms=timeout_ms), NoBacklog()
+    replies = ReplyWaiter(timeout_ms)
     queue = CommandQueue(
-        cast("RedisLinks", wire), cast("RedisLink", wire), replies, cast("Backlog", NoBacklog()), "test",
+        cast("RedisLinks", wire), cast("RedisLink", wire), replies, cast("Backlog", backlog), "test",
         settings.market_map(), settings,
     )  # fmt: skip
-    commands = [
-        CancelOrder(queue.next_request_id(), "test", AccountId(1), "BTCUSDT", OrderId(number)) for number in (1, 2, 3)
-    ]
-    futures: list[asyncio.Future[Any]] = [queue.submit(each) for each in commands]
-    await asyncio.sleep(0)
-    assert wire.commands() == [commands]
-    # The shard has read the batch and refused the second of it; the answer to the append is lost.
-    replies.resolve(encode_frame([Refused(commands[1].request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)]))
-    wire.sent[0][1](ConnectionError("connection to Redis lost"))
-    queue.retry_lost()
-    assert wire.commands() == [commands, [commands[0], commands[2]]]
-    assert [each.done() for each in futures] == [False, True, False]
-    wire.sent[1][1](ConnectionError("connection to Redis lost"))
-    queue.retry_lost()
-    assert len(wire.sent) == 2, "a second loss leaves it unknown what became of them"
-    assert "unknown" in str(futures[0].exception())
-    assert futures[2].exception() is not None
+    yield Queue(queue, wire, backlog, replies)
+    await queue.close()
+    await replies.close()
+
+
+LOST = ConnectionError("connection to Redis lost")
+
+
+async def test_what_has_its_reply_is_not_sent_again() -> None:
+    async with made() as each:
+        commands, futures = each.cancels(3)
+        await asyncio.sleep(0)
+        assert each.wire.commands() == [commands]
+        # The shard has read the batch and refused the second of it; the answer to the append is lost.
+        each.refuse(commands[1])
+        each.wire.sent[0][1](LOST)
+        each.queue.retry_lost()
+        assert each.wire.commands() == [commands, [commands[0], commands[2]]]
+        assert [future.done() for future in futures] == [False, True, False]
+
+
+async def test_it_is_sent_again_as_often_as_it_is_lost_until_the_time_is_up() -> None:
+    async with made(300) as each:
+        commands, (future,) = each.cancels(1)
+        await asyncio.sleep(0)
+        for number in range(3):
+            each.wire.sent[number][1](LOST)
+            each.queue.retry_lost()
+        assert each.wire.commands() == [commands] * 4, "the same number each time"
+        with pytest.raises(ApiError, match="-1007"):
+            await future
+        each.wire.sent[3][1](LOST)
+        each.queue.retry_lost()
+        assert len(each.wire.sent) == 4
+
+
+async def test_what_redis_refuses_at_first_was_never_done_but_a_repetition_says_nothing_of_the_first() -> None:
+    async with made() as each:
+        _, (first,) = each.cancels(1)
+        await asyncio.sleep(0)
+        each.wire.sent[0][1](hiredis.ReplyError("OOM"))
+        assert "-1001" in str(first.exception())
+        (command,), (second,) = each.cancels(1)
+        await asyncio.sleep(0)
+        each.wire.sent[1][1](LOST)
+        each.queue.retry_lost()
+        each.wire.sent[2][1](hiredis.ReplyError("OOM"))
+        assert not second.done()
+        each.refuse(command)
+        assert second.done()
+
+
+async def test_replies_that_nobody_heard_are_asked_for_again() -> None:
+    async with made() as each:
+        commands, _ = each.cancels(3)
+        await asyncio.sleep(0)
+        each.wire.sent[0][1](b"1-0")
+        each.refuse(commands[0])
+        unsent, _ = each.cancels(1)  # of this tick: on its way anyway
+        each.queue.repeat_unanswered()
+        assert each.wire.commands() == [commands, commands[1:]]
+        await asyncio.sleep(0)
+        assert each.wire.commands()[2:] == [unsent]
+
+
+async def test_what_its_shard_has_gone_past_without_an_answer_is_sent_once_more() -> None:
+    async with made(2_000) as each:
+        commands, _ = each.cancels(2)
+        await asyncio.sleep(0)
+        each.wire.sent[0][1](b"1-0")
+        each.refuse(commands[0])
+        each.backlog.age_ms = (900,)
+        await asyncio.sleep(1.1)
+        each.queue.repeat_overdue()
+        assert len(each.wire.sent) == 1, "it may still wait its turn"
+        each.backlog.age_ms = (0,)
+        each.queue.repeat_overdue()
+        each.queue.repeat_overdue()
+        assert each.wire.commands() == [commands, commands[1:]]

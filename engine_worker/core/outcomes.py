@@ -1,0 +1,122 @@
+"""What came of requests that may come again: by the gateway that sent them, or by the idempotency key of their account.
+
+The first outcome is remembered for a window of the shard's time from when it was known. A request that still waits for its outcome is
+not in a window; it stays until it is answered. Whether an outcome is too old depends on the times alone. When it is dropped
+depends on the number of commands since, so that no command has to drop many.
+"""
+
+import hashlib
+from collections import deque
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from protocol.codec import encode_frame
+from protocol.commands import Deposit, PlaceOrder, Withdraw
+from protocol.orders import OrderType
+from protocol.replies import Reply
+from protocol.units import TimeMs
+
+K = TypeVar("K")
+
+Request = tuple[str, int]
+"""(reply channel, request id): who waits for a reply."""
+KeyedCommand = PlaceOrder | Deposit | Withdraw
+_FINGERPRINT_BYTES: Final = 16
+
+
+class FirstOutcome(msgspec.Struct, Generic[K], frozen=True, array_like=True, gc=False):
+    """The reply to the first of several equal requests, and when it was given."""
+
+    key: K
+    time: TimeMs
+    reply: Reply
+    fingerprint: bytes = b""
+
+
+class FirstOutcomes(Generic[K]):
+    """First outcomes by key, for `window_ms` each."""
+
+    __slots__ = ("_by_key", "oldest_first", "window_ms")
+
+    def __init__(self, window_ms: int) -> None:
+        self.window_ms = window_ms
+        self.oldest_first: deque[FirstOutcome[K]] = deque()
+        """A key that was used again after its window may be here twice."""
+        self._by_key: dict[K, FirstOutcome[K]] = {}
+
+    def __len__(self) -> int:
+        """How many keys are kept, with those that are too old and not dropped yet."""
+        return len(self._by_key)
+
+    def find(self, key: K, now: TimeMs) -> FirstOutcome[K] | None:
+        """Return the first outcome, or None when there is none or it is too old."""
+        outcome = self._by_key.get(key)
+        return None if outcome is None or now - outcome.time > self.window_ms else outcome
+
+    def remember(self, outcome: FirstOutcome[K]) -> None:
+        """Keep an outcome, the newest of all."""
+        self._by_key[outcome.key] = outcome
+        self.oldest_first.append(outcome)
+
+    def drop_old(self, now: TimeMs, most: int) -> int:
+        """Drop up to `most` outcomes that are too old; return how many it were."""
+        oldest_first, window_ms = self.oldest_first, self.window_ms
+        dropped = 0
+        while dropped < most and oldest_first and now - oldest_first[0].time > window_ms:
+            outcome = oldest_first.popleft()
+            if self._by_key.get(outcome.key) is outcome:
+                del self._by_key[outcome.key]
+            dropped += 1
+        return dropped
+
+
+class KeyedRequest:
+    """A request with an idempotency key that waits for its outcome, and its repetitions, which wait for the same."""
+
+    __slots__ = ("fingerprint", "repeated_by")
+
+    def __init__(self, fingerprint: bytes) -> None:
+        self.fingerprint = fingerprint
+        self.repeated_by: list[Request] = []
+
+
+class KeyedRequests:
+    """The idempotency keys of one account."""
+
+    __slots__ = ("outcomes", "under_way")
+
+    def __init__(self, window_ms: int) -> None:
+        self.outcomes: FirstOutcomes[str] = FirstOutcomes(window_ms)
+        self.under_way: dict[str, KeyedRequest] = {}
+
+    def has_room(self, now: TimeMs, keys_max: int) -> bool:
+        """Return whether the account may use one more key; drops what is in the way and too old."""
+        while len(self.outcomes) + len(self.under_way) >= keys_max:
+            if not self.outcomes.drop_old(now, 1):
+                return False
+        return True
+
+
+def fingerprint_of(command: KeyedCommand) -> bytes:
+    """Return a hash of what the client asked for: two requests with one key must agree in it.
+
+    The protective price of a MARKET order is not the client's, and it moves with the book. Fields that are appended to commands
+    later belong here only when they differ from their defaults, or an upgrade would tell equal requests apart.
+    """
+    match command:
+        case PlaceOrder():
+            asked: tuple[object, ...] = (
+                command.client_order_id,
+                command.market,
+                command.side,
+                command.order_type,
+                command.time_in_force,
+                0 if command.order_type is OrderType.MARKET else command.price,
+                command.quantity,
+                command.quote_quantity,
+                command.self_trade_prevention,
+            )
+        case Deposit() | Withdraw():
+            asked = (command.asset, command.amount, command.transfer_id)
+    return hashlib.blake2b(encode_frame((type(command).__name__, asked)), digest_size=_FINGERPRINT_BYTES).digest()
