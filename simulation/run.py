@@ -245,7 +245,7 @@ class Simulation:
 
     def _round(self) -> None:
         self.surroundings.now += 50
-        action = Action(Act.CLOCK, 0, 0)
+        action = Action(Act.CLOCK, 0, self.surroundings.now // 50)  # another number each time: gateways repeat now and then
         for gateway in self.gateways:
             gateway.run(action)
         for pair in self.workers:
