@@ -150,6 +150,8 @@ class Simulation:
                 process = processes[dice.below(len(processes))]
                 self.surroundings.inject(f"kill {'paused' if process.busy else 'idle'} ({process.kind})")
                 process.kill()
+            case Act.DIVERGE:
+                self.workers[shard][dice.below(SLOTS)].diverge()
             case Act.GARBAGE:
                 self._write_garbage(shard, dice)
             case Act.LOSE_TAIL:
