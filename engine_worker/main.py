@@ -17,9 +17,10 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from engine_worker import snapshot_from_log
+from engine_worker import metrics, snapshot_from_log
 from engine_worker.candidate import Candidate
 from engine_worker.care import Care
+from engine_worker.checksum import StateDiffers
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
@@ -40,6 +41,8 @@ from runtime.tracing import Tracer, tracer_of
 
 DURABILITY_RETRY_S = 1.0
 """How often a worker that cannot stand by asks whether its server would keep what is written to it."""
+DIFFERS_RETRY_S = 30.0
+"""After so long a worker whose state was not the leader's restores the newest snapshot; the supervisor waits as long after a halt."""
 BLOCKS_PER_LEASE = 10
 """A step waits so long a part of the lease for input; the granularity of everything else that this process does."""
 
@@ -96,6 +99,14 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
             probes.starting(str(error))
             stopping.wait(DURABILITY_RETRY_S)
+        except StateDiffers as error:
+            # The leader's state is what was published, and the leader goes on. This process stays, so that its metric is seen.
+            if not _another_leads(settings):
+                raise
+            _log.critical("this worker cannot stand by", shard=settings.shard, reason=str(error))
+            metrics.DIFFERS.labels(settings.shard).set(1)
+            probes.starting(str(error))
+            stopping.wait(DIFFERS_RETRY_S)
     if tracer is not None:
         tracer.close()
 
@@ -143,6 +154,7 @@ def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process:
     candidate = Candidate(worker, log, settings.engine_name(), os.getpid(), settings.lease_ms)
     probes.starting("restoring the shard's state")
     candidate.join()
+    metrics.DIFFERS.labels(settings.shard).set(0)
     probes.ready_when("shard", lambda: why_not_ready(worker, settings.ready_lag_ms_max))
     gc.freeze()
     if was_away:
@@ -173,7 +185,7 @@ def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process:
             probes.turned()
             stopping.wait(RETRY_AFTER_S)
             continue
-        except Rewound:
+        except (Rewound, StateDiffers):
             snapshotter.abandon()
             raise
         if not candidate.leads and not processed:

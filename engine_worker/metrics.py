@@ -14,6 +14,11 @@ EPOCH: Final = Gauge("engine_epoch", "The epoch in which this worker leads; 0: i
 TAKEOVERS: Final = Counter("engine_takeovers", "Times that this worker has taken the shard over", ["shard"])
 STANDBYS: Final = Gauge("engine_standbys", "Standbys of the shard, as its leader sees them", ["shard"])
 LAG: Final = Gauge("engine_standby_lag_seconds", "How far a standby is behind the committed position", ["shard"])
+DIFFERS: Final = Gauge(
+    "engine_standby_differs",
+    "1: this worker follows no more, since its state is not the leader's; 0: it is, as far as it was compared",
+    ["shard"],
+)
 
 ENTRIES: Final = Histogram("engine_batch_entries", "Stream entries in one batch", ["shard"], buckets=_SIZE_BUCKETS)
 BATCH_COMMANDS: Final = Histogram(
@@ -74,6 +79,7 @@ class BatchMetrics:
 
     def __init__(self, shard: int) -> None:
         TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
+        DIFFERS.labels(shard)
         self._entries = ENTRIES.labels(shard)
         self._batch_commands = BATCH_COMMANDS.labels(shard)
         self._commands = COMMANDS.labels(shard)

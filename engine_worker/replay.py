@@ -2,7 +2,7 @@
 
 Only reads. Where the past comes from is a `ReplaySource`: a running exchange's Redis (`StreamLogSource`), or an archive of it. What
 is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte and so every `StateHashed` among them; every
-snapshot that is passed on the way; at the end, what the shard itself says of its state.
+snapshot, and the checksum of a commit, that is passed on the way; at the end, what the shard itself says of its state.
 """
 
 from collections import deque
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from engine_worker.checksum import state_checksum
 from engine_worker.core import shard as core
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash
@@ -21,7 +22,7 @@ from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
 from protocol.windows import Windows
-from runtime.stream_log import Entry, StreamLog
+from runtime.stream_log import Entry, StateChecksum, StreamLog
 
 READ_ENTRIES = 500
 """Entries read at once."""
@@ -121,6 +122,8 @@ class Verdict(msgspec.Struct, frozen=True):
     foreign: int
     """Entries of `ev` that no shard can have written."""
     difference: Difference | None
+    checksums: int = 0
+    """Of commits, passed on the way, and the same."""
 
 
 class _Differs(Exception):  # noqa: N818 - ends the replay
@@ -190,9 +193,17 @@ class Verifier:
     """Replays, and compares with what the exchange wrote, up to a position."""
 
     def __init__(
-        self, source: ReplaySource, replay: Replay, goal: StreamId, events_after: StreamId | None = None
+        self,
+        source: ReplaySource,
+        replay: Replay,
+        goal: StreamId,
+        events_after: StreamId | None = None,
+        checksum: StateChecksum | None = None,
     ) -> None:
-        """Compare events after `events_after`, an id at which a batch ended; None: from the replay's start."""
+        """Compare events after `events_after`, an id at which a batch ended; None: from the replay's start.
+
+        `checksum` is that of a commit; it is compared if the replay comes by its entry.
+        """
         self.replay = replay
         self._source = source
         self._goal = goal
@@ -205,7 +216,8 @@ class Verifier:
         self._produced: deque[bytes] = deque()
         """Events that the replay produced, until they are found."""
         self._snapshots = {snapshot_stream_id(each): each for each in source.snapshots()}
-        self._events = self._hashes = self._same_snapshots = self._foreign = 0
+        self._checksum = checksum
+        self._events = self._hashes = self._same_snapshots = self._foreign = self._same_checksums = 0
 
     def run(self) -> Iterator[int]:
         """Replay and compare; yield the number of commands applied, now and then. Afterwards ask for the `verdict`.
@@ -225,6 +237,8 @@ class Verifier:
                             self._compare()
                         if stream_id in self._snapshots:
                             self._compare_snapshot(stream_id)
+                        if self._checksum is not None and stream_id == self._checksum.stream_id:
+                            self._compare_checksum(self._checksum)
                 except _Differs:
                     self._source.entries(chunk_start, 1)  # trimmed meanwhile? Then the events are, too
                     raise
@@ -261,6 +275,7 @@ class Verifier:
             self._same_snapshots,
             self._foreign,
             self.difference,
+            self._same_checksums,
         )
 
     def _next_found(self) -> Entry | None:
@@ -306,10 +321,30 @@ class Verifier:
         self._hashes += commands[1] // core.STATE_HASH_INTERVAL - commands[0] // core.STATE_HASH_INTERVAL
         self._batch_command = commands[1]
 
-    def _compare_snapshot(self, stream_id: StreamId) -> None:
-        frame = self._take()
-        if frame:
+    def _take_aside(self) -> None:
+        """Take what the replay produced, and keep it until it is found."""
+        if frame := self._take():
             self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
+
+    def _compare_checksum(self, committed: StateChecksum) -> None:
+        self._take_aside()
+        shard = self.replay.shard
+        own = state_checksum(shard)
+        if own != committed.checksum:
+            raise _Differs(
+                Difference(
+                    streams.checksum(shard.index),
+                    committed.stream_id,
+                    (self._first_command, shard.command_count),
+                    "the checksum of the commit",
+                    own,
+                    committed.checksum,
+                )
+            )
+        self._same_checksums += 1
+
+    def _compare_snapshot(self, stream_id: StreamId) -> None:
+        self._take_aside()
         snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
         if snapshot != own:
             shard = self.replay.shard
@@ -328,8 +363,7 @@ class Verifier:
 
     def _compare_rest(self) -> None:
         """Find what is still missing: an entry of `ev` may have a later id when somebody else wrote into it."""
-        if frame := self._take():
-            self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
+        self._take_aside()
         while self._produced and self._next_found() is not None:
             self._compare()
         if self._produced:

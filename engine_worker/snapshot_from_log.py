@@ -1,7 +1,7 @@
 """A snapshot by a process of its own: `python -m engine_worker.snapshot_from_log`; its size goes to the standard output.
 
-It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as it is then, saves, and
-ends. The leader, with however much in memory, has nothing to fork, and goes on meanwhile.
+It is a standby that nobody counts on: it restores the snapshot before, follows the log up to the position as it is then, compares what
+it came to with the leader's commit, saves, and ends. The leader, with however much in memory, has nothing to fork, and goes on meanwhile.
 """
 
 import gc
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from engine_worker.checksum import StateDiffers
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.snapshots import IMPOSSIBLE, STDOUT, be_patient, save
 from engine_worker.worker import LogDamaged, Worker
@@ -44,6 +45,10 @@ def main() -> None:
     configure_logs(settings, f"{settings.engine_name()}-snapshot")
     try:
         size = _make(settings)
+    except StateDiffers as error:
+        # Its parent's state is what was published, so that one goes on, and forks the next snapshot.
+        _log.critical("no snapshot from the log: its state differs", shard=settings.shard, reason=str(error))
+        sys.exit(1)
     except InvariantBroken as error:
         _log.critical("the state is wrong", shard=settings.shard, reason=str(error))
         sys.exit(IMPOSSIBLE)

@@ -127,7 +127,7 @@ class Snapshotter:
                 _log.info("no core is idle for a snapshot; the next one takes its share", shard=self._index)
                 self._is_urgent = True
                 self.abandon()
-        elif self._falls_due() and self._has_news() and self._is_its_turn():
+        elif self._worker.is_compared and self._falls_due() and self._has_news() and self._is_its_turn():
             self._child = self._start()
 
     def _falls_due(self) -> bool:

@@ -3,9 +3,12 @@
 Recovery is start-up: restore the newest snapshot, apply the input up to the committed position, take the shard over, deliver what was
 committed but not delivered, and go on. Between the second and the third of these a standby stays for as long as another worker
 leads: it follows. What a step says – replies, messages to other shards, answers to queries – it says after its commit.
+
+Whoever follows compares its state with the checksum of the leader's commits, and never leads with another one (checksum.py).
 """
 
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
@@ -13,6 +16,7 @@ from typing import Any, Self
 import msgspec
 import structlog
 
+from engine_worker.checksum import StateDiffers, compare, state_checksum
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
@@ -47,7 +51,16 @@ from protocol.streams import (
 from protocol.units import TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
 from runtime.settings import Settings
-from runtime.stream_log import Commit, DeadLetter, Entry, Outgoing, Rewound, ShardPosition, StreamLog
+from runtime.stream_log import (
+    Commit,
+    DeadLetter,
+    Entry,
+    Outgoing,
+    Rewound,
+    ShardPosition,
+    StateChecksum,
+    StreamLog,
+)
 from runtime.tracing import Tracer
 
 _log = structlog.get_logger()
@@ -112,6 +125,10 @@ class Worker:
         nobody may write."""
         self.lag_ms = 0
         """How far a worker that does not lead is behind the position, as it saw that last."""
+        self._committed: StateChecksum | None = None
+        """The checksum to compare with when its entry is reached. A later one is looked for only then: a worker that is far behind would
+        otherwise chase the newest and never compare."""
+        self._differs: StateDiffers | None = None
         self._renewals: Renewals | None = None
         """When the lease is due, while this worker has one."""
         self._to_say: list[tuple[str, bytes]] = []
@@ -141,6 +158,11 @@ class Worker:
         """Whether this worker has taken its shard over. Another one may have done so since; the next step will tell."""
         return self.position.epoch > 0
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether its state is that of the leader as far as anybody can tell: at its very position, or there is nothing to compare with."""
+        return self._differs is None and self._committed is None
+
     def start(self) -> None:
         """Bring the shard to its committed position and take it over, whoever leads it.
 
@@ -157,6 +179,7 @@ class Worker:
         Raises:
             LogDamaged: that position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
+            StateDiffers: this worker's state is not the one that was committed.
         """
         restored = self._restore()
         followed = self._follow_to(self._streams.position(self._index))
@@ -176,9 +199,11 @@ class Worker:
             LogDamaged: the input does not reach the position, or not as far back as the newest usable snapshot.
             InvariantBroken: the state that was committed is wrong.
             LaterFormatError: a later release has led meanwhile; this program must not lead after it.
+            StateDiffers: this worker's state is not the one that was committed; it will neither follow nor lead any more.
         """
+        self._check_agrees()
         after = self.position.stream_id
-        entries, goal, trimmed_to = self._streams.read_committed(self._index, after, entries_max)
+        entries, goal, trimmed_to, checksum = self._streams.read_committed(self._index, after, entries_max)
         self._check_not_behind(goal)
         if split_stream_id(trimmed_to) > split_stream_id(after):
             # This worker was away for so long that what it has not applied yet may be gone.
@@ -194,6 +219,9 @@ class Worker:
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
             )
+        self._committed = self._due(checksum, goal)
+        self._compare()
+        entries = self._up_to_due(entries)
         collected_to = split_stream_id(self._collected_to)
         is_new = split_stream_id(after) >= collected_to
         for entry in entries:
@@ -208,8 +236,40 @@ class Worker:
             if is_new:
                 self.unstored_orders.add(output.events, self.position.stream_id)
         self._look_what_is_stored()
+        self._compare()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
         return len(entries)
+
+    def _due(self, newest: StateChecksum | None, goal: ShardPosition) -> StateChecksum | None:
+        """Return what to compare with next: what was waited for, unless Redis has lost it, or what was committed last."""
+        begin, end = split_stream_id(self.position.stream_id), split_stream_id(goal.stream_id)
+        for each in (self._committed, newest):
+            # The newest is behind when a program that writes none has led since.
+            if each is not None and begin <= split_stream_id(each.stream_id) <= end:
+                return each
+        return None
+
+    def _up_to_due(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries up to the one at which to compare; the rest is read again."""
+        if self._committed is None:
+            return entries
+        due = split_stream_id(self._committed.stream_id)
+        return entries[: bisect_right(entries, due, key=lambda entry: split_stream_id(entry.stream_id))]
+
+    def _compare(self) -> None:
+        """Compare if it is time to, and have nothing to compare with afterwards."""
+        if self._committed is None or self._committed.stream_id != self.position.stream_id:
+            return
+        committed, self._committed = self._committed, None
+        try:
+            compare(self.shard, committed)
+        except StateDiffers as error:
+            self._differs = error
+            raise
+
+    def _check_agrees(self) -> None:
+        if self._differs is not None:
+            raise self._differs
 
     def lead(self, candidate: Leader | None = None, over: Leader | None = None) -> None:
         """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go live.
@@ -221,7 +281,10 @@ class Worker:
             Rewound: Redis has lost what this worker has applied.
             LogDamaged: the committed position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
+            StateDiffers: this worker's state is not the one that was committed.
         """
+        # Before and after: a worker that must not lead must not push aside one that does, and the last commit may come in between.
+        self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
         if candidate is not None:
             self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms())
@@ -291,11 +354,13 @@ class Worker:
             )
 
     def _follow_to(self, goal: ShardPosition) -> int:
+        """Follow at least up to there, and on to an entry at which the state has been compared; also when there is nothing to follow."""
         followed = 0
-        while split_stream_id(self.position.stream_id) < split_stream_id(goal.stream_id):
+        while True:
             followed += self.follow(REPLAY_ENTRIES)
             self._keep_lease()
-        return followed
+            if self._committed is None and split_stream_id(self.position.stream_id) >= split_stream_id(goal.stream_id):
+                return followed
 
     def _deliver_rest(self) -> None:
         """Deliver what is still in the outbox; the targets drop what they have seen. What is no message is a dead letter."""
@@ -377,6 +442,7 @@ class Worker:
                 output.frame,
                 outbox,
                 dead_letters,
+                state_checksum(self.shard),
             )
         )
         committed = time.perf_counter()

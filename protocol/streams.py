@@ -8,6 +8,7 @@ A market's read models carry the tag of the market's shard.
 | `in:{k}`                  | stream   | gateways, shards | command frames and message frames; trimmed to the older snapshot |
 | `query:{k}`               | stream   | gateways         | query frames; no part of the log                              |
 | `pos:{k}`                 | string   | shard            | `epoch|stream_id`: who may write, and up to where `in` is done |
+| `pos:{k}:checksum`        | string   | shard            | `stream_id|checksum`: what the leader's state came to with the last commit |
 | `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
 | `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
 | `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see protocol/lease.py; expires when it falls silent |
@@ -151,6 +152,11 @@ def queries(shard: int) -> str:
 def position(shard: int) -> str:
     """`pos:{k}`."""
     return f"pos:{{{shard}}}"
+
+
+def checksum(shard: int) -> str:
+    """`pos:{k}:checksum`. Who may write the position may write it, and whoever removes the one removes the other."""
+    return f"pos:{{{shard}}}:checksum"
 
 
 def events(shard: int) -> str:

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
+from runtime.stream_log import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    SavedSnapshot,
+    ShardPosition,
+    StateChecksum,
+)
 
 
 class MemoryStreamLog:
@@ -19,6 +28,7 @@ class MemoryStreamLog:
         self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
+        self._checksums: dict[int, StateChecksum] = {}
         self._heard: dict[int, StreamId] = {}
         self._snapshots: defaultdict[int, list[tuple[StreamId, int, bytes]]] = defaultdict(list)
         """Shard -> (reaches up to, saved at, the bytes), newest first."""
@@ -67,6 +77,10 @@ class MemoryStreamLog:
     def position(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
         return self._positions.get(shard, ShardPosition(0, STREAM_START))
+
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """See `StreamLog`."""
+        return self._checksums.get(shard)
 
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
         """See `StreamLog`."""
@@ -119,6 +133,7 @@ class MemoryStreamLog:
             [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
             position,
             min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+            self.checksum(shard),
         )
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
@@ -175,6 +190,9 @@ class MemoryStreamLog:
         for letter in commit.dead_letters:
             self.append(streams.dead_letters(shard), letter.fields())
         self._positions[shard] = ShardPosition(commit.expected.epoch, commit.stream_id)
+        self._checksums.pop(shard, None)
+        if commit.checksum:
+            self._checksums[shard] = StateChecksum(commit.stream_id, commit.checksum)
 
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""

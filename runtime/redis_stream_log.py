@@ -16,9 +16,19 @@ from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.redis_clients import ShardServers
 from runtime.redis_durability import Ask
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, ShardPosition
+from runtime.stream_log import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    Rewound,
+    SavedSnapshot,
+    ShardPosition,
+    StateChecksum,
+)
 
-# Compare, append the events, the outbox and the dead letters, move the position and the group's cursor: all or
+# Compare, append the events, the outbox and the dead letters, move the position, its checksum and the group's cursor: all or
 # nothing. An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
 _COMMIT = (
     """
@@ -28,9 +38,10 @@ end
 if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
 if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
 local frames = tonumber(ARGV[4])
-if frames > 0 then append(KEYS[3], unpack(ARGV, 5, 4 + 2 * frames)) end
-for i = 5 + 2 * frames, #ARGV, 8 do redis.call('XADD', KEYS[4], '*', unpack(ARGV, i, i + 7)) end
+if frames > 0 then append(KEYS[3], unpack(ARGV, 6, 5 + 2 * frames)) end
+for i = 6 + 2 * frames, #ARGV, 8 do redis.call('XADD', KEYS[4], '*', unpack(ARGV, i, i + 7)) end
 redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
+if ARGV[5] ~= '' then redis.call('SET', KEYS[6], ARGV[2] .. '|' .. ARGV[5]) else redis.call('DEL', KEYS[6]) end
 redis.pcall('XGROUP', 'SETID', KEYS[5], '"""
     + streams.ENGINE_GROUP
     + """', ARGV[2])
@@ -347,6 +358,10 @@ class RedisStreamLog:
         """See `StreamLog`."""
         return _position(self.at(shard).get(streams.position(shard)) or b"0|0-0")
 
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """See `StreamLog`."""
+        return _checksum(self.at(shard).get(streams.checksum(shard)))
+
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
         """See `StreamLog`."""
         # On a cluster the shards' positions are on several nodes, which have no moment in common.
@@ -432,12 +447,12 @@ class RedisStreamLog:
         """See `StreamLog`."""
         # In this order: what is committed has been appended, and what was read had not been trimmed before.
         with self.at(shard).pipeline(transaction=False) as pipeline:
-            pipeline.get(streams.position(shard))
+            pipeline.mget(streams.position(shard), streams.checksum(shard))
             pipeline.execute_command(  # type: ignore[no-untyped-call]
                 "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), after
             )
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
-            current, response, saved = pipeline.execute()
+            (current, checksum), response, saved = pipeline.execute()
         position = _position(current or b"0|0-0")
         goal = split_stream_id(position.stream_id)
         entries = [entry for entry in _entries(response) if split_stream_id(entry.stream_id) <= goal]
@@ -454,7 +469,7 @@ class RedisStreamLog:
             self._release(shard)
         _, last = self._followed.get(shard, (0, None))
         self._followed[shard] = (self._connection(shard), entries[-1] if entries else last)
-        return Committed(entries, position, trimmed_to)
+        return Committed(entries, position, trimmed_to, _checksum(checksum))
 
     def _check_followed(self, shard: int, after: StreamId) -> None:
         """Check that the input leads to what a reader has of it up to `after`, if that was read over another connection.
@@ -546,14 +561,17 @@ class RedisStreamLog:
         """
         shard, expected = commit.shard, commit.expected
         arguments: list[Any] = [f"{expected.epoch}|{expected.stream_id}", commit.stream_id, commit.events]
-        arguments.append(len(commit.outbox))
+        arguments += (len(commit.outbox), commit.checksum)
         for target, frame in commit.outbox.items():
             arguments += (target, frame)
         for letter in commit.dead_letters:
             arguments += (part for pair in letter.fields().items() for part in pair)
         keys = [
             key(shard)
-            for key in (streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands)
+            for key in (
+                *(streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands),
+                streams.checksum,
+            )
         ]
         committed = f"{expected.epoch}|{commit.stream_id}"
         asked_again = False
@@ -787,6 +805,13 @@ def _saved(value: bytes, now_ms: int) -> SavedSnapshot:
 def _position(value: Any) -> ShardPosition:
     epoch, _, stream_id = value.decode().partition("|")
     return ShardPosition(int(epoch), StreamId(stream_id))
+
+
+def _checksum(value: Any) -> StateChecksum | None:
+    if value is None:
+        return None
+    stream_id, _, checksum = value.decode().partition("|")
+    return StateChecksum(StreamId(stream_id), checksum)
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:

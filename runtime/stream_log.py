@@ -27,6 +27,13 @@ class ShardPosition(NamedTuple):
     stream_id: StreamId
 
 
+class StateChecksum(NamedTuple):
+    """What a shard's state comes to after an entry of its input; whoever has applied as much must come to the same."""
+
+    stream_id: StreamId
+    checksum: str
+
+
 class DeadLetter(NamedTuple):
     """What could not be understood."""
 
@@ -58,6 +65,8 @@ class Commit(NamedTuple):
     outbox: Mapping[int, bytes] = MappingProxyType({})
     """Target shard -> message frame."""
     dead_letters: Sequence[DeadLetter] = ()
+    checksum: str = ""
+    """Of the state after this batch; empty: nobody can compare with it."""
 
 
 class Outgoing(NamedTuple):
@@ -75,6 +84,8 @@ class Committed(NamedTuple):
     position: ShardPosition
     trimmed_to: StreamId
     """Entries before this one may be gone; read after the entries, so what begins behind it is without a gap."""
+    checksum: StateChecksum | None = None
+    """Of the last commit that had one, which is never beyond the position."""
 
 
 class SavedSnapshot(NamedTuple):
@@ -117,6 +128,10 @@ class StreamLog(Protocol):
 
     def position(self, shard: int) -> ShardPosition:
         """Return the shard's position; (0, "0-0") for a new shard."""
+        ...
+
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """Return the checksum of the last commit; None when it had none. An older program leaves that of an earlier commit."""
         ...
 
     def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:

@@ -5,11 +5,16 @@ from typing import Any, cast
 import redis
 
 from engine_worker.candidate import Candidate
+from engine_worker.checksum import StateDiffers
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
+from protocol.commands import LoggedCommand, ShardMessage
 from protocol.lease import Leader
 from protocol.streams import StreamId
+from protocol.units import TimeMs
 from runtime.stream_log import Fenced
 from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.process import Process, Surroundings
@@ -39,6 +44,8 @@ class EngineWorker(Process):
         self._snapshotter: _Snapshotter | None = None
         self._child: SnapshotChild | None = None
         """Who writes a snapshot for it; one at a time."""
+        self._diverged: Shard | None = None
+        """Its state, if that is wrong on purpose."""
 
     @property
     def leads(self) -> bool:
@@ -65,6 +72,13 @@ class EngineWorker(Process):
                     self._snapshotter.trim()
         except Fenced:
             self.surroundings.inject("fenced (engine)")
+            self.end()
+        except InvariantBroken as error:
+            # Before it comes to a commit with which to compare, such a state may also lead to one that cannot be.
+            if self._diverged is None or self.leads:
+                raise
+            what = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
+            self.surroundings.inject(f"halt of a follower that {what}")
             self.end()
         except redis.ConnectionError:
             if self._candidate is not None:
@@ -112,19 +126,35 @@ class EngineWorker(Process):
 
     def end(self) -> None:
         """Forget the state; the system closes the connection. A child that writes a snapshot outlives its parent."""
-        self._worker = self._candidate = self._snapshotter = self._child = None
+        self._worker = self._candidate = self._snapshotter = self._child = self._diverged = None
         self.log.disconnect(self.name)
 
     def snapshot(self) -> "SnapshotChild | None":
         """Fork the child that has the state as it is now."""
         if self._worker is None or self._snapshotter is None or self.busy or self._child is not None:
             return None
-        if not self._snapshotter.has_news():
+        if not self._worker.is_compared or not self._snapshotter.has_news():
             return None
         self._compare()
         stream_id = self._worker.position.stream_id
         self._child = SnapshotChild(self, encode_snapshot(self._worker.shard, stream_id), stream_id)
         return self._child
+
+    def diverge(self) -> None:
+        """Let it come to another state with the next command that it follows. It must halt before anybody else is told of that state."""
+        worker = self._worker
+        if worker is None or self.leads or self.busy or self._diverged is not None:
+            return
+        shard, apply = worker.shard, worker.shard.apply
+
+        def apply_wrongly(command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
+            apply(command, time)
+            if self._diverged is None and not worker.leads:
+                shard.order_count += 1
+                self._diverged = shard
+                self.surroundings.inject("a follower diverges")
+
+        shard.apply = apply_wrongly  # type: ignore[method-assign]
 
     def look(self) -> None:
         """Compare its state with the twin's, when it is between two steps."""
@@ -132,7 +162,7 @@ class EngineWorker(Process):
             self._compare()
 
     def _compare(self) -> None:
-        if self._worker is not None:
+        if self._worker is not None and self._worker.shard is not self._diverged:
             self.witness.compare_state(self._worker.shard, self._worker.position.stream_id)
 
 

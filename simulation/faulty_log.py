@@ -12,7 +12,16 @@ from protocol import streams
 from protocol.lease import Leader, Sight, Standby
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, ShardPosition
+from runtime.stream_log import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    SavedSnapshot,
+    ShardPosition,
+    StateChecksum,
+)
 from simulation.process import Process
 
 
@@ -80,6 +89,10 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         return self._call("position", lambda: self._log.position(shard))
 
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """See `StreamLog`."""
+        return self._call("checksum", lambda: self._log.checksum(shard))
+
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
 
@@ -110,7 +123,8 @@ class FaultyLog(MemoryStreamLog):
 
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
         """See `StreamLog`."""
-        position = self.position(shard)
+        # One command for both, so they are of one moment.
+        position, checksum = self._call("position", lambda: (self._log.position(shard), self._log.checksum(shard)))
         entries = self.read({streams.commands(shard): after}, count, 0)
         ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
         goal = split_stream_id(position.stream_id)
@@ -118,6 +132,7 @@ class FaultyLog(MemoryStreamLog):
             [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
             position,
             min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+            checksum,
         )
 
     def renew_lease(self, shard: int, leader: Leader) -> None:

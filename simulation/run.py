@@ -154,6 +154,8 @@ class Simulation:
                 process = processes[dice.below(len(processes))]
                 self.surroundings.inject(f"kill {'paused' if process.busy else 'idle'} ({process.kind})")
                 process.kill()
+            case Act.DIVERGE:
+                self.workers[shard][dice.below(SLOTS)].diverge()
             case Act.GARBAGE:
                 self._write_garbage(shard, dice)
             case Act.LOSE_TAIL:
@@ -245,7 +247,9 @@ class Simulation:
 
     def _round(self) -> None:
         self.surroundings.now += 50
-        action = Action(Act.CLOCK, 0, self.surroundings.now // 50)  # another number each time: gateways repeat now and then
+        action = Action(
+            Act.CLOCK, 0, self.surroundings.now // 50
+        )  # another number each time: gateways repeat now and then
         for gateway in self.gateways:
             gateway.run(action)
         for pair in self.workers:

@@ -37,6 +37,8 @@ class Act(Enum):
     """The newest snapshot of a shard is damaged."""
     KILL = "kill"
     """A process is ended wherever it stands, also in the middle of a pause."""
+    DIVERGE = "diverge"
+    """A worker that follows comes to another state than the leader, as one with other settings or another program does."""
     GARBAGE = "garbage"
     """Somebody writes nonsense into a stream."""
     CLOCK = "clock"
@@ -140,6 +142,7 @@ _WEIGHTS = {
     Act.SAVE: 2.0,
     Act.TEAR: 0.2,
     Act.KILL: 0.8,
+    Act.DIVERGE: 0.3,
     Act.GARBAGE: 0.3,
     Act.CLOCK: 0.6,
 }

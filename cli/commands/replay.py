@@ -66,14 +66,15 @@ def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json
 
 
 def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quiet: bool) -> _Report:
+    log = RedisStreamLog.connect(settings.resolved_redis_url())
+    checksum = log.checksum(shard)  # before the goal is known, so that it is not beyond
     with connect(settings) as client:
         reply = audit(client, [shard]).get(shard)
-    log = RedisStreamLog.connect(settings.resolved_redis_url())
     goal = reply.position if reply is not None else log.position(shard).stream_id
     source = StreamLogSource(log, shard)
     try:
         start = _start(settings, source, shard, from_beginning)
-        verifier = Verifier(source, start, goal)
+        verifier = Verifier(source, start, goal, checksum=checksum)
         began = time.monotonic()
         _run(verifier, reply, shard, quiet=quiet)
         seconds = time.monotonic() - began
@@ -124,7 +125,10 @@ def _show(report: _Report) -> None:
     verdict = report.verdict
     begin = f"from {verdict.start}" if split_stream_id(verdict.start) != (0, 0) else "from the beginning"
     result = "[green]the same[/]" if report.same else "[bold red]not the same[/]"
-    compared = f"{verdict.events:,} events, {verdict.state_hashes} state hashes, {verdict.snapshots} snapshots"
+    compared = (
+        f"{verdict.events:,} events, {verdict.state_hashes} state hashes, {verdict.snapshots} snapshots, "
+        f"{verdict.checksums} checksums of commits"
+    )
     end = "and the shard's own state" if report.asked_the_shard else "(the shard itself does not answer)"
     facts = {
         f"shard {verdict.shard}": f"{result}, {begin} to {verdict.end}",

@@ -284,10 +284,13 @@ class Shard:
     def digest(self) -> str:
         """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
 
+        Markets and assets that nothing has happened to are left out: while one is added, some workers know it already and others do not.
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
         totals = [
-            (asset, total.fees, total.deposited, total.withdrawn, total.settled) for asset, total in self.totals.items()
+            (asset, total.fees, total.deposited, total.withdrawn, total.settled)
+            for asset, total in self.totals.items()
+            if total.deposited or total.withdrawn or total.settled or total.fees
         ]
         markets = [
             (
@@ -298,6 +301,7 @@ class Shard:
                 ),
             )
             for symbol, state in self.markets.items()
+            if state.sequence
         ]
         counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts), len(self.requests))
         mail = (list(self.received.items()), list(self.sent.items()))

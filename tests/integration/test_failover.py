@@ -69,8 +69,10 @@ class Workers:
         # Nothing is trimmed: at the end the whole input is applied once more.
         self.log.mark_passed(SHARD, ARCHIVE_READER, STREAM_START)
 
-    def start(self, name: str, module: str = "engine_worker.main") -> None:
-        own = {PREFIX + key.upper(): str(value) for key, value in {**self._settings, "engine": name}.items()}
+    def start(self, name: str, module: str = "engine_worker.main", **others: object) -> None:
+        """Start a process; `others` are settings of its own."""
+        settings = {**self._settings, "engine": name, **others}
+        own = {PREFIX + key.upper(): str(value) for key, value in settings.items()}
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | own
         with (self._folder / f"{name}.log").open("ab") as output:
             self.running[name] = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=output)

@@ -68,7 +68,8 @@ def replay(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | Non
 
 def verified(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | None = None) -> Verifier:
     source = StreamLogSource(log, index)
-    verifier = Verifier(source, replay(log, index, markets, snapshot), log.position(index).stream_id)
+    again, goal = replay(log, index, markets, snapshot), log.position(index).stream_id
+    verifier = Verifier(source, again, goal, checksum=log.checksum(index))
     for _ in verifier.run():
         pass
     return verifier
@@ -91,7 +92,7 @@ def test_a_replay_from_anywhere_is_the_same(log: StreamLog, shard_count: int) ->
             verifier.compare_digest(each.shard.command_count, each.shard.digest())
             verdict = verifier.verdict()
             assert verdict.difference is None
-            assert verdict.snapshots == passed
+            assert (verdict.snapshots, verdict.checksums) == (passed, 1)
             assert encode_snapshot(verifier.replay.shard, STREAM_START) == encode_snapshot(each.shard, STREAM_START)
             if snapshot is None:
                 entries = log.read({streams.events(index): STREAM_START}, 10_000, 0)
@@ -183,6 +184,19 @@ def test_another_state_of_the_running_shard_is_noticed(memory: MemoryStreamLog) 
     assert found.what == "the running shard's state"
 
 
+def test_a_commit_of_another_state_is_noticed_where_no_event_shows_it(memory: MemoryStreamLog) -> None:
+    exchange(memory, 1)
+    committed = memory.checksum(0)
+    assert committed is not None
+    memory._checksums[0] = committed._replace(checksum="another")
+    found = difference(memory, market_map(1))
+    assert (found.stream, found.stream_id, found.found) == ("pos:{0}:checksum", committed.stream_id, "another")
+    # One that the replay does not come by is not compared.
+    memory._checksums[0] = committed._replace(checksum="another", stream_id=StreamId("1-0"))
+    verdict = verified(memory, 0, market_map(1)).verdict()
+    assert (verdict.difference, verdict.checksums) == (None, 0)
+
+
 def test_another_program_is_noticed(memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange(memory, 1)
     settle = Shard._place_order
@@ -234,6 +248,7 @@ def test_the_command_ends_with_0_or_1_and_names_the_first_difference(
     assert told.exit_code == 0, told.output
     assert f"{only.shard.command_count:,} commands" in told.output
     assert "does not answer" in told.output
+    assert "1 checksums of commits" in told.output
     forged = encode_frame([StateHashed(TimeMs(1), 1, "forged")])
     client = redis.Redis.from_url(redis_url)
     # In the place of an entry that the shard has written.

@@ -9,7 +9,7 @@ from protocol import streams
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StreamLog
+from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StateChecksum, StreamLog
 from tests.redis_servers import RedisServers
 
 SHARD = 2
@@ -104,6 +104,28 @@ def test_a_commit_without_events_moves_the_position_only(log: StreamLog) -> None
     log.commit(Commit(SHARD, position, stream_id))
     assert log.position(SHARD).stream_id == stream_id
     assert log.last_id(EVENTS) == STREAM_START
+
+
+def test_a_commit_takes_its_checksum_along(log: StreamLog) -> None:
+    assert log.checksum(SHARD) is None
+    position = log.take_over(SHARD)
+    ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(3)]
+    letter = DeadLetter(INPUTS, ids[0], "it smells", b"\xff")
+    log.commit(Commit(SHARD, position, ids[0], b"events", {0: b"to 0"}, [letter], "one"))
+    assert log.checksum(SHARD) == StateChecksum(ids[0], "one")
+    committed = log.read_committed(SHARD, STREAM_START, 10)
+    assert (committed.position.stream_id, committed.checksum) == (ids[0], StateChecksum(ids[0], "one"))
+    assert [dict(outgoing.frames) for outgoing in log.undelivered(SHARD)] == [{0: b"to 0"}]
+    # A takeover writes the position, and leaves it; a commit that is refused writes neither.
+    stale, position = position, log.take_over(SHARD)
+    with pytest.raises(Fenced):
+        log.commit(Commit(SHARD, stale, ids[1], checksum="stale"))
+    assert log.checksum(SHARD) == StateChecksum(ids[0], "one")
+    log.commit(Commit(SHARD, position, ids[1], checksum="two"))
+    assert log.read_committed(SHARD, ids[1], 10).checksum == StateChecksum(ids[1], "two")
+    log.commit(Commit(SHARD, ShardPosition(position.epoch, ids[1]), ids[2]))
+    assert log.checksum(SHARD) is None
+    assert log.read_committed(SHARD, ids[2], 10).checksum is None
 
 
 def test_a_stale_writer_is_fenced(log: StreamLog) -> None:

@@ -40,6 +40,7 @@ PLANTS = (
         "shard, ShardPosition(0, StreamId(f'{split_stream_id(stream_id)[0] + 1}-0'))",
     ),
     Plant("standby skips an entry", Worker, "follow", "for entry in entries:", "for entry in entries[1:] or entries:"),
+    Plant("the checksum is ignored by followers", Worker, "_compare", "compare(self.shard, committed)", "pass"),
     Plant(
         "client order ids forgotten at restart",
         Worker,
@@ -59,7 +60,7 @@ PLANTS = (
         Worker,
         "follow",
         "if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):",
-        "if not entries:\n        self.position = ShardPosition(0, goal.stream_id)\n        return 0\n    if False:",
+        "if not entries:\n        self.position, self._committed = ShardPosition(0, goal.stream_id), None\n        return 0\n    if False:",
     ),
     Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "<= split_stream_id(kept[0][0])", "< (0, 0)"),
     Plant("input trimmed to the newer snapshot", Snapshotter, "_trim", "older = min(", "older = max("),

@@ -1,0 +1,34 @@
+"""The checksum that goes with each commit, and what it means that a follower comes to another one.
+
+It is the CRC of all events that the shard has ever produced, with the numbers of commands and orders, which also count what makes no
+event. None of the three depends on how the input was cut into batches, so who has applied the log up to the same entry can compare.
+`Shard.digest` is not part of it: it costs ten times as much, and what it adds is in the next `StateHashed`, so in the CRC.
+"""
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
+from runtime.stream_log import StateChecksum
+
+
+class StateDiffers(InvariantBroken):
+    """A follower's state is not what the leader's was at the same entry. The leader's is what was published, so the follower must stop."""
+
+
+def state_checksum(shard: Shard) -> str:
+    """Return the checksum of a state of which everything was taken. It costs the same however large the state is."""
+    return f"{shard.checksum:08x}-{shard.command_count}-{shard.order_count}-{shard.time}"
+
+
+def compare(shard: Shard, committed: StateChecksum) -> None:
+    """Compare a state with the commit at the same entry.
+
+    Raises:
+        StateDiffers: they are not the same.
+    """
+    own = state_checksum(shard)
+    if own != committed.checksum:
+        raise StateDiffers(
+            f"shard {shard.index}: the state at {committed.stream_id} has the checksum {own} here, and {committed.checksum} was committed. "
+            "A worker with this state must not lead; one that leads already goes on. Compare the settings (the markets file with its "
+            "fees and limits, EXCHANGE_CLOSED_ORDERS_MAX) and the program's version with those of the worker that committed it"
+        )
