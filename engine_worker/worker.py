@@ -283,6 +283,8 @@ class Worker:
             InvariantBroken: the state that was committed is wrong.
             StateDiffers: this worker's state is not the one that was committed.
         """
+        # Of an attempt that Redis's absence has ended: to renew that lease now would keep everybody from taking it.
+        self._renewals = None
         # Before and after: a worker that must not lead must not push aside one that does, and the last commit may come in between.
         self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
