@@ -142,7 +142,6 @@ _WEIGHTS = {
     Act.SAVE: 2.0,
     Act.TEAR: 0.2,
     Act.KILL: 0.8,
-    Act.DIVERGE: 0.3,
     Act.GARBAGE: 0.3,
     Act.CLOCK: 0.6,
 }
@@ -152,6 +151,7 @@ _STEPS = frozenset({Act.GATEWAY, Act.WORKER, Act.TAKE_OVER, Act.FEEDS, Act.INGES
 _CALLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7)
 _PAUSES = (1, 2, 4, 8, 16, 32, 64)
 _WAITS = (0, 0, 0, 1, 1, 2, 5, 20)
+_DIVERGENCES = (0, 0, 1, 2, 4)
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
 
 
@@ -174,13 +174,14 @@ def plan_of(seed: int, *, length: int = 0, fault_rate: float | None = None, lose
     acts = source.choices(tuple(weights), tuple(weights.values()), k=count)
     if source.random() < 1 / 8 if loses_tail is None else loses_tail:
         acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
-    return Plan(
-        seed,
-        shard_count,
-        source.choice((1, 3, 512)),
-        source.choice((1, 4, 2_000)),
-        tuple(_action(act, source, own_fault_rate if fault_rate is None else fault_rate, troubles) for act in acts),
-    )
+    batch_entries_max, ingest_entries_max = source.choice((1, 3, 512)), source.choice((1, 4, 2_000))
+    actions = [_action(act, source, own_fault_rate if fault_rate is None else fault_rate, troubles) for act in acts]
+    # From a source of their own, so that the seeds mean otherwise what they did.
+    diverging = random.Random(f"diverging {seed}")  # noqa: S311 - as above
+    for _ in range(diverging.choice(_DIVERGENCES)):
+        place = diverging.randrange(len(actions) + 1)
+        actions.insert(place, Action(Act.DIVERGE, diverging.getrandbits(8), diverging.getrandbits(88)))
+    return Plan(seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions))
 
 
 def _action(act: Act, source: random.Random, fault_rate: float, troubles: list[Trouble]) -> Action:

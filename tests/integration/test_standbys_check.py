@@ -392,6 +392,15 @@ def differs(port: int) -> float | None:
     return next((sample.value for sample in samples if sample.name == "engine_standby_differs"), None)
 
 
+def begin(log: StreamLog) -> None:
+    """Let there be deposits, and a snapshot of them that is new: processes save none of what comes after it."""
+    first = make(log)
+    first.start()
+    enqueue(log, deposits(), MARKETS)
+    run_until_quiet([first])
+    log.save_snapshot(0, encode_snapshot(first.shard, first.position.stream_id), first.position.stream_id)
+
+
 def put(log: StreamLog, commands: list[Command]) -> None:
     """Enqueue commands, and wait until they are committed."""
     enqueue(log, commands, MARKETS)
@@ -403,9 +412,9 @@ def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
     workers: Workers, redis_url: str, tmp_path: Path
 ) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
+    begin(log)
     workers.start(ENGINE)
     workers.wait_for_leader(ENGINE)
-    put(log, deposits())
     port = free_port()
     others = {"markets_file": markets_file(tmp_path), "metrics_port": port}
     workers.start(STANDBY, "tests.integration.impatient_standby", **others)
@@ -439,9 +448,10 @@ def test_a_process_that_replays_with_another_fee_halts_the_shard(
     workers: Workers, redis_url: str, tmp_path: Path
 ) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
+    begin(log)
     workers.start(ENGINE)
     workers.wait_for_leader(ENGINE)
-    put(log, [*deposits(), *trade()])
+    put(log, trade())
     workers.send(ENGINE, signal.SIGKILL)
     workers.running[ENGINE].wait(DEADLINE_S)
     position = log.position(0)
