@@ -38,7 +38,7 @@ class Break(StrEnum):
     FENCE = "--break-fence"
     """The comparison in the commit: whoever was replaced may still write."""
     DEDUP = "--break-dedup"
-    """The memory of client order ids: a retry is a new order."""
+    """The memory of requests and idempotency keys: a repetition is a new order."""
     WAIT = "--break-wait"
     """The wait for the disk before an acknowledgement: a crash of Redis takes what was written last."""
     DRAIN = "--break-drain"

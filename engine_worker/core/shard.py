@@ -159,6 +159,8 @@ class Shard:
         self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
         self.requests_under_way: dict[Request, None] = {}
         """Commands that wait for another shard; a repetition of one gets the answer when that comes."""
+        self._request: Request | None = None
+        """The command that is being handled, until it is answered."""
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
         self.cancel_alls: dict[Request, CancelAllRequest] = {}
@@ -303,10 +305,12 @@ class Shard:
                 return
             if request in self.requests_under_way:
                 return
-            self.requests_under_way[request] = None
-        if getattr(command, "idempotency_key", "") and not self._is_first_of_its_key(command):  # type: ignore[arg-type]
-            return
-        self._command_handlers[type(command)](command)
+            self._request = request
+        if not getattr(command, "idempotency_key", "") or self._is_first_of_its_key(command):  # type: ignore[arg-type]
+            self._command_handlers[type(command)](command)
+        if self._request is not None:
+            self.requests_under_way[self._request] = None
+            self._request = None
 
     def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
         """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
@@ -335,10 +339,17 @@ class Shard:
     def _reply(self, reply_to: str, reply: Reply) -> None:
         """Answer a command, and remember the answer."""
         self._replies.append((reply_to, reply))
-        request = (reply_to, reply.request_id)
-        if request in self.requests_under_way:
+        request = self._request
+        if request is not None and request[1] == reply.request_id and request[0] == reply_to:
+            self._request = None  # as nearly always: a command that is answered at once
+        elif self.requests_under_way:
+            request = (reply_to, reply.request_id)
+            if request not in self.requests_under_way:
+                return
             del self.requests_under_way[request]
-            self.requests.remember(FirstOutcome(request, self._time, reply))
+        else:
+            return
+        self.requests.remember(FirstOutcome(request, self._time, reply))
 
     def _reply_keyed(self, account_id: AccountId, key: str, reply_to: str, reply: Reply) -> None:
         """Answer a command that may have an idempotency key, and whoever has repeated it meanwhile."""
@@ -357,7 +368,9 @@ class Shard:
     def _drop_old_outcomes(self) -> None:
         """Drop a few outcomes that are too old; whether one still counts does not depend on it."""
         now, expiries = self._time, self.key_expiries
-        self.requests.drop_old(now, _DROPS_PER_COMMAND)
+        oldest_first = self.requests.oldest_first
+        if oldest_first and now - oldest_first[0].time > self.windows.request_ms:
+            self.requests.drop_old(now, _DROPS_PER_COMMAND)
         for _ in range(_DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return
