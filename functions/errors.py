@@ -144,5 +144,7 @@ def refusal(reason: RejectReason) -> ApiError:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
+    if reason is RejectReason.ORDER_NOT_REMEMBERED:
+        return status_unknown()
     code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))
     return ApiError(code, message)
