@@ -6,6 +6,7 @@ from protocol.orders import RejectReason
 
 STATUS_UNKNOWN: Final = -1007
 """The code of the one error after which a command may have happened."""
+FILTER_FAILURE: Final = -1013
 KEYS_RETRY_AFTER_S: Final = 60
 """When an account that has used up its idempotency keys may try with a new one; the oldest end first."""
 
@@ -73,7 +74,7 @@ def invalid_json() -> ApiError:
 
 def filter_failure(name: str) -> ApiError:
     """-1013: one of the market's filters."""
-    return ApiError(-1013, f"Filter failure: {name}")
+    return ApiError(FILTER_FAILURE, f"Filter failure: {name}")
 
 
 def order_does_not_exist() -> ApiError:

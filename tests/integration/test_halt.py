@@ -152,7 +152,7 @@ def test_an_older_format_is_refused_with_a_clear_word() -> None:
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)
     snapshot = encode_snapshot(only.shard, STREAM_START)
-    with pytest.raises(SnapshotError, match="format 1, this program reads 2"):
+    with pytest.raises(SnapshotError, match="format 1, this program reads 3"):
         decode_snapshot(tampered(snapshot, lambda whole: msgspec.structs.replace(whole, version=1)), markets)
 
 
