@@ -37,6 +37,7 @@ from functions.errors import STATUS_UNKNOWN
 from protocol.market import Market
 from protocol.orders import OrderStatus, OrderType
 from protocol.units import format_decimal, parse_decimal
+from protocol.windows import DEFAULT_WINDOWS
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
 
@@ -48,6 +49,10 @@ GIVE_UP_S: Final = 90.0
 """How long orders are asked about once the load is over."""
 WS_SHARE: Final = 0.2
 """Of the attempts, what goes by the WebSocket API."""
+KEYED_SHARE_MAX: Final = 0.5
+"""Of the orders, what has an idempotency key and is placed again when nobody knows; others are asked for."""
+KEYED_PART: Final = 0.7
+"""Of an account's idempotency keys, what the load uses."""
 RECEIVE_WINDOW_MS: Final = 60_000
 _DUPLICATE: Final = "Duplicate order sent."
 _STATUSES: Final = {status.name: int(status) for status in OrderStatus}
@@ -176,6 +181,8 @@ class Load:
         self._interval_s = 1 / rate
         self._lanes = lanes
         self._double_share = double_share
+        keys_per_s = KEYED_PART * DEFAULT_WINDOWS.keys_max * len(traders) / (DEFAULT_WINDOWS.key_ms / 1_000)
+        self._keyed_share = min(KEYED_SHARE_MAX, keys_per_s / rate)
         self._may_end = may_end
         self._gateways = [(settings.host, port) for port in settings.rest_ports()]
         urls = edge_urls(settings)
@@ -236,7 +243,10 @@ class Load:
     async def _place(self, http: HttpConnection, trader: Trader, order: SentOrder) -> None:
         self._evidence.orders.append(order)
         parameters = _order_parameters(self._evidence.markets.by_symbol[order.market], order)
-        if self._random.random() < self._double_share:
+        has_key = self._random.random() < self._keyed_share
+        if has_key:
+            parameters["idempotencyKey"] = client_order_id(order.number)
+        if has_key and self._random.random() < self._double_share / self._keyed_share:
             order.answers += await asyncio.gather(
                 self._attempt(http, None, trader, "POST", "order.place", parameters, order),
                 self._attempt(
@@ -246,13 +256,13 @@ class Load:
         while not (_is_known(order.answers) or self._gives_up()):
             if order.answers:
                 await self._pause()
-            if order.answers and order.answers[-1].outcome is Outcome.DUPLICATE:
+            may_be_there = any(answer.outcome is not Outcome.NOT_DONE for answer in order.answers)
+            is_duplicate = bool(order.answers) and order.answers[-1].outcome is Outcome.DUPLICATE
+            if is_duplicate or (may_be_there and not has_key):
+                # Without a key, to place it again could make two orders of it.
                 asked = {"symbol": order.market, "origClientOrderId": client_order_id(order.number)}
                 answer = await self._attempt(http, self._socket(), trader, "GET", "order.status", asked, order)
-                if answer.outcome is Outcome.REFUSED:
-                    # The order that it was a duplicate of was refused after all.
-                    answer = NOT_DONE
-                order.answers.append(answer)
+                order.answers.append(UNKNOWN if answer.outcome is Outcome.NOT_DONE else answer)
                 continue
             order.answers.append(
                 await self._attempt(http, self._socket(), trader, "POST", "order.place", parameters, order)

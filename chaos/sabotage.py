@@ -14,11 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cli import embedded, processes
 from cli.embedded import ServerCommand
+from engine_worker.core.outcomes import FirstOutcomes
 from engine_worker.core.shard import Shard
 from protocol import streams
-from protocol.commands import PlaceOrder
+from protocol.commands import LoggedCommand, PlaceOrder
 from protocol.streams import StreamId
 from runtime import lifecycle, redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
@@ -35,7 +38,7 @@ class Break(StrEnum):
     FENCE = "--break-fence"
     """The comparison in the commit: whoever was replaced may still write."""
     DEDUP = "--break-dedup"
-    """The memory of client order ids: a retry is a new order."""
+    """The memory of requests and idempotency keys: a repetition is a new order."""
     WAIT = "--break-wait"
     """The wait for the disk before an acknowledgement: a crash of Redis takes what was written last."""
     DRAIN = "--break-drain"
@@ -91,15 +94,15 @@ def _break_fence() -> None:
 
 
 def _break_dedup() -> None:
-    place: Callable[[Shard, PlaceOrder], None] = Shard._place_order
+    apply_command: Callable[[Shard, LoggedCommand], None] = Shard._apply_command
 
-    def place_anew(self: Shard, command: PlaceOrder) -> None:
-        account = self.accounts.get(command.account_id)
-        if account is not None:
-            account.client_order_ids.pop(command.client_order_id, None)
-        place(self, command)
+    def apply_anew(self: Shard, command: LoggedCommand) -> None:
+        if isinstance(command, PlaceOrder):
+            self.requests = FirstOutcomes(0)
+            command = msgspec.structs.replace(command, idempotency_key="")
+        apply_command(self, command)
 
-    Shard._place_order = place_anew  # type: ignore[method-assign]
+    Shard._apply_command = apply_anew  # type: ignore[method-assign]
 
 
 def _break_wait() -> None:

@@ -6,6 +6,7 @@ from protocol.orders import RejectReason
 
 STATUS_UNKNOWN: Final = -1007
 """The code of the one error after which a command may have happened."""
+FILTER_FAILURE: Final = -1013
 KEYS_RETRY_AFTER_S: Final = 60
 """When an account that has used up its idempotency keys may try with a new one; the oldest end first."""
 
@@ -73,7 +74,7 @@ def invalid_json() -> ApiError:
 
 def filter_failure(name: str) -> ApiError:
     """-1013: one of the market's filters."""
-    return ApiError(-1013, f"Filter failure: {name}")
+    return ApiError(FILTER_FAILURE, f"Filter failure: {name}")
 
 
 def order_does_not_exist() -> ApiError:
@@ -145,5 +146,7 @@ def refusal(reason: RejectReason) -> ApiError:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
+    if reason is RejectReason.ORDER_NOT_REMEMBERED:
+        return status_unknown()
     code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))
     return ApiError(code, message)

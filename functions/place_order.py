@@ -5,16 +5,17 @@ import secrets
 from typing import Final
 
 from functions import order_shapes
-from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
+from functions.errors import FILTER_FAILURE, STATUS_UNKNOWN, ApiError, filter_failure, refusal, status_unknown
 from functions.function import Function, Group, Security
 from functions.idempotency import idempotency_key_of, name_of_key
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, parse_order, protective_price
 from functions.ports import Call, Ports
 from protocol.commands import PlaceOrder
-from protocol.orders import OrderType
+from protocol.orders import OrderType, RejectReason
 from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
 
+_NO_PRICE: Final = PriceTicks(0)
 _ID_PREFIX: Final = secrets.token_urlsafe(12)
 _id_numbers = itertools.count(1)
 
@@ -36,7 +37,13 @@ async def place_order(ports: Ports, call: Call) -> object:
     """Place an order; answer in the shape asked for."""
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
-    price = request.price if request.price else await worst_price(ports, request)
+    try:
+        price = request.price if request.price else await worst_price(ports, request)
+    except ApiError as error:
+        if not key or error.code != FILTER_FAILURE:
+            raise
+        # An earlier request with the key may have met a better price; only the shard knows. A new one it refuses for this price.
+        price = _NO_PRICE
     ports.order_counts.count_order(call.account_id, call.now)
     try:
         reply = await ports.shards.submit(
@@ -72,6 +79,8 @@ async def place_order(ports: Ports, call: Call) -> object:
             return order_shapes.ack(reply.order, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)
+            if request.order_type is OrderType.MARKET and reply.reason is RejectReason.PRICE_OUT_OF_RANGE:
+                raise filter_failure("NOTIONAL")
             raise refusal(reply.reason)
         case _:
             raise status_unknown()

@@ -106,7 +106,7 @@ class Gateway(Process):
         for stream, field, batch in retries:
             if any(each.request_id in self._waiting for each in batch):
                 self._append(stream, field, batch)
-        if Dice(action.dice).below(REPEATS_EVERY) == 0:
+        if Dice(action.dice).below(REPEATS_EVERY) == 1:
             self._repeat_unanswered()
         commands, self._commands = self._commands, {}
         for shard, batch in commands.items():

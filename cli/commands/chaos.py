@@ -44,7 +44,9 @@ SAY_EVERY_S = 10.0
     help="What Redis is; under Sentinel the master is killed, and a replica must have what is acknowledged.",
 )
 @click.option("--break-fence", "broken", flag_value="fence", help="Control: who was replaced may still write.")
-@click.option("--break-dedup", "broken", flag_value="dedup", help="Control: client order ids are not remembered.")
+@click.option(
+    "--break-dedup", "broken", flag_value="dedup", help="Control: requests and idempotency keys are not remembered."
+)
 @click.option("--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk.")
 @click.option("--break-drain", "broken", flag_value="drain", help="Control of --rolling: nobody finishes anything.")
 @click.option("--keep", is_flag=True, help="Keep the exchange's data and logs.")

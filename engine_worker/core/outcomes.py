@@ -1,12 +1,13 @@
 """What came of requests that may come again: by the gateway that sent them, or by the idempotency key of their account.
 
 The first outcome is remembered for a window of the shard's time from when it was known. A request that still waits for its outcome is
-not in a window; it stays until it is answered. Whether an outcome is too old depends on the times alone. When it is dropped
-depends on the number of commands since, so that no command has to drop many.
+not in a window; it stays until it is answered. Whether an outcome is too old depends on the times alone. One that is too old has no
+effect and is in no snapshot, so it may be dropped at any time: a few with every command, so that no command has to drop many.
 """
 
 import hashlib
 from collections import deque
+from itertools import dropwhile
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -46,7 +47,7 @@ class FirstOutcomes(Generic[K]):
         self._by_key: dict[K, FirstOutcome[K]] = {}
 
     def __len__(self) -> int:
-        """How many keys are kept, with those that are too old and not dropped yet."""
+        """How many keys there are, with those that are too old and not dropped yet."""
         return len(self._by_key)
 
     def find(self, key: K, now: TimeMs) -> FirstOutcome[K] | None:
@@ -58,6 +59,10 @@ class FirstOutcomes(Generic[K]):
         """Keep an outcome, the newest of all."""
         self._by_key[outcome.key] = outcome
         self.oldest_first.append(outcome)
+
+    def kept(self, now: TimeMs) -> list[FirstOutcome[K]]:
+        """Return the outcomes that are not too old, oldest first."""
+        return list(dropwhile(lambda outcome: now - outcome.time > self.window_ms, self.oldest_first))
 
     def drop_old(self, now: TimeMs, most: int) -> int:
         """Drop up to `most` outcomes that are too old; return how many it were."""

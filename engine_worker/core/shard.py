@@ -119,8 +119,8 @@ _TOTAL_MAX: Final = 2**64 - 1
 """Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
 
 
-_DROPS_PER_COMMAND: Final = 2
-"""Outcomes that may be dropped per command. A command adds one, so this catches up, and no command pays for a burst of others."""
+DROPS_PER_COMMAND: Final = 64
+"""Outcomes that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
 
 
 class Output(NamedTuple):
@@ -163,6 +163,8 @@ class Shard:
         self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
         self.requests_under_way: dict[Request, None] = {}
         """Commands that wait for another shard; a repetition of one gets the answer when that comes."""
+        self._request: Request | None = None
+        """The command that is being handled, until it is answered."""
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
         self.cancel_alls: dict[Request, CancelAllRequest] = {}
@@ -303,7 +305,7 @@ class Shard:
             for symbol, state in self.markets.items()
             if state.sequence
         ]
-        counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts), len(self.requests))
+        counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts))
         mail = (list(self.received.items()), list(self.sent.items()))
         state = encode_frame((self.checksum, counts, mail, totals, markets))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
@@ -331,14 +333,15 @@ class Shard:
                 return
             if request in self.requests_under_way:
                 return
-            self.requests_under_way[request] = None
+            self._request = request
         if 0 < getattr(command, "deadline_ms", 0) < self._entered:
             # Before its idempotency key is looked at: whoever comes with that again in time wants it done.
             self._refuse(reply_to, request_id, RejectReason.TOO_LATE)
-            return
-        if getattr(command, "idempotency_key", "") and not self._is_first_of_its_key(command):  # type: ignore[arg-type]
-            return
-        self._command_handlers[type(command)](command)
+        elif not getattr(command, "idempotency_key", "") or self._is_first_of_its_key(command):  # type: ignore[arg-type]
+            self._command_handlers[type(command)](command)
+        if self._request is not None:
+            self.requests_under_way[self._request] = None
+            self._request = None
 
     def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
         """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
@@ -367,10 +370,17 @@ class Shard:
     def _reply(self, reply_to: str, reply: Reply) -> None:
         """Answer a command, and remember the answer."""
         self._replies.append((reply_to, reply))
-        request = (reply_to, reply.request_id)
-        if request in self.requests_under_way:
+        request = self._request
+        if request is not None and request[1] == reply.request_id and request[0] == reply_to:
+            self._request = None  # as nearly always: a command that is answered at once
+        elif self.requests_under_way:
+            request = (reply_to, reply.request_id)
+            if request not in self.requests_under_way:
+                return
             del self.requests_under_way[request]
-            self.requests.remember(FirstOutcome(request, self.time, reply))
+        else:
+            return
+        self.requests.remember(FirstOutcome(request, self.time, reply))
 
     def _reply_keyed(self, account_id: AccountId, key: str, reply_to: str, reply: Reply) -> None:
         """Answer a command that may have an idempotency key, and whoever has repeated it meanwhile."""
@@ -389,8 +399,10 @@ class Shard:
     def _drop_old_outcomes(self) -> None:
         """Drop a few outcomes that are too old; whether one still counts does not depend on it."""
         now, expiries = self.time, self.key_expiries
-        self.requests.drop_old(now, _DROPS_PER_COMMAND)
-        for _ in range(_DROPS_PER_COMMAND):
+        oldest_first = self.requests.oldest_first
+        if oldest_first and now - oldest_first[0].time > self.windows.request_ms:
+            self.requests.drop_old(now, DROPS_PER_COMMAND)
+        for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return
             account = self.accounts[expiries.popleft()[1]]

@@ -173,7 +173,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
             (asset, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
             for asset, totals in shard.totals.items()
         ],
-        accounts=[_account_snapshot(account) for account in shard.accounts.values()],
+        accounts=[_account_snapshot(account, shard.time) for account in shard.accounts.values()],
         markets=[
             MarketSnapshot(
                 symbol,
@@ -186,9 +186,9 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
             )
             for symbol, state in shard.markets.items()
         ],
-        requests=list(shard.requests.oldest_first),
+        requests=shard.requests.kept(shard.time),
         requests_under_way=list(shard.requests_under_way),
-        key_expiries=list(shard.key_expiries),
+        key_expiries=[each for each in shard.key_expiries if shard.time - each[0] <= shard.windows.key_ms],
         cancel_alls=[
             CancelAllSnapshot(request_id, reply_to, request.waiting, request.orders)
             for (reply_to, request_id), request in shard.cancel_alls.items()
@@ -200,7 +200,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
     )
 
 
-def _account_snapshot(account: Account) -> AccountSnapshot:
+def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
     keyed = account.keyed
     return AccountSnapshot(
         account.account_id,
@@ -208,7 +208,7 @@ def _account_snapshot(account: Account) -> AccountSnapshot:
         [(symbol, list(orders.values())) for symbol, orders in account.open_orders.items()],
         list(account.client_order_ids.items()),
         list(account.transfer_ids),
-        list(keyed.outcomes.oldest_first) if keyed is not None else [],
+        keyed.outcomes.kept(time) if keyed is not None else [],
         [(key, request.fingerprint, request.repeated_by) for key, request in keyed.under_way.items()]
         if keyed is not None
         else [],

@@ -62,15 +62,9 @@ class Trader:
         return {"side": side, "type": "LIMIT", "timeInForce": "GTC", "quantity": quantity, "price": f"{price:.2f}"}
 
     def _outcome(self, client_order_id: str, order: dict[str, str]) -> Any:
-        try:
-            return self._until_answered(
-                "POST", "/api/v3/order", symbol=SYMBOL, newClientOrderId=client_order_id, **order
-            )
-        except RefusedError as refusal:
-            # An earlier try was carried out although its answer was lost.
-            if refusal.message != "Duplicate order sent.":
-                raise
-            return self._until_answered("GET", "/api/v3/order", symbol=SYMBOL, origClientOrderId=client_order_id)
+        # An earlier try may have been carried out although its answer was lost; the key makes it the same one.
+        names = {"newClientOrderId": client_order_id, "idempotencyKey": client_order_id}
+        return self._until_answered("POST", "/api/v3/order", symbol=SYMBOL, **names, **order)
 
     def _until_answered(self, method: str, path: str, **parameters: str) -> Any:
         call = self.api.signed if path == "/api/v3/order" else _public(self.api)

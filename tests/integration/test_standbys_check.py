@@ -310,7 +310,9 @@ def test_a_market_may_be_added_while_a_standby_follows(
     run_until_quiet([leader])
     follow(standby)
     standby.lead()
-    order = msgspec.structs.replace(cast(PlaceOrder, trade()[1]), request_id=999, market="SOLUSDT", price=PriceTicks(10_000))
+    order = msgspec.structs.replace(
+        cast(PlaceOrder, trade()[1]), request_id=999, market="SOLUSDT", price=PriceTicks(10_000)
+    )
     enqueue(memory, [order, *deposits()], MARKETS)
     run_until_quiet([standby])
     with pytest.raises(StateDiffers):

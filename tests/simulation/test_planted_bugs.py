@@ -5,8 +5,10 @@ Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how ma
 
 import pytest
 
+from engine_worker.core.outcomes import FirstOutcomes
 from engine_worker.core.shard import Shard
 from engine_worker.snapshots import Snapshotter
+from engine_worker.unstored_orders import UnstoredOrders
 from engine_worker.worker import Worker
 from feeds.worker import _ShardFollower
 from persist.ingest import ShardIngest
@@ -35,23 +37,36 @@ PLANTS = (
     Plant(
         "snapshot is one entry too late",
         Worker,
-        "_restore",
+        "_restore_shard",
         "shard, ShardPosition(0, stream_id)",
         "shard, ShardPosition(0, StreamId(f'{split_stream_id(stream_id)[0] + 1}-0'))",
     ),
     Plant("standby skips an entry", Worker, "follow", "for entry in entries:", "for entry in entries[1:] or entries:"),
     Plant("the checksum is ignored by followers", Worker, "_compare", "compare(self.shard, committed)", "pass"),
     Plant(
-        "client order ids forgotten at restart",
+        "requests forgotten at restart",
         Worker,
-        "_restore",
+        "_restore_shard",
         "self.shard, self.position = shard,",
-        "[account.client_order_ids.clear() for account in shard.accounts.values()]; self.shard, self.position = shard,",
+        "shard.requests = FirstOutcomes(0); self.shard, self.position = shard,",
     ),
+    Plant("requests forgotten too early", FirstOutcomes, "find", "> self.window_ms", "> 0"),
+    Plant("repeated cancel refused", Shard, "_apply_command", "if first is not None:",
+          "if first is not None and not isinstance(command, CancelOrder):"),
+    Plant("client order id of a closed order refused", Shard, "_reason_to_refuse",
+          "command.client_order_id in account.client_order_ids",
+          "any(command.client_order_id == request.client_order_id for request in self.__dict__.setdefault('seen', [])"
+          " if request.account_id == command.account_id) or self.__dict__.setdefault('seen', []).append(command)"),
+    Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
+          "if first is not None and not (isinstance(first.reply, OrderReply) and first.reply.order.status is FILLED):"),
+    Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
+    Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
+          "split_stream_id(self._oldest_first[0][0]) > stored_to", "False"),
+    Plant("closed orders not read at a start", Worker, "_collect_unstored_orders", "self.unstored_orders.add(events, after)", "pass"),
     Plant(
         "numbers of received messages forgotten at restart",
         Worker,
-        "_restore",
+        "_restore_shard",
         "self.shard, self.position = shard,",
         "shard.received.clear(); self.shard, self.position = shard,",
     ),
@@ -77,12 +92,11 @@ PLANTS = (
     Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore",
           "end = split_stream_id(saved.published_id)", "end = (0, 0)"),
     Plant(
-        "gateway repeats an order under a new id",
+        "gateway repeats an order under a new number",
         Gateway,
         "step",
-        "self._append(stream, field, batch, is_retry=True)",
-        "self._append(stream, field, [msgspec.structs.replace(each, client_order_id=each.client_order_id + '-again') "
-        "if isinstance(each, PlaceOrder) else each for each in batch], is_retry=True)",
+        "self._append(stream, field, batch)",
+        "self._append(stream, field, [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch])",
     ),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import json
 import signal
 import time
 from decimal import Decimal
@@ -12,8 +13,9 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from websockets.sync.client import connect
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused
+from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
 from tests.integration.gateway.conftest import Processes
 
 UNKNOWN_STATUS = "Timeout waiting for response from backend server. Send status unknown; execution status unknown."
@@ -345,3 +347,24 @@ def test_the_idempotency_key_may_be_a_header(url: str) -> None:
         assert credit("6", **{"Idempotency-Key": "one"}) == (422, -2010)
         assert credit("1") == (200, "13.00000000")
         assert credit("1", **{"Idempotency-Key": "x" * 65}) == (400, -1100)
+
+
+def test_a_key_is_the_same_over_the_websocket_api(processes: Processes) -> None:
+    processes.shards()
+    alice, edge = new_account(processes.gateway(), USDT="1000"), processes.edge()
+    order = {"quantity": "0.001", "price": "20000", "timeInForce": "IOC", "idempotencyKey": "one"}
+    first = alice.order("BTCUSDT", "BUY", "LIMIT", **order)
+    parameters = {
+        "symbol": "BTCUSDT",
+        "side": "BUY",
+        "type": "LIMIT",
+        **order,
+        "apiKey": alice.key,
+        "timestamp": str(now_ms()),
+    }
+    payload = "&".join(f"{name}={parameters[name]}" for name in sorted(parameters))
+    signed = {**parameters, "signature": signature_of(alice.secret, payload)}
+    with connect(f"{edge}/ws-api/v3") as socket:
+        socket.send(json.dumps({"id": 1, "method": "order.place", "params": signed}))
+        answer = json.loads(socket.recv(10))
+    assert (answer["status"], answer["result"]) == (200, first)

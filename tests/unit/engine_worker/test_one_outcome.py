@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine_worker.core import shard as shard_module
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.orders import OrderStatus, OrderType, RejectReason, Side, TimeInForce
@@ -152,7 +153,8 @@ def test_what_nobody_waits_for_is_not_remembered(exchange: Exchange) -> None:
     assert not any(len(shard.requests) or shard.requests_under_way for shard in exchange.engine.shards)
 
 
-def test_old_outcomes_are_dropped_a_few_per_command(exchange: Exchange) -> None:
+def test_old_outcomes_are_dropped_a_few_per_command(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", 2)
     shard = exchange.engine.shards[ALICE % exchange.engine.market_map.shard_count]
     for number in range(1, 11):
         exchange.ask(cancel(number))
@@ -161,6 +163,22 @@ def test_old_outcomes_are_dropped_a_few_per_command(exchange: Exchange) -> None:
     for number in range(11, 16):
         exchange.ask(cancel(number))
     assert len(shard.requests) == 10 - 5 * 2 + 5
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_how_many_are_dropped_at_once_changes_nothing(shard_count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = []
+    for drops in (0, 1, 1_000):
+        monkeypatch.setattr(shard_module, "DROPS_PER_COMMAND", drops)
+        exchange = Exchange(shard_count)
+        for number in range(1, 61):
+            exchange.now += 290
+            exchange.ask(order(number, f"o{number % 7}", key=f"k{number}" if number % 3 else ""))
+            exchange.ask(cancel(1_000 + number, f"o{number % 5}"))
+            if drops == 1 and number % 20 == 0:
+                exchange.engine.restart()
+        hashes.append((exchange.engine.state_hashes(), [shard.digest() for shard in exchange.engine.shards]))
+    assert hashes[0] == hashes[1] == hashes[2]
 
 
 def test_a_client_order_id_may_be_used_again_when_its_order_is_closed(exchange: Exchange) -> None:

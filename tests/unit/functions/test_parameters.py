@@ -103,3 +103,17 @@ def test_unknown_parameters() -> None:
         Parameters({"symbol": "BTCUSDT", "x": "1"}).refuse_unknown(known)
     assert refusal.value.code == -1104
     assert code_of(lambda it: it.refuse_unknown(frozenset()), x="1") == -1101
+
+
+@pytest.mark.parametrize("key", ["k", "x" * 64, "a b~!/", "01975f4e-2b1c-7a70-9d6e-0f8c4e2d1a5b"])
+def test_idempotency_keys_are_printable_ascii(key: str) -> None:
+    assert Parameters({"idempotencyKey": key}).idempotency_key("idempotencyKey") == key
+
+
+@pytest.mark.parametrize(
+    ("key", "code"), [("", -1105), ("x" * 65, -1100), ("ü", -1100), ("a\n", -1100), ("\x7f", -1100)]
+)
+def test_other_idempotency_keys_are_refused(key: str, code: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        Parameters({"idempotencyKey": key}).idempotency_key("idempotencyKey")
+    assert caught.value.code == code

@@ -1,0 +1,80 @@
+"""An order from whoever has it: its shard, the database, or nobody for now."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from functions.errors import ApiError
+from functions.get_order import get_order
+from functions.order_rows import order_of_row
+from functions.parameters import Parameters
+from functions.ports import Call, Ports
+from protocol.orders import OrderStatus, RejectReason
+from protocol.replies import OrderQuery, OrderReply, Refused, Reply
+from protocol.units import AccountId, TimeMs
+from runtime.settings import Settings
+
+CLOSED, OPEN = OrderStatus.CANCELED, OrderStatus.NEW
+
+
+class Exchange:
+    """A shard that gives one answer, and a database with one row or none."""
+
+    reply_to = "test"
+
+    def __init__(self, reply: OrderStatus | RejectReason, stored: OrderStatus | None) -> None:
+        self.markets = Settings().market_map()
+        self.shards = self.database = self
+        self._reply = reply
+        self._stored = stored
+
+    def next_request_id(self) -> int:
+        return 1
+
+    async def query(self, _shard: int, query: OrderQuery) -> Reply:
+        if isinstance(self._reply, RejectReason):
+            return Refused(query.request_id, TimeMs(5), self._reply)
+        return OrderReply(query.request_id, TimeMs(5), order_of_row(row(self._reply)))
+
+    async def fetch(self, _statement: str, _parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        return [] if self._stored is None else [row(self._stored)]
+
+
+def row(status: OrderStatus) -> tuple[Any, ...]:
+    return (7, 1, "mine", "BTCUSDT", 1, 1, 1, 5, 9, 0, 2, int(status), 0, 0, 0, 5, 5)
+
+
+async def asked(reply: OrderStatus | RejectReason, stored: OrderStatus | None, **names: str) -> object:
+    ports = cast("Ports", Exchange(reply, stored))
+    try:
+        answer = await get_order(ports, Call(Parameters({"symbol": "BTCUSDT", **names}), TimeMs(9), AccountId(1)))
+    except ApiError as error:
+        return error.code
+    return cast("Any", answer).status
+
+
+@pytest.mark.parametrize(
+    "names", [{"orderId": "7"}, {"origClientOrderId": "mine"}, {"orderId": "7", "origClientOrderId": "mine"}]
+)
+async def test_the_shard_goes_before_the_database(names: dict[str, str]) -> None:
+    assert await asked(OrderStatus.FILLED, OPEN, **names) == "FILLED"
+    assert await asked(OrderStatus.PENDING_NEW, None, **names) == -1007
+    assert await asked(RejectReason.UNKNOWN_ORDER, CLOSED, **names) == "CANCELED"
+    assert await asked(RejectReason.UNKNOWN_ORDER, None, **names) == -2013
+
+
+@pytest.mark.parametrize(
+    ("stored", "by_number", "by_name"),
+    [
+        (None, -1007, -1007),  # it may be closed, and not stored
+        (OPEN, -1007, -1007),  # it may be closed since
+        (CLOSED, "CANCELED", -1007),  # there may be a newer one of that name
+    ],
+)
+async def test_what_nobody_may_have_is_not_denied(
+    stored: OrderStatus | None, by_number: object, by_name: object
+) -> None:
+    lost = RejectReason.ORDER_NOT_REMEMBERED
+    assert await asked(lost, stored, orderId="7") == by_number
+    assert await asked(lost, stored, origClientOrderId="mine") == by_name
