@@ -15,7 +15,6 @@ from protocol.codec import decode_commands, encode_frame
 from protocol.commands import Command
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
-from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry
 
@@ -32,7 +31,7 @@ def replay(count: int) -> list[Result]:
     results = []
     reference = rate(len(steps), partial(_read, source))
     for what in ("rebuilt", "rebuilt and compared"):
-        again = Replay(source, 0, market_map, DEFAULT_WINDOWS)
+        again = Replay(source, 0, market_map.shard_count)
         verifier = Verifier(source, again, goal)
         run: Callable[[], object] = (
             partial(again.run_to, goal) if what == "rebuilt" else partial(_exhaust, verifier.run())

@@ -45,7 +45,7 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     if log is None and connection is None:
         raise CommandError(f"Neither Redis nor the database answers; `exchange up` starts them ({'; '.join(reasons)}).")
     try:
-        yield Past(log, connection, settings.market_map(), settings.windows()), connection
+        yield Past(log, connection, settings.market_map()), connection
     except (PastError, ArchiveDamagedError) as error:
         raise CommandError(f"{error}.") from error
     except psycopg.Error as error:

@@ -15,7 +15,6 @@ from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id, stream_id_of
-from protocol.windows import Windows
 from runtime.stream_log import Entry, StreamLog
 
 END_OF_MS = 2**64 - 1
@@ -52,16 +51,14 @@ class ShardPast:
         shard: int,
         log: StreamLog | None,
         connection: psycopg.Connection[Any] | None,
-        market_map: MarketMap,
-        windows: Windows,
+        shard_count: int,
     ) -> None:
         """Read from `log` and the database on `connection`; None: not from there."""
         self.shard = shard
         self._streams = log
         self._live = StreamLogSource(log, shard) if log is not None else None
         self._archive = ShardArchive(connection, shard) if connection is not None else None
-        self._market_map = market_map
-        self._windows = windows
+        self._shard_count = shard_count
         self._archived: Iterator[Entry] = iter(())
         self._archived_at: StreamId | None = None
 
@@ -141,7 +138,7 @@ class ShardPast:
             if not fits(moment):
                 continue
             try:
-                return Replay(self, self.shard, self._market_map, self._windows, moment.load())
+                return Replay(self, self.shard, self._shard_count, moment.load())
             except (SnapshotError, ArchiveDamagedError) as error:
                 reasons.append(f"the snapshot of {moment.stream_id} cannot be used: {error}")
         if reasons:
@@ -169,12 +166,11 @@ class Past:
         log: StreamLog | None,
         connection: psycopg.Connection[Any] | None,
         market_map: MarketMap,
-        windows: Windows,
     ) -> None:
         """See `ShardPast`."""
         self.market_map = market_map
         self.shards = [
-            ShardPast(shard, log, connection, market_map, windows) for shard in range(market_map.shard_count)
+            ShardPast(shard, log, connection, market_map.shard_count) for shard in range(market_map.shard_count)
         ]
 
     def of_market(self, symbol: str) -> ShardPast:

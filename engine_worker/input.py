@@ -13,7 +13,10 @@ from engine_worker.core.shard import Shard
 from protocol.codec import LaterFormatError, decode_command_frame, decode_messages
 from protocol.commands import (
     CancelResting,
+    ConfigureMarket,
+    ConfigureShard,
     Deposit,
+    KnowMarket,
     LoggedCommand,
     MatchOrder,
     MessageFrame,
@@ -98,7 +101,7 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
 def _check_commands(market_map: MarketMap, index: int, commands: Sequence[LoggedCommand]) -> None:
     shard_count = market_map.shard_count
     for command in commands:
-        if isinstance(command, Tick):
+        if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
             continue
         account_id = command.account_id
         if account_id < 1 or account_id % shard_count != index:
@@ -119,9 +122,15 @@ def _check_frame(market_map: MarketMap, index: int, frame: MessageFrame) -> None
     if frame.target != index:
         raise NotUnderstoodError(f"the frame is for shard {frame.target}")
     for message in frame.messages:
+        if isinstance(message, KnowMarket):
+            if message.config.shard != source:
+                raise NotUnderstoodError(f"market {message.config.market.symbol[:40]!r} is not one of shard {source}")
+            continue
         to_market = isinstance(message, MatchOrder | CancelResting)
         account_shard, market_shard = (source, index) if to_market else (index, source)
         if message.account_id < 1 or message.account_id % shard_count != account_shard:
             raise NotUnderstoodError(f"account {message.account_id} is not one of shard {account_shard}")
-        if message.market not in market_map.by_symbol or market_map.shard_of_market(message.market) != market_shard:
+        # An order for a market that is not there (any more) is answered. What such a market says cannot be.
+        owner = market_map.shards.get(message.market, market_shard if to_market else None)
+        if owner != market_shard:
             raise NotUnderstoodError(f"market {message.market[:40]!r} is not one of shard {market_shard}")

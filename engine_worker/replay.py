@@ -21,7 +21,6 @@ from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
-from protocol.windows import Windows
 from runtime.stream_log import Entry, StateChecksum, StreamLog
 
 READ_ENTRIES = 500
@@ -138,19 +137,18 @@ class Replay:
         self,
         source: ReplaySource,
         index: int,
-        market_map: MarketMap,
-        windows: Windows,
+        shard_count: int,
         snapshot: bytes | None = None,
     ) -> None:
-        """Begin at `snapshot`, or (None) at the beginning.
+        """Begin at `snapshot`, or (None) at the beginning, before the shard was configured.
 
         Raises:
             SnapshotError: the snapshot cannot be used.
         """
-        self.shard = Shard(index, market_map, windows)
+        self.shard = Shard(index, MarketMap.placed([], shard_count))
         self.start = STREAM_START
         if snapshot is not None:
-            self.shard, self.start = decode_snapshot(snapshot, market_map, windows)
+            self.shard, self.start = decode_snapshot(snapshot)
         self.position = self.start
         self.entries = 0
         self.dead_letters = 0
@@ -348,7 +346,7 @@ class Verifier:
         snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
         if snapshot != own:
             shard = self.replay.shard
-            saved, _ = decode_snapshot(snapshot, shard.market_map, shard.windows)
+            saved, _ = decode_snapshot(snapshot)
             raise _Differs(
                 Difference(
                     streams.snapshots(shard.index),

@@ -35,7 +35,8 @@ from protocol.codec import (
     encode_messages,
     event_items,
 )
-from protocol.commands import MessageFrame, ShardMessage, Tick
+from protocol.commands import ConfigCommand, ConfigureMarket, ConfigureShard, MessageFrame, ShardMessage, Tick
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
@@ -104,7 +105,10 @@ class Worker:
         now_ms: Callable[[], int] = monotonic_ms,
         tracer: Tracer | None = None,
     ) -> None:
-        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due."""
+        """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due.
+
+        A new shard, which nobody has configured yet, its leader configures as `market_map` and `windows` say, by commands in its input.
+        """
         self._streams = log
         self._index = index
         self._market_map = market_map
@@ -114,7 +118,7 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
         self._tracer = tracer
-        self.shard = Shard(index, market_map, windows)
+        self.shard = self._new_shard()
         self.unstored_orders = UnstoredOrders(unstored_orders_max)
         """Closed orders that the shard no longer has and the database may not have yet."""
         self._stored_due_ms = 0
@@ -139,6 +143,9 @@ class Worker:
         """The seconds of the last event, and of the last tick, that this worker wrote."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
+
+    def _new_shard(self) -> Shard:
+        return Shard(self._index, MarketMap.placed([], self._market_map.shard_count))
 
     @classmethod
     def of(cls, settings: Settings, log: StreamLog, tracer: Tracer | None = None) -> Self:
@@ -293,6 +300,8 @@ class Worker:
         self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
+        if self.shard.config is None:
+            self._configure()
         self.position = position
         self.lag_ms = 0
         TAKEOVERS.labels(self._index).inc()
@@ -337,7 +346,7 @@ class Worker:
         for saved in self._streams.saved_snapshots(self._index):
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
-                shard, stream_id = decode_snapshot(snapshot, self._market_map, self._windows)
+                shard, stream_id = decode_snapshot(snapshot)
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
@@ -345,7 +354,7 @@ class Worker:
                 self.shard, self.position = shard, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
-        self.shard = Shard(self._index, self._market_map, self._windows)
+        self.shard = self._new_shard()
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
 
@@ -411,6 +420,16 @@ class Worker:
         if len(inputs) < len(entries):
             self._answer(entry for entry in entries if entry.stream != self._inputs)
         return len(entries)
+
+    def _configure(self) -> None:
+        """Let a shard that nobody has configured be configured as the settings say. From then on only commands change that.
+
+        When this is done twice, the second time is refused.
+        """
+        markets = self._market_map.markets_of_shard(self._index)
+        commands: list[ConfigCommand] = [ConfigureShard(0, "", ShardConfig(windows=self._windows))]
+        commands += [ConfigureMarket(0, "", MarketConfig(market, self._index)) for market in markets]
+        self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
     def _process(self, entries: Sequence[Entry]) -> None:
         began, known = time.perf_counter(), self.shard.command_count

@@ -99,7 +99,15 @@ class Passed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     time: TimeMs
 
 
-EventHead = StateHash | Passed | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """The head of a `MarketConfigured`."""
+
+    time: TimeMs
+
+
+EventHead = (
+    StateHash | Passed | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+)
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])

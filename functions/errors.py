@@ -136,6 +136,9 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.TOO_MANY_OPEN_ORDERS: (-1013, "Filter failure: MAX_NUM_ORDERS"),
     RejectReason.AMOUNT_OUT_OF_RANGE: (-1130, "Data sent for parameter 'amount' is not valid."),
     RejectReason.INVALID_COMBINATION: (-1014, "Unsupported order combination."),
+    RejectReason.MARKET_CLOSED: (-1013, "Market is closed."),
+    RejectReason.CONFIG_OUTDATED: (-1130, "The configuration has changed meanwhile."),
+    RejectReason.CONFIG_REFUSED: (-1130, "The configuration cannot be changed so."),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
 }
 

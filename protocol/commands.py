@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
@@ -117,8 +118,28 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknow
     """Time has passed, and nothing else: the leader of a shard that has nothing to tell says so about once a second."""
 
 
+class ConfigureShard(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=7):
+    """Let the shard follow another configuration, whose version is one more than that of the one before. Answered by `Configured`."""
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    config: ShardConfig
+
+
+class ConfigureMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=8):
+    """List a market (version 1), or change one (its version and one). Enters at the market's own shard, which tells the others.
+
+    What may not change once there was an order: base, quote, tick and lot. Answered by `Configured`.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    config: MarketConfig
+
+
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
-LoggedCommand = Command | Tick
+ConfigCommand = ConfigureShard | ConfigureMarket
+LoggedCommand = Command | ConfigCommand | Tick
 
 
 class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
@@ -212,7 +233,13 @@ class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     reply_to: Annotated[str, _Name]
 
 
-ShardMessage = MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
+class KnowMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25):
+    """Market's shard to every other: so the market is configured from now on."""
+
+    config: MarketConfig
+
+
+ShardMessage = KnowMarket | MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
 
 
 class MessageFrame(NamedTuple):

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import msgspec
 
+from protocol.configuration import MarketConfig
 from protocol.orders import Balance, Liquidity, OrderState, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
@@ -150,5 +151,14 @@ class TimePassed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 MarketEvent = TradeExecuted | DepthChanged
 AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
-ShardEvent = StateHashed | TimePassed
+
+
+class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
+    """A market of this shard was listed, or is configured otherwise from now on."""
+
+    time: TimeMs
+    config: MarketConfig
+
+
+ShardEvent = StateHashed | TimePassed | MarketConfigured
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -23,7 +23,7 @@ class MarketError(ValueError):
     """A market's definition contradicts itself."""
 
 
-class Market(msgspec.Struct, frozen=True, kw_only=True):
+class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """One tradable pair.
 
     `tick_size` and `lot_size` are in asset units (10**-8); everything else that is a price or a quantity is
@@ -134,35 +134,53 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class MarketMap(msgspec.Struct, frozen=True):
-    """The markets, in their configured order, and which shard owns what.
+    """The markets, in their order, and which shard owns what.
 
-    Markets are dealt to the shards in order, accounts by `account_id % shard_count`: one shard owns
-    everything on a laptop, and with as many shards as markets each market has its own.
+    The markets of a configuration are dealt to the shards in order, accounts by `account_id % shard_count`: one shard owns everything
+    on a laptop, and with as many shards as markets each market has its own.
     """
 
     markets: tuple[Market, ...]
     shard_count: int
     by_symbol: dict[str, Market]
     assets: tuple[str, ...]
+    shards: dict[str, int]
+    """Symbol -> the shard that matches it."""
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
-        """Return the map of `markets` on `shard_count` shards.
+        """Return the map of `markets`, dealt to `shard_count` shards.
 
         Raises:
             MarketError: no market, two of the same symbol, or a shard count outside 1 to SHARD_COUNT_MAX.
         """
-        by_symbol = {market.symbol: market for market in markets}
-        if not markets or len(by_symbol) != len(markets):
-            raise MarketError("at least one market is needed, and each symbol only once")
+        if not markets:
+            raise MarketError("at least one market is needed")
+        return cls.placed(
+            [(market, number % max(1, shard_count)) for number, market in enumerate(markets)], shard_count
+        )
+
+    @classmethod
+    def placed(cls, markets: SequenceOf[tuple[Market, int]], shard_count: int) -> Self:
+        """Return the map of (market, its shard); there may be none.
+
+        Raises:
+            MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to SHARD_COUNT_MAX.
+        """
+        shards = {market.symbol: shard for market, shard in markets}
+        if len(shards) != len(markets):
+            raise MarketError("each symbol may be there only once")
         if not 1 <= shard_count <= SHARD_COUNT_MAX:
             raise MarketError(f"shard_count must be between 1 and {SHARD_COUNT_MAX}")
-        assets = tuple(dict.fromkeys(asset for market in markets for asset in (market.base, market.quote)))
-        return cls(tuple(markets), shard_count, by_symbol, assets)
+        if not all(0 <= shard < shard_count for shard in shards.values()):
+            raise MarketError("a market is on a shard that there is not")
+        by_symbol = {market.symbol: market for market, _ in markets}
+        assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
+        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards)
 
     def shard_of_market(self, symbol: str) -> int:
         """Return the shard that matches `symbol`."""
-        return self.markets.index(self.by_symbol[symbol]) % self.shard_count
+        return self.shards[symbol]
 
     def shard_of_account(self, account_id: AccountId) -> int:
         """Return the shard that keeps the account's funds and orders."""
@@ -170,7 +188,7 @@ class MarketMap(msgspec.Struct, frozen=True):
 
     def markets_of_shard(self, shard: int) -> tuple[Market, ...]:
         """Return the markets that `shard` matches."""
-        return self.markets[shard :: self.shard_count]
+        return tuple(market for market in self.markets if self.shards[market.symbol] == shard)
 
 
 SHARD_COUNT_MAX = 100

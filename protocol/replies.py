@@ -7,6 +7,7 @@ A query sees everything that was acknowledged before it.
 
 import msgspec
 
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.orders import Balance, FillReport, OrderState, RejectReason
 from protocol.streams import STREAM_START, StreamId
 from protocol.units import AccountId, OrderId, TimeMs
@@ -64,7 +65,24 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     sent: tuple[tuple[int, int], ...] = ()
 
 
-Reply = OrderReply | OrdersReply | FundsReply | Refused | AuditReply
+class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """A shard or a market is configured as it was asked for."""
+
+    request_id: int
+    time: TimeMs
+    version: int
+
+
+class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """How a shard is configured (None: not yet), and the markets that it knows, its own and those of others."""
+
+    request_id: int
+    time: TimeMs
+    shard: ShardConfig | None
+    markets: tuple[MarketConfig, ...]
+
+
+Reply = Configured | ConfigReply | OrderReply | OrdersReply | FundsReply | Refused | AuditReply
 
 
 class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -110,4 +128,11 @@ class AuditQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     reply_to: str
 
 
-Query = BalancesQuery | OrderQuery | OpenOrdersQuery | AuditQuery
+class ConfigQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Answered by `ConfigReply`."""
+
+    request_id: int
+    reply_to: str
+
+
+Query = ConfigQuery | BalancesQuery | OrderQuery | OpenOrdersQuery | AuditQuery

@@ -323,7 +323,7 @@ class Simulation:
 
 def _is_whole(snapshot: bytes, markets: MarketMap) -> bool:
     try:
-        decode_snapshot(snapshot, markets)
+        decode_snapshot(snapshot)
     except SnapshotError:
         return False
     return True

@@ -51,6 +51,6 @@ class Tail:
 
     def _reach(self, snapshot: bytes) -> StreamId:
         try:
-            return decode_snapshot(snapshot, self._simulation.markets)[1]
+            return decode_snapshot(snapshot)[1]
         except SnapshotError:
             return STREAM_START

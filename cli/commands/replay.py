@@ -90,9 +90,8 @@ def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quie
 
 
 def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginning: bool | None) -> Replay:
-    market_map, windows = settings.market_map(), settings.windows()
     if from_beginning is not False:
-        replay = Replay(source, shard, market_map, windows)
+        replay = Replay(source, shard, settings.shard_count)
         try:
             source.entries(replay.position, 1)
         except SourceTrimmed:
@@ -103,7 +102,7 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
     reasons = ["there is none"]
     for snapshot in reversed(source.snapshots()):
         try:
-            return Replay(source, shard, market_map, windows, snapshot)
+            return Replay(source, shard, settings.shard_count, snapshot)
         except SnapshotError as error:
             reasons = [str(error)]
     raise CommandError(f"Shard {shard} has no snapshot that can be used: {reasons[-1]}.")

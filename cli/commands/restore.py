@@ -76,7 +76,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
     ):
         _refuse_running(settings, log)
         epochs = {shard: log.position(shard).epoch for shard in range(settings.shard_count)}
-        past = Past(None, connection, market_map, settings.windows())
+        past = Past(None, connection, market_map)
         plan = plan_restore(past, connection, database_url, epochs, progress)
         if dry_run or (plan.losses and not accept_loss):
             connection.rollback()

@@ -101,5 +101,5 @@ class Account:
         return Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
 
     def balances(self) -> tuple[Balance, ...]:
-        """Return the funds in every asset the account ever used."""
-        return tuple(self.balance(asset) for asset in self.funds)
+        """Return the funds in every asset the account ever used, by the asset's name."""
+        return tuple(self.balance(asset) for asset in sorted(self.funds))

@@ -11,6 +11,16 @@ from protocol.units import PPM, Sequence, TimeMs, TradeId
 MakerMessage = MakerFill | RestingClosed
 
 
+def refused_taker(order: MatchOrder, reason: RejectReason) -> TakerOutcome:
+    """Return what the account of an order is told that is not matched."""
+    return TakerOutcome(order.order_id, order.account_id, order.market, (), False, False, reason)
+
+
+def cancel_missed(cancel: CancelResting) -> CancelMissed:
+    """Return what the account of an order is told that is not in the book."""
+    return CancelMissed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
+
+
 class MarketState:
     """One market: its book and its counters."""
 
@@ -36,7 +46,7 @@ class MarketState:
         book, side, price = self.book, order.side, order.price
         reason = self._reason_to_refuse(order)
         if reason is not None:
-            return TakerOutcome(order.order_id, order.account_id, order.market, (), False, False, reason), []
+            return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
         leaves = order.quantity
         expired_in_match = False
@@ -76,7 +86,7 @@ class MarketState:
                 cancel.reply_to,
                 cancel_id=cancel.cancel_id,
             )
-        return CancelMissed(cancel.order_id, cancel.account_id, cancel.market, cancel.request_id, cancel.reply_to)
+        return cancel_missed(cancel)
 
     def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
         market = self.market

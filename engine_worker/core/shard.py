@@ -12,13 +12,13 @@ reads a clock, the environment or a random source, or iterates over anything uno
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
-from engine_worker.core.market_state import MarketState
+from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
 from engine_worker.core.members import (
     BUY,
     CANCELED,
@@ -50,7 +50,10 @@ from protocol.commands import (
     CancelMissed,
     CancelOrder,
     CancelResting,
+    ConfigureMarket,
+    ConfigureShard,
     Deposit,
+    KnowMarket,
     LoggedCommand,
     MakerFill,
     MatchOrder,
@@ -62,12 +65,14 @@ from protocol.commands import (
     Tick,
     Withdraw,
 )
+from protocol.configuration import RULES, MarketConfig, MarketStatus, ShardConfig
 from protocol.events import (
     CloseReason,
     Event,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
+    MarketConfigured,
     OrderAccepted,
     OrderClosed,
     OrderFilled,
@@ -88,6 +93,9 @@ from protocol.replies import (
     AuditQuery,
     AuditReply,
     BalancesQuery,
+    ConfigQuery,
+    ConfigReply,
+    Configured,
     FundsReply,
     OpenOrdersQuery,
     OrderQuery,
@@ -105,9 +113,11 @@ from protocol.units import (
     OrderId,
     PriceTicks,
     QuantityLots,
-    Sequence,
     TimeMs,
     TradeId,
+)
+from protocol.units import (
+    Sequence as MarketSequence,
 )
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
@@ -149,15 +159,19 @@ class Shard:
     """The state machine. `apply` changes it, `take` returns what came of that, `answer` only looks."""
 
     def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
-        """Make the empty shard number `index` of those in `market_map`."""
+        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market: not configured yet."""
         self.index = index
-        self.market_map = market_map
-        self.windows = windows
         self.shard_count = market_map.shard_count
-        self.market_shards = {market.symbol: market_map.shard_of_market(market.symbol) for market in market_map.markets}
-        self.markets = {market.symbol: MarketState(market) for market in market_map.markets_of_shard(index)}
+        self.config = ShardConfig(windows=windows) if market_map.markets else None
+        self.windows = windows
+        self.market_map = MarketMap.placed([], market_map.shard_count)
+        """The markets that this shard knows, its own and those of others."""
+        self.market_configs: dict[str, MarketConfig] = {}
+        self.markets: dict[str, MarketState] = {}
+        """Its own."""
+        self._not_trading: dict[str, MarketStatus] = {}
         self.accounts: dict[AccountId, Account] = {}
-        self.totals = {asset: AssetTotals() for asset in market_map.assets}
+        self.totals: dict[str, AssetTotals] = {}
         self.order_count = 0
         self.command_count = 0
         self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
@@ -190,6 +204,8 @@ class Shard:
             CancelAllOrders: self._cancel_all_orders,
             Deposit: self._transfer,
             Withdraw: self._transfer,
+            ConfigureShard: self._configure_shard,
+            ConfigureMarket: self._configure_market,
         }
         self._message_handlers: dict[type, Callable[[Any], None]] = {
             MatchOrder: self._match_order,
@@ -198,7 +214,10 @@ class Shard:
             MakerFill: self._maker_fill,
             RestingClosed: self._resting_closed,
             CancelMissed: self._cancel_missed,
+            KnowMarket: self._know_market,
         }
+        for market in market_map.markets:
+            self.set_market(MarketConfig(market, market_map.shard_of_market(market.symbol)))
 
     # ------------------------------------------------------------------ in and out
 
@@ -286,13 +305,11 @@ class Shard:
     def digest(self) -> str:
         """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
 
-        Markets and assets that nothing has happened to are left out: while one is added, some workers know it already and others do not.
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
         totals = [
             (asset, total.fees, total.deposited, total.withdrawn, total.settled)
-            for asset, total in self.totals.items()
-            if total.deposited or total.withdrawn or total.settled or total.fees
+            for asset, total in sorted(self.totals.items())
         ]
         markets = [
             (
@@ -302,12 +319,12 @@ class Shard:
                     for half in (state.book.bids, state.book.asks)
                 ),
             )
-            for symbol, state in self.markets.items()
-            if state.sequence
+            for symbol, state in sorted(self.markets.items())
         ]
+        configs = (self.config, [config for _, config in sorted(self.market_configs.items())])
         counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts))
-        mail = (list(self.received.items()), list(self.sent.items()))
-        state = encode_frame((self.checksum, counts, mail, totals, markets))
+        mail = (sorted(self.received.items()), sorted(self.sent.items()))
+        state = encode_frame((self.checksum, counts, mail, totals, markets, configs))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
 
     def _send(self, target: int, message: ShardMessage) -> None:
@@ -418,6 +435,83 @@ class Shard:
         refused = Refused(command.request_id, self.time, reason)
         self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, refused)
 
+    # ------------------------------------------------------------------ configuration
+
+    def _configure_shard(self, command: ConfigureShard) -> None:
+        config, known = command.config, self.config
+        if config.version != (known.version if known is not None else 0) + 1:
+            self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_OUTDATED)
+        elif config.rules != RULES or min(config.windows) < 1:
+            self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)
+        else:
+            self.set_config(config)
+            self._reply(command.reply_to, Configured(command.request_id, self.time, config.version))
+
+    def set_config(self, config: ShardConfig) -> None:
+        """Follow a configuration from now on."""
+        self.config, self.windows = config, config.windows
+        self.requests.window_ms = config.windows.request_ms
+        for account in self.accounts.values():
+            if account.keyed is not None:
+                account.keyed.outcomes.window_ms = config.windows.key_ms
+
+    def _configure_market(self, command: ConfigureMarket) -> None:
+        reason = self._reason_not_to_configure(command.config)
+        if reason is not None:
+            self._refuse(command.reply_to, command.request_id, reason)
+            return
+        self.set_market(command.config)
+        self._events.append(MarketConfigured(self.time, command.config))
+        for shard in range(self.shard_count):
+            if shard != self.index:
+                self._send(shard, KnowMarket(command.config))
+        self._reply(command.reply_to, Configured(command.request_id, self.time, command.config.version))
+
+    def set_market(self, config: MarketConfig) -> None:
+        """Have a market of this shard, or of another, configured so from now on."""
+        market, symbol = config.market, config.market.symbol
+        self.market_configs[symbol] = config
+        self.market_map = MarketMap.placed(
+            [(each.market, each.shard) for each in self.market_configs.values()], self.shard_count
+        )
+        self._not_trading.pop(symbol, None)
+        if config.status is not MarketStatus.TRADING:
+            self._not_trading[symbol] = config.status
+        for asset in (market.base, market.quote):
+            if asset not in self.totals:
+                self.totals[asset] = AssetTotals()
+        if config.shard != self.index:
+            return
+        if symbol in self.markets:
+            self.markets[symbol].market = market
+        else:
+            self.markets[symbol] = MarketState(market)
+
+    def _reason_not_to_configure(self, config: MarketConfig) -> RejectReason | None:
+        if self.config is None or config.shard != self.index:
+            return RejectReason.CONFIG_REFUSED
+        known = self.market_configs.get(config.market.symbol)
+        if config.version != (known.version if known is not None else 0) + 1:
+            return RejectReason.CONFIG_OUTDATED
+        if known is None:
+            return None
+        new, old = config.market, known.market
+        # Orders may be on their way that another shard has counted in the old ticks and lots.
+        is_other = (new.base, new.quote, new.tick_size, new.lot_size) != (
+            old.base,
+            old.quote,
+            old.tick_size,
+            old.lot_size,
+        )
+        return RejectReason.CONFIG_REFUSED if is_other or known.shard != self.index else None
+
+    def _know_market(self, message: KnowMarket) -> None:
+        known = self.market_configs.get(message.config.market.symbol)
+        if (
+            known is None or known.shard == message.config.shard
+        ):  # otherwise two shards were told to list it: the first one counts
+            self.set_market(message.config)
+
     # ------------------------------------------------------------------ the account's half: placing
 
     def _place_order(self, command: PlaceOrder) -> None:
@@ -425,6 +519,9 @@ class Shard:
         market = self.market_map.by_symbol.get(command.market)
         if market is None:
             self._refuse_keyed(command, RejectReason.UNKNOWN_MARKET)
+            return
+        if command.market in self._not_trading:
+            self._refuse_keyed(command, RejectReason.MARKET_CLOSED)
             return
         reason = self._reason_to_refuse(command, market, account)
         hold = self._hold_for(command, market, account) if reason is None and account is not None else 0
@@ -434,7 +531,7 @@ class Shard:
 
         side = command.side
         account.funds[market.quote if side is BUY else market.base].hold(hold)
-        market_shard = self.market_shards[command.market]
+        market_shard = self.market_map.shards[command.market]
         self.order_count += 1
         order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
         order = OrderState(
@@ -539,13 +636,22 @@ class Shard:
     # ------------------------------------------------------------------ the market's half
 
     def _match_order(self, order: MatchOrder) -> None:
-        outcome, makers = self.markets[order.market].match_order(order, self.time, self._events)
+        makers: Sequence[MakerMessage] = ()
+        if order.market not in self.markets:
+            outcome = refused_taker(order, RejectReason.UNKNOWN_MARKET)
+        elif order.market in self._not_trading:
+            outcome = refused_taker(order, RejectReason.MARKET_CLOSED)
+        else:
+            outcome, makers = self.markets[order.market].match_order(order, self.time, self._events)
         self._send(order.account_id % self.shard_count, outcome)
         for message in makers:
             self._send(message.account_id % self.shard_count, message)
 
     def _cancel_resting(self, cancel: CancelResting) -> None:
-        message = self.markets[cancel.market].cancel_resting(cancel, self.time, self._events)
+        market = self.markets.get(cancel.market)
+        message = (
+            market.cancel_resting(cancel, self.time, self._events) if market is not None else cancel_missed(cancel)
+        )
         self._send(cancel.account_id % self.shard_count, message)
 
     # ------------------------------------------------------------------ the account's half: settling
@@ -761,8 +867,13 @@ class Shard:
         order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
+        elif self._is_halted(command.market):
+            self._refuse(command.reply_to, command.request_id, RejectReason.MARKET_CLOSED)
         else:
             self._request_cancel(order, command)
+
+    def _is_halted(self, market: str) -> bool:
+        return self._not_trading.get(market) is MarketStatus.HALTED
 
     def _cancel_all_orders(self, command: CancelAllOrders) -> None:
         account = self.accounts.get(command.account_id)
@@ -770,13 +881,16 @@ class Shard:
         if not orders:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
             return
+        if self._is_halted(command.market):
+            self._refuse(command.reply_to, command.request_id, RejectReason.MARKET_CLOSED)
+            return
         self.cancel_alls[command.reply_to, command.request_id] = CancelAllRequest(len(orders))
         for order in orders:
             self._request_cancel(order, command)
 
     def _request_cancel(self, order: OrderState, command: CancelOrder | CancelAllOrders) -> None:
         self._send(
-            self.market_shards[order.market],
+            self.market_map.shards[order.market],
             CancelResting(
                 order.order_id,
                 order.account_id,
@@ -897,6 +1011,9 @@ class Shard:
                 orders = [order for each in chosen for order in each.values() if order.status is not PENDING_NEW]
                 orders.sort(key=lambda order: order.order_id)
                 reply = OrdersReply(request_id, time, tuple(orders))
+            case ConfigQuery(request_id, _):
+                configs = tuple(config for _, config in sorted(self.market_configs.items()))
+                reply = ConfigReply(request_id, time, self.config, configs)
             case AuditQuery(request_id, _):
                 open_orders = sum(
                     len(orders) for account in self.accounts.values() for orders in account.open_orders.values()
@@ -916,7 +1033,7 @@ class Shard:
     def audit(self) -> list[tuple[str, int, int, int, int, int, int]]:
         """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
         rows = []
-        for asset, totals in self.totals.items():
+        for asset, totals in sorted(self.totals.items()):
             funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
             available, held = sum(each.available for each in funds), sum(each.held for each in funds)
             rows.append((asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled))
@@ -929,7 +1046,7 @@ class Shard:
             tuple((level.price, QuantityLots(level.quantity)) for level in half.in_priority())
             for half in (state.book.bids, state.book.asks)
         )
-        return DepthSnapshot(self.time, symbol, Sequence(state.sequence), bids, asks)
+        return DepthSnapshot(self.time, symbol, MarketSequence(state.sequence), bids, asks)
 
     def check_money(self) -> None:
         """Compare what the accounts gained and lost with what came in, went out and was settled. Costs nothing worth mentioning.

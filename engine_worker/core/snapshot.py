@@ -1,6 +1,7 @@
 """A shard's whole state as bytes and back.
 
-The same state always gives the same bytes, and a shard restored from them goes on exactly as the one that was saved: snapshot
+The same state always gives the same bytes, however it came about: everything stands in the order of its number or name, but for what
+waits in a queue, which stands in the order of its arrival. A shard restored from them goes on exactly as the one that was saved: snapshot
 plus the commands after it equals never having stopped.
 """
 
@@ -13,15 +14,16 @@ from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBr
 from engine_worker.core.book import BookSide
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request
 from engine_worker.core.shard import CancelAllRequest, Shard
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
-from protocol.market import MarketMap
+from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
-from protocol.windows import DEFAULT_WINDOWS, Windows
+from protocol.windows import Windows
 
 FORMAT_VERSION = 3
-"""3: with the first outcomes of requests and the shard's own time, without closed orders. 2: with the checksum of all events."""
+"""3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders. 2: with the checksum."""
 
 
 class SnapshotError(ValueError):
@@ -29,7 +31,7 @@ class SnapshotError(ValueError):
 
 
 class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One account; dicts are lists of pairs in their order."""
+    """One account; dicts are lists of pairs."""
 
     account_id: AccountId
     funds: list[tuple[str, int, int]]
@@ -89,6 +91,9 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     sent: list[tuple[int, int]]
     checksum: int
     time: TimeMs
+    config: ShardConfig | None
+    market_configs: list[MarketConfig]
+    """Of all markets that the shard knows."""
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -115,11 +120,11 @@ def state_hash(shard: Shard) -> str:
     return hashlib.blake2b(_encode(_snapshot_of(shard, StreamId(""))), digest_size=16).hexdigest()
 
 
-def decode_snapshot(data: bytes, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> tuple[Shard, StreamId]:
+def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
     """Return the shard as it was, and the stream id up to which it has applied its input.
 
     Raises:
-        SnapshotError: the bytes are torn, belong to another format, shard count or set of markets, or describe an impossible state.
+        SnapshotError: the bytes are torn, belong to another format, or describe an impossible state.
     """
     body = _whole_body(data)
     try:
@@ -129,15 +134,10 @@ def decode_snapshot(data: bytes, market_map: MarketMap, windows: Windows = DEFAU
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
-    if snapshot.shard_count != market_map.shard_count:
-        raise SnapshotError(
-            f"the snapshot is one of {snapshot.shard_count} shards, the settings say {market_map.shard_count}: "
-            "a running exchange cannot change its number of shards"
-        )
     try:
-        shard = _restore(snapshot, market_map, windows)
+        shard = _restore(snapshot)
         shard.check_invariants()
-    except (InvariantBroken, LookupError) as error:
+    except (InvariantBroken, LookupError, MarketError) as error:
         raise SnapshotError(f"the snapshot describes an impossible state: {error}") from error
     return shard, snapshot.stream_id
 
@@ -171,9 +171,9 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         command_count=shard.command_count,
         totals=[
             (asset, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
-            for asset, totals in shard.totals.items()
+            for asset, totals in sorted(shard.totals.items())
         ],
-        accounts=[_account_snapshot(account, shard.time) for account in shard.accounts.values()],
+        accounts=[_account_snapshot(account, shard.time) for _, account in sorted(shard.accounts.items())],
         markets=[
             MarketSnapshot(
                 symbol,
@@ -184,19 +184,21 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
                 _levels(state.book.bids),
                 _levels(state.book.asks),
             )
-            for symbol, state in shard.markets.items()
+            for symbol, state in sorted(shard.markets.items())
         ],
         requests=shard.requests.kept(shard.time),
-        requests_under_way=list(shard.requests_under_way),
+        requests_under_way=sorted(shard.requests_under_way),
         key_expiries=[each for each in shard.key_expiries if shard.time - each[0] <= shard.windows.key_ms],
         cancel_alls=[
             CancelAllSnapshot(request_id, reply_to, request.waiting, request.orders)
-            for (reply_to, request_id), request in shard.cancel_alls.items()
+            for (reply_to, request_id), request in sorted(shard.cancel_alls.items(), key=lambda each: each[0])
         ],
-        received=list(shard.received.items()),
-        sent=list(shard.sent.items()),
+        received=sorted(shard.received.items()),
+        sent=sorted(shard.sent.items()),
         checksum=shard.checksum,
         time=shard.time,
+        config=shard.config,
+        market_configs=[config for _, config in sorted(shard.market_configs.items())],
     )
 
 
@@ -204,12 +206,15 @@ def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
     keyed = account.keyed
     return AccountSnapshot(
         account.account_id,
-        [(asset, funds.available, funds.held) for asset, funds in account.funds.items()],
-        [(symbol, list(orders.values())) for symbol, orders in account.open_orders.items()],
-        list(account.client_order_ids.items()),
+        [(asset, funds.available, funds.held) for asset, funds in sorted(account.funds.items())],
+        [(symbol, list(orders.values())) for symbol, orders in sorted(account.open_orders.items()) if orders],
+        sorted(account.client_order_ids.items(), key=lambda each: each[0]),
         list(account.transfer_ids),
         keyed.outcomes.kept(time) if keyed is not None else [],
-        [(key, request.fingerprint, request.repeated_by) for key, request in keyed.under_way.items()]
+        [
+            (key, request.fingerprint, request.repeated_by)
+            for key, request in sorted(keyed.under_way.items(), key=lambda each: each[0])
+        ]
         if keyed is not None
         else [],
     )
@@ -225,17 +230,18 @@ def _levels(half: BookSide) -> list[LevelSnapshot]:
     ]
 
 
-def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -> Shard:
-    shard = Shard(snapshot.index, market_map, windows)
+def _restore(snapshot: ShardSnapshot) -> Shard:
+    shard = Shard(snapshot.index, MarketMap.placed([], snapshot.shard_count))
+    if snapshot.config is not None:
+        shard.set_config(snapshot.config)
+    for config in snapshot.market_configs:
+        shard.set_market(config)
     shard.order_count, shard.time = snapshot.order_count, snapshot.time
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
     for asset, *totals in snapshot.totals:
-        if asset in shard.totals:
-            shard.totals[asset] = AssetTotals(*totals)
-        elif any(totals):
-            raise SnapshotError(f"no market trades {asset} any more, but the snapshot holds money in it")
+        shard.totals[asset] = AssetTotals(*totals)
     for account_snapshot in snapshot.accounts:
         account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id)
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
@@ -244,11 +250,9 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
         account.transfer_ids = dict.fromkeys(account_snapshot.transfer_ids)
-        account.keyed = _restore_keyed(account_snapshot, windows)
+        account.keyed = _restore_keyed(account_snapshot, shard.windows)
     for market in snapshot.markets:
-        state = shard.markets.get(market.symbol)
-        if state is None:
-            raise SnapshotError(f"market {market.symbol} is in the snapshot but not in this shard's settings")
+        state = shard.markets[market.symbol]
         state.last_price, state.sequence = market.last_price, market.sequence
         state.trade_id, state.aggregate_id = market.trade_id, market.aggregate_id
         for half, levels in ((state.book.bids, market.bids), (state.book.asks, market.asks)):

@@ -24,7 +24,7 @@ from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import PREFIX
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
-from tests.worked_log import WINDOWS, WorkedLog
+from tests.worked_log import WorkedLog
 
 BUYER, SELLER, OTHER = AccountId(6), AccountId(7), AccountId(8)
 """On one shard, and each on one of three; BTCUSDT is matched on shard 0, the buyer's."""
@@ -75,7 +75,7 @@ class Told:
             archived = self.log.passed(shard)[ARCHIVE_READER]
             self.log.mark_passed(shard, TRIMMED, archived)
             self.log.trim(streams.commands(shard), archived)
-        self.past = Past(self.log, connection, self.markets, WINDOWS)
+        self.past = Past(self.log, connection, self.markets)
 
 
 @pytest.fixture

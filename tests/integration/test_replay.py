@@ -23,7 +23,6 @@ from protocol.events import StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
-from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
@@ -63,7 +62,7 @@ def exchange(log: StreamLog, shard_count: int) -> list[Worker]:
 
 
 def replay(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | None = None) -> Replay:
-    return Replay(StreamLogSource(log, index), index, markets, DEFAULT_WINDOWS, snapshot)
+    return Replay(StreamLogSource(log, index), index, markets.shard_count, snapshot)
 
 
 def verified(log: StreamLog, index: int, markets: MarketMap, snapshot: bytes | None = None) -> Verifier:

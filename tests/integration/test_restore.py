@@ -30,7 +30,7 @@ from runtime.redis_stream_log import RedisStreamLog
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.keys import described, examples
 from tests.market_log import market_map
-from tests.worked_log import WINDOWS, WorkedLog
+from tests.worked_log import WorkedLog
 
 SAVE_PERIOD_MS = 2_000
 
@@ -101,7 +101,7 @@ class Exchange:
     def restore(self, *, accept_loss: bool = False) -> list[str]:
         """Do what `exchange restore` does; return the shards' losses, if any."""
         with psycopg.connect(self.database_url) as connection:
-            past = Past(None, connection, self.markets, WINDOWS)
+            past = Past(None, connection, self.markets)
             plan = plan_restore(past, connection, self.database_url, {})
             if not plan.losses or accept_loss:
                 write_database(connection, plan)

@@ -18,7 +18,6 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
 from protocol.lease import Standby
-from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
@@ -65,7 +64,7 @@ def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, w
     for reader in EventReader:
         log.mark_passed(0, reader, ids[1])
     first = saved(snapshotter, log, [])
-    restored, stream_id = decode_snapshot(first[0], MARKETS)
+    restored, stream_id = decode_snapshot(first[0])
     assert (state_hash(restored), stream_id) == (state_hash(worker.shard), ids[2])
     assert len(log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)) == 3, "one snapshot is not enough to trim"
 
@@ -196,20 +195,20 @@ def test_a_leader_with_much_in_memory_does_not_fork(
     with structlog.testing.capture_logs() as logs:
         before = saved(snapshotter, log, [])
     assert [(each["bytes"], each["from_log"]) for each in logs] == [(len(before[0]), True)]
-    restored, stream_id = decode_snapshot(before[0], MARKETS)
+    restored, stream_id = decode_snapshot(before[0])
     assert (state_hash(restored), stream_id) == (state_hash(worker.shard), first)
 
     ids = [deposit(log, worker, number) for number in range(1, 4)]
     snapshotter.run()
     ids.append(deposit(log, worker, 4))  # the leader goes on meanwhile
     after = saved(snapshotter, log, before)
-    restored, stream_id = decode_snapshot(after[0], MARKETS)
+    restored, stream_id = decode_snapshot(after[0])
     assert stream_id in ids
     assert len(log.snapshots(0)) == 2
     left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
     assert left == [first, *ids], "what the older snapshot has not applied must stay"
     snapshotter.finish()
-    assert decode_snapshot(log.snapshots(0)[0], MARKETS)[1] == ids[-1], "the only worker leaves nothing to apply"
+    assert decode_snapshot(log.snapshots(0)[0])[1] == ids[-1], "the only worker leaves nothing to apply"
 
 
 def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
@@ -258,8 +257,8 @@ def test_only_whole_snapshots_of_this_exchange_are_read(worker: Worker, log: Red
     snapshot = encode_snapshot(worker.shard, worker.position.stream_id)
     for torn in (b"", snapshot[:-1], snapshot[:40] + b"x" + snapshot[41:]):
         with pytest.raises(SnapshotError, match="torn"):
-            decode_snapshot(torn, MARKETS)
+            decode_snapshot(torn)
     with pytest.raises(SnapshotError, match="number of shards"):
-        decode_snapshot(snapshot, MarketMap.of(MARKETS.markets, 3))
+        decode_snapshot(snapshot)
     with pytest.raises(SnapshotError, match="not in this shard"):
-        decode_snapshot(snapshot, MarketMap.of(MARKETS.markets[:1], 1))
+        decode_snapshot(snapshot)

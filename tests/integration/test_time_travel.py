@@ -28,7 +28,7 @@ from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.memory_stream_log import MemoryStreamLog
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
-from tests.worked_log import WINDOWS, WorkedLog, book_by_events, last_sequence
+from tests.worked_log import WorkedLog, book_by_events, last_sequence
 
 SYMBOLS = [market.symbol for market in market_map().markets]
 
@@ -74,7 +74,7 @@ def test_the_book_at_any_sequence_is_the_one_that_was_published(
     database_url: str, connection: psycopg.Connection, shard_count: int
 ) -> None:
     lived, dice = Lived(database_url, shard_count), random.Random(12)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     for symbol in SYMBOLS:
         happened = lived.events(symbol)
         last = last_sequence(happened, symbol)
@@ -90,7 +90,7 @@ def test_the_book_at_any_sequence_is_the_one_that_was_published(
 
 def test_the_book_at_a_time(database_url: str, connection: psycopg.Connection) -> None:
     lived = Lived(database_url, 1)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     happened = lived.events(BTC)
     times = sorted({event.time for event in happened if isinstance(event, DepthChanged)})
     for time in random.Random(13).sample(times, 15):
@@ -126,7 +126,7 @@ def test_an_account_at_any_sequence_is_what_its_owner_was_told(
     database_url: str, connection: psycopg.Connection
 ) -> None:
     lived, dice = Lived(database_url, 1), random.Random(14)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     entries = [found for _, _, found in lived.trading.entries]
     last = last_sequence(lived.events(BTC), BTC)
     for sequence in {last, last - 1, last - 7, *(dice.randint(1, last) for _ in range(12))}:
@@ -154,7 +154,7 @@ def test_an_account_between_two_commands_of_one_entry(connection: psycopg.Connec
     trading = WorkedLog(log, 17, markets, accounts=1)
     orders = [buy(number) for number in range(3)]
     trading._apply([Deposit(9, "test", AccountId(7), "USDT", AssetUnits(10**13), "money"), *orders])
-    past = Past(log, connection, markets, WINDOWS)
+    past = Past(log, connection, markets)
     for count in range(4):
         found = account_at(past, 7, BTC, count)
         assert [order.client_order_id for order in found.open_orders] == [f"buy-{number}" for number in range(count)]
@@ -169,7 +169,7 @@ def buy(number: int) -> PlaceOrder:
 
 def test_an_account_of_another_shard_and_at_a_time(database_url: str, connection: psycopg.Connection) -> None:
     lived, dice = Lived(database_url, 3), random.Random(15)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     times = [split_stream_id(stream_id)[0] for _, stream_id, _ in lived.trading.entries]
     for time in dice.sample(times, 12):
         account_id = 1001 + dice.randrange(10)
@@ -190,7 +190,7 @@ def test_an_account_of_another_shard_and_at_a_time(database_url: str, connection
 def test_further_back_than_the_archive_says_how_far_it_goes(database_url: str, connection: psycopg.Connection) -> None:
     lived = Lived(database_url, 1)
     drop_old(connection, 0, Retention(0, 2, 36_500), 0)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     oldest = past.shards[0].moments()[-1]
     assert oldest.sequences[BTC] > 10
     assert book_at(past, BTC, oldest.sequences[BTC]).sequence == oldest.sequences[BTC]
@@ -207,11 +207,11 @@ def test_without_a_database_what_redis_has_is_shown_and_the_other_way_round(
 ) -> None:
     lived = Lived(database_url, 1)
     last = last_sequence(lived.events(BTC), BTC)
-    only_redis = Past(lived.log, None, lived.markets, WINDOWS)
+    only_redis = Past(lived.log, None, lived.markets)
     assert book_at(only_redis, BTC).sequence == last
     with pytest.raises(PastError, match="does not reach back"):
         book_at(only_redis, BTC, 3)
-    only_archive = Past(None, connection, lived.markets, WINDOWS)
+    only_archive = Past(None, connection, lived.markets)
     assert 3 < book_at(only_archive, BTC).sequence < last
     assert book_at(only_archive, BTC, 3).sequence == 3
 
@@ -221,7 +221,7 @@ def test_a_replay_without_the_archived_part_would_show_another_book(
 ) -> None:
     """The control: with a command missing in the archive, the books differ from what was published."""
     lived = Lived(database_url, 1)
-    past = Past(lived.log, connection, lived.markets, WINDOWS)
+    past = Past(lived.log, connection, lived.markets)
     happened = lived.events(BTC)
     middle = last_sequence(happened, BTC) // 2
     assert (dict((found := book_at(past, BTC, middle)).bids), dict(found.asks)) == book_by_events(happened, BTC, middle)
@@ -242,7 +242,7 @@ def test_times_are_read_as_people_and_programs_write_them() -> None:
 
 def test_nothing_happened_yet(database_url: str, connection: psycopg.Connection) -> None:
     markets, log = market_map(), MemoryStreamLog(Clock())
-    past = Past(log, connection, markets, WINDOWS)
+    past = Past(log, connection, markets)
     assert book_at(past, BTC).bids == []
     assert account_at(past, 1001).balances == []
     trading = WorkedLog(log, 16, markets, accounts=1)

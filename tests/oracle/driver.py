@@ -78,7 +78,7 @@ class Engine:
     def restart(self) -> None:
         """Replace every shard by what its snapshot restores. What is on its way stays there."""
         snapshots = [encode_snapshot(shard, STREAM_START) for shard in self.shards]
-        self.shards = [decode_snapshot(snapshot, self.market_map, self.windows)[0] for snapshot in snapshots]
+        self.shards = [decode_snapshot(snapshot)[0] for snapshot in snapshots]
 
     def state_hashes(self) -> list[str]:
         """Return a hash of every shard's whole state."""

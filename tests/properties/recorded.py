@@ -141,7 +141,7 @@ def replayed(recording: Recording) -> str:
                 hashed.update(encoded)
             snapshot = encode_snapshot(shard, half[-1].stream_id)
             hashed.update(snapshot)
-            shard, _ = decode_snapshot(snapshot, MARKETS, WINDOWS)
+            shard, _ = decode_snapshot(snapshot)
         hashed.update(state_hash(shard).encode())
     return hashed.hexdigest()
 

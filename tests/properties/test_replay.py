@@ -131,7 +131,7 @@ def cut_and_go_on(recording: Recording, cuts: int) -> int:
             snapshots.append(encode_snapshot(unbroken, entry.stream_id))
         for _ in range(-(-cuts // SHARDS)):
             cut = chosen.randrange(len(entries) - 1)
-            restored, stream_id = decode_snapshot(snapshots[cut], MARKETS, WINDOWS)
+            restored, stream_id = decode_snapshot(snapshots[cut])
             assert stream_id == entries[cut].stream_id
             after = [encoded for each in expected[cut + 1 :] for encoded in each]
             assert produced(restored, entries[cut + 1 :]) == after

@@ -14,6 +14,7 @@ from protocol.events import (
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
+    MarketConfigured,
     MarketEvent,
     OrderAccepted,
     OrderClosed,
@@ -75,7 +76,7 @@ class Follower:
                 self._follow_balances(event.order.account_id, event)
             case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
-            case StateHashed() | TimePassed():
+            case StateHashed() | TimePassed() | MarketConfigured():
                 pass
             case _:
                 assert_never(event)

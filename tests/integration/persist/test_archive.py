@@ -192,7 +192,7 @@ def test_an_archive_that_was_away_goes_on_at_a_snapshot(database_url: str, log: 
         archived(database_url, after=end)
     assert query(database_url, "SELECT may_restart FROM archive") == [(False,)]
     with psycopg.connect(database_url) as connection:
-        shard, stream_id = decode_snapshot(ShardArchive(connection, 0).snapshot(snapshot), market_map())
+        shard, stream_id = decode_snapshot(ShardArchive(connection, 0).snapshot(snapshot))
     assert stream_id == snapshot
     assert shard.command_count < trading.workers[0].shard.command_count
 
@@ -215,7 +215,7 @@ def test_snapshots_are_archived_when_due_and_the_oldest_go_with_their_log(
         assert newest.sequences == {
             symbol: state.sequence for symbol, state in trading.workers[0].shard.markets.items()
         }
-        restored, stream_id = decode_snapshot(archive.snapshot(newest.stream_id), market_map())
+        restored, stream_id = decode_snapshot(archive.snapshot(newest.stream_id))
         assert (state_hash(restored), stream_id) == (state_hash(trading.workers[0].shard), ids[-1])
         assert archive.oldest_id() == STREAM_START
 

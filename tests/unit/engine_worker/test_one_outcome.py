@@ -323,6 +323,6 @@ def test_a_snapshot_has_it_all() -> None:
     exchange.engine.restart()
     assert exchange.engine.state_hashes() == before
     for shard in exchange.engine.shards:
-        restored, _ = decode_snapshot(encode_snapshot(shard, STREAM_START), shard.market_map, WINDOWS)
+        restored, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
         assert state_hash(restored) == state_hash(shard)
         assert restored.digest() == shard.digest()

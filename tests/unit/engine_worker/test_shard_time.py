@@ -89,7 +89,7 @@ def test_messages_bring_their_shards_time() -> None:
 def test_time_stands_in_the_snapshot() -> None:
     moved = shard()
     enter(moved, NOON + 10_000, NOON + 5_000, Tick())
-    again, _ = decode_snapshot(encode_snapshot(moved, STREAM_START), MARKETS)
+    again, _ = decode_snapshot(encode_snapshot(moved, STREAM_START))
     assert again.time == moved.time == NOON + 6_000
     for each in (moved, again):
         enter(each, NOON + 10_001, NOON, Tick())
