@@ -50,14 +50,15 @@ class UnstoredOrders:
 
     def add(self, events: Iterable[Event], stream_id: StreamId) -> None:
         """Take in the orders that were closed by events committed as entry `stream_id`, or before it; again changes nothing."""
+        if split_stream_id(stream_id) <= max(split_stream_id(self.stored_to), split_stream_id(self._lost_to)):
+            return
         for event in events:
             if isinstance(event, OrderClosed | OrderFilled) and not event.order.status.is_open:
                 self._add(event.order, stream_id)
 
     def _add(self, order: OrderState, stream_id: StreamId) -> None:
         order_id = order.order_id
-        needed_after = max(self.stored_to, self._lost_to, key=split_stream_id)
-        if order_id in self._orders or split_stream_id(stream_id) <= split_stream_id(needed_after):
+        if order_id in self._orders:
             return
         self._orders[order_id] = order
         self._oldest_first.append((stream_id, order_id))

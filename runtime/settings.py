@@ -99,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     functions: str = "orders,account,market-data,users"
     """Which groups of functions this gateway mounts."""
     reply_timeout_ms: Positive = 5_000
+    """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
     market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000
