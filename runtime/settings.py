@@ -92,8 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Stream entries that one batch may take."""
     snapshot_interval_s: Positive = 30
     unstored_orders_max: Positive = 500_000
-    """Closed orders that an engine worker keeps for queries until the database has them. Beyond that the oldest are dropped, and
-    the status of an order that may be one of them is unknown until the database is so far."""
+    """Closed orders, some 500 bytes each, that an engine worker keeps for queries until the database has them. Beyond that the oldest
+    are dropped, and the status of an order that may be one of them is unknown until the database is so far."""
 
     # The gateway
     functions: str = "orders,account,market-data,users"
