@@ -24,18 +24,25 @@ _Name = tuple[AccountId, str, str]
 
 
 class UnstoredOrders:
-    """The last state of closed orders, up to `orders_max` of them, by number and by client order id."""
+    """The last state of closed orders, up to `orders_max` of them, by number and by client order id.
+
+    Which entry of the events an order is in is not asked when it is added, but from time to time: `look` tells the newest entry,
+    and whatever was added before is in that one at the latest.
+    """
 
     def __init__(self, orders_max: int) -> None:
         self._orders_max = orders_max
         self._orders: dict[OrderId, OrderState] = {}
         self._newest: dict[_Name, OrderId] = {}
-        self._oldest_first: deque[tuple[StreamId, OrderId]] = deque()
-        """With the entry of the events that the order was closed by, or a later one."""
-        self.stored_to: StreamId = STREAM_START
-        """Up to where the database has the shard's events."""
-        self._lost_to: StreamId = STREAM_START
+        self._added: deque[OrderId] = deque()
+        """Since the last look, oldest first."""
+        self._batches: deque[tuple[StreamId, deque[OrderId]]] = deque()
+        """(the newest entry at a look, what was added before it), oldest first."""
+        self._stored_to = STREAM_START
+        self._lost_to = STREAM_START
         """Up to this entry there may be closed orders that did not fit."""
+        self._has_lost_added = False
+        """Whether there are such since the last look."""
         self.lost = 0
         """Orders that did not fit."""
 
@@ -46,42 +53,63 @@ class UnstoredOrders:
     @property
     def is_complete(self) -> bool:
         """Whether every closed order is here or in the database."""
-        return split_stream_id(self.stored_to) >= split_stream_id(self._lost_to)
+        return not self._has_lost_added and split_stream_id(self._stored_to) >= split_stream_id(self._lost_to)
 
-    def add(self, events: Iterable[Event], stream_id: StreamId) -> None:
-        """Take in the orders that were closed by events committed as entry `stream_id`, or before it; again changes nothing."""
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in the orders that were closed by committed events; again changes nothing."""
         for event in events:
             if isinstance(event, OrderClosed | OrderFilled) and not event.order.status.is_open:
-                self._add(event.order, stream_id)
+                self._add(event.order)
 
-    def _add(self, order: OrderState, stream_id: StreamId) -> None:
+    def _add(self, order: OrderState) -> None:
         order_id = order.order_id
-        needed_after = max(self.stored_to, self._lost_to, key=split_stream_id)
-        if order_id in self._orders or split_stream_id(stream_id) <= split_stream_id(needed_after):
+        if order_id in self._orders:
             return
         self._orders[order_id] = order
-        self._oldest_first.append((stream_id, order_id))
+        self._added.append(order_id)
         name = (order.account_id, order.market, order.client_order_id)
         self._newest[name] = max(order_id, self._newest.get(name, order_id))
         if len(self._orders) > self._orders_max:
-            self._lost_to = max(self._lost_to, self._drop_oldest(), key=split_stream_id)
-            self.lost += 1
+            self._lose_oldest()
+
+    def _lose_oldest(self) -> None:
+        self.lost += 1
+        while self._batches:
+            newest_id, batch = self._batches[0]
+            if batch:
+                self._lost_to = max(self._lost_to, newest_id, key=split_stream_id)
+                self._drop(batch.popleft())
+                return
+            self._batches.popleft()
+        self._has_lost_added = True
+        self._drop(self._added.popleft())
+
+    def look(self, newest_id: StreamId, stored_to: StreamId) -> None:
+        """Note the newest entry of the events, and up to which the database has them."""
+        if self._added:
+            self._batches.append((newest_id, self._added))
+            self._added = deque()
+        if self._has_lost_added:
+            self._lost_to, self._has_lost_added = newest_id, False
+        self._stored_to = stored_to
 
     def drop_stored(self) -> None:
         """Let go of orders that the database has; of many at once only the first."""
-        stored_to = split_stream_id(self.stored_to)
-        for _ in range(_DROPPED_AT_ONCE):
-            if not self._oldest_first or split_stream_id(self._oldest_first[0][0]) > stored_to:
-                return
-            self._drop_oldest()
+        stored_to, left = split_stream_id(self._stored_to), _DROPPED_AT_ONCE
+        while self._batches and split_stream_id(self._batches[0][0]) <= stored_to:
+            batch = self._batches[0][1]
+            while batch:
+                if not left:
+                    return
+                left -= 1
+                self._drop(batch.popleft())
+            self._batches.popleft()
 
-    def _drop_oldest(self) -> StreamId:
-        stream_id, order_id = self._oldest_first.popleft()
+    def _drop(self, order_id: OrderId) -> None:
         order = self._orders.pop(order_id)
         name = (order.account_id, order.market, order.client_order_id)
         if self._newest.get(name) == order_id:
             del self._newest[name]
-        return stream_id
 
     def answer(self, query: OrderQuery, time: TimeMs) -> OrderReply | Refused:
         """Answer a query for an order that is not open."""

@@ -239,9 +239,8 @@ class Worker:
         output = self._take()
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
-            # The leader's batch may have ended before: then the orders are kept a little longer than they need be.
             if is_new:
-                self.unstored_orders.add(output.events, self.position.stream_id)
+                self.unstored_orders.add(output.events)
         self._look_what_is_stored()
         self._compare()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
@@ -320,9 +319,8 @@ class Worker:
 
     def _collect_unstored_orders(self) -> None:
         """Read the closed orders that the database may not have from the events, which are kept until it has them."""
-        self._stored_due_ms = 0
-        self._look_what_is_stored()
-        stream, after = streams.events(self._index), self.unstored_orders.stored_to
+        self._collected_to = self._streams.position(self._index).stream_id
+        stream, after = streams.events(self._index), self._stored_to()
         while entries := self._streams.read({stream: after}, _EVENT_ENTRIES, block_ms=0):
             for entry in entries:
                 after = entry.stream_id
@@ -330,16 +328,19 @@ class Worker:
                     events = decode_readable_events(event_items(entry.fields.get(EVENTS_FIELD, b"")))
                 except msgspec.MsgspecError:
                     continue  # a stranger's; whoever reads the events reports it
-                self.unstored_orders.add(events, after)
-        self._collected_to = after
+                self.unstored_orders.add(events)
 
     def _look_what_is_stored(self) -> None:
         """Ask about once a second up to where the database has the events, and let go of orders that it has."""
         now_ms = self._now_ms()
         if now_ms >= self._stored_due_ms:
             self._stored_due_ms = now_ms + _STORED_INTERVAL_MS
-            self.unstored_orders.stored_to = self._streams.passed(self._index).get(EventReader.PERSIST, STREAM_START)
+            newest_id = self._streams.last_id(streams.events(self._index))
+            self.unstored_orders.look(newest_id, self._stored_to())
         self.unstored_orders.drop_stored()
+
+    def _stored_to(self) -> StreamId:
+        return self._streams.passed(self._index).get(EventReader.PERSIST, STREAM_START)
 
     def _restore_shard(self) -> StreamId:
         goal = split_stream_id(self._streams.position(self._index).stream_id)
@@ -471,7 +472,7 @@ class Worker:
         self._delivery_unsure = bool(outbox)
         if output.events:
             self._told_second = self.shard.time // 1_000
-        self.unstored_orders.add(output.events, stream_id)
+        self.unstored_orders.add(output.events)
         commands = self.shard.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
         if self._tracer is not None:

@@ -92,13 +92,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Stream entries that one batch may take."""
     snapshot_interval_s: Positive = 30
     unstored_orders_max: Positive = 500_000
-    """Closed orders that an engine worker keeps for queries until the database has them. Beyond that the oldest are dropped, and
-    the status of an order that may be one of them is unknown until the database is so far."""
+    """Closed orders, some 500 bytes each, that an engine worker keeps for queries until the database has them. Beyond that the oldest
+    are dropped, and the status of an order that may be one of them is unknown until the database is so far."""
 
     # The gateway
     functions: str = "orders,account,market-data,users"
     """Which groups of functions this gateway mounts."""
     reply_timeout_ms: Positive = 5_000
+    """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
     market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000

@@ -61,8 +61,8 @@ PLANTS = (
           "if first is not None and not (isinstance(first.reply, OrderReply) and first.reply.order.status is FILLED):"),
     Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
     Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
-          "split_stream_id(self._oldest_first[0][0]) > stored_to", "False"),
-    Plant("closed orders not read at a start", Worker, "_collect_unstored_orders", "self.unstored_orders.add(events, after)", "pass"),
+          "<= stored_to", "<= (10**18, 0)"),
+    Plant("closed orders not read at a start", Worker, "_collect_unstored_orders", "self.unstored_orders.add(events)", "pass"),
     Plant(
         "numbers of received messages forgotten at restart",
         Worker,

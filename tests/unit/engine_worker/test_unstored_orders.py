@@ -50,8 +50,8 @@ def at(number: int) -> StreamId:
 
 def test_an_order_is_found_by_number_and_the_newest_by_its_client_order_id() -> None:
     orders = UnstoredOrders(10)
-    orders.add([closed(100, "a"), closed(200, "b")], at(1))
-    orders.add([closed(300, "a"), closed(400, "a", "ETHUSDT")], at(2))
+    orders.add([closed(100, "a"), closed(200, "b")])
+    orders.add([closed(300, "a"), closed(400, "a", "ETHUSDT")])
     assert [found(orders, each) for each in (100, 200, 300)] == [100, 200, 300]
     assert found(orders, name="a") == 300
     assert found(orders, name="a", market="ETHUSDT") == 400
@@ -62,15 +62,19 @@ def test_an_order_is_found_by_number_and_the_newest_by_its_client_order_id() -> 
 
 def test_an_order_is_kept_until_the_database_has_its_events() -> None:
     orders = UnstoredOrders(10)
-    orders.add([closed(100, "a")], at(1))
-    orders.add([closed(200, "a")], at(2))
-    orders.stored_to = at(1)
+    orders.add([closed(100, "a")])
+    orders.look(at(1), STREAM_START)
+    orders.add([closed(200, "a"), closed(100, "a")])  # one of them again, at a start
+    orders.drop_stored()
+    assert len(orders) == 2
+    orders.look(at(5), at(1))
     orders.drop_stored()
     assert found(orders, 100) is RejectReason.UNKNOWN_ORDER
     assert found(orders, name="a") == 200
-    orders.add([closed(100, "a")], at(1))  # read again at a start
-    assert len(orders) == 1
-    orders.stored_to = at(2)
+    orders.look(at(6), at(4))
+    orders.drop_stored()
+    assert found(orders, 200) == 200, "it may be in entry 5"
+    orders.look(at(6), at(5))
     orders.drop_stored()
     assert found(orders, name="a") is RejectReason.UNKNOWN_ORDER
 
@@ -78,18 +82,42 @@ def test_an_order_is_kept_until_the_database_has_its_events() -> None:
 def test_while_the_database_lacks_what_did_not_fit_nothing_is_said_not_to_exist() -> None:
     orders = UnstoredOrders(2)
     for number in (1, 2, 3, 4):
-        orders.add([closed(number * 100, f"c{number}")], at(number))
+        orders.add([closed(number * 100, f"c{number}")])
+        if number != 3:
+            orders.look(at(number), STREAM_START)
     assert (len(orders), orders.lost) == (2, 2)
     assert [found(orders, each) for each in (300, 400)] == [300, 400]
     for order_id in (100, 200, 987_600):
         assert found(orders, order_id) is RejectReason.ORDER_NOT_REMEMBERED
-    orders.stored_to = at(1)
+    orders.look(at(4), at(1))
     orders.drop_stored()
     assert found(orders, 200) is RejectReason.ORDER_NOT_REMEMBERED
-    orders.stored_to = at(2)
+    orders.look(at(4), at(2))
     orders.drop_stored()
     assert found(orders, 200) is RejectReason.UNKNOWN_ORDER
     assert found(orders, 300) == 300
+
+
+def test_what_does_not_fit_between_two_looks_is_not_denied_either() -> None:
+    orders = UnstoredOrders(1)
+    orders.look(at(1), at(1))
+    orders.add([closed(100, "a"), closed(200, "b")])
+    assert found(orders, 100) is RejectReason.ORDER_NOT_REMEMBERED
+    orders.look(at(3), at(2))
+    assert found(orders, 100) is RejectReason.ORDER_NOT_REMEMBERED
+    orders.look(at(3), at(3))
+    assert found(orders, 100) is RejectReason.UNKNOWN_ORDER
+
+
+def test_many_are_let_go_of_in_slices() -> None:
+    orders = UnstoredOrders(100_000)
+    orders.add([closed(number, f"c{number}") for number in range(1, 25_001)])
+    orders.look(at(1), at(1))
+    sizes = []
+    for _ in range(3):
+        orders.drop_stored()
+        sizes.append(len(orders))
+    assert sizes == [15_000, 5_000, 0]
 
 
 class Exchange:
