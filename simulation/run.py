@@ -104,6 +104,8 @@ class Simulation:
         Raises:
             Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
         """
+        while not self.witness.knows_all_markets():
+            self._round()
         for shard, deposits in endowment(self.markets):
             self.log.append(
                 streams.commands(shard), {COMMANDS_FIELD: encode_commands(deposits, self.surroundings.now * 1_000)}

@@ -242,11 +242,15 @@ class Witness(Watch):
         self._log = log
         self._leaders: dict[int, Process] = {}
         shards = range(market_map.shard_count)
-        self._twins = [Shard(shard, market_map) for shard in shards]
+        self._twins = [Shard(shard, MarketMap.placed([], market_map.shard_count)) for shard in shards]
         self.positions = [STREAM_START for _ in shards]
         """Up to where each twin is."""
         self._hashes: dict[int, tuple[StreamId, str]] = {}
         self._replies: defaultdict[tuple[str, int], list[Reply]] = defaultdict(list)
+
+    def knows_all_markets(self) -> bool:
+        """Return whether every shard knows every market by now."""
+        return all(twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins)
 
     def leader(self, shard: int) -> Process | None:
         """Return who took the shard over last."""

@@ -32,6 +32,7 @@ class WorkedLog(ShardLog):
         for worker in self.workers:
             worker.start()
         super().__init__(seed, market_map, start_ms, accounts)
+        self.work()
 
     def give(self, *commands: Command) -> None:
         """Give these commands, an entry each."""
