@@ -47,10 +47,9 @@ def book_at(
     """
     shard_past = past.of_market(symbol)
     replay = _replay(shard_past, symbol, sequence, time)
-    state = replay.shard.markets[symbol]
     depth = replay.shard.depth(symbol)
     sides: dict[Side, dict[int, int]] = {Side.BUY: dict(depth.bids), Side.SELL: dict(depth.asks)}
-    reached, stream_id = state.sequence, replay.position
+    reached, stream_id = depth.sequence, replay.position
     goal = _goal(shard_past, time)
     for entry in steps(replay, shard_past, goal, progress):
         for event in replay.shard.take().events:
@@ -65,7 +64,7 @@ def book_at(
                         sides[change.side][change.price] = change.quantity
                     else:
                         sides[change.side].pop(change.price, None)
-        if sequence is not None and state.sequence > sequence:
+        if sequence is not None and replay.shard.sequence(symbol) > sequence:
             break
         stream_id = entry.stream_id
     if sequence is not None and reached < sequence:
@@ -124,14 +123,15 @@ def _crossing(
     Raises:
         PastError: the log ends before it.
     """
-    state, before = replay.shard.markets[symbol], replay.position
+    before = replay.position
     for entry in steps(replay, past, past.end(), progress):
         replay.shard.take()
-        if state.sequence > sequence:
+        if replay.shard.sequence(symbol) > sequence:
             return before, entry
         before = entry.stream_id
-    if state.sequence < sequence:
-        raise PastError(f"{symbol} is at sequence {state.sequence}; {sequence} is still to come")
+    reached = replay.shard.sequence(symbol)
+    if reached < sequence:
+        raise PastError(f"{symbol} is at sequence {reached}; {sequence} is still to come")
     return None
 
 
@@ -141,7 +141,7 @@ def _account_before(
     """Apply an entry one command after the other, and return the account before the one that leads beyond the sequence."""
     account = _account(shard, account_id, position)
     for _ in apply_one_by_one(shard, entry):
-        if shard.markets[symbol].sequence > sequence:
+        if shard.sequence(symbol) > sequence:
             break
         account = _account(shard, account_id, entry.stream_id)
     return account

@@ -591,5 +591,6 @@ def _dead_letter(entry: Entry, reason: str) -> DeadLetter:
 def _reply_frames(replies: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:
     by_waiter: defaultdict[str, list[Any]] = defaultdict(list)
     for reply_to, reply in replies:
-        by_waiter[reply_to].append(reply)
+        if reply_to:
+            by_waiter[reply_to].append(reply)
     return [(streams.replies(reply_to), encode_frame(each)) for reply_to, each in by_waiter.items()]

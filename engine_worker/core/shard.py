@@ -1039,9 +1039,16 @@ class Shard:
             rows.append((asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled))
         return rows
 
+    def sequence(self, symbol: str) -> MarketSequence:
+        """Return the number of a market's last public event; 0 before it is listed."""
+        state = self.markets.get(symbol)
+        return MarketSequence(state.sequence if state is not None else 0)
+
     def depth(self, symbol: str) -> DepthSnapshot:
-        """Return the whole book of one of this shard's markets, by price levels."""
-        state = self.markets[symbol]
+        """Return the whole book of one of this shard's markets, by price levels; empty before the market is listed."""
+        state = self.markets.get(symbol)
+        if state is None:
+            return DepthSnapshot(self.time, symbol, MarketSequence(0), (), ())
         bids, asks = (
             tuple((level.price, QuantityLots(level.quantity)) for level in half.in_priority())
             for half in (state.book.bids, state.book.asks)

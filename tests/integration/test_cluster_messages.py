@@ -96,6 +96,9 @@ def run(url: str, folder: Path, *, broken_dedup: bool) -> tuple[int, list[str]]:
     log = RedisStreamLog.connect(url)
     engines = DyingEngines(url, folder, broken_dedup=broken_dedup)
     try:
+        while any(len(log.read({streams.commands(shard): STREAM_START}, 9, 0)) < len(SHARDS) for shard in SHARDS):
+            engines.look()  # each configures itself, and hears of the others' markets
+            time.sleep(0.02)
         commands = [*deposits(), *trading(seed=3, count=COMMANDS)]
         for number, command in enumerate(commands):
             frame = {COMMANDS_FIELD: encode_frame([command])}

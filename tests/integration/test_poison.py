@@ -13,7 +13,16 @@ from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.input import NotUnderstoodError, apply_entry
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages, frame_items
-from protocol.commands import Deposit, MatchOrder, MessageFrame, PlaceOrder, RestingClosed
+from protocol.commands import (
+    CancelMissed,
+    CancelResting,
+    Deposit,
+    MatchOrder,
+    MessageFrame,
+    PlaceOrder,
+    RestingClosed,
+    TakerOutcome,
+)
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import AuditQuery, Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
@@ -106,10 +115,20 @@ def match(**changes: Any) -> MatchOrder:
     return msgspec.structs.replace(order, **changes)
 
 
+def test_an_order_for_a_market_that_is_not_there_is_answered() -> None:
+    """It may have been there when its account's shard sent the order, and its owner waits."""
+    shard = Shard(0, MARKETS)
+    cancel = CancelResting(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
+    frame = encode_messages(MessageFrame(1, 0, 1, (match(market="NOSUCH"), cancel)))
+    apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame}))
+    refused = TakerOutcome(OrderId(101), AccountId(4), "NOSUCH", (), False, False, RejectReason.UNKNOWN_MARKET)
+    missed = CancelMissed(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
+    assert shard.take().outbox == [(1, 1, refused), (1, 2, missed)]
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (match(market="NOSUCH"), "market 'NOSUCH' is not one of shard 0"),
         (match(market="ETHUSDT"), "market 'ETHUSDT' is not one of shard 0"),
         (match(account_id=3), "account 3 is not one of shard 1"),
         (match(account_id=-2), "account -2 is not one of shard 1"),

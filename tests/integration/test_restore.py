@@ -132,7 +132,10 @@ def make(redis_url: str, database_url: str) -> Iterator[Make]:
 
 def accounts_of(shard: Shard) -> dict[int, Any]:
     return {
-        account_id: (account.balances(), {symbol: dict(orders) for symbol, orders in account.open_orders.items()})
+        account_id: (
+            account.balances(),
+            {symbol: dict(orders) for symbol, orders in account.open_orders.items() if orders},
+        )
         for account_id, account in shard.accounts.items()
     }
 

@@ -131,6 +131,15 @@ def run_until_quiet(workers: Sequence[Worker]) -> None:
         pass
 
 
+def all_running(log: StreamLog, markets: MarketMap) -> list[Worker]:
+    """Return a worker for each shard, which knows all markets."""
+    workers = [worker(log, index, markets) for index in range(markets.shard_count)]
+    for each in workers:
+        each.start()
+    run_until_quiet(workers)
+    return workers
+
+
 def events_of(log: StreamLog, shard: int) -> list[Event]:
     entries = log.read({streams.events(shard): STREAM_START}, 1_000_000, block_ms=0)
     return [event for entry in entries for event in decode_events(entry.fields[EVENTS_FIELD])]
@@ -168,6 +177,7 @@ def test_a_restart_gives_the_same_state(log: StreamLog, shard_count: int) -> Non
     workers = [worker(log, index, markets) for index in range(shard_count)]
     for each in workers:
         each.start()
+    run_until_quiet(workers)
     enqueue(log, deposits(), markets)
     enqueue(log, trading(seed=1, count=60), markets)
     run_until_quiet(workers)
@@ -217,8 +227,7 @@ def test_a_log_that_lost_its_tail_is_refused() -> None:
 def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> list[Worker]:
     """Trade, with shard `victim` on a log in which it may crash; it is started anew until it does not any more."""
     log, markets = crashing._log, market_map(shard_count)
-    enqueue(log, deposits(), markets)
-    enqueue(log, trading(seed=4, count=40), markets)
+    orders = [*deposits(), *trading(seed=4, count=40)]
     workers = [worker(log, index, markets) for index in range(shard_count)]
     while True:
         workers[victim] = worker(crashing, victim, markets)
@@ -226,6 +235,9 @@ def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> li
             for each in workers:
                 if each.position.epoch == 0:
                     each.start()
+            run_until_quiet(workers)
+            enqueue(log, orders, markets)
+            orders = []
             run_until_quiet(workers)
         except Crash:
             continue
@@ -333,22 +345,22 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
 
 def test_a_message_that_breaks_an_invariant_stops_the_shard_and_publishes_nothing() -> None:
     log, markets = memory_log(), market_map(3)
-    one = worker(log, 1, markets)
-    one.start()
+    _, one, _ = all_running(log, markets)
+    events, position = events_of(log, 1), log.position(1)
     enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
     forged = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
-    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 1, (forged,)))})
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 2, (forged,)))})
     with pytest.raises(InvariantBroken, match="order 101"):
         run_until_quiet([one])
-    assert events_of(log, 1) == []
+    assert events_of(log, 1) == events
     assert log.published == []
-    assert log.position(1).stream_id == STREAM_START
+    assert log.position(1) == position
 
 
 def test_whatever_the_core_raises_halts_the_shard_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     log, markets = memory_log(), market_map(1)
-    only = worker(log, 0, markets)
-    only.start()
+    (only,) = all_running(log, markets)
+    position = log.position(0)
     enqueue(log, [Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "t")], markets)
 
     def overflow(_account: object, _asset: str) -> None:
@@ -357,7 +369,7 @@ def test_whatever_the_core_raises_halts_the_shard_with_a_reason(monkeypatch: pyt
     monkeypatch.setattr("engine_worker.core.accounts.Account.funds_in", overflow)
     with pytest.raises(InvariantBroken, match="OverflowError: can't serialize ints"):
         run_until_quiet([only])
-    assert log.position(0).stream_id == STREAM_START
+    assert log.position(0) == position
     assert log.published == []
 
 
@@ -380,11 +392,10 @@ def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(monkeyp
 
 def test_a_gap_between_shards_stops_the_receiver() -> None:
     log, markets = memory_log(), market_map(3)
-    one = worker(log, 1, markets)
-    one.start()
+    _, one, _ = all_running(log, markets)
     fill = MakerFill(OrderId(101), AccountId(1), "BTCUSDT", TradeId(1), PriceTicks(1), QuantityLots(1))
-    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 3, (fill,)))})
-    with pytest.raises(InvariantBroken, match="messages 1 to 2 from shard 0 are missing"):
+    log.append(streams.commands(1), {MESSAGES_FIELD: encode_messages(MessageFrame(0, 1, 4, (fill,)))})
+    with pytest.raises(InvariantBroken, match="messages 2 to 3 from shard 0 are missing"):
         run_until_quiet([one])
 
 
