@@ -3,9 +3,9 @@
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from cli.processes import ProcessSpec, edges, engines, gateways, readers
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.lease import Leader, Standby
-from protocol.replies import AuditQuery, AuditReply
+from protocol.replies import AuditQuery, AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime import redis_clients
 from runtime.halt import Halt, read_halt
@@ -188,22 +188,45 @@ def connect_log(settings: Settings) -> RedisStreamLog:
     return RedisStreamLog.connect(settings.resolved_redis_url(), timeout_s=TIMEOUT_S)
 
 
-def audit(client: redis.Redis, shards: list[int], timeout_s: float = TIMEOUT_S) -> dict[int, AuditReply]:
-    """Ask the shards for their books of money; those that do not answer in time are missing."""
+def ask(
+    client: redis.Redis, shards: Sequence[int], query: Callable[[int, str], Query], timeout_s: float = TIMEOUT_S
+) -> dict[int, Reply]:
+    """Ask each shard what `query` makes of its number and the reply channel; those that do not answer in time are missing."""
+    found: dict[int, Reply] = {}
+    with command_waiter(client, timeout_s) as (waiter, replies):
+        for shard in shards:
+            frame = encode_frame([query(shard, waiter)])
+            client.xadd(streams.queries(shard), {QUERIES_FIELD: frame}, maxlen=QUERIES_MAX)
+        for reply in replies():
+            found[reply.request_id] = reply
+            if len(found) == len(shards):
+                break
+    return found
+
+
+@contextmanager
+def command_waiter(
+    client: redis.Redis, timeout_s: float = TIMEOUT_S
+) -> Iterator[tuple[str, Callable[[], Iterator[Reply]]]]:
+    """Listen on a reply channel of our own: its name, and what yields the replies for so long."""
     waiter = f"cli-{time.time_ns()}"
-    found: dict[int, AuditReply] = {}
     with client.pubsub(ignore_subscribe_messages=True) as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(streams.replies(waiter))
-        for shard in shards:
-            frame = encode_frame([AuditQuery(shard, waiter)])
-            client.xadd(streams.queries(shard), {QUERIES_FIELD: frame}, maxlen=QUERIES_MAX)
-        deadline = time.monotonic() + timeout_s
-        while len(found) < len(shards) and (left := deadline - time.monotonic()) > 0:
-            message = listener.get_message(timeout=left)
-            if message is not None:
-                replies = decode_replies(message["data"])
-                found |= {reply.request_id: reply for reply in replies if isinstance(reply, AuditReply)}
-    return found
+
+        def replies() -> Iterator[Reply]:
+            deadline = time.monotonic() + timeout_s
+            while (left := deadline - time.monotonic()) > 0:
+                message = listener.get_message(timeout=left)
+                if message is not None:
+                    yield from decode_replies(message["data"])
+
+        yield waiter, replies
+
+
+def audit(client: redis.Redis, shards: Sequence[int], timeout_s: float = TIMEOUT_S) -> dict[int, AuditReply]:
+    """Ask the shards for their books of money; those that do not answer in time are missing."""
+    replies = ask(client, shards, AuditQuery, timeout_s)
+    return {shard: reply for shard, reply in replies.items() if isinstance(reply, AuditReply)}
 
 
 def halts(settings: Settings) -> dict[int, Halt]:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cli import embedded, embedded_redis, probes
 from cli.console import plain_table
+from cli.market_configs import markets_are_known
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
@@ -163,6 +164,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     _check_log(settings)
     wait_for("the gateway", lambda: probes.gateway_answers(settings))
     wait_for("the shards", lambda: probes.shards_answer(settings))
+    wait_for("the markets", lambda: markets_are_known(settings))
     start(readers(settings))
     start(clients(settings))
     start(pages(settings))

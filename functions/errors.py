@@ -127,8 +127,6 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.DUPLICATE_CLIENT_ORDER_ID: (-2010, "Duplicate order sent."),
     RejectReason.WOULD_MATCH_IMMEDIATELY: (-2010, "Order would immediately match and take."),
     RejectReason.UNKNOWN_ORDER: (-2011, "Unknown order sent."),
-    RejectReason.UNKNOWN_MARKET: (-1121, "Invalid symbol."),
-    RejectReason.UNKNOWN_ASSET: (-1130, "Data sent for parameter 'asset' is not valid."),
     RejectReason.PRICE_OUT_OF_RANGE: (-1013, "Filter failure: PRICE_FILTER"),
     RejectReason.PRICE_OUTSIDE_BAND: (-1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
     RejectReason.QUANTITY_OUT_OF_RANGE: (-1013, "Filter failure: LOT_SIZE"),
@@ -149,6 +147,8 @@ def refusal(reason: RejectReason) -> ApiError:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
+    if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):
+        return unavailable()  # functions have looked for these: the shard has not been told of them yet
     if reason is RejectReason.ORDER_NOT_REMEMBERED:
         return status_unknown()
     code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))

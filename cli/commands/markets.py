@@ -1,11 +1,18 @@
 """`exchange markets`."""
 
+import sys
+
+import redis
 import rich_click as click
 
 from cli.api import ApiError, request
-from cli.console import console, plain_table, print_json, running_settings, short_decimal
+from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
+from cli.market_configs import Change, ConfigError, apply, by_symbol, known_configs, plan, with_status
+from cli.probes import connect
+from protocol.configuration import MarketConfig, MarketStatus
 from protocol.market import Market
 from protocol.units import format_decimal
+from runtime.settings import Settings
 
 _COLUMNS = {
     "symbol": "market",
@@ -20,10 +27,18 @@ _COLUMNS = {
 }
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market.")
-def markets(as_json: bool) -> None:
-    """Show the markets: grid, limits and fees, and the last and best prices when the exchange runs."""
+@click.pass_context
+def markets(context: click.Context, as_json: bool) -> None:
+    """Show the markets: grid, limits and fees, and the last and best prices when the exchange runs.
+
+    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the settings want to be
+    otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done in a market. EXCHANGE_MARKETS_FILE
+    names the file of the settings; a new exchange begins with it.
+    """
+    if context.invoked_subcommand is not None:
+        return
     settings = running_settings()
     market_map = settings.market_map()
     prices: dict[str, dict[str, str]] = {}
@@ -63,3 +78,119 @@ def _row(market: Market, prices: dict[str, str]) -> dict[str, str | None]:
 
 def _price(prices: dict[str, str], name: str) -> str | None:
     return short_decimal(prices[name]) if name in prices else None
+
+
+@markets.command(name="plan")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change.")
+def plan_command(as_json: bool) -> None:
+    """Show what `apply` would change; exit 1 when some of it is impossible."""
+    changes, _ = _changes()
+    if as_json:
+        print_json([_change_row(change) for change in changes])
+    else:
+        _show(changes)
+    if not all(change.is_possible for change in changes):
+        sys.exit(1)
+
+
+@markets.command(name="apply")
+def apply_command() -> None:
+    """Configure the markets as the settings say, while the exchange runs. Markets that are not in the settings stay as they are."""
+    changes, settings = _changes()
+    _show(changes)
+    if not all(change.is_possible for change in changes):
+        raise CommandError("Nothing was changed.")
+    with connect(settings) as client:
+        for change in changes:
+            _configure(client, change.config)
+
+
+@markets.command()
+@click.argument("symbols", nargs=-1, required=True)
+def halt(symbols: tuple[str, ...]) -> None:
+    """Stop markets: new orders and cancels are refused; what rests stays."""
+    _set_status(symbols, MarketStatus.HALTED)
+
+
+@markets.command(name="cancel-only")
+@click.argument("symbols", nargs=-1, required=True)
+def cancel_only(symbols: tuple[str, ...]) -> None:
+    """Let orders be canceled in markets, and refuse new ones."""
+    _set_status(symbols, MarketStatus.CANCEL_ONLY)
+
+
+@markets.command()
+@click.argument("symbols", nargs=-1, required=True)
+def resume(symbols: tuple[str, ...]) -> None:
+    """Let markets trade again."""
+    _set_status(symbols, MarketStatus.TRADING)
+
+
+def _changes() -> tuple[list[Change], Settings]:
+    settings = running_settings()
+    return plan(_known(settings), settings.market_map()), settings
+
+
+def _known(settings: Settings) -> dict[str, MarketConfig]:
+    shards = range(settings.shard_count)
+    try:
+        with connect(settings) as client:
+            known = known_configs(client, shards)
+    except redis.RedisError as error:
+        raise CommandError(f"Redis does not answer ({error}); is the exchange running?") from error
+    if missing := [shard for shard in shards if shard not in known]:
+        raise CommandError(f"Shard {missing[0]} does not answer; `exchange shards` says how it stands.")
+    return by_symbol(known.values())
+
+
+def _set_status(symbols: tuple[str, ...], status: MarketStatus) -> None:
+    settings = running_settings()
+    known = _known(settings)
+    for symbol in symbols:
+        if symbol.upper() not in known:
+            raise CommandError(f"There is no market {symbol}; there are: {', '.join(sorted(known))}.")
+    with connect(settings) as client:
+        for symbol in symbols:
+            config = known[symbol.upper()]
+            if config.status is status:
+                console.print(f"{config.market.symbol} is {_words(status)} already")
+            else:
+                _configure(client, with_status(config, status))
+
+
+def _configure(client: redis.Redis, config: MarketConfig) -> None:
+    try:
+        apply(client, config)
+    except (ConfigError, redis.RedisError) as error:
+        raise CommandError(str(error)) from error
+    console.print(f"{config.market.symbol} is {_words(config.status)}, version {config.version}")
+
+
+def _words(status: MarketStatus) -> str:
+    return status.name.lower().replace("_", "-")
+
+
+def _show(changes: list[Change]) -> None:
+    if not changes:
+        console.print("The markets are configured as the settings say.")
+    for change in changes:
+        market = change.config.market
+        if not change.differences:
+            console.print(f"{market.symbol} is listed on shard {change.config.shard}")
+        for name, now, then in change.differences:
+            console.print(f"{market.symbol} {name} from {now} to {then}")
+        if not change.is_possible:
+            console.print(
+                f"[bold red]{market.symbol}: what a market is traded against, and its grid, stay for as long as it is listed; "
+                "list another market under another name"
+            )
+
+
+def _change_row(change: Change) -> dict[str, object]:
+    return {
+        "symbol": change.config.market.symbol,
+        "shard": change.config.shard,
+        "version": change.config.version,
+        "possible": change.is_possible,
+        "differences": {name: {"now": now, "then": then} for name, now, then in change.differences},
+    }

@@ -1,0 +1,115 @@
+"""How the markets are configured, what the settings want, and the commands that make the first like the second."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import redis
+
+from cli.probes import ask, command_waiter, connect
+from protocol import streams
+from protocol.codec import encode_commands
+from protocol.commands import ConfigureMarket
+from protocol.configuration import MarketConfig, MarketStatus
+from protocol.market import MarketMap
+from protocol.replies import ConfigQuery, ConfigReply, Configured, Refused
+from protocol.streams import COMMANDS_FIELD
+from runtime.settings import Settings
+
+_FIXED = ("base", "quote", "tick_size", "lot_size")
+
+
+class Change(NamedTuple):
+    """One market that is to be configured otherwise, or listed."""
+
+    config: MarketConfig
+    differences: tuple[tuple[str, object, object], ...]
+    """(field, now, then); empty: it is listed."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether a shard would do it: the grid of a market that is listed is part of its orders."""
+        return not any(name in _FIXED for name, _, _ in self.differences)
+
+
+class ConfigError(RuntimeError):
+    """A shard did not do it; the message says which and why."""
+
+
+def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
+    """Return how each shard is configured; those that do not answer are missing."""
+    return {shard: reply for shard, reply in ask(client, shards, ConfigQuery).items() if isinstance(reply, ConfigReply)}
+
+
+def all_know_all(known: Mapping[int, ConfigReply], shards: Sequence[int]) -> bool:
+    """Return whether every shard is configured, and they know the same markets."""
+    symbols = [{each.market.symbol for each in known[shard].markets} for shard in shards if shard in known]
+    configured = all(shard in known and known[shard].shard is not None for shard in shards)
+    return configured and bool(symbols[0]) and all(each == symbols[0] for each in symbols)
+
+
+def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
+    """Return each market as its own shard has it, which is the newest version."""
+    found: dict[str, MarketConfig] = {}
+    for reply in known:
+        for config in reply.markets:
+            have = found.get(config.market.symbol)
+            if have is None or have.version < config.version:
+                found[config.market.symbol] = config
+    return found
+
+
+def plan(configs: Mapping[str, MarketConfig], wanted: MarketMap) -> list[Change]:
+    """Return what has to change so that every market that is wanted is configured so. Markets that nobody wants any more stay."""
+    changes = []
+    for market in wanted.markets:
+        now = configs.get(market.symbol)
+        if now is None:
+            changes.append(Change(MarketConfig(market, wanted.shard_of_market(market.symbol)), ()))
+            continue
+        differences = tuple(
+            (name, getattr(now.market, name), getattr(market, name))
+            for name in market.__struct_fields__
+            if name != "quote_per_tick_lot" and getattr(now.market, name) != getattr(market, name)
+        )
+        if differences:
+            changes.append(Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences))
+    return changes
+
+
+def with_status(config: MarketConfig, status: MarketStatus) -> MarketConfig:
+    """Return the next version of a market's configuration, with another status."""
+    return msgspec.structs.replace(config, status=status, version=config.version + 1)
+
+
+def apply(client: redis.Redis, config: MarketConfig) -> None:
+    """Let the market's shard configure it so, and wait until it has.
+
+    Raises:
+        ConfigError: it refused, or did not answer.
+    """
+    symbol = config.market.symbol
+    with command_waiter(client) as (name, replies):
+        request_id = time.time_ns() // 1_000
+        frame = encode_commands([ConfigureMarket(request_id, name, config)], time.time_ns() // 1_000)
+        client.xadd(streams.commands(config.shard), {COMMANDS_FIELD: frame})
+        for reply in replies():
+            match reply:
+                case Configured(request_id=answered) if answered == request_id:
+                    return
+                case Refused(request_id=answered, reason=reason) if answered == request_id:
+                    raise ConfigError(f"shard {config.shard} refuses to configure {symbol} so: {reason}")
+    raise ConfigError(
+        f"shard {config.shard} did not answer; `exchange markets plan` shows whether {symbol} is configured"
+    )
+
+
+def markets_are_known(settings: Settings) -> bool:
+    """Return whether every shard is configured, and knows all markets."""
+    shards = range(settings.shard_count)
+    try:
+        with connect(settings) as client:
+            return all_know_all(known_configs(client, shards), shards)
+    except redis.RedisError:
+        return False

@@ -1,0 +1,292 @@
+"""How a shard and its markets are configured changes by commands, and stands in the log and in the snapshot; settings decide nothing."""
+
+import msgspec
+import pytest
+
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    Command,
+    ConfigCommand,
+    ConfigureMarket,
+    ConfigureShard,
+    Deposit,
+    KnowMarket,
+    MatchOrder,
+    PlaceOrder,
+    TakerOutcome,
+)
+from protocol.configuration import RULES, MarketConfig, MarketStatus, ShardConfig
+from protocol.events import MarketConfigured, OrderFilled
+from protocol.market import Market, MarketMap
+from protocol.orders import OrderType, RejectReason, Side, TimeInForce
+from protocol.replies import ConfigQuery, ConfigReply, Configured, OrderReply, OrdersReply, Refused, Reply
+from protocol.streams import STREAM_START
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.windows import Windows
+
+BTC = Market(
+    symbol="BTCUSDT", base="BTC", quote="USDT", tick_size=AssetUnits(10**6), lot_size=AssetUnits(10**3),
+    price_max=PriceTicks(10**6), quantity_min=QuantityLots(1), quantity_max=QuantityLots(10**9),
+    notional_min=AssetUnits(1), band_up_ppm=5_000_000, band_down_ppm=200_000, maker_fee_ppm=1_000, taker_fee_ppm=2_000,
+)  # fmt: skip
+LISTED = MarketConfig(BTC, 0)
+BUYER, SELLER = AccountId(2), AccountId(4)
+
+
+class Exchange:
+    """Two shards, and the mail between them. BTCUSDT is on the first, and so are accounts with an even number."""
+
+    def __init__(self, shard_count: int = 2) -> None:
+        self.shards = [Shard(index, MarketMap.placed([], shard_count)) for index in range(shard_count)]
+        self.time = 0
+        self.requests = 0
+        self.events: list[object] = []
+
+    def tell(self, shard: int, command: ConfigCommand | Command) -> Reply:
+        """Give a shard a command, deliver all mail, and return the reply."""
+        self.time += 1
+        self.requests += 1
+        command = msgspec.structs.replace(command, request_id=self.requests, reply_to="r")
+        self.shards[shard].apply(command, TimeMs(self.time))
+        replies: list[Reply] = []
+        while any(self._deliver(each, replies) for each in self.shards):
+            pass
+        (reply,) = [reply for reply in replies if reply.request_id == self.requests]
+        return reply
+
+    def _deliver(self, shard: Shard, replies: list[Reply]) -> bool:
+        output = shard.take()
+        replies += [reply for _, reply in output.replies]
+        self.events += output.events
+        for target, _, message in output.outbox:
+            self.shards[target].apply(message, TimeMs(self.time))
+        return bool(output.outbox)
+
+    def configure(self, config: MarketConfig = LISTED) -> Reply:
+        return self.tell(config.shard, ConfigureMarket(0, "", config))
+
+    def refusal(self, shard: int, command: ConfigCommand | Command) -> RejectReason:
+        reply = self.tell(shard, command)
+        assert isinstance(reply, Refused), reply
+        return reply.reason
+
+    def knows(self, shard: int) -> ConfigReply:
+        _, reply = self.shards[shard].answer(ConfigQuery(1, "r"), TimeMs(self.time))
+        assert isinstance(reply, ConfigReply)
+        return reply
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    made = Exchange()
+    for index in range(2):
+        assert isinstance(made.tell(index, ConfigureShard(0, "", ShardConfig())), Configured)
+    return made
+
+
+@pytest.fixture
+def open_exchange(exchange: Exchange) -> Exchange:
+    """With a market, and money."""
+    exchange.configure()
+    for account, asset in ((BUYER, "USDT"), (SELLER, "BTC"), (AccountId(3), "USDT")):
+        exchange.tell(account % 2, Deposit(0, "", account, asset, AssetUnits(10**13), "in"))
+    return exchange
+
+
+def order(account: AccountId, side: Side, price: int = 100, time_in_force: TimeInForce = TimeInForce.GTC) -> PlaceOrder:
+    return PlaceOrder(
+        0, "", account, f"{account} {side} {price}", "BTCUSDT", side, OrderType.LIMIT, time_in_force,
+        PriceTicks(price), QuantityLots(1_000_000),
+    )  # fmt: skip
+
+
+def changed(
+    config: MarketConfig = LISTED, *, version: int = 2, status: MarketStatus | None = None, **market: object
+) -> MarketConfig:
+    return MarketConfig(
+        msgspec.structs.replace(config.market, **market), config.shard, status or config.status, version
+    )
+
+
+def test_a_new_shard_knows_nothing_and_takes_nothing() -> None:
+    new = Exchange()
+    assert new.knows(0) == ConfigReply(1, TimeMs(0), None, ())
+    assert new.refusal(0, order(BUYER, Side.BUY)) is RejectReason.UNKNOWN_MARKET
+    assert new.refusal(0, Deposit(0, "", BUYER, "USDT", AssetUnits(5), "in")) is RejectReason.UNKNOWN_ASSET
+    assert new.refusal(0, ConfigureMarket(0, "", LISTED)) is RejectReason.CONFIG_REFUSED  # before the shard itself
+
+
+def test_a_market_is_listed_at_its_shard_which_tells_the_others(exchange: Exchange) -> None:
+    reply = exchange.configure()
+    assert isinstance(reply, Configured)
+    assert reply.version == 1
+    assert [event for event in exchange.events if isinstance(event, MarketConfigured)] == [
+        MarketConfigured(TimeMs(exchange.time), LISTED)
+    ]
+    for shard in range(2):
+        assert exchange.knows(shard).markets == (LISTED,)
+    assert exchange.shards[0].markets.keys() == {"BTCUSDT"}
+    assert exchange.shards[1].markets == {}
+    assert isinstance(exchange.tell(1, Deposit(0, "", AccountId(3), "USDT", AssetUnits(10**13), "in")), object)
+    assert isinstance(exchange.tell(1, order(AccountId(3), Side.BUY)), OrderReply)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (LISTED, RejectReason.CONFIG_OUTDATED),
+        (changed(version=3), RejectReason.CONFIG_OUTDATED),
+        (changed(tick_size=AssetUnits(10**7)), RejectReason.CONFIG_REFUSED),
+        (changed(lot_size=AssetUnits(10**4)), RejectReason.CONFIG_REFUSED),
+        (changed(base="ETH"), RejectReason.CONFIG_REFUSED),
+        (changed(quote="EUR"), RejectReason.CONFIG_REFUSED),
+    ],
+)
+def test_what_may_not_change(exchange: Exchange, config: MarketConfig, reason: RejectReason) -> None:
+    exchange.configure()
+    before = [state_hash(shard) for shard in exchange.shards]
+    assert exchange.refusal(0, ConfigureMarket(0, "", config)) is reason
+    assert exchange.knows(0).markets == (LISTED,)
+    assert exchange.shards[1].market_configs == {"BTCUSDT": LISTED}
+    assert state_hash(exchange.shards[1]) == before[1]
+
+
+def test_a_market_is_configured_by_its_own_shard_only(exchange: Exchange) -> None:
+    assert exchange.refusal(1, ConfigureMarket(0, "", LISTED)) is RejectReason.CONFIG_REFUSED
+    exchange.configure()
+    moved = MarketConfig(BTC, 1, version=2)
+    assert exchange.refusal(1, ConfigureMarket(0, "", moved)) is RejectReason.CONFIG_REFUSED
+
+
+def test_a_market_that_two_shards_were_told_to_list_is_the_first_ones(exchange: Exchange) -> None:
+    exchange.configure()
+    exchange.shards[0].apply(KnowMarket(MarketConfig(BTC, 1)), TimeMs(99))
+    assert exchange.knows(0).markets == (LISTED,)
+
+
+def test_a_fee_counts_from_its_command_on(open_exchange: Exchange) -> None:
+    """Taker 2,000 ppm, then 10,000 ppm; a lot is 0.00001 BTC, so 1,000,000 lots are 10 BTC, which is 10^9 units."""
+    fees = []
+    for version in (1, 2):
+        if version == 2:
+            assert isinstance(open_exchange.configure(changed(taker_fee_ppm=10_000)), Configured)
+        open_exchange.tell(0, order(SELLER, Side.SELL, 100 + version))
+        reply = open_exchange.tell(0, order(BUYER, Side.BUY, 100 + version))
+        assert isinstance(reply, OrderReply)
+        fees += [fill.fee for fill in reply.fills]
+    assert fees == [2_000_000, 10_000_000]
+
+
+@pytest.mark.parametrize("status", [MarketStatus.HALTED, MarketStatus.CANCEL_ONLY, MarketStatus.ANNOUNCED])
+def test_new_orders_are_refused_where_nobody_trades(open_exchange: Exchange, status: MarketStatus) -> None:
+    open_exchange.tell(0, order(SELLER, Side.SELL))
+    open_exchange.configure(changed(status=status))
+    for shard, account in ((0, BUYER), (1, AccountId(3))):
+        assert open_exchange.refusal(shard, order(account, Side.BUY)) is RejectReason.MARKET_CLOSED
+    open_exchange.configure(changed(version=3))
+    assert isinstance(open_exchange.tell(0, order(BUYER, Side.BUY)), OrderReply)
+    assert any(isinstance(event, OrderFilled) for event in open_exchange.events)
+
+
+def test_an_order_on_its_way_to_a_market_that_was_halted_gets_its_money_back(open_exchange: Exchange) -> None:
+    """Its account's shard has not heard of the halt yet."""
+    open_exchange.shards[0].set_market(changed(status=MarketStatus.HALTED))
+    assert open_exchange.refusal(1, order(AccountId(3), Side.BUY)) is RejectReason.MARKET_CLOSED
+    funds = open_exchange.shards[1].accounts[AccountId(3)].funds["USDT"]
+    assert (funds.available, funds.held) == (10**13, 0)
+
+
+def test_what_rests_can_be_canceled_but_in_a_halt(open_exchange: Exchange) -> None:
+    for price in (100, 101, 102):
+        open_exchange.tell(0, order(SELLER, Side.SELL, price))
+    cancel = CancelOrder(0, "", SELLER, "BTCUSDT", OrderId(0), f"{SELLER} {Side.SELL} 100")
+    cancel_all = CancelAllOrders(0, "", SELLER, "BTCUSDT")
+    open_exchange.configure(changed(status=MarketStatus.HALTED))
+    assert open_exchange.refusal(0, cancel) is RejectReason.MARKET_CLOSED
+    assert open_exchange.refusal(0, cancel_all) is RejectReason.MARKET_CLOSED
+    open_exchange.configure(changed(version=3, status=MarketStatus.CANCEL_ONLY))
+    assert isinstance(open_exchange.tell(0, cancel), OrderReply)
+    assert isinstance(open_exchange.tell(0, cancel_all), OrdersReply)
+
+
+def test_narrower_limits_leave_what_rests_where_it_is(open_exchange: Exchange) -> None:
+    open_exchange.tell(0, order(SELLER, Side.SELL))
+    open_exchange.configure(changed(quantity_max=QuantityLots(10)))
+    assert open_exchange.refusal(0, order(BUYER, Side.BUY)) is RejectReason.QUANTITY_OUT_OF_RANGE
+    assert open_exchange.shards[0].depth("BTCUSDT").asks == ((100, 1_000_000),)
+
+
+def test_a_shard_follows_other_windows_from_the_command_on(exchange: Exchange) -> None:
+    windows = Windows(request_ms=10)
+    assert isinstance(exchange.tell(0, ConfigureShard(0, "", ShardConfig(windows=windows, version=2))), Configured)
+    assert exchange.knows(0).shard == ShardConfig(windows=windows, version=2)
+    assert exchange.shards[0].requests.window_ms == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (ShardConfig(), RejectReason.CONFIG_OUTDATED),
+        (ShardConfig(version=3), RejectReason.CONFIG_OUTDATED),
+        (ShardConfig(rules=RULES + 1, version=2), RejectReason.CONFIG_REFUSED),
+        (ShardConfig(windows=Windows(request_ms=0), version=2), RejectReason.CONFIG_REFUSED),
+    ],
+)
+def test_what_a_shard_does_not_follow(exchange: Exchange, config: ShardConfig, reason: RejectReason) -> None:
+    assert exchange.refusal(0, ConfigureShard(0, "", config)) is reason
+    assert exchange.knows(0).shard == ShardConfig()
+
+
+def test_a_snapshot_brings_the_configuration_along(open_exchange: Exchange) -> None:
+    open_exchange.configure(changed(status=MarketStatus.CANCEL_ONLY, maker_fee_ppm=1, open_orders_max=3))
+    for shard in open_exchange.shards:
+        again, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
+        assert again.market_configs == shard.market_configs
+        assert again.config == shard.config
+        assert again.digest() == shard.digest()
+        assert encode_snapshot(again, STREAM_START) == encode_snapshot(shard, STREAM_START)
+        assert shard.index or again.markets["BTCUSDT"].market.open_orders_max == 3
+
+
+def test_two_shards_that_differ_only_in_their_configuration_are_not_the_same(exchange: Exchange) -> None:
+    exchange.configure()
+    one, _ = decode_snapshot(encode_snapshot(exchange.shards[0], STREAM_START))
+    one.set_market(changed(taker_fee_ppm=3_000))
+    assert one.digest() != exchange.shards[0].digest()
+    assert state_hash(one) != state_hash(exchange.shards[0])
+
+
+def test_the_bytes_of_a_snapshot_do_not_tell_how_the_state_came_about() -> None:
+    """Accounts, assets and markets in other orders of arrival; only queues stand in theirs."""
+    eth = MarketConfig(msgspec.structs.replace(BTC, symbol="ETHUSDT", base="ETH"), 0)
+    snapshots = []
+    for configs, accounts in (((LISTED, eth), (BUYER, SELLER)), ((eth, LISTED), (SELLER, BUYER))):
+        shard = Shard(0, MarketMap.placed([], 1))
+        shard.apply(ConfigureShard(0, "", ShardConfig()), TimeMs(1))
+        for config in configs:
+            shard.apply(ConfigureMarket(0, "", config), TimeMs(1))
+        for account in accounts:
+            for asset in ("BTC", "ETH", "USDT")[:: 1 if account == accounts[0] else -1]:
+                shard.apply(Deposit(0, "", account, asset, AssetUnits(5), "in " + asset), TimeMs(1))
+        shard.take()
+        shard.checksum = 0  # of the events, which came in another order
+        for account_ in shard.accounts.values():
+            account_.transfer_ids = {}  # a queue
+        snapshots.append(encode_snapshot(shard, STREAM_START))
+    assert snapshots[0] == snapshots[1]
+
+
+def test_a_taker_from_another_shard_is_answered_when_the_market_is_not_open(open_exchange: Exchange) -> None:
+    shard = open_exchange.shards[0]
+    shard.set_market(changed(status=MarketStatus.ANNOUNCED))
+    taker = MatchOrder(
+        OrderId(301), AccountId(3), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(100),
+        QuantityLots(5), AssetUnits(0), False, order(BUYER, Side.BUY).self_trade_prevention,
+    )  # fmt: skip
+    shard.apply(taker, TimeMs(100))
+    ((target, _, message),) = shard.take().outbox
+    refused = TakerOutcome(OrderId(301), AccountId(3), "BTCUSDT", (), False, False, RejectReason.MARKET_CLOSED)
+    assert (target, message) == (1, refused)
