@@ -27,10 +27,10 @@ from benchmarks.workload import commands, deposits, operations, roomy_markets_fi
 from cli import embedded
 from cli.ports import free_port
 from protocol import streams
-from protocol.codec import decode_replies, encode_frame
+from protocol.codec import decode_replies, encode_commands
 from protocol.commands import Command
 from protocol.orders import Side
-from protocol.streams import COMMANDS_FIELD
+from protocol.streams import COMMANDS_FIELD, split_stream_id
 from protocol.units import PriceTicks
 from runtime import redis_clients
 from runtime.redis_stream_log import RedisStreamLog
@@ -193,17 +193,24 @@ def _fill(client: redis.Redis, resting: int) -> None:
     _append(client, batch)
 
 
+def _position(client: redis.Redis) -> tuple[int, int]:
+    found: Any = client.get(streams.position(SHARD))
+    return split_stream_id(found.partition(b"|")[2].decode()) if found else (0, 0)
+
+
 def _append(client: redis.Redis, steps: list[Command]) -> None:
     if not steps:
         return
-    frames = [encode_frame(steps[at : at + PREFILL_FRAME]) for at in range(0, len(steps), PREFILL_FRAME)]
+    now_us = time.time_ns() // 1_000
+    frames = [encode_commands(steps[at : at + PREFILL_FRAME], now_us) for at in range(0, len(steps), PREFILL_FRAME)]
     for at in range(0, len(frames), PREFILL_PIPELINED):
         with client.pipeline(transaction=False) as pipeline:
             for frame in frames[at : at + PREFILL_PIPELINED]:
                 pipeline.xadd(streams.commands(SHARD), {COMMANDS_FIELD: frame})
             last = pipeline.execute()[-1]
     deadline = time.monotonic() + DEADLINE_S
-    while not (client.get(streams.position(SHARD)) or b"").endswith(b"|" + last):
+    end = split_stream_id(last.decode())
+    while _position(client) < end:
         if time.monotonic() > deadline:
             raise TimeoutError("the worker did not finish; is it running?")
         time.sleep(0.01)
@@ -295,7 +302,7 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
                     reply_to="pause",
                     client_order_id=f"p{number}",
                 )
-                own.xadd(streams.commands(SHARD), {COMMANDS_FIELD: encode_frame([fresh])})
+                own.xadd(streams.commands(SHARD), {COMMANDS_FIELD: encode_commands([fresh], time.time_ns() // 1_000)})
                 time.sleep(max(0.0, began + number / PAUSE_RATE - time.perf_counter()))
 
     sender = threading.Thread(target=send)

@@ -12,10 +12,11 @@ import redis
 from benchmarks.report import Result
 from benchmarks.servers import process_on_redis
 from benchmarks.workload import commands, deposits, operations
+from engine_worker.first_configuration import first_configuration
 from protocol import streams
-from protocol.codec import decode_replies, encode_frame
+from protocol.codec import decode_replies, encode_commands
 from protocol.commands import Command
-from protocol.streams import COMMANDS_FIELD
+from protocol.streams import COMMANDS_FIELD, split_stream_id
 from runtime.settings import Settings
 
 _ENGINE = "engine_worker.main"
@@ -37,6 +38,7 @@ def pipeline(count: int) -> list[Result]:
     results = []
     for size in FRAMES:
         with process_on_redis(_ENGINE) as (client, worker):
+            _configure(client)
             _append(client, filling, size)
             _wait(client)
             worker.send_signal(signal.SIGSTOP)
@@ -59,7 +61,8 @@ def pipeline(count: int) -> list[Result]:
 
 def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
     """Enqueue the commands in frames of `size` and return the seconds that it took Redis."""
-    frames = [encode_frame(steps[at : at + size]) for at in range(0, len(steps), size)]
+    now_us = time.time_ns() // 1_000
+    frames = [encode_commands(steps[at : at + size], now_us) for at in range(0, len(steps), size)]
     began = time.perf_counter()
     for at in range(0, len(frames), PIPELINED):
         with client.pipeline(transaction=False) as pipeline:
@@ -69,14 +72,20 @@ def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
     return time.perf_counter() - began
 
 
+def _configure(client: redis.Redis) -> None:
+    """Let the shard know its markets before the first deposit, as its leader does a moment later."""
+    frame = encode_commands(first_configuration(0, Settings().market_map()), time.time_ns() // 1_000)
+    client.xadd(streams.commands(0), {COMMANDS_FIELD: frame})
+
+
 def _wait(client: redis.Redis) -> None:
     """Wait until the worker has committed all of its input."""
     information: dict[str, bytes] = client.xinfo_stream(streams.commands(0))
-    last = information["last-generated-id"]
+    last = split_stream_id(information["last-generated-id"].decode())
     deadline = time.monotonic() + DEADLINE_S
     while True:
         position = client.get(streams.position(0))
-        if isinstance(position, bytes) and position.endswith(b"|" + last):
+        if isinstance(position, bytes) and split_stream_id(position.partition(b"|")[2].decode()) >= last:
             return
         if time.monotonic() > deadline:
             raise TimeoutError("the worker did not finish; is it running?")
@@ -86,6 +95,7 @@ def _wait(client: redis.Redis) -> None:
 def _latency(steps: Sequence[Command]) -> list[Result]:
     """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was due."""
     with process_on_redis(_ENGINE) as (client, _):
+        _configure(client)
         _append(client, deposits(Settings().market_map()), 1)
         _wait(client)
         count = LATENCY_RATE * LATENCY_S
@@ -103,7 +113,7 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
             for number, command in enumerate(steps[:count], start=1):
                 due[number] = began + number / LATENCY_RATE
                 time.sleep(max(0.0, due[number] - time.perf_counter()))
-                frame = encode_frame([msgspec.structs.replace(command, request_id=number)])
+                frame = encode_commands([msgspec.structs.replace(command, request_id=number)], time.time_ns() // 1_000)
                 connection.send_command(  # type: ignore[no-untyped-call]
                     "XADD", streams.commands(0), "*", COMMANDS_FIELD, frame
                 )
@@ -127,7 +137,7 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
         sender.join()
         began = time.perf_counter()
         for _ in range(200):
-            client.xadd("reference", {COMMANDS_FIELD: encode_frame([steps[0]])})
+            client.xadd("reference", {COMMANDS_FIELD: encode_commands([steps[0]], time.time_ns() // 1_000)})
         reference_ms = (time.perf_counter() - began) / 200 * 1_000
         quantiles = statistics.quantiles(latencies, n=100)
     return [

@@ -1,24 +1,27 @@
 """`replay`: a shard rebuilt from its log in memory, with and without comparing every event with what was written."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from benchmarks.core import rate
 from benchmarks.report import Result
 from benchmarks.workload import commands, deposits, operations, roomy_market_map
 from engine_worker.core.shard import Shard
+from engine_worker.first_configuration import first_configuration
 from engine_worker.input import apply_entry
 from engine_worker.replay import Replay, StreamLogSource, Verifier
 from protocol import streams
-from protocol.codec import decode_commands, encode_frame
-from protocol.commands import Command
+from protocol.codec import decode_commands, encode_commands
+from protocol.commands import Command, LoggedCommand
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry
 
 FRAME_COMMANDS = 64
+_WRITTEN_US = 10**15
+"""Later than all entries."""
 
 
 def replay(count: int) -> list[Result]:
@@ -58,10 +61,12 @@ def _exhaust(progress: Iterable[int]) -> None:
 
 def _recorded(market_map: MarketMap, steps: list[Command]) -> tuple[MemoryStreamLog, StreamId]:
     log = MemoryStreamLog(itertools.count(1).__next__)
-    shard = Shard(0, market_map)
+    shard = Shard(0, MarketMap.placed([], 1))
     position = log.take_over(0)
-    for at in range(0, len(steps), FRAME_COMMANDS):
-        fields = {COMMANDS_FIELD: encode_frame(steps[at : at + FRAME_COMMANDS])}
+    frames: list[Sequence[LoggedCommand]] = [first_configuration(0, market_map)]
+    frames += [steps[at : at + FRAME_COMMANDS] for at in range(0, len(steps), FRAME_COMMANDS)]
+    for frame in frames:
+        fields = {COMMANDS_FIELD: encode_commands(frame, _WRITTEN_US)}
         stream_id = log.append(streams.commands(0), fields)
         apply_entry(shard, Entry(streams.commands(0), stream_id, fields))
         log.commit(Commit(0, position, stream_id, shard.take().frame))

@@ -20,6 +20,7 @@ from engine_worker.checksum import StateDiffers, compare, state_checksum
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
+from engine_worker.first_configuration import first_configuration
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
@@ -35,8 +36,7 @@ from protocol.codec import (
     encode_messages,
     event_items,
 )
-from protocol.commands import ConfigCommand, ConfigureMarket, ConfigureShard, MessageFrame, ShardMessage, Tick
-from protocol.configuration import MarketConfig, ShardConfig
+from protocol.commands import MessageFrame, ShardMessage, Tick
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
@@ -427,9 +427,7 @@ class Worker:
 
         When this is done twice, the second time is refused.
         """
-        markets = self._market_map.markets_of_shard(self._index)
-        commands: list[ConfigCommand] = [ConfigureShard(0, "", ShardConfig(windows=self._windows))]
-        commands += [ConfigureMarket(0, "", MarketConfig(market, self._index)) for market in markets]
+        commands = first_configuration(self._index, self._market_map, self._windows)
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
     def _process(self, entries: Sequence[Entry]) -> None:
