@@ -184,12 +184,12 @@ def test_a_standby_that_was_away_for_too_long_restores_anew(log: MemoryStreamLog
     run_until_quiet([leader])
     standby.join()
     for seed in (1, 2):
-        enqueue(log, trading(seed, count=20), markets)
+        enqueue(log, trading(seed, count=20 * seed)[-20:], markets)  # requests of their own
         run_until_quiet([leader])
         log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
         clock.now_ms += 1
     log.trim(streams.commands(0), log.saved_snapshots(0)[1].stream_id)
-    enqueue(log, trading(seed=3, count=20), markets)
+    enqueue(log, trading(seed=3, count=60)[-20:], markets)
     run_until_quiet([leader])
     while standby.follow():
         pass
