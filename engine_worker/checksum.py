@@ -29,6 +29,6 @@ def compare(shard: Shard, committed: StateChecksum) -> None:
     if own != committed.checksum:
         raise StateDiffers(
             f"shard {shard.index}: the state at {committed.stream_id} has the checksum {own} here, and {committed.checksum} was committed. "
-            "A worker with this state must not lead; one that leads already goes on. Compare the program's version with that of "
-            "the worker that committed it"
+            "A worker with this state must not lead; one that leads already goes on. Compare the program's version with that of the "
+            "worker that committed it; no setting but EXCHANGE_SHARD_COUNT decides an outcome"
         )

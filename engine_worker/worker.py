@@ -348,6 +348,7 @@ class Worker:
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
                 shard, stream_id = decode_snapshot(snapshot)
+                self._check_is_of_this_exchange(shard)
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
@@ -358,6 +359,15 @@ class Worker:
         self.shard = self._new_shard()
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
+
+    def _check_is_of_this_exchange(self, shard: Shard) -> None:
+        # Which accounts are the shard's follows from the number of shards, and that is no part of the configuration.
+        here = (self._index, self._market_map.shard_count)
+        if (shard.index, shard.shard_count) != here:
+            raise SnapshotError(
+                f"the snapshot is of shard {shard.index} of {shard.shard_count}, this is shard {here[0]} of {here[1]}; "
+                "a running exchange cannot change its number of shards"
+            )
 
     def _check_not_behind(self, goal: ShardPosition) -> None:
         if split_stream_id(goal.stream_id) < split_stream_id(self.position.stream_id):

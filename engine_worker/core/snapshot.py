@@ -14,7 +14,7 @@ from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBr
 from engine_worker.core.book import BookSide
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request
 from engine_worker.core.shard import CancelAllRequest, Shard
-from protocol.configuration import MarketConfig, ShardConfig
+from protocol.configuration import RULES, MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
@@ -134,6 +134,10 @@ def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
+    if snapshot.config is not None and snapshot.config.rules > RULES:
+        raise SnapshotError(
+            f"the snapshot follows rules {snapshot.config.rules}, this program knows them up to {RULES}"
+        )
     try:
         shard = _restore(snapshot)
         shard.check_invariants()

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -26,6 +28,7 @@ from protocol.codec import decode_events, decode_replies, encode_frame
 from protocol.commands import Deposit, PlaceOrder
 from protocol.events import Event, OrderAccepted, TimePassed
 from protocol.lease import Leader
+from protocol.market import MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
@@ -39,7 +42,6 @@ ENGINE, STANDBY = "engine-0", "engine-0-standby-1"
 PATIENT_MS = 10_000
 """A lease so long that nothing in these tests is decided by its end."""
 BRIEF_MS = 500
-MARKETS = Settings().market_map()
 ORDER_EVERY_S = 0.003
 
 
@@ -120,9 +122,6 @@ class Traffic(threading.Thread):
         self.acknowledged: set[str] = set()
         self._listening = threading.Event()
         self._listener = threading.Thread(target=self._listen)
-        for account in (1, 2):
-            for asset in ("USDT", "BTC"):
-                self._append(Deposit(0, "test", AccountId(account), asset, AssetUnits(10**16), f"first {asset}"))
 
     def _append(self, command: Deposit | PlaceOrder) -> None:
         while True:
@@ -136,6 +135,11 @@ class Traffic(threading.Thread):
     def run(self) -> None:
         self._listener.start()
         assert self._listening.wait(DEADLINE_S)
+        if not self._wait_until_configured():
+            return
+        for account in (1, 2):
+            for asset in ("USDT", "BTC"):
+                self._append(Deposit(0, "test", AccountId(account), asset, AssetUnits(10**16), f"first {asset}"))
         number = 0
         while not self._stop_asked.wait(ORDER_EVERY_S):
             number += 1
@@ -154,6 +158,17 @@ class Traffic(threading.Thread):
                     self_trade_prevention=SelfTradePrevention.NONE,
                 )
             )
+
+    def _wait_until_configured(self) -> bool:
+        """Wait until the shard has its markets, which a new one gets from its first leader; return False when told to stop before."""
+        position = streams.position(SHARD)
+        while not self._stop_asked.wait(ORDER_EVERY_S):
+            with suppress(redis.RedisError):
+                committed: Any = self._redis.get(position)
+                # What its first leader configures is the first entry of the input.
+                if committed is not None and not committed.endswith(STREAM_START.encode()):
+                    return True
+        return False
 
     def _listen(self) -> None:
         while not self._stop_asked.is_set():
@@ -226,7 +241,7 @@ def _events(log: RedisStreamLog) -> list[Event]:
 
 
 def _events_of_one_writer(log: RedisStreamLog) -> list[Event]:
-    shard = Shard(SHARD, MARKETS)
+    shard = Shard(SHARD, MarketMap.placed([], 1))  # what it is to follow is in the log
     events: list[Event] = []
     for entry in log.read({streams.commands(SHARD): STREAM_START}, 1_000_000, block_ms=0):
         apply_entry(shard, entry)
@@ -377,8 +392,10 @@ def test_a_leader_whose_connection_is_cut_goes_on(workers_of: MakeWorkers, traff
 def test_the_standby_takes_the_snapshots(workers_of: MakeWorkers, traffic: Traffic) -> None:
     workers = workers_of(PATIENT_MS, snapshot_interval_s=1)
     workers.start_both()
+    # The leader may have begun one before there was a standby.
+    eventually("a snapshot", lambda: "snapshot saved" in workers.said(STANDBY))
     already = workers.said(ENGINE).count("snapshot saved")
-    eventually("snapshots", lambda: workers.said(STANDBY).count("snapshot saved") >= 3)
+    eventually("snapshots", lambda: workers.said(STANDBY).count("snapshot saved") >= 4)
     traffic.wait_for_more()
     assert workers.said(ENGINE).count("snapshot saved") == already
     older = workers.log.saved_snapshots(SHARD)[-1].stream_id

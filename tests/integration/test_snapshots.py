@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import structlog
 
 from engine_worker import snapshot_from_log
+from engine_worker.checksum import StateDiffers
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import LEFT_MAX, Snapshotter
 from engine_worker.worker import Worker
@@ -18,10 +21,12 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
 from protocol.lease import Standby
+from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from tests.integration.test_worker import run_until_quiet
 
 DEADLINE_S = 30
 MARKETS = Settings().market_map()
@@ -36,6 +41,7 @@ def log(redis_url: str) -> RedisStreamLog:
 def worker(log: RedisStreamLog) -> Worker:
     worker = Worker(log, 0, MARKETS, batch_entries_max=100)
     worker.start()
+    run_until_quiet([worker])  # its configuration is the first entry
     return worker
 
 
@@ -60,13 +66,15 @@ def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) ->
 
 def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
     snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
+    configured = worker.position.stream_id
     ids = [deposit(log, worker, number) for number in range(3)]
     for reader in EventReader:
         log.mark_passed(0, reader, ids[1])
     first = saved(snapshotter, log, [])
     restored, stream_id = decode_snapshot(first[0])
     assert (state_hash(restored), stream_id) == (state_hash(worker.shard), ids[2])
-    assert len(log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)) == 3, "one snapshot is not enough to trim"
+    left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
+    assert left == [configured, *ids], "one snapshot is not enough to trim"
 
     later = deposit(log, worker, 3)
     saved(snapshotter, log, first)
@@ -176,14 +184,20 @@ def test_a_child_lets_go_of_its_parents_connections(log: RedisStreamLog, worker:
             os.waitpid(child, 0)
 
 
-def large(worker: Worker, log: RedisStreamLog, redis_url: str, **settings: str) -> Snapshotter:
-    """Return what saves the snapshots of a worker that has too much in memory to fork."""
+def large(
+    worker: Worker,
+    log: RedisStreamLog,
+    redis_url: str,
+    start: Callable[..., int] = snapshot_from_log.start,
+    **settings: str,
+) -> Snapshotter:
+    """Return what saves the snapshots of a worker that has too much in memory to fork; `start` starts the process for that."""
     environment = os.environ | {
         f"{PREFIX}{name}": value for name, value in ({"REDIS_URL": redis_url} | settings).items()
     }
-    start = partial(snapshot_from_log.start, environment=environment)
     connect = partial(RedisStreamLog.connect, redis_url)
-    return Snapshotter(worker, log, connect, 0, interval_s=0.0, start_from_log=start, fork_bytes_max=0)
+    start_from_log = partial(start, environment=environment)
+    return Snapshotter(worker, log, connect, 0, interval_s=0.0, start_from_log=start_from_log, fork_bytes_max=0)
 
 
 def test_a_leader_with_much_in_memory_does_not_fork(
@@ -258,7 +272,25 @@ def test_only_whole_snapshots_of_this_exchange_are_read(worker: Worker, log: Red
     for torn in (b"", snapshot[:-1], snapshot[:40] + b"x" + snapshot[41:]):
         with pytest.raises(SnapshotError, match="torn"):
             decode_snapshot(torn)
-    with pytest.raises(SnapshotError, match="number of shards"):
-        decode_snapshot(snapshot)
-    with pytest.raises(SnapshotError, match="not in this shard"):
-        decode_snapshot(snapshot)
+
+
+@pytest.mark.parametrize(("index", "shard_count"), [(0, 3), (1, 2)])
+def test_a_snapshot_of_another_shard_or_number_of_shards_is_not_used(
+    worker: Worker, log: RedisStreamLog, index: int, shard_count: int
+) -> None:
+    deposit(log, worker, 0)
+    log.save_snapshot(index, encode_snapshot(worker.shard, STREAM_START), STREAM_START)
+    other = Worker(log, index, MarketMap.of(MARKETS.markets, shard_count), batch_entries_max=100)
+    with structlog.testing.capture_logs() as logs, suppress(StateDiffers):
+        other.join()
+    assert "cannot change its number of shards" in logs[0]["reason"]
+    assert (other.shard.index, other.shard.shard_count) == (index, shard_count)
+
+
+def test_a_snapshot_is_used_whatever_markets_the_settings_name(worker: Worker, log: RedisStreamLog) -> None:
+    deposit(log, worker, 0)
+    log.save_snapshot(0, encode_snapshot(worker.shard, worker.position.stream_id), worker.position.stream_id)
+    log.trim(streams.commands(0), streams.stream_id_of(9_999_999_999_999))
+    again = Worker(log, 0, MarketMap.of(MARKETS.markets[:1], 1), batch_entries_max=100)
+    again.start()
+    assert state_hash(again.shard) == state_hash(worker.shard)

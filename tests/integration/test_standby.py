@@ -1,5 +1,6 @@
 """Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready at every moment."""
 
+import msgspec
 import pytest
 
 from engine_worker.candidate import Candidate
@@ -7,6 +8,8 @@ from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
+from protocol.events import MarketConfigured, OrderFilled
+from protocol.market import MarketMap
 from protocol.replies import BalancesQuery, FundsReply
 from protocol.streams import QUERIES_FIELD, STREAM_START
 from protocol.units import AccountId
@@ -46,8 +49,15 @@ def log(clock: Clock) -> MemoryStreamLog:
     return MemoryStreamLog(clock)
 
 
-def make_worker(log: MemoryStreamLog, clock: Clock, index: int = 0, shard_count: int = 1) -> Worker:
-    return Worker(log, index, market_map(shard_count), batch_entries_max=3, now_ms=clock)
+def make_worker(
+    log: MemoryStreamLog, clock: Clock, index: int = 0, shard_count: int = 1, markets: MarketMap | None = None
+) -> Worker:
+    return Worker(log, index, markets or market_map(shard_count), batch_entries_max=3, now_ms=clock)
+
+
+def with_another_fee(markets: MarketMap) -> MarketMap:
+    changed = [msgspec.structs.replace(market, taker_fee_ppm=7_000) for market in markets.markets]
+    return MarketMap.of(changed, markets.shard_count)
 
 
 def make_candidate(log: MemoryStreamLog, clock: Clock, process: str) -> tuple[Candidate, Worker]:
@@ -57,15 +67,20 @@ def make_candidate(log: MemoryStreamLog, clock: Clock, process: str) -> tuple[Ca
     return candidate, worker
 
 
+@pytest.mark.parametrize("has_other_settings", [False, True])
 @pytest.mark.parametrize("shard_count", [1, 3])
-def test_a_standby_is_an_exact_copy_and_says_nothing(log: MemoryStreamLog, clock: Clock, shard_count: int) -> None:
+def test_a_standby_is_an_exact_copy_and_says_nothing(
+    log: MemoryStreamLog, clock: Clock, shard_count: int, has_other_settings: bool
+) -> None:
     leaders = [make_worker(log, clock, index, shard_count) for index in range(shard_count)]
     for each in leaders:
         each.start()
+    run_until_quiet(leaders)  # every shard knows the markets of the others
     markets = market_map(shard_count)
     enqueue(log, deposits(), markets)
     enqueue(log, trading(seed=5, count=80), markets)
-    standbys = [make_worker(log, clock, index, shard_count) for index in range(shard_count)]
+    own = with_another_fee(markets) if has_other_settings else markets
+    standbys = [make_worker(log, clock, index, markets=own) for index in range(shard_count)]
     while sum([each.step(block_ms=1) for each in leaders]):
         before = log.published[:], [log.last_id(streams.events(index)) for index in range(shard_count)]
         for leader, standby in zip(leaders, standbys, strict=True):
@@ -73,7 +88,9 @@ def test_a_standby_is_an_exact_copy_and_says_nothing(log: MemoryStreamLog, clock
                 pass
             assert standby.position == (0, leader.position.stream_id)
             assert state_hash(standby.shard) == state_hash(leader.shard)
+            assert standby.is_compared
         assert (log.published, [log.last_id(streams.events(index)) for index in range(shard_count)]) == before
+    assert all(any(isinstance(event, OrderFilled) for event in events_of(log, index)) for index in range(shard_count))
 
 
 def test_a_standby_that_has_not_taken_over_cannot_write(log: MemoryStreamLog, clock: Clock) -> None:
@@ -90,6 +107,9 @@ def test_a_crash_of_the_leader_at_any_step_is_taken_over_by_the_standby(clock: C
 
     def run(crash_at: int) -> tuple[CrashingLog, Worker]:
         log = MemoryStreamLog(clock)
+        first = make_worker(log, clock)
+        first.start()
+        run_until_quiet([first])  # the shard is configured
         crashing = CrashingLog(log)
         crashing.crash_at = crash_at
         markets = market_map(1)
@@ -111,12 +131,49 @@ def test_a_crash_of_the_leader_at_any_step_is_taken_over_by_the_standby(clock: C
 
     reference, expected = run(crash_at=-1)
     events = events_of(reference._log, 0)
+    assert any(isinstance(event, OrderFilled) for event in events)
     for crash_at in range(1, reference.points + 1):
         crashed, survivor = run(crash_at)
         assert state_hash(survivor.shard) == state_hash(expected.shard)
         assert events_of(crashed._log, 0) == events
         check_contiguous(events)
         assert not any(settled([survivor]).values())
+
+
+def test_a_crash_of_the_leader_while_it_configures_the_shard_leaves_one_configuration(clock: Clock) -> None:
+    """Whatever the settings of the standby are, the first configuration that reached the input counts."""
+
+    def run(crash_at: int) -> tuple[CrashingLog, Worker, int]:
+        log = MemoryStreamLog(clock)
+        crashing = CrashingLog(log)
+        crashing.crash_at = crash_at
+        markets = market_map(1)
+        leader = make_worker(crashing, clock)  # type: ignore[arg-type]
+        survivor = make_worker(log, clock, markets=with_another_fee(markets))
+        try:
+            leader.start()
+            run_until_quiet([leader])
+            return crashing, leader, 0
+        except Crash:
+            appended = len(log.read({streams.commands(0): STREAM_START}, 10, block_ms=0))
+            survivor.start()
+            run_until_quiet([survivor])
+            return crashing, survivor, appended
+
+    reference, expected, _ = run(crash_at=-1)
+    assert expected.shard.market_map == market_map(1)
+    by_leader = 0
+    for crash_at in range(1, reference.points + 1):
+        crashed, survivor, appended = run(crash_at)
+        by_leader += appended
+        markets = market_map(1) if appended else with_another_fee(market_map(1))
+        assert survivor.shard.market_map == markets
+        assert survivor.shard.config == expected.shard.config
+        configured = [
+            event.config.market for event in events_of(crashed._log, 0) if isinstance(event, MarketConfigured)
+        ]
+        assert configured == list(markets.markets)
+    assert 0 < by_leader < reference.points
 
 
 def test_a_standby_that_was_away_for_too_long_restores_anew(log: MemoryStreamLog, clock: Clock) -> None:
@@ -127,12 +184,12 @@ def test_a_standby_that_was_away_for_too_long_restores_anew(log: MemoryStreamLog
     run_until_quiet([leader])
     standby.join()
     for seed in (1, 2):
-        enqueue(log, trading(seed, count=20), markets)
+        enqueue(log, trading(seed, count=20 * seed)[-20:], markets)  # requests of their own
         run_until_quiet([leader])
         log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
         clock.now_ms += 1
     log.trim(streams.commands(0), log.saved_snapshots(0)[1].stream_id)
-    enqueue(log, trading(seed=3, count=20), markets)
+    enqueue(log, trading(seed=3, count=60)[-20:], markets)
     run_until_quiet([leader])
     while standby.follow():
         pass

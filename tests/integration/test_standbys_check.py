@@ -1,11 +1,15 @@
-"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ, and never leads."""
+"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ, and never leads.
+
+What makes it differ is its program (tests/other_rules.py), never its settings: what decides outcomes is configured in the log.
+"""
 
 import itertools
 import random
 import signal
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +17,7 @@ import msgspec
 import prometheus_client.parser
 import pytest
 import redis
+import structlog
 
 from cli.ports import free_port
 from engine_worker import checksum as checksum_module
@@ -20,35 +25,59 @@ from engine_worker import worker as worker_module
 from engine_worker.candidate import Candidate
 from engine_worker.checksum import StateDiffers, state_checksum
 from engine_worker.core import shard as shard_module
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.commands import Command, PlaceOrder
+from protocol.codec import encode_commands
+from protocol.commands import Command, ConfigureMarket, PlaceOrder
+from protocol.configuration import MarketConfig
+from protocol.events import OrderAccepted, OrderFilled
 from protocol.market import MarketMap
-from protocol.orders import OrderType, Side, TimeInForce
-from protocol.units import AccountId, PriceTicks, QuantityLots
+from protocol.orders import Liquidity, OrderType, Side, TimeInForce
+from protocol.replies import ConfigQuery
+from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.units import AccountId, PriceTicks, QuantityLots, TimeMs
+from protocol.windows import DEFAULT_WINDOWS, Windows
 from runtime.halt import HALTED_EXIT_CODE, read_halt
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Fenced, ShardPosition, StreamLog
 from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
 from tests.integration.test_snapshots import large
-from tests.integration.test_worker import deposits, enqueue, market_map, run_until_quiet, settled, trading
+from tests.integration.test_worker import (
+    FAR_US,
+    deposits,
+    enqueue,
+    events_of,
+    market_map,
+    run_until_quiet,
+    settled,
+    trading,
+)
+from tests.other_rules import WorkerWithOtherRules, start_snapshot
 from tests.redis_servers import RedisServers
 from tests.unit.runtime.test_probes import ask
 
 LEASE_MS = 60_000
 MARKETS = market_map(1)
-_numbers = itertools.count(1)
+_numbers = itertools.count(1_000_000)
+"""Request ids, which are not those of `trading`."""
 
 
-def with_fee(markets: MarketMap, taker_fee_ppm: int) -> MarketMap:
-    changed = (msgspec.structs.replace(market, taker_fee_ppm=taker_fee_ppm) for market in markets.markets)
-    return MarketMap.of(list(changed), markets.shard_count)
+def changed(markets: MarketMap, **limits: int) -> MarketMap:
+    """Return the markets with other fees or limits."""
+    return MarketMap.of([msgspec.structs.replace(each, **limits) for each in markets.markets], markets.shard_count)
 
 
-OTHERS = with_fee(MARKETS, 7_000)
+DOGE = msgspec.structs.replace(MARKETS.markets[0], symbol="DOGEUSDT", base="DOGE")
+OTHER_SETTINGS = {
+    "another fee": changed(MARKETS, taker_fee_ppm=7_000),
+    "narrower limits": changed(MARKETS, quantity_max=1, notional_min=10**17, open_orders_max=1),
+    "fewer markets": MarketMap.of(MARKETS.markets[1:], 1),
+    "more markets": MarketMap.of([DOGE, *MARKETS.markets], 1),
+}
 
 
 @pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
@@ -67,8 +96,22 @@ def memory() -> MemoryStreamLog:
     return MemoryStreamLog(itertools.count(1_767_225_600_000).__next__)
 
 
-def make(log: StreamLog, markets: MarketMap = MARKETS) -> Worker:
-    return Worker(log, 0, markets, batch_entries_max=3, now_ms=lambda: 0)
+@pytest.fixture(params=OTHER_SETTINGS.values(), ids=[name.replace(" ", "-") for name in OTHER_SETTINGS])
+def others(request: pytest.FixtureRequest) -> MarketMap:
+    """The markets that a worker's settings name, other than those of the log."""
+    markets: MarketMap = request.param
+    return markets
+
+
+def make(
+    log: StreamLog, markets: MarketMap = MARKETS, windows: Windows = DEFAULT_WINDOWS, of: type[Worker] = Worker
+) -> Worker:
+    return of(log, 0, markets, batch_entries_max=3, windows=windows, now_ms=lambda: 0)
+
+
+def make_other(log: StreamLog) -> Worker:
+    """Make a worker whose program has other rules."""
+    return make(log, of=WorkerWithOtherRules)
 
 
 def trade() -> list[Command]:
@@ -95,9 +138,9 @@ def follow(standby: Worker) -> None:
         pass
 
 
-def with_standby(log: StreamLog, markets: MarketMap) -> tuple[Worker, Worker]:
-    """Return a leader and, with other settings perhaps, a standby that is in step before the first trade."""
-    leader, standby = make(log), make(log, markets)
+def with_standby(log: StreamLog, make_standby: Callable[[StreamLog], Worker]) -> tuple[Worker, Worker]:
+    """Return a leader and a standby, perhaps of another program, that is in step before the first trade."""
+    leader, standby = make(log), make_standby(log)
     leader.start()
     enqueue(log, deposits(), MARKETS)
     run_until_quiet([leader])
@@ -107,8 +150,36 @@ def with_standby(log: StreamLog, markets: MarketMap) -> tuple[Worker, Worker]:
     return leader, standby
 
 
-def test_a_standby_with_another_fee_halts_at_the_next_commit(log: StreamLog) -> None:
-    leader, standby = with_standby(log, OTHERS)
+def configure(log: StreamLog, *configs: MarketConfig) -> None:
+    commands = [ConfigureMarket(next(_numbers), "test", config) for config in configs]
+    log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands(commands, FAR_US)})
+
+
+def order_for(market: str) -> Command:
+    """Return an order to buy in a market where nobody sells."""
+    return msgspec.structs.replace(cast(PlaceOrder, trade()[1]), market=market)
+
+
+def told(log: StreamLog, shard: Shard) -> dict[str, Any]:
+    """Return what a shard's clients can see of it, and the hash of its state."""
+    return {
+        "balances": [account.balances() for _, account in sorted(shard.accounts.items())],
+        "trade ids": {symbol: state.trade_id for symbol, state in shard.markets.items() if state.trade_id},
+        "depth": {symbol: shard.depth(symbol) for symbol in shard.markets},
+        "events": events_of(log, 0),
+        "configuration": shard.answer(ConfigQuery(1, "test"), TimeMs(0)),
+        "hash": state_hash(shard),
+    }
+
+
+def taker_fees(log: StreamLog) -> list[int]:
+    """Return the fee of every taker, in the order of the trades."""
+    fills = [event for event in events_of(log, 0) if isinstance(event, OrderFilled)]
+    return [fill.fee for fill in fills if fill.liquidity is Liquidity.TAKER]
+
+
+def test_a_standby_of_another_program_halts_at_the_next_commit(log: StreamLog) -> None:
+    leader, standby = with_standby(log, make_other)
     enqueue(log, trade(), MARKETS)
     leader.step(block_ms=10)
     at = leader.position.stream_id
@@ -116,7 +187,7 @@ def test_a_standby_with_another_fee_halts_at_the_next_commit(log: StreamLog) -> 
         follow(standby)
     committed = log.checksum(0)
     assert committed == (at, state_checksum(leader.shard))
-    for part in ("shard 0", at, committed.checksum, state_checksum(standby.shard), "settings", "version"):
+    for part in ("shard 0", at, committed.checksum, state_checksum(standby.shard), "version"):
         assert part in str(differs.value)
 
     # It neither leads nor follows any more, and the leader goes on.
@@ -133,8 +204,8 @@ def test_a_standby_with_another_fee_halts_at_the_next_commit(log: StreamLog) -> 
     run_until_quiet([leader])
     assert log.position(0) == (before.epoch, leader.position.stream_id)
     assert leader.position.stream_id != at
-    # A worker with the leader's settings takes part again.
-    again = make(log)
+    # A worker of the leader's program takes part again, whatever its settings are.
+    again = make(log, OTHER_SETTINGS["another fee"])
     again.start()
     assert state_hash(again.shard) == state_hash(leader.shard)
 
@@ -142,12 +213,12 @@ def test_a_standby_with_another_fee_halts_at_the_next_commit(log: StreamLog) -> 
 def test_without_the_comparison_it_follows_and_leads(memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "compare", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        test_a_standby_with_another_fee_halts_at_the_next_commit(memory)
+        test_a_standby_of_another_program_halts_at_the_next_commit(memory)
 
 
 def test_a_candidate_that_differs_never_takes_the_lease(memory: MemoryStreamLog) -> None:
     now = [0]
-    workers = make(memory), make(memory, OTHERS)
+    workers = make(memory), make_other(memory)
     one, two = (
         Candidate(worker, memory, name, 1, LEASE_MS, lambda: now[0]) for worker, name in zip(workers, "ab", strict=True)
     )
@@ -168,7 +239,7 @@ def test_a_candidate_that_differs_never_takes_the_lease(memory: MemoryStreamLog)
 
 
 def test_it_does_not_push_aside_a_leader_whose_last_commit_it_has_not_seen(log: StreamLog) -> None:
-    leader, standby = with_standby(log, OTHERS)
+    leader, standby = with_standby(log, make_other)
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     with pytest.raises(StateDiffers):
@@ -179,7 +250,7 @@ def test_it_does_not_push_aside_a_leader_whose_last_commit_it_has_not_seen(log: 
 def test_a_commit_that_comes_just_before_the_takeover_is_compared_as_well(
     memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leader, standby = with_standby(memory, OTHERS)
+    leader, standby = with_standby(memory, make_other)
     enqueue(memory, trade(), MARKETS)
     take_over = memory.take_over
 
@@ -242,7 +313,7 @@ def test_equal_workers_never_differ_however_batches_are_cut(
 
 
 def test_a_standby_that_is_always_behind_compares_nevertheless(memory: MemoryStreamLog) -> None:
-    leader, standby = with_standby(memory, OTHERS)
+    leader, standby = with_standby(memory, make_other)
     halted = False
     for _ in range(60):
         enqueue(memory, trade(), MARKETS)
@@ -258,7 +329,7 @@ def test_a_standby_that_is_always_behind_compares_nevertheless(memory: MemoryStr
 
 @pytest.mark.parametrize("with_snapshot", [False, True])
 def test_a_worker_whose_replay_differs_refuses_to_start(log: StreamLog, with_snapshot: bool) -> None:
-    """Alone: the leader was killed, and started again with other settings than those of the log that it replays."""
+    """Alone: the leader was killed, and another program is started on the log."""
     leader = make(log)
     leader.start()
     enqueue(log, deposits(), MARKETS)
@@ -268,61 +339,142 @@ def test_a_worker_whose_replay_differs_refuses_to_start(log: StreamLog, with_sna
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     with pytest.raises(StateDiffers):
-        make(log, OTHERS).start()
+        make_other(log).start()
     assert log.position(0) == leader.position
     again = make(log)
     again.start()
     assert state_hash(again.shard) == state_hash(leader.shard)
 
 
-def test_settings_may_change_where_nothing_is_replayed(log: StreamLog) -> None:
+def test_another_program_may_go_on_where_nothing_is_replayed(log: StreamLog) -> None:
     """A worker that was told to stop has saved its state at the very position."""
     leader = make(log)
     leader.start()
     enqueue(log, [*deposits(), *trade()], MARKETS)
     run_until_quiet([leader])
     log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
-    changed = make(log, OTHERS)
-    changed.start()
-    enqueue(log, trade(), OTHERS)
-    run_until_quiet([changed])
-    assert log.position(0) == changed.position
+    other = make_other(log)
+    other.start()
+    enqueue(log, trade(), MARKETS)
+    run_until_quiet([other])
+    assert log.position(0) == other.position
 
 
 def test_a_snapshot_of_another_state_is_noticed_without_any_input_after_it(memory: MemoryStreamLog) -> None:
-    leader, _ = with_standby(memory, MARKETS)
+    leader, _ = with_standby(memory, make)
     leader.shard.order_count += 1
     memory.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
     with pytest.raises(StateDiffers):
         make(memory).join()
 
 
-def test_a_market_may_be_added_while_a_standby_follows(
-    memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+# ---------------------------------------------------------------------- settings decide no outcome
+
+
+def test_a_standby_with_other_settings_follows_and_leads(
+    log: StreamLog, others: MarketMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those who know it and those who do not come to the same, `StateHashed` included, until somebody trades on it."""
     monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
-    fewer = MarketMap.of(list(MARKETS.markets[:2]), 1)
-    leader, standby = make(memory, fewer), make(memory)
-    leader.start()
-    standby.join()
-    enqueue(memory, [*deposits(), *trading(1, 100)], fewer)
-    run_until_quiet([leader])
-    follow(standby)
+    leader, standby = with_standby(log, partial(make, markets=others, windows=Windows(1_000, 1_000, 1)))
+    enqueue(log, [*trade(), *trading(1, 60)], MARKETS)
+    while leader.step(block_ms=1):
+        follow(standby)
+        assert standby.is_compared
+        assert state_hash(standby.shard) == state_hash(leader.shard)
+    fees = taker_fees(log)
     standby.lead()
-    order = msgspec.structs.replace(
-        cast(PlaceOrder, trade()[1]), request_id=999, market="SOLUSDT", price=PriceTicks(10_000)
-    )
-    enqueue(memory, [order, *deposits()], MARKETS)
+    enqueue(log, [*trade(), *trading(2, 120)[60:]], MARKETS)  # requests of their own
     run_until_quiet([standby])
-    with pytest.raises(StateDiffers):
-        make(memory, fewer).join()
+    assert standby.shard.market_map == MARKETS
+    assert standby.shard.windows == DEFAULT_WINDOWS
+
+    # What it did when it led is what a worker with the first one's settings would have done.
+    again = make(log)
+    again.join()
+    assert told(log, again.shard) == told(log, standby.shard)
+    assert len(taker_fees(log)) > len(fees) + 1 > 2
+    assert not any(settled([standby]).values())
+
+
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_a_restart_with_another_markets_file_changes_nothing(
+    log: StreamLog, others: MarketMap, with_snapshot: bool
+) -> None:
+    leader = make(log)
+    leader.start()
+    enqueue(log, [*deposits(), *trade(), *trading(3, 40)], MARKETS)
+    run_until_quiet([leader])
+    if with_snapshot:
+        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+    enqueue(log, trade(), MARKETS)
+    run_until_quiet([leader])
+    before = told(log, leader.shard)
+    assert before["trade ids"]["BTCUSDT"] > 2
+    inputs = log.last_id(streams.commands(0))
+
+    restarted = make(log, others)
+    restarted.start()
+    run_until_quiet([restarted])
+    assert told(log, restarted.shard) == before
+    assert log.last_id(streams.commands(0)) == inputs, "a shard that is configured is not configured again"
+    enqueue(log, trade(), MARKETS)
+    run_until_quiet([restarted])
+    back = make(log)
+    back.start()
+    assert told(log, back.shard) == told(log, restarted.shard)
+    assert told(log, back.shard)["trade ids"]["BTCUSDT"] == before["trade ids"]["BTCUSDT"] + 1
+
+
+def test_a_market_that_only_new_settings_name_is_there_when_a_command_has_listed_it(log: StreamLog) -> None:
+    first = make(log)
+    first.start()
+    enqueue(log, deposits(), MARKETS)
+    run_until_quiet([first])
+    restarted, standby = make(log, OTHER_SETTINGS["more markets"]), make(log)
+    restarted.start()
+    standby.join()
+    enqueue(log, [order_for("DOGEUSDT")], MARKETS)
+    run_until_quiet([restarted])
+    assert "DOGEUSDT" not in restarted.shard.markets
+    assert not any(isinstance(event, OrderAccepted) for event in events_of(log, 0))
+
+    configure(log, MarketConfig(DOGE, 0))
+    enqueue(log, [order_for("DOGEUSDT")], MARKETS)
+    run_until_quiet([restarted])
+    follow(standby)
+    assert [event.order.market for event in events_of(log, 0) if isinstance(event, OrderAccepted)] == ["DOGEUSDT"]
+    assert told(log, standby.shard) == told(log, restarted.shard)
+
+
+def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
+    leader, standby = with_standby(log, make)
+    known = leader.shard.market_configs["BTCUSDT"]
+    dearer = msgspec.structs.replace(known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2)
+    enqueue(log, trade(), MARKETS)
+    run_until_quiet([leader])
+    (fee,) = taker_fees(log)
+    configure(log, MarketConfig(DOGE, 0), dearer)
+    enqueue(log, [*trade(), order_for("DOGEUSDT"), *trading(1, 30)], MARKETS)
+    run_until_quiet([leader])
+    assert taker_fees(log)[1] == fee * 7_000 // known.market.taker_fee_ppm
+    follow(standby)
+    assert standby.is_compared
+    assert told(log, standby.shard) == told(log, leader.shard)
+    restarted = make(log)
+    restarted.start()
+    assert told(log, restarted.shard) == told(log, leader.shard)
+
+
+# ---------------------------------------------------------------------- what is compared
 
 
 def test_without_a_checksum_there_is_nothing_to_compare(log: StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """So it is with what an older program has committed."""
     monkeypatch.setattr(worker_module, "state_checksum", lambda _: "")
-    leader, standby = with_standby(log, OTHERS)
+    leader, standby = with_standby(log, make_other)
     assert log.checksum(0) is None
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
@@ -333,7 +485,7 @@ def test_without_a_checksum_there_is_nothing_to_compare(log: StreamLog, monkeypa
 def test_an_older_program_leaves_a_checksum_behind_that_is_compared_only_at_its_own_entry(
     log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leader, standby = with_standby(log, MARKETS)
+    leader, standby = with_standby(log, make)
     stale = log.checksum(0)
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
@@ -350,7 +502,7 @@ def test_an_older_program_leaves_a_checksum_behind_that_is_compared_only_at_its_
 
 
 def test_a_standby_saves_no_snapshot_of_what_it_has_not_compared(memory: MemoryStreamLog) -> None:
-    leader, standby = with_standby(memory, OTHERS)
+    leader, standby = with_standby(memory, make_other)
     enqueue(memory, [*trade(), *trade()], MARKETS)
     run_until_quiet([leader])
     snapshotter = Snapshotter(standby, cast(Any, memory), lambda: cast(Any, memory), 0, 0.0)
@@ -369,10 +521,12 @@ def test_a_standby_saves_no_snapshot_of_what_it_has_not_compared(memory: MemoryS
 
 
 def markets_file(folder: Path) -> Path:
-    """Write the shipped markets with another fee."""
+    """Write the shipped markets with another fee, and one more."""
     text = Path(streams.__file__).with_name("markets.toml").read_text("utf-8")
+    markets = text.replace("[[markets]]", '[[markets]]\ntaker_fee = "0.007"')
+    first = markets[: markets.index("[[markets]]", markets.index("[[markets]]") + 1)]
     path = folder / "other-markets.toml"
-    path.write_text(text.replace("[[markets]]", '[[markets]]\ntaker_fee = "0.007"'), "utf-8")
+    path.write_text(markets + "\n" + first.replace('"BTC', '"DOGE'), "utf-8")
     return path
 
 
@@ -406,20 +560,17 @@ def begin(log: StreamLog) -> None:
 def put(log: StreamLog, commands: list[Command]) -> None:
     """Enqueue commands, and wait until they are committed."""
     enqueue(log, commands, MARKETS)
-    last = log.last_id(streams.commands(0))
-    eventually("the commit", lambda: log.position(0).stream_id == last)
+    last = split_stream_id(log.last_id(streams.commands(0)))
+    eventually("the commit", lambda: split_stream_id(log.position(0).stream_id) >= last)
 
 
-def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
-    workers: Workers, redis_url: str, tmp_path: Path
-) -> None:
+def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(workers: Workers, redis_url: str) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     workers.start(ENGINE)
     workers.wait_for_leader(ENGINE)
     port = free_port()
-    others = {"markets_file": markets_file(tmp_path), "metrics_port": port}
-    workers.start(STANDBY, "tests.integration.impatient_standby", **others)
+    workers.start(STANDBY, "tests.other_rules", metrics_port=port)
     workers.wait_for_standby(STANDBY)
     assert differs(port) == 0
     put(log, trade())
@@ -446,9 +597,7 @@ def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
-def test_a_process_that_replays_with_another_fee_halts_the_shard(
-    workers: Workers, redis_url: str, tmp_path: Path
-) -> None:
+def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Workers, redis_url: str) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     workers.start(ENGINE)
@@ -457,7 +606,7 @@ def test_a_process_that_replays_with_another_fee_halts_the_shard(
     workers.send(ENGINE, signal.SIGKILL)
     workers.running[ENGINE].wait(DEADLINE_S)
     position = log.position(0)
-    workers.start(ENGINE, markets_file=markets_file(tmp_path))
+    workers.start(ENGINE, "tests.other_rules")
     assert workers.running[ENGINE].wait(DEADLINE_S) == HALTED_EXIT_CODE
     assert log.position(0) == position
     halt = read_halt(client, 0)
@@ -468,15 +617,46 @@ def test_a_process_that_replays_with_another_fee_halts_the_shard(
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
-def test_a_process_that_makes_a_snapshot_from_the_log_saves_nothing_that_differs(
-    redis_url: str, tmp_path: Path
-) -> None:
+def test_processes_with_another_markets_file_follow_and_lead(workers: Workers, redis_url: str, tmp_path: Path) -> None:
+    log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
+    begin(log)
+    other_markets = markets_file(tmp_path)
+    workers.start(ENGINE)
+    workers.wait_for_leader(ENGINE)
+    put(log, trade())
+    port = free_port()
+    workers.start(STANDBY, metrics_port=port, markets_file=other_markets)
+    workers.wait_for_standby(STANDBY)
+    put(log, trade())
+    workers.send(ENGINE, signal.SIGKILL)
+    workers.running[ENGINE].wait(DEADLINE_S)
+    workers.wait_for_leader(STANDBY)
+    put(log, trade())
+    assert differs(port) == 0
+
+    # Alone, started anew: what is replayed was led by both.
+    workers.send(STANDBY, signal.SIGKILL)
+    workers.running[STANDBY].wait(DEADLINE_S)
+    workers.start(STANDBY, markets_file=other_markets)
+    workers.wait_for_leader(STANDBY)
+    put(log, [*trade(), order_for("DOGEUSDT")])
+    workers.send(STANDBY, signal.SIGKILL)
+    workers.running[STANDBY].wait(DEADLINE_S)
+    assert read_halt(client, 0) is None
+    again = make(log)
+    again.start()
+    assert again.shard.market_map == MARKETS
+    assert again.shard.markets["BTCUSDT"].trade_id == 4
+    assert len(set(taker_fees(log))) == 1, "the fee is that of the log, whoever leads"
+
+
+def test_a_process_that_makes_a_snapshot_from_the_log_saves_nothing_that_differs(redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     leader = make(log)
     leader.start()
     enqueue(log, [*deposits(), *trade()], MARKETS)
     run_until_quiet([leader])
-    snapshotter = large(leader, log, redis_url, MARKETS_FILE=str(markets_file(tmp_path)))
+    snapshotter = large(leader, log, redis_url, start_snapshot)
 
     def turned(until: bool) -> bool:
         snapshotter.run()
@@ -488,4 +668,23 @@ def test_a_process_that_makes_a_snapshot_from_the_log_saves_nothing_that_differs
     assert log.snapshots(0) == []
     eventually("a forked child has saved one", lambda: turned(bool(log.snapshots(0))))
     snapshotter.abandon()
+    assert state_hash(decode_snapshot(log.snapshots(0)[0])[0]) == state_hash(leader.shard)
+
+
+def test_a_process_with_another_markets_file_makes_the_same_snapshot(redis_url: str, tmp_path: Path) -> None:
+    log = RedisStreamLog.connect(redis_url)
+    leader = make(log)
+    leader.start()
+    enqueue(log, [*deposits(), *trade()], MARKETS)
+    run_until_quiet([leader])
+    snapshotter = large(leader, log, redis_url, MARKETS_FILE=str(markets_file(tmp_path)))
+
+    def saved() -> bool:
+        snapshotter.run()
+        return bool(log.snapshots(0)) and not snapshotter.busy
+
+    with structlog.testing.capture_logs() as logs:
+        eventually("a snapshot", saved)
+    snapshotter.abandon()
+    assert [each["from_log"] for each in logs if each["event"] == "snapshot saved"] == [True]
     assert state_hash(decode_snapshot(log.snapshots(0)[0])[0]) == state_hash(leader.shard)
