@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import (
     CancelAllOrders,
     CancelOrder,
@@ -290,3 +290,10 @@ def test_a_taker_from_another_shard_is_answered_when_the_market_is_not_open(open
     ((target, _, message),) = shard.take().outbox
     refused = TakerOutcome(OrderId(301), AccountId(3), "BTCUSDT", (), False, False, RejectReason.MARKET_CLOSED)
     assert (target, message) == (1, refused)
+
+
+def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exchange) -> None:
+    shard = exchange.shards[0]
+    shard.set_config(ShardConfig(rules=RULES + 1, version=2))
+    with pytest.raises(SnapshotError, match=f"follows rules {RULES + 1}, this program knows them up to {RULES}"):
+        decode_snapshot(encode_snapshot(shard, STREAM_START))
