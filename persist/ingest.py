@@ -61,8 +61,8 @@ WHERE orders.status < 3 AND (excluded.status, excluded.cum_quantity) > (orders.s
 """
 _SESSION_CANDLES = """
 CREATE TEMPORARY TABLE batch_candles (
-    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume bigint,
-    quote_volume bigint, trade_count bigint, taker_buy_volume bigint, taker_buy_quote bigint, first_trade_id bigint,
+    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume numeric,
+    quote_volume numeric, trade_count bigint, taker_buy_volume numeric, taker_buy_quote numeric, first_trade_id bigint,
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
