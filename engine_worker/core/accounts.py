@@ -2,13 +2,16 @@
 
 Per asset and shard, always: available + held + fees = deposited - withdrawn + settled. `settled` is what fills brought to the
 accounts of this shard less what they took from them; over all shards it sums to zero when no settlement is on its way.
+
+What was deposited, withdrawn and settled grows for as long as the exchange lives. It is exact whatever its size, and leaves the core as
+`Large` pairs.
 """
 
 import msgspec
 
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.orders import Balance, OrderState
-from protocol.units import AccountId, AssetUnits, OrderId
+from protocol.units import AccountId, AssetUnits, Large, OrderId, split_large
 
 
 class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
@@ -58,6 +61,20 @@ class AssetTotals:
         self.settled = settled
         self.funds = deposited - withdrawn + settled - fees
         """What all accounts have, by what was seen of it before and after each change."""
+
+    @property
+    def outstanding(self) -> int:
+        """What came in by this shard and has not gone out by it; below 0 where money leaves that came in by another."""
+        return self.deposited - self.withdrawn
+
+    def stored(self) -> tuple[Large, Large, Large, Large]:
+        """Return (fees, deposited, withdrawn, settled) as snapshots and digests hold them."""
+        return (
+            split_large(self.fees),
+            split_large(self.deposited),
+            split_large(self.withdrawn),
+            split_large(self.settled),
+        )
 
     def difference(self) -> int:
         """Return how much more there is than there must be; 0 is right."""

@@ -87,6 +87,7 @@ from protocol.orders import (
 from protocol.replies import (
     AuditQuery,
     AuditReply,
+    AuditRow,
     BalancesQuery,
     FundsReply,
     OpenOrdersQuery,
@@ -96,6 +97,7 @@ from protocol.replies import (
     Query,
     Refused,
     Reply,
+    stored_audit_row,
 )
 from protocol.units import (
     AMOUNT_UNITS_MAX,
@@ -115,9 +117,6 @@ STATE_HASH_INTERVAL: Final = 10_000
 """Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
-_TOTAL_MAX: Final = 2**64 - 1
-"""Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
-
 
 DROPS_PER_COMMAND: Final = 64
 """Outcomes that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
@@ -290,7 +289,7 @@ class Shard:
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
         totals = [
-            (asset, total.fees, total.deposited, total.withdrawn, total.settled)
+            (asset, *total.stored())
             for asset, total in self.totals.items()
             if total.deposited or total.withdrawn or total.settled or total.fees
         ]
@@ -654,6 +653,9 @@ class Shard:
         )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
+        if received_funds.available > AMOUNT_UNITS_MAX:
+            # No more than the supply is there, but a shard that hears late of what an account gave may count the same money twice.
+            raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_funds.available + received_funds.held - received_before
@@ -835,14 +837,11 @@ class Shard:
         if command.amount <= 0:
             return RejectReason.AMOUNT_OUT_OF_RANGE
         funds = account.funds.get(command.asset) if account is not None else None
-        available, held = (funds.available, funds.held) if funds is not None else (0, 0)
-        totals = self.totals[command.asset]
+        available = funds.available if funds is not None else 0
         if isinstance(command, Deposit):
-            too_much = available + held + command.amount > AMOUNT_UNITS_MAX
-            too_much = too_much or totals.deposited + command.amount > _TOTAL_MAX
+            outstanding = self.totals[command.asset].outstanding + command.amount
+            too_much = outstanding > self.market_map.supply_share(command.asset)
             return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
-        if available >= command.amount and totals.withdrawn + command.amount > _TOTAL_MAX:
-            return RejectReason.AMOUNT_OUT_OF_RANGE
         return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
@@ -904,7 +903,7 @@ class Shard:
                 reply = AuditReply(
                     request_id,
                     time,
-                    tuple(self.audit()),
+                    tuple(stored_audit_row(row) for row in self.audit()),
                     open_orders,
                     self.command_count,
                     digest=self.digest(),
@@ -913,7 +912,7 @@ class Shard:
                 )
         return query.reply_to, reply
 
-    def audit(self) -> list[tuple[str, int, int, int, int, int, int]]:
+    def audit(self) -> list[AuditRow]:
         """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
         rows = []
         for asset, totals in self.totals.items():

@@ -17,11 +17,13 @@ from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
-from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.units import AccountId, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
-FORMAT_VERSION = 3
-"""3: with the first outcomes of requests and the shard's own time, without closed orders. 2: with the checksum of all events."""
+FORMAT_VERSION = 4
+"""4: with totals of any size.
+3: with the first outcomes of requests and the shard's own time, without closed orders.
+2: with the checksum of all events."""
 
 
 class SnapshotError(ValueError):
@@ -78,7 +80,8 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     shard_count: int
     order_count: int
     command_count: int
-    totals: list[tuple[str, int, int, int, int]]
+    totals: list[tuple[str, Large, Large, Large, Large]]
+    """(asset, fees, deposited, withdrawn, settled)."""
     accounts: list[AccountSnapshot]
     markets: list[MarketSnapshot]
     requests: list[FirstOutcome[Request]]
@@ -169,10 +172,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         shard_count=shard.shard_count,
         order_count=shard.order_count,
         command_count=shard.command_count,
-        totals=[
-            (asset, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
-            for asset, totals in shard.totals.items()
-        ],
+        totals=[(asset, *totals.stored()) for asset, totals in shard.totals.items()],
         accounts=[_account_snapshot(account, shard.time) for account in shard.accounts.values()],
         markets=[
             MarketSnapshot(
@@ -231,7 +231,8 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
-    for asset, *totals in snapshot.totals:
+    for asset, *stored_totals in snapshot.totals:
+        totals = [join_large(each) for each in stored_totals]
         if asset in shard.totals:
             shard.totals[asset] = AssetTotals(*totals)
         elif any(totals):

@@ -178,6 +178,8 @@ class Exchange:
         self.fees: Counter[str] = Counter()
         self.deposited: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
+        self.outstanding: Counter[tuple[int, str]] = Counter()
+        """(shard, asset) -> what was deposited there and not withdrawn there."""
         self.transfers: list[tuple[int, str]] = []
         self.last_price: dict[str, int] = {}
         self.order_counts: Counter[int] = Counter()
@@ -302,14 +304,18 @@ class Exchange:
         if (command.account_id, command.transfer_id) not in self.transfers:
             require(amount > 0, RejectReason.AMOUNT_OUT_OF_RANGE)
             if isinstance(command, Deposit):
-                balance = self.available[owner] + self.held[owner] + amount
-                require(balance <= AMOUNT_UNITS_MAX, RejectReason.AMOUNT_OUT_OF_RANGE)
+                shards = self.market_map.shard_count
+                entrance = (command.account_id % shards, command.asset)
+                room = AMOUNT_UNITS_MAX // shards - self.outstanding[entrance]
+                require(amount <= room, RejectReason.AMOUNT_OUT_OF_RANGE)
                 self.available[owner] += amount
                 self.deposited[command.asset] += amount
+                self.outstanding[entrance] += amount
             else:
                 require(amount <= self.available[owner], RejectReason.INSUFFICIENT_BALANCE)
                 self.available[owner] -= amount
                 self.withdrawn[command.asset] += amount
+                self.outstanding[command.account_id % self.market_map.shard_count, command.asset] -= amount
             self.transfers.append((command.account_id, command.transfer_id))
         balance_now = Balance(command.asset, AssetUnits(self.available[owner]), AssetUnits(self.held[owner]))
         return FundsReply(command.request_id, TimeMs(time), (balance_now,))
