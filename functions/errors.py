@@ -144,6 +144,8 @@ def refusal(reason: RejectReason) -> ApiError:
     """Return a shard's refusal of a command in Binance's words; of what Binance does not have, in ours."""
     if reason is RejectReason.IDEMPOTENCY_KEY_REUSED:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
+    if reason is RejectReason.TRANSFER_ID_REUSED:
+        return ApiError(-2010, "Transfer id was used for another asset or amount before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
     if reason is RejectReason.ORDER_NOT_REMEMBERED:

@@ -113,6 +113,17 @@ LEDGER_ENTRIES: Final = Table(
         "reference": "text",
     },
 )
+TRANSFERS: Final = Table(
+    "transfers",
+    {
+        "account_id": "int8",
+        "kind": "text",
+        "transfer_id": "text",
+        "asset": "text",
+        "amount": "int8",
+        "time": "int8",
+    },
+)
 
 
 class UnknownMarketError(ValueError):
@@ -142,6 +153,7 @@ class Rows:
         """With the trade's quote units."""
         self.fills: list[Row] = []
         self.ledger_entries: list[Row] = []
+        self.transfers: list[Row] = []
         self.event_count = 0
 
     def add(self, batch: EventBatch) -> None:
@@ -258,6 +270,7 @@ class Rows:
             (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference),
             (time, self._shard, stream_id, index, 1, event.account_id, asset, amount, kind, reference),
         )
+        self.transfers.append((event.account_id, kind, reference, asset, event.amount, time))
 
 
 def rows_of(shard: int, batches: Iterable[EventBatch], markets: MarketMap) -> Rows:

@@ -87,7 +87,11 @@ class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4):
-    """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing.
+    """Credit `amount` units of `asset`.
+
+    A `transfer_id` that the account has used for a deposit before changes nothing: it succeeds when asset and amount are the same,
+    otherwise it is refused with TRANSFER_ID_REUSED. Ids are remembered for `transfer_ms` of protocol/windows.py; whoever makes a
+    transfer whose id may be older looks into the database's `transfers` first. Withdrawals have ids of their own.
 
     `idempotency_key` as for `PlaceOrder`.
     """

@@ -93,7 +93,7 @@ class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Account:
     """One account: funds by asset, open orders by market and by client order id, and the keys of its requests."""
 
-    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders", "transfer_ids")
+    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders")
 
     def __init__(self, account_id: AccountId) -> None:
         self.account_id = account_id
@@ -103,7 +103,6 @@ class Account:
         """Of open orders only."""
         self.keyed: KeyedRequests | None = None
         """Requests with an idempotency key; None: there are none."""
-        self.transfer_ids: dict[str, None] = {}
 
     def funds_in(self, asset: str) -> Funds:
         """Return the account's funds in `asset`, which may be none yet."""

@@ -42,7 +42,10 @@ from engine_worker.core.outcomes import (
     KeyedRequest,
     KeyedRequests,
     Request,
+    Transfer,
+    Transfers,
     fingerprint_of,
+    transfer_key,
 )
 from protocol.codec import encode_events, encode_frame, frame_items
 from protocol.commands import (
@@ -166,6 +169,7 @@ class Shard:
         """The command that is being handled, until it is answered."""
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
+        self.transfers = Transfers(windows.transfer_ms)
         self.cancel_alls: dict[Request, CancelAllRequest] = {}
         self.received: dict[int, int] = {}
         """Source shard -> the number of its last message that was applied."""
@@ -401,6 +405,7 @@ class Shard:
         oldest_first = self.requests.oldest_first
         if oldest_first and now - oldest_first[0].time > self.windows.request_ms:
             self.requests.drop_old(now, DROPS_PER_COMMAND)
+        self.transfers.drop_old(now, DROPS_PER_COMMAND)
         for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return
@@ -816,18 +821,25 @@ class Shard:
     # ------------------------------------------------------------------ deposits and withdrawals
 
     def _transfer(self, command: Deposit | Withdraw) -> None:
-        """Bring money in or take it out; a `transfer_id` that the account has used before changes nothing."""
+        """Bring money in or take it out; a repeat of a transfer that the shard remembers changes nothing."""
         account = self.accounts.get(command.account_id)
-        repeated = account is not None and command.transfer_id in account.transfer_ids
-        reason = None if command.asset in self.totals else RejectReason.UNKNOWN_ASSET
-        if reason is None and not repeated:
+        key = transfer_key(type(command).__name__, command.account_id, command.transfer_id)
+        first = self.transfers.find(key, self.time)
+        if command.asset not in self.totals:
+            reason: RejectReason | None = RejectReason.UNKNOWN_ASSET
+        elif first is None:
             reason = self._reason_not_to_transfer(command, account)
+        elif (first.asset, first.amount) != (command.asset, command.amount):
+            reason = RejectReason.TRANSFER_ID_REUSED
+        else:
+            reason = None
         if reason is not None:
             self._refuse_keyed(command, reason)
             return
         if account is None:
             account = self.accounts[command.account_id] = Account(command.account_id)
-        if not repeated:
+        if first is None:
+            self.transfers.remember(Transfer(key, self.time, command.asset, command.amount))
             self._move_funds(command, account)
         balances = (account.balance(command.asset),)
         reply = FundsReply(command.request_id, self.time, balances)
@@ -845,7 +857,6 @@ class Shard:
         return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
-        account.transfer_ids[command.transfer_id] = None
         funds, totals = account.funds_in(command.asset), self.totals[command.asset]
         before = funds.available + funds.held
         moved: type[FundsDeposited | FundsWithdrawn]

@@ -11,7 +11,7 @@ import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
 from engine_worker.core.book import BookSide
-from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request
+from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
 from engine_worker.core.shard import CancelAllRequest, Shard
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
@@ -21,7 +21,7 @@ from protocol.units import AccountId, Large, OrderId, PriceTicks, QuantityLots, 
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
 FORMAT_VERSION = 4
-"""4: with totals of any size.
+"""4: with totals of any size, and transfer ids as digests with their times, by the shard.
 3: with the first outcomes of requests and the shard's own time, without closed orders.
 2: with the checksum of all events."""
 
@@ -37,7 +37,6 @@ class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     funds: list[tuple[str, int, int]]
     open_orders: list[tuple[str, list[OrderState]]]
     client_order_ids: list[tuple[str, PlacedOrder]]
-    transfer_ids: list[str]
     key_outcomes: list[FirstOutcome[str]]
     keys_under_way: list[tuple[str, bytes, list[Request]]]
     """(idempotency key, fingerprint, who has repeated the request)."""
@@ -92,6 +91,7 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     sent: list[tuple[int, int]]
     checksum: int
     time: TimeMs
+    transfers: list[Transfer]
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -197,6 +197,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         sent=list(shard.sent.items()),
         checksum=shard.checksum,
         time=shard.time,
+        transfers=shard.transfers.kept(shard.time),
     )
 
 
@@ -207,7 +208,6 @@ def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
         [(asset, funds.available, funds.held) for asset, funds in account.funds.items()],
         [(symbol, list(orders.values())) for symbol, orders in account.open_orders.items()],
         list(account.client_order_ids.items()),
-        list(account.transfer_ids),
         keyed.outcomes.kept(time) if keyed is not None else [],
         [(key, request.fingerprint, request.repeated_by) for key, request in keyed.under_way.items()]
         if keyed is not None
@@ -244,7 +244,6 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
-        account.transfer_ids = dict.fromkeys(account_snapshot.transfer_ids)
         account.keyed = _restore_keyed(account_snapshot, windows)
     for market in snapshot.markets:
         state = shard.markets.get(market.symbol)
@@ -259,6 +258,8 @@ def _restore(snapshot: ShardSnapshot, market_map: MarketMap, windows: Windows) -
         state.book.take_changes()
     for outcome in snapshot.requests:
         shard.requests.remember(outcome)
+    for transfer in snapshot.transfers:
+        shard.transfers.remember(transfer)
     shard.requests_under_way = dict.fromkeys(snapshot.requests_under_way)
     shard.key_expiries = deque(snapshot.key_expiries)
     for each in snapshot.cancel_alls:

@@ -180,7 +180,8 @@ class Exchange:
         self.withdrawn: Counter[str] = Counter()
         self.outstanding: Counter[tuple[int, str]] = Counter()
         """(shard, asset) -> what was deposited there and not withdrawn there."""
-        self.transfers: list[tuple[int, str]] = []
+        self.transfers: list[tuple[Deposit | Withdraw, int]] = []
+        """Every transfer that moved money, and when."""
         self.last_price: dict[str, int] = {}
         self.order_counts: Counter[int] = Counter()
         self.trade_counts: Counter[str] = Counter()
@@ -301,7 +302,17 @@ class Exchange:
     def _transfer(self, command: Deposit | Withdraw, time: int) -> FundsReply:
         owner, amount = (command.account_id, command.asset), command.amount
         require(command.asset in self.market_map.assets, RejectReason.UNKNOWN_ASSET)
-        if (command.account_id, command.transfer_id) not in self.transfers:
+        same_id = [
+            earlier
+            for earlier, moved in self.transfers
+            if type(earlier) is type(command)
+            and (earlier.account_id, earlier.transfer_id) == (command.account_id, command.transfer_id)
+            and time - moved <= self.windows.transfer_ms
+        ]
+        for earlier in same_id:
+            same = (earlier.asset, earlier.amount) == (command.asset, command.amount)
+            require(same, RejectReason.TRANSFER_ID_REUSED)
+        if not same_id:
             require(amount > 0, RejectReason.AMOUNT_OUT_OF_RANGE)
             if isinstance(command, Deposit):
                 shards = self.market_map.shard_count
@@ -316,7 +327,7 @@ class Exchange:
                 self.available[owner] -= amount
                 self.withdrawn[command.asset] += amount
                 self.outstanding[command.account_id % self.market_map.shard_count, command.asset] -= amount
-            self.transfers.append((command.account_id, command.transfer_id))
+            self.transfers.append((command, time))
         balance_now = Balance(command.asset, AssetUnits(self.available[owner]), AssetUnits(self.held[owner]))
         return FundsReply(command.request_id, TimeMs(time), (balance_now,))
 

@@ -16,7 +16,7 @@ LENGTH_MAX = 40
 
 _ASSETS = ("FIG", "KIWI", "PLUM")
 _SYMBOLS = tuple(market.symbol for market in MARKETS)
-_GARBAGE = (0, -1, AMOUNT_UNITS_MAX, 1, 61, 1_000_000)
+_GARBAGE = (0, -1, AMOUNT_UNITS_MAX, 1, 61, AMOUNT_UNITS_MAX // 2)
 _KINDS = (
     (OrderType.LIMIT, TimeInForce.GTC),
     (OrderType.LIMIT, TimeInForce.GTC),

@@ -105,7 +105,7 @@ def test_a_lifetime_of_deposits_and_withdrawals_has_no_end() -> None:
     shard, account_id = Shard(0, markets, WINDOWS), AccountId(1)
     for number in range(1, 51):  # 50 times 92 billion
         shard.apply(deposit(number, 1, "SHIB", AMOUNT_UNITS_MAX), TimeMs(number))
-        withdrawal = Withdraw(100 + number, "test", account_id, "SHIB", AssetUnits(AMOUNT_UNITS_MAX), f"w{number}")
+        withdrawal = Withdraw(100 + number, "test", account_id, "SHIB", AssetUnits(AMOUNT_UNITS_MAX), f"d{number}")
         shard.apply(withdrawal, TimeMs(number))
         assert all(isinstance(reply, FundsReply) for _, reply in shard.take().replies)
     shard.check_invariants()

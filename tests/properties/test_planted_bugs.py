@@ -17,6 +17,7 @@ from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
 from protocol.commands import Command
+from protocol.market import MarketMap
 from tests.properties.sequences import LENGTH_MAX, commands_of
 from tests.properties.twins import compare_throughout
 
@@ -90,8 +91,17 @@ PLANTS = (
     Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
     Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
     Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),
-    Plant("transfer counted twice", Shard, "_transfer", "command.transfer_id in account.transfer_ids", "False"),
-    Plant("held money withdrawn", Shard, "_reason_not_to_transfer", "available < command", "available + held < command"),
+    Plant("transfer counted twice", Shard, "_transfer", "self.transfers.find(key, self.time)", "None"),
+    Plant("transfer repeated with another amount", Shard, "_transfer",
+          "(first.asset, first.amount) != (command.asset, command.amount)", "first.asset != command.asset"),
+    Plant("deposits and withdrawals share ids", Shard, "_transfer", "type(command).__name__", "''"),
+    Plant("transfers forgotten too early", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(windows.transfer_ms // 2)"),
+    Plant("transfers remembered too long", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(2 * windows.transfer_ms)"),
+    Plant("share of the supply ignored", Shard, "_reason_not_to_transfer",
+          "RejectReason.AMOUNT_OUT_OF_RANGE if too_much", "RejectReason.AMOUNT_OUT_OF_RANGE if False"),
+    Plant("every shard admits the whole supply", MarketMap, "supply_share", "// self.shard_count", ""),
+    Plant("held money withdrawn", Shard, "_reason_not_to_transfer", "available < command",
+          "available + (funds.held if funds else 0) < command"),
     Plant("cancel by either id", Shard, "_find_open", "order_id not in (0, placed.order_id)", "False"),
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from tests.oracle.exchange import Exchange, Fill, Outcome, Step, Trade
 from tests.properties.markets import market_map
 from tests.properties.sequences import ACCOUNTS, SWEEPER, endowment, sweeps
 
-WINDOWS = Windows(request_ms=60, key_ms=120, keys_max=3)
+WINDOWS = Windows(request_ms=60, key_ms=120, keys_max=3, transfer_ms=150)
 """Short, so that they end within a sequence of commands."""
 PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 """Request id modulo 16 -> how long nothing happens before the command; otherwise a millisecond."""
