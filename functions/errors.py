@@ -136,6 +136,10 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.TOO_MANY_OPEN_ORDERS: (-1013, "Filter failure: MAX_NUM_ORDERS"),
     RejectReason.AMOUNT_OUT_OF_RANGE: (-1130, "Data sent for parameter 'amount' is not valid."),
     RejectReason.INVALID_COMBINATION: (-1014, "Unsupported order combination."),
+    RejectReason.ACCOUNT_IN_USE: (
+        -2010,
+        "The account has funds, open orders, or idempotency keys that are remembered.",
+    ),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
 }
 

@@ -121,8 +121,35 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknow
     """Time has passed, and nothing else: the leader of a shard that has nothing to tell says so about once a second."""
 
 
+class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=9):
+    """Take `amount` units of `asset` out of the exchange, of the fees that `shard` has earned.
+
+    `transfer_id` as for `Deposit`: fees have ids of their own. The reply has what is left of the fees as available.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    shard: Annotated[int, _NotNegative]
+    asset: Annotated[str, _Name]
+    amount: Annotated[AssetUnits, _Stored]
+    transfer_id: Annotated[str, _Name]
+
+
+class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10):
+    """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered. It comes back by a deposit.
+
+    Refused with ACCOUNT_IN_USE. An account that is closed already stays so.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+
+
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
-LoggedCommand = Command | Tick
+OperatorCommand = WithdrawFees | CloseAccount
+"""Not signed yet: whoever can write to a shard's input can give them."""
+LoggedCommand = Command | OperatorCommand | Tick
 
 
 class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):

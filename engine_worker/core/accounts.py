@@ -11,7 +11,7 @@ import msgspec
 
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.orders import Balance, OrderState
-from protocol.units import AccountId, AssetUnits, Large, OrderId, split_large
+from protocol.units import AccountId, AssetUnits, Large, OrderId, TimeMs, split_large
 
 
 class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
@@ -113,9 +113,25 @@ class Account:
 
     def balance(self, asset: str) -> Balance:
         """Return the funds in `asset` as a value."""
-        funds = self.funds_in(asset)
+        funds = self.funds.get(asset)
+        if funds is None:
+            return Balance(asset, AssetUnits(0), AssetUnits(0))
         return Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
 
+    def forget_if_empty(self, asset: str) -> None:
+        """Keep no record of nothing. The caller knows that no open order of the account needs it."""
+        funds = self.funds.get(asset)
+        if funds is not None and not funds.available and not funds.held:
+            del self.funds[asset]
+
+    def is_in_use(self, now: TimeMs) -> bool:
+        """Return whether there is anything that must not be forgotten."""
+        return (
+            any(funds.available or funds.held for funds in self.funds.values())
+            or any(self.open_orders.values())
+            or (self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now)))
+        )
+
     def balances(self) -> tuple[Balance, ...]:
-        """Return the funds in every asset the account ever used."""
+        """Return the funds in every asset of which there are any, and perhaps some more."""
         return tuple(self.balance(asset) for asset in self.funds)

@@ -82,6 +82,10 @@ class Remembered(Generic[K, D]):
         """Return those that are not too old, oldest first."""
         return list(dropwhile(lambda outcome: now - outcome.time > self.window_ms, self.oldest_first))
 
+    def is_empty(self, now: TimeMs) -> bool:
+        """Return whether all are too old."""
+        return not self.oldest_first or now - self.oldest_first[-1].time > self.window_ms
+
     def drop_old(self, now: TimeMs, most: int) -> int:
         """Drop up to `most` that are too old; return how many it were."""
         oldest_first, window_ms = self.oldest_first, self.window_ms
@@ -101,7 +105,7 @@ class FirstOutcomes(Remembered[K, FirstOutcome[K]]):
 
 
 class Transfers(Remembered[bytes, Transfer]):
-    """Transfers by the digest of their ids. Deposits and withdrawals have ids of their own, and so has every account."""
+    """Transfers by the digest of their ids. Deposits, withdrawals and fees have ids of their own, and so has every account."""
 
     __slots__ = ()
 

@@ -53,6 +53,7 @@ from protocol.commands import (
     CancelMissed,
     CancelOrder,
     CancelResting,
+    CloseAccount,
     Deposit,
     LoggedCommand,
     MakerFill,
@@ -64,10 +65,13 @@ from protocol.commands import (
     TakerOutcome,
     Tick,
     Withdraw,
+    WithdrawFees,
 )
 from protocol.events import (
+    AccountClosed,
     CloseReason,
     Event,
+    FeesWithdrawn,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -193,6 +197,8 @@ class Shard:
             CancelAllOrders: self._cancel_all_orders,
             Deposit: self._transfer,
             Withdraw: self._transfer,
+            WithdrawFees: self._withdraw_fees,
+            CloseAccount: self._close_account,
         }
         self._message_handlers: dict[type, Callable[[Any], None]] = {
             MatchOrder: self._match_order,
@@ -409,8 +415,8 @@ class Shard:
         for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return
-            account = self.accounts[expiries.popleft()[1]]
-            if account.keyed is not None:
+            account = self.accounts.get(expiries.popleft()[1])
+            if account is not None and account.keyed is not None:  # it may have been closed since
                 account.keyed.outcomes.drop_old(now, 1)
                 if not account.keyed.outcomes.oldest_first and not account.keyed.under_way:
                     account.keyed = None
@@ -570,8 +576,7 @@ class Shard:
             account.funds[asset].release(order.held)
             if order.status is PENDING_NEW:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
-            del account.open_orders[order.market][order.order_id]
-            del account.client_order_ids[order.client_order_id]
+            self._forget_open(account, order)
             refused = Refused(placed.request_id, self.time, outcome.reject_reason)
             self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
             return
@@ -736,8 +741,15 @@ class Shard:
 
     def _forget_open(self, account: Account, order: OrderState) -> None:
         """Take a closed order out of the state; its client order id may be used again."""
-        del account.open_orders[order.market][order.order_id]
+        orders = account.open_orders[order.market]
+        del orders[order.order_id]
+        if not orders:
+            del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
+        # Another open order of the account holds something, so what is empty belongs to none.
+        market = self.market_map.by_symbol[order.market]
+        account.forget_if_empty(market.base)
+        account.forget_if_empty(market.quote)
 
     def _replace(
         self, order: OrderState, status: OrderStatus, quantity: int, cum_quantity: int, cum_quote: int, held: int
@@ -825,25 +837,31 @@ class Shard:
         account = self.accounts.get(command.account_id)
         key = transfer_key(type(command).__name__, command.account_id, command.transfer_id)
         first = self.transfers.find(key, self.time)
-        if command.asset not in self.totals:
-            reason: RejectReason | None = RejectReason.UNKNOWN_ASSET
-        elif first is None:
+        reason = self._reason_not_to_repeat(command, first)
+        if reason is None and first is None:
             reason = self._reason_not_to_transfer(command, account)
-        elif (first.asset, first.amount) != (command.asset, command.amount):
-            reason = RejectReason.TRANSFER_ID_REUSED
-        else:
-            reason = None
         if reason is not None:
             self._refuse_keyed(command, reason)
             return
-        if account is None:
-            account = self.accounts[command.account_id] = Account(command.account_id)
         if first is None:
+            if account is None:
+                account = self.accounts[command.account_id] = Account(command.account_id)
             self.transfers.remember(Transfer(key, self.time, command.asset, command.amount))
             self._move_funds(command, account)
-        balances = (account.balance(command.asset),)
-        reply = FundsReply(command.request_id, self.time, balances)
+        nothing = Balance(command.asset, AssetUnits(0), AssetUnits(0))
+        balance = account.balance(command.asset) if account is not None else nothing
+        reply = FundsReply(command.request_id, self.time, (balance,))
         self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, reply)
+
+    def _reason_not_to_repeat(
+        self, command: Deposit | Withdraw | WithdrawFees, first: Transfer | None
+    ) -> RejectReason | None:
+        """Return what is wrong with a transfer in the light of `first`, which had the same id."""
+        if command.asset not in self.totals:
+            return RejectReason.UNKNOWN_ASSET
+        if first is not None and (first.asset, first.amount) != (command.asset, command.amount):
+            return RejectReason.TRANSFER_ID_REUSED
+        return None
 
     def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
         if command.amount <= 0:
@@ -870,9 +888,45 @@ class Shard:
             moved = FundsWithdrawn
         totals.funds += funds.available + funds.held - before
         balances = (account.balance(command.asset),)
+        account.forget_if_empty(command.asset)
         self._events.append(
             moved(self.time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
         )
+
+    # ------------------------------------------------------------------ the operator's commands
+
+    def _withdraw_fees(self, command: WithdrawFees) -> None:
+        """Take fees out of the exchange, once per transfer id."""
+        asset, amount = command.asset, command.amount
+        key = transfer_key("WithdrawFees", 0, command.transfer_id)
+        first = self.transfers.find(key, self.time)
+        reason = self._reason_not_to_repeat(command, first)
+        if reason is None and first is None and amount <= 0:
+            reason = RejectReason.AMOUNT_OUT_OF_RANGE
+        if reason is None and first is None and amount > self.totals[asset].fees:
+            reason = RejectReason.INSUFFICIENT_BALANCE
+        if reason is not None:
+            self._refuse(command.reply_to, command.request_id, reason)
+            return
+        totals = self.totals[asset]
+        if first is None:
+            self.transfers.remember(Transfer(key, self.time, asset, amount))
+            totals.fees -= amount
+            totals.withdrawn += amount
+            self._events.append(FeesWithdrawn(self.time, asset, amount, command.transfer_id))
+        left = Balance(asset, AssetUnits(totals.fees), AssetUnits(0))
+        self._reply(command.reply_to, FundsReply(command.request_id, self.time, (left,)))
+
+    def _close_account(self, command: CloseAccount) -> None:
+        """Forget an account that has nothing. What still waits for another shard on its behalf needs no account."""
+        account = self.accounts.get(command.account_id)
+        if account is not None and account.is_in_use(self.time):
+            self._refuse(command.reply_to, command.request_id, RejectReason.ACCOUNT_IN_USE)
+            return
+        if account is not None:
+            del self.accounts[command.account_id]
+            self._events.append(AccountClosed(self.time, command.account_id))
+        self._reply(command.reply_to, FundsReply(command.request_id, self.time, ()))
 
     # ------------------------------------------------------------------ looking
 

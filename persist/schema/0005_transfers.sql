@@ -1,7 +1,7 @@
 -- What came in and went out, by account, kind (as in ledger_entries) and transfer id. A shard remembers ids for some days; who makes a
 -- transfer whose id may be older looks here. Filling it reads the whole ledger once and keeps nobody else from it.
 CREATE TABLE transfers (
-    account_id  bigint NOT NULL,
+    account_id  bigint NOT NULL, -- or -1: fees
     kind        text NOT NULL,
     transfer_id text NOT NULL,
     asset       text NOT NULL,
