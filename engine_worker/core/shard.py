@@ -663,7 +663,7 @@ class Shard:
         )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
-        if received_funds.available > AMOUNT_UNITS_MAX:
+        if received_funds.available + received_funds.held > AMOUNT_UNITS_MAX:
             # No more than the supply is there, but a shard that hears late of what an account gave may count the same money twice.
             raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
