@@ -126,7 +126,7 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
 DROPS_PER_COMMAND: Final = 64
-"""Outcomes that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
+"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
 
 
 class Output(NamedTuple):
@@ -411,7 +411,9 @@ class Shard:
         oldest_first = self.requests.oldest_first
         if oldest_first and now - oldest_first[0].time > self.windows.request_ms:
             self.requests.drop_old(now, DROPS_PER_COMMAND)
-        self.transfers.drop_old(now, DROPS_PER_COMMAND)
+        transfers = self.transfers.oldest_first
+        if transfers and now - transfers[0].time > self.windows.transfer_ms:
+            self.transfers.drop_old(now, DROPS_PER_COMMAND)
         for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return

@@ -126,7 +126,7 @@ def unheld(snapshot: Any) -> Any:
 
 
 def fewer_fees(snapshot: Any) -> Any:
-    totals = [(asset, fees - 1, *others) for asset, fees, *others in snapshot.totals]
+    totals = [(asset, (high, low - 1), *others) for asset, (high, low), *others in snapshot.totals]
     return msgspec.structs.replace(snapshot, totals=totals)
 
 
@@ -152,7 +152,7 @@ def test_an_older_format_is_refused_with_a_clear_word() -> None:
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)
     snapshot = encode_snapshot(only.shard, STREAM_START)
-    with pytest.raises(SnapshotError, match="format 1, this program reads 3"):
+    with pytest.raises(SnapshotError, match="format 1, this program reads 4"):
         decode_snapshot(tampered(snapshot, lambda whole: msgspec.structs.replace(whole, version=1)), markets)
 
 
