@@ -126,7 +126,7 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
 DROPS_PER_COMMAND: Final = 64
-"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
+"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
 
 
 class Output(NamedTuple):
