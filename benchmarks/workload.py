@@ -16,7 +16,7 @@ from engine_worker.core.book import Book
 from protocol.commands import CancelOrder, Command, Deposit, PlaceOrder
 from protocol.market import Market, MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.settings import Settings
 
 MID_PRICE = 10_000_000
@@ -114,7 +114,9 @@ def commands(steps: list[Operation], market: Market) -> Iterator[Command]:
 def deposits(market_map: MarketMap) -> list[Command]:
     """Return deposits that make every account rich."""
     return [
-        Deposit(0, "bench", AccountId(account_id), asset, AssetUnits(10**17), f"bench {asset}")
+        Deposit(
+            0, "bench", AccountId(account_id), asset, AssetUnits(AMOUNT_UNITS_MAX // (2 * ACCOUNTS)), f"bench {asset}"
+        )
         for account_id in range(1, ACCOUNTS + 1)
         for asset in market_map.assets
     ]

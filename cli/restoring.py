@@ -321,6 +321,13 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
         + _LATER.replace("time", "entries.time", 1),
         (shard, bound[0], *bound),
     )
+    # Whoever repeats a transfer that is lost must not be told that it has happened.
+    connection.execute(
+        "DELETE FROM transfers USING ledger_entries AS entries WHERE entries.shard = %s AND entries.kind = transfers.kind AND "
+        "entries.account_id = transfers.account_id AND entries.reference = transfers.transfer_id AND "
+        "entries.time = transfers.time AND " + _LATER.replace("time", "entries.time", 1),
+        (shard, *bound),
+    )
     connection.execute(
         "INSERT INTO ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) "
         "SELECT time, shard, stream_id, event, entry + 100, account_id, asset, -amount, 'loss', 'loss:' || %s "

@@ -24,6 +24,7 @@ from protocol.commands import (
     ShardMessage,
     Tick,
     Withdraw,
+    WithdrawFees,
 )
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, split_stream_id
@@ -102,6 +103,12 @@ def _check_commands(market_map: MarketMap, index: int, commands: Sequence[Logged
     shard_count = market_map.shard_count
     for command in commands:
         if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
+            continue
+        if isinstance(command, WithdrawFees):
+            if command.shard != index:
+                raise NotUnderstoodError(f"fees of shard {command.shard} are not those of shard {index}")
+            if "\0" in command.transfer_id:
+                raise NotUnderstoodError("a transfer id has a NUL in it")
             continue
         account_id = command.account_id
         if account_id < 1 or account_id % shard_count != index:

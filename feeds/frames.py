@@ -87,6 +87,18 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
     order: OrderHead
 
 
+class FeeWithdrawal(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
+    """The head of a `FeesWithdrawn`, which is nobody's news."""
+
+    time: TimeMs
+
+
+class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
+    """The head of an `AccountClosed`, which is nobody's news."""
+
+    time: TimeMs
+
+
 class StateHash(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
     """The head of a `StateHashed`, which is nobody's news."""
 
@@ -105,9 +117,8 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23)
     time: TimeMs
 
 
-EventHead = (
-    StateHash | Passed | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
-)
+ShardHead = StateHash | Passed | Configured | FeeWithdrawal | Closure
+EventHead = ShardHead | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])

@@ -16,7 +16,7 @@ import msgspec
 from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import HalfBook
-from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, Passed, StateHash, Trade, decode
+from feeds.frames import BUY, Accepted, Closed, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, window_start
 from feeds.trades import fold
 from protocol import streams
@@ -359,7 +359,7 @@ class ShardFeeds:
                         market.ask_changes[price] = quantity
             elif isinstance(event, (Accepted, Filled, Closed)):
                 self._accounts.add(event.order.account_id, raw)
-            elif not isinstance(event, (StateHash, Passed, Configured)):
+            elif not isinstance(event, ShardHead):
                 self._accounts.add(event.account_id, raw)
         if events:
             self._event_time = max(self._event_time, events[-1].time)

@@ -137,6 +137,10 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.MARKET_CLOSED: (-1013, "Market is closed."),
     RejectReason.CONFIG_OUTDATED: (-1130, "The configuration has changed meanwhile."),
     RejectReason.CONFIG_REFUSED: (-1130, "The configuration cannot be changed so."),
+    RejectReason.ACCOUNT_IN_USE: (
+        -2010,
+        "The account has funds, open orders, or idempotency keys that are remembered.",
+    ),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
 }
 
@@ -145,6 +149,8 @@ def refusal(reason: RejectReason) -> ApiError:
     """Return a shard's refusal of a command in Binance's words; of what Binance does not have, in ours."""
     if reason is RejectReason.IDEMPOTENCY_KEY_REUSED:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
+    if reason is RejectReason.TRANSFER_ID_REUSED:
+        return ApiError(-2010, "Transfer id was used for another asset or amount before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
     if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):

@@ -6,10 +6,11 @@ import msgspec
 
 from functions.errors import ApiError, refusal, status_unknown, too_precise
 from functions.function import Function, Group, Security
-from functions.get_account import BalanceShape
+from functions.get_account import BalanceShape, balances
 from functions.idempotency import idempotency_key_of, name_of_key
 from functions.json_body import read_body
 from functions.ports import Call, Ports
+from functions.transfers import happened_long_ago
 from protocol.commands import Deposit
 from protocol.replies import FundsReply, Refused
 from protocol.units import (
@@ -38,7 +39,10 @@ async def request_funds(ports: Ports, call: Call) -> object:
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
     amount = _amount(wanted.amount, ports.settings.faucet_amount_max)
     key = idempotency_key_of(call)
-    transfer = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
+    name = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
+    transfer_id = f"faucet-{name}"
+    if key and await happened_long_ago(ports, call.account_id, "deposit", transfer_id, wanted.asset, amount, call.now):
+        return next(each for each in await balances(ports, call, omit_zero=False) if each.asset == wanted.asset)
     shards = ports.shards
     reply = await shards.submit(
         Deposit(
@@ -47,7 +51,7 @@ async def request_funds(ports: Ports, call: Call) -> object:
             call.account_id,
             wanted.asset,
             amount,
-            f"faucet-{transfer}",
+            transfer_id,
             key,
         )
     )

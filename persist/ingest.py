@@ -24,6 +24,7 @@ from persist.rows import (
     LEDGER_ENTRIES,
     ORDERS,
     TRADES,
+    TRANSFERS,
     EventBatch,
     Row,
     Rows,
@@ -50,7 +51,10 @@ SET idle_in_transaction_session_timeout = '10s'; -- a worker that was paused mus
 SET client_connection_check_interval = '1s';
 SET synchronous_commit = on;
 CREATE TEMPORARY TABLE batch_orders (LIKE orders) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE batch_transfers (LIKE transfers) ON COMMIT DELETE ROWS;
 """
+# An id that came again after the shard had forgotten it moved money again: the ledger has both, this table the first.
+_INSERT_TRANSFERS = "INSERT INTO transfers SELECT * FROM batch_transfers ON CONFLICT DO NOTHING"
 # Statuses are numbered in the order that an order passes through them, and from FILLED (3) on they are final.
 _UPSERT_ORDERS = """
 INSERT INTO orders SELECT * FROM batch_orders
@@ -61,8 +65,8 @@ WHERE orders.status < 3 AND (excluded.status, excluded.cum_quantity) > (orders.s
 """
 _SESSION_CANDLES = """
 CREATE TEMPORARY TABLE batch_candles (
-    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume bigint,
-    quote_volume bigint, trade_count bigint, taker_buy_volume bigint, taker_buy_quote bigint, first_trade_id bigint,
+    market text, interval text, open_time timestamptz, open bigint, high bigint, low bigint, close bigint, volume numeric,
+    quote_volume numeric, trade_count bigint, taker_buy_volume numeric, taker_buy_quote numeric, first_trade_id bigint,
     last_trade_id bigint
 ) ON COMMIT DELETE ROWS;
 """
@@ -347,7 +351,7 @@ class ShardIngest:
         middle = len(batches) // 2
         last, refused = self._store_or_bisect(connection, batches[:middle], known)
         # These tables empty themselves at the end of the transaction, which is too late here.
-        connection.execute(f"TRUNCATE batch_orders{', batch_candles' if self._keeps_candles else ''}")
+        connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
         last, refused_later = self._store_or_bisect(connection, batches[middle:], last)
         return last, refused | refused_later
 
@@ -356,6 +360,9 @@ class ShardIngest:
             copy_rows(cursor, TRADES, rows.trade_rows())
             copy_rows(cursor, FILLS, rows.fills)
             copy_rows(cursor, LEDGER_ENTRIES, rows.ledger_entries)
+            if rows.transfers:
+                copy_rows(cursor, TRANSFERS, rows.transfers, into="batch_transfers")
+                cursor.execute(_INSERT_TRANSFERS)
             if rows.orders:
                 copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from protocol.events import (
     DepthChanged,
     Event,
+    FeesWithdrawn,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -113,6 +114,17 @@ LEDGER_ENTRIES: Final = Table(
         "reference": "text",
     },
 )
+TRANSFERS: Final = Table(
+    "transfers",
+    {
+        "account_id": "int8",
+        "kind": "text",
+        "transfer_id": "text",
+        "asset": "text",
+        "amount": "int8",
+        "time": "int8",
+    },
+)
 
 
 class UnknownMarketError(ValueError):
@@ -142,6 +154,7 @@ class Rows:
         """With the trade's quote units."""
         self.fills: list[Row] = []
         self.ledger_entries: list[Row] = []
+        self.transfers: list[Row] = []
         self.event_count = 0
 
     def add(self, batch: EventBatch) -> None:
@@ -154,9 +167,11 @@ class Rows:
         try:
             for index, event in enumerate(batch.events):
                 # By how often they happen.
-                if isinstance(event, DepthChanged | FundsReleased | ShardEvent):
+                if isinstance(event, FeesWithdrawn):
+                    self._add_fee_withdrawal(batch.stream_id, index, event)
+                elif isinstance(event, DepthChanged | FundsReleased | ShardEvent):
                     continue
-                if isinstance(event, OrderAccepted | OrderClosed):
+                elif isinstance(event, OrderAccepted | OrderClosed):
                     self.orders[event.order.order_id] = event.order
                 elif isinstance(event, OrderFilled):
                     self._add_fill(batch.stream_id, index, event)
@@ -251,6 +266,15 @@ class Rows:
         if fee:
             self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference))
 
+    def _add_fee_withdrawal(self, stream_id: StreamId, index: int, event: FeesWithdrawn) -> None:
+        kind, amount = "fee_withdrawal", event.amount
+        time, asset, reference = database_time(event.time), event.asset, event.transfer_id
+        self.ledger_entries += (
+            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, amount, kind, reference),
+            (time, self._shard, stream_id, index, 1, FEES_ACCOUNT, asset, -amount, kind, reference),
+        )
+        self.transfers.append((FEES_ACCOUNT, kind, reference, asset, amount, time))
+
     def _add_transfer(self, stream_id: StreamId, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
         kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
@@ -258,6 +282,7 @@ class Rows:
             (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference),
             (time, self._shard, stream_id, index, 1, event.account_id, asset, amount, kind, reference),
         )
+        self.transfers.append((event.account_id, kind, reference, asset, event.amount, time))
 
 
 def rows_of(shard: int, batches: Iterable[EventBatch], markets: MarketMap) -> Rows:

@@ -88,7 +88,11 @@ class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
 
 
 class Deposit(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4):
-    """Credit `amount` units of `asset`. A `transfer_id` that the account has used before changes nothing.
+    """Credit `amount` units of `asset`.
+
+    A `transfer_id` that the account has used for a deposit before changes nothing: it succeeds when asset and amount are the same,
+    otherwise it is refused with TRANSFER_ID_REUSED. Ids are remembered for `transfer_ms` of protocol/windows.py; whoever makes a
+    transfer whose id may be older looks into the database's `transfers` first. Withdrawals have ids of their own.
 
     `idempotency_key` as for `PlaceOrder`.
     """
@@ -137,9 +141,36 @@ class ConfigureMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
     config: MarketConfig
 
 
+class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=9):
+    """Take `amount` units of `asset` out of the exchange, of the fees that `shard` has earned.
+
+    `transfer_id` as for `Deposit`: fees have ids of their own. The reply has what is left of the fees as available.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    shard: Annotated[int, _NotNegative]
+    asset: Annotated[str, _Name]
+    amount: Annotated[AssetUnits, _Stored]
+    transfer_id: Annotated[str, _Name]
+
+
+class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10):
+    """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered. It comes back by a deposit.
+
+    Refused with ACCOUNT_IN_USE. An account that is closed already stays so.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+
+
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
 ConfigCommand = ConfigureShard | ConfigureMarket
-LoggedCommand = Command | ConfigCommand | Tick
+OperatorCommand = WithdrawFees | CloseAccount
+"""Not signed yet, nor are those that configure: whoever can write to a shard's input can give them."""
+LoggedCommand = Command | ConfigCommand | OperatorCommand | Tick
 
 
 class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):

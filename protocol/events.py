@@ -2,7 +2,7 @@
 
 Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
 per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
-`StateHashed` and `TimePassed` are about neither; readers that only follow trading pass them over.
+`ShardEvent`s are no client's news; readers that only follow trading pass them over.
 """
 
 from enum import IntEnum
@@ -132,6 +132,22 @@ class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     balances: tuple[Balance, ...]
 
 
+class FeesWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17):
+    """Fees that the shard had earned left the exchange."""
+
+    time: TimeMs
+    asset: str
+    amount: AssetUnits
+    transfer_id: str
+
+
+class AccountClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18):
+    """The shard has forgotten an account, which had nothing."""
+
+    time: TimeMs
+    account_id: AccountId
+
+
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
     """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
 
@@ -160,5 +176,6 @@ class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, f
     config: MarketConfig
 
 
-ShardEvent = StateHashed | TimePassed | MarketConfigured
+ShardEvent = StateHashed | TimePassed | MarketConfigured | FeesWithdrawn | AccountClosed
+"""What no client hears of."""
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -178,6 +178,17 @@ class MarketMap(msgspec.Struct, frozen=True):
         assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
         return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards)
 
+    def supply(self, asset: str) -> AssetUnits:
+        """Return how much of `asset` there may be on all shards together: the same for every asset so far."""
+        return AssetUnits(AMOUNT_UNITS_MAX)
+
+    def supply_share(self, asset: str) -> AssetUnits:
+        """Return how much of `asset` may have come in by one shard beyond what has gone out there.
+
+        The shares add up to no more than the supply, so that no sum of money can exceed it (docs/decisions/0004-money.md).
+        """
+        return AssetUnits(self.supply(asset) // self.shard_count)
+
     def shard_of_market(self, symbol: str) -> int:
         """Return the shard that matches `symbol`."""
         return self.shards[symbol]

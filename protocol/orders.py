@@ -109,6 +109,10 @@ class RejectReason(StrEnum):
     TOO_MANY_IDEMPOTENCY_KEYS = "too_many_idempotency_keys"
     ORDER_NOT_REMEMBERED = "order_not_remembered"
     """Of a query: the shard does not have the order, and the database may not have it yet."""
+    TRANSFER_ID_REUSED = "transfer_id_reused"
+    """A transfer of this kind with this id has moved another amount, or another asset."""
+    ACCOUNT_IN_USE = "account_in_use"
+    """The account has funds, open orders, or idempotency keys that are remembered."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import msgspec
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.orders import Balance, FillReport, OrderState, RejectReason
 from protocol.streams import STREAM_START, StreamId
-from protocol.units import AccountId, OrderId, TimeMs
+from protocol.units import AccountId, Large, OrderId, TimeMs, join_large, split_large
 
 
 class OrderReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -46,17 +46,23 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     reason: RejectReason
 
 
-class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+AuditRow = tuple[str, int, int, int, int, int, int]
+"""(asset, available, held, fees, deposited, withdrawn, settled), in the asset's units."""
+StoredAuditRow = tuple[str, Large, Large, Large, Large, Large, Large]
+"""An `AuditRow` as it is sent: each amount may exceed 64 bits."""
+
+
+class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """A shard's books of money, per asset: available + held + fees = deposited - withdrawn + settled, always.
 
     `settled` is what settlements brought in less what they took; it sums to zero over all shards when nothing is in
-    flight between them. Rows are (asset, available, held, fees, deposited, withdrawn, settled). `position` is the input entry
-    up to which all this is so, `digest` that of a `StateHashed` there; `received` and `sent` are (other shard, messages).
+    flight between them. `position` is the input entry up to which all this is so, `digest` that of a `StateHashed` there;
+    `received` and `sent` are (other shard, messages). Tag 5 was the same with rows of plain numbers.
     """
 
     request_id: int
     time: TimeMs
-    rows: tuple[tuple[str, int, int, int, int, int, int], ...]
+    stored_rows: tuple[StoredAuditRow, ...]
     open_orders: int
     command_count: int
     position: StreamId = STREAM_START
@@ -64,8 +70,22 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     received: tuple[tuple[int, int], ...] = ()
     sent: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def rows(self) -> tuple[AuditRow, ...]:
+        """The books, an asset a row."""
+        return tuple(
+            (asset, *map(join_large, amounts))  # type: ignore[misc]  # six of them
+            for asset, *amounts in self.stored_rows
+        )
 
-class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+
+def stored_audit_row(row: AuditRow) -> StoredAuditRow:
+    """Return the row as it is sent."""
+    asset, *amounts = row
+    return (asset, *map(split_large, amounts))  # type: ignore[return-value]  # six of them
+
+
+class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """A shard or a market is configured as it was asked for."""
 
     request_id: int
@@ -73,7 +93,7 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     version: int
 
 
-class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """How a shard is configured (None: not yet), and the markets that it knows, its own and those of others."""
 
     request_id: int

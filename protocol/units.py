@@ -30,9 +30,14 @@ ASSET_SCALE: Final = 8
 """Decimals of every asset: one unit is 0.00000001."""
 UNITS_PER_ASSET: Final = 10**ASSET_SCALE
 AMOUNT_UNITS_MAX: Final = 2**63 - 1
-"""The largest amount that any balance or total may reach; what a database bigint holds."""
+"""The largest amount that any balance, hold or supply may reach; what a database bigint holds."""
 PPM: Final = 1_000_000
 """Fees and bands are in parts per million."""
+
+Large = tuple[int, int]
+"""A sum that grows for as long as the exchange lives, where it is stored or sent: (high, low) stands for high x 2**63 + low. `high` has
+the sum's sign, and `low` is at least 0 and less than 2**63."""
+_LARGE_LOW_BITS: Final = 63
 
 _DECIMAL = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)
 
@@ -43,6 +48,17 @@ class DecimalError(ValueError):
 
 class TooManyDecimalsError(DecimalError):
     """The number has more decimals than its unit can hold."""
+
+
+def split_large(amount: int) -> Large:
+    """Return a whole number of any size as a pair of numbers of 64 bits."""
+    return amount >> _LARGE_LOW_BITS, amount & AMOUNT_UNITS_MAX
+
+
+def join_large(large: Large) -> int:
+    """Return the number that `split_large` split."""
+    high, low = large
+    return (high << _LARGE_LOW_BITS) + low
 
 
 def parse_decimal(text: str, scale: int = ASSET_SCALE) -> int:

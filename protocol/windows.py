@@ -15,6 +15,8 @@ class Windows(NamedTuple):
     """How long the first outcome is kept under an account's idempotency key."""
     keys_max: int = 10_000
     """Idempotency keys of one account; beyond that new ones are refused, and none is forgotten early."""
+    transfer_ms: int = 7 * 86_400_000
+    """How long a transfer id is remembered. Whoever makes a transfer whose id may be older asks the database first."""
 
 
 DEFAULT_WINDOWS: Final = Windows()

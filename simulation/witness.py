@@ -15,10 +15,11 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import decode_messages, decode_replies
-from protocol.commands import Command, ConfigCommand, MessageFrame, ShardMessage, Tick
+from protocol.commands import Command, ConfigCommand, MessageFrame, OperatorCommand, ShardMessage, Tick
 from protocol.events import (
     DepthChanged,
     Event,
+    FeesWithdrawn,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -107,6 +108,9 @@ class Books:
                 self._close(event)
             case FundsDeposited() | FundsWithdrawn():
                 self._transfer(event)
+            case FeesWithdrawn():
+                self.fees[event.asset] -= event.amount
+                self.outside[event.asset] -= event.amount
             case FundsReleased():
                 self._told(event.account_id, event.balances)
 
@@ -295,7 +299,7 @@ class Witness(Watch):
     def _apply(self, twin: Shard, entry: Entry) -> None:
         try:
             for command in apply_one_by_one(twin, entry):
-                if not isinstance(command, ShardMessage | ConfigCommand | Tick):
+                if not isinstance(command, ShardMessage | ConfigCommand | OperatorCommand | Tick):
                     self.commands.append((twin.index, twin.time, command))
         except NotUnderstoodError:
             return

@@ -2,13 +2,16 @@
 
 Per asset and shard, always: available + held + fees = deposited - withdrawn + settled. `settled` is what fills brought to the
 accounts of this shard less what they took from them; over all shards it sums to zero when no settlement is on its way.
+
+What was deposited, withdrawn and settled grows for as long as the exchange lives. It is exact whatever its size, and leaves the core as
+`Large` pairs.
 """
 
 import msgspec
 
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.orders import Balance, OrderState
-from protocol.units import AccountId, AssetUnits, OrderId
+from protocol.units import AccountId, AssetUnits, Large, OrderId, TimeMs, split_large
 
 
 class InvariantBroken(Exception):  # noqa: N818 - it is a verdict on the program, not an error of a caller
@@ -59,6 +62,20 @@ class AssetTotals:
         self.funds = deposited - withdrawn + settled - fees
         """What all accounts have, by what was seen of it before and after each change."""
 
+    @property
+    def outstanding(self) -> int:
+        """What came in by this shard and has not gone out by it; below 0 where money leaves that came in by another."""
+        return self.deposited - self.withdrawn
+
+    def stored(self) -> tuple[Large, Large, Large, Large]:
+        """Return (fees, deposited, withdrawn, settled) as snapshots and digests hold them."""
+        return (
+            split_large(self.fees),
+            split_large(self.deposited),
+            split_large(self.withdrawn),
+            split_large(self.settled),
+        )
+
     def difference(self) -> int:
         """Return how much more there is than there must be; 0 is right."""
         return self.funds + self.fees - self.deposited + self.withdrawn - self.settled
@@ -76,7 +93,7 @@ class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Account:
     """One account: funds by asset, open orders by market and by client order id, and the keys of its requests."""
 
-    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders", "transfer_ids")
+    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders")
 
     def __init__(self, account_id: AccountId) -> None:
         self.account_id = account_id
@@ -86,7 +103,6 @@ class Account:
         """Of open orders only."""
         self.keyed: KeyedRequests | None = None
         """Requests with an idempotency key; None: there are none."""
-        self.transfer_ids: dict[str, None] = {}
 
     def funds_in(self, asset: str) -> Funds:
         """Return the account's funds in `asset`, which may be none yet."""
@@ -97,9 +113,25 @@ class Account:
 
     def balance(self, asset: str) -> Balance:
         """Return the funds in `asset` as a value."""
-        funds = self.funds_in(asset)
+        funds = self.funds.get(asset)
+        if funds is None:
+            return Balance(asset, AssetUnits(0), AssetUnits(0))
         return Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
 
+    def forget_if_empty(self, asset: str) -> None:
+        """Keep no record of nothing. The caller knows that no open order of the account needs it."""
+        funds = self.funds.get(asset)
+        if funds is not None and not funds.available and not funds.held:
+            del self.funds[asset]
+
+    def is_in_use(self, now: TimeMs) -> bool:
+        """Return whether there is anything that must not be forgotten."""
+        return (
+            any(funds.available or funds.held for funds in self.funds.values())
+            or any(self.open_orders.values())
+            or (self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now)))
+        )
+
     def balances(self) -> tuple[Balance, ...]:
-        """Return the funds in every asset the account ever used, by the asset's name."""
+        """Return the funds in every asset of which there are any, and perhaps some more, by their names."""
         return tuple(self.balance(asset) for asset in sorted(self.funds))

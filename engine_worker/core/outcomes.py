@@ -1,4 +1,4 @@
-"""What came of requests that may come again: by the gateway that sent them, or by the idempotency key of their account.
+"""What came of requests that may come again: by the gateway that sent them, by their account's idempotency key, or by their transfer id.
 
 The first outcome is remembered for a window of the shard's time from when it was known. A request that still waits for its outcome is
 not in a window; it stays until it is answered. Whether an outcome is too old depends on the times alone. One that is too old has no
@@ -8,7 +8,7 @@ effect and is in no snapshot, so it may be dropped at any time: a few with every
 import hashlib
 from collections import deque
 from itertools import dropwhile
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -16,14 +16,23 @@ from protocol.codec import encode_frame
 from protocol.commands import Deposit, PlaceOrder, Withdraw
 from protocol.orders import OrderType
 from protocol.replies import Reply
-from protocol.units import TimeMs
+from protocol.units import AssetUnits, TimeMs
+
+
+class _Dated(Protocol):
+    @property
+    def key(self) -> Any: ...
+    @property
+    def time(self) -> TimeMs: ...
+
 
 K = TypeVar("K")
+D = TypeVar("D", bound=_Dated)
 
 Request = tuple[str, int]
 """(reply channel, request id): who waits for a reply."""
 KeyedCommand = PlaceOrder | Deposit | Withdraw
-_FINGERPRINT_BYTES: Final = 16
+_DIGEST_BYTES: Final = 16
 
 
 class FirstOutcome(msgspec.Struct, Generic[K], frozen=True, array_like=True, gc=False):
@@ -35,37 +44,50 @@ class FirstOutcome(msgspec.Struct, Generic[K], frozen=True, array_like=True, gc=
     fingerprint: bytes = b""
 
 
-class FirstOutcomes(Generic[K]):
-    """First outcomes by key, for `window_ms` each."""
+class Transfer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Money that came in or went out, by the digest of its id."""
+
+    key: bytes
+    time: TimeMs
+    asset: str
+    amount: AssetUnits
+
+
+class Remembered(Generic[K, D]):
+    """What happened first under each key, for `window_ms` each."""
 
     __slots__ = ("_by_key", "oldest_first", "window_ms")
 
     def __init__(self, window_ms: int) -> None:
         self.window_ms = window_ms
-        self.oldest_first: deque[FirstOutcome[K]] = deque()
+        self.oldest_first: deque[D] = deque()
         """A key that was used again after its window may be here twice."""
-        self._by_key: dict[K, FirstOutcome[K]] = {}
+        self._by_key: dict[K, D] = {}
 
     def __len__(self) -> int:
         """How many keys there are, with those that are too old and not dropped yet."""
         return len(self._by_key)
 
-    def find(self, key: K, now: TimeMs) -> FirstOutcome[K] | None:
-        """Return the first outcome, or None when there is none or it is too old."""
+    def find(self, key: K, now: TimeMs) -> D | None:
+        """Return what happened first, or None when there is none or it is too old."""
         outcome = self._by_key.get(key)
         return None if outcome is None or now - outcome.time > self.window_ms else outcome
 
-    def remember(self, outcome: FirstOutcome[K]) -> None:
-        """Keep an outcome, the newest of all."""
+    def remember(self, outcome: D) -> None:
+        """Keep what has happened, the newest of all."""
         self._by_key[outcome.key] = outcome
         self.oldest_first.append(outcome)
 
-    def kept(self, now: TimeMs) -> list[FirstOutcome[K]]:
-        """Return the outcomes that are not too old, oldest first."""
+    def kept(self, now: TimeMs) -> list[D]:
+        """Return those that are not too old, oldest first."""
         return list(dropwhile(lambda outcome: now - outcome.time > self.window_ms, self.oldest_first))
 
+    def is_empty(self, now: TimeMs) -> bool:
+        """Return whether all are too old."""
+        return not self.oldest_first or now - self.oldest_first[-1].time > self.window_ms
+
     def drop_old(self, now: TimeMs, most: int) -> int:
-        """Drop up to `most` outcomes that are too old; return how many it were."""
+        """Drop up to `most` that are too old; return how many it were."""
         oldest_first, window_ms = self.oldest_first, self.window_ms
         dropped = 0
         while dropped < most and oldest_first and now - oldest_first[0].time > window_ms:
@@ -74,6 +96,18 @@ class FirstOutcomes(Generic[K]):
                 del self._by_key[outcome.key]
             dropped += 1
         return dropped
+
+
+class FirstOutcomes(Remembered[K, FirstOutcome[K]]):
+    """First outcomes by key."""
+
+    __slots__ = ()
+
+
+class Transfers(Remembered[bytes, Transfer]):
+    """Transfers by the digest of their ids. Deposits, withdrawals and fees have ids of their own, and so has every account."""
+
+    __slots__ = ()
 
 
 class KeyedRequest:
@@ -103,6 +137,11 @@ class KeyedRequests:
         return True
 
 
+def transfer_key(kind: str, account_id: int, transfer_id: str) -> bytes:
+    """Return the digest of a transfer's id: ids may be long, and there are many."""
+    return _digest((kind, account_id, transfer_id))
+
+
 def fingerprint_of(command: KeyedCommand) -> bytes:
     """Return a hash of what the client asked for: two requests with one key must agree in it.
 
@@ -124,4 +163,8 @@ def fingerprint_of(command: KeyedCommand) -> bytes:
             )
         case Deposit() | Withdraw():
             asked = (command.asset, command.amount, command.transfer_id)
-    return hashlib.blake2b(encode_frame((type(command).__name__, asked)), digest_size=_FINGERPRINT_BYTES).digest()
+    return _digest((type(command).__name__, asked))
+
+
+def _digest(parts: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(encode_frame(parts), digest_size=_DIGEST_BYTES).digest()

@@ -42,7 +42,10 @@ from engine_worker.core.outcomes import (
     KeyedRequest,
     KeyedRequests,
     Request,
+    Transfer,
+    Transfers,
     fingerprint_of,
+    transfer_key,
 )
 from protocol.codec import encode_events, encode_frame, frame_items
 from protocol.commands import (
@@ -50,6 +53,7 @@ from protocol.commands import (
     CancelMissed,
     CancelOrder,
     CancelResting,
+    CloseAccount,
     ConfigureMarket,
     ConfigureShard,
     Deposit,
@@ -64,11 +68,14 @@ from protocol.commands import (
     TakerOutcome,
     Tick,
     Withdraw,
+    WithdrawFees,
 )
 from protocol.configuration import RULES, MarketConfig, MarketStatus, ShardConfig
 from protocol.events import (
+    AccountClosed,
     CloseReason,
     Event,
+    FeesWithdrawn,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -92,6 +99,7 @@ from protocol.orders import (
 from protocol.replies import (
     AuditQuery,
     AuditReply,
+    AuditRow,
     BalancesQuery,
     ConfigQuery,
     ConfigReply,
@@ -104,6 +112,7 @@ from protocol.replies import (
     Query,
     Refused,
     Reply,
+    stored_audit_row,
 )
 from protocol.units import (
     AMOUNT_UNITS_MAX,
@@ -125,12 +134,9 @@ STATE_HASH_INTERVAL: Final = 10_000
 """Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
-_TOTAL_MAX: Final = 2**64 - 1
-"""Of what was ever deposited or withdrawn in an asset: what a snapshot and an answer can hold."""
-
 
 DROPS_PER_COMMAND: Final = 64
-"""Outcomes that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst of others."""
+"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
 
 
 class Output(NamedTuple):
@@ -181,6 +187,7 @@ class Shard:
         """The command that is being handled, until it is answered."""
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
+        self.transfers = Transfers(windows.transfer_ms)
         self.cancel_alls: dict[Request, CancelAllRequest] = {}
         self.received: dict[int, int] = {}
         """Source shard -> the number of its last message that was applied."""
@@ -206,6 +213,8 @@ class Shard:
             Withdraw: self._transfer,
             ConfigureShard: self._configure_shard,
             ConfigureMarket: self._configure_market,
+            WithdrawFees: self._withdraw_fees,
+            CloseAccount: self._close_account,
         }
         self._message_handlers: dict[type, Callable[[Any], None]] = {
             MatchOrder: self._match_order,
@@ -307,10 +316,7 @@ class Shard:
 
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
-        totals = [
-            (asset, total.fees, total.deposited, total.withdrawn, total.settled)
-            for asset, total in sorted(self.totals.items())
-        ]
+        totals = [(asset, *total.stored()) for asset, total in sorted(self.totals.items())]
         markets = [
             (
                 *(symbol, state.last_price, state.sequence, state.trade_id, state.aggregate_id, len(state.book.orders)),
@@ -419,11 +425,14 @@ class Shard:
         oldest_first = self.requests.oldest_first
         if oldest_first and now - oldest_first[0].time > self.windows.request_ms:
             self.requests.drop_old(now, DROPS_PER_COMMAND)
+        transfers = self.transfers.oldest_first
+        if transfers and now - transfers[0].time > self.windows.transfer_ms:
+            self.transfers.drop_old(now, DROPS_PER_COMMAND)
         for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
                 return
-            account = self.accounts[expiries.popleft()[1]]
-            if account.keyed is not None:
+            account = self.accounts.get(expiries.popleft()[1])
+            if account is not None and account.keyed is not None:  # it may have been closed since
                 account.keyed.outcomes.drop_old(now, 1)
                 if not account.keyed.outcomes.oldest_first and not account.keyed.under_way:
                     account.keyed = None
@@ -451,6 +460,7 @@ class Shard:
         """Follow a configuration from now on."""
         self.config, self.windows = config, config.windows
         self.requests.window_ms = config.windows.request_ms
+        self.transfers.window_ms = config.windows.transfer_ms
         for account in self.accounts.values():
             if account.keyed is not None:
                 account.keyed.outcomes.window_ms = config.windows.key_ms
@@ -672,8 +682,7 @@ class Shard:
             account.funds[asset].release(order.held)
             if order.status is PENDING_NEW:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
-            del account.open_orders[order.market][order.order_id]
-            del account.client_order_ids[order.client_order_id]
+            self._forget_open(account, order)
             refused = Refused(placed.request_id, self.time, outcome.reject_reason)
             self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
             return
@@ -760,6 +769,9 @@ class Shard:
         )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
+        if received_funds.available + received_funds.held > AMOUNT_UNITS_MAX:
+            # No more than the supply is there, but a shard that hears late of what an account gave may count the same money twice.
+            raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_funds.available + received_funds.held - received_before
@@ -835,8 +847,15 @@ class Shard:
 
     def _forget_open(self, account: Account, order: OrderState) -> None:
         """Take a closed order out of the state; its client order id may be used again."""
-        del account.open_orders[order.market][order.order_id]
+        orders = account.open_orders[order.market]
+        del orders[order.order_id]
+        if not orders:
+            del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
+        # Another open order of the account holds something, so what is empty belongs to none.
+        market = self.market_map.by_symbol[order.market]
+        account.forget_if_empty(market.base)
+        account.forget_if_empty(market.quote)
 
     def _replace(
         self, order: OrderState, status: OrderStatus, quantity: int, cum_quantity: int, cum_quote: int, held: int
@@ -928,39 +947,48 @@ class Shard:
     # ------------------------------------------------------------------ deposits and withdrawals
 
     def _transfer(self, command: Deposit | Withdraw) -> None:
-        """Bring money in or take it out; a `transfer_id` that the account has used before changes nothing."""
+        """Bring money in or take it out; a repeat of a transfer that the shard remembers changes nothing."""
         account = self.accounts.get(command.account_id)
-        repeated = account is not None and command.transfer_id in account.transfer_ids
-        reason = None if command.asset in self.totals else RejectReason.UNKNOWN_ASSET
-        if reason is None and not repeated:
+        key = transfer_key(type(command).__name__, command.account_id, command.transfer_id)
+        first = self.transfers.find(key, self.time)
+        reason = self._reason_not_to_repeat(command, first)
+        if reason is None and first is None:
             reason = self._reason_not_to_transfer(command, account)
         if reason is not None:
             self._refuse_keyed(command, reason)
             return
-        if account is None:
-            account = self.accounts[command.account_id] = Account(command.account_id)
-        if not repeated:
+        if first is None:
+            if account is None:
+                account = self.accounts[command.account_id] = Account(command.account_id)
+            self.transfers.remember(Transfer(key, self.time, command.asset, command.amount))
             self._move_funds(command, account)
-        balances = (account.balance(command.asset),)
-        reply = FundsReply(command.request_id, self.time, balances)
+        nothing = Balance(command.asset, AssetUnits(0), AssetUnits(0))
+        balance = account.balance(command.asset) if account is not None else nothing
+        reply = FundsReply(command.request_id, self.time, (balance,))
         self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, reply)
+
+    def _reason_not_to_repeat(
+        self, command: Deposit | Withdraw | WithdrawFees, first: Transfer | None
+    ) -> RejectReason | None:
+        """Return what is wrong with a transfer in the light of `first`, which had the same id."""
+        if command.asset not in self.totals:
+            return RejectReason.UNKNOWN_ASSET
+        if first is not None and (first.asset, first.amount) != (command.asset, command.amount):
+            return RejectReason.TRANSFER_ID_REUSED
+        return None
 
     def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
         if command.amount <= 0:
             return RejectReason.AMOUNT_OUT_OF_RANGE
         funds = account.funds.get(command.asset) if account is not None else None
-        available, held = (funds.available, funds.held) if funds is not None else (0, 0)
-        totals = self.totals[command.asset]
+        available = funds.available if funds is not None else 0
         if isinstance(command, Deposit):
-            too_much = available + held + command.amount > AMOUNT_UNITS_MAX
-            too_much = too_much or totals.deposited + command.amount > _TOTAL_MAX
+            outstanding = self.totals[command.asset].outstanding + command.amount
+            too_much = outstanding > self.market_map.supply_share(command.asset)
             return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
-        if available >= command.amount and totals.withdrawn + command.amount > _TOTAL_MAX:
-            return RejectReason.AMOUNT_OUT_OF_RANGE
         return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
-        account.transfer_ids[command.transfer_id] = None
         funds, totals = account.funds_in(command.asset), self.totals[command.asset]
         before = funds.available + funds.held
         moved: type[FundsDeposited | FundsWithdrawn]
@@ -974,9 +1002,45 @@ class Shard:
             moved = FundsWithdrawn
         totals.funds += funds.available + funds.held - before
         balances = (account.balance(command.asset),)
+        account.forget_if_empty(command.asset)
         self._events.append(
             moved(self.time, command.account_id, command.asset, command.amount, command.transfer_id, balances)
         )
+
+    # ------------------------------------------------------------------ the operator's commands
+
+    def _withdraw_fees(self, command: WithdrawFees) -> None:
+        """Take fees out of the exchange, once per transfer id."""
+        asset, amount = command.asset, command.amount
+        key = transfer_key("WithdrawFees", 0, command.transfer_id)
+        first = self.transfers.find(key, self.time)
+        reason = self._reason_not_to_repeat(command, first)
+        if reason is None and first is None and amount <= 0:
+            reason = RejectReason.AMOUNT_OUT_OF_RANGE
+        if reason is None and first is None and amount > self.totals[asset].fees:
+            reason = RejectReason.INSUFFICIENT_BALANCE
+        if reason is not None:
+            self._refuse(command.reply_to, command.request_id, reason)
+            return
+        totals = self.totals[asset]
+        if first is None:
+            self.transfers.remember(Transfer(key, self.time, asset, amount))
+            totals.fees -= amount
+            totals.withdrawn += amount
+            self._events.append(FeesWithdrawn(self.time, asset, amount, command.transfer_id))
+        left = Balance(asset, AssetUnits(totals.fees), AssetUnits(0))
+        self._reply(command.reply_to, FundsReply(command.request_id, self.time, (left,)))
+
+    def _close_account(self, command: CloseAccount) -> None:
+        """Forget an account that has nothing. What still waits for another shard on its behalf needs no account."""
+        account = self.accounts.get(command.account_id)
+        if account is not None and account.is_in_use(self.time):
+            self._refuse(command.reply_to, command.request_id, RejectReason.ACCOUNT_IN_USE)
+            return
+        if account is not None:
+            del self.accounts[command.account_id]
+            self._events.append(AccountClosed(self.time, command.account_id))
+        self._reply(command.reply_to, FundsReply(command.request_id, self.time, ()))
 
     # ------------------------------------------------------------------ looking
 
@@ -1021,7 +1085,7 @@ class Shard:
                 reply = AuditReply(
                     request_id,
                     time,
-                    tuple(self.audit()),
+                    tuple(stored_audit_row(row) for row in self.audit()),
                     open_orders,
                     self.command_count,
                     digest=self.digest(),
@@ -1030,7 +1094,7 @@ class Shard:
                 )
         return query.reply_to, reply
 
-    def audit(self) -> list[tuple[str, int, int, int, int, int, int]]:
+    def audit(self) -> list[AuditRow]:
         """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
         rows = []
         for asset, totals in sorted(self.totals.items()):

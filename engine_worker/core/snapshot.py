@@ -12,18 +12,19 @@ import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
 from engine_worker.core.book import BookSide
-from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request
+from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
 from engine_worker.core.shard import CancelAllRequest, Shard
 from protocol.configuration import RULES, MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
-from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
+from protocol.units import AccountId, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
 from protocol.windows import Windows
 
 FORMAT_VERSION = 3
-"""3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders. 2: with the checksum."""
+"""3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders; totals of any size, and
+transfer ids as digests with their times. 2: with the checksum of all events."""
 
 
 class SnapshotError(ValueError):
@@ -37,7 +38,6 @@ class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     funds: list[tuple[str, int, int]]
     open_orders: list[tuple[str, list[OrderState]]]
     client_order_ids: list[tuple[str, PlacedOrder]]
-    transfer_ids: list[str]
     key_outcomes: list[FirstOutcome[str]]
     keys_under_way: list[tuple[str, bytes, list[Request]]]
     """(idempotency key, fingerprint, who has repeated the request)."""
@@ -80,7 +80,8 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     shard_count: int
     order_count: int
     command_count: int
-    totals: list[tuple[str, int, int, int, int]]
+    totals: list[tuple[str, Large, Large, Large, Large]]
+    """(asset, fees, deposited, withdrawn, settled)."""
     accounts: list[AccountSnapshot]
     markets: list[MarketSnapshot]
     requests: list[FirstOutcome[Request]]
@@ -94,6 +95,7 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     config: ShardConfig | None
     market_configs: list[MarketConfig]
     """Of all markets that the shard knows."""
+    transfers: list[Transfer]
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -173,10 +175,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         shard_count=shard.shard_count,
         order_count=shard.order_count,
         command_count=shard.command_count,
-        totals=[
-            (asset, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
-            for asset, totals in sorted(shard.totals.items())
-        ],
+        totals=[(asset, *totals.stored()) for asset, totals in sorted(shard.totals.items())],
         accounts=[_account_snapshot(account, shard.time) for _, account in sorted(shard.accounts.items())],
         markets=[
             MarketSnapshot(
@@ -203,6 +202,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         time=shard.time,
         config=shard.config,
         market_configs=[config for _, config in sorted(shard.market_configs.items())],
+        transfers=shard.transfers.kept(shard.time),
     )
 
 
@@ -213,7 +213,6 @@ def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
         [(asset, funds.available, funds.held) for asset, funds in sorted(account.funds.items())],
         [(symbol, list(orders.values())) for symbol, orders in sorted(account.open_orders.items()) if orders],
         sorted(account.client_order_ids.items(), key=lambda each: each[0]),
-        list(account.transfer_ids),
         keyed.outcomes.kept(time) if keyed is not None else [],
         [
             (key, request.fingerprint, request.repeated_by)
@@ -244,8 +243,8 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
-    for asset, *totals in snapshot.totals:
-        shard.totals[asset] = AssetTotals(*totals)
+    for asset, *stored_totals in snapshot.totals:
+        shard.totals[asset] = AssetTotals(*map(join_large, stored_totals))
     for account_snapshot in snapshot.accounts:
         account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id)
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
@@ -253,7 +252,6 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
-        account.transfer_ids = dict.fromkeys(account_snapshot.transfer_ids)
         account.keyed = _restore_keyed(account_snapshot, shard.windows)
     for market in snapshot.markets:
         state = shard.markets[market.symbol]
@@ -266,6 +264,8 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         state.book.take_changes()
     for outcome in snapshot.requests:
         shard.requests.remember(outcome)
+    for transfer in snapshot.transfers:
+        shard.transfers.remember(transfer)
     shard.requests_under_way = dict.fromkeys(snapshot.requests_under_way)
     shard.key_expiries = deque(snapshot.key_expiries)
     for each in snapshot.cancel_alls:

@@ -137,7 +137,7 @@ def unheld(snapshot: Any) -> Any:
 
 
 def fewer_fees(snapshot: Any) -> Any:
-    totals = [(asset, fees - 1, *others) for asset, fees, *others in snapshot.totals]
+    totals = [(asset, (high, low - 1), *others) for asset, (high, low), *others in snapshot.totals]
     return msgspec.structs.replace(snapshot, totals=totals)
 
 

@@ -16,12 +16,14 @@ from protocol.codec import encode_frame, encode_messages, frame_items
 from protocol.commands import (
     CancelMissed,
     CancelResting,
+    CloseAccount,
     Deposit,
     MatchOrder,
     MessageFrame,
     PlaceOrder,
     RestingClosed,
     TakerOutcome,
+    WithdrawFees,
 )
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import AuditQuery, Refused
@@ -37,7 +39,7 @@ MARKETS = market_map(3)
 numbers = st.one_of(st.integers(-3, 3), st.sampled_from([2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]))
 texts = st.sampled_from(["", "BTCUSDT", "ETHUSDT", "SOLUSDT", "USDT", "BTC", "NOSUCH", "x" * 300, "\0", "c1", "é"])
 fields = st.one_of(numbers, texts, st.booleans(), st.none(), st.lists(st.one_of(numbers, texts), max_size=3))
-structs = st.tuples(st.sampled_from([1, 2, 3, 4, 5]), st.lists(fields, min_size=4, max_size=12)).map(
+structs = st.tuples(st.sampled_from([1, 2, 3, 4, 5, 9, 10]), st.lists(fields, min_size=3, max_size=12)).map(
     lambda struct: [struct[0], *struct[1]]
 )
 
@@ -66,7 +68,8 @@ orders = st.fixed_dictionaries(
     },
 ).map(lambda changes: place(**changes))
 transfers = st.builds(Deposit, numbers, texts, st.sampled_from([AccountId(3), AccountId(6)]), texts, numbers, texts)
-frames = st.lists(st.one_of(structs, orders, transfers), max_size=4).map(encode_frame)
+fees = st.builds(WithdrawFees, numbers, texts, st.integers(-1, 1), texts, numbers, texts)
+frames = st.lists(st.one_of(structs, orders, transfers, fees), max_size=4).map(encode_frame)
 
 
 @given(st.lists(frames, max_size=6))
@@ -105,6 +108,18 @@ def test_no_frame_of_messages_breaks_a_shard_but_by_an_invariant(frame: bytes) -
     except InvariantBroken:
         return
     encode_snapshot(shard, STREAM_START)
+
+
+def test_fees_are_taken_from_the_shard_that_is_named() -> None:
+    shard = Shard(0, MARKETS)
+    for command, reason in (
+        (WithdrawFees(0, "test", 1, "USDT", AssetUnits(1), "f"), "fees of shard 1 are not those of shard 0"),
+        (WithdrawFees(0, "test", 0, "USDT", AssetUnits(1), "f\0"), "NUL"),
+        (CloseAccount(0, "test", AccountId(1)), "account 1 is not one of shard 0"),
+    ):
+        entry = Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: encode_frame([command])})
+        with pytest.raises(NotUnderstoodError, match=reason):
+            apply_entry(shard, entry)
 
 
 def match(**changes: Any) -> MatchOrder:
@@ -198,13 +213,13 @@ def test_garbage_under_the_id_of_a_commit_is_not_swept_away(log: StreamLog) -> N
     assert log.read({streams.outbox(0): STREAM_START}, 10, block_ms=0) == []
 
 
-def test_more_money_than_a_snapshot_can_hold_is_refused() -> None:
+def test_more_money_than_the_supply_is_refused() -> None:
     shard = Shard(0, market_map(1))
     most = AssetUnits(2**63 - 1)
     for number in (1, 2, 3):
         shard.apply(Deposit(number, "test", AccountId(number), "USDT", most, "t"), TimeMs(1))
     reasons = [reply.reason for _, reply in shard.take().replies if isinstance(reply, Refused)]
-    assert reasons == [RejectReason.AMOUNT_OUT_OF_RANGE]
+    assert reasons == 2 * [RejectReason.AMOUNT_OUT_OF_RANGE]
     encode_snapshot(shard, STREAM_START)
     encode_frame([shard.answer(AuditQuery(1, "test"), TimeMs(1))[1]])
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from cli.main import main
 from engine_worker.core import shard as shard_module
+from engine_worker.core.outcomes import Transfer
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.replay import Difference, Replay, SourceTrimmed, StreamLogSource, Verifier
@@ -164,7 +165,7 @@ def test_another_state_in_a_snapshot_is_noticed(memory: MemoryStreamLog) -> None
     markets = market_map(1)
     newer, older = memory.snapshots(0)
     again = replay(memory, 0, markets, older)
-    again.shard.accounts[AccountId(1)].transfer_ids["never seen"] = None
+    again.shard.transfers.remember(Transfer(b"never seen", again.shard.time, "BTC", AssetUnits(1)))
     memory._snapshots[0] = [(again.position, 0, encode_snapshot(again.shard, again.position))]
     assert workers[0].position.stream_id != again.position
     found = difference(memory, markets)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from protocol.commands import Command, MessageFrame
+from protocol.commands import Command, MessageFrame, OperatorCommand, WithdrawFees
 from protocol.events import Event, OrderClosed, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import OrderState, Side
@@ -50,7 +50,7 @@ class Engine:
         self.mail: dict[tuple[int, int], deque[MessageFrame]] = {}
         """(source, target) -> what is on its way, in order; no entry where there is nothing."""
 
-    def apply(self, command: Command, time: int) -> Produced:
+    def apply(self, command: Command | OperatorCommand, time: int) -> Produced:
         """Apply a command at its account's shard, and carry messages until there are none."""
         produced = Produced()
         self.submit(command, time, produced)
@@ -58,9 +58,10 @@ class Engine:
             self.deliver(min(self.mail), time, produced)
         return produced
 
-    def submit(self, command: Command, time: int, produced: Produced) -> None:
+    def submit(self, command: Command | OperatorCommand, time: int, produced: Produced) -> None:
         """Apply a command at its account's shard; what it sends to other shards stays on its way."""
-        source = self.market_map.shard_of_account(command.account_id)
+        shard_of = self.market_map.shard_of_account
+        source = command.shard if isinstance(command, WithdrawFees) else shard_of(command.account_id)
         self.shards[source].apply(command, TimeMs(time))
         self._take(source, produced)
 

@@ -12,7 +12,17 @@ from math import ceil, floor
 
 import msgspec
 
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    CloseAccount,
+    Command,
+    Deposit,
+    OperatorCommand,
+    PlaceOrder,
+    Withdraw,
+    WithdrawFees,
+)
 from protocol.market import Market, MarketMap
 from protocol.orders import (
     Balance,
@@ -29,6 +39,9 @@ from protocol.orders import (
 from protocol.replies import FundsReply, OrderReply, OrdersReply, Refused, Reply
 from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 from protocol.windows import DEFAULT_WINDOWS, Windows
+
+AnyCommand = Command | OperatorCommand
+"""Whatever somebody waits for."""
 
 
 @dataclass
@@ -127,6 +140,7 @@ class Outcome:
     steps: list[Step] = field(default_factory=list)
     changed_levels: dict[tuple[Side, int], int] = field(default_factory=dict)
     """(side, price) -> the lots that now rest there, where that changed."""
+    closed_accounts: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -147,7 +161,7 @@ class Walk:
 class Answered:
     """A command and the first answer to it."""
 
-    command: Command
+    command: AnyCommand
     reply: Reply
     time: int
 
@@ -175,16 +189,30 @@ class Exchange:
         self.orders: list[Order] = []
         self.available: Counter[tuple[int, str]] = Counter()
         self.held: Counter[tuple[int, str]] = Counter()
-        self.fees: Counter[str] = Counter()
+        self.earned: Counter[tuple[int, str]] = Counter()
+        """(shard, asset) -> the fees that the accounts of that shard have paid, but for those that were taken out."""
+        self.accounts: set[int] = set()
+        """The accounts of which there is a record: from the first deposit or idempotency key on, until they are closed."""
         self.deposited: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
-        self.transfers: list[tuple[int, str]] = []
+        self.outstanding: Counter[tuple[int, str]] = Counter()
+        """(shard, asset) -> what was deposited there and not withdrawn there."""
+        self.transfers: list[tuple[Deposit | Withdraw | WithdrawFees, int]] = []
+        """Every transfer that moved money, and when."""
         self.last_price: dict[str, int] = {}
         self.order_counts: Counter[int] = Counter()
         self.trade_counts: Counter[str] = Counter()
         self.aggregate_counts: Counter[str] = Counter()
 
     # What may be looked at.
+
+    @property
+    def fees(self) -> Counter[str]:
+        """All that the house has, by asset."""
+        found: Counter[str] = Counter()
+        for (_, asset), amount in self.earned.items():
+            found[asset] += amount
+        return found
 
     def resting(self, symbol: str, side: Side) -> list[Order]:
         """Return one half of a book, the order that trades first at the front."""
@@ -227,7 +255,7 @@ class Exchange:
 
     # What may be done.
 
-    def apply(self, command: Command, time: int) -> Outcome:
+    def apply(self, command: AnyCommand, time: int) -> Outcome:
         """Do what the command asks, or nothing, and return what happened."""
         before = {market.symbol: self._book(market.symbol) for market in self.market_map.markets}
         first = self._first_answer(command, time)
@@ -249,7 +277,7 @@ class Exchange:
         self.check()
         return outcome
 
-    def _first_answer(self, command: Command, time: int) -> Reply | None:
+    def _first_answer(self, command: AnyCommand, time: int) -> Reply | None:
         """Return what was answered to the same request, as long as that is remembered."""
         for known in self.answered:
             same = (known.command.reply_to, known.command.request_id) == (command.reply_to, command.request_id)
@@ -257,17 +285,14 @@ class Exchange:
                 return known.reply
         return None
 
-    def _apply_by_key(self, command: Command, time: int) -> Outcome:
+    def _apply_by_key(self, command: AnyCommand, time: int) -> Outcome:
         """Do what the command asks, unless the account has used its idempotency key."""
-        if isinstance(command, CancelOrder | CancelAllOrders) or not command.idempotency_key:
+        if not isinstance(command, PlaceOrder | Deposit | Withdraw) or not command.idempotency_key:
             return self._apply(command, time)
-        in_use = [
-            known
-            for known in self.answered_by_key
-            if known.command.account_id == command.account_id and time - known.time <= self.windows.key_ms
-        ]
+        self.accounts.add(command.account_id)
+        in_use = self._keys_in_use(command.account_id, time)
         for known in in_use:
-            assert not isinstance(known.command, CancelOrder | CancelAllOrders)
+            assert isinstance(known.command, PlaceOrder | Deposit | Withdraw)
             if known.command.idempotency_key == command.idempotency_key:
                 require(payload(known.command) == payload(command), RejectReason.IDEMPOTENCY_KEY_REUSED)
                 return Outcome(msgspec.structs.replace(known.reply, request_id=command.request_id))
@@ -279,7 +304,15 @@ class Exchange:
         self.answered_by_key.append(Answered(command, outcome.reply, time))
         return outcome
 
-    def _apply(self, command: Command, time: int) -> Outcome:
+    def _keys_in_use(self, account_id: int, time: int) -> list[Answered]:
+        recent = [known for known in self.answered_by_key if time - known.time <= self.windows.key_ms]
+        return [
+            known
+            for known in recent
+            if not isinstance(known.command, WithdrawFees) and known.command.account_id == account_id
+        ]
+
+    def _apply(self, command: AnyCommand, time: int) -> Outcome:
         match command:
             case PlaceOrder():
                 return self._place(command, time)
@@ -295,24 +328,61 @@ class Exchange:
                 return Outcome(OrdersReply(command.request_id, TimeMs(time), states), steps=steps)
             case Deposit() | Withdraw():
                 return Outcome(self._transfer(command, time))
+            case WithdrawFees():
+                return Outcome(self._withdraw_fees(command, time))
+            case CloseAccount(account_id=account_id):
+                nothing = not self.balances(account_id) and not self._keys_in_use(account_id, time)
+                open_orders = [o for o in self.orders if o.is_open and o.command.account_id == account_id]
+                require(nothing and not open_orders, RejectReason.ACCOUNT_IN_USE)
+                closed = self.accounts & {account_id}
+                self.accounts -= closed
+                return Outcome(FundsReply(command.request_id, TimeMs(time), ()), closed_accounts=sorted(closed))
 
     def _transfer(self, command: Deposit | Withdraw, time: int) -> FundsReply:
         owner, amount = (command.account_id, command.asset), command.amount
         require(command.asset in self.market_map.assets, RejectReason.UNKNOWN_ASSET)
-        if (command.account_id, command.transfer_id) not in self.transfers:
+        if not self._is_repeated(command, time):
             require(amount > 0, RejectReason.AMOUNT_OUT_OF_RANGE)
             if isinstance(command, Deposit):
-                balance = self.available[owner] + self.held[owner] + amount
-                require(balance <= AMOUNT_UNITS_MAX, RejectReason.AMOUNT_OUT_OF_RANGE)
+                shards = self.market_map.shard_count
+                entrance = (command.account_id % shards, command.asset)
+                room = AMOUNT_UNITS_MAX // shards - self.outstanding[entrance]
+                require(amount <= room, RejectReason.AMOUNT_OUT_OF_RANGE)
+                self.accounts.add(command.account_id)
                 self.available[owner] += amount
                 self.deposited[command.asset] += amount
+                self.outstanding[entrance] += amount
             else:
                 require(amount <= self.available[owner], RejectReason.INSUFFICIENT_BALANCE)
                 self.available[owner] -= amount
                 self.withdrawn[command.asset] += amount
-            self.transfers.append((command.account_id, command.transfer_id))
+                self.outstanding[command.account_id % self.market_map.shard_count, command.asset] -= amount
+            self.transfers.append((command, time))
         balance_now = Balance(command.asset, AssetUnits(self.available[owner]), AssetUnits(self.held[owner]))
         return FundsReply(command.request_id, TimeMs(time), (balance_now,))
+
+    def _withdraw_fees(self, command: WithdrawFees, time: int) -> FundsReply:
+        require(command.asset in self.market_map.assets, RejectReason.UNKNOWN_ASSET)
+        purse = (command.shard, command.asset)
+        if not self._is_repeated(command, time):
+            require(command.amount > 0, RejectReason.AMOUNT_OUT_OF_RANGE)
+            require(command.amount <= self.earned[purse], RejectReason.INSUFFICIENT_BALANCE)
+            self.earned[purse] -= command.amount
+            self.withdrawn[command.asset] += command.amount
+            self.outstanding[purse] -= command.amount
+            self.transfers.append((command, time))
+        left = Balance(command.asset, AssetUnits(self.earned[purse]), AssetUnits(0))
+        return FundsReply(command.request_id, TimeMs(time), (left,))
+
+    def _is_repeated(self, command: Deposit | Withdraw | WithdrawFees, time: int) -> bool:
+        """Return whether the same transfer has moved money already; refuse one that has the same id only."""
+        for earlier, moved in self.transfers:
+            same_id = type(earlier) is type(command) and earlier.transfer_id == command.transfer_id
+            if same_id and owner_of(earlier) == owner_of(command) and time - moved <= self.windows.transfer_ms:
+                same = (earlier.asset, earlier.amount) == (command.asset, command.amount)
+                require(same, RejectReason.TRANSFER_ID_REUSED)
+                return True
+        return False
 
     def _place(self, command: PlaceOrder, time: int) -> Outcome:
         require(command.market in self.market_map.by_symbol, RejectReason.UNKNOWN_MARKET)
@@ -446,7 +516,7 @@ class Exchange:
         order.held -= paid
         self.held[account_id, self._asset_paid(command)] -= paid
         self.available[account_id, asset] += received - fee
-        self.fees[asset] += fee
+        self.earned[account_id % self.market_map.shard_count, asset] += fee
         order.cum_quantity += trade.quantity
         order.cum_quote += quote
         order.updated_time = time
@@ -498,6 +568,13 @@ def require(kept: bool, rule: RejectReason) -> None:
     """Refuse the command unless the rule is kept."""
     if not kept:
         raise RuleBrokenError(rule)
+
+
+def owner_of(command: Deposit | Withdraw | WithdrawFees) -> tuple[str, int]:
+    """Return whose transfer it is: an account's, or the house's at one shard."""
+    if isinstance(command, WithdrawFees):
+        return "shard", command.shard
+    return "account", command.account_id
 
 
 def payload(command: Command) -> Command:

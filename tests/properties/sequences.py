@@ -3,20 +3,23 @@
 import msgspec
 from hypothesis import strategies as st
 
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
+from protocol.commands import CancelAllOrders, CancelOrder, CloseAccount, Deposit, PlaceOrder, Withdraw, WithdrawFees
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+from tests.oracle.exchange import AnyCommand
 from tests.properties.markets import MARKETS
 
 ACCOUNTS = (1, 2, 3, 4)
 """Account 4 is poor; with three shards, 1 and 4 share one."""
 SWEEPER = 5
 """An account with enough of everything to trade the books empty, which shows who stood where."""
+NEWCOMER = AccountId(6)
+"""Begins with nothing, comes to little, and is closed now and then."""
 LENGTH_MAX = 40
 
 _ASSETS = ("FIG", "KIWI", "PLUM")
 _SYMBOLS = tuple(market.symbol for market in MARKETS)
-_GARBAGE = (0, -1, AMOUNT_UNITS_MAX, 1, 61, 1_000_000)
+_GARBAGE = (0, -1, AMOUNT_UNITS_MAX, 1, 61, AMOUNT_UNITS_MAX // 2)
 _KINDS = (
     (OrderType.LIMIT, TimeInForce.GTC),
     (OrderType.LIMIT, TimeInForce.GTC),
@@ -36,7 +39,7 @@ seeds = st.lists(st.binary(min_size=8, max_size=8), min_size=LENGTH_MAX, max_siz
 """What `commands_of` reads. Eight zero bytes say nothing, so a shrunk sequence is short although the list is not."""
 
 
-def endowment() -> list[Command]:
+def endowment() -> list[AnyCommand]:
     """Return the deposits that every sequence starts with."""
     return [
         Deposit(0, "test", AccountId(account), asset, AssetUnits(_start(account, asset)), f"start-{asset}")
@@ -75,11 +78,11 @@ def sweeps() -> list[PlaceOrder]:
     ]
 
 
-def commands_of(seed: list[bytes]) -> list[Command]:
+def commands_of(seed: list[bytes]) -> list[AnyCommand]:
     """Return the commands that the bytes stand for."""
-    commands: list[Command] = []
+    commands: list[AnyCommand] = []
     placed: list[PlaceOrder] = []
-    repeatable: list[Command] = []
+    repeatable: list[AnyCommand] = []
     for number, octets in enumerate(seed, start=1):
         if not any(octets):
             continue
@@ -92,7 +95,7 @@ def commands_of(seed: list[bytes]) -> list[Command]:
     return commands
 
 
-def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable: list[Command]) -> Command:
+def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable: list[AnyCommand]) -> AnyCommand:
     what, who, *rest = octets
     account = AccountId(ACCOUNTS[who % 4])
     market = MARKETS[max(0, who // 4 % 8 - 5)]
@@ -108,6 +111,19 @@ def _command_of(octets: bytes, number: int, placed: list[PlaceOrder], repeatable
             # Another request of the client for the same, or with the same key for something else.
             quantity = QuantityLots(earlier.quantity + (rest[2] % 4 == 0))
             return msgspec.structs.replace(earlier, request_id=number, quantity=quantity)
+        case 14 if rest[5] % 4 == 0:
+            transfer = rest[3] % 3
+            fee = AssetUnits(1 + transfer if rest[2] % 4 else rest[4] % 64)
+            return WithdrawFees(number, "test", 0, _ASSETS[transfer], fee, f"f{transfer}")
+        case 15 if rest[5] % 8 == 0:
+            return CloseAccount(number, "test", account if rest[0] % 4 == 0 else NEWCOMER)
+        case 14 | 15 if rest[5] % 8 == 1:
+            kind = Deposit if what % 2 else Withdraw
+            key = f"k{rest[4] % 3}" if rest[4] % 4 < 2 else ""
+            return kind(number, "test", NEWCOMER, "FIG", AssetUnits(1 + rest[2] % 2), f"t{rest[3]}", key)
+        case 14 | 15 if rest[5] % 8 == 2:
+            poor = AccountId(ACCOUNTS[-1])
+            return Withdraw(number, "test", poor, _ASSETS[rest[0] % 3], AssetUnits(3 * rest[2]), f"t{rest[3]}")
         case 14 | 15:
             kind = Deposit if what % 2 else Withdraw
             asset = _ASSETS[rest[0] % 3] if rest[0] % 16 else "NONE"

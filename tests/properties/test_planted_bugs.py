@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.accounts import Account, InvariantBroken
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
-from protocol.commands import Command
+from protocol.market import MarketMap
+from tests.oracle.exchange import AnyCommand
 from tests.properties.sequences import LENGTH_MAX, commands_of
 from tests.properties.twins import compare_throughout
 
@@ -90,8 +91,23 @@ PLANTS = (
     Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
     Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
     Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),
-    Plant("transfer counted twice", Shard, "_transfer", "command.transfer_id in account.transfer_ids", "False"),
-    Plant("held money withdrawn", Shard, "_reason_not_to_transfer", "available < command", "available + held < command"),
+    Plant("transfer counted twice", Shard, "_transfer", "self.transfers.find(key, self.time)", "None"),
+    Plant("transfer repeated with another amount", Shard, "_reason_not_to_repeat",
+          "(first.asset, first.amount) != (command.asset, command.amount)", "first.asset != command.asset"),
+    Plant("deposits and withdrawals share ids", Shard, "_transfer", "type(command).__name__", "''"),
+    Plant("transfers forgotten too early", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(windows.transfer_ms // 2)"),
+    Plant("transfers remembered too long", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(2 * windows.transfer_ms)"),
+    Plant("share of the supply ignored", Shard, "_reason_not_to_transfer",
+          "RejectReason.AMOUNT_OUT_OF_RANGE if too_much", "RejectReason.AMOUNT_OUT_OF_RANGE if False"),
+    Plant("every shard admits the whole supply", MarketMap, "supply_share", "// self.shard_count", ""),
+    Plant("fees withdrawn twice", Shard, "_withdraw_fees", "self.transfers.find(key, self.time)", "None"),
+    Plant("more fees withdrawn than there are", Shard, "_withdraw_fees", "amount > self.totals[asset].fees", "False"),
+    Plant("withdrawn fees not counted", Shard, "_withdraw_fees", "totals.withdrawn += amount", "pass"),
+    Plant("account with funds closed", Account, "is_in_use", "any(funds.available or funds.held for", "any(funds.held for"),
+    Plant("account whose keys are remembered closed", Account, "is_in_use", "self.keyed is not None", "False"),
+    Plant("closed account stays", Shard, "_close_account", "del self.accounts[command.account_id]", "pass"),
+    Plant("held money withdrawn", Shard, "_reason_not_to_transfer", "available < command",
+          "available + (funds.held if funds else 0) < command"),
     Plant("cancel by either id", Shard, "_find_open", "order_id not in (0, placed.order_id)", "False"),
 )  # fmt: skip
 
@@ -115,7 +131,7 @@ def test_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> 
     pytest.fail(f"{SEQUENCES_MAX} sequences do not notice: {plant.bug}")
 
 
-def random_commands(sequences: random.Random) -> list[Command]:
+def random_commands(sequences: random.Random) -> list[AnyCommand]:
     return commands_of([sequences.randbytes(8) for _ in range(LENGTH_MAX)])
 
 

@@ -19,7 +19,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import ShardSnapshot, decode_snapshot, encode_snapshot
 from protocol.codec import encode_frame
-from protocol.commands import Command, Deposit
+from protocol.commands import Deposit
 from protocol.streams import STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.oracle.driver import Engine
@@ -87,7 +87,7 @@ def digest() -> str:
     sequences, hashed = random.Random(7), hashlib.sha256()
     for number in range(50):
         engine = Engine(market_map((1, 3)[number % 2]))
-        commands: list[Command] = commands_of([sequences.randbytes(8) for _ in range(LENGTH_MAX)])
+        commands = commands_of([sequences.randbytes(8) for _ in range(LENGTH_MAX)])
         for time, command in enumerate([*endowment(), *commands]):
             produced = engine.apply(command, time)
             hashed.update(encode_frame(produced.events))

@@ -5,12 +5,14 @@ from typing import assert_never
 
 import msgspec
 
-from protocol.commands import CancelAllOrders, Command
+from protocol.commands import CancelAllOrders
 from protocol.events import (
+    AccountClosed,
     AccountEvent,
     CloseReason,
     DepthChanged,
     Event,
+    FeesWithdrawn,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -29,11 +31,11 @@ from protocol.replies import OrdersReply, Reply
 from protocol.units import AssetUnits
 from protocol.windows import Windows
 from tests.oracle.driver import Engine, Produced
-from tests.oracle.exchange import Exchange, Fill, Outcome, Step, Trade
+from tests.oracle.exchange import AnyCommand, Exchange, Fill, Outcome, Step, Trade
 from tests.properties.markets import market_map
 from tests.properties.sequences import ACCOUNTS, SWEEPER, endowment, sweeps
 
-WINDOWS = Windows(request_ms=60, key_ms=120, keys_max=3)
+WINDOWS = Windows(request_ms=60, key_ms=120, keys_max=3, transfer_ms=150)
 """Short, so that they end within a sequence of commands."""
 PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 """Request id modulo 16 -> how long nothing happens before the command; otherwise a millisecond."""
@@ -44,7 +46,7 @@ CLOSE_REASONS = {
 }
 
 
-def compare_throughout(shard_count: int, commands: list[Command]) -> int:
+def compare_throughout(shard_count: int, commands: list[AnyCommand]) -> int:
     """Give the commands to engine and oracle, then trade the books empty, and return how many trades there were.
 
     Raises:
@@ -76,7 +78,7 @@ class Follower:
                 self._follow_balances(event.order.account_id, event)
             case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
-            case StateHashed() | TimePassed() | MarketConfigured():
+            case StateHashed() | TimePassed() | MarketConfigured() | FeesWithdrawn() | AccountClosed():
                 pass
             case _:
                 assert_never(event)
@@ -110,7 +112,7 @@ class Twins:
         self.follower = Follower()
         self.time = 1_000
 
-    def apply(self, command: Command) -> Outcome:
+    def apply(self, command: AnyCommand) -> Outcome:
         """Give the command to both, compare all that they say and are, and return the oracle's outcome."""
         self.time += PAUSES_MS.get(command.request_id % 16, 1)
         expected = self.oracle.apply(command, self.time)
@@ -118,6 +120,8 @@ class Twins:
         assert_same_replies(command, produced, expected)
         assert_same_market_events(command, produced, expected)
         assert_same_steps(produced, expected)
+        closed = [event.account_id for event in produced.events if isinstance(event, AccountClosed)]
+        assert closed == expected.closed_accounts
         for event in produced.events:
             assert event.time == self.time
             self.follower.follow(event)
@@ -147,6 +151,8 @@ class Twins:
 
     def compare_money(self) -> None:
         """Compare fees, deposits and withdrawals, and that every shard's sum is right."""
+        known = [account_id for shard in self.engine.shards for account_id in shard.accounts]
+        assert sorted(known) == sorted(self.oracle.accounts)
         totals: dict[str, list[int]] = {asset: [0] * 6 for asset in self.market_map.assets}
         for shard in self.engine.audit():
             for asset, available, held, fees, deposited, withdrawn, settled in shard.rows:
@@ -166,7 +172,7 @@ class Twins:
             assert self.engine.order(state.account_id, state.market, state.order_id) == state
 
 
-def assert_same_replies(command: Command, produced: Produced, expected: Outcome) -> None:
+def assert_same_replies(command: AnyCommand, produced: Produced, expected: Outcome) -> None:
     """There is exactly one reply, to the one who asked, and it says what the oracle says."""
     assert len(produced.replies) == 1, produced.replies
     reply_to, reply = produced.replies[0]
@@ -181,7 +187,7 @@ def _comparable(reply: Reply) -> object:
     return reply
 
 
-def assert_same_market_events(command: Command, produced: Produced, expected: Outcome) -> None:
+def assert_same_market_events(command: AnyCommand, produced: Produced, expected: Outcome) -> None:
     """Trades first, each as the oracle made it, then one DepthChanged with the levels that changed, each once."""
     market_events = [event for event in produced.events if isinstance(event, TradeExecuted | DepthChanged)]
     trades = [event for event in market_events if isinstance(event, TradeExecuted)]

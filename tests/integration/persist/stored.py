@@ -90,6 +90,20 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
         database_url,
         "SELECT shard, stream_id, event, asset FROM ledger_entries GROUP BY 1, 2, 3, 4 HAVING sum(amount) <> 0",
     ) == []  # fmt: skip
+    moved = [event for event in happened if isinstance(event, FundsDeposited | FundsWithdrawn)]
+    assert query(
+        database_url, "SELECT account_id, kind, transfer_id, asset, amount, time FROM transfers ORDER BY 1, 2, 3"
+    ) == sorted(
+        (
+            event.account_id,
+            "deposit" if isinstance(event, FundsDeposited) else "withdrawal",
+            event.transfer_id,
+            event.asset,
+            event.amount,
+            moment(event.time),
+        )
+        for event in moved
+    )
     balances: defaultdict[tuple[int, str], int] = defaultdict(int)
     for event in happened:
         if isinstance(event, FundsDeposited | FundsWithdrawn):

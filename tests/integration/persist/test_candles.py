@@ -19,7 +19,7 @@ from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
-from protocol.units import PriceTicks, QuantityLots, TimeMs
+from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from serving.database import PostgresDatabase
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
@@ -170,3 +170,15 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
             first = window.first if start is not None else bucket_start(interval, window.first)
             assert found == list(naive_klines(rows, interval, first, window.last, limit)), (interval, start, end, limit)
     await database.close()
+
+
+def test_volumes_of_one_frame_beyond_64_bits_are_stored(database_url: str) -> None:
+    markets, market_log, log = market_map(1), MarketLog(), MemoryStreamLog(lambda: START_MS)
+    quantity = AMOUNT_UNITS_MAX // markets.by_symbol[BTC].quote_per_tick_lot
+    trades = [market_log.trade(START_MS, 1, quantity) for _ in range(5)]
+    log.append(events(0), {EVENTS_FIELD: frame(*trades)})
+    ingest_all(log, database_url, markets)
+    assert query(database_url, "SELECT volume, quote_volume, taker_buy_quote FROM candles_1s") == [
+        (5 * quantity, *2 * (sum(markets.by_symbol[BTC].notional(each.price, each.quantity) for each in trades),))
+    ]
+    assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]

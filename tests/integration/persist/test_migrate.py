@@ -1,7 +1,9 @@
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 
 import psycopg
@@ -138,3 +140,24 @@ def test_a_migration_that_is_in_a_deadlock_is_tried_again(empty_url: str, tmp_pa
             other.commit()
             migrating.result()
     assert query(empty_url, "SELECT name FROM schema_migrations ORDER BY 1") == [("0001_a.sql",), ("0002_b.sql",)]
+
+
+def test_transfers_of_before_are_known_but_for_those_that_are_lost(empty_url: str, tmp_path: Path) -> None:
+    folder = resources.files("persist").joinpath("schema")
+    before = tmp_path / "before"
+    with resources.as_file(folder) as path:
+        shutil.copytree(path, before, ignore=shutil.ignore_patterns("000[5-9]*"))
+    migrate(empty_url, before)
+    with psycopg.connect(empty_url) as connection:
+        for event, (account_id, amount, kind, reference) in enumerate(
+            [(1, 5, "deposit", "d"), (1, -2, "withdrawal", "d"), (1, -1, "trade", "X:1"), (2, 7, "deposit", "lost")]
+        ):
+            row = (event, 1, account_id, "BTC", amount, kind, reference)
+            statement = "INSERT INTO ledger_entries VALUES ('2026-01-01', 0, '1-0', %s, %s, %s, %s, %s, %s, %s)"
+            connection.execute(statement, row)
+        connection.execute(statement, (3, 101, 2, "BTC", -7, "loss", "loss:1"))
+    migrate(empty_url)
+    assert query(empty_url, "SELECT account_id, kind, transfer_id, asset, amount FROM transfers ORDER BY kind") == [
+        (1, "deposit", "d", "BTC", 5),
+        (1, "withdrawal", "d", "BTC", 2),
+    ]

@@ -26,7 +26,7 @@ from chaos.watching import MarketWatch, ReportWatch
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Liquidity, OrderStatus, OrderType, Side, TimeInForce
-from protocol.replies import AuditReply
+from protocol.replies import AuditReply, stored_audit_row
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
 
@@ -120,8 +120,8 @@ def evidence() -> Evidence:
             1,
             TIME,
             (
-                ("BTC", BTC - 500_000 - BASE_FEE, 500_000, BASE_FEE, BTC, 0, 0),
-                ("USDT", USDT - QUOTE_FEE, 0, QUOTE_FEE, USDT, 0, 0),
+                stored_audit_row(("BTC", BTC - 500_000 - BASE_FEE, 500_000, BASE_FEE, BTC, 0, 0)),
+                stored_audit_row(("USDT", USDT - QUOTE_FEE, 0, QUOTE_FEE, USDT, 0, 0)),
             ),
             1,
             8,
@@ -223,9 +223,9 @@ def _balance(found: Evidence, change: int) -> None:
 
 def _books_of_shard(found: Evidence) -> None:
     audit = found.answered.audits[0]
-    (asset, available, *rest), *others = audit.rows
-    changed = ((asset, available + 1, *rest), *others)
-    found.answered.audits[0] = msgspec.structs.replace(audit, rows=changed)
+    (asset, (high, low), *rest), *others = audit.stored_rows
+    changed = ((asset, (high, low + 1), *rest), *others)
+    found.answered.audits[0] = msgspec.structs.replace(audit, stored_rows=changed)
 
 
 def _candle(found: Evidence) -> None:

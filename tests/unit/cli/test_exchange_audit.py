@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cli.exchange_audit import ExchangeAudit, ShardAudit, add_up, is_consistent
-from protocol.replies import AuditReply
+from protocol.replies import AuditReply, stored_audit_row
 from protocol.streams import StreamId
 from protocol.units import TimeMs
 
@@ -14,7 +14,8 @@ Row = tuple[str, int, int, int, int, int, int]
 def reply(
     shard: int, *rows: Row, sent: tuple[tuple[int, int], ...] = (), received: tuple[tuple[int, int], ...] = ()
 ) -> AuditReply:
-    return AuditReply(shard, TimeMs(1), rows, 0, 7, StreamId("5-0"), "digest", received, sent)
+    stored_rows = tuple(stored_audit_row(row) for row in rows)
+    return AuditReply(shard, TimeMs(1), stored_rows, 0, 7, StreamId("5-0"), "digest", received, sent)
 
 
 TWO = {
@@ -51,7 +52,7 @@ def test_mail_on_its_way_is_no_moment_to_look_at(change: dict[str, tuple[tuple[i
 
 
 def test_money_out_of_nowhere_in_one_shard_is_named() -> None:
-    richer = msgspec.structs.replace(TWO[0], rows=(("USDT", 101, 28, 2, 100, 0, 30),))
+    richer = msgspec.structs.replace(TWO[0], stored_rows=(stored_audit_row(("USDT", 101, 28, 2, 100, 0, 30)),))
     found = audit({**TWO, 0: richer}).problems()
     assert "shard 0, USDT: +0.00000001 (+1 units)" in found[0]
     assert "USDT: +0.00000001 (+1 units) against deposits - withdrawals" in found[1]
@@ -59,6 +60,6 @@ def test_money_out_of_nowhere_in_one_shard_is_named() -> None:
 
 def test_settlements_that_do_not_cancel_out_are_named() -> None:
     # The shard's own books are right: it settled a trade for more than the other side paid.
-    richer = msgspec.structs.replace(TWO[0], rows=(("USDT", 105, 28, 2, 100, 0, 35),))
+    richer = msgspec.structs.replace(TWO[0], stored_rows=(stored_audit_row(("USDT", 105, 28, 2, 100, 0, 35)),))
     [problem] = audit({**TWO, 0: richer}).problems()
     assert "USDT: the settlements of all shards do not cancel out: +0.00000005 (+5 units)" in problem

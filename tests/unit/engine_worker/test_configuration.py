@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from engine_worker.core.outcomes import Transfers
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import (
@@ -273,8 +274,7 @@ def test_the_bytes_of_a_snapshot_do_not_tell_how_the_state_came_about() -> None:
                 shard.apply(Deposit(0, "", account, asset, AssetUnits(5), "in " + asset), TimeMs(1))
         shard.take()
         shard.checksum = 0  # of the events, which came in another order
-        for account_ in shard.accounts.values():
-            account_.transfer_ids = {}  # a queue
+        shard.transfers = Transfers(1)  # a queue
         snapshots.append(encode_snapshot(shard, STREAM_START))
     assert snapshots[0] == snapshots[1]
 

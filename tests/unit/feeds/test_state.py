@@ -6,9 +6,11 @@ from feeds.state import DEPTH_PERIOD_MS, InvariantError, Outputs, ShardFeeds, Un
 from protocol import streams
 from protocol.codec import decode_events
 from protocol.events import (
+    AccountClosed,
     CloseReason,
     DepthChanged,
     Event,
+    FeesWithdrawn,
     FundsWithdrawn,
     LevelChange,
     OrderClosed,
@@ -186,9 +188,16 @@ def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds
     assert [price for price, _ in snapshot.asks] == list(range(1, 5_001))
 
 
-def test_a_state_hash_is_nobodys_news() -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        StateHashed(TimeMs(5_000), 10_000, "00"),
+        FeesWithdrawn(TimeMs(5_000), "BTC", AssetUnits(1), "f"),
+        AccountClosed(TimeMs(5_000), AccountId(7)),
+    ],
+)
+def test_what_is_nobodys_news(event: Event) -> None:
     feeds = ShardFeeds(0, market_map(1).markets)
-    event = StateHashed(TimeMs(5_000), 10_000, "00")
     assert feeds.apply(StreamId("5000-0"), frame(event)) == 1
     assert feeds.position == "5000-0"
     assert feeds.take_outputs(0).messages == []

@@ -14,6 +14,7 @@ from persist.rows import (
     LEDGER_ENTRIES,
     ORDERS,
     TRADES,
+    TRANSFERS,
     EventBatch,
     Row,
     Rows,
@@ -24,7 +25,17 @@ from persist.rows import (
     last_trade_ids,
     rows_of,
 )
-from protocol.events import CloseReason, Event, FundsWithdrawn, OrderAccepted, OrderClosed, OrderFilled, StateHashed
+from protocol.events import (
+    AccountClosed,
+    CloseReason,
+    Event,
+    FeesWithdrawn,
+    FundsWithdrawn,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+    StateHashed,
+)
 from protocol.market_data import INTERVALS
 from protocol.orders import Liquidity, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import StreamId
@@ -119,6 +130,21 @@ def test_transfers_come_from_and_go_to_the_outside() -> None:
         (1, EXTERNAL_ACCOUNT, "BTC", 4, "withdrawal"),
         (1, 1001, "BTC", -4, "withdrawal"),
     ]
+
+
+def test_fees_go_to_the_outside() -> None:
+    rows = rows_for(FeesWithdrawn(TimeMs(START_MS), "USDT", AssetUnits(7), "f1"))
+    entries = [named(LEDGER_ENTRIES, row) for row in rows.ledger_entries]
+    assert [(each["account_id"], each["amount"], each["kind"], each["reference"]) for each in entries] == [
+        (EXTERNAL_ACCOUNT, 7, "fee_withdrawal", "f1"),
+        (FEES_ACCOUNT, -7, "fee_withdrawal", "f1"),
+    ]
+    [transfer] = rows.transfers
+    assert named(TRANSFERS, transfer) == {
+        "account_id": FEES_ACCOUNT, "kind": "fee_withdrawal", "transfer_id": "f1", "asset": "USDT", "amount": 7,
+        "time": database_time(START_MS),
+    }  # fmt: skip
+    assert not rows_for(AccountClosed(TimeMs(START_MS), AccountId(7))).ledger_entries
 
 
 def test_changes_of_depth_make_no_rows() -> None:

@@ -1,0 +1,262 @@
+"""Amounts as large as an exchange may hold: whatever trades, everything that leaves a shard fits 63 bits and money is conserved.
+
+Each shard admits its share of an asset's supply, so over all shards no more than the supply is there, and no balance, hold or level can be
+more than that. What is counted over a lifetime (deposits, withdrawals, settlements) has no bound.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
+from protocol.codec import decode_replies, encode_frame
+from protocol.commands import Command, Deposit, PlaceOrder, Withdraw
+from protocol.market import Market, MarketMap
+from protocol.orders import OrderType, RejectReason, Side, TimeInForce
+from protocol.replies import AuditQuery, AuditReply, FundsReply, OrderReply, Refused
+from protocol.streams import STREAM_START
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    AccountId,
+    AssetUnits,
+    PriceTicks,
+    QuantityLots,
+    TimeMs,
+    join_large,
+    split_large,
+)
+from protocol.windows import Windows
+from tests.oracle.driver import Engine, Produced
+from tests.properties.profile import fewer_sequences
+from tests.properties.twins import Twins
+
+ONE = 10**8
+ACCOUNTS = (0, 1, 2, 3, 4, 5)
+WINDOWS = Windows(request_ms=1, key_ms=1)
+
+
+def shib_market(symbol: str = "SHIBUSDT", maker_fee_ppm: int = 1_000, taker_fee_ppm: int = 1_000) -> Market:
+    """A cheap asset of which there is much: lots of one, and orders of up to 90 billion."""
+    return Market(
+        symbol=symbol,
+        base=symbol[:4],
+        quote=symbol[4:],
+        tick_size=AssetUnits(1),
+        lot_size=AssetUnits(ONE),
+        price_max=PriceTicks(AMOUNT_UNITS_MAX // 10 // (9 * 10**10)),
+        quantity_min=QuantityLots(1),
+        quantity_max=QuantityLots(9 * 10**10),
+        notional_min=AssetUnits(1),
+        band_up_ppm=2**62,
+        band_down_ppm=0,
+        maker_fee_ppm=maker_fee_ppm,
+        taker_fee_ppm=taker_fee_ppm,
+        open_orders_max=4,
+    )
+
+
+def limit(number: int, account_id: int, market: str, side: Side, price: int, quantity: int) -> PlaceOrder:
+    return PlaceOrder(
+        *(number, "test", AccountId(account_id), f"o{number}", market),
+        *(side, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(price), QuantityLots(quantity)),
+    )
+
+
+def deposit(number: int, account_id: int, asset: str, amount: int) -> Deposit:
+    return Deposit(number, "test", AccountId(account_id), asset, AssetUnits(amount), f"d{number}")
+
+
+def test_a_buyer_of_more_than_64_bits_of_a_cheap_asset() -> None:
+    """Once this killed the buyer's shard for good: its balance grew by fills beyond what can be stored."""
+    twins = Twins(MarketMap.of([shib_market()], 2), ACCOUNTS, WINDOWS)
+    quantity = 9 * 10**10
+    twins.apply(deposit(1, 0, "USDT", 4 * quantity * 100))
+    for seller in (1, 2, 3, 4):
+        twins.apply(deposit(1 + seller, seller, "SHIB", quantity * ONE))
+    twins.apply(limit(10, 0, "SHIBUSDT", Side.BUY, 100, quantity))
+    for seller in (1, 2, 3, 4):
+        reply = twins.apply(limit(10 + seller, seller, "SHIBUSDT", Side.SELL, 100, quantity)).reply
+        assert isinstance(reply, OrderReply | Refused)
+        assert_small(twins)
+        twins.apply(limit(20 + seller, 0, "SHIBUSDT", Side.BUY, 100, quantity))
+
+
+@pytest.mark.parametrize("shard_count", [1, 2, 3])
+def test_a_shard_admits_its_share_of_the_supply(shard_count: int) -> None:
+    markets = MarketMap.of([shib_market()], shard_count)
+    twins = Twins(markets, ACCOUNTS, WINDOWS)
+    share = AMOUNT_UNITS_MAX // shard_count
+    assert isinstance(twins.apply(deposit(1, 0, "SHIB", share)).reply, FundsReply)
+    for other in (0, shard_count):  # of the same shard
+        refused = twins.apply(deposit(2 + other, other, "SHIB", 1)).reply
+        assert isinstance(refused, Refused)
+        assert refused.reason is RejectReason.AMOUNT_OUT_OF_RANGE
+    assert isinstance(twins.apply(deposit(9, 0, "USDT", share)).reply, FundsReply)
+    twins.apply(Withdraw(10, "test", AccountId(0), "SHIB", AssetUnits(5), "w10"))
+    assert isinstance(twins.apply(deposit(11, 0, "SHIB", 6)).reply, Refused)
+    assert isinstance(twins.apply(deposit(12, shard_count, "SHIB", 5)).reply, FundsReply)
+
+
+def test_a_lifetime_of_deposits_and_withdrawals_has_no_end() -> None:
+    markets = MarketMap.of([shib_market()], 1)
+    shard, account_id = Shard(0, markets, WINDOWS), AccountId(1)
+    for number in range(1, 51):  # 50 times 92 billion
+        shard.apply(deposit(number, 1, "SHIB", AMOUNT_UNITS_MAX), TimeMs(number))
+        withdrawal = Withdraw(100 + number, "test", account_id, "SHIB", AssetUnits(AMOUNT_UNITS_MAX), f"d{number}")
+        shard.apply(withdrawal, TimeMs(number))
+        assert all(isinstance(reply, FundsReply) for _, reply in shard.take().replies)
+    shard.check_invariants()
+    restored, _ = decode_snapshot(encode_snapshot(shard, STREAM_START))
+    for each in (shard, restored):
+        (reply,) = decode_replies(encode_frame([each.answer(AuditQuery(1, "test"), TimeMs(1))[1]]))
+        assert isinstance(reply, AuditReply)
+        assert reply.rows[0] == ("SHIB", 0, 0, 0, 50 * AMOUNT_UNITS_MAX, 50 * AMOUNT_UNITS_MAX, 0)
+    assert restored.digest() == shard.digest()
+    assert state_hash(restored) == state_hash(shard)
+
+
+def test_what_trades_carry_to_another_shard_makes_room_there() -> None:
+    """Withdrawn where it was sold to, it may come in again there, not where it came in first."""
+    markets = MarketMap.of([shib_market(maker_fee_ppm=0, taker_fee_ppm=0)], 2)
+    twins = Twins(markets, ACCOUNTS, WINDOWS)
+    quantity = 46 * 10**9
+    twins.apply(deposit(1, 0, "SHIB", quantity * ONE))
+    twins.apply(deposit(2, 1, "USDT", quantity))
+    twins.apply(limit(3, 0, "SHIBUSDT", Side.SELL, 1, quantity))
+    twins.apply(limit(4, 1, "SHIBUSDT", Side.BUY, 1, quantity))
+    twins.apply(Withdraw(5, "test", AccountId(1), "SHIB", AssetUnits(quantity * ONE), "w5"))
+    assert isinstance(twins.apply(deposit(6, 0, "SHIB", quantity * ONE)).reply, Refused)
+    for number in (7, 8):
+        assert isinstance(twins.apply(deposit(number, 1, "SHIB", quantity * ONE)).reply, FundsReply)
+    assert isinstance(twins.apply(deposit(9, 1, "SHIB", quantity * ONE)).reply, Refused)
+    twins.engine.restart()
+    assert_small(twins)
+
+
+@pytest.mark.parametrize("amount", [0, 1, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**40, -(10**40)])
+def test_large_amounts_are_pairs(amount: int) -> None:
+    high, low = split_large(amount)
+    assert 0 <= low < 2**63
+    assert join_large((high, low)) == amount
+
+
+shares = st.sampled_from((1, 2, 3))
+fees = st.sampled_from((0, 1, 1_000, 500_000, 999_999))
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(("deposit", "withdraw", "buy", "sell", "sell", "buy")),
+        st.sampled_from(ACCOUNTS),
+        st.integers(0, 1),
+        st.sampled_from((0, 0, 1, 2, 3)),
+        st.sampled_from((0, 0, 1, 2, 3)),
+    ),
+    max_size=24,
+)
+
+
+@given(shard_count=shares, maker_fee=fees, taker_fee=fees, steps=steps)
+@fewer_sequences
+def test_nothing_leaves_63_bits(
+    shard_count: int, maker_fee: int, taker_fee: int, steps: list[tuple[str, int, int, int, int]]
+) -> None:
+    """Deposits around the shares' limit, orders around the markets' limits."""
+    symbols = ("SHIBPEPE", "PEPEUSDT")
+    markets = MarketMap.of([shib_market(symbol, maker_fee, taker_fee) for symbol in symbols], shard_count)
+    twins = Twins(markets, ACCOUNTS, WINDOWS)
+    for number, command in enumerate(commands_at_the_edge(markets, steps), start=1):
+        twins.apply(msgspec.structs.replace(command, request_id=number))
+        assert_small(twins)
+
+
+@given(shard_count=shares, steps=steps, octets=st.binary(min_size=48, max_size=48))
+@fewer_sequences
+def test_nothing_leaves_63_bits_while_messages_of_one_market_are_in_flight(
+    shard_count: int, steps: list[tuple[str, int, int, int, int]], octets: bytes
+) -> None:
+    markets = MarketMap.of([shib_market(maker_fee_ppm=1, taker_fee_ppm=999_999)], shard_count)
+    engine, produced, chosen = Engine(markets, WINDOWS), Produced(), iter(octets)
+    for number, command in enumerate(commands_at_the_edge(markets, steps), start=1):
+        engine.submit(msgspec.structs.replace(command, request_id=number), number, produced)
+        while engine.mail and next(chosen, 0) % 4:
+            engine.deliver(sorted(engine.mail)[next(chosen, 0) % len(engine.mail)], number, produced)
+            assert_small_in(engine)
+    while engine.mail:
+        engine.deliver(max(engine.mail), 1_000, produced)
+        assert_small_in(engine)
+    engine.check_invariants()
+
+
+def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
+    """What decision 4 does not exclude: it comes back by another market before its shard hears that it was given away."""
+    symbols = ("OTHERBTC", "SHIBUSDT", "SHIBPEPE")  # on shards 0, 1, 2
+    markets = MarketMap.of([shib_market(symbol, maker_fee_ppm=0, taker_fee_ppm=0) for symbol in symbols], 3)
+    engine, produced = Engine(markets, WINDOWS), Produced()
+    seller, buyer, quantity = 3, 1, 3 * 10**10
+    for number, (account, asset, amount) in enumerate(
+        [(seller, "SHIB", quantity * ONE), (seller, "PEPE", 4 * quantity), (buyer, "USDT", 4 * quantity)], start=1
+    ):
+        engine.apply(deposit(number, account, asset, amount), number)
+    round_trip = (
+        (buyer, "SHIBUSDT", Side.BUY),
+        (seller, "SHIBUSDT", Side.SELL),
+        (seller, "SHIBPEPE", Side.BUY),
+        (buyer, "SHIBPEPE", Side.SELL),
+    )
+
+    def trade() -> None:
+        for number, (account, symbol, side) in enumerate(4 * round_trip, start=10):
+            engine.submit(limit(number, account, symbol, side, 1, quantity), number, produced)
+            while ways := [way for way in engine.mail if way != (1, 0)]:
+                engine.deliver(min(ways), number, produced)
+
+    with pytest.raises(InvariantBroken, match="SHIB exceeds what a balance can hold"):
+        trade()
+
+
+def commands_at_the_edge(markets: MarketMap, steps: list[tuple[str, int, int, int, int]]) -> Iterator[Command]:
+    share = AMOUNT_UNITS_MAX // markets.shard_count
+    for number, asset in enumerate(markets.assets, start=1):
+        for account_id in ACCOUNTS[:3]:
+            yield deposit(number * 10 + account_id, account_id, asset, share - account_id % 2)
+    for number, (what, account_id, which, one, other) in enumerate(steps, start=1_000):
+        market = markets.markets[which % len(markets.markets)]
+        price = (market.price_max, 1, market.price_max - 1, 2)[one]
+        quantity = (market.quantity_max, 1, market.quantity_max // 2, market.quantity_max - 1)[other]
+        asset, amount = markets.assets[one % len(markets.assets)], (share, 1, share // 2, share + 1)[other]
+        match what:
+            case "deposit":
+                yield deposit(number, account_id, asset, amount)
+            case "withdraw":
+                yield Withdraw(number, "test", AccountId(account_id), asset, AssetUnits(amount), f"w{number}")
+            case _:
+                side = Side.BUY if what == "buy" else Side.SELL
+                yield limit(number, account_id, market.symbol, side, price, quantity)
+
+
+def assert_small(twins: Twins) -> None:
+    assert_small_in(twins.engine)
+
+
+def assert_small_in(engine: Engine) -> None:
+    """Whatever a shard stores or says of its state fits a signed 64-bit number."""
+    for shard in engine.shards:
+        shard.digest()
+        snapshot = msgspec.msgpack.decode(encode_snapshot(shard, STREAM_START)[32:])
+        reply = msgspec.msgpack.decode(encode_frame(shard.answer(AuditQuery(1, "test"), TimeMs(0))[1]))
+        depths = [msgspec.to_builtins(shard.depth(symbol)) for symbol in shard.markets]
+        for number in numbers_in([snapshot, reply, depths]):
+            assert -(2**63) <= number < 2**63
+
+
+def numbers_in(value: object) -> Iterator[int]:
+    match value:
+        case int():
+            yield value
+        case list() | tuple():
+            for each in value:
+                yield from numbers_in(each)
