@@ -46,7 +46,7 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
     deposit = Deposit(1, "poison", account, "USDT", AssetUnits(2**64 - 1), "t")
     source = (shard + 1) % shard_count
     message = MatchOrder(
-        OrderId(1), AccountId(source + shard_count), "NOSUCH", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1),
+        OrderId(1), AccountId(-1), "NOSUCH", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1),
         QuantityLots(1), AssetUnits(0), False, SelfTradePrevention.NONE,
     )  # fmt: skip
     nothing = encode_frame([CancelAllOrders(1, "poison", account, "BTCUSDT")])
