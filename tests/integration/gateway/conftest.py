@@ -13,7 +13,9 @@ import httpx
 import psycopg
 import pytest
 
+from cli.market_configs import all_know_all, known_configs
 from cli.ports import free_port
+from runtime import redis_clients
 from runtime.settings import PREFIX
 
 START_TIMEOUT_S = 90
@@ -28,12 +30,21 @@ class Processes:
         self.database_url = database_url
         self.shard_count = int(os.environ.get("TEST_SHARD_COUNT", "1"))
         self.started: list[subprocess.Popen[bytes]] = []
+        self._awaits_markets = False
         self._folder = folder
         self._stack = stack
 
     def shards(self, **settings: str) -> list[subprocess.Popen[bytes]]:
-        """Start every shard."""
+        """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for that."""
+        self._awaits_markets = True
         return [self._start("engine_worker.main", SHARD=str(shard), **settings) for shard in range(self.shard_count)]
+
+    def _await_markets(self) -> None:
+        shards = range(self.shard_count)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with redis_clients.client(self.redis_url) as client:
+            while not all_know_all(known_configs(client, shards), shards):
+                assert time.monotonic() < deadline, "the shards are not configured"
 
     def gateway(self, **settings: str) -> str:
         """Start a gateway and return its URL once it answers."""
@@ -49,6 +60,9 @@ class Processes:
                 assert time.monotonic() < deadline, "the gateway does not answer"
                 time.sleep(POLL_S)
             else:
+                if self._awaits_markets:
+                    self._await_markets()
+                    self._awaits_markets = False
                 return url
 
     def edge(self) -> str:
