@@ -225,11 +225,15 @@ class MemoryStreamLog:
         if self.position(shard) == position:
             self.publish(answers)
 
-    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
         """See `StreamLog`."""
         kept = self._snapshots[shard]
-        if kept and stream_id != STREAM_START and split_stream_id(stream_id) <= split_stream_id(kept[0][0]):
-            return
+        if kept and stream_id != STREAM_START:
+            newest = split_stream_id(kept[0][0])
+            if split_stream_id(stream_id) < newest or (split_stream_id(stream_id) == newest and not replaces):
+                return
         self._snapshots[shard] = [(stream_id, self._now_ms(), snapshot), *kept[:1]]
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:

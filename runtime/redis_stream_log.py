@@ -102,7 +102,8 @@ if newest and ARGV[1] ~= '0-0' then
   local ms, number = parts(ARGV[1])
   local newest_ms, newest_number = parts(newest)
   local later = ms - newest_ms
-  if later < 0 or (later == 0 and number - newest_number <= 0) then
+  local further = later == 0 and number - newest_number or later
+  if further < 0 or (further == 0 and ARGV[4] ~= '1') then
     redis.call('UNLINK', KEYS[2])
     return 0
   end
@@ -697,7 +698,9 @@ class RedisStreamLog:
         if answers:
             _run(self.at(shard), *_answering(shard, position, answers))
 
-    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
         """See `StreamLog`."""
         client = self.at(shard)
         name = secrets.token_hex(8)
@@ -712,7 +715,8 @@ class RedisStreamLog:
                 pipeline.expire(key, _UNFINISHED_TTL_S)
                 pipeline.execute()
         prefix = streams.snapshot(shard, "")
-        _run(client, "EVAL", _KEEP_SNAPSHOT, 2, streams.snapshots(shard), key, stream_id, name, prefix)
+        keys = (streams.snapshots(shard), key)
+        _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, stream_id, name, prefix, int(replaces))
         self._await_replicas(shard)
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:

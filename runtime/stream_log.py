@@ -222,10 +222,13 @@ class StreamLog(Protocol):
         """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
         ...
 
-    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
         """Keep a snapshot of the state at `stream_id`, and the one before it.
 
-        Nothing is kept when the newest one reaches as far already: what is older than the others may need input that is gone.
+        Nothing is kept when the newest one reaches as far already, unless this one `replaces` it, or further: what is older than the
+        others may need input that is gone.
         """
         ...
 

@@ -200,9 +200,11 @@ class FaultyLog(MemoryStreamLog):
         if answers:
             self._call("publish_answers", publish)
 
-    def save_snapshot(self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START) -> None:
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
         """See `StreamLog`."""
-        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id))
+        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces))
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""

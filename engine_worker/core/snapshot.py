@@ -128,7 +128,7 @@ def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
     Raises:
         SnapshotError: the bytes are torn, belong to another format, or describe an impossible state.
     """
-    body = _whole_body(data)
+    body = whole_body(data)
     try:
         version = _decode_head(body).version
         if version != FORMAT_VERSION:
@@ -140,12 +140,33 @@ def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
         raise SnapshotError(
             f"the snapshot follows rules {snapshot.config.rules}, this program knows them up to {RULES}"
         )
+    return restored(snapshot), snapshot.stream_id
+
+
+def restored(snapshot: ShardSnapshot) -> Shard:
+    """Return the shard that a snapshot describes.
+
+    Raises:
+        SnapshotError: there can be no such shard.
+    """
     try:
         shard = _restore(snapshot)
         shard.check_invariants()
     except (InvariantBroken, LookupError, MarketError) as error:
         raise SnapshotError(f"the snapshot describes an impossible state: {error}") from error
-    return shard, snapshot.stream_id
+    return shard
+
+
+def snapshot_format(data: bytes) -> int:
+    """Return which format a snapshot has.
+
+    Raises:
+        SnapshotError: the bytes are torn.
+    """
+    try:
+        return _decode_head(whole_body(data)).version
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"the snapshot cannot be read: {error}") from error
 
 
 def snapshot_stream_id(data: bytes) -> StreamId:
@@ -155,12 +176,17 @@ def snapshot_stream_id(data: bytes) -> StreamId:
         SnapshotError: the bytes are torn.
     """
     try:
-        return _decode_head(_whole_body(data)).stream_id
+        return _decode_head(whole_body(data)).stream_id
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
 
 
-def _whole_body(data: bytes) -> bytes:
+def whole_body(data: bytes) -> bytes:
+    """Return a snapshot without its digest.
+
+    Raises:
+        SnapshotError: the bytes are torn.
+    """
     digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
     if hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() != digest:
         raise SnapshotError("the snapshot is torn: its digest does not match")
