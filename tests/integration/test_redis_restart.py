@@ -26,8 +26,8 @@ from cli.secret_files import Hosts, secret_files
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.commands import Command, Deposit, PlaceOrder
-from protocol.orders import OrderType, Side, TimeInForce
-from protocol.replies import FundsReply, OpenOrdersQuery, OrderReply, OrdersReply, Query, Reply
+from protocol.orders import OrderType, RejectReason, Side, TimeInForce
+from protocol.replies import FundsReply, OpenOrdersQuery, OrderReply, OrdersReply, Query, Refused, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.redis_durability import NotDurableError, check_durability
@@ -151,8 +151,13 @@ class Trader:
 
     def deposit(self) -> None:
         for account_id in ACCOUNTS:
-            deposit = Deposit(next(self._numbers), WAITER, account_id, "USDT", AssetUnits(10**17), "first")
-            assert isinstance(self._ask(deposit), FundsReply)
+            while isinstance(reply := self._deposit(account_id), Refused):
+                # The leader has not told the shard of its markets yet.
+                assert reply.reason is RejectReason.UNKNOWN_ASSET
+            assert isinstance(reply, FundsReply)
+
+    def _deposit(self, account_id: AccountId) -> Reply:
+        return self._ask(Deposit(next(self._numbers), WAITER, account_id, "USDT", AssetUnits(10**17), "first"))
 
     def trade(self, orders: int) -> None:
         """Place orders, several at a time, until so many more are acknowledged."""
