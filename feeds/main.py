@@ -56,12 +56,9 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
         store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms, tracer
     )
 
-    def lag_ms() -> int:
-        return max(0, time.time_ns() // 1_000_000 - worker.time())
-
     reach = reach_redis(probes, "feeds")
-    probes.ready_when("lag", lambda: _why_not_ready(lag_ms(), settings.ready_lag_ms_max))
-    heartbeat = Heartbeat(settings, "feeds", lag_ms)
+    probes.ready_when("lag", lambda: _why_not_ready(worker.behind_ms(), settings.ready_lag_ms_max))
+    heartbeat = Heartbeat(settings, "feeds", worker.behind_ms)
     heartbeat.start()
     started = restored = away = False
     while not stopping.is_set():

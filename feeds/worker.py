@@ -78,7 +78,9 @@ class _ShardFollower:
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
         self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
         _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
-        _LAG.labels(shard).set_function(lambda: max(0.0, time.time() - self.feeds.time / 1_000))
+        self._has_read_all = False
+        """Whether there was nothing new when it was looked last."""
+        _LAG.labels(shard).set_function(lambda: self.behind_ms() / 1_000)
 
     def restore(self) -> None:
         """Bring the feeds to the last commit.
@@ -117,6 +119,7 @@ class _ShardFollower:
 
     def follow(self, entries: Sequence[tuple[StreamId, bytes]], now: int) -> int:
         """Apply and commit new entries; return their number of events."""
+        self._has_read_all = False
         count = uncommitted = 0
         began, oldest = time.perf_counter(), ""
         for stream_id, frame in entries:
@@ -143,8 +146,13 @@ class _ShardFollower:
             self._delay.observe(max(0.0, time.time() - split_stream_id(oldest)[0] / 1_000))
         return count
 
+    def behind_ms(self) -> int:
+        """Return how far the feeds are behind the present: by the shard's time, while there is something to read."""
+        return 0 if self._has_read_all else max(0, time.time_ns() // 1_000_000 - self.feeds.time)
+
     def idle(self, now: int) -> None:
         """Do what becomes due without new entries."""
+        self._has_read_all = True
         self._commit(now)
 
     def wait_ms(self, now: int) -> int:
@@ -253,9 +261,9 @@ class FeedsWorker:
             self._store.load(shard)
             raise
 
-    def time(self) -> int:
-        """Return the log's time (ms) that the feeds of every shard have reached."""
-        return min(follower.feeds.time for follower in self._followers.values())
+    def behind_ms(self) -> int:
+        """Return how far the feeds of the shard are behind the present that are farthest."""
+        return max(follower.behind_ms() for follower in self._followers.values())
 
     def finish(self, now: int) -> None:
         """Save every shard's state, for a quick start."""

@@ -102,7 +102,9 @@ def test_every_alert_and_panel_has_its_series_before_anything_has_happened(runni
     known += [("mm_paused", {"reason": reason}) for reason in Pause]
     known += [("mm_last_quoted_timestamp_seconds", {"market": market}) for market in MARKETS]
     # The engine looks after its metrics once a second.
-    eventually("the engine has measured", lambda: "engine_standbys" in dict(samples_of(running, ["engine"])))
+    eventually(
+        "the engine has measured its markets", lambda: "engine_trades_total" in dict(samples_of(running, ["engine"]))
+    )
     samples = [*samples_of(running, names), *known]
     assert {name: found for name, expression in alerts().items() if (found := missing(expression, samples))} == {}
     unknown = {each.partition("{")[0] for expression in panels() for each in missing(expression, samples)}

@@ -77,7 +77,7 @@ PLANTS = (
         "if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):",
         "if not entries:\n        self.position, self._committed = ShardPosition(0, goal.stream_id), None\n        return 0\n    if False:",
     ),
-    Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "<= split_stream_id(kept[0][0])", "< (0, 0)"),
+    Plant("older snapshot replaces a newer one", MemoryStreamLog, "save_snapshot", "split_stream_id(stream_id) < newest or", "False and"),
     Plant("input trimmed to the newer snapshot", Snapshotter, "_trim", "older = min(", "older = max("),
     Plant("events trimmed before they are read", Snapshotter, "_trim", "min(older, *readers, key=split_stream_id)", "older"),
     Plant(
