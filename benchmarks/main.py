@@ -134,10 +134,19 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 @click.option("--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never.")
 @click.option("--resting", default=0, show_default=True, help="Orders that rest in the book meanwhile.")
 @click.option("--lease-ms", default=1_000, show_default=True, help="Length of the lease.")
+@click.option(
+    "--redis-mode",
+    default="single",
+    show_default=True,
+    type=click.Choice(["single", "sentinel", "cluster"]),
+    help="What Redis is; under Sentinel a replica must have what is acknowledged.",
+)
 @click.option("--pauses", is_flag=True, help="Also measure how long snapshots hold matching up.")
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def failover(kills: int, resting: int, lease_ms: int, pauses: bool, as_json: bool, record: bool) -> None:
+def failover(
+    kills: int, resting: int, lease_ms: int, redis_mode: str, pauses: bool, as_json: bool, record: bool
+) -> None:
     """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is accepted."""
     results: list[Result] = []
     if kills:
@@ -145,6 +154,8 @@ def failover(kills: int, resting: int, lease_ms: int, pauses: bool, as_json: boo
             "log_level": "error",
             "standbys": "1",
             "lease_ms": str(lease_ms),
+            "redis_mode": redis_mode,
+            "redis_replicas_min": str(int(redis_mode == "sentinel")),
         }
         with http_bench.exchange_of_its_own(**own) as target:
             results += failover_bench.failover(target, kills, resting, lease_ms)

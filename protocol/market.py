@@ -1,5 +1,6 @@
 """Markets: what is traded against what, on which grid, within which limits, for which fees."""
 
+import re
 from collections.abc import Sequence as SequenceOf
 from typing import Self
 
@@ -17,6 +18,9 @@ from protocol.units import (
     format_decimal,
     parse_decimal,
 )
+
+_NAME = re.compile(r"[A-Z0-9]{1,20}", re.ASCII)
+"""What no stream, column or URL has to quote."""
 
 
 class MarketError(ValueError):
@@ -57,11 +61,15 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
             MarketError: naming the rule that is broken.
         """
         msgspec.structs.force_setattr(self, "quote_per_tick_lot", self.tick_size * self.lot_size // UNITS_PER_ASSET)
+        if not all(_NAME.fullmatch(name) for name in (self.symbol, self.base, self.quote)):
+            raise MarketError(f"{self.symbol[:40]!r}: names are 1 to 20 letters and digits")
+        if self.base == self.quote:
+            raise MarketError(f"{self.symbol}: {self.base} cannot be traded against itself")
         if self.tick_size * self.lot_size % UNITS_PER_ASSET:
             raise MarketError(f"{self.symbol}: tick_size x lot_size is not a whole number of {self.quote} units")
         if self.price_max * self.quantity_max * self.quote_per_tick_lot > AMOUNT_UNITS_MAX // 10:
             raise MarketError(f"{self.symbol}: price_max x quantity_max is too large")
-        if min(self.tick_size, self.lot_size, self.quantity_min, self.open_orders_max) < 1:
+        if min(self.tick_size, self.lot_size, self.price_max, self.quantity_min, self.open_orders_max) < 1:
             raise MarketError(f"{self.symbol}: sizes and limits must be positive")
         if not (0 <= self.maker_fee_ppm < PPM and 0 <= self.taker_fee_ppm < PPM):
             raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")

@@ -6,6 +6,8 @@ import pytest
 from engine_worker.core.outcomes import Transfers
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
+from engine_worker.input import NotUnderstoodError, apply_entry
+from protocol.codec import FORMAT
 from protocol.commands import (
     CancelAllOrders,
     CancelOrder,
@@ -24,9 +26,10 @@ from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import Market, MarketMap
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import ConfigQuery, ConfigReply, Configured, OrderReply, OrdersReply, Refused, Reply
-from protocol.streams import STREAM_START
+from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
+from runtime.stream_log import Entry
 
 BTC = Market(
     symbol="BTCUSDT", base="BTC", quote="USDT", tick_size=AssetUnits(10**6), lot_size=AssetUnits(10**3),
@@ -297,3 +300,27 @@ def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exc
     shard.set_config(ShardConfig(rules=RULES + 1, version=2))
     with pytest.raises(SnapshotError, match=f"follows rules {RULES + 1}, this program knows them up to {RULES}"):
         decode_snapshot(encode_snapshot(shard, STREAM_START))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"symbol": ""}, {"symbol": "BTC\0USDT"}, {"symbol": "B" * 21}, {"symbol": "btcusdt"}, {"base": "B/C"}, {"quote": "BTC"},
+        {"price_max": 0}, {"price_max": -5}, {"quantity_max": 2**63}, {"tick_size": 2**64 - 1}, {"maker_fee_ppm": 10**6},
+        {"open_orders_max": 0}, {"band_up_ppm": 1},
+    ],
+)  # fmt: skip
+def test_a_market_that_contradicts_itself_is_a_dead_letter(wrong: dict[str, object]) -> None:
+    """Whoever writes it: nothing of its frame is applied, and the shard goes on."""
+    fields = {name: getattr(BTC, name) for name in BTC.__struct_fields__} | wrong
+    config = [[*fields.values()], 0, int(MarketStatus.TRADING), 1]
+    frame = msgspec.msgpack.encode((FORMAT, 1, [[8, 1, "r", config]]))
+    shard = Shard(0, MarketMap.placed([], 1))
+    shard.apply(ConfigureShard(1, "r", ShardConfig()), TimeMs(1))
+    shard.take()
+    with pytest.raises(NotUnderstoodError):
+        apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+    assert shard.market_configs == {}
+    right = msgspec.msgpack.encode((FORMAT, 1, [[8, 2, "r", [list(msgspec.structs.astuple(BTC)), 0, 1, 1]]]))
+    apply_entry(shard, Entry("in:{0}", StreamId("6-0"), {COMMANDS_FIELD: right}))
+    assert shard.market_configs == {"BTCUSDT": LISTED}
