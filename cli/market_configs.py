@@ -1,20 +1,17 @@
 """How the markets are configured, what the settings want, and the commands that make the first like the second."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import redis
 
-from cli.probes import ask, command_waiter, connect
-from protocol import streams
-from protocol.codec import encode_commands
+from cli.operating import tell
+from cli.probes import ask, connect
 from protocol.commands import ConfigureMarket
-from protocol.configuration import MarketConfig, MarketStatus
+from protocol.configuration import MarketConfig, MarketStatus, Role
 from protocol.market import MarketMap
-from protocol.replies import ConfigQuery, ConfigReply, Configured, Refused
-from protocol.streams import COMMANDS_FIELD
+from protocol.replies import ConfigQuery, ConfigReply
 from runtime.settings import Settings
 
 _FIXED = ("base", "quote", "tick_size", "lot_size")
@@ -31,10 +28,6 @@ class Change(NamedTuple):
     def is_possible(self) -> bool:
         """Whether a shard would do it: the grid of a market that is listed is part of its orders."""
         return not any(name in _FIXED for name, _, _ in self.differences)
-
-
-class ConfigError(RuntimeError):
-    """A shard did not do it; the message says which and why."""
 
 
 def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
@@ -60,13 +53,18 @@ def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
     return found
 
 
-def plan(configs: Mapping[str, MarketConfig], wanted: MarketMap) -> list[Change]:
-    """Return what has to change so that every market that is wanted is configured so. Markets that nobody wants any more stay."""
+def plan(
+    configs: Mapping[str, MarketConfig], wanted: MarketMap, status: MarketStatus = MarketStatus.TRADING
+) -> list[Change]:
+    """Return what has to change so that every market that is wanted is configured so; new ones begin with `status`.
+
+    Markets that nobody wants any more stay.
+    """
     changes = []
     for market in wanted.markets:
         now = configs.get(market.symbol)
         if now is None:
-            changes.append(Change(MarketConfig(market, wanted.shard_of_market(market.symbol)), ()))
+            changes.append(Change(MarketConfig(market, wanted.shard_of_market(market.symbol), status), ()))
             continue
         differences = tuple(
             (name, getattr(now.market, name), getattr(market, name))
@@ -83,26 +81,17 @@ def with_status(config: MarketConfig, status: MarketStatus) -> MarketConfig:
     return msgspec.structs.replace(config, status=status, version=config.version + 1)
 
 
-def apply(client: redis.Redis, config: MarketConfig) -> None:
+def apply(client: redis.Redis, settings: Settings, config: MarketConfig) -> None:
     """Let the market's shard configure it so, and wait until it has.
 
     Raises:
-        ConfigError: it refused, or did not answer.
+        OperatingError: it refused, or did not answer.
     """
-    symbol = config.market.symbol
-    with command_waiter(client) as (name, replies):
-        request_id = time.time_ns() // 1_000
-        frame = encode_commands([ConfigureMarket(request_id, name, config)], time.time_ns() // 1_000)
-        client.xadd(streams.commands(config.shard), {COMMANDS_FIELD: frame})
-        for reply in replies():
-            match reply:
-                case Configured(request_id=answered) if answered == request_id:
-                    return
-                case Refused(request_id=answered, reason=reason) if answered == request_id:
-                    raise ConfigError(f"shard {config.shard} refuses to configure {symbol} so: {reason}")
-    raise ConfigError(
-        f"shard {config.shard} did not answer; `exchange markets plan` shows whether {symbol} is configured"
-    )
+
+    def command(request_id: int, reply_to: str) -> ConfigureMarket:
+        return ConfigureMarket(request_id, reply_to, config)
+
+    tell(client, settings, config.shard, Role.OPERATOR, command, f"configure {config.market.symbol} so")
 
 
 def markets_are_known(settings: Settings) -> bool:

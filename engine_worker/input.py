@@ -12,6 +12,7 @@ import msgspec
 from engine_worker.core.shard import Shard
 from protocol.codec import LaterFormatError, decode_command_frame, decode_messages
 from protocol.commands import (
+    CancelOrders,
     CancelResting,
     ConfigureMarket,
     ConfigureShard,
@@ -22,11 +23,14 @@ from protocol.commands import (
     MessageFrame,
     PlaceOrder,
     ShardMessage,
+    Signed,
+    SignedBody,
     Tick,
     Withdraw,
     WithdrawFees,
 )
 from protocol.market import MarketMap
+from protocol.signing import decode_signed_body
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, split_stream_id
 from protocol.units import TimeMs
 from runtime.stream_log import Entry
@@ -100,10 +104,12 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
 
 
 def _check_commands(market_map: MarketMap, index: int, commands: Sequence[LoggedCommand]) -> None:
-    shard_count = market_map.shard_count
-    for command in commands:
+    for given in commands:
+        command = _signed_body(given) if isinstance(given, Signed) else given
         if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
             continue
+        if isinstance(command, CancelOrders) and not command.account_id:
+            continue  # of a market; whether that is here the shard says
         if isinstance(command, WithdrawFees):
             if command.shard != index:
                 raise NotUnderstoodError(f"fees of shard {command.shard} are not those of shard {index}")
@@ -111,7 +117,7 @@ def _check_commands(market_map: MarketMap, index: int, commands: Sequence[Logged
                 raise NotUnderstoodError("a transfer id has a NUL in it")
             continue
         account_id = command.account_id
-        if account_id < 1 or account_id % shard_count != index:
+        if account_id < 1 or market_map.shard_of_account(account_id) != index:
             raise NotUnderstoodError(f"account {account_id} is not one of shard {index}")
         # The one character that no database keeps in a text.
         if isinstance(command, PlaceOrder):
@@ -119,6 +125,13 @@ def _check_commands(market_map: MarketMap, index: int, commands: Sequence[Logged
                 raise NotUnderstoodError("a client order id has a NUL in it")
         elif isinstance(command, Deposit | Withdraw) and "\0" in command.transfer_id:
             raise NotUnderstoodError("a transfer id has a NUL in it")
+
+
+def _signed_body(signed: Signed) -> SignedBody:
+    try:
+        return decode_signed_body(signed.command)
+    except msgspec.MsgspecError as error:
+        raise NotUnderstoodError(f"what is signed is no command: {error}") from error
 
 
 def _check_frame(market_map: MarketMap, index: int, frame: MessageFrame) -> None:
@@ -135,7 +148,7 @@ def _check_frame(market_map: MarketMap, index: int, frame: MessageFrame) -> None
             continue
         to_market = isinstance(message, MatchOrder | CancelResting)
         account_shard, market_shard = (source, index) if to_market else (index, source)
-        if message.account_id < 1 or message.account_id % shard_count != account_shard:
+        if message.account_id < 1 or market_map.shard_of_account(message.account_id) != account_shard:
             raise NotUnderstoodError(f"account {message.account_id} is not one of shard {account_shard}")
         # An order for a market that is not there (any more) is answered. What such a market says cannot be.
         owner = market_map.shards.get(message.market, market_shard if to_market else None)

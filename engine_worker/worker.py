@@ -21,7 +21,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot
 from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
-from engine_worker.first_configuration import first_configuration
+from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
 from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
@@ -38,6 +38,7 @@ from protocol.codec import (
     event_items,
 )
 from protocol.commands import MessageFrame, ShardMessage, Tick
+from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
@@ -51,7 +52,7 @@ from protocol.streams import (
     split_stream_id,
 )
 from protocol.units import TimeMs
-from protocol.windows import DEFAULT_WINDOWS, Windows
+from runtime.operator_keys import first_config
 from runtime.settings import Settings
 from runtime.stream_log import (
     Commit,
@@ -101,19 +102,19 @@ class Worker:
         market_map: MarketMap,
         *,
         batch_entries_max: int,
-        windows: Windows = DEFAULT_WINDOWS,
+        config: ShardConfig = DEFAULT_CONFIG,
         unstored_orders_max: int = 500_000,
         now_ms: Callable[[], int] = monotonic_ms,
         tracer: Tracer | None = None,
     ) -> None:
         """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due.
 
-        A new shard, which nobody has configured yet, its leader configures as `market_map` and `windows` say, by commands in its input.
+        A new shard, which nobody has configured yet, its leader configures as `market_map` and `config` say, by commands in its input.
         """
         self._streams = log
         self._index = index
         self._market_map = market_map
-        self._windows = windows
+        self._config = config
         self._batch_entries_max = batch_entries_max
         self._inputs = streams.commands(index)
         self._now_ms = now_ms
@@ -142,6 +143,8 @@ class Worker:
         """Answers to queries, which go out with the next read if this worker still leads then."""
         self._told_second = self._ticked_second = 0
         """The seconds of the last event, and of the last tick, that this worker wrote."""
+        self._drained_at: ShardPosition | None = None
+        """The position at which a tick was written for orders that are to be canceled."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
@@ -156,7 +159,7 @@ class Worker:
             settings.shard,
             settings.market_map(),
             batch_entries_max=settings.batch_commands_max,
-            windows=settings.windows(),
+            config=first_config(settings),
             unstored_orders_max=settings.unstored_orders_max,
             tracer=tracer,
         )
@@ -374,7 +377,7 @@ class Worker:
         position = self._streams.position(self._index).stream_id
         if self._streams.lease(self._index).leader is not None:
             raise SnapshotError(f"the snapshot has format 2, and somebody leads the shard; {stop}")
-        shard, stream_id = decode_snapshot_2(snapshot, self._market_map, self._windows)
+        shard, stream_id = decode_snapshot_2(snapshot, self._market_map, self._config)
         if stream_id != position:
             raise SnapshotError(f"the snapshot has format 2 and reaches {stream_id}, committed is {position}; {stop}")
         converted = encode_snapshot(shard, stream_id)
@@ -467,7 +470,7 @@ class Worker:
 
         When this is done twice, the second time is refused.
         """
-        commands = first_configuration(self._index, self._market_map, self._windows)
+        commands = first_configuration(self._index, self._market_map, self._config)
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
     def _process(self, entries: Sequence[Entry]) -> None:
@@ -606,6 +609,10 @@ class Worker:
         Candles close by that: about at the second's end on a shard that is idle, with the next event on one that is not.
         """
         second = now_us // 1_000_000
+        if self.shard.drains and self._drained_at != self.position:
+            # Each command takes orders out that are to be canceled; with none coming in, a tick does.
+            self._drained_at = self.position
+            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
         if second > max(self._told_second, self._ticked_second):
             self._ticked_second = second
             self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})

@@ -141,12 +141,18 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
         -2010,
         "The account has funds, open orders, or idempotency keys that are remembered.",
     ),
+    RejectReason.ACCOUNT_FROZEN: (-2010, "This action is disabled on this account."),
+    RejectReason.UNDER_MAINTENANCE: (-2010, "The exchange is under maintenance: only cancels are taken."),
+    RejectReason.NOT_AUTHORIZED: (-1002, "You are not authorized to execute this request."),
+    RejectReason.MARKET_OPEN: (-1130, "The market is open."),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
 }
 
 
 def refusal(reason: RejectReason) -> ApiError:
     """Return a shard's refusal of a command in Binance's words; of what Binance does not have, in ours."""
+    if reason is RejectReason.TOO_MANY_ORDERS:
+        return ApiError(-1015, "Too many new orders; an operator limits this account.", 429)
     if reason is RejectReason.IDEMPOTENCY_KEY_REUSED:
         return ApiError(-2010, "Idempotency key was used with other parameters before.", 422)
     if reason is RejectReason.TRANSFER_ID_REUSED:

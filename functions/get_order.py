@@ -38,7 +38,7 @@ async def get_order(ports: Ports, call: Call) -> object:
         ),
     )
     match reply:
-        case OrderReply() if reply.order.status is not OrderStatus.PENDING_NEW:
+        case OrderReply() if reply.order.status is not OrderStatus.IN_FLIGHT:
             return order_shape(reply.order, market, call.time_scale)
         case Refused():
             # The shard has asked up to where the database is before it answered, so what it does not have is there.

@@ -10,8 +10,16 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from protocol.configuration import MarketConfig, ShardConfig
-from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
+from protocol.orders import (
+    CloseReason,
+    OrderTerms,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
 # What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
@@ -53,6 +61,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     self_trade_prevention: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
     deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
     idempotency_key: Annotated[str, _Name] = ""
+    terms: OrderTerms | None = None
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
@@ -166,11 +175,56 @@ class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     account_id: Annotated[AccountId, _Stored]
 
 
+class LimitAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=33):
+    """Freeze an account, thaw it, or set its limits; the version is one more than that of the limits before (or 1).
+
+    An account that the shard does not know yet may be limited, too. Answered by `Configured`.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    limits: AccountLimits
+
+
+class CancelOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=34):
+    """Cancel, on an operator's word, every open order of an account (`market` empty: in all markets), or of a market (`account_id` 0).
+
+    Orders of an account enter at its shard, those of a market at the market's, which must not be TRADING (MARKET_OPEN). The shard
+    cancels some with each command that it applies from now on. Answered by `Canceling`, at once.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    account_id: Annotated[AccountId, _Stored]
+    market: Annotated[str, _Name] = ""
+
+
+SignedBody = (
+    Deposit | Withdraw | ConfigureShard | ConfigureMarket | WithdrawFees | CloseAccount | LimitAccount | CancelOrders
+)
+"""What counts only with the signature of a key that the shard knows."""
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=31):
+    """A command (encoded `SignedBody`) with the signature of the key named `key` (protocol/signing.py says over what).
+
+    It counts for `shard` only, and only when its entry is appended up to `deadline_ms`, which may be no further away than the shard
+    remembers first outcomes: whoever appends it again gets the first outcome. So it needs a request id and a reply channel. Otherwise,
+    and when the key may not say this, it is refused with NOT_AUTHORIZED.
+    """
+
+    key: Annotated[str, _Name]
+    shard: Annotated[int, _NotNegative]
+    deadline_ms: Annotated[TimeMs, _NotNegative]
+    command: Annotated[bytes, Meta(max_length=100_000)]
+    signature: Annotated[bytes, Meta(max_length=200)]
+
+
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw
 ConfigCommand = ConfigureShard | ConfigureMarket
-OperatorCommand = WithdrawFees | CloseAccount
-"""Not signed yet, nor are those that configure: whoever can write to a shard's input can give them."""
-LoggedCommand = Command | ConfigCommand | OperatorCommand | Tick
+OperatorCommand = WithdrawFees | CloseAccount | LimitAccount | CancelOrders
+LoggedCommand = Command | ConfigCommand | OperatorCommand | Signed | Tick
 
 
 class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
@@ -191,6 +245,7 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     quote_budget: Annotated[AssetUnits, _NotNegative]
     budget_is_limit: bool
     self_trade_prevention: SelfTradePrevention
+    terms: OrderTerms | None = None
 
 
 class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
@@ -202,6 +257,19 @@ class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
     cancel_id: Annotated[str, _Name] = ""
+    reason: CloseReason = CloseReason.CANCELED_BY_OWNER
+
+
+class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A trade of two orders of one account that self-trade prevention did not let happen. Nothing produces it yet."""
+
+    match_id: Annotated[int, _Positive]
+    maker_order_id: Annotated[OrderId, _Positive]
+    price: Annotated[PriceTicks, _Positive]
+    taker_quantity: Annotated[QuantityLots, _NotNegative]
+    """Lots taken off the arriving order."""
+    maker_quantity: Annotated[QuantityLots, _NotNegative]
+    """Lots taken off the resting order."""
 
 
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -226,6 +294,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     rests: bool
     expired_in_match: bool = False
     reject_reason: RejectReason | None = None
+    prevented: tuple[Prevented, ...] = ()
 
 
 class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):
@@ -242,7 +311,7 @@ class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
     """Market's shard to account's shard: a resting order left the book without trading.
 
-    By a cancel that `request_id` and `reply_to` asked for, or (`expired_in_match`) by self-trade prevention.
+    By a cancel that `request_id` and `reply_to` asked for, for another `reason`, or (`expired_in_match`) by self-trade prevention.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -252,6 +321,7 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     reply_to: Annotated[str, _Name] = ""
     expired_in_match: bool = False
     cancel_id: str = ""
+    reason: CloseReason = CloseReason.CANCELED_BY_OWNER
 
 
 class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):

@@ -9,8 +9,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from protocol.market import Market
+from protocol.market import ACCOUNT_SLOTS, Market
+from protocol.units import AMOUNT_UNITS_MAX, AssetUnits, TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
+
+PUBLIC_KEY_BYTES: Final = 32
 
 RULES: Final = 1
 """The version of the rules that this program follows: what comes of a command in a state."""
@@ -26,6 +29,10 @@ class MarketStatus(IntEnum):
     """New orders and cancels are refused; what rests stays where it is."""
     ANNOUNCED = 4
     """It is known, and not open yet."""
+    DELISTING = 5
+    """As CANCEL_ONLY, while the shard cancels what still rests; it becomes DELISTED by itself."""
+    DELISTED = 6
+    """Nothing rests there, and nobody may trade. Its numbers of trades stay, so that it may be listed again on the same grid."""
 
 
 class MarketConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -37,9 +44,60 @@ class MarketConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     version: Annotated[int, Meta(ge=1, le=2**31)] = 1
 
 
+class Role(IntEnum):
+    """What the holder of a key may say."""
+
+    OPERATOR = 1
+    """Configure, restrict accounts, cancel orders, pass an entry, close accounts."""
+    TREASURY = 2
+    """Deposit, withdraw, take fees out."""
+    FAUCET = 3
+    """Deposit, within the key's limits: for development, where clients credit themselves."""
+
+
+class KeyLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The most that a FAUCET key may deposit of an asset at each shard, in the asset's units."""
+
+    asset: Annotated[str, Meta(max_length=20)]
+    deposit_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
+    """By one command."""
+    daily_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
+    """In a day (UTC) of the shard's time."""
+
+
+class OperatorKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The public half of an Ed25519 key whose holder may sign commands."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=40)]
+    role: Role
+    public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    limits: Annotated[tuple[KeyLimit, ...], Meta(max_length=1_000)] = ()
+    """Of a FAUCET key; it may deposit nothing else."""
+
+
 class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a shard follows. `version` counts its changes from 1."""
 
     rules: int = RULES
     windows: Windows = DEFAULT_WINDOWS
     version: Annotated[int, Meta(ge=1, le=2**31)] = 1
+    keys: Annotated[tuple[OperatorKey, ...], Meta(max_length=50)] = ()
+    """Who may sign the commands of operators and of the treasury. With no key, unsigned ones count: that is for tests alone."""
+    maintenance_from: Annotated[TimeMs, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = TimeMs(0)
+    """From this time of the shard on only cancels are taken; 0: no maintenance. A time to come is an announcement."""
+    slots: Annotated[bytes, Meta(max_length=ACCOUNT_SLOTS)] = b""
+    """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
+
+
+class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What an operator has set for one account; 0 is no limit beyond those of everybody. `version` counts the changes from 1."""
+
+    version: Annotated[int, Meta(ge=1, le=2**31)]
+    is_frozen: bool = False
+    """Orders and withdrawals are refused; cancels and deposits are not."""
+    open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    """Open orders in all markets together."""
+    orders_10s_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    """Orders in each ten seconds of the shard's time."""
+    orders_1d_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    """Orders in each day (UTC) of the shard's time."""

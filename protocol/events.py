@@ -5,12 +5,10 @@ per market. Account events come from the account's shard; `balances` are those t
 `ShardEvent`s are no client's news; readers that only follow trading pass them over.
 """
 
-from enum import IntEnum
-
 import msgspec
 
-from protocol.configuration import MarketConfig
-from protocol.orders import Balance, Liquidity, OrderState, Side
+from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
+from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
@@ -99,15 +97,6 @@ class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     balances: tuple[Balance, ...]
 
 
-class CloseReason(IntEnum):
-    """Why an order left without (further) trading."""
-
-    CANCELED_BY_OWNER = 1
-    EXPIRED = 2
-    """IOC, FOK or MARKET with nothing (more) to trade with."""
-    SELF_TRADE_PREVENTED = 3
-
-
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
     """An order closed with something left; its funds are released.
 
@@ -148,6 +137,24 @@ class AccountClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     account_id: AccountId
 
 
+class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
+    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off instead.
+
+    `match_id` is contiguous per market. Nothing produces it yet.
+    """
+
+    time: TimeMs
+    market: str
+    account_id: AccountId
+    match_id: int
+    maker_order_id: OrderId
+    taker_order_id: OrderId
+    price: PriceTicks
+    maker_quantity: QuantityLots
+    taker_quantity: QuantityLots
+    execution_id: int
+
+
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
     """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
 
@@ -176,6 +183,30 @@ class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, f
     config: MarketConfig
 
 
-ShardEvent = StateHashed | TimePassed | MarketConfigured | FeesWithdrawn | AccountClosed
+class ShardConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):
+    """The shard follows another configuration from now on."""
+
+    time: TimeMs
+    config: ShardConfig
+
+
+class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25):
+    """An operator has frozen or thawed an account, or set its limits."""
+
+    time: TimeMs
+    account_id: AccountId
+    limits: AccountLimits
+
+
+ShardEvent = (
+    StateHashed
+    | TimePassed
+    | MarketConfigured
+    | ShardConfigured
+    | AccountLimited
+    | FeesWithdrawn
+    | AccountClosed
+    | MatchPrevented
+)
 """What no client hears of."""
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence as SequenceOf
-from typing import Self
+from functools import cache
+from typing import Final, Self
 
 import msgspec
 
@@ -21,6 +22,10 @@ from protocol.units import (
 
 _NAME = re.compile(r"[A-Z0-9]{1,20}", re.ASCII)
 """What no stream, column or URL has to quote."""
+
+
+ACCOUNT_SLOTS: Final = 2_520
+"""Accounts are placed by slots, `account_id % ACCOUNT_SLOTS`. Every number up to 10 divides it, so that as many shards get equal parts."""
 
 
 class MarketError(ValueError):
@@ -144,8 +149,8 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class MarketMap(msgspec.Struct, frozen=True):
     """The markets, in their order, and which shard owns what.
 
-    The markets of a configuration are dealt to the shards in order, accounts by `account_id % shard_count`: one shard owns everything
-    on a laptop, and with as many shards as markets each market has its own.
+    Markets, and account slots, are on the shards that the log says. A new exchange deals both out in order: one shard owns everything on
+    a laptop, and with as many shards as markets each market has its own.
     """
 
     markets: tuple[Market, ...]
@@ -154,6 +159,8 @@ class MarketMap(msgspec.Struct, frozen=True):
     assets: tuple[str, ...]
     shards: dict[str, int]
     """Symbol -> the shard that matches it."""
+    slots: bytes
+    """Account slot -> the shard that keeps its accounts, a byte each."""
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
@@ -169,8 +176,8 @@ class MarketMap(msgspec.Struct, frozen=True):
         )
 
     @classmethod
-    def placed(cls, markets: SequenceOf[tuple[Market, int]], shard_count: int) -> Self:
-        """Return the map of (market, its shard); there may be none.
+    def placed(cls, markets: SequenceOf[tuple[Market, int]], shard_count: int, slots: bytes = b"") -> Self:
+        """Return the map of (market, its shard), of which there may be none, and of account slots; empty `slots` are dealt out.
 
         Raises:
             MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to SHARD_COUNT_MAX.
@@ -182,9 +189,12 @@ class MarketMap(msgspec.Struct, frozen=True):
             raise MarketError(f"shard_count must be between 1 and {SHARD_COUNT_MAX}")
         if not all(0 <= shard < shard_count for shard in shards.values()):
             raise MarketError("a market is on a shard that there is not")
+        slots = slots or dealt_slots(shard_count)
+        if len(slots) != ACCOUNT_SLOTS or max(slots) >= shard_count:
+            raise MarketError(f"account slots must be {ACCOUNT_SLOTS}, each on a shard that there is")
         by_symbol = {market.symbol: market for market, _ in markets}
         assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
-        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards)
+        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards, slots)
 
     def supply(self, asset: str) -> AssetUnits:
         """Return how much of `asset` there may be on all shards together: the same for every asset so far."""
@@ -203,7 +213,7 @@ class MarketMap(msgspec.Struct, frozen=True):
 
     def shard_of_account(self, account_id: AccountId) -> int:
         """Return the shard that keeps the account's funds and orders."""
-        return account_id % self.shard_count
+        return self.slots[account_id % ACCOUNT_SLOTS]
 
     def markets_of_shard(self, shard: int) -> tuple[Market, ...]:
         """Return the markets that `shard` matches."""
@@ -211,4 +221,10 @@ class MarketMap(msgspec.Struct, frozen=True):
 
 
 SHARD_COUNT_MAX = 100
-"""The last two decimal digits of an order id name the account's shard."""
+"""The last two decimal digits of an order id name the shard that gave it, and nothing else: the account may be on another one later."""
+
+
+@cache
+def dealt_slots(shard_count: int) -> bytes:
+    """Return account slots as a new exchange of `shard_count` shards has them: dealt out in order."""
+    return bytes(slot % shard_count for slot in range(ACCOUNT_SLOTS))

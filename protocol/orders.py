@@ -4,19 +4,23 @@ The life of an order, as `OrderStatus` × what happens to it (anything not liste
 
 | status           | accepted | filled in part   | filled | canceled | expired |
 | ---------------- | -------- | ---------------- | ------ | -------- | ------- |
-| PENDING_NEW      | NEW      | –                | –      | –        | –       |
+| IN_FLIGHT        | NEW      | –                | –      | –        | –       |
+| PENDING_NEW      | NEW      | –                | –      | CANCELED | EXPIRED |
 | NEW              | –        | PARTIALLY_FILLED | FILLED | CANCELED | EXPIRED |
 | PARTIALLY_FILLED | –        | PARTIALLY_FILLED | FILLED | CANCELED | EXPIRED |
 
-A PENDING_NEW order is refused without a trace when its market's shard refuses it. FILLED, CANCELED, EXPIRED and
-EXPIRED_IN_MATCH (self-trade prevention) are final.
+An IN_FLIGHT order waits for the answer of its market's shard; no client sees it, and it leaves no trace when that shard refuses it.
+PENDING_NEW is a leg of an order list that waits for another leg; nothing produces it yet. FILLED, CANCELED, EXPIRED and EXPIRED_IN_MATCH
+(self-trade prevention) are final.
 """
 
 from enum import IntEnum, StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
 
 class Side(IntEnum):
@@ -57,20 +61,45 @@ class SelfTradePrevention(IntEnum):
 
 
 class OrderStatus(IntEnum):
-    """See the table above."""
+    """See the table above. The numbers are names; their order has no meaning."""
 
-    PENDING_NEW = 0
+    IN_FLIGHT = 0
     NEW = 1
     PARTIALLY_FILLED = 2
     FILLED = 3
     CANCELED = 4
     EXPIRED = 5
     EXPIRED_IN_MATCH = 6
+    PENDING_NEW = 7
 
     @property
     def is_open(self) -> bool:
         """Whether the order can still trade."""
-        return self <= OrderStatus.PARTIALLY_FILLED
+        return self in _OPEN
+
+
+_OPEN = frozenset({OrderStatus.IN_FLIGHT, OrderStatus.PENDING_NEW, OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED})
+
+
+class CloseReason(IntEnum):
+    """Why an order left without (further) trading."""
+
+    CANCELED_BY_OWNER = 1
+    EXPIRED = 2
+    """An IOC, FOK or MARKET order found nothing (more) to trade with. Written before format 2 only."""
+    SELF_TRADE_PREVENTED = 3
+    CANCELED_BY_OPERATOR = 4
+    MARKET_DELISTED = 5
+    UNFILLED_IOC = 6
+    UNFILLED_FOK = 7
+    INSUFFICIENT_LIQUIDITY = 8
+    """A MARKET order found no more to trade with within its protective price."""
+    REJECTED = 9
+    """A triggered or pending order broke a rule when it was to begin to work. This reason and those below are not produced yet."""
+    OCO_TRIGGERED = 10
+    OTO_PHASE_ONE_EXPIRED = 11
+    PRICE_RANGE_EXCEEDED = 12
+    GOOD_TILL_DATE = 13
 
 
 class Liquidity(IntEnum):
@@ -111,8 +140,55 @@ class RejectReason(StrEnum):
     """Of a query: the shard does not have the order, and the database may not have it yet."""
     TRANSFER_ID_REUSED = "transfer_id_reused"
     """A transfer of this kind with this id has moved another amount, or another asset."""
+    NOT_AUTHORIZED = "not_authorized"
+    """The command needs the signature of a key that may say it, for this shard and for a time that is not over."""
+    ACCOUNT_FROZEN = "account_frozen"
+    """An operator has frozen the account."""
+    TOO_MANY_ORDERS = "too_many_orders"
+    """More orders in a time than an operator lets this account place."""
+    UNDER_MAINTENANCE = "under_maintenance"
+    """Only cancels are taken."""
+    MARKET_OPEN = "market_open"
+    """The market trades: an operator cancels its orders only after it was closed for new ones."""
     ACCOUNT_IN_USE = "account_in_use"
     """The account has funds, open orders, or idempotency keys that are remembered."""
+
+
+class Peg(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A price that is taken from the book when the order enters it."""
+
+    is_primary: bool
+    """From the order's own side of the book; otherwise from the other one."""
+    offset_levels: Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = 0
+
+
+class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What an order asks for beyond side, type, price and quantity. 0: not asked for.
+
+    The format has them so that it need not change for the orders that need them. Shards refuse all terms so far.
+    """
+
+    stop_price: Annotated[PriceTicks, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = PriceTicks(0)
+    trailing_delta_bips: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    display_quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = QuantityLots(0)
+    """The visible part of an iceberg order, in lots."""
+    expires_time: Annotated[TimeMs, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = TimeMs(0)
+    peg: Peg | None = None
+    strategy_id: Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)] | None = None
+    strategy_type: Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)] | None = None
+
+
+class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What has happened to an order beyond its fills. Nothing produces it yet."""
+
+    list_id: int = 0
+    """The order list that it is a leg of; 0: none."""
+    working_time: TimeMs = TimeMs(0)
+    """When it was triggered; 0: not yet."""
+    trailing_time: TimeMs = TimeMs(0)
+    """When its trailing stop became active; 0: not yet."""
+    prevented_quantity: QuantityLots = QuantityLots(0)
+    """Lots that self-trade prevention has taken off it."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -122,6 +198,10 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     quote quantity has 0 there until it closes and then what it executed. `quote_quantity` (quote units) is 0
     unless the order was placed by quote quantity. `held` is what the order still holds: quote units for a
     BUY, base units for a SELL. `cum_quote` is the sum of price x quantity over the fills, in quote units.
+
+    `execution_id` numbers the executions (acceptance, fill, close) of all orders of a shard, as order ids are numbered; it is the id of the
+    one that led to this state. `version` counts the order's own states from 1: of two states the later one has the larger. Both are 0
+    while the order is IN_FLIGHT, and in what was written before format 2.
     """
 
     order_id: OrderId
@@ -141,6 +221,11 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     held: AssetUnits
     accepted_time: TimeMs
     updated_time: TimeMs
+    execution_id: int = 0
+    version: int = 0
+    close_reason: CloseReason | None = None
+    terms: OrderTerms | None = None
+    course: OrderCourse | None = None
 
     @property
     def leaves_quantity(self) -> QuantityLots:

@@ -7,7 +7,7 @@ A query sees everything that was acknowledged before it.
 
 import msgspec
 
-from protocol.configuration import MarketConfig, ShardConfig
+from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.orders import Balance, FillReport, OrderState, RejectReason
 from protocol.streams import STREAM_START, StreamId
 from protocol.units import AccountId, Large, OrderId, TimeMs, join_large, split_large
@@ -36,6 +36,8 @@ class FundsReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     request_id: int
     time: TimeMs
     balances: tuple[Balance, ...]
+    limits: AccountLimits | None = None
+    """What an operator has set for the account, of a query; None: nothing ever."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -102,7 +104,15 @@ class ConfigReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8)
     markets: tuple[MarketConfig, ...]
 
 
-Reply = Configured | ConfigReply | OrderReply | OrdersReply | FundsReply | Refused | AuditReply
+class Canceling(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """The shard has begun to cancel so many orders, as far as it knows now."""
+
+    request_id: int
+    time: TimeMs
+    orders: int
+
+
+Reply = Configured | Canceling | ConfigReply | OrderReply | OrdersReply | FundsReply | Refused | AuditReply
 
 
 class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -119,7 +129,7 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     UNKNOWN_ORDER: if there is such an order, the database has it as it is. ORDER_NOT_REMEMBERED: the order may have been closed
     without being in the database, which may also know an older state, or an older order with the client order id.
 
-    An order is PENDING_NEW while its account's shard waits to hear from its market's what becomes of it.
+    An order is IN_FLIGHT while its account's shard waits to hear from its market's what becomes of it.
 
     Named by `order_id`, or by `client_order_id` when that is 0 (both given: both must match).
     """

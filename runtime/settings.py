@@ -124,6 +124,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master_key: str = ""
     """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
 
+    operator_keys: str = ""
+    """The public keys that a new exchange begins with, `role:key,…`; the roles are operator, treasury and faucet, a key is 32 bytes in
+    base64url. Empty: those of the private keys in the data folder. Later ones are set by `exchange keys`."""
+    operator_key: str = ""
+    """The private key, 32 bytes in base64url, that signs what configures; empty: made once and kept in the data folder."""
+    treasury_key: str = ""
+    """The same for deposits and withdrawals."""
+    faucet_key: str = ""
+    """The same for what the faucet gives."""
+
     listen_keys_enabled: bool = True
     """Offer listenKeys, which Binance has retired, to clients that still ask for them."""
 

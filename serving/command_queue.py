@@ -18,14 +18,20 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from functions.errors import halted, overloaded, unavailable
 from protocol import streams
 from protocol.codec import encode_commands, encode_frame
-from protocol.commands import CancelAllOrders, CancelOrder, Command, PlaceOrder
+from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder
+from protocol.configuration import Role
 from protocol.market import MarketMap
 from protocol.replies import Query, Reply
+from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
+from protocol.units import TimeMs
+from protocol.windows import REPLY_TIMEOUTS
+from runtime.operator_keys import key_name
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
 from runtime.tracing import Tracer
@@ -62,6 +68,7 @@ class CommandQueue:
         markets: MarketMap,
         settings: Settings,
         tracer: Tracer | None = None,
+        faucet: Ed25519PrivateKey | None = None,
     ) -> None:
         self.reply_to = reply_to
         self.next_request_id: Callable[[], int] = replies.next_request_id
@@ -74,6 +81,10 @@ class CommandQueue:
         self._age_ms_max = settings.backlog_age_ms_max
         self._pending_max = settings.pending_requests_max
         self._tracer = tracer
+        self._faucet = faucet
+        """The key that deposits are signed with; None: this process has none, and shards refuse its deposits."""
+        self._signed_ms = settings.reply_timeout_ms * REPLY_TIMEOUTS // 2
+        """So long a signature counts: as long as a command may be repeated."""
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
@@ -158,7 +169,7 @@ class CommandQueue:
             by_shard.setdefault(self._shard_of_account(command.account_id), []).append(command)
         for shard, batch in by_shard.items():
             for first in range(0, len(batch), _REPEATED_TOGETHER):
-                self._send(shard, _commands_entry, batch[first : first + _REPEATED_TOGETHER], is_retry=True)
+                self._send(shard, self._commands_entry, batch[first : first + _REPEATED_TOGETHER], is_retry=True)
 
     async def close(self) -> None:
         """Repeat nothing more."""
@@ -188,7 +199,7 @@ class CommandQueue:
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
             BATCH.observe(len(batch))
-            self._send(shard, _commands_entry, batch)
+            self._send(shard, self._commands_entry, batch)
         for shard, asked in queries.items():
             self._send(shard, _queries_entry, asked)
 
@@ -208,7 +219,7 @@ class CommandQueue:
         self, shard: int, pack: _Pack, batch: Sequence[Any], is_retry: bool, began_s: float, reply: object
     ) -> None:
         if isinstance(reply, bytes):
-            if pack is _commands_entry and not is_retry:
+            if pack == self._commands_entry and not is_retry:
                 append_s = self._loop.time() - began_s
                 APPEND.observe(append_s)
                 if self._tracer is not None:
@@ -220,6 +231,20 @@ class CommandQueue:
         _log.warning("commands not enqueued", count=len(batch), error=str(reply))
         # Redis itself refused (loading, read-only, out of memory): nothing was appended.
         self._fail(batch)
+
+    def _commands_entry(self, shard: int, batch: Sequence[Command]) -> bytes:
+        now_us = time.time_ns() // 1_000
+        commands: Sequence[LoggedCommand] = batch
+        if self._faucet is not None and any(isinstance(command, Deposit) for command in batch):
+            commands = [self._signed(shard, command, now_us // 1_000) for command in batch]
+        return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us))
+
+    def _signed(self, shard: int, command: Command, now_ms: int) -> LoggedCommand:
+        """Return a command as its shard takes it. A signature is made anew for each repetition: the deadline is in it."""
+        if self._faucet is None or not isinstance(command, Deposit):
+            return command
+        deadline_ms = TimeMs(now_ms + self._backlog.clock_offset_ms[shard] + self._signed_ms)
+        return sign(self._faucet, key_name(Role.FAUCET), shard, deadline_ms, command)
 
     def _trace(self, tracer: Tracer, command: PlaceOrder, reply: asyncio.Future[Reply]) -> None:
         trace = tracer.trace_of(command.account_id, command.client_order_id)
@@ -251,10 +276,6 @@ def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None
     for command in batch:
         if isinstance(command, PlaceOrder) and (trace := tracer.trace_of(command.account_id, command.client_order_id)):
             tracer.stage(trace, "append", end_ns - int(append_s * 1e9), end_ns, batch_commands=len(batch))
-
-
-def _commands_entry(shard: int, batch: Sequence[Command]) -> bytes:
-    return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(batch, time.time_ns() // 1_000))
 
 
 def _queries_entry(shard: int, batch: Sequence[Query]) -> bytes:

@@ -9,7 +9,9 @@ from typing import Final, NamedTuple
 
 from functions.ports import Ports
 from protocol import streams
+from protocol.configuration import Role
 from runtime.metrics import reach_redis
+from runtime.operator_keys import private_key
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
@@ -69,8 +71,11 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         tracer = tracer_of(settings, process)
         if tracer is not None:
             stack.push_async_callback(asyncio.to_thread, tracer.close)
+        faucet = private_key(settings, Role.FAUCET) if settings.faucet_enabled else None
         commands_links = RedisLinks(url, settings.shard_count)
-        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer)
+        queue = CommandQueue(
+            commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer, faucet
+        )
         stack.push_async_callback(queue.close)
         commands_links.call_when_ready(queue.retry_lost)
         replies_link.on_ready = queue.repeat_unanswered

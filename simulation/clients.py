@@ -346,7 +346,7 @@ class Client:
             order = self._newest_stored(intent)
         known = {order_id for each in self.intents if each is not intent for order_id in each.order_ids}
         if order is not None and order.order_id not in known:
-            if order.status is not OrderStatus.PENDING_NEW:
+            if order.status is not OrderStatus.IN_FLIGHT:
                 self._is_order(intent, order)
         elif isinstance(reply, Refused | OrderReply) and not intent.is_settled:
             if intent.has_key:

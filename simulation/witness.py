@@ -15,7 +15,7 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import decode_messages, decode_replies
-from protocol.commands import Command, ConfigCommand, MessageFrame, OperatorCommand, ShardMessage, Tick
+from protocol.commands import Command, MessageFrame, ShardMessage
 from protocol.events import (
     DepthChanged,
     Event,
@@ -299,7 +299,7 @@ class Witness(Watch):
     def _apply(self, twin: Shard, entry: Entry) -> None:
         try:
             for command in apply_one_by_one(twin, entry):
-                if not isinstance(command, ShardMessage | ConfigCommand | OperatorCommand | Tick):
+                if isinstance(command, Command):
                     self.commands.append((twin.index, twin.time, command))
         except NotUnderstoodError:
             return
@@ -336,7 +336,7 @@ class Witness(Watch):
         elif isinstance(reply, OrdersReply):
             orders = reply.orders
         for order in orders:
-            if order.status is not OrderStatus.PENDING_NEW:
+            if order.status is not OrderStatus.IN_FLIGHT:
                 history = self.books.histories.get(order.order_id, [])
                 require(order in history, f"an answer tells of an order as it never was: {order}")
 

@@ -5,6 +5,7 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import decode_events, encode_frame
 from protocol.commands import Command
+from protocol.configuration import ShardConfig
 from protocol.events import DepthChanged, Event, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Side
@@ -25,7 +26,7 @@ class WorkedLog(ShardLog):
     ) -> None:
         self.log = log
         self.workers = [
-            Worker(log, index, market_map, batch_entries_max=50, windows=WINDOWS)
+            Worker(log, index, market_map, batch_entries_max=50, config=ShardConfig(windows=WINDOWS))
             for index in range(market_map.shard_count)
         ]
         self._read = dict.fromkeys(range(market_map.shard_count), STREAM_START)

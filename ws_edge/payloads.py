@@ -10,7 +10,6 @@ from functions.order_shapes import shown_price, shown_time_in_force
 from functions.ticker_shapes import average_price, percent
 from protocol.events import (
     AccountEvent,
-    CloseReason,
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
@@ -21,7 +20,7 @@ from protocol.events import (
 )
 from protocol.market import Market, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
-from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, OrderType, Side, TimeInForce
+from protocol.orders import Balance, CloseReason, Liquidity, OrderState, OrderStatus, OrderType, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
 
 Payload = dict[str, Any]
@@ -30,7 +29,6 @@ Levels = Iterable[tuple[PriceTicks, QuantityLots]]
 _ZERO: Final = format_decimal(0)
 _EXECUTION_TYPES: Final = {
     CloseReason.CANCELED_BY_OWNER: "CANCELED",
-    CloseReason.EXPIRED: "EXPIRED",
     CloseReason.SELF_TRADE_PREVENTED: "TRADE_PREVENTION",
 }
 
@@ -255,7 +253,7 @@ def _report(markets: MarketMap, order: OrderState, execution_type: str, time: Ti
         "N": None,
         "T": time,
         "t": -1,
-        "I": order.order_id,  # the exchange does not number executions
+        "I": order.execution_id,
         "w": order.status.is_open,
         "m": False,
         "M": False,
@@ -285,7 +283,7 @@ def _fill_report(markets: MarketMap, event: OrderFilled, now: TimeMs) -> Payload
 
 def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payload:
     order = event.order
-    report = _report(markets, order, _EXECUTION_TYPES[event.reason], event.time, now)
+    report = _report(markets, order, _EXECUTION_TYPES.get(event.reason, "EXPIRED"), event.time, now)
     if event.reason is CloseReason.CANCELED_BY_OWNER:
         # `c` names the cancel, `C` is what clients look their order up by.
         report["c"] = event.cancel_id or order.client_order_id
@@ -296,6 +294,8 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
 
 
 def _expiry_reason(order: OrderState) -> str:
+    if order.close_reason in (CloseReason.CANCELED_BY_OPERATOR, CloseReason.MARKET_DELISTED):
+        return "EXCHANGE_CANCELED"
     if order.order_type is OrderType.MARKET:
         return "INSUFFICIENT_LIQUIDITY"
     fill_or_kill = order.time_in_force is TimeInForce.FOK

@@ -7,12 +7,15 @@ import rich_click as click
 
 from cli.api import ApiError, request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
-from cli.market_configs import Change, ConfigError, apply, by_symbol, known_configs, plan, with_status
+from cli.market_configs import Change, apply, by_symbol, known_configs, plan, with_status
+from cli.operating import OperatingError, tell
 from cli.probes import connect
-from protocol.configuration import MarketConfig, MarketStatus
+from protocol.commands import CancelOrders
+from protocol.configuration import MarketConfig, MarketStatus, Role
 from protocol.market import Market
-from protocol.units import format_decimal
-from runtime.settings import Settings
+from protocol.replies import Canceling
+from protocol.units import AccountId, format_decimal
+from runtime.settings import Settings, SettingsError
 
 _COLUMNS = {
     "symbol": "market",
@@ -94,15 +97,16 @@ def plan_command(as_json: bool) -> None:
 
 
 @markets.command(name="apply")
-def apply_command() -> None:
+@click.option("--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`.")
+def apply_command(announced: bool) -> None:
     """Configure the markets as the settings say, while the exchange runs. Markets that are not in the settings stay as they are."""
-    changes, settings = _changes()
+    changes, settings = _changes(MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
     _show(changes)
     if not all(change.is_possible for change in changes):
         raise CommandError("Nothing was changed.")
     with connect(settings) as client:
         for change in changes:
-            _configure(client, change.config)
+            _configure(client, settings, change.config)
 
 
 @markets.command()
@@ -126,9 +130,47 @@ def resume(symbols: tuple[str, ...]) -> None:
     _set_status(symbols, MarketStatus.TRADING)
 
 
-def _changes() -> tuple[list[Change], Settings]:
+@markets.command()
+@click.argument("symbols", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delist(symbols: tuple[str, ...], yes: bool) -> None:
+    """Close markets for good: cancel all that rests there, step by step, and forget the markets.
+
+    Accounts keep their funds and their history. A market may be listed again later, on the same grid, by `resume`.
+    """
+    if not yes:
+        click.confirm(f"Cancel every order in {', '.join(symbols)}, and close them for good?", abort=True)
+    _set_status(symbols, MarketStatus.DELISTING)
+
+
+@markets.command(name="cancel-orders")
+@click.argument("symbol")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cancel_orders(symbol: str, yes: bool) -> None:
+    """Cancel every order in a market that was halted, or put into cancel-only, before."""
     settings = running_settings()
-    return plan(_known(settings), settings.market_map()), settings
+    config = _known(settings).get(symbol.upper())
+    if config is None:
+        raise CommandError(f"There is no market {symbol}.")
+    name = config.market.symbol
+    if not yes:
+        click.confirm(f"Cancel every order in {name}?", abort=True)
+
+    def command(request_id: int, reply_to: str) -> CancelOrders:
+        return CancelOrders(request_id, reply_to, AccountId(0), name)
+
+    try:
+        with connect(settings) as client:
+            reply = tell(client, settings, config.shard, Role.OPERATOR, command, f"cancel the orders in {name}")
+    except (OperatingError, SettingsError, redis.RedisError) as error:
+        raise CommandError(str(error)) from error
+    assert isinstance(reply, Canceling)
+    console.print(f"{name}: {reply.orders} orders are being canceled")
+
+
+def _changes(status: MarketStatus = MarketStatus.TRADING) -> tuple[list[Change], Settings]:
+    settings = running_settings()
+    return plan(_known(settings), settings.market_map(), status), settings
 
 
 def _known(settings: Settings) -> dict[str, MarketConfig]:
@@ -155,13 +197,13 @@ def _set_status(symbols: tuple[str, ...], status: MarketStatus) -> None:
             if config.status is status:
                 console.print(f"{config.market.symbol} is {_words(status)} already")
             else:
-                _configure(client, with_status(config, status))
+                _configure(client, settings, with_status(config, status))
 
 
-def _configure(client: redis.Redis, config: MarketConfig) -> None:
+def _configure(client: redis.Redis, settings: Settings, config: MarketConfig) -> None:
     try:
-        apply(client, config)
-    except (ConfigError, redis.RedisError) as error:
+        apply(client, settings, config)
+    except (OperatingError, SettingsError, redis.RedisError) as error:
         raise CommandError(str(error)) from error
     console.print(f"{config.market.symbol} is {_words(config.status)}, version {config.version}")
 

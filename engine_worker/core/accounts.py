@@ -10,7 +10,8 @@ What was deposited, withdrawn and settled grows for as long as the exchange live
 import msgspec
 
 from engine_worker.core.outcomes import KeyedRequests
-from protocol.orders import Balance, OrderState
+from protocol.configuration import AccountLimits
+from protocol.orders import Balance, OrderState, RejectReason
 from protocol.units import AccountId, AssetUnits, Large, OrderId, TimeMs, split_large
 
 
@@ -90,10 +91,27 @@ class PlacedOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
     idempotency_key: str = ""
 
 
-class Account:
-    """One account: funds by asset, open orders by market and by client order id, and the keys of its requests."""
+class OrderCounts(msgspec.Struct, array_like=True, gc=False):
+    """How many orders an account with limits has placed in the ten seconds, and in the day (UTC), of its last one."""
 
-    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "open_orders")
+    ten_seconds: int = 0
+    in_ten_seconds: int = 0
+    day: int = 0
+    in_day: int = 0
+
+    def turn_to(self, time: TimeMs) -> None:
+        """Begin to count anew where a new time has begun."""
+        ten_seconds, day = time // 10_000, time // 86_400_000
+        if ten_seconds != self.ten_seconds:
+            self.ten_seconds, self.in_ten_seconds = ten_seconds, 0
+        if day != self.day:
+            self.day, self.in_day = day, 0
+
+
+class Account:
+    """One account: funds by asset, open orders by market and by client order id, the keys of its requests, and its limits."""
+
+    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "limits", "open_orders", "order_counts")
 
     def __init__(self, account_id: AccountId) -> None:
         self.account_id = account_id
@@ -103,6 +121,37 @@ class Account:
         """Of open orders only."""
         self.keyed: KeyedRequests | None = None
         """Requests with an idempotency key; None: there are none."""
+        self.limits: AccountLimits | None = None
+        """What an operator has set for this account; None: nothing ever."""
+        self.order_counts: OrderCounts | None = None
+        """Of an account with limits."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether an operator has frozen the account."""
+        return self.limits is not None and self.limits.is_frozen
+
+    def reason_of_limits(self, time: TimeMs) -> RejectReason | None:
+        """Return why an account that has limits may not place an order now; None: it may."""
+        limits, counts = self.limits, self.order_counts
+        assert limits is not None
+        assert counts is not None
+        counts.turn_to(time)
+        if limits.is_frozen:
+            return RejectReason.ACCOUNT_FROZEN
+        if limits.open_orders_max and len(self.client_order_ids) >= limits.open_orders_max:
+            return RejectReason.TOO_MANY_OPEN_ORDERS
+        too_many = (limits.orders_10s_max and counts.in_ten_seconds >= limits.orders_10s_max) or (
+            limits.orders_1d_max and counts.in_day >= limits.orders_1d_max
+        )
+        return RejectReason.TOO_MANY_ORDERS if too_many else None
+
+    def count_order(self, time: TimeMs) -> None:
+        """Count one more order of an account that has limits."""
+        assert self.order_counts is not None
+        self.order_counts.turn_to(time)
+        self.order_counts.in_ten_seconds += 1
+        self.order_counts.in_day += 1
 
     def funds_in(self, asset: str) -> Funds:
         """Return the account's funds in `asset`, which may be none yet."""
@@ -129,6 +178,7 @@ class Account:
         return (
             any(funds.available or funds.held for funds in self.funds.values())
             or any(self.open_orders.values())
+            or (self.limits is not None and msgspec.structs.replace(self.limits, version=1) != AccountLimits(1))
             or (self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now)))
         )
 

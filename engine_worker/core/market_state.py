@@ -5,7 +5,7 @@ from engine_worker.core.members import BUY, FOK, GTC, LIMIT_MAKER, MARKET
 from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
 from protocol.events import DepthChanged, Event, TradeExecuted
 from protocol.market import Market
-from protocol.orders import RejectReason
+from protocol.orders import CloseReason, RejectReason
 from protocol.units import PPM, Sequence, TimeMs, TradeId
 
 MakerMessage = MakerFill | RestingClosed
@@ -85,8 +85,20 @@ class MarketState:
                 cancel.request_id,
                 cancel.reply_to,
                 cancel_id=cancel.cancel_id,
+                reason=cancel.reason,
             )
         return cancel_missed(cancel)
+
+    def drain(self, orders_max: int, reason: CloseReason, time: TimeMs, events: list[Event]) -> list[RestingClosed]:
+        """Take up to `orders_max` orders out of the book, best first, bids before asks; return what their accounts are told."""
+        closed: list[RestingClosed] = []
+        for half in (self.book.bids, self.book.asks):
+            while half.best is not None and len(closed) < orders_max:
+                order = next(iter(half.best.orders()))
+                closed.append(RestingClosed(order.order_id, order.account_id, self.market.symbol, reason=reason))
+                self.book.cancel(order.order_id)
+        self._tell_depth(time, events)
+        return closed
 
     def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
         market = self.market

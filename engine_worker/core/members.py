@@ -9,7 +9,7 @@ from protocol.orders import Liquidity, OrderStatus, OrderType, SelfTradePreventi
 BUY, SELL = Side.BUY, Side.SELL
 LIMIT, LIMIT_MAKER, MARKET = OrderType.LIMIT, OrderType.LIMIT_MAKER, OrderType.MARKET
 GTC, IOC, FOK = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK
-PENDING_NEW, NEW, PARTIALLY_FILLED = OrderStatus.PENDING_NEW, OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED
+IN_FLIGHT, NEW, PARTIALLY_FILLED = OrderStatus.IN_FLIGHT, OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED
 FILLED, CANCELED = OrderStatus.FILLED, OrderStatus.CANCELED
 EXPIRED, EXPIRED_IN_MATCH = OrderStatus.EXPIRED, OrderStatus.EXPIRED_IN_MATCH
 MAKER, TAKER = Liquidity.MAKER, Liquidity.TAKER

@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, PlacedOrder
+from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, OrderCounts, PlacedOrder
+from engine_worker.core.authority import ROLES, Authority
+from engine_worker.core.drains import DRAINED_PER_COMMAND, Drain
 from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
 from engine_worker.core.members import (
     BUY,
@@ -25,14 +27,15 @@ from engine_worker.core.members import (
     EXPIRED,
     EXPIRED_IN_MATCH,
     FILLED,
+    FOK,
     GTC,
+    IN_FLIGHT,
     IOC,
     LIMIT_MAKER,
     MAKER,
     MARKET,
     NEW,
     PARTIALLY_FILLED,
-    PENDING_NEW,
     TAKER,
 )
 from engine_worker.core.outcomes import (
@@ -52,12 +55,14 @@ from protocol.commands import (
     CancelAllOrders,
     CancelMissed,
     CancelOrder,
+    CancelOrders,
     CancelResting,
     CloseAccount,
     ConfigureMarket,
     ConfigureShard,
     Deposit,
     KnowMarket,
+    LimitAccount,
     LoggedCommand,
     MakerFill,
     MatchOrder,
@@ -65,15 +70,17 @@ from protocol.commands import (
     PlaceOrder,
     RestingClosed,
     ShardMessage,
+    Signed,
+    SignedBody,
     TakerOutcome,
     Tick,
     Withdraw,
     WithdrawFees,
 )
-from protocol.configuration import RULES, MarketConfig, MarketStatus, ShardConfig
+from protocol.configuration import RULES, MarketConfig, MarketStatus, OperatorKey, Role, ShardConfig
 from protocol.events import (
     AccountClosed,
-    CloseReason,
+    AccountLimited,
     Event,
     FeesWithdrawn,
     FundsDeposited,
@@ -83,13 +90,15 @@ from protocol.events import (
     OrderAccepted,
     OrderClosed,
     OrderFilled,
+    ShardConfigured,
     StateHashed,
     TimePassed,
 )
-from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
+from protocol.market import ACCOUNT_SLOTS, SHARD_COUNT_MAX, Market, MarketMap
 from protocol.market_data import DepthSnapshot
 from protocol.orders import (
     Balance,
+    CloseReason,
     FillReport,
     Liquidity,
     OrderState,
@@ -101,6 +110,7 @@ from protocol.replies import (
     AuditReply,
     AuditRow,
     BalancesQuery,
+    Canceling,
     ConfigQuery,
     ConfigReply,
     Configured,
@@ -114,6 +124,7 @@ from protocol.replies import (
     Reply,
     stored_audit_row,
 )
+from protocol.signing import decode_signed_body
 from protocol.units import (
     AMOUNT_UNITS_MAX,
     PPM,
@@ -135,8 +146,13 @@ STATE_HASH_INTERVAL: Final = 10_000
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
+_NEVER: Final = TimeMs(2**63)
+
 DROPS_PER_COMMAND: Final = 64
 """Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
+
+
+_NEED_SIGNATURE: Final = frozenset({Signed, *ROLES})
 
 
 class Output(NamedTuple):
@@ -170,7 +186,16 @@ class Shard:
         self.shard_count = market_map.shard_count
         self.config = ShardConfig(windows=windows) if market_map.markets else None
         self.windows = windows
-        self.market_map = MarketMap.placed([], market_map.shard_count)
+        self.authority = Authority()
+        self._signer: OperatorKey | None = None
+        """Whose signature the command has that is handled; None: it has none."""
+        self._is_founding = False
+        """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
+        self._closed_from = _NEVER
+        """From when on only cancels are taken."""
+        self.slots = market_map.slots
+        """Account slot -> shard."""
+        self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
         """The markets that this shard knows, its own and those of others."""
         self.market_configs: dict[str, MarketConfig] = {}
         self.markets: dict[str, MarketState] = {}
@@ -179,7 +204,10 @@ class Shard:
         self.accounts: dict[AccountId, Account] = {}
         self.totals: dict[str, AssetTotals] = {}
         self.order_count = 0
+        self.execution_count = 0
         self.command_count = 0
+        self.drains: deque[Drain] = deque()
+        """Orders that are to be canceled, some with each command."""
         self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
         self.requests_under_way: dict[Request, None] = {}
         """Commands that wait for another shard; a repetition of one gets the answer when that comes."""
@@ -215,6 +243,8 @@ class Shard:
             ConfigureMarket: self._configure_market,
             WithdrawFees: self._withdraw_fees,
             CloseAccount: self._close_account,
+            LimitAccount: self._limit_account,
+            CancelOrders: self._cancel_orders,
         }
         self._message_handlers: dict[type, Callable[[Any], None]] = {
             MatchOrder: self._match_order,
@@ -237,6 +267,7 @@ class Shard:
         it is wrong alone, can move the shard's time from what is right by more than that second.
         """
         self._entered = entered
+        self._is_founding = self.config is None
         if written_us is not None:
             entered = min(entered, TimeMs(written_us // 1_000 + WRITER_BEHIND_MS_MAX))
         return max(self.time, entered)
@@ -255,6 +286,8 @@ class Shard:
             handle(command)
         else:
             self._apply_command(command)  # type: ignore[arg-type]  # what is no message is a command
+        if self.drains:
+            self._drain()
         if self.command_count >= self._hash_due:
             self._hash_state()
 
@@ -329,8 +362,9 @@ class Shard:
         ]
         configs = (self.config, [config for _, config in sorted(self.market_configs.items())])
         counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts))
+        work = (self.execution_count, list(self.drains), sorted(self.authority.given.items()))
         mail = (sorted(self.received.items()), sorted(self.sent.items()))
-        state = encode_frame((self.checksum, counts, mail, totals, markets, configs))
+        state = encode_frame((self.checksum, counts, mail, totals, markets, configs, work))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
 
     def _send(self, target: int, message: ShardMessage) -> None:
@@ -347,7 +381,13 @@ class Shard:
         if isinstance(command, Tick):
             self._events.append(TimePassed(self.time))
             return
-        reply_to, request_id = command.reply_to, command.request_id
+        self._signer = None
+        if type(command) in _NEED_SIGNATURE:
+            authorized = self._authorized(command)  # type: ignore[arg-type]  # as the line above says
+            if authorized is None:
+                return
+            command = authorized
+        reply_to, request_id = command.reply_to, command.request_id  # type: ignore[union-attr]  # not `Signed` any more
         if reply_to and request_id:
             request = (reply_to, request_id)
             first = self.requests.find(request, self.time)
@@ -365,6 +405,28 @@ class Shard:
         if self._request is not None:
             self.requests_under_way[self._request] = None
             self._request = None
+
+    def _authorized(self, command: Signed | SignedBody) -> SignedBody | None:
+        """Return the command that a key has signed, or that needs no signature; refuse what does not count.
+
+        Such a refusal is not remembered: it must not take the place of the outcome of a command that counts.
+        """
+        reason: RejectReason | None
+        if isinstance(command, Signed):
+            body, signed = decode_signed_body(command.command), command
+            reason = self.authority.reason_to_refuse(
+                signed, body, self.index, self._entered, self.windows.request_ms, self.time
+            )
+            if reason is None:
+                self._signer = self.authority.keys[signed.key]
+        else:
+            body = command
+            is_needed = bool(self.authority.keys) and not self._is_founding
+            reason = RejectReason.NOT_AUTHORIZED if is_needed else None
+        if reason is not None:
+            self._replies.append((body.reply_to, Refused(body.request_id, self.time, reason)))
+            return None
+        return body
 
     def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
         """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
@@ -450,15 +512,38 @@ class Shard:
         config, known = command.config, self.config
         if config.version != (known.version if known is not None else 0) + 1:
             self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_OUTDATED)
-        elif config.rules != RULES or min(config.windows) < 1:
+        elif not self._may_follow(config):
             self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)
         else:
             self.set_config(config)
+            self._events.append(ShardConfigured(self.time, config))
             self._reply(command.reply_to, Configured(command.request_id, self.time, config.version))
+
+    def _may_follow(self, config: ShardConfig) -> bool:
+        """Return whether the program knows how to follow a configuration, and nobody would be locked out or misplaced by it."""
+        names = {key.name for key in config.keys}
+        has_operator = any(key.role is Role.OPERATOR for key in config.keys)
+        slots = config.slots
+        return (
+            config.rules == RULES
+            and min(config.windows) >= 1
+            and len(names) == len(config.keys)
+            and (has_operator or not (config.keys or self.authority.keys))
+            # Accounts cannot be moved yet, so a table that places them elsewhere would lose them.
+            and (not slots or slots == self.slots or (self.config is None and self._is_table(slots)))
+        )
+
+    def _is_table(self, slots: bytes) -> bool:
+        return len(slots) == ACCOUNT_SLOTS and max(slots) < self.shard_count and not self.accounts
 
     def set_config(self, config: ShardConfig) -> None:
         """Follow a configuration from now on."""
         self.config, self.windows = config, config.windows
+        self.authority.set_keys(config.keys)
+        self._closed_from = config.maintenance_from or _NEVER
+        if config.slots:
+            self.slots = config.slots
+            self._map_markets()
         self.requests.window_ms = config.windows.request_ms
         self.transfers.window_ms = config.windows.transfer_ms
         for account in self.accounts.values():
@@ -470,20 +555,34 @@ class Shard:
         if reason is not None:
             self._refuse(command.reply_to, command.request_id, reason)
             return
-        self.set_market(command.config)
-        self._events.append(MarketConfigured(self.time, command.config))
+        self._change_market(command.config)
+        self._reply(command.reply_to, Configured(command.request_id, self.time, command.config.version))
+
+    def _change_market(self, config: MarketConfig) -> None:
+        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks for."""
+        self.set_market(config)
+        self._events.append(MarketConfigured(self.time, config))
         for shard in range(self.shard_count):
             if shard != self.index:
-                self._send(shard, KnowMarket(command.config))
-        self._reply(command.reply_to, Configured(command.request_id, self.time, command.config.version))
+                self._send(shard, KnowMarket(config))
+        symbol = config.market.symbol
+        if config.status is MarketStatus.TRADING:
+            # What is placed from now on must not fall to an operator's earlier word.
+            self.drains = deque(drain for drain in self.drains if drain.account_id or drain.market != symbol)
+        elif config.status is MarketStatus.DELISTING:
+            drain = Drain(AccountId(0), symbol, CloseReason.MARKET_DELISTED)
+            if drain not in self.drains:
+                self.drains.append(drain)
+
+    def _map_markets(self) -> None:
+        placed = [(each.market, each.shard) for each in self.market_configs.values()]
+        self.market_map = MarketMap.placed(placed, self.shard_count, self.slots)
 
     def set_market(self, config: MarketConfig) -> None:
         """Have a market of this shard, or of another, configured so from now on."""
         market, symbol = config.market, config.market.symbol
         self.market_configs[symbol] = config
-        self.market_map = MarketMap.placed(
-            [(each.market, each.shard) for each in self.market_configs.values()], self.shard_count
-        )
+        self._map_markets()
         self._not_trading.pop(symbol, None)
         if config.status is not MarketStatus.TRADING:
             self._not_trading[symbol] = config.status
@@ -504,7 +603,10 @@ class Shard:
         if config.version != (known.version if known is not None else 0) + 1:
             return RejectReason.CONFIG_OUTDATED
         if known is None:
-            return None
+            ends = config.status in (MarketStatus.DELISTING, MarketStatus.DELISTED)
+            return RejectReason.CONFIG_REFUSED if ends else None
+        if config.status is MarketStatus.DELISTED is not known.status:
+            return RejectReason.CONFIG_REFUSED  # a market becomes that by itself, once nothing rests there
         new, old = config.market, known.market
         # Orders may be on their way that another shard has counted in the old ticks and lots.
         is_other = (new.base, new.quote, new.tick_size, new.lot_size) != (
@@ -533,7 +635,12 @@ class Shard:
         if command.market in self._not_trading:
             self._refuse_keyed(command, RejectReason.MARKET_CLOSED)
             return
+        if self.time >= self._closed_from:
+            self._refuse_keyed(command, RejectReason.UNDER_MAINTENANCE)
+            return
         reason = self._reason_to_refuse(command, market, account)
+        if reason is None and account is not None and account.limits is not None:
+            reason = account.reason_of_limits(self.time)
         hold = self._hold_for(command, market, account) if reason is None and account is not None else 0
         if account is None or not hold:
             self._refuse_keyed(command, reason or RejectReason.INSUFFICIENT_BALANCE)
@@ -542,8 +649,11 @@ class Shard:
         side = command.side
         account.funds[market.quote if side is BUY else market.base].hold(hold)
         market_shard = self.market_map.shards[command.market]
+        is_local = market_shard == self.index
         self.order_count += 1
         order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
+        if account.limits is not None:
+            account.count_order(self.time)
         order = OrderState(
             order_id,
             command.account_id,
@@ -557,12 +667,15 @@ class Shard:
             command.quote_quantity,
             command.self_trade_prevention,
             # Nobody can look before this very shard has matched it, so there the order is at once what it then becomes.
-            NEW if market_shard == self.index else PENDING_NEW,
+            NEW if is_local else IN_FLIGHT,
             QuantityLots(0),
             AssetUnits(0),
             AssetUnits(hold),
             self.time,
             self.time,
+            # Counted once the order is accepted: one that is refused takes no number.
+            (self.execution_count + 1) * SHARD_COUNT_MAX + self.index if is_local else 0,
+            1 if is_local else 0,
         )
         orders = account.open_orders.get(command.market)
         if orders is None:
@@ -606,6 +719,7 @@ class Shard:
             or quote_quantity < 0
             or (quantity > 0) == (quote_quantity > 0)
             or (quote_quantity > 0 and not is_market)
+            or command.terms is not None
         ):
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
@@ -653,16 +767,16 @@ class Shard:
             outcome = refused_taker(order, RejectReason.MARKET_CLOSED)
         else:
             outcome, makers = self.markets[order.market].match_order(order, self.time, self._events)
-        self._send(order.account_id % self.shard_count, outcome)
+        self._send(self.slots[order.account_id % ACCOUNT_SLOTS], outcome)
         for message in makers:
-            self._send(message.account_id % self.shard_count, message)
+            self._send(self.slots[message.account_id % ACCOUNT_SLOTS], message)
 
     def _cancel_resting(self, cancel: CancelResting) -> None:
         market = self.markets.get(cancel.market)
         message = (
             market.cancel_resting(cancel, self.time, self._events) if market is not None else cancel_missed(cancel)
         )
-        self._send(cancel.account_id % self.shard_count, message)
+        self._send(self.slots[cancel.account_id % ACCOUNT_SLOTS], message)
 
     # ------------------------------------------------------------------ the account's half: settling
 
@@ -680,16 +794,18 @@ class Shard:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
             account.funds[asset].release(order.held)
-            if order.status is PENDING_NEW:
+            if order.status is IN_FLIGHT:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
             self._forget_open(account, order)
             refused = Refused(placed.request_id, self.time, outcome.reject_reason)
             self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
             return
         market = self.market_map.by_symbol[order.market]
-        if order.status is PENDING_NEW:
+        if order.status is IN_FLIGHT:
             order = self._replace(order, NEW, order.quantity, order.cum_quantity, order.cum_quote, order.held)
             account.open_orders[order.market][order.order_id] = order
+        else:
+            self.execution_count += 1
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
@@ -716,7 +832,7 @@ class Shard:
                 account,
                 order,
                 EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
-                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else CloseReason.EXPIRED,
+                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else _reason_to_expire(order),
             )
         reply = OrderReply(placed.request_id, self.time, order, reports)
         self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, reply)
@@ -797,6 +913,8 @@ class Shard:
             AssetUnits(held),
             order.accepted_time,
             self.time,
+            self._next_execution(),
+            order.version + 1,
         )
         self._events.append(
             OrderFilled(
@@ -826,11 +944,15 @@ class Shard:
         if closed.expired_in_match:
             self._close(account, order, EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
             return
+        if closed.reason is not CloseReason.CANCELED_BY_OWNER:
+            self._close(account, order, EXPIRED, closed.reason)
+            return
         order = self._close(account, order, CANCELED, CloseReason.CANCELED_BY_OWNER, closed.cancel_id)
         self._cancel_answered(closed, order)
 
     def _cancel_missed(self, missed: CancelMissed) -> None:
-        self._cancel_answered(missed, None)
+        if missed.reply_to:  # nobody waits for what an operator cancels
+            self._cancel_answered(missed, None)
 
     def _close(
         self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason, cancel_id: str = ""
@@ -840,7 +962,7 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         account.funds[asset].release(order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
-        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0)
+        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
         self._events.append(OrderClosed(self.time, order, reason, (account.balance(asset),), cancel_id))
         self._forget_open(account, order)
         return order
@@ -858,7 +980,14 @@ class Shard:
         account.forget_if_empty(market.quote)
 
     def _replace(
-        self, order: OrderState, status: OrderStatus, quantity: int, cum_quantity: int, cum_quote: int, held: int
+        self,
+        order: OrderState,
+        status: OrderStatus,
+        quantity: int,
+        cum_quantity: int,
+        cum_quote: int,
+        held: int,
+        close_reason: CloseReason | None = None,
     ) -> OrderState:
         return OrderState(
             order.order_id,
@@ -878,7 +1007,14 @@ class Shard:
             AssetUnits(held),
             order.accepted_time,
             self.time,
+            self._next_execution(),
+            order.version + 1,
+            close_reason,
         )
+
+    def _next_execution(self) -> int:
+        self.execution_count += 1
+        return self.execution_count * SHARD_COUNT_MAX + self.index
 
     # ------------------------------------------------------------------ the account's half: canceling
 
@@ -986,6 +1122,8 @@ class Shard:
             outstanding = self.totals[command.asset].outstanding + command.amount
             too_much = outstanding > self.market_map.supply_share(command.asset)
             return RejectReason.AMOUNT_OUT_OF_RANGE if too_much else None
+        if account is not None and account.is_frozen:
+            return RejectReason.ACCOUNT_FROZEN
         return RejectReason.INSUFFICIENT_BALANCE if available < command.amount else None
 
     def _move_funds(self, command: Deposit | Withdraw, account: Account) -> None:
@@ -995,6 +1133,8 @@ class Shard:
         if isinstance(command, Deposit):
             funds.available += command.amount
             totals.deposited += command.amount
+            if self._signer is not None:
+                self.authority.count(self._signer, command, self.time)
             moved = FundsDeposited
         else:
             funds.available -= command.amount
@@ -1042,6 +1182,81 @@ class Shard:
             self._events.append(AccountClosed(self.time, command.account_id))
         self._reply(command.reply_to, FundsReply(command.request_id, self.time, ()))
 
+    def _limit_account(self, command: LimitAccount) -> None:
+        account, limits = self.accounts.get(command.account_id), command.limits
+        known = account.limits if account is not None else None
+        if limits.version != (known.version if known is not None else 0) + 1:
+            self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_OUTDATED)
+            return
+        if account is None:
+            account = self.accounts[command.account_id] = Account(command.account_id)
+        account.limits = limits
+        account.order_counts = account.order_counts or OrderCounts()
+        self._events.append(AccountLimited(self.time, command.account_id, limits))
+        self._reply(command.reply_to, Configured(command.request_id, self.time, limits.version))
+
+    def _cancel_orders(self, command: CancelOrders) -> None:
+        """Begin to cancel the orders of an account, or of a market of this shard."""
+        account_id, market = command.account_id, command.market
+        if account_id:
+            account = self.accounts.get(account_id)
+            by_market = account.open_orders if account is not None else {}
+            orders = len(by_market.get(market, ())) if market else sum(map(len, by_market.values()))
+            last = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
+            drain = Drain(account_id, market, CloseReason.CANCELED_BY_OPERATOR, up_to=last)
+        elif market not in self.markets:
+            self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_MARKET)
+            return
+        elif market not in self._not_trading:
+            self._refuse(command.reply_to, command.request_id, RejectReason.MARKET_OPEN)
+            return
+        else:
+            orders = len(self.markets[market].book.orders)
+            drain = Drain(account_id, market, CloseReason.CANCELED_BY_OPERATOR)
+        if orders:
+            self.drains.append(drain)
+        self._reply(command.reply_to, Canceling(command.request_id, self.time, orders))
+
+    def _drain(self) -> None:
+        """Cancel some of the orders that are to be canceled; what is left goes on with the next command."""
+        room = DRAINED_PER_COMMAND
+        while self.drains and room:
+            drain = self.drains.popleft()
+            if drain.account_id:
+                rest, room = self._drain_account(drain, room)
+                if rest is not None:
+                    self.drains.appendleft(rest)
+                continue
+            closed = self.markets[drain.market].drain(room, drain.reason, self.time, self._events)
+            room -= len(closed)
+            for message in closed:
+                self._send(self.slots[message.account_id % ACCOUNT_SLOTS], message)
+            if self.markets[drain.market].book.orders:
+                self.drains.appendleft(drain)
+            elif self.market_configs[drain.market].status is MarketStatus.DELISTING:
+                config = self.market_configs[drain.market]
+                self._change_market(
+                    msgspec.structs.replace(config, status=MarketStatus.DELISTED, version=config.version + 1)
+                )
+
+    def _drain_account(self, drain: Drain, room: int) -> tuple[Drain | None, int]:
+        """Return what is left of a drain (None: nothing), and the room that is left."""
+        account = self.accounts.get(drain.account_id)
+        by_market = account.open_orders if account is not None else {}
+        chosen = [by_market.get(drain.market, {})] if drain.market else list(by_market.values())
+        wanted = sorted(
+            (order for orders in chosen for order in orders.values() if drain.after < order.order_id <= drain.up_to),
+            key=lambda order: order.order_id,
+        )
+        for order in wanted[:room]:
+            self._send(
+                self.market_map.shards[order.market],
+                CancelResting(order.order_id, order.account_id, order.market, 0, "", reason=drain.reason),
+            )
+        if len(wanted) <= room:
+            return None, room - len(wanted)
+        return msgspec.structs.replace(drain, after=wanted[room - 1].order_id), 0
+
     # ------------------------------------------------------------------ looking
 
     def _find_open(
@@ -1063,7 +1278,8 @@ class Shard:
         match query:
             case BalancesQuery(request_id, _, account_id):
                 account = self.accounts.get(account_id)
-                reply = FundsReply(request_id, time, account.balances() if account is not None else ())
+                balances = account.balances() if account is not None else ()
+                reply = FundsReply(request_id, time, balances, account.limits if account is not None else None)
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id)
                 unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
@@ -1072,7 +1288,7 @@ class Shard:
                 account = self.accounts.get(account_id)
                 by_market = account.open_orders if account is not None else {}
                 chosen = [by_market.get(market, {})] if market else list(by_market.values())
-                orders = [order for each in chosen for order in each.values() if order.status is not PENDING_NEW]
+                orders = [order for each in chosen for order in each.values() if order.status is not IN_FLIGHT]
                 orders.sort(key=lambda order: order.order_id)
                 reply = OrdersReply(request_id, time, tuple(orders))
             case ConfigQuery(request_id, _):
@@ -1170,3 +1386,10 @@ class Shard:
             bid, ask = state.book.bids.best, state.book.asks.best
             if bid is not None and ask is not None and bid.price >= ask.price:
                 raise InvariantBroken(f"{symbol}: the book is crossed, {bid.price} >= {ask.price}")
+
+
+def _reason_to_expire(order: OrderState) -> CloseReason:
+    """Return why an order that may not rest has something left."""
+    if order.order_type is MARKET:
+        return CloseReason.INSUFFICIENT_LIQUIDITY
+    return CloseReason.UNFILLED_FOK if order.time_in_force is FOK else CloseReason.UNFILLED_IOC

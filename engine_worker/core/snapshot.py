@@ -10,16 +10,17 @@ from collections import deque
 
 import msgspec
 
-from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, PlacedOrder
+from engine_worker.core.accounts import Account, AssetTotals, Funds, InvariantBroken, OrderCounts, PlacedOrder
 from engine_worker.core.book import BookSide
+from engine_worker.core.drains import Drain
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
 from engine_worker.core.shard import CancelAllRequest, Shard
-from protocol.configuration import RULES, MarketConfig, ShardConfig
+from protocol.configuration import RULES, AccountLimits, MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
 from protocol.streams import StreamId
-from protocol.units import AccountId, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
+from protocol.units import AccountId, AssetUnits, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
 from protocol.windows import Windows
 
 FORMAT_VERSION = 3
@@ -41,6 +42,8 @@ class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key_outcomes: list[FirstOutcome[str]]
     keys_under_way: list[tuple[str, bytes, list[Request]]]
     """(idempotency key, fingerprint, who has repeated the request)."""
+    limits: AccountLimits | None = None
+    order_counts: OrderCounts | None = None
 
 
 class LevelSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -96,6 +99,10 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     market_configs: list[MarketConfig]
     """Of all markets that the shard knows."""
     transfers: list[Transfer]
+    execution_count: int
+    drains: list[Drain]
+    given: list[tuple[tuple[str, str], tuple[int, AssetUnits]]]
+    """(key, asset) -> what a faucet has given: (day, amount)."""
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -229,6 +236,9 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
         config=shard.config,
         market_configs=[config for _, config in sorted(shard.market_configs.items())],
         transfers=shard.transfers.kept(shard.time),
+        execution_count=shard.execution_count,
+        drains=list(shard.drains),
+        given=sorted(shard.authority.given.items()),
     )
 
 
@@ -246,6 +256,8 @@ def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
         ]
         if keyed is not None
         else [],
+        account.limits,
+        account.order_counts,
     )
 
 
@@ -266,6 +278,8 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
     for config in snapshot.market_configs:
         shard.set_market(config)
     shard.order_count, shard.time = snapshot.order_count, snapshot.time
+    shard.execution_count, shard.drains = snapshot.execution_count, deque(snapshot.drains)
+    shard.authority.given = dict(snapshot.given)
     shard.go_on_from(snapshot.command_count, snapshot.checksum)
     shard.received = dict(snapshot.received)
     shard.sent = dict(snapshot.sent)
@@ -279,6 +293,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
         account.keyed = _restore_keyed(account_snapshot, shard.windows)
+        account.limits, account.order_counts = account_snapshot.limits, account_snapshot.order_counts
     for market in snapshot.markets:
         state = shard.markets[market.symbol]
         state.last_price, state.sequence = market.last_price, market.sequence

@@ -26,7 +26,6 @@ from protocol.market import MarketMap
 from protocol.orders import OrderState, OrderStatus
 from protocol.streams import StreamId, split_stream_id
 from protocol.units import AccountId, OrderId, TimeMs, split_large
-from protocol.windows import Windows
 
 FORMAT: Final = 2
 
@@ -68,8 +67,8 @@ def is_of_format_2(data: bytes) -> bool:
         return False
 
 
-def decode_snapshot_2(data: bytes, market_map: MarketMap, windows: Windows) -> tuple[Shard, StreamId]:
-    """Return the shard as it was, configured as `market_map` and `windows` say, and up to which entry it has applied its input.
+def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -> tuple[Shard, StreamId]:
+    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has applied its input.
 
     Closed orders are left out: workers have them from the events. So are the ids of transfers, which the database has.
 
@@ -93,7 +92,7 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, windows: Windows) -> t
     for account in accounts:
         placed = dict(account.client_order_ids)
         orders = [order for _, orders in account.open_orders for order in orders]
-        pending = [placed[order.client_order_id] for order in orders if order.status is OrderStatus.PENDING_NEW]
+        pending = [placed[order.client_order_id] for order in orders if order.status is OrderStatus.IN_FLIGHT]
         under_way += [(each.reply_to, each.request_id) for each in pending]
     configs = [MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets]
     snapshot = ShardSnapshot(
@@ -114,9 +113,12 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, windows: Windows) -> t
         sent=old.sent,
         checksum=old.checksum,
         time=TimeMs(split_stream_id(old.stream_id)[0]),
-        config=ShardConfig(windows=windows),
+        config=config,
         market_configs=configs,
         transfers=[],
+        execution_count=0,
+        drains=[],
+        given=[],
     )
     return restored(snapshot), old.stream_id
 

@@ -32,7 +32,7 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import encode_commands
 from protocol.commands import Command, ConfigureMarket, PlaceOrder
-from protocol.configuration import MarketConfig
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.events import OrderAccepted, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import Liquidity, OrderType, Side, TimeInForce
@@ -106,7 +106,7 @@ def others(request: pytest.FixtureRequest) -> MarketMap:
 def make(
     log: StreamLog, markets: MarketMap = MARKETS, windows: Windows = DEFAULT_WINDOWS, of: type[Worker] = Worker
 ) -> Worker:
-    return of(log, 0, markets, batch_entries_max=3, windows=windows, now_ms=lambda: 0)
+    return of(log, 0, markets, batch_entries_max=3, config=ShardConfig(windows=windows), now_ms=lambda: 0)
 
 
 def make_other(log: StreamLog) -> Worker:

@@ -26,6 +26,7 @@ from protocol.commands import (
 from protocol.market import Market, MarketMap
 from protocol.orders import (
     Balance,
+    CloseReason,
     FillReport,
     Liquidity,
     OrderState,
@@ -58,6 +59,9 @@ class Order:
     cum_quantity: int = 0
     cum_quote: int = 0
     arrival: int = 0
+    version: int = 1
+    """How many states it has had."""
+    close_reason: CloseReason | None = None
 
     @property
     def is_open(self) -> bool:
@@ -70,7 +74,7 @@ class Order:
         return self.quantity - self.cum_quantity
 
     def state(self) -> OrderState:
-        """Return the order in the words of the protocol."""
+        """Return the order in the words of the protocol, without a number of its execution."""
         placed = self.command
         return OrderState(
             order_id=OrderId(self.order_id),
@@ -90,6 +94,8 @@ class Order:
             held=AssetUnits(self.held),
             accepted_time=TimeMs(self.accepted_time),
             updated_time=TimeMs(self.updated_time),
+            version=self.version,
+            close_reason=self.close_reason,
         )
 
 
@@ -337,6 +343,8 @@ class Exchange:
                 closed = self.accounts & {account_id}
                 self.accounts -= closed
                 return Outcome(FundsReply(command.request_id, TimeMs(time), ()), closed_accounts=sorted(closed))
+            case _:
+                raise TypeError(f"{type(command).__name__} is not the oracle's")
 
     def _transfer(self, command: Deposit | Withdraw, time: int) -> FundsReply:
         owner, amount = (command.account_id, command.asset), command.amount
@@ -520,6 +528,7 @@ class Exchange:
         order.cum_quantity += trade.quantity
         order.cum_quote += quote
         order.updated_time = time
+        order.version += 1
         order.status = OrderStatus.PARTIALLY_FILLED
         if by_quote(command):
             budget_left = command.quote_quantity - order.cum_quote
@@ -536,7 +545,9 @@ class Exchange:
 
     def _close(self, order: Order, status: OrderStatus, time: int, cancel_id: str = "") -> Step:
         order.status = status
+        order.close_reason = close_reason(order)
         order.updated_time = time
+        order.version += 1
         if by_quote(order.command):
             order.quantity = order.cum_quantity
         self._release(order, 0)
@@ -633,3 +644,15 @@ def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
         lots = min(available // market.lot_size, ceil(Fraction(command.quote_quantity, lot_cost)))
         return lots * market.lot_size
     return command.quantity * market.lot_size
+
+
+def close_reason(order: Order) -> CloseReason:
+    """Return why an order that is not FILLED has closed: by its owner, by self-trade prevention, or for want of somebody to trade with."""
+    if order.status is OrderStatus.CANCELED:
+        return CloseReason.CANCELED_BY_OWNER
+    if order.status is OrderStatus.EXPIRED_IN_MATCH:
+        return CloseReason.SELF_TRADE_PREVENTED
+    if order.command.order_type is OrderType.MARKET:
+        return CloseReason.INSUFFICIENT_LIQUIDITY
+    fill_or_kill = order.command.time_in_force is TimeInForce.FOK
+    return CloseReason.UNFILLED_FOK if fill_or_kill else CloseReason.UNFILLED_IOC

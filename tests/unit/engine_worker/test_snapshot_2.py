@@ -13,6 +13,7 @@ from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
 from engine_worker.worker import LogDamaged, Worker
 from protocol.codec import encode_frame
 from protocol.commands import Deposit, MatchOrder, TakerOutcome
+from protocol.configuration import ShardConfig
 from protocol.events import FundsReleased
 from protocol.lease import Leader
 from protocol.market import MarketMap
@@ -20,7 +21,6 @@ from protocol.orders import OrderStatus
 from protocol.replies import OrderReply
 from protocol.streams import STREAM_START, StreamId, commands
 from protocol.units import AccountId, AssetUnits, TimeMs
-from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import Settings
 from runtime.stream_log import Commit
@@ -53,7 +53,8 @@ def state_of(shard: Shard) -> dict[str, Any]:
         "totals": sorted((a, t.fees, t.deposited, t.withdrawn, t.settled) for a, t in shard.totals.items()),
         "balances": sorted((e.account_id, a, f.available, f.held) for e in accounts for a, f in e.funds.items()),
         "open_orders": sorted(
-            (o.order_id, o.client_order_id, o.market, o.side, o.price, o.quantity, o.cum_quantity, o.held, o.status.name)
+            (o.order_id, o.client_order_id, o.market, o.side, o.price, o.quantity, o.cum_quantity, o.held,
+             o.status.name.replace("IN_FLIGHT", "PENDING_NEW"))  # as that version called it
             for o in orders
         ),
         "books": {
@@ -68,7 +69,7 @@ def state_of(shard: Shard) -> dict[str, Any]:
 
 
 def decoded(index: int) -> tuple[Shard, StreamId]:
-    return decode_snapshot_2(WRITTEN[index], MARKETS, DEFAULT_WINDOWS)
+    return decode_snapshot_2(WRITTEN[index], MARKETS, ShardConfig())
 
 
 def test_all_that_counts_is_there(index: int) -> None:
@@ -98,7 +99,7 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
         for account in shards[source].accounts.values()
         for orders in account.open_orders.values()
         for order in orders.values()
-        if order.status is OrderStatus.PENDING_NEW
+        if order.status is OrderStatus.IN_FLIGHT
     )
     assert (shards[target].received[source], shards[source].sent[target]) == (sequence - 1, sequence)
     order = MatchOrder(

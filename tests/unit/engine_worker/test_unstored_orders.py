@@ -10,8 +10,17 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.commands import Command, Deposit, PlaceOrder
-from protocol.events import CloseReason, OrderClosed
-from protocol.orders import OrderState, OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from protocol.events import OrderClosed
+from protocol.orders import (
+    CloseReason,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs

@@ -7,7 +7,6 @@ from protocol import streams
 from protocol.codec import decode_events
 from protocol.events import (
     AccountClosed,
-    CloseReason,
     DepthChanged,
     Event,
     FeesWithdrawn,
@@ -18,7 +17,7 @@ from protocol.events import (
     StateHashed,
 )
 from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
-from protocol.orders import Liquidity, Side
+from protocol.orders import CloseReason, Liquidity, Side
 from protocol.streams import MarketDataKind, StreamId
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map

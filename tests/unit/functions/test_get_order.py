@@ -59,7 +59,7 @@ async def asked(reply: OrderStatus | RejectReason, stored: OrderStatus | None, *
 )
 async def test_the_shard_goes_before_the_database(names: dict[str, str]) -> None:
     assert await asked(OrderStatus.FILLED, OPEN, **names) == "FILLED"
-    assert await asked(OrderStatus.PENDING_NEW, None, **names) == -1007
+    assert await asked(OrderStatus.IN_FLIGHT, None, **names) == -1007
     assert await asked(RejectReason.UNKNOWN_ORDER, CLOSED, **names) == "CANCELED"
     assert await asked(RejectReason.UNKNOWN_ORDER, None, **names) == -2013
 

@@ -27,7 +27,6 @@ from persist.rows import (
 )
 from protocol.events import (
     AccountClosed,
-    CloseReason,
     Event,
     FeesWithdrawn,
     FundsWithdrawn,
@@ -37,7 +36,16 @@ from protocol.events import (
     StateHashed,
 )
 from protocol.market_data import INTERVALS
-from protocol.orders import Liquidity, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    CloseReason,
+    Liquidity,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 from tests.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.events import AccountEvent, CloseReason, FundsReleased, FundsWithdrawn, OrderClosed, OrderFilled
+from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderClosed, OrderFilled
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
-from protocol.orders import Balance, Liquidity, OrderStatus, OrderType, Side, TimeInForce
+from protocol.orders import Balance, CloseReason, Liquidity, OrderStatus, OrderType, Side, TimeInForce
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
 from ws_edge import payloads

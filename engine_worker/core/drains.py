@@ -1,0 +1,23 @@
+"""Orders that an operator, or a delisting, cancels: some with each command, so that no command takes long."""
+
+from typing import Final
+
+import msgspec
+
+from protocol.orders import CloseReason
+from protocol.units import AccountId, OrderId
+
+DRAINED_PER_COMMAND: Final = 100
+"""Orders canceled with each command, some 2 ms. Replays of a log depend on it: with another one they produce other events."""
+
+
+class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is still to be canceled: the orders of an account (`market` empty: in all markets), or of a market (`account_id` 0)."""
+
+    account_id: AccountId
+    market: str
+    reason: CloseReason
+    after: OrderId = OrderId(0)
+    """Orders of the account up to this number were seen to."""
+    up_to: OrderId = OrderId(0)
+    """Later orders of the account are not meant."""

@@ -1,0 +1,62 @@
+"""Keys that are made once and kept in the data folder, a file each."""
+
+import base64
+import binascii
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from runtime.settings import SettingsError
+
+KEY_BYTES: Final = 32
+
+
+def key_in(path: Path) -> bytes:
+    """Return the key in a file, which is made when there is none.
+
+    Several processes may do this at once: the key is written aside and linked into place, so that one of them wins and all read
+    the same, whole key.
+
+    Raises:
+        SettingsError: the file holds no key.
+    """
+    if not path.exists():
+        _make(path)
+    return decoded_key(path.read_text("ascii").strip(), str(path))
+
+
+def decoded_key(text: str, source: str) -> bytes:
+    """Return the key that `text` writes in base64url.
+
+    Raises:
+        SettingsError: it does not, naming the `source`.
+    """
+    try:
+        key = base64.b64decode(text, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SettingsError(f"{source}: must be {KEY_BYTES} bytes in base64url")
+    return key
+
+
+def encoded_key(key: bytes) -> str:
+    """Return a key in base64url."""
+    return base64.urlsafe_b64encode(key).decode()
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(encoded_key(secrets.token_bytes(KEY_BYTES)))
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()

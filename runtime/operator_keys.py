@@ -1,0 +1,90 @@
+"""The keys of operators, of the treasury and of the development faucet: who may sign commands, and with what.
+
+On a laptop the private keys are made once and kept in the data folder. In containers each is a secret of the one process that needs
+it, and the engines get the public halves (`exchange secrets`).
+"""
+
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.configuration import KeyLimit, OperatorKey, Role, ShardConfig
+from protocol.units import AMOUNT_UNITS_MAX, UNITS_PER_ASSET, AssetUnits
+from runtime.key_files import decoded_key, encoded_key, key_in
+from runtime.settings import PREFIX, Settings, SettingsError
+
+_FAUCET_DAILY: Final = 100_000
+"""Requests of the largest amount that a faucet may grant per day, asset and shard."""
+
+
+def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
+    """Return the private key of a role: the settings' own, or the one in the data folder, which is made when there is none.
+
+    Raises:
+        SettingsError: it is not 32 bytes in base64url.
+    """
+    name = role.name.lower()
+    text: str = getattr(settings, f"{name}_key")
+    seed = decoded_key(text, f"{PREFIX}{name.upper()}_KEY") if text else key_in(settings.data_dir / f"{name}.key")
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def key_name(role: Role) -> str:
+    """Return what a role's first key is called in the shards."""
+    return role.name.lower()
+
+
+def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
+    """Return the keys that a new exchange begins with: the settings' public ones, or those of the data folder's private ones.
+
+    Raises:
+        SettingsError: EXCHANGE_OPERATOR_KEYS is not `role:key,…`, with the key's 32 bytes in base64url, or names no operator.
+    """
+    if not settings.operator_keys:
+        roles = [role for role in Role if role is not Role.FAUCET or settings.faucet_enabled]
+        return tuple(_key(settings, role, public_half(private_key(settings, role))) for role in roles)
+    keys = []
+    for text in settings.operator_keys.split(","):
+        name, _, key = text.strip().partition(":")
+        try:
+            role = Role[name.upper()]
+        except KeyError:
+            raise SettingsError(f"{PREFIX}OPERATOR_KEYS: {name!r} is no role; there are {_roles()}") from None
+        keys.append(_key(settings, role, decoded_key(key, f"{PREFIX}OPERATOR_KEYS: {name}")))
+    if len({key.name for key in keys}) != len(keys) or not any(key.role is Role.OPERATOR for key in keys):
+        raise SettingsError(f"{PREFIX}OPERATOR_KEYS: one key per role, and an operator's among them")
+    return tuple(keys)
+
+
+def public_half(private: Ed25519PrivateKey) -> bytes:
+    """Return the 32 bytes that shards know a key by."""
+    return private.public_key().public_bytes_raw()
+
+
+def public_text(keys: dict[Role, Ed25519PrivateKey]) -> str:
+    """Return EXCHANGE_OPERATOR_KEYS for these keys."""
+    return ",".join(f"{key_name(role)}:{encoded_key(public_half(key))}" for role, key in keys.items())
+
+
+def first_config(settings: Settings) -> ShardConfig:
+    """Return what a new shard is told to follow.
+
+    Raises:
+        SettingsError: the keys are wrong.
+    """
+    return ShardConfig(windows=settings.windows(), keys=public_keys(settings))
+
+
+def _key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
+    limits: tuple[KeyLimit, ...] = ()
+    if role is Role.FAUCET:
+        most = settings.faucet_amount_max * UNITS_PER_ASSET
+        limits = tuple(
+            KeyLimit(asset, AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX)))
+            for asset in settings.market_map().assets
+        )
+    return OperatorKey(key_name(role), role, public, limits)
+
+
+def _roles() -> str:
+    return ", ".join(key_name(role) for role in Role)
