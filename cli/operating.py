@@ -1,22 +1,25 @@
 """Commands of the operator and of the treasury: signed, written into a shard's input, and answered by it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import redis
 
-from cli.probes import command_waiter
+from cli.console import CommandError, running_settings
+from cli.probes import ask, command_waiter, connect
 from protocol import streams
 from protocol.codec import encode_commands
 from protocol.commands import SignedBody
-from protocol.configuration import Role
-from protocol.replies import Refused, Reply
+from protocol.configuration import Role, ShardConfig
+from protocol.market import ACCOUNT_SLOTS
+from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply, Refused, Reply
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD
-from protocol.units import TimeMs
-from runtime.operator_keys import key_name, private_key
-from runtime.settings import Settings
+from protocol.units import AccountId, TimeMs
+from runtime.operator_keys import key_name, private_key, public_half
+from runtime.settings import Settings, SettingsError
 
 _COUNTS_MS: Final = 20_000
 """So long a signature counts, and so long at most its command may wait in the shard's input."""
@@ -47,7 +50,7 @@ def tell(
         request_id = time.time_ns() // 1_000
         seconds, microseconds = client.time()
         deadline = TimeMs(seconds * 1_000 + microseconds // 1_000 + _COUNTS_MS)
-        signed = sign(key, key_name(role), shard, deadline, command(request_id, name))
+        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name))
         frame = encode_commands([signed], time.time_ns() // 1_000)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
         for reply in replies():
@@ -57,3 +60,55 @@ def tell(
                 raise OperatingError(f"shard {shard} refuses to {what}: {reply.reason}")
             return reply
     raise OperatingError(f"shard {shard} did not answer; nobody knows yet whether it did {what}")
+
+
+class Operator:
+    """Tells running shards what an operator or the treasury wants, and asks how they are configured."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._client, self._settings = client, settings
+        self.configs = self._configs()
+        """Shard -> how it is configured."""
+
+    def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
+        """See `tell`."""
+        return tell(self._client, self._settings, shard, role, command, what)
+
+    def shard_of(self, account_id: int) -> int:
+        """Return the shard that keeps an account, as the shards themselves say."""
+        return self.configs[0].slots[account_id % ACCOUNT_SLOTS] if self.configs[0].slots else 0
+
+    def funds(self, account_id: int) -> FundsReply:
+        """Return an account's funds and limits."""
+        shard = self.shard_of(account_id)
+        replies = ask(
+            self._client, [shard], lambda number, waiter: BalancesQuery(number, waiter, AccountId(account_id))
+        )
+        reply = replies.get(shard)
+        if not isinstance(reply, FundsReply):
+            raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
+        return reply
+
+    def _configs(self) -> dict[int, ShardConfig]:
+        shards = range(self._settings.shard_count)
+        replies = ask(self._client, shards, ConfigQuery)
+        found = {}
+        for shard in shards:
+            reply = replies.get(shard)
+            if not isinstance(reply, ConfigReply) or reply.shard is None:
+                raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
+            found[shard] = reply.shard
+        return found
+
+
+@contextmanager
+def operating() -> Iterator[Operator]:
+    """Yield an operator of the running exchange; what goes wrong ends the command with a message."""
+    settings = running_settings()
+    try:
+        with connect(settings) as client:
+            yield Operator(client, settings)
+    except (OperatingError, SettingsError) as error:
+        raise CommandError(str(error)) from error
+    except redis.RedisError as error:
+        raise CommandError(f"Redis does not answer ({error}); is the exchange running?") from error

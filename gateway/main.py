@@ -65,10 +65,9 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
     stop = stop_event()
     name = settings.name_of_process(PROCESS)
     finish_s = settings.reply_timeout_ms // 1000 + 1
-    async with opened(settings, name, probes) as surroundings, probes.turning():
-        app = create_app(
-            functions_of(mounted_groups(settings)), surroundings, settings.body_bytes_max, settings.browser_origins()
-        )
+    groups = mounted_groups(settings)
+    async with opened(settings, name, probes, gives_funds=Group.USERS in groups) as surroundings, probes.turning():
+        app = create_app(functions_of(groups), surroundings, settings.body_bytes_max, settings.browser_origins())
         server = DrainingServer(
             uvicorn.Config(
                 app,

@@ -46,15 +46,25 @@ def encoded_key(key: bytes) -> str:
     return base64.urlsafe_b64encode(key).decode()
 
 
-def _make(path: Path) -> None:
+def replace_key(path: Path, key: bytes) -> None:
+    """Let a file hold another key, whole at every moment."""
+    _written_aside(path, key).replace(path)
+
+
+def _written_aside(path: Path, key: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(encoded_key(key))
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
+
+
+def _make(path: Path) -> None:
+    draft = _written_aside(path, secrets.token_bytes(KEY_BYTES))
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(encoded_key(secrets.token_bytes(KEY_BYTES)))
-            file.flush()
-            os.fsync(file.fileno())
         path.hardlink_to(draft)
     except FileExistsError:
         return

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.configuration import KeyLimit, OperatorKey, Role, ShardConfig
 from protocol.units import AMOUNT_UNITS_MAX, UNITS_PER_ASSET, AssetUnits
-from runtime.key_files import decoded_key, encoded_key, key_in
+from runtime.key_files import decoded_key, encoded_key, key_in, replace_key
 from runtime.settings import PREFIX, Settings, SettingsError
 
 _FAUCET_DAILY: Final = 100_000
@@ -29,9 +29,14 @@ def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
-def key_name(role: Role) -> str:
-    """Return what a role's first key is called in the shards."""
-    return role.name.lower()
+def replace_private_key(settings: Settings, role: Role, key: Ed25519PrivateKey) -> None:
+    """Let the data folder hold another private key of a role."""
+    replace_key(settings.data_dir / f"{role.name.lower()}.key", key.private_bytes_raw())
+
+
+def key_name(role: Role, public: bytes) -> str:
+    """Return what a key is called in the shards: its role, and how its public half begins."""
+    return f"{role.name.lower()}-{public.hex()[:8]}"
 
 
 def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
@@ -63,7 +68,7 @@ def public_half(private: Ed25519PrivateKey) -> bytes:
 
 def public_text(keys: dict[Role, Ed25519PrivateKey]) -> str:
     """Return EXCHANGE_OPERATOR_KEYS for these keys."""
-    return ",".join(f"{key_name(role)}:{encoded_key(public_half(key))}" for role, key in keys.items())
+    return ",".join(f"{role.name.lower()}:{encoded_key(public_half(key))}" for role, key in keys.items())
 
 
 def first_config(settings: Settings) -> ShardConfig:
@@ -83,8 +88,8 @@ def _key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
             KeyLimit(asset, AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX)))
             for asset in settings.market_map().assets
         )
-    return OperatorKey(key_name(role), role, public, limits)
+    return OperatorKey(key_name(role, public), role, public, limits)
 
 
 def _roles() -> str:
-    return ", ".join(key_name(role) for role in Role)
+    return ", ".join(role.name.lower() for role in Role)

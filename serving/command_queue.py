@@ -31,7 +31,7 @@ from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import TimeMs
 from protocol.windows import REPLY_TIMEOUTS
-from runtime.operator_keys import key_name
+from runtime.operator_keys import key_name, public_half
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
 from runtime.tracing import Tracer
@@ -83,6 +83,7 @@ class CommandQueue:
         self._tracer = tracer
         self._faucet = faucet
         """The key that deposits are signed with; None: this process has none, and shards refuse its deposits."""
+        self._faucet_name = key_name(Role.FAUCET, public_half(faucet)) if faucet is not None else ""
         self._signed_ms = settings.reply_timeout_ms * REPLY_TIMEOUTS // 2
         """So long a signature counts: as long as a command may be repeated."""
         self._loop = asyncio.get_running_loop()
@@ -244,7 +245,7 @@ class CommandQueue:
         if self._faucet is None or not isinstance(command, Deposit):
             return command
         deadline_ms = TimeMs(now_ms + self._backlog.clock_offset_ms[shard] + self._signed_ms)
-        return sign(self._faucet, key_name(Role.FAUCET), shard, deadline_ms, command)
+        return sign(self._faucet, self._faucet_name, shard, deadline_ms, command)
 
     def _trace(self, tracer: Tracer, command: PlaceOrder, reply: asyncio.Future[Reply]) -> None:
         trace = tracer.trace_of(command.account_id, command.client_order_id)

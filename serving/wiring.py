@@ -46,8 +46,12 @@ class Surroundings(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(settings: Settings, process: str, probes: Probes) -> AsyncIterator[Surroundings]:
+async def opened(
+    settings: Settings, process: str, probes: Probes, *, gives_funds: bool = False
+) -> AsyncIterator[Surroundings]:
     """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet; `probes` hear of Redis.
+
+    A process that `gives_funds` needs the faucet's key, where there is a faucet.
 
     Raises:
         SettingsError: the master key is not one, or what sends traces is not installed.
@@ -71,7 +75,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         tracer = tracer_of(settings, process)
         if tracer is not None:
             stack.push_async_callback(asyncio.to_thread, tracer.close)
-        faucet = private_key(settings, Role.FAUCET) if settings.faucet_enabled else None
+        faucet = private_key(settings, Role.FAUCET) if gives_funds and settings.faucet_enabled else None
         commands_links = RedisLinks(url, settings.shard_count)
         queue = CommandQueue(
             commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer, faucet

@@ -1,0 +1,123 @@
+"""`exchange accounts`."""
+
+from collections.abc import Callable
+
+import msgspec
+import rich_click as click
+
+from cli.console import console, print_json
+from cli.operating import operating
+from protocol.commands import CancelOrders, CloseAccount, LimitAccount
+from protocol.configuration import AccountLimits, Role
+from protocol.replies import Canceling
+from protocol.units import AccountId, format_decimal
+
+_ACCOUNT = click.argument("account", type=click.IntRange(min=1))
+
+
+@click.group()
+def accounts() -> None:
+    """Freeze, limit and close accounts, and cancel their orders.
+
+    Each is a command that the operator's key signs; it stands in the log of the account's shard.
+    """
+
+
+@accounts.command()
+@_ACCOUNT
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: account, shard, balances, limits.")
+def show(account: int, as_json: bool) -> None:
+    """Show an account's funds and what an operator has set for it."""
+    with operating() as operator:
+        reply, shard = operator.funds(account), operator.shard_of(account)
+    limits = reply.limits if reply.limits is not None else AccountLimits(1)
+    if as_json:
+        balances = [
+            {"asset": each.asset, "available": format_decimal(each.available), "held": format_decimal(each.held)}
+            for each in reply.balances
+        ]
+        print_json({"account": account, "shard": shard, "balances": balances, "limits": _named(limits)})
+        return
+    console.print(f"Account {account} is on shard {shard}, and {'frozen' if limits.is_frozen else 'not frozen'}.")
+    for each in reply.balances:
+        console.print(f"{each.asset}: {format_decimal(each.available)} available, {format_decimal(each.held)} held")
+    for name, most in _named(limits).items():
+        if most and name != "is_frozen":
+            console.print(f"{name.replace('_', ' ')}: {most}")
+
+
+@accounts.command()
+@_ACCOUNT
+def freeze(account: int) -> None:
+    """Refuse an account's new orders and withdrawals. Its open orders stay; `cancel-orders` cancels them."""
+    _limit(account, lambda limits: msgspec.structs.replace(limits, is_frozen=True))
+    console.print(f"account {account} is frozen")
+
+
+@accounts.command()
+@_ACCOUNT
+def thaw(account: int) -> None:
+    """Let a frozen account place orders and withdraw again."""
+    _limit(account, lambda limits: msgspec.structs.replace(limits, is_frozen=False))
+    console.print(f"account {account} is not frozen")
+
+
+@accounts.command()
+@_ACCOUNT
+@click.option("--open-orders", type=click.IntRange(min=0), help="Open orders in all markets together; 0: no limit.")
+@click.option("--orders-10s", type=click.IntRange(min=0), help="Orders in ten seconds; 0: no limit of its own.")
+@click.option("--orders-1d", type=click.IntRange(min=0), help="Orders in a day (UTC); 0: no limit of its own.")
+def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_1d: int | None) -> None:
+    """Set an account's limits. What is not named stays as it is."""
+    named = {"open_orders_max": open_orders, "orders_10s_max": orders_10s, "orders_1d_max": orders_1d}
+    changes = {name: most for name, most in named.items() if most is not None}
+    if not changes:
+        raise click.UsageError("Name at least one limit.")
+    _limit(account, lambda limits: msgspec.structs.replace(limits, **changes))
+    console.print(f"account {account}: {', '.join(f'{name} {most}' for name, most in changes.items())}")
+
+
+@accounts.command(name="cancel-orders")
+@_ACCOUNT
+@click.option("--market", default="", help="In this market only.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cancel_orders(account: int, market: str, yes: bool) -> None:
+    """Cancel every open order of an account. Its owner can place new ones, unless it is frozen before."""
+    if not yes:
+        click.confirm(f"Cancel every open order of account {account}{' in ' + market if market else ''}?", abort=True)
+
+    def command(request_id: int, reply_to: str) -> CancelOrders:
+        return CancelOrders(request_id, reply_to, AccountId(account), market.upper())
+
+    with operating() as operator:
+        reply = operator.tell(operator.shard_of(account), Role.OPERATOR, command, f"cancel the orders of {account}")
+    assert isinstance(reply, Canceling)
+    console.print(f"account {account}: {reply.orders} orders are being canceled")
+
+
+@accounts.command()
+@_ACCOUNT
+def close(account: int) -> None:
+    """Let the shard forget an account that has no funds and no open orders. It comes back with its next deposit."""
+
+    def command(request_id: int, reply_to: str) -> CloseAccount:
+        return CloseAccount(request_id, reply_to, AccountId(account))
+
+    with operating() as operator:
+        operator.tell(operator.shard_of(account), Role.OPERATOR, command, f"close account {account}")
+    console.print(f"account {account} is closed")
+
+
+def _limit(account: int, change: Callable[[AccountLimits], AccountLimits]) -> None:
+    with operating() as operator:
+        known = operator.funds(account).limits
+        limits = AccountLimits(1) if known is None else msgspec.structs.replace(known, version=known.version + 1)
+
+        def command(request_id: int, reply_to: str) -> LimitAccount:
+            return LimitAccount(request_id, reply_to, AccountId(account), change(limits))
+
+        operator.tell(operator.shard_of(account), Role.OPERATOR, command, f"limit account {account}")
+
+
+def _named(limits: AccountLimits) -> dict[str, int]:
+    return {name: getattr(limits, name) for name in limits.__struct_fields__ if name != "version"}
