@@ -56,7 +56,7 @@ def overlay(history: list[OrderState], open_now: list[OrderState]) -> list[Order
     orders = {order.order_id: order for order in history}
     for order in open_now:
         known = orders.get(order.order_id)
-        if known is None or known.version < order.version:
+        if known is None or (known.version, known.cum_quantity) < (order.version, order.cum_quantity):
             orders[order.order_id] = order
     return [orders[order_id] for order_id in sorted(orders)]
 

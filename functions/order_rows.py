@@ -2,12 +2,13 @@
 
 from typing import Any, Final
 
-from protocol.orders import OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import CloseReason, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AssetUnits
 
 ORDER_COLUMNS: Final = """order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, quantity,
     quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, 0,
-    (extract(epoch from accepted_time) * 1000)::bigint, (extract(epoch from updated_time) * 1000)::bigint"""
+    (extract(epoch from accepted_time) * 1000)::bigint, (extract(epoch from updated_time) * 1000)::bigint,
+    coalesce(version, 0), close_reason"""
 """What `order_of_row` takes; funds held are known to the shard alone."""
 
 
@@ -31,4 +32,6 @@ def order_of_row(row: tuple[Any, ...]) -> OrderState:
         held=AssetUnits(row[14]),
         accepted_time=row[15],
         updated_time=row[16],
+        version=row[17],
+        close_reason=CloseReason(row[18]) if row[18] else None,
     )

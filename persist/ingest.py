@@ -55,13 +55,18 @@ CREATE TEMPORARY TABLE batch_transfers (LIKE transfers) ON COMMIT DELETE ROWS;
 """
 # An id that came again after the shard had forgotten it moved money again: the ledger has both, this table the first.
 _INSERT_TRANSFERS = "INSERT INTO transfers SELECT * FROM batch_transfers ON CONFLICT DO NOTHING"
-# Statuses are numbered in the order that an order passes through them, and from FILLED (3) on they are final.
+# Of two states of an order the one with the larger version is the later. Before format 2 they had none; then statuses are numbered in the
+# order that an order passes through them, and from FILLED (3) on they are final.
 _UPSERT_ORDERS = """
 INSERT INTO orders SELECT * FROM batch_orders
 ON CONFLICT (order_id) DO UPDATE SET
     quantity = excluded.quantity, status = excluded.status, cum_quantity = excluded.cum_quantity,
-    cum_quote = excluded.cum_quote, updated_time = excluded.updated_time
-WHERE orders.status < 3 AND (excluded.status, excluded.cum_quantity) > (orders.status, orders.cum_quantity)
+    cum_quote = excluded.cum_quote, updated_time = excluded.updated_time, version = excluded.version,
+    close_reason = excluded.close_reason
+WHERE excluded.version > coalesce(orders.version, 0) OR (
+    excluded.version = 0 AND coalesce(orders.version, 0) = 0 AND orders.status < 3
+    AND (excluded.status, excluded.cum_quantity) > (orders.status, orders.cum_quantity)
+)
 """
 _SESSION_CANDLES = """
 CREATE TEMPORARY TABLE batch_candles (

@@ -62,6 +62,8 @@ ORDERS: Final = Table(
         "cum_quote": "int8",
         "accepted_time": "int8",
         "updated_time": "int8",
+        "version": "int4",
+        "close_reason": "int2",
     },
 )
 TRADES: Final = Table(
@@ -203,6 +205,8 @@ class Rows:
                 order.cum_quote,
                 database_time(order.accepted_time),
                 database_time(order.updated_time),
+                order.version,
+                order.close_reason or 0,
             )
             for order in self.orders.values()
         ]

@@ -160,9 +160,7 @@ class MemoryConnection:
         tables.ledger_entries += ledger_entries
         for order_id, order in orders.items():
             known = tables.orders.get(order_id)
-            if known is None or (
-                known.status < 3 and (order.status, order.cum_quantity) > (known.status, known.cum_quantity)
-            ):
+            if known is None or order.version > known.version:
                 tables.orders[order_id] = order
         for key, part in candles.items():
             candle = tables.candles.get(key)

@@ -11,10 +11,11 @@ from protocol.events import TradeExecuted
 from protocol.orders import OrderStatus, OrderType, Side, TimeInForce
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from tests.oracle.driver import Engine, Produced
+from tests.oracle.exchange import plain
 from tests.properties.markets import market_map
 from tests.properties.profile import fewer_sequences
 from tests.properties.sequences import ACCOUNTS, LENGTH_MAX, SWEEPER, commands_of, endowment, seeds
-from tests.properties.twins import Follower, plain
+from tests.properties.twins import Follower
 
 SHARD_COUNT = 3
 

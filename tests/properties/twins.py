@@ -25,7 +25,7 @@ from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.units import AssetUnits
 from protocol.windows import Windows
 from tests.oracle.driver import Engine, Produced
-from tests.oracle.exchange import AnyCommand, Exchange, Fill, Outcome, Step, Trade
+from tests.oracle.exchange import AnyCommand, Exchange, Fill, Outcome, Step, Trade, plain
 from tests.properties.markets import market_map
 from tests.properties.sequences import ACCOUNTS, SWEEPER, endowment, sweeps
 
@@ -232,11 +232,6 @@ def assert_same_steps(produced: Produced, expected: Outcome) -> None:
     for step in expected.steps:
         should[step.state.order_id].append(Step(_without_passing_hold(step.state), step.fill) if step.fill else step)
     assert told == should
-
-
-def plain(order: OrderState) -> OrderState:
-    """Leave out the number of its execution: the oracle has no shards that could count them."""
-    return msgspec.structs.replace(order, execution_id=0)
 
 
 def _without_passing_hold(order: OrderState) -> OrderState:

@@ -71,12 +71,13 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
     }
     assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
-                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time "
-                 "FROM orders ORDER BY 1") == sorted(
+                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time, "
+                 "version, close_reason FROM orders ORDER BY 1") == sorted(
         (
             each.order_id, each.account_id, each.client_order_id, each.market, each.side, each.order_type, each.time_in_force,
             each.price, each.quantity, each.quote_quantity, each.self_trade_prevention, each.status, each.cum_quantity,
-            each.cum_quote, moment(each.accepted_time), moment(each.updated_time),
+            each.cum_quote, moment(each.accepted_time), moment(each.updated_time), each.version,
+            each.close_reason or 0,
         )
         for each in orders.values()
     )  # fmt: skip
