@@ -4,6 +4,7 @@ import msgspec
 
 from functions.errors import status_unknown
 from functions.function import Function, Group, Parameter, Security
+from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import basis_points, commission_rate
 from protocol.replies import BalancesQuery, FundsReply
@@ -70,8 +71,9 @@ async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[Balance
 async def get_account(ports: Ports, call: Call) -> object:
     """Return the account."""
     omit_zero = call.parameters.boolean("omitZeroBalances", default=False)
-    maker = max(market.maker_fee_ppm for market in ports.markets.markets)
-    taker = max(market.taker_fee_ppm for market in ports.markets.markets)
+    markets = all_markets(ports.markets)
+    maker = max((market.maker_fee_ppm for market in markets), default=0)
+    taker = max((market.taker_fee_ppm for market in markets), default=0)
     return AccountShape(
         maker_commission=basis_points(maker),
         taker_commission=basis_points(taker),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Handler, Security
+from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import commission_rate
 from protocol.market import Market, MarketMap
@@ -12,6 +13,7 @@ from protocol.units import format_decimal
 
 def assets(markets: MarketMap) -> list[dict[str, object]]:
     """Return the assets of the exchange, without ways in or out."""
+    all_markets(markets)
     zero = format_decimal(0)
     return [
         {
@@ -49,7 +51,7 @@ def trade_fees(markets: Sequence[Market]) -> list[dict[str, object]]:
 async def get_trade_fees(ports: Ports, call: Call) -> object:
     """Return the fee rates of the market that `symbol` names, or of all."""
     market = call.parameters.optional_market(ports.markets)
-    return trade_fees(ports.markets.markets if market is None else [market])
+    return trade_fees(all_markets(ports.markets) if market is None else [market])
 
 
 def _answering(answer: Callable[[MarketMap], object]) -> Handler:

@@ -26,6 +26,10 @@ class MarketStatus(IntEnum):
     """New orders and cancels are refused; what rests stays where it is."""
     ANNOUNCED = 4
     """It is known, and not open yet."""
+    DELISTING = 5
+    """It is about to be delisted: orders may be canceled; new ones are refused."""
+    DELISTED = 6
+    """Nothing can be traded in it any more; what happened in it stays in its accounts' history."""
 
 
 class MarketConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -154,6 +154,8 @@ class MarketMap(msgspec.Struct, frozen=True):
     assets: tuple[str, ...]
     shards: dict[str, int]
     """Symbol -> the shard that matches it."""
+    unknown_shards: tuple[int, ...] = ()
+    """Shards whose markets are not known (yet), so that a market which is missing here may be one of theirs."""
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
@@ -169,7 +171,9 @@ class MarketMap(msgspec.Struct, frozen=True):
         )
 
     @classmethod
-    def placed(cls, markets: SequenceOf[tuple[Market, int]], shard_count: int) -> Self:
+    def placed(
+        cls, markets: SequenceOf[tuple[Market, int]], shard_count: int, unknown_shards: tuple[int, ...] = ()
+    ) -> Self:
         """Return the map of (market, its shard); there may be none.
 
         Raises:
@@ -184,7 +188,7 @@ class MarketMap(msgspec.Struct, frozen=True):
             raise MarketError("a market is on a shard that there is not")
         by_symbol = {market.symbol: market for market, _ in markets}
         assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
-        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards)
+        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards, unknown_shards)
 
     def supply(self, asset: str) -> AssetUnits:
         """Return how much of `asset` there may be on all shards together: the same for every asset so far."""

@@ -8,13 +8,16 @@ import msgspec
 
 from protocol import streams
 from protocol.codec import encode_frame
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, OrderAccepted, TradeExecuted
+from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch
 from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
+from runtime.stream_log import StreamLog
 
 BTC = "BTCUSDT"
 ETH = "ETHUSDT"
@@ -24,6 +27,15 @@ START_MS = 1_767_225_500_000
 
 def market_map(shard_count: int = 1) -> MarketMap:
     return Settings(shard_count=shard_count).market_map()
+
+
+def publish_markets(log: StreamLog, markets: MarketMap) -> None:
+    """Have every shard's leader say that it has these markets."""
+    for shard in range(markets.shard_count):
+        configs = tuple(MarketConfig(market, shard) for market in markets.markets_of_shard(shard))
+        position = log.position(shard)
+        value = encode_configuration(ShardConfiguration(position.stream_id, ShardConfig(), configs))
+        assert log.write_configuration(shard, position, value)
 
 
 class MarketLog:

@@ -29,6 +29,7 @@ from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, D
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.market_log import (
     BTC,
@@ -41,6 +42,7 @@ from tests.market_log import (
     deposit,
     frame,
     market_map,
+    publish_markets,
     ticker_of,
 )
 
@@ -90,6 +92,9 @@ class Exchange:
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
+        log = RedisStreamLog.connect(url)
+        publish_markets(log, MARKETS)
+        log.close()
         self.log = MarketLog()
         self.account_events: list[AccountEvent] = []
         self._heard: list[AccountEvent] = []
@@ -199,7 +204,7 @@ def run_to_the_end(exchange: Exchange, url: str, fault: Fault) -> None:
     """Follow the log with a process that `fault` ends once, and with another one after that."""
 
     def make(fault: Fault) -> FeedsWorker:
-        worker = FeedsWorker(connect(url, fault), [0], MARKETS, SAVE_PERIOD_MS)
+        worker = FeedsWorker(connect(url, fault), [0], SAVE_PERIOD_MS)
         worker.start()
         worker.restore()
         return worker
@@ -250,7 +255,7 @@ def test_ended_at_every_point(exchange: Exchange, redis_url: str) -> None:
 
 def wake_after_take_over(exchange: Exchange, url: str) -> None:
     """Two processes, the first of which slept while the second took over."""
-    sleeper, successor = (FeedsWorker(FeedsStore.connect(url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(url), [0], SAVE_PERIOD_MS) for _ in range(2))
     written = stages(exchange)
     next(written)
     sleeper.start()
@@ -268,7 +273,7 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
 
 def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(exchange: Exchange, redis_url: str) -> None:
     # Found by simulation: what looks like a gap in the log to one that slept is what its successor has saved.
-    sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS) for _ in range(2))
     sleeper.start()
     sleeper.restore()
     last = list(stages(exchange))[-1]
@@ -306,7 +311,7 @@ def test_control_without_the_compare_it_publishes_again(
 
 def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None:
     """The commit was done but its answer lost: the process loads what is there, and goes on."""
-    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for number, at in enumerate(stages(exchange)):
@@ -319,7 +324,7 @@ def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None
 
 def test_the_shards_time_alone_closes_candles(exchange: Exchange, redis_url: str) -> None:
     """Nobody's clock does: nothing is over before the shard says so, however late it is."""
-    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for _ in stages(exchange):
@@ -408,7 +413,7 @@ def test_events_of_a_later_release_wait_for_it(redis_url: str, monkeypatch: pyte
         trade = exchange.log.trade(START_MS + number, 5, 5)
         return [trade, exchange.log.depth(START_MS + number, (Side.BUY, 90 + number, 4))]
 
-    worker = FeedsWorker(connect(redis_url, Fault()), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(connect(redis_url, Fault()), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     try:

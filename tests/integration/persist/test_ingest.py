@@ -19,7 +19,7 @@ from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from tests.integration.persist.stored import assert_candles, assert_stored, query
-from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map
+from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
 from tests.shard_log import ShardLog
 
 
@@ -32,7 +32,8 @@ def log() -> MemoryStreamLog:
 def ingest_of(
     log: MemoryStreamLog, database_url: str, markets: MarketMap, shard: int = 0, entries_max: int = 2_000
 ) -> Iterator[ShardIngest]:
-    ingest = ShardIngest(shard, log, database_url, markets, entries_max)
+    publish_markets(log, markets)
+    ingest = ShardIngest(shard, log, database_url, markets.shard_count, entries_max)
     yield ingest
     ingest.close()
 
@@ -76,7 +77,7 @@ def test_many_at_once_store_everything_once(database_url: str, log: MemoryStream
     trading = ShardLog(3, markets, START_MS)
     trading.trade(600)
     trading.append_to(log)
-    runners = [IngestRunner({0: ShardIngest(0, log, database_url, markets, 20)}, threading.Event()) for _ in range(4)]
+    runners = [IngestRunner({0: ShardIngest(0, log, database_url, 1, 20)}, threading.Event()) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda runner: runner.run(0), runners * 2))
     for runner in runners:
