@@ -61,9 +61,7 @@ _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understo
 class _ShardFollower:
     """One shard's feeds, and how far they have been written and saved."""
 
-    def __init__(
-        self, store: FeedsStore, shard: int, save_period_ms: int, tracer: Tracer | None
-    ) -> None:
+    def __init__(self, store: FeedsStore, shard: int, save_period_ms: int, tracer: Tracer | None) -> None:
         self._store = store
         self._shard = shard
         self._save_period_ms = save_period_ms

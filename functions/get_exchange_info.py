@@ -70,9 +70,7 @@ async def get_exchange_info(ports: Ports, call: Call) -> object:
         server_time=call.now * call.time_scale,
         rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
         exchange_filters=[],
-        symbols=[
-            symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)
-        ],
+        symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
     )
 
 

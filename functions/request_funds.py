@@ -4,7 +4,7 @@ import secrets
 
 import msgspec
 
-from functions.errors import ApiError, refusal, status_unknown, too_precise
+from functions.errors import ApiError, refusal, status_unknown, too_precise, unavailable
 from functions.function import Function, Group, Security
 from functions.get_account import BalanceShape, balances
 from functions.idempotency import idempotency_key_of, name_of_key

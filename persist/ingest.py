@@ -166,7 +166,10 @@ class ShardIngest:
         cover: Callable[[int, StreamId], None] | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`shard_count` is that of the exchange; `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events."""
+        """Make the ingest of `shard`, of an exchange of `shard_count`.
+
+        `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events.
+        """
         self._shard = shard
         self._log = log
         self._database_url = database_url

@@ -84,9 +84,7 @@ class Listing(msgspec.Struct, frozen=True):
                 if rival is None or rival[2].version < each.version:
                     found[each.market.symbol] = (each.market, shard, each)
         unknown = tuple(
-            shard
-            for shard in range(shard_count)
-            if shard not in configurations or configurations[shard].config is None
+            shard for shard in range(shard_count) if shard not in configurations or configurations[shard].config is None
         )
         rows = [found[symbol] for symbol in sorted(found)]
         known = [(market, shard) for market, shard, _ in rows]

@@ -712,7 +712,9 @@ class RedisStreamLog:
         is_held = self._is_held(shard)
         self._hold(shard)
         try:
-            written = bool(_run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, expected, configuration))
+            written = bool(
+                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, expected, configuration)
+            )
             if written:
                 self._await_replicas(shard)
             return written

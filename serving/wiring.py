@@ -75,7 +75,9 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         if tracer is not None:
             stack.push_async_callback(asyncio.to_thread, tracer.close)
         commands_links = RedisLinks(url, settings.shard_count)
-        queue = CommandQueue(commands_links, replies_link, replies, backlog, reply_to, markets.listing, settings, tracer)
+        queue = CommandQueue(
+            commands_links, replies_link, replies, backlog, reply_to, markets.listing, settings, tracer
+        )
         stack.push_async_callback(queue.close)
         commands_links.call_when_ready(queue.retry_lost)
         replies_link.on_ready = queue.repeat_unanswered

@@ -71,9 +71,7 @@ class FaultyLog(MemoryStreamLog):
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
         """See `StreamLog`."""
-        return self._call(
-            "write_configuration", lambda: self._log.write_configuration(shard, position, configuration)
-        )
+        return self._call("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
 
     def configuration(self, shard: int) -> bytes | None:
         """See `StreamLog`."""

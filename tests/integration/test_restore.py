@@ -52,7 +52,9 @@ class Exchange:
 
     def ingest(self, entries: int = 100_000, rounds: int = 1_000) -> None:
         for shard in range(self.markets.shard_count):
-            ingest = ShardIngest(shard, self.log, self.database_url, self.markets.shard_count, entries, self.archiver.cover)
+            ingest = ShardIngest(
+                shard, self.log, self.database_url, self.markets.shard_count, entries, self.archiver.cover
+            )
             for _ in range(rounds):
                 if ingest.step() is Progress.CAUGHT_UP:
                     break

@@ -119,7 +119,7 @@ def stored_in_memory(markets: MarketMap) -> tuple[MemoryStreamLog, Tables]:
     log.append(streams.events(SHARD), {b"?": b""})
     tables, witness = Tables(), Witness(markets, log)
     process = IngestProcess(surroundings, log, tables, witness, SHARD, 0, 50)
-    ingest = MemoryIngest(SHARD, log, tables, process, markets, 50)
+    ingest = MemoryIngest(SHARD, log, tables, process, 1, 50)
     while ingest.step() is Progress.MORE:
         pass
     return log, tables

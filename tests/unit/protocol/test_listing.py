@@ -22,7 +22,10 @@ def listed(market: Market, on: int = 0, status: MarketStatus = MarketStatus.TRAD
 
 
 def test_what_is_written_is_read() -> None:
-    for each in (shard(listed(BTC), listed(ETH, 0, MarketStatus.DELISTED, 3)), ShardConfiguration(StreamId("0-0"), None, ())):
+    for each in (
+        shard(listed(BTC), listed(ETH, 0, MarketStatus.DELISTED, 3)),
+        ShardConfiguration(StreamId("0-0"), None, ()),
+    ):
         assert decode_configuration(encode_configuration(each)) == each
 
 
