@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -17,6 +18,8 @@ from runtime.tasks import end_tasks
 PERIOD_S: Final = 1.0
 FIRST_PERIOD_S: Final = 0.1
 """How often it looks while not all shards have said which markets they have."""
+
+_FIRST_LOOK_S: Final = 1.0
 
 _log = structlog.get_logger()
 
@@ -47,8 +50,11 @@ class MarketWatch:
         unknown = self._listing.unknown_shards
         return f"shard {unknown[0]} has not said yet which markets it has" if unknown else None
 
-    def start(self) -> None:
-        """Begin to look."""
+    async def start(self) -> None:
+        """Begin to look; return when the first look is done, or takes too long."""
+        with suppress(TimeoutError, redis.RedisError):
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self.look()
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:

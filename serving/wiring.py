@@ -60,7 +60,7 @@ async def opened(settings: Settings, process: str, probes: Probes) -> AsyncItera
         client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
         stack.push_async_callback(client.aclose)
         markets = MarketWatch(client, settings.shard_count)
-        markets.start()
+        await markets.start()
         stack.push_async_callback(markets.close)
         probes.ready_when("markets", markets.why_not, once=True)
         replies = ReplyWaiter(settings.reply_timeout_ms)
