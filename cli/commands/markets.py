@@ -7,6 +7,7 @@ import rich_click as click
 
 from cli.api import ApiError, request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
+from cli.listing import listing_of
 from cli.market_configs import Change, ConfigError, apply, by_symbol, known_configs, plan, with_status
 from cli.probes import connect
 from protocol.configuration import MarketConfig, MarketStatus
@@ -16,6 +17,7 @@ from runtime.settings import Settings
 
 _COLUMNS = {
     "symbol": "market",
+    "status": "status",
     "tickSize": "tick",
     "lotSize": "lot",
     "notionalMin": "minimum",
@@ -31,7 +33,7 @@ _COLUMNS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market.")
 @click.pass_context
 def markets(context: click.Context, as_json: bool) -> None:
-    """Show the markets: grid, limits and fees, and the last and best prices when the exchange runs.
+    """Show the markets: status, grid, limits and fees, and the last and best prices when the exchange runs.
 
     How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the settings want to be
     otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done in a market. EXCHANGE_MARKETS_FILE
@@ -40,7 +42,8 @@ def markets(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     settings = running_settings()
-    market_map = settings.market_map()
+    listing = listing_of(settings)
+    market_map = listing.listed
     prices: dict[str, dict[str, str]] = {}
     try:
         for path in ("ticker/price", "ticker/bookTicker"):
@@ -49,7 +52,11 @@ def markets(context: click.Context, as_json: bool) -> None:
     except ApiError:
         prices = {}
     rows = [
-        {"shard": market_map.shard_of_market(market.symbol), **_row(market, prices.get(market.symbol, {}))}
+        {
+            "shard": market_map.shard_of_market(market.symbol),
+            "status": _words(listing.statuses[market.symbol]),
+            **_row(market, prices.get(market.symbol, {})),
+        }
         for market in market_map.markets
     ]
     if as_json:

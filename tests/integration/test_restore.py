@@ -108,7 +108,7 @@ class Exchange:
             if not plan.losses or accept_loss:
                 write_database(connection, plan)
                 connection.commit()
-                write_redis(self.client, self.log, connection, plan, self.markets, time.time_ns() // 1_000_000)
+                write_redis(self.client, self.log, connection, plan, time.time_ns() // 1_000_000)
             return [f"{loss.shard}" for loss in plan.losses]
 
     def guard(self) -> list[str]:

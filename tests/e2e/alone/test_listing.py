@@ -125,7 +125,7 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
             trade(seller, buyer, "0.5")
 
             heard = streams.until(of_kind("trade"))
-            assert (Decimal(heard["p"]), Decimal(heard["q"]), heard["t"]) == (Decimal("0.5"), 100, 1)
+            assert (Decimal(heard["p"]), Decimal(heard["q"]), heard["t"]) == (Decimal("0.5"), Decimal(100), 1)
             assert streams.until(of_kind("kline"))["k"]["n"] == 1
             assert streams.until(of_kind("depthUpdate"))["U"] >= 1
             streams.until(lambda message: isinstance(message, list) and any(each["s"] == SYMBOL for each in message))
@@ -138,13 +138,17 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
         ]
         assert Decimal(public.get("/api/v3/ticker/24hr", symbol=SYMBOL)["volume"]) == 100
         (candle,) = public.get("/api/v3/klines", symbol=SYMBOL, interval="1d", limit=1)
-        assert (Decimal(candle[4]), Decimal(candle[5]), Decimal(candle[7])) == (Decimal("0.5"), 100, 50)
+        assert (Decimal(candle[4]), Decimal(candle[5]), Decimal(candle[7])) == (
+            Decimal("0.5"),
+            Decimal(100),
+            Decimal(50),
+        )
         for account, side in ((buyer, True), (seller, False)):
             ((fill,), (order,)) = (
                 account.my_trades(SYMBOL),
                 account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL),
             )
-            assert (fill["isBuyer"], Decimal(fill["quoteQty"]), order["status"]) == (side, 50, "FILLED")
+            assert (fill["isBuyer"], Decimal(fill["quoteQty"]), order["status"]) == (side, Decimal(50), "FILLED")
         resting = seller.order(SYMBOL, "SELL", "LIMIT", quantity="10", price="0.6")
         assert [each["orderId"] for each in seller.signed("GET", "/api/v3/openOrders")] == [resting["orderId"]]
 
