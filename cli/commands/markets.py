@@ -1,6 +1,7 @@
 """`exchange markets`."""
 
 import sys
+from typing import TextIO
 
 import redis
 import rich_click as click
@@ -13,7 +14,7 @@ from cli.probes import connect
 from protocol.configuration import MarketConfig, MarketStatus
 from protocol.market import Market
 from protocol.units import format_decimal
-from runtime.settings import Settings
+from runtime.settings import Settings, SettingsError, markets_of
 
 _COLUMNS = {
     "symbol": "market",
@@ -87,11 +88,20 @@ def _price(prices: dict[str, str], name: str) -> str | None:
     return short_decimal(prices[name]) if name in prices else None
 
 
+_file_option = click.option(
+    "--file",
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    help="The markets file to go by instead of that of the settings; - reads it from standard input.",
+)
+
+
 @markets.command(name="plan")
+@_file_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change.")
-def plan_command(as_json: bool) -> None:
+def plan_command(file: TextIO | None, as_json: bool) -> None:
     """Show what `apply` would change; exit 1 when some of it is impossible."""
-    changes, _ = _changes()
+    changes, _ = _changes(file)
     if as_json:
         print_json([_change_row(change) for change in changes])
     else:
@@ -101,9 +111,10 @@ def plan_command(as_json: bool) -> None:
 
 
 @markets.command(name="apply")
-def apply_command() -> None:
-    """Configure the markets as the settings say, while the exchange runs. Markets that are not in the settings stay as they are."""
-    changes, settings = _changes()
+@_file_option
+def apply_command(file: TextIO | None) -> None:
+    """Configure the markets as the markets file says, while the exchange runs. Markets that are not in it stay as they are."""
+    changes, settings = _changes(file)
     _show(changes)
     if not all(change.is_possible for change in changes):
         raise CommandError("Nothing was changed.")
@@ -133,9 +144,13 @@ def resume(symbols: tuple[str, ...]) -> None:
     _set_status(symbols, MarketStatus.TRADING)
 
 
-def _changes() -> tuple[list[Change], Settings]:
+def _changes(file: TextIO | None) -> tuple[list[Change], Settings]:
     settings = running_settings()
-    return plan(_known(settings), settings.market_map()), settings
+    try:
+        wanted = markets_of(file.read(), settings.shard_count, file.name) if file else settings.market_map()
+    except (SettingsError, UnicodeDecodeError) as error:
+        raise CommandError(str(error)) from error
+    return plan(_known(settings), wanted), settings
 
 
 def _known(settings: Settings) -> dict[str, MarketConfig]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -21,10 +22,12 @@ from redis.retry import Retry
 from feeds import store as store_module
 from feeds.state import CLOSED_CANDLES_MAX
 from feeds.store import FeedsStore, SupersededError
-from feeds.worker import FeedsWorker
+from feeds.worker import FeedsWorker, MarketsUnknownError
 from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
-from protocol.events import AccountEvent, Event, TimePassed, TradeExecuted
+from protocol.configuration import MarketConfig
+from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, TradeExecuted
+from protocol.market import MarketMap
 from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, DepthSnapshot, Ticker
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
@@ -92,9 +95,8 @@ class Exchange:
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
-        log = RedisStreamLog.connect(url)
-        publish_markets(log, MARKETS)
-        log.close()
+        self._url = url
+        self.say(MARKETS)
         self.log = MarketLog()
         self.account_events: list[AccountEvent] = []
         self._heard: list[AccountEvent] = []
@@ -103,6 +105,11 @@ class Exchange:
         for pattern in ("pub:*", "account:*"):
             self._pubsub.psubscribe(pattern)
             assert self._pubsub.get_message(timeout=5), "not subscribed"
+
+    def say(self, markets: MarketMap) -> None:
+        """Have the shard's leader say that these are its markets."""
+        with closing(RedisStreamLog.connect(self._url)) as log:
+            publish_markets(log, markets)
 
     def commit(self, stream_id: str, *events: Event) -> None:
         self.account_events += [event for event in events if isinstance(event, AccountEvent)]
@@ -402,6 +409,58 @@ def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = 
         assert time.monotonic() < deadline
         meanwhile()
         time.sleep(0.002)
+
+
+def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redis_url: str) -> None:
+    """Its first entry may be read before its shard's leader has said that it has it; and a saved state knows it."""
+    exchange.say(MarketMap.placed([], 1))
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    for number, market in enumerate(MARKETS.markets):
+        exchange.commit(f"{START_MS - 10 + number}-0", MarketConfigured(TimeMs(START_MS), MarketConfig(market, 0)))
+    for number, at in enumerate(stages(exchange)):
+        worker.step(1_000 * number, 0)
+        last = at
+    worker.finish(50_000)
+    again = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    again.start()
+    again.restore()
+    again.step(60_000, 0)
+    exchange.check(last)
+
+
+def test_what_cannot_be_understood_yet_waits_for_the_leader(
+    exchange: Exchange, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which it is."""
+    monkeypatch.setattr("feeds.worker._HELD_S", 0)
+    exchange.redis.delete(streams.configuration(0))
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    first, *_ = [*stages(exchange)][:1]
+    for now in (0, 1_000):
+        worker.step(now, 0)
+    assert exchange.redis.hget(streams.feeds_state(0), "published_id") is None
+    exchange.say(MARKETS)
+    worker.step(2_000, 0)
+    worker.finish(3_000)
+    published_id: Any = exchange.redis.hget(streams.feeds_state(0), "published_id")
+    assert int(published_id.split(b"-")[0]) > first
+
+    position, time, markets, _ = msgspec.json.decode(exchange.redis.hget(streams.feeds_state(0), "state") or b"")
+    earlier = msgspec.json.encode([position, time, markets])
+    exchange.redis.hset(streams.feeds_state(0), "state", earlier)
+    exchange.redis.delete(streams.configuration(0))
+    again = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    again.start()
+    with pytest.raises(MarketsUnknownError, match="BTCUSDT"):
+        again.restore()
+    exchange.say(MARKETS)
+    again.restore()
+    again.step(60_000, 0)
+    exchange.check(published(exchange))
 
 
 def test_events_of_a_later_release_wait_for_it(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

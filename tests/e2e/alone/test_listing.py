@@ -162,8 +162,15 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
         eventually("it trades again", lambda: statuses(public)[SYMBOL] == "TRADING", TIMEOUT_S)
         assert pids(exchange) == before, "no process has started anew"
 
+        other = tmp_path / "other.toml"
+        other.write_text(ELSEWHERE)
+        assert "XRPUSDT is trading, version 1" in run(exchange, "markets", "apply", "--file", str(other))
+        eventually("it is listed", lambda: statuses(public).get("XRPUSDT") == "TRADING", TIMEOUT_S)
+        listed = {each["symbol"]: each["status"] for each in exchange.command("markets")}
+        assert listed == dict.fromkeys(("ADAUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"), "trading")
+
         # Another file, with which every process starts anew, changes nothing that anybody sees.
-        file.write_text(ELSEWHERE)
+        file.write_text(ELSEWHERE.replace("XRP", "DOGE"))
         for process in exchange.processes():
             if not process.name.startswith(("redis", "postgres")):
                 os.kill(process.pid, signal.SIGKILL)
@@ -175,7 +182,7 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
                 return False
 
         eventually("everything is back", is_back, 120)
-        assert set(statuses(public)) == {"ADAUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT"}
+        assert set(statuses(public)) == {"ADAUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"}
         trade(seller, buyer, "0.6")  # 10 of it against what rested
         assert [each["id"] for each in public.get("/api/v3/trades", symbol=SYMBOL)] == [1, 2, 3]
         assert len(buyer.my_trades(SYMBOL)) == 3
