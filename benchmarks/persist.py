@@ -20,8 +20,10 @@ from persist.migrate import Flavour
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, TRADES, EventBatch, Rows, rows_of
 from protocol import streams
 from protocol.codec import decode_events
+from protocol.configuration import MarketConfig, ShardConfig
+from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import MarketMap
-from protocol.streams import EVENTS_FIELD, stream_id_of
+from protocol.streams import EVENTS_FIELD, STREAM_START, stream_id_of
 from protocol.units import TimeMs
 from runtime.redis_stream_log import RedisStreamLog
 
@@ -42,9 +44,12 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
                 continue
             seen.add(flavour)
             frames = _frames(count, market_map)
+            configs = tuple(MarketConfig(market, 0) for market in market_map.markets)
+            configuration = ShardConfiguration(STREAM_START, ShardConfig(), configs)
+            client.set(streams.configuration(0), encode_configuration(configuration))
             _append(client, frames)
             log = RedisStreamLog.connect(settings.resolved_redis_url())
-            ingest = ShardIngest(0, log, url, market_map, settings.ingest_batch_entries)
+            ingest = ShardIngest(0, log, url, 1, settings.ingest_batch_entries)
             with _collector_as_in_a_worker():
                 began = time.perf_counter()
                 while ingest.step() is Progress.MORE:
@@ -54,7 +59,7 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
             batches = [
                 EventBatch(stream_id_of(number, 0), decode_events(frame)) for number, frame in enumerate(frames, 1)
             ]
-            rows = rows_of(0, batches, market_map)
+            rows = rows_of(0, batches, market_map.by_symbol)
             with psycopg.connect(url) as connection:
                 stored = connection.execute("SELECT count(*) FROM trades").fetchone()
             if stored is None or stored[0] != len(rows.trades):

@@ -269,7 +269,6 @@ def quantile(buckets: Mapping[float, float], part: float) -> float | None:
 
 def view_of(between: Between, state: State, settings: Settings, now_s: float) -> View:
     """Return what there is to see; `now_s` is the time since the epoch."""
-    market_map = settings.market_map()
     accepted = between.rate("gateway_orders_total", answer="accepted")
     return View(
         seconds=between.seconds,
@@ -281,9 +280,7 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
         latency=between.latency("gateway_request_seconds"),
         stages={stage: between.latency(name, **labels) for stage, (name, labels) in STAGES.items()},
         shards=[_shard(between, shard, now_s) for shard in range(settings.shard_count)],
-        markets=[
-            _market(between, market.symbol, market_map.shard_of_market(market.symbol)) for market in market_map.markets
-        ],
+        markets=[_market(between, symbol, shard) for symbol, shard in sorted(_listed(between).items())],
         edge=EdgeView(
             connections=round(between.total("ws_edge_connections")),
             subscriptions=round(between.total("ws_edge_subscriptions")),
@@ -320,6 +317,12 @@ def _shard(between: Between, index: int, now_s: float) -> ShardView:
         archive_lag_s=between.greatest("persist_archive_lag_seconds", shard=shard),
         dead_letters=_whole(between.greatest("engine_dead_letters", shard=shard)),
     )
+
+
+def _listed(between: Between) -> dict[str, int]:
+    """Return the markets, and the shard of each, as the engine workers show them."""
+    found = (dict(labels) for _, labels, _ in between.found("engine_resting_orders", {}))
+    return {labels["market"]: int(labels["shard"]) for labels in found}
 
 
 def _market(between: Between, symbol: str, shard: int) -> MarketView:

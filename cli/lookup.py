@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
+from cli.listing import listing_of, read_listing
 from cli.past import Past, PastError, Progress
 from cli.probes import connect, connect_log
 from persist.segments import ArchiveDamagedError
@@ -45,7 +46,8 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     if log is None and connection is None:
         raise CommandError(f"Neither Redis nor the database answers; `exchange up` starts them ({'; '.join(reasons)}).")
     try:
-        yield Past(log, connection, settings.market_map()), connection
+        listing = read_listing(log, settings) if log is not None else listing_of(settings)
+        yield Past(log, connection, listing.known), connection
     except (PastError, ArchiveDamagedError) as error:
         raise CommandError(f"{error}.") from error
     except psycopg.Error as error:

@@ -16,8 +16,10 @@ from websockets.sync.client import connect as connect_websocket
 
 from cli.processes import ProcessSpec, edges, engines, gateways, readers
 from protocol import streams
-from protocol.codec import decode_replies, encode_frame
+from protocol.codec import LaterFormatError, decode_replies, encode_frame
+from protocol.configuration import MarketStatus
 from protocol.lease import Leader, Standby
+from protocol.listing import decode_configuration
 from protocol.replies import AuditQuery, AuditReply, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime import redis_clients
@@ -241,13 +243,21 @@ def halts(settings: Settings) -> dict[int, Halt]:
 
 def shard_reports(settings: Settings) -> list[ShardReport]:
     """Return how every shard stands."""
-    market_map = settings.market_map()
     with connect(settings) as client, closing(connect_log(settings)) as log:
         audits = audit(client, list(range(settings.shard_count)))
         return [
-            _shard_report(client, log, shard, [market.symbol for market in market_map.markets_of_shard(shard)], audits)
-            for shard in range(settings.shard_count)
+            _shard_report(client, log, shard, _markets_of(log, shard), audits) for shard in range(settings.shard_count)
         ]
+
+
+def _markets_of(log: RedisStreamLog, shard: int) -> list[str]:
+    """Return the markets that a shard's leader says it has; none before it has said anything."""
+    value = log.configuration(shard)
+    try:
+        configs = decode_configuration(value).markets if value is not None else ()
+    except (msgspec.MsgspecError, LaterFormatError):
+        return []
+    return [each.market.symbol for each in configs if each.status is not MarketStatus.DELISTED]
 
 
 def _shard_report(

@@ -34,7 +34,7 @@ from protocol import streams
 from protocol.codec import encode_frame, encode_messages
 from protocol.commands import MessageFrame, ShardMessage
 from protocol.events import Event, OrderClosed, OrderFilled, TradeExecuted
-from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
+from protocol.market import SHARD_COUNT_MAX, Market
 from protocol.market_data import INTERVALS, BookTicker, DepthSnapshot, interval_bounds
 from protocol.orders import OrderState, OrderStatus, Side
 from protocol.streams import (
@@ -133,17 +133,13 @@ def plan_restore(
                 f"Nothing of shard {shard} is archived in this database; there is nothing to restore from."
             )
         epoch = max(known.archived_epoch, epochs.get(shard, 0)) + EPOCHS_SKIPPED
-        restored.append(
-            _rebuild(shard_past, past.market_map, known.archived_id, known.ingested_id, epoch, progress(shard))
-        )
+        restored.append(_rebuild(shard_past, known.archived_id, known.ingested_id, epoch, progress(shard)))
     outboxes = _outboxes(past, restored)
     losses = [loss for each in restored if (loss := _loss(connection, each)) is not None]
     return Plan(restored, outboxes, losses)
 
 
-def _rebuild(
-    past: ShardPast, markets: MarketMap, position: StreamId, ingested: StreamId, epoch: int, progress: Progress
-) -> RestoredShard:
+def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress) -> RestoredShard:
     base_id = min(position, ingested, key=split_stream_id)
     try:
         replay = past.replay_from(
@@ -161,7 +157,7 @@ def _rebuild(
         closed.update(_closed_since(since_ms, replay.shard.take().events))
         base = _Base(
             base_id,
-            {market.symbol: replay.shard.depth(market.symbol) for market in markets.markets_of_shard(past.shard)},
+            {symbol: replay.shard.depth(symbol) for symbol in replay.shard.markets},
         )
         events: list[tuple[StreamId, bytes]] = []
         for entry in steps(replay, past, position, progress):
@@ -374,7 +370,6 @@ def write_redis(
     log: RedisStreamLog,
     connection: psycopg.Connection[Any],
     plan: Plan,
-    market_map: MarketMap,
     now_ms: int,
 ) -> None:
     """Replace what Redis has of the shards. A shard's position comes last: without it nothing of it opens."""
@@ -382,7 +377,7 @@ def write_redis(
     for each in plan.shards:
         log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
-        _write_feeds(client, connection, each, market_map, now_ms)
+        _write_feeds(client, connection, each, now_ms)
         client.set(streams.position(each.shard.index), f"{each.epoch}|{each.position}")
 
 
@@ -438,13 +433,12 @@ def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
         client.xdel(stream, stream_id)
 
 
-def _write_feeds(
-    client: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, market_map: MarketMap, now_ms: int
-) -> None:
+def _write_feeds(client: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
     """Write what the feeds know at the position: what the database tells, and the events that it does not have yet."""
     shard, base = each.shard.index, each.base
     base_time, time = (split_stream_id(stream_id)[0] for stream_id in (base.stream_id, each.position))
-    markets = market_map.markets_of_shard(shard)
+    # Those that were listed up to there; the events tell of the others.
+    markets = [state.market for symbol, state in each.shard.markets.items() if symbol in base.books]
     states: dict[str, MarketState] = {}
     for market in markets:
         book, trades = base.books[market.symbol], _last_trades(connection, market)
@@ -477,7 +471,7 @@ def _write_feeds(
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
     # The other read models are written at the feeds' start; this one only when it changes.
-    for symbol in states:
+    for symbol in each.shard.markets:
         depth = each.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)
         ticker = BookTicker(TimeMs(time), symbol, depth.sequence, *best_bid[0], *best_ask[0])

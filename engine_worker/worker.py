@@ -40,6 +40,7 @@ from protocol.codec import (
 from protocol.commands import MessageFrame, ShardMessage, Tick
 from protocol.configuration import ShardConfig
 from protocol.lease import Leader
+from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import MarketMap
 from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
 from protocol.streams import (
@@ -79,6 +80,8 @@ _RENEW_ENTRIES = 32
 """After as many entries of a batch a leader looks whether its lease is due."""
 _STORED_INTERVAL_MS = 1_000
 """How often a worker asks up to where the database has the shard's events."""
+_WRITTEN_AGAIN_MS = 30_000
+"""How often a leader tells how its shard is configured also without a change."""
 _EVENT_ENTRIES = 100
 """Entries of events read at once at a start."""
 
@@ -145,6 +148,9 @@ class Worker:
         """The seconds of the last event, and of the last tick, that this worker wrote."""
         self._drained_at: ShardPosition | None = None
         """The position at which a tick was written for orders that are to be canceled."""
+        self._written: tuple[ShardConfig | None, MarketMap, bytes] | None = None
+        """The configuration that this worker has written to `config:{k}` since it leads; its parts are replaced when they change."""
+        self._written_due_ms = 0
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
@@ -307,6 +313,7 @@ class Worker:
             self._check_is_new()
             self._configure()
         self.position = position
+        self._written = None
         self.lag_ms = 0
         TAKEOVERS.labels(self._index).inc()
         _log.info(
@@ -437,6 +444,7 @@ class Worker:
         """
         if self._delivery_unsure:
             self._deliver_rest()
+        self._write_configuration()
         self._look_what_is_stored()
         entries = self._streams.read_inputs(
             self._index,
@@ -456,6 +464,23 @@ class Worker:
         if len(inputs) < len(entries):
             self._answer(entry for entry in entries if entry.stream != self._inputs)
         return len(entries)
+
+    def _write_configuration(self) -> None:
+        """Tell how the shard is configured, before it says or does anything that readers need that for.
+
+        Said again now and then: a Redis that has lost its last writes may have lost this one alone.
+        """
+        config, market_map, now_ms, written = self.shard.config, self.shard.market_map, self._now_ms(), self._written
+        if written is not None and written[0] is config and written[1] is market_map:
+            if now_ms < self._written_due_ms:
+                return
+            value = written[2]
+        else:
+            own = [each for each in self.shard.market_configs.values() if each.shard == self._index]
+            own.sort(key=lambda each: each.market.symbol)
+            value = encode_configuration(ShardConfiguration(self.position.stream_id, config, tuple(own)))
+        if self._streams.write_configuration(self._index, self.position, value):
+            self._written, self._written_due_ms = (config, market_map, value), now_ms + _WRITTEN_AGAIN_MS
 
     def _check_is_new(self) -> None:
         """Refuse a log whose commands were decided by settings: a shard that begins without any would have refused them all."""

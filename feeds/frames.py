@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from protocol.codec import event_items
+from protocol.configuration import MarketConfig
 from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
@@ -112,13 +113,14 @@ class Passed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
 
 
 class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
-    """The head of a `MarketConfigured`."""
+    """A `MarketConfigured`."""
 
     time: TimeMs
+    config: MarketConfig
 
 
-ShardHead = StateHash | Passed | Configured | FeeWithdrawal | Closure
-EventHead = ShardHead | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+ShardHead = StateHash | Passed | FeeWithdrawal | Closure
+EventHead = ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])

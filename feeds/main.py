@@ -10,7 +10,7 @@ import structlog
 
 from feeds.state import InvariantError
 from feeds.store import FeedsStore, RewoundError, SupersededError
-from feeds.worker import FeedsWorker
+from feeds.worker import FeedsWorker, MarketsUnknownError
 from protocol.codec import LaterFormatError
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
@@ -52,9 +52,7 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     """Run until SIGTERM or SIGINT; then save the state."""
     stopping = stop_flag()
     store = FeedsStore.connect(settings.resolved_redis_url(), settings.redis_replicas_min)
-    worker = FeedsWorker(
-        store, range(settings.shard_count), settings.market_map(), settings.feeds_save_period_ms, tracer
-    )
+    worker = FeedsWorker(store, range(settings.shard_count), settings.feeds_save_period_ms, tracer)
 
     reach = reach_redis(probes, "feeds")
     probes.ready_when("lag", lambda: _why_not_ready(worker.behind_ms(), settings.ready_lag_ms_max))
@@ -73,6 +71,14 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
             count = worker.step(int(begun * 1000), BLOCK_MS)
             reach.answered()
             probes.turned()
+        except MarketsUnknownError as error:
+            reach.answered()
+            if not away:
+                _log.warning("the feeds wait", reason=str(error))
+            away = True
+            probes.starting(str(error))
+            stopping.wait(RETRY_AFTER_S)
+            continue
         except (*Unreachable, RewoundError) as error:
             if not away:
                 _log.warning("redis is away", error=str(error))

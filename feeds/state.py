@@ -16,7 +16,7 @@ import msgspec
 from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import HalfBook
-from feeds.frames import BUY, Accepted, Closed, DepthChange, Filled, ShardHead, Trade, decode
+from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, window_start
 from feeds.trades import fold
 from protocol import streams
@@ -102,7 +102,11 @@ class _ShardState(msgspec.Struct, array_like=True):
     position: StreamId
     time: int
     markets: dict[str, _MarketState]
+    configured: list[Market] = []
+    """The definitions of these markets; an earlier release saved none."""
 
+
+_EMPTY: Final = _MarketState(Sequence(0), TimeMs(0), {}, {}, {}, 0, [])
 
 _decode_state = json_decoder(_ShardState)
 _decode_chunk = json_decoder(list[Bucket])
@@ -274,7 +278,7 @@ class ShardFeeds:
     """The feeds of one shard.
 
     `apply` frames, `advance` the time, then `take_outputs`: those of one call belong together. `decode` makes one from what `save`
-    returned.
+    returned. It knows the markets that it is told of, those of its saved state, and those that an event has configured since.
     """
 
     def __init__(self, shard: int, markets: Iterable[Market]) -> None:
@@ -314,16 +318,22 @@ class ShardFeeds:
         for name in sorted(chunks, key=_chunk_of):
             kept = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
             buckets.setdefault(_market_of(name), []).extend(kept)
-        empty = _MarketState(Sequence(0), TimeMs(0), {}, {}, {}, 0, [])
+        definitions = {market.symbol: market for market in (*saved.configured, *markets)}
         self._markets = {
-            market.symbol: _MarketFeed(
-                shard,
-                market,
-                saved.markets.get(market.symbol) or msgspec.structs.replace(empty, candles={}),
-                buckets.get(market.symbol, ()),
-            )
-            for market in markets
+            symbol: _MarketFeed(shard, market, saved.markets.get(symbol) or _empty(), buckets.get(symbol, ()))
+            for symbol, market in definitions.items()
         }
+        self.undefined = saved.markets.keys() - definitions.keys()
+        """Markets of the saved state whose definitions are missing: without them this object must not be used."""
+
+    def know(self, markets: Iterable[Market]) -> None:
+        """Have these markets from now on, also. What is known of a market stays: its grid never changes."""
+        for market in markets:
+            known = self._markets.get(market.symbol)
+            if known is not None:
+                known.market = market
+            else:
+                self._markets[market.symbol] = _MarketFeed(self.shard, market, _empty(), ())
 
     def apply(self, stream_id: StreamId, frame: bytes) -> int:
         """Apply the frame of one entry and return its number of events. Nothing is changed when the frame cannot be read.
@@ -335,8 +345,13 @@ class ShardFeeds:
         """
         events, raws = decode(frame)
         markets = self._markets
+        configured = {event.config.market.symbol for event in events if isinstance(event, Configured)}
         for event in events:
-            if isinstance(event, (Trade, DepthChange)) and event.market not in markets:
+            if (
+                isinstance(event, (Trade, DepthChange))
+                and event.market not in markets
+                and event.market not in configured
+            ):
                 raise UnknownMarketError(f"shard {self.shard} has no market {event.market[:40]!r}")
         for event, raw in zip(events, raws, strict=True):
             if isinstance(event, (Trade, DepthChange)):
@@ -359,6 +374,8 @@ class ShardFeeds:
                         market.ask_changes[price] = quantity
             elif isinstance(event, (Accepted, Filled, Closed)):
                 self._accounts.add(event.order.account_id, raw)
+            elif isinstance(event, Configured):
+                self.know([event.config.market])
             elif not isinstance(event, ShardHead):
                 self._accounts.add(event.account_id, raw)
         if events:
@@ -422,7 +439,13 @@ class ShardFeeds:
         expired = [name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second]
         self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
         self._first_chunk = self.time // 1000 // _CHUNK_SECONDS
-        return SavedState(_encode_json(_ShardState(self.position, self.time, markets)), chunks, expired)
+        definitions = [market.market for market in self._markets.values()]
+        return SavedState(_encode_json(_ShardState(self.position, self.time, markets, definitions)), chunks, expired)
+
+
+def _empty() -> _MarketState:
+    """Return the state of a market in which nothing has happened."""
+    return msgspec.structs.replace(_EMPTY, bids={}, asks={}, candles={}, buckets=[])
 
 
 def _chunk_name(symbol: str, chunk: int) -> str:

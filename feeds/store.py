@@ -8,10 +8,15 @@ entry and which time everything has been written and published), `state` and the
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import redis
+import structlog
 
 from feeds.state import CLOSED_CANDLES_MAX, DIFFS_MAX, TRADES_MAX, Outputs, SavedState
 from protocol import streams
+from protocol.codec import LaterFormatError
+from protocol.listing import decode_configuration
+from protocol.market import Market
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
 from runtime.redis_clients import ShardServers
 from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
@@ -30,6 +35,9 @@ while i <= #ARGV do
 end
 return 1
 """
+
+
+_log = structlog.get_logger()
 
 
 class SupersededError(RuntimeError):
@@ -102,6 +110,10 @@ class FeedsStore:
             {name.decode(): chunk for name, chunk in found.items()},
         )
 
+    def markets(self, shard: int) -> list[Market] | None:
+        """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this program can read."""
+        return markets_of(self._log.configuration(shard))
+
     def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
         """Return (shard, id, frame) of up to `count` entries of each shard; wait up to `block_ms` for one."""
         shards = {streams.events(shard): shard for shard in after}
@@ -142,6 +154,18 @@ class FeedsStore:
         self._redis.close()
         if self._servers is not None:
             self._servers.close()
+
+
+def markets_of(value: bytes | None) -> list[Market] | None:
+    """Return the markets in what `config:{k}` holds; None: there are none to be read in it."""
+    if value is None:
+        return None
+    try:
+        configuration = decode_configuration(value)
+    except (msgspec.MsgspecError, LaterFormatError) as error:
+        _log.error("the configuration cannot be read", reason=str(error))
+        return None
+    return [each.market for each in configuration.markets] if configuration.config is not None else None
 
 
 def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:

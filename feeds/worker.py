@@ -16,7 +16,6 @@ from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
 from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
-from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from runtime.stream_log import DeadLetter
 from runtime.tracing import Tracer, trace_events
@@ -62,18 +61,15 @@ _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understo
 class _ShardFollower:
     """One shard's feeds, and how far they have been written and saved."""
 
-    def __init__(
-        self, store: FeedsStore, shard: int, market_map: MarketMap, save_period_ms: int, tracer: Tracer | None
-    ) -> None:
+    def __init__(self, store: FeedsStore, shard: int, save_period_ms: int, tracer: Tracer | None) -> None:
         self._store = store
         self._shard = shard
-        self._markets = market_map.markets_of_shard(shard)
         self._save_period_ms = save_period_ms
         self._tracer = tracer
         self._save_due = 0
         self._saved_id = STREAM_START
         self._dead_letters: list[DeadLetter] = []
-        self.feeds = ShardFeeds(shard, self._markets)
+        self.feeds = ShardFeeds(shard, ())
         self.mark = Mark(STREAM_START, 0)
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
         self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
@@ -88,15 +84,18 @@ class _ShardFollower:
         Raises:
             SupersededError: another process has taken over.
             InvariantError: the log contradicts itself, or what was needed of it is gone.
+            MarketsUnknownError: nobody has said yet which markets the shard has.
         """
-        saved = self._store.load(self._shard)
+        saved, markets = self._store.load(self._shard), self._store.markets(self._shard) or ()
         if saved.state:
             try:
-                self.feeds = ShardFeeds.decode(self._shard, self._markets, saved.state, saved.chunks)
+                self.feeds = ShardFeeds.decode(self._shard, markets, saved.state, saved.chunks)
             except msgspec.MsgspecError as error:
                 raise InvariantError(f"shard {self._shard}: the saved state cannot be read: {error}") from error
+            if self.feeds.undefined:
+                raise MarketsUnknownError(self._shard, ", ".join(sorted(self.feeds.undefined)))
         else:
-            self.feeds = ShardFeeds(self._shard, self._markets)
+            self.feeds = ShardFeeds(self._shard, markets)
         self._saved_id = self.feeds.position
         self.mark = Mark(saved.published_id, saved.published_time)
         end = split_stream_id(saved.published_id)
@@ -128,6 +127,10 @@ class _ShardFollower:
                 uncommitted += self._apply(stream_id, frame)
             except LaterFormatError as error:
                 self._hold(stream_id, error)
+                break
+            except MarketsUnknownError as error:
+                _log.warning("the events wait", shard=self._shard, stream_id=stream_id, reason=str(error))
+                time.sleep(_HELD_S)
                 break
             if uncommitted >= COMMIT_EVENTS:
                 self._commit(now)
@@ -167,12 +170,23 @@ class _ShardFollower:
 
     def _apply(self, stream_id: StreamId, frame: bytes) -> int:
         try:
-            return self.feeds.apply(stream_id, frame)
+            return self._apply_known(stream_id, frame)
         except (msgspec.MsgspecError, UnknownMarketError) as error:
             source = streams.events(self._shard)
             self._dead_letters.append(DeadLetter(source, stream_id, str(error), frame))
             self.feeds.skip(stream_id)
             return 0
+
+    def _apply_known(self, stream_id: StreamId, frame: bytes) -> int:
+        try:
+            return self.feeds.apply(stream_id, frame)
+        except UnknownMarketError as error:
+            # It may have been listed before everything that this process has read: then the shard's leader has said so since.
+            markets = self._store.markets(self._shard)
+            if markets is None:
+                raise MarketsUnknownError(self._shard, str(error)) from error
+            self.feeds.know(markets)
+            return self.feeds.apply(stream_id, frame)
 
     def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it: its trades must not be missing from the streams."""
@@ -198,6 +212,13 @@ class _ShardFollower:
             self._saved_id = following.stream_id
 
 
+class MarketsUnknownError(RuntimeError):
+    """What a shard has said cannot be understood before its leader has written which markets it has."""
+
+    def __init__(self, shard: int, reason: str) -> None:
+        super().__init__(f"shard {shard} has not said yet which markets it has: {reason}")
+
+
 class FeedsWorker:
     """Runs the feeds of several shards.
 
@@ -208,12 +229,11 @@ class FeedsWorker:
         self,
         store: FeedsStore,
         shards: Iterable[int],
-        market_map: MarketMap,
         save_period_ms: int,
         tracer: Tracer | None = None,
     ) -> None:
         self._store = store
-        self._followers = {shard: _ShardFollower(store, shard, market_map, save_period_ms, tracer) for shard in shards}
+        self._followers = {shard: _ShardFollower(store, shard, save_period_ms, tracer) for shard in shards}
 
     def start(self) -> None:
         """Become the only writer of the shards' feeds. Call `restore` next."""
@@ -226,6 +246,7 @@ class FeedsWorker:
         Raises:
             SupersededError: another process has taken over.
             InvariantError: the log contradicts itself, or what was needed of it is gone.
+            MarketsUnknownError: nobody has said yet which markets a shard has.
         """
         for shard, follower in self._followers.items():
             with self._unless_superseded(shard):

@@ -4,6 +4,7 @@ import msgspec
 
 from functions.errors import status_unknown
 from functions.function import Function, Group, Parameter, Security
+from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import basis_points, commission_rate
 from protocol.replies import BalancesQuery, FundsReply
@@ -50,6 +51,10 @@ class AccountShape(msgspec.Struct, rename="camel"):
 
 async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[BalanceShape]:
     """Return the account's funds: every asset of the exchange, or only those that are not zero."""
+    return _shown(ports, await _funds(ports, call), omit_zero=omit_zero)
+
+
+async def _funds(ports: Ports, call: Call) -> FundsReply:
     shards = ports.shards
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
@@ -57,6 +62,10 @@ async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[Balance
     )
     if not isinstance(reply, FundsReply):
         raise status_unknown()
+    return reply
+
+
+def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceShape]:
     funds = {balance.asset: (balance.available, balance.held) for balance in reply.balances}
     assets = dict.fromkeys((*ports.markets.assets, *funds))
     return [
@@ -70,8 +79,11 @@ async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[Balance
 async def get_account(ports: Ports, call: Call) -> object:
     """Return the account."""
     omit_zero = call.parameters.boolean("omitZeroBalances", default=False)
-    maker = max(market.maker_fee_ppm for market in ports.markets.markets)
-    taker = max(market.taker_fee_ppm for market in ports.markets.markets)
+    markets = all_markets(ports.markets)
+    funds = await _funds(ports, call)
+    is_frozen = funds.limits is not None and funds.limits.is_frozen
+    maker = max((market.maker_fee_ppm for market in markets), default=0)
+    taker = max((market.taker_fee_ppm for market in markets), default=0)
     return AccountShape(
         maker_commission=basis_points(maker),
         taker_commission=basis_points(taker),
@@ -80,15 +92,15 @@ async def get_account(ports: Ports, call: Call) -> object:
         commission_rates=RatesShape(
             commission_rate(maker), commission_rate(taker), commission_rate(0), commission_rate(0)
         ),
-        can_trade=True,
-        can_withdraw=True,
+        can_trade=not is_frozen,
+        can_withdraw=not is_frozen,
         can_deposit=True,
         brokered=False,
         require_self_trade_prevention=False,
         prevent_sor=False,
         update_time=call.now * call.time_scale,
         account_type="SPOT",
-        balances=await balances(ports, call, omit_zero=omit_zero),
+        balances=_shown(ports, funds, omit_zero=omit_zero),
         permissions=["SPOT"],
         uid=call.account_id,
     )

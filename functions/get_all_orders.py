@@ -26,7 +26,7 @@ _NEWEST = (
 async def get_all_orders(ports: Ports, call: Call) -> object:
     """Return orders of any status, oldest first."""
     parameters = call.parameters
-    market = parameters.market(ports.markets)
+    market = parameters.market(ports.known_markets)
     order_id = parameters.integer("orderId")
     start, end = parameters.time_range(_DAY_MS)
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)

@@ -9,7 +9,7 @@ from functions.ticker_shapes import book_ticker_shape
 
 async def get_book_ticker(ports: Ports, call: Call) -> object:
     """Return best bid and ask of the markets asked for, or of all."""
-    markets, is_single = chosen_markets(call.parameters, ports.markets)
+    markets, is_single = chosen_markets(call.parameters, ports)
     books = await ports.read_models.book_tickers([market.symbol for market in markets])
     shapes = [book_ticker_shape(market, book) for market, book in zip(markets, books, strict=True)]
     return shapes[0] if is_single else shapes

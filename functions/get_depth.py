@@ -22,7 +22,7 @@ class DepthShape(msgspec.Struct, rename="camel"):
 
 async def get_depth(ports: Ports, call: Call) -> object:
     """Return the best levels of the book."""
-    market = single_market(call.parameters, ports.markets)
+    market = single_market(call.parameters, ports)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     depth = await ports.read_models.depth(market.symbol)
     if depth is None:

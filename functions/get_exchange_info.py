@@ -6,11 +6,12 @@ import msgspec
 
 from functions.errors import bad_combination, invalid_parameter
 from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
-from functions.market_choice import TRADING, status_matches
+from functions.market_choice import all_markets, shown_status, wanted_status, with_status
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 from functions.rate_limits import order_limits, weight_limit
-from protocol.market import Market, MarketMap
+from protocol.listing import Listing
+from protocol.market import Market
 from protocol.orders import OrderType, SelfTradePrevention
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, format_decimal
 
@@ -62,40 +63,41 @@ class ExchangeInfoShape(msgspec.Struct, rename="camel"):
 
 async def get_exchange_info(ports: Ports, call: Call) -> object:
     """Return the markets asked for, or all."""
-    parameters = call.parameters
+    parameters, listing = call.parameters, ports.listing()
     shown = parameters.boolean("showPermissionSets", default=True)
     return ExchangeInfoShape(
         timezone="UTC",
         server_time=call.now * call.time_scale,
         rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
         exchange_filters=[],
-        symbols=[symbol_shape(market, shown) for market in _chosen(parameters, ports.markets)],
+        symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
     )
 
 
-def _chosen(parameters: Parameters, markets: MarketMap) -> list[Market]:
+def _chosen(parameters: Parameters, listing: Listing) -> list[Market]:
     by_name = [name for name in ("symbol", "symbols") if name in parameters]
     by_kind = [name for name in ("permissions", "symbolStatus") if name in parameters]
     if len(by_name) > 1 or (by_name and by_kind):
         raise bad_combination()
     if "symbol" in parameters:
-        return [parameters.market(markets)]
-    chosen = parameters.markets(markets)
+        return [parameters.market(listing.listed)]
+    chosen = parameters.markets(listing.listed)
     if chosen is not None:
         return chosen
     permissions = parameters.words("permissions")
     if permissions is not None and not set(permissions) <= _PERMISSIONS:
         raise invalid_parameter("permissions")
-    if not status_matches(parameters) or (permissions is not None and "SPOT" not in permissions):
+    status = wanted_status(parameters)
+    if permissions is not None and "SPOT" not in permissions:
         return []
-    return list(markets.markets)
+    return with_status(listing, all_markets(listing.listed), status)
 
 
-def symbol_shape(market: Market, show_permission_sets: bool) -> SymbolShape:
+def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> SymbolShape:
     """Return a market with its filters."""
     return SymbolShape(
         symbol=market.symbol,
-        status=TRADING,
+        status=status,
         base_asset=market.base,
         base_asset_precision=8,
         quote_asset=market.quote,

@@ -60,7 +60,7 @@ class MyTradeShape(msgspec.Struct, gc=False, rename="camel"):
 async def get_my_trades(ports: Ports, call: Call) -> object:
     """Return the account's fills, oldest first."""
     parameters = call.parameters
-    market = parameters.market(ports.markets)
+    market = parameters.market(ports.known_markets)
     order_id, from_id = parameters.integer("orderId"), parameters.integer("fromId")
     start, end = parameters.time_range(_DAY_MS)
     if (start is not None or end is not None) and (order_id is not None or from_id is not None):

@@ -1,5 +1,6 @@
 """GET /api/v3/openOrders."""
 
+from functions.errors import unavailable
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Security
 from functions.open_orders import open_orders
 from functions.order_shapes import OrderShape, order_shape
@@ -9,9 +10,12 @@ from functions.ports import Call, Ports
 
 async def get_open_orders(ports: Ports, call: Call) -> object:
     """Return the account's open orders in one market, or in all."""
-    market = call.parameters.optional_market(ports.markets)
+    market = call.parameters.optional_market(ports.known_markets)
     orders = await open_orders(ports, call, market.symbol if market else "")
-    return [order_shape(order, ports.markets.by_symbol[order.market], call.time_scale) for order in orders]
+    markets = ports.known_markets
+    if any(order.market not in markets.by_symbol for order in orders):
+        raise unavailable()  # its shard has listed it a moment ago
+    return [order_shape(order, markets.by_symbol[order.market], call.time_scale) for order in orders]
 
 
 def _weight(parameters: Parameters) -> int:

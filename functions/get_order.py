@@ -24,7 +24,7 @@ async def get_order(ports: Ports, call: Call) -> object:
     -1007 while the database is so far behind that the order may be one that nobody else remembers.
     """
     parameters = call.parameters
-    market = parameters.market(ports.markets)
+    market = parameters.market(ports.known_markets)
     require_one_of(parameters, "origClientOrderId", "orderId")
     order_id = OrderId(parameters.integer("orderId") or 0)
     client_order_id = parameters.client_order_id("origClientOrderId") or ""

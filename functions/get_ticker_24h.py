@@ -12,7 +12,7 @@ _IS_MINI = {"FULL": False, "MINI": True}
 
 async def get_ticker_24h(ports: Ports, call: Call) -> object:
     """Return the tickers of the markets asked for, or of all."""
-    markets, is_single = chosen_markets(call.parameters, ports.markets)
+    markets, is_single = chosen_markets(call.parameters, ports)
     is_mini = call.parameters.choice("type", _IS_MINI, _invalid_type)
     symbols = [market.symbol for market in markets]
     found = await ports.read_models.tickers(symbols)

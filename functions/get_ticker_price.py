@@ -9,7 +9,7 @@ from protocol.units import PriceTicks
 
 async def get_ticker_price(ports: Ports, call: Call) -> object:
     """Return the last prices of the markets asked for, or of all; zero where nothing ever traded."""
-    markets, is_single = chosen_markets(call.parameters, ports.markets)
+    markets, is_single = chosen_markets(call.parameters, ports)
     tickers = await ports.read_models.tickers([market.symbol for market in markets])
     shapes = [
         {

@@ -1,39 +1,74 @@
-"""The parameters `symbol`, `symbols` and `symbolStatus` that many market data functions share."""
+"""The parameters `symbol`, `symbols` and `symbolStatus` that many market data functions share, and markets' statuses in Binance's words."""
 
+from collections.abc import Iterable
 from typing import Final
 
-from functions.errors import ApiError, bad_combination
+from functions.errors import ApiError, bad_combination, unavailable
 from functions.parameters import Parameters
+from functions.ports import Ports
+from protocol.configuration import MarketStatus
+from protocol.listing import Listing
 from protocol.market import Market, MarketMap
 
-TRADING: Final = "TRADING"
-_STATUSES: Final = {"TRADING": True, "HALT": False, "BREAK": False}
+_STATUSES: Final = {
+    MarketStatus.TRADING: "TRADING",
+    MarketStatus.HALTED: "HALT",
+    MarketStatus.CANCEL_ONLY: "BREAK",
+    MarketStatus.ANNOUNCED: "BREAK",
+    MarketStatus.DELISTING: "BREAK",
+    MarketStatus.DELISTED: "BREAK",
+}
+_WANTED: Final = {name: name for name in _STATUSES.values()}
 
 
-def status_matches(parameters: Parameters) -> bool:
-    """Return whether markets that trade, as all here do, are asked for."""
-    matches = parameters.choice("symbolStatus", _STATUSES, _invalid_status)
-    return True if matches is None else matches
+def shown_status(listing: Listing, market: Market) -> str:
+    """Return a market's status in Binance's words, which has none of its own for some of ours."""
+    return _STATUSES[listing.statuses[market.symbol]]
 
 
-def single_market(parameters: Parameters, markets: MarketMap) -> Market:
+def all_markets(markets: MarketMap) -> tuple[Market, ...]:
+    """Return all markets.
+
+    Raises:
+        ApiError: unavailable, some shard has not said yet which markets it has.
+    """
+    if markets.unknown_shards:
+        raise unavailable()
+    return markets.markets
+
+
+def wanted_status(parameters: Parameters) -> str | None:
+    """Return what `symbolStatus` asks for; None: every status."""
+    return parameters.choice("symbolStatus", _WANTED, _invalid_status)
+
+
+def with_status(listing: Listing, markets: Iterable[Market], status: str | None) -> list[Market]:
+    """Return those of `markets` that have the status; None: all of them."""
+    return [market for market in markets if status is None or shown_status(listing, market) == status]
+
+
+def single_market(parameters: Parameters, ports: Ports) -> Market:
     """Return the market of `symbol`; -1220 when it has not the status asked for."""
-    market = parameters.market(markets)
-    if not status_matches(parameters):
+    listing = ports.listing()
+    market = parameters.market(listing.listed)
+    if not with_status(listing, [market], wanted_status(parameters)):
         raise ApiError(-1220, "The symbol's status does not match the requested symbolStatus.")
     return market
 
 
-def chosen_markets(parameters: Parameters, markets: MarketMap) -> tuple[list[Market], bool]:
-    """Return the markets of `symbol`, `symbols` or all, and whether the answer is a single object."""
+def chosen_markets(parameters: Parameters, ports: Ports) -> tuple[list[Market], bool]:
+    """Return the markets of `symbol`, `symbols` or all, and whether the answer is a single object.
+
+    Of several, those that have not the status asked for are left out.
+    """
     if "symbol" in parameters and "symbols" in parameters:
         raise bad_combination()
     if "symbol" in parameters:
-        return [single_market(parameters, markets)], True
-    chosen = parameters.markets(markets)
-    if not status_matches(parameters):
-        return [], False
-    return (list(markets.markets) if chosen is None else chosen), False
+        return [single_market(parameters, ports)], True
+    listing = ports.listing()
+    chosen = parameters.markets(listing.listed)
+    markets = all_markets(listing.listed) if chosen is None else chosen
+    return with_status(listing, markets, wanted_status(parameters)), False
 
 
 def _invalid_status() -> ApiError:

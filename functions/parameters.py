@@ -15,6 +15,7 @@ from functions.errors import (
     mandatory_missing,
     parameter_empty,
     too_precise,
+    unavailable,
 )
 from protocol.market import Market, MarketMap
 from protocol.units import DecimalError, TimeMs, TooManyDecimalsError, parse_decimal
@@ -238,6 +239,8 @@ def _market(symbol: str, name: str, markets: MarketMap) -> Market:
         return market
     if _symbol.fullmatch(symbol) is None:
         raise illegal_characters(name, _SYMBOL)
+    if markets.unknown_shards:
+        raise unavailable()  # one of them may have it
     raise invalid_symbol()
 
 

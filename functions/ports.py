@@ -8,6 +8,7 @@ import msgspec
 from functions.parameters import Parameters
 from protocol.commands import Command
 from protocol.events import TradeExecuted
+from protocol.listing import Listing
 from protocol.market import MarketMap
 from protocol.market_data import BookTicker, DepthSnapshot, Ticker
 from protocol.replies import Query, Reply
@@ -131,7 +132,8 @@ class Ports(NamedTuple):
     """Everything that a function may reach."""
 
     settings: Settings
-    markets: MarketMap
+    listing: Callable[[], Listing]
+    """Returns the markets as their shards have them now. The properties below return parts of it."""
     shards: Shards
     read_models: ReadModels
     database: Database
@@ -139,6 +141,16 @@ class Ports(NamedTuple):
     passwords: Passwords
     secret_box: SecretBox
     order_counts: OrderCounts
+
+    @property
+    def markets(self) -> MarketMap:
+        """The markets that are listed."""
+        return self.listing().listed
+
+    @property
+    def known_markets(self) -> MarketMap:
+        """The markets that are, or have been, listed: for what an account has done."""
+        return self.listing().known
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

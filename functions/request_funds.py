@@ -4,7 +4,7 @@ import secrets
 
 import msgspec
 
-from functions.errors import ApiError, refusal, status_unknown, too_precise
+from functions.errors import ApiError, refusal, status_unknown, too_precise, unavailable
 from functions.function import Function, Group, Security
 from functions.get_account import BalanceShape, balances
 from functions.idempotency import idempotency_key_of, name_of_key
@@ -35,7 +35,10 @@ async def request_funds(ports: Ports, call: Call) -> object:
     if not ports.settings.faucet_enabled:
         raise ApiError(-1020, "This operation is not supported.", 403)
     wanted = read_body(call.body, FundsRequest)
-    if wanted.asset not in ports.markets.assets:
+    markets = ports.markets
+    if wanted.asset not in markets.assets:
+        if markets.unknown_shards:
+            raise unavailable()  # one of them may have a market of it
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
     amount = _amount(wanted.amount, ports.settings.faucet_amount_max)
     key = idempotency_key_of(call)

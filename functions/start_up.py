@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Handler, Security
+from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import commission_rate
 from protocol.market import Market, MarketMap
@@ -12,6 +13,7 @@ from protocol.units import format_decimal
 
 def assets(markets: MarketMap) -> list[dict[str, object]]:
     """Return the assets of the exchange, without ways in or out."""
+    all_markets(markets)
     zero = format_decimal(0)
     return [
         {
@@ -49,7 +51,23 @@ def trade_fees(markets: Sequence[Market]) -> list[dict[str, object]]:
 async def get_trade_fees(ports: Ports, call: Call) -> object:
     """Return the fee rates of the market that `symbol` names, or of all."""
     market = call.parameters.optional_market(ports.markets)
-    return trade_fees(ports.markets.markets if market is None else [market])
+    return trade_fees(all_markets(ports.markets) if market is None else [market])
+
+
+async def get_system_status(ports: Ports, call: Call) -> object:
+    """Return whether the exchange takes orders (status 0) or is under maintenance (1).
+
+    `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
+    """
+    since = ports.listing().maintenance_from
+    if not since:
+        return {"status": 0, "msg": "normal"}
+    has_begun = call.now >= since
+    return {
+        "status": int(has_begun),
+        "msg": "system_maintenance" if has_begun else "normal",
+        "maintenanceFrom": since * call.time_scale,
+    }
 
 
 def _answering(answer: Callable[[MarketMap], object]) -> Handler:
@@ -86,7 +104,7 @@ FUNCTIONS: Final = (
     _function("/sapi/v1/margin/allPairs", "Margin pairs: none", lambda _: [], signed=False),
     _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", lambda _: [], signed=False),
     _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", lambda _: [], signed=False),
-    _function("/sapi/v1/system/status", "Status", lambda _: {"status": 0, "msg": "normal"}, signed=False),
+    Function("GET", "/sapi/v1/system/status", Group.MARKET_DATA, "Status", get_system_status, lenient=True),
     _function("/fapi/v1/exchangeInfo", "Futures markets: none", lambda _: {"symbols": []}, signed=False),
     _function("/dapi/v1/exchangeInfo", "Delivery markets: none", lambda _: {"symbols": []}, signed=False),
 )

@@ -60,7 +60,7 @@ class Endpoint:
 
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
-        self._ports, self._limits, self._keys, _ = surroundings
+        self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
         self._known = function.known_parameters()
         self._name = f"{function.method} {function.path}"
         self._metrics = FunctionMetrics(self._name)

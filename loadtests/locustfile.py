@@ -4,6 +4,7 @@
 """
 
 import time
+import urllib.request
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -47,6 +48,7 @@ from protocol.units import PriceTicks, format_decimal, parse_decimal
 
 PAUSE_S: Final = (0.05, 0.35)
 """Between two actions of a trader."""
+INFO_S: Final = 10
 WATCH_S: Final = 0.5
 """How long a watcher listens before it looks whether it should stop."""
 RECONNECT_S: Final = 1.0
@@ -353,7 +355,10 @@ class MarketWatcher(_Watcher):
 
     def subscribe(self, connection: ClientConnection) -> None:
         """Subscribe to all markets."""
-        names = [market.symbol.lower() for market in _SETTINGS.market_map().markets]
+        url = f"{self.environment.host or _SETTINGS.rest_url()}/api/v3/exchangeInfo"
+        with urllib.request.urlopen(url, timeout=INFO_S) as answer:  # noqa: S310 - the exchange under load
+            symbols = msgspec.json.decode(answer.read())["symbols"]
+        names = [each["symbol"].lower() for each in symbols]
         streams = [f"{name}@{stream}" for name in names for stream in ("trade", "bookTicker", "depth@100ms")]
         connection.send(msgspec.json.encode({"method": "SUBSCRIBE", "params": streams, "id": 1}).decode())
 

@@ -36,8 +36,12 @@ class Activity:
             _paused.labels(reason).set(0)
 
     def expects(self, markets: Iterable[str]) -> None:
-        """Note which markets it is about to quote: a market that is never quoted counts as quiet from now on."""
-        for market in markets:
+        """Note which markets it is about to quote, and no other: a market that is never quoted counts as quiet from now on."""
+        expected = set(markets)
+        for market in self._markets - expected:
+            _last_quoted.remove(market)
+        self._markets &= expected
+        for market in sorted(expected):
             if market not in self._markets:
                 self._markets.add(market)
                 _last_quoted.labels(market).set_to_current_time()

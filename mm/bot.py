@@ -159,6 +159,9 @@ class Bot:
             except (*FAILURES, TimeoutError) as error:
                 if not _is_unknown_order(error):
                     _log.warning("quotes not canceled", market=symbol, error=repr(error))
+                    continue
+            for side in Side:
+                _quotes.labels(symbol, side.name).set(0)
 
     async def _quote(self, plan: QuotingPlan) -> None:
         market = plan.market

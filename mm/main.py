@@ -11,8 +11,8 @@ import structlog
 from mm.accounts import open_accounts
 from mm.activity import Activity, Pause
 from mm.bot import BACKOFF_S, Bot
-from mm.client import ApiError, Client, StatusUnknownError, UnavailableError
-from mm.markets import orders_per_10s, plans_of
+from mm.client import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
+from mm.markets import orders_per_10s, plans_of, trading_markets
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import serve_metrics
@@ -22,6 +22,8 @@ from runtime.settings import Settings, SettingsError, load_settings
 T = TypeVar("T")
 
 PROCESS: Final = "mm"
+LOOK_S: Final = 15.0
+"""How often it looks which markets trade."""
 QUIET_S: Final = 15.0
 QUIET_TURNS_MAX: Final = 5
 """A maker that has neither quoted for so many turns and seconds, nor says why, is not ready."""
@@ -46,9 +48,10 @@ async def _run(settings: Settings, probes: Probes) -> None:
     activity = Activity(QUIET_TURNS_MAX * settings.mm_requote_ms / 1_000 + QUIET_S)
     probes.ready_when("quotes", activity.why_not_ready)
     async with Client(settings.mm_rest_url or settings.rest_url()) as client, probes.turning():
-        while bot := await _unless(stop, _make_bot(client, settings, activity)):
+        while made := await _unless(stop, _make_bot(client, settings, activity)):
+            bot, trading = made
             try:
-                await _unless(stop, bot.run())
+                await _unless(stop, _run_until_changed(client, bot, trading))
             except* ApiError as refusals:
                 activity.paused(Pause.KEYS)
                 _log.warning("keys refused", errors=[str(each) for each in refusals.exceptions])
@@ -57,8 +60,35 @@ async def _run(settings: Settings, probes: Probes) -> None:
                 await bot.cancel_all()
 
 
-async def _make_bot(client: Client, settings: Settings, activity: Activity) -> Bot:
-    """Return a bot that is ready to trade; waits for the exchange as long as it takes."""
+async def _run_until_changed(client: Client, bot: Bot, trading: frozenset[str]) -> None:
+    """Trade until other markets than these trade: a market was listed, halted or resumed."""
+    running = asyncio.create_task(bot.run())
+    changing = asyncio.create_task(changed(client, trading))
+    try:
+        await asyncio.wait((running, changing), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
+        else:
+            _log.info("other markets trade")
+    finally:
+        for task in (running, changing):
+            task.cancel()
+        await asyncio.gather(running, changing, return_exceptions=True)
+
+
+async def changed(client: Client, trading: frozenset[str], period_s: float = LOOK_S) -> None:
+    """Return when other markets than these trade."""
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            if trading_markets(await client.get("/api/v3/exchangeInfo")) != trading:
+                return
+        except FAILURES as error:
+            _log.debug("markets not looked at", error=str(error))
+
+
+async def _make_bot(client: Client, settings: Settings, activity: Activity) -> tuple[Bot, frozenset[str]]:
+    """Return a bot that is ready to trade, and the markets that trade; waits for the exchange as long as it takes."""
     failures = 0
     while True:
         try:
@@ -75,7 +105,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> B
         else:
             activity.expects(plan.market.symbol for plan in plans)
             _log.info("quoting", markets=[plan.market.symbol for plan in plans], levels=settings.mm_levels)
-            return Bot(
+            bot = Bot(
                 client,
                 accounts,
                 plans,
@@ -84,6 +114,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> B
                 random=Random(),
                 activity=activity,
             )
+            return bot, trading_markets(exchange_info)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:

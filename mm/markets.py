@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import structlog
 
-from mm.quoting import QuotingPlan, first_reference, plan_for
+from mm.quoting import QuotingPlan, first_reference, is_priced, plan_for
 from protocol.market import Market, MarketDefinition, MarketError
 from protocol.units import PriceTicks, parse_decimal
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 def plans_of(
     exchange_info: Mapping[str, Any], last_prices: Sequence[Mapping[str, Any]], levels: int
 ) -> list[QuotingPlan]:
-    """Return a plan for every market that trades, around its last price where there is one.
+    """Return a plan for every market that trades, around its last price, or one to start at if that is known.
 
     `exchange_info` and `last_prices` are the answers of /api/v3/exchangeInfo and /api/v3/ticker/price.
     """
@@ -32,8 +32,16 @@ def plans_of(
             _log.warning("market not quoted", market=definition["symbol"], reason=str(error))
             continue
         last_price = parse_decimal(prices.get(market.symbol, "0")) // market.tick_size
+        if not last_price and not is_priced(market):
+            _log.info("market not quoted", market=market.symbol, reason="it has never traded, and no price is known")
+            continue
         plans.append(plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels))
     return plans
+
+
+def trading_markets(exchange_info: Mapping[str, Any]) -> frozenset[str]:
+    """Return the markets that trade."""
+    return frozenset(each["symbol"] for each in exchange_info["symbols"] if each["status"] == "TRADING")
 
 
 def orders_per_10s(exchange_info: Mapping[str, Any]) -> int:

@@ -81,6 +81,11 @@ class QuotingPlan(msgspec.Struct, frozen=True, kw_only=True):
         return QuantityLots(self.quantity + self.quantity * level * LEVEL_GROWTH_PPM // PPM)
 
 
+def is_priced(market: Market) -> bool:
+    """Return whether it is known what a market is worth that has never traded."""
+    return {market.base, market.quote} <= USD_PRICES.keys()
+
+
 def first_reference(market: Market) -> PriceTicks:
     """Return the price to start a market at that has never traded."""
     units = USD_PRICES.get(market.base, 1) * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1)

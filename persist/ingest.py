@@ -18,6 +18,7 @@ from psycopg import sql
 from persist.aggregates import LATE_MS, refreshes
 from persist.archive import LostTailError
 from persist.candles import CANDLES, candle_rows
+from persist.markets import KnownMarkets, MarketsUnknownError
 from persist.migrate import Flavour
 from persist.rows import (
     FILLS,
@@ -30,12 +31,12 @@ from persist.rows import (
     Rows,
     Table,
     TradeGapError,
+    UnknownMarketError,
     last_trade_ids,
     rows_of,
 )
 from protocol.codec import LaterFormatError, decode_events, format_of
 from protocol.events import TradeExecuted
-from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
 from runtime.stream_log import Entry, StreamLog
@@ -165,16 +166,19 @@ class ShardIngest:
         shard: int,
         log: StreamLog,
         database_url: str,
-        markets: MarketMap,
+        shard_count: int,
         entries_max: int,
         cover: Callable[[int, StreamId], None] | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events."""
+        """Make the ingest of `shard`, of an exchange of `shard_count`.
+
+        `entries_max` bounds the stream entries of one batch; `cover` archives what the shard did up to an entry of its events.
+        """
         self._shard = shard
         self._log = log
         self._database_url = database_url
-        self._markets = markets
+        self._markets = KnownMarkets(log, shard_count)
         self._entries_max = entries_max
         self._cover = cover
         self._tracer = tracer
@@ -218,7 +222,7 @@ class ShardIngest:
                         "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (last_id, self._shard)
                     )
                 stored = time.perf_counter()
-        except (TradeGapError, LostTailError) as error:
+        except (TradeGapError, LostTailError, MarketsUnknownError) as error:
             self._stop(str(error))
             raise IngestStoppedError(f"shard {self._shard}: {error}") from error
         except BaseException:
@@ -335,10 +339,11 @@ class ShardIngest:
 
         Raises:
             TradeGapError: see `last_trade_ids`.
+            MarketsUnknownError: see `KnownMarkets.learn`.
         """
         try:
             with connection.transaction():
-                rows = rows_of(self._shard, batches, self._markets)
+                rows = self._rows_of(batches)
                 last = last_trade_ids((trade for trade, _ in rows.trades), known)
                 self._write(connection, rows)
         except _Refusal as error:
@@ -359,6 +364,14 @@ class ShardIngest:
         connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
         last, refused_later = self._store_or_bisect(connection, batches[middle:], last)
         return last, refused | refused_later
+
+    def _rows_of(self, batches: Sequence[EventBatch]) -> Rows:
+        while True:
+            try:
+                return rows_of(self._shard, batches, self._markets.by_symbol)
+            except UnknownMarketError:
+                if not self._markets.learn(batches):
+                    raise
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
         with connection.cursor() as cursor:

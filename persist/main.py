@@ -174,11 +174,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     stopping = stop_flag()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    redis_url, database_url, markets = (
-        settings.resolved_redis_url(),
-        settings.resolved_database_url(),
-        settings.market_map(),
-    )
+    redis_url, database_url = settings.resolved_redis_url(), settings.resolved_database_url()
     retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
     archiver = Archiver(
         RedisStreamLog.connect(redis_url, replicas_min=settings.redis_replicas_min),
@@ -191,7 +187,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
             shard,
             RedisStreamLog.connect(redis_url, shard=shard, replicas_min=settings.redis_replicas_min),
             database_url,
-            markets,
+            settings.shard_count,
             settings.ingest_batch_entries,
             archiver.cover if settings.archive_enabled else None,
             tracer,

@@ -20,7 +20,7 @@ from protocol.events import (
     ShardEvent,
     TradeExecuted,
 )
-from protocol.market import MarketMap
+from protocol.market import Market
 from protocol.orders import OrderState, Side
 from protocol.streams import StreamId
 
@@ -130,7 +130,7 @@ TRANSFERS: Final = Table(
 
 
 class UnknownMarketError(ValueError):
-    """An event is about a market that the configuration does not have."""
+    """An event is about a market that is not known."""
 
 
 class TradeGapError(Exception):
@@ -147,9 +147,10 @@ class EventBatch(NamedTuple):
 class Rows:
     """The rows of some entries of one shard's events, in the order of the log."""
 
-    def __init__(self, shard: int, markets: MarketMap) -> None:
+    def __init__(self, shard: int, markets: Mapping[str, Market]) -> None:
+        """Use `markets`, by symbol, to convert numbers."""
         self._shard = shard
-        self._markets = markets.by_symbol
+        self._markets = markets
         self.orders: dict[int, OrderState] = {}
         """The last state of each order."""
         self.trades: list[tuple[TradeExecuted, int]] = []
@@ -163,7 +164,7 @@ class Rows:
         """Add the rows of one entry.
 
         Raises:
-            UnknownMarketError: an event's market is not configured. Nothing of this object may be used then.
+            UnknownMarketError: an event's market is not among them. Nothing of this object may be used then.
         """
         self.event_count += len(batch.events)
         try:
@@ -289,7 +290,7 @@ class Rows:
         self.transfers.append((event.account_id, kind, reference, asset, event.amount, time))
 
 
-def rows_of(shard: int, batches: Iterable[EventBatch], markets: MarketMap) -> Rows:
+def rows_of(shard: int, batches: Iterable[EventBatch], markets: Mapping[str, Market]) -> Rows:
     """Return the rows of some entries.
 
     Raises:

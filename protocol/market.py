@@ -161,6 +161,8 @@ class MarketMap(msgspec.Struct, frozen=True):
     """Symbol -> the shard that matches it."""
     slots: bytes
     """Account slot -> the shard that keeps its accounts, a byte each."""
+    unknown_shards: tuple[int, ...] = ()
+    """Shards whose markets are not known (yet), so that a market which is missing here may be one of theirs."""
 
     @classmethod
     def of(cls, markets: SequenceOf[Market], shard_count: int) -> Self:
@@ -176,7 +178,13 @@ class MarketMap(msgspec.Struct, frozen=True):
         )
 
     @classmethod
-    def placed(cls, markets: SequenceOf[tuple[Market, int]], shard_count: int, slots: bytes = b"") -> Self:
+    def placed(
+        cls,
+        markets: SequenceOf[tuple[Market, int]],
+        shard_count: int,
+        slots: bytes = b"",
+        unknown_shards: tuple[int, ...] = (),
+    ) -> Self:
         """Return the map of (market, its shard), of which there may be none, and of account slots; empty `slots` are dealt out.
 
         Raises:
@@ -194,7 +202,7 @@ class MarketMap(msgspec.Struct, frozen=True):
             raise MarketError(f"account slots must be {ACCOUNT_SLOTS}, each on a shard that there is")
         by_symbol = {market.symbol: market for market, _ in markets}
         assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
-        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards, slots)
+        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards, slots, unknown_shards)
 
     def supply(self, asset: str) -> AssetUnits:
         """Return how much of `asset` there may be on all shards together: the same for every asset so far."""

@@ -12,6 +12,7 @@ A market's read models carry the tag of the market's shard.
 | `ev:{k}`                  | stream   | shard            | event frames; trimmed to what all its readers have passed     |
 | `out:{k}`                 | stream   | shard            | message frames, by target shard; removed when delivered       |
 | `lease:{k}`               | string   | shard            | `epoch|…`: who leads, see protocol/lease.py; expires when it falls silent |
+| `config:{k}`              | string   | shard            | how the shard and its own markets are configured: see protocol/listing.py |
 | `standbys:{k}`            | hash     | standbys         | process -> its pid, how far it has followed, and when it said so |
 | `snapshots:{k}`           | list     | shard, standbys  | the two newest `ShardSnapshot`s, newest first: `saved|stream_id|time_ms|name` |
 | `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
@@ -96,6 +97,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "ev": AfterLoss.REPLACED,
     "out": AfterLoss.REPLACED,
     "lease": AfterLoss.REPLACED,
+    "config": AfterLoss.REPLACED,
     "standbys": AfterLoss.REPLACED,
     "snapshots": AfterLoss.REPLACED,
     "snapshot": AfterLoss.REPLACED,
@@ -182,6 +184,11 @@ def snapshot(shard: int, name: str) -> str:
 def lease(shard: int) -> str:
     """`lease:{k}`."""
     return f"lease:{{{shard}}}"
+
+
+def configuration(shard: int) -> str:
+    """`config:{k}`."""
+    return f"config:{{{shard}}}"
 
 
 def standbys(shard: int) -> str:

@@ -29,6 +29,7 @@ class MemoryStreamLog:
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
         self._checksums: dict[int, StateChecksum] = {}
+        self._configurations: dict[int, bytes] = {}
         self._heard: dict[int, StreamId] = {}
         self._snapshots: defaultdict[int, list[tuple[StreamId, int, bytes]]] = defaultdict(list)
         """Shard -> (reaches up to, saved at, the bytes), newest first."""
@@ -224,6 +225,17 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         if self.position(shard) == position:
             self.publish(answers)
+
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """See `StreamLog`."""
+        if self.position(shard) != position:
+            return False
+        self._configurations[shard] = configuration
+        return True
+
+    def configuration(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        return self._configurations.get(shard)
 
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False

@@ -82,6 +82,13 @@ for i = 2, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
 return 1
 """
 
+# The value is compared first, so that to say the same again is no write.
+_WRITE_CONFIGURATION = """
+if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
+return 1
+"""
+
 # The time is Redis's own, so that everybody means the same by it.
 _ANNOUNCE = """
 local time = redis.call('TIME')
@@ -697,6 +704,28 @@ class RedisStreamLog:
         """See `StreamLog`."""
         if answers:
             _run(self.at(shard), *_answering(shard, position, answers))
+
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads to."""
+        expected = f"{position.epoch}|{position.stream_id}"
+        keys = (streams.position(shard), streams.configuration(shard))
+        is_held = self._is_held(shard)
+        self._hold(shard)
+        try:
+            written = bool(
+                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, expected, configuration)
+            )
+            if written:
+                self._await_replicas(shard)
+            return written
+        finally:
+            if not is_held:
+                self._release(shard)
+
+    def configuration(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        found: Any = self.at(shard).get(streams.configuration(shard))
+        return found if isinstance(found, bytes) else None
 
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False

@@ -293,11 +293,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 if self.markets_file
                 else resources.files("protocol").joinpath("markets.toml").read_text("utf-8")
             )
-            definitions = msgspec.convert(tomllib.loads(text), dict[str, list[MarketDefinition]])
-            return MarketMap.of([each.to_market() for each in definitions["markets"]], self.shard_count)
-        except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, MarketError, KeyError) as error:
-            name = self.markets_file or "markets.toml"
-            raise SettingsError(f"{PREFIX}MARKETS_FILE: {name}: {error}") from error
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}MARKETS_FILE: {self.markets_file}: {error}") from error
+        return markets_of(text, self.shard_count, f"{PREFIX}MARKETS_FILE: {self.markets_file or 'markets.toml'}")
+
+
+def markets_of(text: str, shard_count: int, name: str) -> MarketMap:
+    """Return the markets that a markets file describes, and what shard owns what.
+
+    Raises:
+        SettingsError: it is wrong; the message begins with `name`.
+    """
+    try:
+        definitions = msgspec.convert(tomllib.loads(text), dict[str, list[MarketDefinition]])
+        return MarketMap.of([each.to_market() for each in definitions["markets"]], shard_count)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, MarketError, KeyError) as error:
+        raise SettingsError(f"{name}: {error}") from error
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

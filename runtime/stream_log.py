@@ -222,6 +222,14 @@ class StreamLog(Protocol):
         """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
         ...
 
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """Have `config:{k}` hold `configuration` if `position` still is what `pos` holds; return whether it does."""
+        ...
+
+    def configuration(self, shard: int) -> bytes | None:
+        """Return what `config:{k}` holds, if there is one."""
+        ...
+
     def save_snapshot(
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:

@@ -25,11 +25,11 @@ from protocol import streams
 from protocol.codec import encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder
 from protocol.configuration import Role
-from protocol.market import MarketMap
+from protocol.listing import Listing
 from protocol.replies import Query, Reply
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
-from protocol.units import TimeMs
+from protocol.units import AccountId, TimeMs
 from protocol.windows import REPLY_TIMEOUTS
 from runtime.operator_keys import key_name, public_half
 from runtime.settings import Settings
@@ -65,7 +65,7 @@ class CommandQueue:
         replies: ReplyWaiter,
         backlog: Backlog,
         reply_to: str,
-        markets: MarketMap,
+        listing: Callable[[], Listing],
         settings: Settings,
         tracer: Tracer | None = None,
         faucet: Ed25519PrivateKey | None = None,
@@ -76,8 +76,7 @@ class CommandQueue:
         self._replies_link = replies_link
         self._replies = replies
         self._backlog = backlog
-        self._markets = markets
-        self._shard_of_account = markets.shard_of_account
+        self._listing = listing
         self._age_ms_max = settings.backlog_age_ms_max
         self._pending_max = settings.pending_requests_max
         self._tracer = tracer
@@ -94,7 +93,7 @@ class CommandQueue:
         """When the first command or query of this tick came."""
         self._to_retry: list[tuple[int, _Pack, Sequence[Any]]] = []
         self._overdue_s = settings.reply_timeout_ms / 1_000 / 2
-        self._repeated_to = [0] * markets.shard_count
+        self._repeated_to = [0] * settings.shard_count
         """Shard -> the last request id that was sent again for being overdue; once is enough."""
         self._repeater = self._loop.create_task(self._repeat_overdue())
 
@@ -115,6 +114,9 @@ class CommandQueue:
         if self._tracer is not None and isinstance(command, PlaceOrder):
             self._trace(self._tracer, command, reply)
         return reply
+
+    def _shard_of_account(self, account_id: AccountId) -> int:
+        return self._listing().known.shard_of_account(account_id)
 
     def query(self, shard: int, query: Query) -> asyncio.Future[Reply]:
         """Ask a shard."""
@@ -178,7 +180,8 @@ class CommandQueue:
 
     def _refuse_when_halted(self, shard: int, command: Command) -> None:
         market = getattr(command, "market", "")
-        of_market = {self._markets.shard_of_market(market)} if market in self._markets.by_symbol else set[int]()
+        shards = self._listing().known.shards
+        of_market = {shards[market]} if market in shards else set[int]()
         if not self._backlog.halted.isdisjoint({shard} | of_market):
             raise halted()
 

@@ -10,7 +10,7 @@ import structlog
 from protocol import streams
 from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
-from protocol.market import MarketMap
+from protocol.listing import Listing
 from protocol.market_data import BookTicker, DepthSnapshot, Ticker
 from serving.outages import redis_outages
 from serving.pipelined import pipelined
@@ -28,27 +28,30 @@ _log = structlog.get_logger()
 class RedisReadModels:
     """Implements `functions.ports.ReadModels`. What cannot be understood counts as not there."""
 
-    def __init__(self, client: redis.asyncio.Redis, markets: MarketMap) -> None:
+    def __init__(self, client: redis.asyncio.Redis, listing: Callable[[], Listing]) -> None:
         self._client = client
-        self._shard_of_market = {market.symbol: markets.shard_of_market(market.symbol) for market in markets.markets}
+        self._listing = listing
+
+    def _shard_of(self, symbol: str) -> int:
+        return self._listing().known.shard_of_market(symbol)
 
     async def depth(self, symbol: str) -> DepthSnapshot | None:
         """Return the book by price levels."""
-        key = streams.depth(self._shard_of_market[symbol], symbol)
+        key = streams.depth(self._shard_of(symbol), symbol)
         with redis_outages():
             return _understood(_depth, key, await self._client.get(key))
 
     async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:
         """Return best bid and ask of each market."""
-        return await self._values(_book_ticker, [streams.book_ticker(self._shard_of_market[it], it) for it in symbols])
+        return await self._values(_book_ticker, [streams.book_ticker(self._shard_of(it), it) for it in symbols])
 
     async def tickers(self, symbols: Sequence[str]) -> list[Ticker | None]:
         """Return the 24 h ticker of each market."""
-        return await self._values(_ticker, [streams.ticker(self._shard_of_market[it], it) for it in symbols])
+        return await self._values(_ticker, [streams.ticker(self._shard_of(it), it) for it in symbols])
 
     async def trades(self, symbol: str, limit: int) -> list[TradeExecuted]:
         """Return the newest trades, oldest first."""
-        key = streams.trades(self._shard_of_market[symbol], symbol)
+        key = streams.trades(self._shard_of(symbol), symbol)
         with redis_outages():
             values = await self._client.lrange(key, 0, limit - 1)
         trades = [_understood(_trade, key, value) for value in reversed(values)]

@@ -22,6 +22,7 @@ from serving.clock import now_ms
 from serving.command_queue import CommandQueue
 from serving.database import PostgresDatabase
 from serving.key_values import RedisKeyValues
+from serving.markets import MarketWatch
 from serving.metrics import PENDING
 from serving.passwords import ArgonPasswords
 from serving.rate_limits import RateLimitExchange, RateLimits
@@ -43,6 +44,7 @@ class Surroundings(NamedTuple):
     limits: RateLimits
     keys: ApiKeys
     backlog: Backlog
+    markets: MarketWatch
 
 
 @asynccontextmanager
@@ -56,7 +58,6 @@ async def opened(
     Raises:
         SettingsError: the master key is not one, or what sends traces is not installed.
     """
-    markets = settings.market_map()
     box = SecretBox(master_key(settings))
     # A name that no other process has or had, so that nobody gets replies to requests of another life.
     reply_to = f"{process}-{secrets.token_hex(8)}"
@@ -64,6 +65,10 @@ async def opened(
         url = settings.resolved_redis_url()
         client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
         stack.push_async_callback(client.aclose)
+        markets = MarketWatch(client, settings.shard_count)
+        await markets.start()
+        stack.push_async_callback(markets.close)
+        probes.ready_when("markets", markets.why_not, once=True)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
         backlog = Backlog(client, settings.shard_count, reach_redis(probes, process, once=True))
@@ -78,7 +83,7 @@ async def opened(
         faucet = private_key(settings, Role.FAUCET) if gives_funds and settings.faucet_enabled else None
         commands_links = RedisLinks(url, settings.shard_count)
         queue = CommandQueue(
-            commands_links, replies_link, replies, backlog, reply_to, markets, settings, tracer, faucet
+            commands_links, replies_link, replies, backlog, reply_to, markets.listing, settings, tracer, faucet
         )
         stack.push_async_callback(queue.close)
         commands_links.call_when_ready(queue.retry_lost)
@@ -103,13 +108,13 @@ async def opened(
         PENDING.set_function(lambda: len(replies))
         ports = Ports(
             settings=settings,
-            markets=markets,
+            listing=markets.listing,
             shards=queue,
-            read_models=RedisReadModels(client, markets),
+            read_models=RedisReadModels(client, markets.listing),
             database=database,
             key_values=key_values,
             passwords=ArgonPasswords(),
             secret_box=box,
             order_counts=limits,
         )
-        yield Surroundings(ports, limits, ApiKeys(key_values, database, box, time.monotonic), backlog)
+        yield Surroundings(ports, limits, ApiKeys(key_values, database, box, time.monotonic), backlog, markets)

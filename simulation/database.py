@@ -17,7 +17,6 @@ import redis
 from persist.candles import CandleKey, CandlePart, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
 from persist.rows import Row, Rows, TradeGapError
-from protocol.market import MarketMap
 from protocol.orders import OrderState
 from protocol.streams import STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
@@ -179,9 +178,9 @@ class MemoryIngest(ShardIngest):
     """The real ingest on the database in memory."""
 
     def __init__(
-        self, shard: int, log: MemoryStreamLog, tables: Tables, process: Process, markets: MarketMap, entries_max: int
+        self, shard: int, log: MemoryStreamLog, tables: Tables, process: Process, shard_count: int, entries_max: int
     ) -> None:
-        super().__init__(shard, log, "", markets, entries_max)
+        super().__init__(shard, log, "", shard_count, entries_max)
         self._keeps_candles = True
         self._tables = tables
         self._process = process
@@ -224,7 +223,7 @@ class IngestProcess(Process):
         super().__init__(surroundings, f"ingest {shard}{'ab'[slot]}")
         self._log = FaultyLog(log, self, witness)
         self._make: Callable[[], MemoryIngest] = lambda: MemoryIngest(
-            shard, self._log, tables, self, witness.market_map, entries_max
+            shard, self._log, tables, self, witness.market_map.shard_count, entries_max
         )
         self._ingest: MemoryIngest | None = None
 

@@ -69,6 +69,14 @@ class FaultyLog(MemoryStreamLog):
         self._call = process.call
         self._watch = watch
 
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """See `StreamLog`."""
+        return self._call("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
+
+    def configuration(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        return self._call("configuration", lambda: self._log.configuration(shard))
+
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
         return self._call("append", lambda: self._log.append(stream, fields))

@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from feeds.state import TRADES_MAX, Outputs, SavedState
-from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError
+from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
 from feeds.worker import FeedsWorker
 from protocol import streams
 from protocol.codec import decode_readable_events
@@ -82,6 +82,10 @@ class MemoryFeedsStore(FeedsStore):
         if found.epoch != self._own_epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         return Saved(found.mark.stream_id, found.mark.time, found.state, dict(found.chunks))
+
+    def markets(self, shard: int) -> list[Market] | None:
+        """See `FeedsStore`."""
+        return markets_of(self._process.call("configuration", lambda: self._memory.configuration(shard)))
 
     def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
         """See `FeedsStore`."""
@@ -158,7 +162,7 @@ class FeedsProcess(Process):
         now = self.surroundings.now
         try:
             if self._worker is None:
-                worker = FeedsWorker(self._store, range(self._market_map.shard_count), self._market_map, SAVE_PERIOD_MS)
+                worker = FeedsWorker(self._store, range(self._market_map.shard_count), SAVE_PERIOD_MS)
                 worker.start()
                 self._worker = worker
                 self.surroundings.inject("start (feeds)")

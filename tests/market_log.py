@@ -8,13 +8,16 @@ import msgspec
 
 from protocol import streams
 from protocol.codec import encode_frame
+from protocol.configuration import MarketConfig, ShardConfig
 from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, OrderAccepted, TradeExecuted
+from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch
 from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.streams import MarketDataKind
+from protocol.streams import STREAM_START, MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
+from runtime.stream_log import StreamLog
 
 BTC = "BTCUSDT"
 ETH = "ETHUSDT"
@@ -24,6 +27,29 @@ START_MS = 1_767_225_500_000
 
 def market_map(shard_count: int = 1) -> MarketMap:
     return Settings(shard_count=shard_count).market_map()
+
+
+def configurations(markets: MarketMap) -> dict[int, ShardConfiguration]:
+    """What every shard's leader says when it has these markets, and they trade."""
+    return {
+        shard: ShardConfiguration(
+            STREAM_START,
+            ShardConfig(),
+            tuple(MarketConfig(market, shard) for market in markets.markets_of_shard(shard)),
+        )
+        for shard in range(markets.shard_count)
+    }
+
+
+def listing_of(markets: MarketMap) -> Listing:
+    """These markets, which trade."""
+    return Listing.of(configurations(markets), markets.shard_count)
+
+
+def publish_markets(log: StreamLog, markets: MarketMap) -> None:
+    """Have every shard's leader say that it has these markets."""
+    for shard, configuration in configurations(markets).items():
+        assert log.write_configuration(shard, log.position(shard), encode_configuration(configuration))
 
 
 class MarketLog:

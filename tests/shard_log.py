@@ -12,6 +12,7 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import EVENTS_FIELD, StreamId, events, stream_id_of
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.stream_log import StreamLog
+from tests.market_log import publish_markets
 
 FIRST_ACCOUNT = 1001
 DEPOSIT = AssetUnits(10**15)
@@ -55,7 +56,8 @@ class ShardLog:
         return encode_frame(found)
 
     def append_to(self, log: StreamLog) -> None:
-        """Append everything to the shards' event streams."""
+        """Append everything to the shards' event streams, and say which markets they have."""
+        publish_markets(log, self.market_map)
         for shard in range(self.market_map.shard_count):
             for frame in self.frames(shard):
                 log.append(events(shard), {EVENTS_FIELD: frame})

@@ -21,7 +21,7 @@ from protocol import streams
 from protocol.codec import LaterFormatError, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, ShardEvent, TradeExecuted
-from protocol.market import MarketMap
+from protocol.listing import Listing
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
@@ -37,6 +37,8 @@ _CAUGHT_UP_AT_ONCE: Final = 1_000
 """Accounts that are caught up before everything else has a turn."""
 _SUBSCRIBE_S: Final = 3.0
 _RETRY_S: Final = 0.2
+_MARKET_AWAITED_MS: Final = 10_000
+"""How long events wait for the market that they are about; the listing is looked at every second."""
 
 _decode_update = msgpack_decoder(AccountUpdate)
 _encode: Final = msgspec.json.Encoder().encode
@@ -103,15 +105,23 @@ class AccountStreams:
     """All accounts that connections of this process listen to."""
 
     def __init__(
-        self, markets: MarketMap, links: RedisLinks, client: "redis.asyncio.Redis", now_ms: Callable[[], TimeMs]
+        self,
+        listing: Callable[[], Listing],
+        shard_count: int,
+        links: RedisLinks,
+        client: "redis.asyncio.Redis",
+        now_ms: Callable[[], TimeMs],
     ) -> None:
-        self._markets = markets
+        self._listing = listing
+        self._shard_count = shard_count
         self._links = links
         self._client = client
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
         self._repair: asyncio.Task[None] | None = None
         self._reconnections = 0
+        self._awaited: dict[str, int] = {}
+        """Market that is not known -> until when (ms) what is said of it waits."""
 
     async def add(self, subscription: AccountSubscription) -> None:
         """Listen to an account, once its channel is sure to be heard; `activate` then lets events through.
@@ -127,7 +137,7 @@ class AccountStreams:
         try:
             async with asyncio.timeout(_SUBSCRIBE_S):
                 link = self._link(account_id)
-                published = await self._published(self._markets.shard_of_account(account_id))
+                published = await self._published(self._shard_of(account_id))
                 stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
                 link.subscribe(
                     streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
@@ -172,7 +182,7 @@ class AccountStreams:
         # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
         if account.is_behind or not self._link(update.account_id).ready:
             account.waiting.append(portion)
-        elif not self._take(account, portion):
+        elif self._awaits_market(events) or not self._take(account, portion):
             account.is_behind = True
             account.waiting.append(portion)
             self._repair_soon()
@@ -189,7 +199,7 @@ class AccountStreams:
         by_shard = defaultdict[int, list[_Account]](list)
         for account_id, account in self._accounts.items():
             if account.heard is not None and not account.is_behind:
-                by_shard[self._markets.shard_of_account(account_id)].append(account)
+                by_shard[self._shard_of(account_id)].append(account)
         for shard, accounts in by_shard.items():
             published = await self._published(shard)
             try:
@@ -211,12 +221,25 @@ class AccountStreams:
             self._tell(account, portion.events)
         return follows is not None
 
+    def _awaits_market(self, events: list[Event]) -> bool:
+        """Return whether events are about a market that was listed a moment ago, of which this process has not heard yet."""
+        known, now = self._listing().known.by_symbol, self._now_ms()
+        return any(
+            event.order.market not in known
+            and now < self._awaited.setdefault(event.order.market, now + _MARKET_AWAITED_MS)
+            for event in events
+            if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
+        )
+
     def _repair_soon(self) -> None:
         if self._repair is None or self._repair.done():
             self._repair = asyncio.create_task(self._catch_up())
 
+    def _shard_of(self, account_id: AccountId) -> int:
+        return account_id % self._shard_count
+
     def _link(self, account_id: AccountId) -> RedisLink:
-        return self._links.of(self._markets.shard_of_account(account_id))
+        return self._links.of(self._shard_of(account_id))
 
     async def _published(self, shard: int) -> Position:
         found = await self._client.hget(streams.feeds_state(shard), "published_id")
@@ -226,7 +249,7 @@ class AccountStreams:
         while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
             by_shard = defaultdict[int, dict[AccountId, _Account]](dict)
             for account_id, account in behind.items():
-                by_shard[self._markets.shard_of_account(account_id)][account_id] = account
+                by_shard[self._shard_of(account_id)][account_id] = account
             try:
                 if not all(self._links.of(shard).ready for shard in by_shard):
                     await asyncio.sleep(_RETRY_S)
@@ -269,6 +292,9 @@ class AccountStreams:
                 await asyncio.sleep(0)
                 if reconnections != self._reconnections or not self._links.of(shard).ready:
                     return  # more may have been missed meanwhile; who is still behind is caught up from where it stands
+            waiting = [event for portion in account.waiting for event in portion.events]
+            if self._awaits_market(found.get(account_id, []) + waiting):
+                continue
             if account_id in found:
                 self._tell(account, found[account_id])
             account.move_to(published)
@@ -289,11 +315,17 @@ class AccountStreams:
         return not oldest or start == (0, 0) or split_stream_id(oldest[0][0].decode()) <= start
 
     def _tell(self, account: _Account, events: list[Event]) -> None:
-        now = self._now_ms()
+        now, markets = self._now_ms(), self._listing().known
         for event in events:
             if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
                 continue
-            for payload in payloads.account_events(self._markets, event, now):
+            if (
+                isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
+                and event.order.market not in markets.by_symbol
+            ):
+                _log.error("account event of an unknown market", market=event.order.market)
+                continue
+            for payload in payloads.account_events(markets, event, now):
                 for subscription in list(account.subscriptions):
                     subscription.send(payload)
 

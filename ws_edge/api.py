@@ -114,7 +114,7 @@ class ApiSession:
 
     def __init__(self, connection: EdgeConnection, surroundings: Surroundings, accounts: AccountStreams) -> None:
         self._connection = connection
-        self._ports, self._limits, self._keys, _ = surroundings
+        self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
         self._accounts = accounts
         self._connected_since = now_us() // 1000
         self._time_scale = connection.target.time_scale

@@ -63,10 +63,16 @@ class Doorkeeper:
                 continue
             account_id = await account_of_listen_key(self._ports, name) if is_listen_key(name) else None
             if account_id is None:
-                raise listen_key_unknown() if is_listen_key(name) else _no_stream(name)
+                raise self._refusal(name)
             accounts[name] = account_id
         connection.open_target(target, address)
         connection.listen_keys = accounts
+
+    def _refusal(self, name: str) -> ApiError:
+        if is_listen_key(name):
+            return listen_key_unknown()
+        # A shard that has not said yet which markets it has may have this one.
+        return unavailable() if self._ports.markets.unknown_shards else _no_stream(name)
 
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address

@@ -18,7 +18,8 @@ from functions.errors import ApiError
 from protocol import streams
 from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
-from protocol.market import Market, MarketMap
+from protocol.listing import Listing
+from protocol.market import Market
 from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
@@ -64,32 +65,69 @@ class Hub:
 
     def __init__(
         self,
-        markets: MarketMap,
+        shard_count: int,
         redis_url: str,
         client: "redis.asyncio.Redis",
         average_price: AveragePrice,
         now_ms: Callable[[], TimeMs],
+        listing: Callable[[], Listing],
     ) -> None:
-        """Use `client` for what is read; what is said is heard on connections of their own, each where its shard says it."""
-        self._markets = markets
+        """Use `client` for what is read; what is said is heard on connections of their own, each where its shard says it.
+
+        There is no market before `follow`.
+        """
         self._client = client
         self._average_price = average_price
         self._now_ms = now_ms
         self._subscribers: dict[str, dict[EdgeConnection, None]] = {}
-        self._streams = {market.symbol: MarketStreams(market) for market in markets.markets}
-        self._links = RedisLinks(redis_url, markets.shard_count, on_message=self._hear)
+        self._streams: dict[str, MarketStreams] = {}
+        self._shards: dict[str, int] = {}
+        self._links = RedisLinks(redis_url, shard_count, on_message=self._hear)
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
-        for symbol, market in self._streams.items():
-            for kind in MarketDataKind:
-                channel = streams.market_data(symbol, kind)
-                self._channels[channel.encode()] = (kind, market)
-                self._links.of(markets.shard_of_market(symbol)).subscribe(channel)
-        self.accounts = AccountStreams(markets, self._links, client, now_ms)
+        self.accounts = AccountStreams(listing, shard_count, self._links, client, now_ms)
         self.connections: dict[EdgeConnection, None] = {}
         self._addresses: Counter[str] = Counter()
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._ticker: asyncio.Task[None] | None = None
+
+    def follow(self, listing: Listing) -> None:
+        """Have the streams of the markets that are listed now. Who is subscribed to one that is delisted hears nothing more of it."""
+        listed = listing.listed
+        for symbol in self._streams.keys() - listed.by_symbol.keys():
+            self._forget(symbol)
+        for symbol, market in listed.by_symbol.items():
+            if symbol in self._streams:
+                self._streams[symbol].market = market
+            else:
+                self._add(market, listed.shard_of_market(symbol))
+
+    def _add(self, market: Market, shard: int) -> None:
+        added = MarketStreams(market)
+        added.candles_are_behind = True
+        self._streams[market.symbol], self._shards[market.symbol] = added, shard
+        *first, last = MarketDataKind
+        for kind in (*first, last):
+            channel = streams.market_data(market.symbol, kind)
+            self._channels[channel.encode()] = (kind, added)
+            # What Redis has is read when all is sure to be heard; without a connection now, after the next one is made.
+            ready = (lambda _reply: self._begin(added)) if kind is last else None
+            self._links.of(shard).subscribe(channel, ready)
+
+    def _begin(self, market: MarketStreams) -> None:
+        if self._streams.get(market.market.symbol) is market:
+            self._repair(market, whole=True)
+
+    def _forget(self, symbol: str) -> None:
+        del self._streams[symbol]
+        shard = self._shards.pop(symbol)
+        for kind in MarketDataKind:
+            channel = streams.market_data(symbol, kind)
+            self._channels.pop(channel.encode(), None)
+            self._links.of(shard).unsubscribe(channel)
+        repair = self._repairs.pop(symbol, None)
+        if repair is not None:
+            repair.cancel()
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -166,6 +204,8 @@ class Hub:
         if channel.startswith(_ACCOUNT):
             self.accounts.hear(payload)
             return
+        if channel not in self._channels:
+            return  # its market was delisted a moment ago
         kind, market = self._channels[channel]
         wanted = self._subscribers
         if kind is MarketDataKind.TRADE and not market.wants_trades(wanted):
@@ -217,7 +257,7 @@ class Hub:
 
     async def _fill_once(self, market: MarketStreams, *, whole: bool) -> None:
         symbol, wanted = market.market.symbol, self._subscribers
-        shard = self._markets.shard_of_market(symbol)
+        shard = self._shards[symbol]
         if whole or market.needs_depth:
             await self._fill_depth(market)
         if whole or market.needs_trades:
@@ -243,7 +283,7 @@ class Hub:
 
     async def _fill_depth(self, market: MarketStreams) -> None:
         symbol = market.market.symbol
-        shard = self._markets.shard_of_market(symbol)
+        shard = self._shards[symbol]
         kept: Any = await self._client.lrange(streams.depth_diffs(shard, symbol), 0, -1)
         diffs = [_decode_diff(each) for each in reversed(kept)]
         if market.follow_depth(diffs):
@@ -287,7 +327,7 @@ class Hub:
     async def _every_second(self) -> None:
         try:
             await self.accounts.mark()
-            for market in self._streams.values():
+            for market in list(self._streams.values()):
                 stream = f"{market.market.symbol.lower()}@avgPrice"
                 if stream in self._subscribers:
                     await self._publish_average(market.market, stream)

@@ -85,7 +85,9 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())
 
-        hub = Hub(surroundings.ports.markets, url, client, average_price, now_ms)
+        markets = surroundings.markets
+        hub = Hub(settings.shard_count, url, client, average_price, now_ms, markets.listing)
+        markets.call_when_changed(hub.follow)
         _connections.set_function(lambda: len(hub.connections))
         _subscriptions.set_function(hub.subscription_count)
         _streams.set_function(hub.stream_count)

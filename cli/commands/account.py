@@ -34,9 +34,9 @@ def account(
     if (symbol is None) != (sequence is None) or (sequence is not None and moment is not None):
         raise click.UsageError("Name --market with --sequence, or --time, or neither.")
     settings = running_settings()
-    market_map = settings.market_map()
-    market = known_market(market_map, symbol) if symbol else ""
     with looking_back(settings) as (past, connection), replay_bar(console, quiet=as_json) as progress:
+        market_map = past.market_map
+        market = known_market(market_map, symbol) if symbol else ""
         number = account_id if account_id is not None else account_of_email(connection, str(email))
         found = account_at(past, number, market, sequence, parse_time(moment) if moment else None, progress)
     orders = [_order(market_map, order) for order in found.open_orders]

@@ -26,10 +26,10 @@ def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_
     if sequence is not None and moment is not None:
         raise click.UsageError("Name a sequence or a time, not both.")
     settings = running_settings()
-    symbol = known_market(settings.market_map(), symbol)
     with looking_back(settings) as (past, _), replay_bar(console, quiet=as_json) as progress:
+        symbol = known_market(past.market_map, symbol)
         found = book_at(past, symbol, sequence, parse_time(moment) if moment else None, progress)
-    market = settings.market_map().by_symbol[symbol]
+    market = past.market_map.by_symbol[symbol]
     bids, asks = _shown(market, found.bids[:levels]), _shown(market, found.asks[:levels])
     if as_json:
         print_json(

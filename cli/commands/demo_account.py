@@ -2,7 +2,7 @@
 
 import rich_click as click
 
-from cli.api import ApiError, funded_account
+from cli.api import ApiError, funded_account, request
 from cli.console import CommandError, console, print_json, running_settings
 
 FUNDS = {"USDT": "100000", "BTC": "2", "ETH": "20", "SOL": "500"}
@@ -16,8 +16,9 @@ def demo_account(as_json: bool) -> None:
     It goes through the public API, as any client would: sign up, sign in, faucet, API key.
     """
     settings = running_settings()
-    assets = settings.market_map().assets
     try:
+        info = request(f"{settings.rest_url()}/api/v3/exchangeInfo")
+        assets = {each[name] for each in info["symbols"] for name in ("baseAsset", "quoteAsset")}
         funds = {asset: amount for asset, amount in FUNDS.items() if asset in assets}
         key, secret = funded_account(settings.rest_url(), funds, "demo")
     except ApiError as error:

@@ -1,12 +1,14 @@
 """`exchange markets`."""
 
 import sys
+from typing import TextIO
 
 import redis
 import rich_click as click
 
 from cli.api import ApiError, request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
+from cli.listing import listing_of
 from cli.market_configs import Change, apply, by_symbol, known_configs, plan, with_status
 from cli.operating import OperatingError, tell
 from cli.probes import connect
@@ -15,10 +17,11 @@ from protocol.configuration import MarketConfig, MarketStatus, Role
 from protocol.market import Market
 from protocol.replies import Canceling
 from protocol.units import AccountId, format_decimal
-from runtime.settings import Settings, SettingsError
+from runtime.settings import Settings, SettingsError, markets_of
 
 _COLUMNS = {
     "symbol": "market",
+    "status": "status",
     "tickSize": "tick",
     "lotSize": "lot",
     "notionalMin": "minimum",
@@ -34,7 +37,7 @@ _COLUMNS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market.")
 @click.pass_context
 def markets(context: click.Context, as_json: bool) -> None:
-    """Show the markets: grid, limits and fees, and the last and best prices when the exchange runs.
+    """Show the markets: status, grid, limits and fees, and the last and best prices when the exchange runs.
 
     How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the settings want to be
     otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done in a market. EXCHANGE_MARKETS_FILE
@@ -43,7 +46,8 @@ def markets(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     settings = running_settings()
-    market_map = settings.market_map()
+    listing = listing_of(settings)
+    market_map = listing.listed
     prices: dict[str, dict[str, str]] = {}
     try:
         for path in ("ticker/price", "ticker/bookTicker"):
@@ -52,7 +56,11 @@ def markets(context: click.Context, as_json: bool) -> None:
     except ApiError:
         prices = {}
     rows = [
-        {"shard": market_map.shard_of_market(market.symbol), **_row(market, prices.get(market.symbol, {}))}
+        {
+            "shard": market_map.shard_of_market(market.symbol),
+            "status": _words(listing.statuses[market.symbol]),
+            **_row(market, prices.get(market.symbol, {})),
+        }
         for market in market_map.markets
     ]
     if as_json:
@@ -83,11 +91,20 @@ def _price(prices: dict[str, str], name: str) -> str | None:
     return short_decimal(prices[name]) if name in prices else None
 
 
+_file_option = click.option(
+    "--file",
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    help="The markets file to go by instead of that of the settings; - reads it from standard input.",
+)
+
+
 @markets.command(name="plan")
+@_file_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change.")
-def plan_command(as_json: bool) -> None:
+def plan_command(file: TextIO | None, as_json: bool) -> None:
     """Show what `apply` would change; exit 1 when some of it is impossible."""
-    changes, _ = _changes()
+    changes, _ = _changes(file)
     if as_json:
         print_json([_change_row(change) for change in changes])
     else:
@@ -97,10 +114,11 @@ def plan_command(as_json: bool) -> None:
 
 
 @markets.command(name="apply")
+@_file_option
 @click.option("--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`.")
-def apply_command(announced: bool) -> None:
-    """Configure the markets as the settings say, while the exchange runs. Markets that are not in the settings stay as they are."""
-    changes, settings = _changes(MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
+def apply_command(file: TextIO | None, announced: bool) -> None:
+    """Configure the markets as the markets file says, while the exchange runs. Markets that are not in it stay as they are."""
+    changes, settings = _changes(file, MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
     _show(changes)
     if not all(change.is_possible for change in changes):
         raise CommandError("Nothing was changed.")
@@ -168,9 +186,13 @@ def cancel_orders(symbol: str, yes: bool) -> None:
     console.print(f"{name}: {reply.orders} orders are being canceled")
 
 
-def _changes(status: MarketStatus = MarketStatus.TRADING) -> tuple[list[Change], Settings]:
+def _changes(file: TextIO | None, status: MarketStatus = MarketStatus.TRADING) -> tuple[list[Change], Settings]:
     settings = running_settings()
-    return plan(_known(settings), settings.market_map(), status), settings
+    try:
+        wanted = markets_of(file.read(), settings.shard_count, file.name) if file else settings.market_map()
+    except (SettingsError, UnicodeDecodeError) as error:
+        raise CommandError(str(error)) from error
+    return plan(_known(settings), wanted, status), settings
 
 
 def _known(settings: Settings) -> dict[str, MarketConfig]:

@@ -83,7 +83,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
             return plan, False
         write_database(connection, plan)
         connection.commit()
-        write_redis(client, log, connection, plan, market_map, time.time_ns() // 1_000_000)
+        write_redis(client, log, connection, plan, time.time_ns() // 1_000_000)
     return plan, True
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -21,14 +22,17 @@ from redis.retry import Retry
 from feeds import store as store_module
 from feeds.state import CLOSED_CANDLES_MAX
 from feeds.store import FeedsStore, SupersededError
-from feeds.worker import FeedsWorker
+from feeds.worker import FeedsWorker, MarketsUnknownError
 from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
-from protocol.events import AccountEvent, Event, TimePassed, TradeExecuted
+from protocol.configuration import MarketConfig
+from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, TradeExecuted
+from protocol.market import MarketMap
 from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, DepthSnapshot, Ticker
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.market_log import (
     BTC,
@@ -41,6 +45,7 @@ from tests.market_log import (
     deposit,
     frame,
     market_map,
+    publish_markets,
     ticker_of,
 )
 
@@ -90,6 +95,8 @@ class Exchange:
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
+        self._url = url
+        self.say(MARKETS)
         self.log = MarketLog()
         self.account_events: list[AccountEvent] = []
         self._heard: list[AccountEvent] = []
@@ -98,6 +105,11 @@ class Exchange:
         for pattern in ("pub:*", "account:*"):
             self._pubsub.psubscribe(pattern)
             assert self._pubsub.get_message(timeout=5), "not subscribed"
+
+    def say(self, markets: MarketMap) -> None:
+        """Have the shard's leader say that these are its markets."""
+        with closing(RedisStreamLog.connect(self._url)) as log:
+            publish_markets(log, markets)
 
     def commit(self, stream_id: str, *events: Event) -> None:
         self.account_events += [event for event in events if isinstance(event, AccountEvent)]
@@ -199,7 +211,7 @@ def run_to_the_end(exchange: Exchange, url: str, fault: Fault) -> None:
     """Follow the log with a process that `fault` ends once, and with another one after that."""
 
     def make(fault: Fault) -> FeedsWorker:
-        worker = FeedsWorker(connect(url, fault), [0], MARKETS, SAVE_PERIOD_MS)
+        worker = FeedsWorker(connect(url, fault), [0], SAVE_PERIOD_MS)
         worker.start()
         worker.restore()
         return worker
@@ -250,7 +262,7 @@ def test_ended_at_every_point(exchange: Exchange, redis_url: str) -> None:
 
 def wake_after_take_over(exchange: Exchange, url: str) -> None:
     """Two processes, the first of which slept while the second took over."""
-    sleeper, successor = (FeedsWorker(FeedsStore.connect(url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(url), [0], SAVE_PERIOD_MS) for _ in range(2))
     written = stages(exchange)
     next(written)
     sleeper.start()
@@ -268,7 +280,7 @@ def wake_after_take_over(exchange: Exchange, url: str) -> None:
 
 def test_a_process_that_was_replaced_says_so_also_where_the_log_was_trimmed(exchange: Exchange, redis_url: str) -> None:
     # Found by simulation: what looks like a gap in the log to one that slept is what its successor has saved.
-    sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS) for _ in range(2))
+    sleeper, successor = (FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS) for _ in range(2))
     sleeper.start()
     sleeper.restore()
     last = list(stages(exchange))[-1]
@@ -306,7 +318,7 @@ def test_control_without_the_compare_it_publishes_again(
 
 def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None:
     """The commit was done but its answer lost: the process loads what is there, and goes on."""
-    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for number, at in enumerate(stages(exchange)):
@@ -319,7 +331,7 @@ def test_lost_answer_is_not_repeated(exchange: Exchange, redis_url: str) -> None
 
 def test_the_shards_time_alone_closes_candles(exchange: Exchange, redis_url: str) -> None:
     """Nobody's clock does: nothing is over before the shard says so, however late it is."""
-    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     for _ in stages(exchange):
@@ -399,6 +411,58 @@ def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = 
         time.sleep(0.002)
 
 
+def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redis_url: str) -> None:
+    """Its first entry may be read before its shard's leader has said that it has it; and a saved state knows it."""
+    exchange.say(MarketMap.placed([], 1))
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    for number, market in enumerate(MARKETS.markets):
+        exchange.commit(f"{START_MS - 10 + number}-0", MarketConfigured(TimeMs(START_MS), MarketConfig(market, 0)))
+    for number, at in enumerate(stages(exchange)):
+        worker.step(1_000 * number, 0)
+        last = at
+    worker.finish(50_000)
+    again = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    again.start()
+    again.restore()
+    again.step(60_000, 0)
+    exchange.check(last)
+
+
+def test_what_cannot_be_understood_yet_waits_for_the_leader(
+    exchange: Exchange, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which it is."""
+    monkeypatch.setattr("feeds.worker._HELD_S", 0)
+    exchange.redis.delete(streams.configuration(0))
+    worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    worker.start()
+    worker.restore()
+    first, *_ = [*stages(exchange)][:1]
+    for now in (0, 1_000):
+        worker.step(now, 0)
+    assert exchange.redis.hget(streams.feeds_state(0), "published_id") is None
+    exchange.say(MARKETS)
+    worker.step(2_000, 0)
+    worker.finish(3_000)
+    published_id: Any = exchange.redis.hget(streams.feeds_state(0), "published_id")
+    assert int(published_id.split(b"-")[0]) > first
+
+    position, time, markets, _ = msgspec.json.decode(exchange.redis.hget(streams.feeds_state(0), "state") or b"")
+    earlier = msgspec.json.encode([position, time, markets])
+    exchange.redis.hset(streams.feeds_state(0), "state", earlier)
+    exchange.redis.delete(streams.configuration(0))
+    again = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
+    again.start()
+    with pytest.raises(MarketsUnknownError, match="BTCUSDT"):
+        again.restore()
+    exchange.say(MARKETS)
+    again.restore()
+    again.step(60_000, 0)
+    exchange.check(published(exchange))
+
+
 def test_events_of_a_later_release_wait_for_it(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passing them over would leave a gap in every stream, and end feeds at the next event."""
     monkeypatch.setattr("feeds.worker._HELD_S", 0)
@@ -408,7 +472,7 @@ def test_events_of_a_later_release_wait_for_it(redis_url: str, monkeypatch: pyte
         trade = exchange.log.trade(START_MS + number, 5, 5)
         return [trade, exchange.log.depth(START_MS + number, (Side.BUY, 90 + number, 4))]
 
-    worker = FeedsWorker(connect(redis_url, Fault()), [0], MARKETS, SAVE_PERIOD_MS)
+    worker = FeedsWorker(connect(redis_url, Fault()), [0], SAVE_PERIOD_MS)
     worker.start()
     worker.restore()
     try:

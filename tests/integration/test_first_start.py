@@ -218,6 +218,7 @@ def running(own_redis: OwnRedis, empty_url: str, tmp_path: Path) -> Iterator[Run
 def test_nobody_is_ready_without_the_schema_and_everybody_with_it(
     running: Running, own_redis: OwnRedis, empty_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    running.say_markets()
     for name in NEEDS_SCHEMA:
         running.start(name)
     for name, says in zip(
@@ -247,6 +248,7 @@ def test_nobody_is_ready_without_the_schema_and_everybody_with_it(
 def test_without_the_database_who_serves_is_ready_only_where_the_schema_was_seen(
     running: Running, own_redis: OwnRedis
 ) -> None:
+    running.say_markets()
     for name in ("gateway", "ws-edge"):
         running.start(name, database_url=NOBODY)
         running.until(name, 503, "schema", says="its schema was never seen")

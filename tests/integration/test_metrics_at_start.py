@@ -113,6 +113,7 @@ def test_every_alert_and_panel_has_its_series_before_anything_has_happened(runni
 
 def test_the_market_maker_has_a_series_for_each_market_that_it_cannot_quote(running: Running) -> None:
     """Everything but a shard is there, so it knows the markets, and has no account with money to quote with."""
+    running.say_markets()
     for name in ("gateway", "feeds", "mm"):
         running.start(name)
     running.until("gateway", 200)

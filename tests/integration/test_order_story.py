@@ -66,7 +66,7 @@ class Told:
         trading.give(CancelOrder(9, "gateway-2", SELLER, BTC, OrderId(self.order_id)))
         archiver = Archiver(self.log, range(shard_count), database_url, ALWAYS)
         for shard in range(shard_count):
-            ingest = ShardIngest(shard, self.log, database_url, self.markets, 1_000, archiver.cover)
+            ingest = ShardIngest(shard, self.log, database_url, shard_count, 1_000, archiver.cover)
             ingest.step()
             ingest.close()
         archiver.close()

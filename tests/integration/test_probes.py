@@ -5,16 +5,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from cli.ports import free_port
 from engine_worker.main import why_not_ready
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.integration.conftest import OwnRedis
 from tests.integration.test_worker import market_map, memory_log, worker
+from tests.market_log import publish_markets
 from tests.unit.runtime.test_probes import ask
 
 DEADLINE_S = 60
@@ -41,6 +43,11 @@ class Running:
         self.ws_port = int(self._settings["ws_port"])
         self.ports: dict[str, int] = {}
         self.pids: dict[str, int] = {}
+
+    def say_markets(self) -> None:
+        """Say what a shard would, for tests that need none otherwise."""
+        with closing(RedisStreamLog.connect(self._settings["redis_url"])) as log:
+            publish_markets(log, market_map(1))
 
     def start(self, name: str, what: str = "", **settings: object) -> None:
         self.ports[name] = free_port()
@@ -115,6 +122,9 @@ def test_a_gateway_is_not_ready_before_it_has_reached_redis(running: Running, ow
     running.until("gateway", 503, "redis", "links")
     assert running.lives("gateway")
     own_redis.start()
+    running.until("gateway", 503, "markets", says="shard 0 has not said yet which markets it has")
+    assert running.lives("gateway")
+    running.say_markets()
     running.until("gateway", 200)
 
 

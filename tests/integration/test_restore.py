@@ -52,7 +52,9 @@ class Exchange:
 
     def ingest(self, entries: int = 100_000, rounds: int = 1_000) -> None:
         for shard in range(self.markets.shard_count):
-            ingest = ShardIngest(shard, self.log, self.database_url, self.markets, entries, self.archiver.cover)
+            ingest = ShardIngest(
+                shard, self.log, self.database_url, self.markets.shard_count, entries, self.archiver.cover
+            )
             for _ in range(rounds):
                 if ingest.step() is Progress.CAUGHT_UP:
                     break
@@ -61,7 +63,7 @@ class Exchange:
     def feed(self) -> None:
         """Let the feeds, started anew, publish everything and leave."""
         store = FeedsStore.connect(self.redis_url)
-        worker = FeedsWorker(store, range(self.markets.shard_count), self.markets, SAVE_PERIOD_MS)
+        worker = FeedsWorker(store, range(self.markets.shard_count), SAVE_PERIOD_MS)
         worker.start()
         worker.restore()
         now = 0
@@ -106,7 +108,7 @@ class Exchange:
             if not plan.losses or accept_loss:
                 write_database(connection, plan)
                 connection.commit()
-                write_redis(self.client, self.log, connection, plan, self.markets, time.time_ns() // 1_000_000)
+                write_redis(self.client, self.log, connection, plan, time.time_ns() // 1_000_000)
             return [f"{loss.shard}" for loss in plan.losses]
 
     def guard(self) -> list[str]:
@@ -254,7 +256,7 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
     state = accounts_of(trading.workers[0].shard)
     trading.trade(80)
     # An ingest without an archive, as when the archive was switched off.
-    ingest = ShardIngest(0, exchange.log, exchange.database_url, exchange.markets, 100_000)
+    ingest = ShardIngest(0, exchange.log, exchange.database_url, exchange.markets.shard_count, 100_000)
     ingest.step()
     ingest.close()
     everything = list(trading.events())

@@ -174,6 +174,24 @@ def test_garbage_with_a_larger_id_does_not_stop_the_commits(log: StreamLog) -> N
     assert [dict(outgoing.frames) for outgoing in log.undelivered(SHARD)] == [{}, {}, {}, {0: b"to 0"}]
 
 
+def test_only_the_leader_says_how_its_shard_is_configured(log: StreamLog) -> None:
+    assert log.configuration(SHARD) is None
+    stale = log.take_over(SHARD)
+    assert log.write_configuration(SHARD, stale, b"one")
+    assert log.configuration(SHARD) == b"one"
+    position = log.take_over(SHARD)
+    assert not log.write_configuration(SHARD, stale, b"of one that leads no more")
+    assert log.configuration(SHARD) == b"one"
+
+    stream_id = log.append(INPUTS, {COMMANDS_FIELD: b"x"})
+    log.commit(Commit(SHARD, position, stream_id))
+    assert not log.write_configuration(SHARD, position, b"of before the commit")
+    assert log.write_configuration(SHARD, log.position(SHARD), b"two")
+    assert log.write_configuration(SHARD, log.position(SHARD), b"two")
+    assert log.configuration(SHARD) == b"two"
+    assert log.configuration(SHARD + 1) is None
+
+
 def test_two_snapshots_are_kept(log: StreamLog) -> None:
     for number in range(3):
         log.save_snapshot(SHARD, bytes([number]))

@@ -22,6 +22,7 @@ from simulation.market_data import FeedsProcess, FeedsStores, MemoryFeedsStore
 from simulation.markets import market_map
 from simulation.process import Surroundings
 from simulation.witness import Witness
+from tests.market_log import publish_markets
 from tests.shard_log import ShardLog
 
 START_MS = 1_767_225_500_000
@@ -87,7 +88,8 @@ def test_the_same_events_make_the_same_rows(database_url: str, redis_url: str) -
     for entry in log.read({streams.events(SHARD): STREAM_START}, 10_000, 0):
         fields: Any = entry.fields
         client.xadd(entry.stream, fields, id=entry.stream_id)
-    ingest = ShardIngest(SHARD, redis_log, database_url, markets, 50)
+    publish_markets(redis_log, markets)
+    ingest = ShardIngest(SHARD, redis_log, database_url, 1, 50)
     while ingest.step() is Progress.MORE:
         pass
     ingest.close()
@@ -117,7 +119,7 @@ def stored_in_memory(markets: MarketMap) -> tuple[MemoryStreamLog, Tables]:
     log.append(streams.events(SHARD), {b"?": b""})
     tables, witness = Tables(), Witness(markets, log)
     process = IngestProcess(surroundings, log, tables, witness, SHARD, 0, 50)
-    ingest = MemoryIngest(SHARD, log, tables, process, markets, 50)
+    ingest = MemoryIngest(SHARD, log, tables, process, 1, 50)
     while ingest.step() is Progress.MORE:
         pass
     return log, tables

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -16,7 +16,9 @@ import pytest
 from cli.market_configs import all_know_all, known_configs
 from cli.ports import free_port
 from runtime import redis_clients
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from tests.market_log import market_map, publish_markets
 
 START_TIMEOUT_S = 90
 POLL_S = 0.02
@@ -30,24 +32,34 @@ class Processes:
         self.database_url = database_url
         self.shard_count = int(os.environ.get("TEST_SHARD_COUNT", "1"))
         self.started: list[subprocess.Popen[bytes]] = []
-        self._awaits_markets = False
+        self._awaits_markets = self._has_shards = False
         self._folder = folder
         self._stack = stack
 
     def shards(self, **settings: str) -> list[subprocess.Popen[bytes]]:
         """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for that."""
-        self._awaits_markets = True
+        self._awaits_markets = self._has_shards = True
         return [self._start("engine_worker.main", SHARD=str(shard), **settings) for shard in range(self.shard_count)]
 
-    def _await_markets(self) -> None:
+    def _say_markets(self) -> None:
+        """Say what the shards would, where there is none: a gateway knows no market otherwise."""
+        if not self._has_shards:
+            with closing(RedisStreamLog.connect(self.redis_url)) as log:
+                publish_markets(log, market_map(self.shard_count))
+
+    def _await_markets(self, url: str) -> None:
         shards = range(self.shard_count)
         deadline = time.monotonic() + START_TIMEOUT_S
         with redis_clients.client(self.redis_url) as client:
             while not all_know_all(known_configs(client, shards), shards):
                 assert time.monotonic() < deadline, "the shards are not configured"
+        while httpx.get(f"{url}/api/v3/exchangeInfo").status_code == 503:
+            assert time.monotonic() < deadline, "the gateway has not seen the configuration"
+            time.sleep(POLL_S)
 
     def gateway(self, **settings: str) -> str:
         """Start a gateway and return its URL once it answers."""
+        self._say_markets()
         port = free_port()
         process = self._start("gateway.main", **{"RATE_LIMITS_ENABLED": "false", "REST_PORT": str(port), **settings})
         url = f"http://127.0.0.1:{port}"
@@ -61,12 +73,13 @@ class Processes:
                 time.sleep(POLL_S)
             else:
                 if self._awaits_markets:
-                    self._await_markets()
+                    self._await_markets(url)
                     self._awaits_markets = False
                 return url
 
     def edge(self) -> str:
         """Start an edge and return its URL once it answers."""
+        self._say_markets()
         port = free_port()
         process = self._start("ws_edge.main", RATE_LIMITS_ENABLED="false", WS_PORT=str(port))
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -22,7 +22,7 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from runtime.stream_log import StreamLog
-from tests.market_log import candles_of
+from tests.market_log import candles_of, publish_markets
 
 FAR_FUTURE_MS = 1 << 50
 
@@ -31,8 +31,9 @@ def ingest_all(
     log: StreamLog, database_url: str, markets: MarketMap, shards: Iterable[int] = (0,), entries_max: int = 2_000
 ) -> None:
     """Store everything that these shards have said."""
+    publish_markets(log, markets)
     for shard in shards:
-        ingest = ShardIngest(shard, log, database_url, markets, entries_max)
+        ingest = ShardIngest(shard, log, database_url, markets.shard_count, entries_max)
         while ingest.step() is Progress.MORE:
             pass
         ingest.close()

@@ -11,7 +11,8 @@ import pytest
 from persist.actors import IngestRunner
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from protocol.codec import FORMAT, encode_events, encode_frame
-from protocol.events import Event, TradeExecuted
+from protocol.configuration import MarketConfig
+from protocol.events import Event, MarketConfigured, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from protocol.orders import Side
@@ -19,7 +20,7 @@ from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from tests.integration.persist.stored import assert_candles, assert_stored, query
-from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map
+from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
 from tests.shard_log import ShardLog
 
 
@@ -32,7 +33,8 @@ def log() -> MemoryStreamLog:
 def ingest_of(
     log: MemoryStreamLog, database_url: str, markets: MarketMap, shard: int = 0, entries_max: int = 2_000
 ) -> Iterator[ShardIngest]:
-    ingest = ShardIngest(shard, log, database_url, markets, entries_max)
+    publish_markets(log, markets)
+    ingest = ShardIngest(shard, log, database_url, markets.shard_count, entries_max)
     yield ingest
     ingest.close()
 
@@ -76,7 +78,7 @@ def test_many_at_once_store_everything_once(database_url: str, log: MemoryStream
     trading = ShardLog(3, markets, START_MS)
     trading.trade(600)
     trading.append_to(log)
-    runners = [IngestRunner({0: ShardIngest(0, log, database_url, markets, 20)}, threading.Event()) for _ in range(4)]
+    runners = [IngestRunner({0: ShardIngest(0, log, database_url, 1, 20)}, threading.Event()) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda runner: runner.run(0), runners * 2))
     for runner in runners:
@@ -180,6 +182,48 @@ def test_a_trade_twice_stops_the_shard(database_url: str, log: MemoryStreamLog) 
     log.append(events(0), {EVENTS_FIELD: frame(trade)})
     with pytest.raises(IngestStoppedError, match="trade 2 should come next, but trade 1 does"):
         run(log, database_url, market_map())
+
+
+def test_a_market_that_is_listed_while_it_runs_is_stored_by_whoever_comes(
+    database_url: str, log: MemoryStreamLog
+) -> None:
+    """One process stores the entry that lists it, and another one the next."""
+    markets, market_log = market_map(), MarketLog()
+    publish_markets(log, MarketMap.placed([], 1))
+    one, other = (ShardIngest(0, log, database_url, 1, 100) for _ in range(2))
+    listed = MarketConfigured(TimeMs(START_MS), MarketConfig(markets.by_symbol[BTC], 0))
+    log.append(events(0), {EVENTS_FIELD: frame(listed, market_log.trade(START_MS, 100, 5))})
+    assert one.step() is Progress.CAUGHT_UP
+    publish_markets(log, markets)
+    log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS + 1, 101, 5))})
+    assert other.step() is Progress.CAUGHT_UP
+    log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS + 2, 102, 5))})
+    assert one.step() is Progress.CAUGHT_UP
+    for ingest in (one, other):
+        ingest.close()
+    assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
+    quote = 5 * markets.by_symbol[BTC].quote_per_tick_lot
+    assert query(database_url, "SELECT price, quote FROM trades ORDER BY trade_id") == [
+        (100, 100 * quote),
+        (101, 101 * quote),
+        (102, 102 * quote),
+    ]
+
+
+def test_events_wait_until_all_shards_have_said_which_markets_they_have(
+    database_url: str, log: MemoryStreamLog
+) -> None:
+    """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose it."""
+    market_log = MarketLog()
+    log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS, 100, 5))})
+    ingest = ShardIngest(0, log, database_url, 1, 100)
+    with pytest.raises(IngestStoppedError, match="not said yet which markets they have: 0"):
+        ingest.step()
+    assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
+    publish_markets(log, market_map())
+    assert ingest.step() is Progress.CAUGHT_UP
+    ingest.close()
+    assert query(database_url, "SELECT count(*) FROM trades") == [(1,)]
 
 
 def test_a_lost_connection_loses_nothing(database_url: str, log: MemoryStreamLog) -> None:

@@ -22,7 +22,7 @@ from protocol.streams import EVENTS_FIELD, EventReader, events
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
 from tests.integration.persist.stored import assert_stored, query
-from tests.market_log import START_MS, market_map
+from tests.market_log import START_MS, market_map, publish_markets
 from tests.shard_log import ShardLog
 
 DEADLINE_S = 60
@@ -119,6 +119,7 @@ def test_doubled_reordered_and_needless_nudges_are_harmless(redis_url: str, data
     for _ in range(2):
         start("work", shard_count=3, ingest_batch_entries=50)
     actor = declare_ingest(make_broker(redis_url), lambda _shard: None)
+    publish_markets(log, markets)
     trading = ShardLog(8, markets, START_MS)
     trading.trade(400)
     for number, (shard, _, found) in enumerate(trading.entries):

@@ -7,14 +7,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from cli.ports import free_port
+from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from tests.market_log import market_map, publish_markets
 
 START_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -23,9 +25,16 @@ POLL_S = 0.02
 @pytest.fixture
 def feeds(redis_url: str, tmp_path: Path) -> Iterator[None]:
     """Running feeds."""
+    say_markets(redis_url)
     process = _start("feeds.main", redis_url, tmp_path)
     yield
     _end(process)
+
+
+def say_markets(redis_url: str) -> None:
+    """Say what the shard would."""
+    with closing(RedisStreamLog.connect(redis_url)) as log:
+        publish_markets(log, market_map())
 
 
 class Edge(NamedTuple):
@@ -45,6 +54,7 @@ def edge_process(redis_url: str, tmp_path: Path) -> Iterator[Edge]:
 @contextmanager
 def running_edge(redis_url: str, folder: Path, **settings: str) -> Iterator[Edge]:
     """Run an edge, and see to it that it ends only when told to."""
+    say_markets(redis_url)
     port = free_port()
     process = _start("ws_edge.main", redis_url, folder, WS_PORT=str(port), **settings)
     deadline = time.monotonic() + START_TIMEOUT_S

@@ -16,13 +16,14 @@ from protocol.events import FundsDeposited
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.settings import Settings
 from serving.redis_link import CHANNELS_PER_COMMAND, packed
 from serving.redis_links import RedisLinks
+from tests.market_log import listing_of, market_map
 from ws_edge.accounts import AccountStreams, AccountSubscription
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload
 
+LISTING = listing_of(market_map())
 OWNER = AccountId(1001)
 TIMEOUT_S = 10
 ACCOUNTS, AT_ONCE = 50_000, 20
@@ -75,7 +76,7 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
     redis_url: str, client: "redis.asyncio.Redis", cuts: int
 ) -> None:
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, 1, links, client, lambda: TimeMs(0))
     links.call_when_ready(accounts.reconnected)
     link = links.of(0)
     await links.start()
@@ -114,7 +115,7 @@ async def test_portions_that_are_published_again_with_other_ends_are_told_once(
 ) -> None:
     """As after a promotion of a replica that did not know yet how far feeds had come."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, 1, links, client, lambda: TimeMs(0))
     await links.start()
     listener = Listener()
     try:
@@ -145,7 +146,7 @@ async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
 ) -> None:
     """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen it leave."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, 1, links, client, lambda: TimeMs(0))
     link = links.of(0)
     await links.start()
     leaving, staying = Listener(), Listener()
@@ -170,7 +171,7 @@ async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
 async def test_50_000_accounts_are_caught_up_at_once(redis_url: str, client: "redis.asyncio.Redis") -> None:
     """With a few questions to the shard's server, and nobody else waits for long meanwhile."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
-    accounts = AccountStreams(Settings().market_map(), links, client, lambda: TimeMs(0))
+    accounts = AccountStreams(lambda: LISTING, 1, links, client, lambda: TimeMs(0))
     links.call_when_ready(accounts.reconnected)
     link = links.of(0)
     await links.start()

@@ -5,6 +5,7 @@ from feeds.frames import decode
 from feeds.state import DEPTH_PERIOD_MS, InvariantError, Outputs, ShardFeeds, UnknownMarketError
 from protocol import streams
 from protocol.codec import decode_events
+from protocol.configuration import MarketConfig
 from protocol.events import (
     AccountClosed,
     DepthChanged,
@@ -12,6 +13,7 @@ from protocol.events import (
     FeesWithdrawn,
     FundsWithdrawn,
     LevelChange,
+    MarketConfigured,
     OrderClosed,
     OrderFilled,
     StateHashed,
@@ -200,3 +202,50 @@ def test_what_is_nobodys_news(event: Event) -> None:
     assert feeds.apply(StreamId("5000-0"), frame(event)) == 1
     assert feeds.position == "5000-0"
     assert feeds.take_outputs(0).messages == []
+
+
+LISTED = MarketConfigured(TimeMs(START_MS), MarketConfig(market_map().by_symbol[BTC], 0))
+
+
+def test_a_market_is_known_from_the_event_that_lists_it(log: MarketLog) -> None:
+    feeds = ShardFeeds(0, ())
+    with pytest.raises(UnknownMarketError):
+        feeds.apply(FIRST, frame(MarketLog().trade(START_MS, 100, 5)))
+    feeds.apply(FIRST, frame(LISTED, log.trade(START_MS, 100, 5), log.depth(START_MS, (Side.BUY, 99, 7))))
+    feeds.apply(SECOND, frame(log.trade(START_MS + 1, 101, 5)))
+    outputs = feeds.take_outputs(0)
+    assert outputs.trades[streams.trades(0, BTC)]
+    assert heard(outputs, streams.market_data(BTC, MarketDataKind.DEPTH))
+    assert outputs.values.keys() == {key(0, BTC) for key in (streams.depth, streams.book_ticker, streams.ticker)}
+    # 100 and 101 ticks x 5 lots each: 1,005 tick-lots of quote.
+    (candle,) = candles(outputs, "1d")
+    assert (candle.volume, candle.quote_volume) == (10, 1_005 * market_map().by_symbol[BTC].quote_per_tick_lot)
+
+
+def test_a_saved_state_knows_its_markets(log: MarketLog) -> None:
+    feeds = ShardFeeds(0, ())
+    feeds.apply(FIRST, frame(LISTED, log.trade(START_MS, 100, 5)))
+    feeds.take_outputs(0)
+    saved = feeds.save()
+    again = ShardFeeds.decode(0, (), saved.state, saved.chunks)
+    assert not again.undefined
+    again.apply(SECOND, frame(log.trade(START_MS + 1, 101, 5)))
+    assert again.take_outputs(0).trades[streams.trades(0, BTC)]
+
+
+def test_a_state_of_an_earlier_release_names_markets_without_defining_them(log: MarketLog) -> None:
+    feeds = ShardFeeds(0, market_map().markets)
+    feeds.apply(FIRST, frame(log.trade(START_MS, 100, 5)))
+    feeds.take_outputs(0)
+    position, time, markets, _ = msgspec.json.decode(feeds.save().state)
+    state = msgspec.json.encode([position, time, markets])
+    assert ShardFeeds.decode(0, (), state, {}).undefined == market_map().by_symbol.keys()
+    assert not ShardFeeds.decode(0, market_map().markets, state, {}).undefined
+
+
+def test_another_configuration_of_a_market_changes_nothing_that_feeds_know(log: MarketLog) -> None:
+    feeds = ShardFeeds(0, market_map().markets)
+    feeds.apply(FIRST, frame(log.depth(START_MS, (Side.BUY, 99, 7))))
+    feeds.apply(SECOND, frame(LISTED, log.depth(START_MS, (Side.BUY, 98, 1))))
+    value = feeds.take_outputs(0).values[streams.depth(0, BTC)]
+    assert msgspec.msgpack.decode(value, type=DepthSnapshot).bids == ((99, 7), (98, 1))

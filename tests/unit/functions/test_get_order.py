@@ -24,7 +24,7 @@ class Exchange:
     reply_to = "test"
 
     def __init__(self, reply: OrderStatus | RejectReason, stored: OrderStatus | None) -> None:
-        self.markets = Settings().market_map()
+        self.markets = self.known_markets = Settings().market_map()
         self.shards = self.database = self
         self._reply = reply
         self._stored = stored

@@ -1,6 +1,9 @@
-from typing import Any
+import asyncio
+from typing import Any, cast
 
-from mm.markets import orders_per_10s, plans_of
+from mm.client import Client, UnavailableError
+from mm.main import changed
+from mm.markets import orders_per_10s, plans_of, trading_markets
 
 
 def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.01000000") -> dict[str, Any]:
@@ -42,6 +45,35 @@ def test_a_price_of_zero_is_no_price() -> None:
 def test_markets_that_do_not_trade_or_cannot_be_whole_are_left_out() -> None:
     symbols = [symbol(status="HALT"), symbol("ETHUSDT", tick_size="0.00000001"), symbol("SOLUSDT")]
     assert [plan.market.symbol for plan in plans_of({"symbols": symbols}, [], levels=15)] == ["SOLUSDT"]
+
+
+def test_a_market_that_has_never_traded_is_quoted_only_where_a_price_is_known() -> None:
+    assert plans_of({"symbols": [symbol("XYZUSDT")]}, [], levels=15) == []
+    (plan,) = plans_of({"symbols": [symbol("XYZUSDT")]}, [{"symbol": "XYZUSDT", "price": "7.25000000"}], levels=15)
+    assert plan.market.format_price(plan.anchor) == "7.25000000"
+
+
+class Exchange:
+    """Answers with one list of markets after the other."""
+
+    def __init__(self, *answers: list[dict[str, Any]] | Exception) -> None:
+        self.answers = list(answers)
+
+    async def get(self, _path: str) -> dict[str, Any]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"symbols": answer}
+
+
+async def test_the_maker_hears_when_other_markets_trade() -> None:
+    btc, eth, halted = symbol(), symbol("ETHUSDT"), symbol("ETHUSDT", status="HALT")
+    trading = trading_markets({"symbols": [btc, halted]})
+    assert trading == {"BTCUSDT"}
+    exchange = Exchange([btc, halted], UnavailableError("away"), [btc], [btc, eth], [])
+    async with asyncio.timeout(10):
+        await changed(cast("Client", exchange), trading, period_s=0)
+    assert exchange.answers == [[]], "it returned when ETHUSDT traded"
 
 
 def test_the_order_limit_is_what_the_exchange_says() -> None:

@@ -56,7 +56,7 @@ MARKETS = market_map()
 
 
 def rows_for(*events: Event) -> Rows:
-    return rows_of(0, [EventBatch(ENTRY, events)], MARKETS)
+    return rows_of(0, [EventBatch(ENTRY, events)], MARKETS.by_symbol)
 
 
 def named(table: Table, row: Row) -> dict[str, int | str]:
@@ -185,7 +185,7 @@ def test_the_entries_of_a_fill_sum_to_zero_per_asset(side: Side, quantity: int, 
 def test_the_entries_of_every_event_of_the_core_sum_to_zero_per_asset(seed: int) -> None:
     log = ShardLog(seed, MARKETS, START_MS)
     log.trade(30)
-    rows = rows_of(0, [EventBatch(stream_id, events) for _, stream_id, events in log.entries], MARKETS)
+    rows = rows_of(0, [EventBatch(stream_id, events) for _, stream_id, events in log.entries], MARKETS.by_symbol)
     assert_balanced(rows)
     clearing: defaultdict[int | str, int] = defaultdict(int)
     for row in rows.ledger_entries:
@@ -239,7 +239,7 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
 
 
 def test_a_state_hash_makes_no_row() -> None:
-    rows = Rows(0, market_map(1))
+    rows = Rows(0, market_map(1).by_symbol)
     rows.add(EventBatch(StreamId("1-0"), [StateHashed(TimeMs(1), 10_000, "00")]))
     assert (rows.order_rows(), rows.trade_rows(), rows.fills, rows.ledger_entries, rows.event_count) == (
         [],

@@ -21,6 +21,7 @@ from serving.command_queue import CommandQueue
 from serving.redis_link import OnReply, RedisLink
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
+from tests.market_log import listing_of
 
 
 class Wire:
@@ -68,10 +69,10 @@ class Queue(NamedTuple):
 @asynccontextmanager
 async def made(timeout_ms: int = 5_000) -> AsyncIterator[Queue]:
     wire, settings, backlog = Wire(), Settings(reply_timeout_ms=timeout_ms), NoBacklog()
-    replies = ReplyWaiter(timeout_ms)
+    listing, replies = listing_of(settings.market_map()), ReplyWaiter(timeout_ms)
     queue = CommandQueue(
         cast("RedisLinks", wire), cast("RedisLink", wire), replies, cast("Backlog", backlog), "test",
-        settings.market_map(), settings,
+        lambda: listing, settings,
     )  # fmt: skip
     yield Queue(queue, wire, backlog, replies)
     await queue.close()

@@ -1,0 +1,51 @@
+"""The markets as the shards say them, for commands; as the settings have them where a shard says nothing."""
+
+from collections.abc import Mapping
+from contextlib import closing
+
+import msgspec
+import redis
+
+from cli.probes import connect_log
+from protocol.codec import LaterFormatError
+from protocol.configuration import MarketConfig, ShardConfig
+from protocol.listing import Listing, ShardConfiguration, decode_configuration
+from protocol.streams import STREAM_START
+from runtime.settings import Settings, SettingsError
+from runtime.stream_log import StreamLog
+
+
+def listing_of(settings: Settings) -> Listing:
+    """Return the markets of the exchange that the settings name, whether it runs or not."""
+    try:
+        with closing(connect_log(settings)) as log:
+            return read_listing(log, settings)
+    except (redis.RedisError, SettingsError):
+        return _listing({}, settings)
+
+
+def read_listing(log: StreamLog, settings: Settings) -> Listing:
+    """Return the markets of the exchange on `log`."""
+    found: dict[int, ShardConfiguration] = {}
+    for shard in range(settings.shard_count):
+        value = log.configuration(shard)
+        try:
+            configuration = decode_configuration(value) if value is not None else None
+        except (msgspec.MsgspecError, LaterFormatError):
+            configuration = None
+        if configuration is not None and configuration.config is not None:
+            found[shard] = configuration
+    return _listing(found, settings)
+
+
+def _listing(found: Mapping[int, ShardConfiguration], settings: Settings) -> Listing:
+    market_map = settings.market_map()
+    wanted = {
+        shard: ShardConfiguration(
+            STREAM_START,
+            ShardConfig(),
+            tuple(MarketConfig(market, shard) for market in market_map.markets_of_shard(shard)),
+        )
+        for shard in range(settings.shard_count)
+    }
+    return Listing.of({**wanted, **found}, settings.shard_count)

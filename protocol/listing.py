@@ -1,0 +1,108 @@
+"""How shards say which markets there are: what a leader writes to `config:{k}`, and what all of that together lists.
+
+Whoever converts, routes or shows something of a market takes it from here, and nothing from settings. A leader writes its configuration
+before it reads the next input after a change, so every event about a market that is not of the market's very first batch finds it there
+(docs/decisions/0026-readers-take-markets-from-the-log.md).
+"""
+
+from collections.abc import Mapping
+from typing import Final, Self
+
+import msgspec
+
+from protocol.codec import LaterFormatError, encode_frame
+from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
+from protocol.decoding import msgpack_decoder
+from protocol.market import Market, MarketMap
+from protocol.streams import StreamId
+from protocol.units import TimeMs
+
+FORMAT: Final = 1
+
+
+class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True):
+    """What `config:{k}` holds. `config` is None, and there is no market, until somebody has configured the shard."""
+
+    stream_id: StreamId
+    """The shard's position when it was written: the configuration is that of this entry, or of a later one that did not change it."""
+    config: ShardConfig | None
+    markets: tuple[MarketConfig, ...]
+    """The markets that the shard matches, also those that are delisted."""
+
+
+class _Numbered(msgspec.Struct, array_like=True):
+    number: int
+
+
+class _Value(msgspec.Struct, array_like=True):
+    number: int
+    configuration: ShardConfiguration
+
+
+_decode_number = msgpack_decoder(_Numbered)
+_decode_value = msgpack_decoder(_Value)
+
+
+def encode_configuration(configuration: ShardConfiguration) -> bytes:
+    """Return the value of `config:{k}`."""
+    return encode_frame((FORMAT, configuration))
+
+
+def decode_configuration(value: bytes) -> ShardConfiguration:
+    """Return what `config:{k}` says.
+
+    Raises:
+        msgspec.MsgspecError: it is no configuration.
+        LaterFormatError: a later release wrote it.
+    """
+    number = _decode_number(value).number
+    if number > FORMAT:
+        raise LaterFormatError(number)
+    return _decode_value(value).configuration
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The markets of the exchange, as far as their shards have said which they have, by symbol."""
+
+    known: MarketMap
+    """Every market there is or has been: what converts the numbers of history."""
+    listed: MarketMap
+    """Those that are not delisted."""
+    statuses: dict[str, MarketStatus]
+    maintenance_from: TimeMs = TimeMs(0)
+    """From when on some shard takes only cancels; 0: no shard says so."""
+
+    @classmethod
+    def of(cls, configurations: Mapping[int, ShardConfiguration], shard_count: int) -> Self:
+        """Return what the shards list; those that are missing in `configurations`, or not configured yet, are `unknown_shards`.
+
+        Raises:
+            MarketError: a shard count outside 1 to SHARD_COUNT_MAX.
+        """
+        found: dict[str, tuple[Market, int, MarketConfig]] = {}
+        for shard in range(shard_count):
+            configuration = configurations.get(shard)
+            for each in configuration.markets if configuration is not None else ():
+                rival = found.get(each.market.symbol)
+                if rival is None or rival[2].version < each.version:
+                    found[each.market.symbol] = (each.market, shard, each)
+        unknown = tuple(
+            shard for shard in range(shard_count) if shard not in configurations or configurations[shard].config is None
+        )
+        rows = [found[symbol] for symbol in sorted(found)]
+        known = [(market, shard) for market, shard, _ in rows]
+        listed = [(market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED]
+        configs = [each.config for each in configurations.values() if each.config is not None]
+        # Every shard has the same table of accounts; it never changes yet.
+        slots = next((config.slots for config in configs), b"")
+        return cls(
+            MarketMap.placed(known, shard_count, slots, unknown),
+            MarketMap.placed(listed, shard_count, slots, unknown),
+            {config.market.symbol: config.status for _, _, config in rows},
+            min((config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)),
+        )
+
+    @property
+    def unknown_shards(self) -> tuple[int, ...]:
+        """The shards that have not said which markets they have."""
+        return self.known.unknown_shards
