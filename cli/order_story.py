@@ -11,10 +11,10 @@ import psycopg
 
 from cli.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
-from engine_worker.input import apply_one_by_one
+from engine_worker.input import NotUnderstoodError, applicable_commands, apply_one_by_one
 from engine_worker.replay import Replay
 from protocol import streams
-from protocol.codec import decode_commands, decode_messages
+from protocol.codec import UnreadItem, decode_command_items, decode_message_items
 from protocol.commands import CancelAllOrders, CancelOrder, LoggedCommand, MatchOrder, PlaceOrder
 from protocol.events import Event, FundsReleased, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
@@ -97,7 +97,7 @@ def client_order_stories(
         if wanted in frame:
             found += [
                 (entry, number)
-                for number, command in enumerate(_commands(frame))
+                for number, command in enumerate(_applied_commands(frame, shard_past, len(past.shards)))
                 if isinstance(command, PlaceOrder)
                 and (command.account_id, command.client_order_id) == (account_id, client_order_id)
             ]
@@ -151,9 +151,16 @@ def _all_entries(past: ShardPast, progress: Progress) -> Iterator[Entry]:
         progress(done, max(total, done))
 
 
+def _applied_commands(frame: bytes, past: ShardPast, shard_count: int) -> list[LoggedCommand]:
+    try:
+        return applicable_commands(frame, past.shard, shard_count)
+    except NotUnderstoodError:
+        return []
+
+
 def _commands(frame: bytes) -> list[LoggedCommand]:
     try:
-        return decode_commands(frame)
+        return [command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)]
     except msgspec.MsgspecError:
         return []
 
@@ -168,7 +175,7 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is number `number` in it."""
+        """Tell what the command in `entry` led to that made order `order_id`, or that is number `number` of those in it that are applied."""
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None
@@ -493,7 +500,11 @@ def _has_match(entry: Entry, order_id: int) -> bool:
     frame = entry.fields.get(MESSAGES_FIELD)
     if frame is None:
         return False
-    return any(isinstance(each, MatchOrder) and each.order_id == order_id for each in decode_messages(frame).messages)
+    try:
+        messages = decode_message_items(frame).items
+    except msgspec.MsgspecError:
+        return False
+    return any(isinstance(each, MatchOrder) and each.order_id == order_id for each in messages)
 
 
 def _cancel_in(entry: Entry, order: OrderState) -> str:

@@ -142,6 +142,7 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
         "The account has funds, open orders, or idempotency keys that are remembered.",
     ),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
+    RejectReason.NOT_UNDERSTOOD: (-1020, "This operation is not supported."),
 }
 
 

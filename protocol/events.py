@@ -11,6 +11,7 @@ import msgspec
 
 from protocol.configuration import MarketConfig
 from protocol.orders import Balance, Liquidity, OrderState, Side
+from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
@@ -176,6 +177,15 @@ class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, f
     config: MarketConfig
 
 
-ShardEvent = StateHashed | TimePassed | MarketConfigured | FeesWithdrawn | AccountClosed
+class EntrySkipped(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26):
+    """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
+
+    time: TimeMs
+    stream_id: StreamId
+    operator: str
+    reason: str
+
+
+ShardEvent = StateHashed | TimePassed | MarketConfigured | FeesWithdrawn | AccountClosed | EntrySkipped
 """What no client hears of."""
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -15,7 +15,7 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import decode_messages, decode_replies
-from protocol.commands import Command, ConfigCommand, MessageFrame, OperatorCommand, ShardMessage, Tick
+from protocol.commands import Command, ConfigCommand, MessageFrame, OperatorCommand, ShardMessage, SkipEntry, Tick
 from protocol.events import (
     DepthChanged,
     Event,
@@ -299,7 +299,7 @@ class Witness(Watch):
     def _apply(self, twin: Shard, entry: Entry) -> None:
         try:
             for command in apply_one_by_one(twin, entry):
-                if not isinstance(command, ShardMessage | ConfigCommand | OperatorCommand | Tick):
+                if not isinstance(command, ShardMessage | ConfigCommand | OperatorCommand | SkipEntry | Tick):
                     self.commands.append((twin.index, twin.time, command))
         except NotUnderstoodError:
             return
