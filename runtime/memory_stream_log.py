@@ -202,7 +202,7 @@ class MemoryStreamLog:
             self.drop_skip(shard, commit.skip.frame)
 
     def order_skip(self, shard: int, frame: bytes) -> None:
-        """Write the instruction that an operator's program writes."""
+        """See `StreamLog`."""
         self._skip[shard] = frame
 
     def skip(self, shard: int) -> bytes | None:

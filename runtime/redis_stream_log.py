@@ -668,6 +668,11 @@ class RedisStreamLog:
         stream_id = position.stream_id
         return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
 
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        self.at(shard).set(streams.skip(shard), frame)
+        self._await_replicas(shard)
+
     def skip(self, shard: int) -> bytes | None:
         """See `StreamLog`."""
         found: Any = self.at(shard).get(streams.skip(shard))

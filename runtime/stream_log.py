@@ -237,6 +237,10 @@ class StreamLog(Protocol):
         """
         ...
 
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """Let the shard's leader pass over an entry when it takes the shard over next. `frame` is the instruction."""
+        ...
+
     def skip(self, shard: int) -> bytes | None:
         """Return the instruction to pass over an entry that the shard's leader follows next; None: there is none."""
         ...

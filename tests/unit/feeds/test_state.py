@@ -8,8 +8,8 @@ from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.events import (
     AccountClosed,
     CloseReason,
-    EntrySkipped,
     DepthChanged,
+    EntrySkipped,
     Event,
     FeesWithdrawn,
     FundsWithdrawn,
