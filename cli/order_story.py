@@ -175,7 +175,7 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is number `number` of those in it that are applied."""
+        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of those that are applied."""
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None

@@ -8,7 +8,7 @@ A frame is decoded whole, which is fast. Only when that fails is it decoded item
 `decode_message_items`), so that one item that is not understood does not take the others with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -150,6 +150,7 @@ _sender = msgpack_decoder(
 _skip = msgpack_decoder(_Skip)
 _EVENTS_HEAD: Final = bytes([_FIXED_ARRAY + 3, FORMAT])
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
+_NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
 """2017 and 2128."""
 
@@ -177,7 +178,7 @@ def _is_stamped(frame: bytes) -> bool:
         return False
 
 
-def encode_commands(commands: Sequence[LoggedCommand], written_us: int) -> bytes:
+def encode_commands(commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int) -> bytes:
     """Return the frame of one `COMMANDS_FIELD`."""
     return encode_frame((FORMAT, written_us, commands))
 
@@ -276,6 +277,24 @@ def raw_events(frame: bytes) -> list[bytes]:
         raise msgspec.ValidationError(f"a frame of events has 3 fields, not {len(found)}")
     _number(found[1])
     return array_items(found[2])
+
+
+def only_events(frame: bytes, numbers: Container[int]) -> bytes:
+    """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these; see `raw_events`."""
+    events = [msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))]
+    if format_of(frame) == UNNUMBERED:
+        return encode_frame(events)
+    number, written_us, _ = array_items(frame)
+    return encode_frame((msgspec.Raw(number), msgspec.Raw(written_us), events))
+
+
+def events_put_aside(frame: bytes) -> list[tuple[int, Event]]:
+    """Return the events of a frame that `only_events` made, or of a whole one, each with its place in the frame.
+
+    Raises:
+        msgspec.MsgspecError: one of them is not understood, or it is no such frame.
+    """
+    return [(number, _event(event)) for number, event in enumerate(raw_events(frame)) if event != _NIL]
 
 
 def decode_event_items(frame: bytes) -> list[Event | UnreadItem]:
