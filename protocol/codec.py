@@ -198,17 +198,28 @@ def decode_commands(frame: bytes) -> list[LoggedCommand]:
 
 def decode_command_items(frame: bytes) -> CommandItems:
     """Return what one `COMMANDS_FIELD` says, command by command."""
-    found, written_us = array_items(frame), None
-    if format_of(frame) != UNNUMBERED:
-        if len(found) != len(_Commands.__struct_fields__):
-            raise msgspec.ValidationError(f"a frame of commands has 3 fields, not {len(found)}")
-        _, stamp, commands = found
-        found, written_us = array_items(commands), _number(stamp)
+    found, written_us = _items_of(frame, "commands")
     items = _read_each(found, _command)
     return CommandItems(
         [_with_sender(item) if isinstance(item, UnreadItem) else item for item in items],
         written_us,
     )
+
+
+def raw_commands(frame: bytes) -> list[bytes]:
+    """Return the bytes of each command of one `COMMANDS_FIELD`, whether it is understood or not."""
+    return _items_of(frame, "commands")[0]
+
+
+def _items_of(frame: bytes, name: str) -> tuple[list[bytes], int | None]:
+    """Return the items of a frame of commands or events, and its writer's clock; None in format 1."""
+    found = array_items(frame)
+    if format_of(frame) == UNNUMBERED:
+        return found, None
+    if len(found) != len(_Commands.__struct_fields__):
+        raise msgspec.ValidationError(f"a frame of {name} has 3 fields, not {len(found)}")
+    _, written_us, items = found
+    return array_items(items), _number(written_us)
 
 
 def _read_each(found: list[bytes], read: Callable[[bytes], T]) -> list[T | UnreadItem]:
@@ -270,13 +281,7 @@ def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
 
 def raw_events(frame: bytes) -> list[bytes]:
     """Return the bytes of each event of one `EVENTS_FIELD`, whether it is understood or not."""
-    found = array_items(frame)
-    if format_of(frame) == UNNUMBERED:
-        return found
-    if len(found) != len(_Events.__struct_fields__):
-        raise msgspec.ValidationError(f"a frame of events has 3 fields, not {len(found)}")
-    _number(found[1])
-    return array_items(found[2])
+    return _items_of(frame, "events")[0]
 
 
 def only_events(frame: bytes, numbers: Container[int]) -> bytes:
