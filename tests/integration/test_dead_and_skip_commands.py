@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -105,7 +106,8 @@ def test_a_command_is_put_back_once_it_is_understood(log: RedisStreamLog, client
     letter = {"source": "in:{0}", "id": "7-0", "reason": "Invalid value 4", "item": "3"}
     late = CancelOrder(9, "gate", AccountId(3), "BTCUSDT", OrderId(1), deadline_ms=TimeMs(1))
     for number, command in enumerate((deposit(7), late)):
-        client.xadd(streams.dead_letters(0), {**letter, "item": str(number), "payload": encode_frame(command)})
+        fields: Any = {**letter, "item": str(number), "payload": encode_frame(command)}
+        client.xadd(streams.dead_letters(0), fields)
     back = exchange("dead", "requeue", "in:{0}", "7-0#0", said="y\n")
     assert back.exit_code == 0, back.output
     assert "applied now" in " ".join(back.output.split())

@@ -43,7 +43,7 @@ def commands(*items: Any) -> Entry:
     return Entry("in:{0}", ID, {COMMANDS_FIELD: encode_frame((FORMAT, NOW_US, items))})
 
 
-def mail(*messages: Any, source: int = 1, target: int = 0, first: int = 1, more: tuple[Any, ...] = ()) -> Entry:
+def mail(*messages: Any, source: int = 1, target: int = 0, first: object = 1, more: tuple[Any, ...] = ()) -> Entry:
     return Entry("in:{0}", ID, {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, source, target, first, messages, *more))})
 
 
