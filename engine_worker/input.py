@@ -162,7 +162,7 @@ def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], 
 
 
 def _pass_over(shard: Shard, entry: Entry) -> SkipEntry:
-    """Pass over an entry that an operator has had skipped; what another shard sent in it counts as received."""
+    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received."""
     try:
         skip = decode_skip(entry.fields[SKIPPED_FIELD])
         fields = _decode_fields(entry.fields.get(SKIPPED_ENTRY_FIELD, b""))
@@ -171,7 +171,7 @@ def _pass_over(shard: Shard, entry: Entry) -> SkipEntry:
     if skip.stream_id != entry.stream_id:
         raise NotUnderstoodError(f"the instruction is to skip {skip.stream_id[:40]!r}")
     source, last_sequence = None, 0
-    if MESSAGES_FIELD in fields:
+    if skip.counts_as_received and MESSAGES_FIELD in fields:
         try:
             read = decode_message_items(fields[MESSAGES_FIELD])
         except (msgspec.MsgspecError, LaterFormatError):

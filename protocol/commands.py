@@ -172,6 +172,9 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 
     An operator's instruction. It is no entry of the input, since it would stand behind the one that it names: it stands in `skip:{k}`
     until its shard's leader follows it, and in `skips:{k}` and the archive, beside the entry, from then on. Nobody waits for a reply.
+
+    `counts_as_received`: another shard did send the messages in it, so the next one that comes from there has the number after theirs.
+    When a stranger wrote them, that shard will still send others under these numbers.
     """
 
     request_id: Annotated[int, _Stored]
@@ -179,6 +182,7 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
     stream_id: Annotated[StreamId, _Name]
     operator: Annotated[str, Meta(min_length=1, max_length=200)]
     reason: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    counts_as_received: bool = True
 
 
 Command = PlaceOrder | CancelOrder | CancelAllOrders | Deposit | Withdraw

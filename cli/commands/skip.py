@@ -4,14 +4,15 @@ import time
 from contextlib import closing
 from typing import NamedTuple
 
+import msgspec
 import redis
 import rich_click as click
 
 from cli.console import CommandError, console, running_settings
 from cli.entries import entry_lines
-from cli.probes import connect
+from cli.probes import audit, connect
 from protocol import streams
-from protocol.codec import LaterFormatError, encode_skip, format_of
+from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of
 from protocol.commands import SkipEntry
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from runtime.halt import read_halt
@@ -20,8 +21,12 @@ from runtime.settings import SettingsError
 from runtime.stream_log import Entry
 
 _WARNING = """\
-Nothing of this entry will ever be applied, by this program or a later one. If it is mail of another shard, what it would have
-settled here is not settled: an order may stay on its way, and the difference has to be booked by hand (docs/operations.md).
+Nothing of this entry will ever be applied, by this program or a later one.
+"""
+_SENT = """Shard {source} has sent these messages. What they would have settled here is not settled: an order may stay on its way, and the
+difference has to be booked by hand (docs/operations.md).
+"""
+_FORGED = """Shard {source} has not sent these messages: somebody else wrote them. They do not count as received.
 """
 
 
@@ -35,8 +40,13 @@ class _Stop(NamedTuple):
 @click.option("--id", "stream_id", required=True, help="The entry's id, as the reason of the halt names it.")
 @click.option("--operator", required=True, help="Your name; it is kept with the entry.")
 @click.option("--reason", required=True, help="Why the entry is passed over; it is kept, too.")
+@click.option(
+    "--mail",
+    type=click.Choice(["sent", "forged"]),
+    help="Whether the shard that the entry's messages name has sent them; otherwise it is asked.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def skip(shard: int, stream_id: str, operator: str, reason: str, yes: bool) -> None:
+def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | None, yes: bool) -> None:
     """Let a halted shard pass over the entry of its input that halts it.
 
     Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up to there. The entry
@@ -60,9 +70,13 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, yes: bool) -> N
             for line in entry_lines(stop.entry.fields):
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
             console.print(f"\n{_WARNING}", markup=False, soft_wrap=True)
+            is_sent = True
+            if (claim := _claim(stop.entry, shard, settings.shard_count)) is not None:
+                is_sent = mail == "sent" if mail else _is_sent(client, claim, shard)
+                console.print((_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True)
             if not yes:
                 click.confirm("Skip it?", abort=True)
-            instruction = SkipEntry(0, "", stop.entry.stream_id, operator, reason)
+            instruction = SkipEntry(0, "", stop.entry.stream_id, operator, reason, is_sent)
             log.order_skip(shard, encode_skip(instruction, time.time_ns() // 1_000))
     except (redis.RedisError, SettingsError) as error:
         raise CommandError(
@@ -74,6 +88,36 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, yes: bool) -> N
         markup=False,
         soft_wrap=True,
     )
+
+
+class _Claim(NamedTuple):
+    """Whose messages an entry says it has."""
+
+    source: int
+    last_sequence: int
+
+
+def _claim(entry: Entry, shard: int, shard_count: int) -> _Claim | None:
+    try:
+        read = decode_message_items(entry.fields.get(MESSAGES_FIELD, b""))
+    except (msgspec.MsgspecError, LaterFormatError):
+        return None
+    is_mail = 0 <= read.source < shard_count and read.source != shard and read.target == shard
+    return _Claim(read.source, read.first_sequence + len(read.items) - 1) if is_mail else None
+
+
+def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
+    """Ask the shard that is named whether it has sent the messages.
+
+    Raises:
+        CommandError: it does not answer.
+    """
+    reply = audit(client, [claim.source]).get(claim.source)
+    if reply is None:
+        raise CommandError(
+            f"Shard {claim.source} does not answer, so nobody can tell whether it has sent these messages. Let it run, or say --mail."
+        )
+    return dict(reply.sent).get(shard, 0) >= claim.last_sequence
 
 
 def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: StreamId) -> _Stop:

@@ -176,7 +176,8 @@ def skip(stream_id: str, *more: str, said: str | None = None) -> Result:
     )
 
 
-def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis, forged: bool) -> None:
     zero = leader(log)
     refused = skip("1-0", "--yes")
     assert refused.exit_code == 1
@@ -191,9 +192,12 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     other = skip("1-0", "--yes")
     assert other.exit_code == 1
     assert f"{poison} does" in " ".join(other.output.replace("│", " ").split())
-    assert skip(poison, said="n\n").exit_code == 1
+    assert skip(poison, "--mail", "sent", said="n\n").exit_code == 1
+    silent = skip(poison, "--yes")
+    assert silent.exit_code == 1
+    assert "Shard 1 does not answer" in silent.output
     assert log.skip(0) is None
-    ordered = skip(poison, said="y\n")
+    ordered = skip(poison, "--mail", "forged" if forged else "sent", said="y\n")
     assert ordered.exit_code == 0, ordered.output
     for shown in ("message 1: not understood (Invalid value 99", "from shard 1 to shard 0", "message 1 of shard 1"):
         assert shown in ordered.output
@@ -202,6 +206,7 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     before = state_hash(again.shard)
     run_until_quiet([again])
     assert state_hash(again.shard) != before
+    assert again.shard.received.get(1, 0) == (0 if forged else 1)
     (told,) = [event for event in events_of(log, 0) if isinstance(event, EntrySkipped)]
     assert (told.stream_id, told.operator, told.reason) == (poison, "ada", "looked at it")
     assert skip(poison, "--yes").exit_code == 1

@@ -12,7 +12,7 @@ import redis
 from psycopg import sql
 
 from cli.commands.restore import running_engines
-from cli.past import Past
+from cli.past import Past, steps
 from cli.restoring import (
     ORDER_COUNT_MAX,
     RestoreError,
@@ -22,18 +22,23 @@ from cli.restoring import (
     write_redis,
 )
 from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import state_hash
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
 from persist.guard import LogGuard
 from persist.ingest import Progress, ShardIngest
 from protocol import streams
-from protocol.events import Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.codec import encode_commands, encode_skip
+from protocol.commands import Deposit, SkipEntry
+from protocol.events import EntrySkipped, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.lease import Leader, Standby
 from protocol.market import SHARD_COUNT_MAX, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
-from protocol.streams import AfterLoss, after_loss, split_stream_id
+from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
+from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Entry, as_skipped
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.keys import described, examples
 from tests.market_log import market_map
@@ -441,3 +446,38 @@ def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None
     exchange.trading.trade(20)
     exchange.feed()
     assert exchange.read_models().keys() == {market.symbol for market in exchange.markets.markets}
+
+
+def test_a_restore_skips_what_an_operator_has_had_skipped(make: Make) -> None:
+    """The entry would be applied by every program; only the archive says that it was not."""
+    exchange = make(7, 1)
+    trading = exchange.trading
+    trading.trade(30)
+    exchange.archiver.step()
+    deposit = Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(10**6), "never")
+    fields = {COMMANDS_FIELD: encode_commands([deposit], time.time_ns() // 1_000)}
+    poison = exchange.log.append(streams.commands(0), fields)
+    instruction = encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), time.time_ns() // 1_000)
+    exchange.log.order_skip(0, instruction)
+    trading.restart()
+    trading.trade(30)
+    assert [event.stream_id for event in trading.events() if isinstance(event, EntrySkipped)] == [poison]
+    exchange.archiver.step()
+    before = state_hash(trading.workers[0].shard)
+    with psycopg.connect(exchange.database_url) as connection:
+        past = Past(None, connection, exchange.markets).shards[0]
+        (archived,) = [entry for entry in past.entries(STREAM_START, 10_000) if entry.stream_id == poison]
+        assert archived == as_skipped(Entry(streams.commands(0), poison, fields), instruction)
+        replay = past.replay_from(lambda _: True, "now")
+        for _ in steps(replay, past, past.end()):
+            replay.shard.take()
+        assert state_hash(replay.shard) == before
+
+    exchange.client.flushall()
+    assert exchange.restore() == []
+    trading.restart()
+    restored = trading.workers[0].shard
+    assert accounts_of(restored) == accounts_of(replay.shard)
+    exchange.ingest()
+    assert query(exchange.database_url, "SELECT count(*) FROM transfers WHERE transfer_id = 'never'") == [(0,)]
+    assert query(exchange.database_url, "SELECT * FROM dead_events") == []

@@ -168,6 +168,15 @@ def test_the_mail_after_skipped_mail_is_applied(shard: Shard, count: int) -> Non
     assert shard.received == {1: count + 1}
 
 
+def test_skipped_mail_that_a_stranger_wrote_does_not_take_the_place_of_real_mail(shard: Shard) -> None:
+    forged = mail(MATCH, [99])
+    instruction = SkipEntry(0, "", ID, "ada", "shard 1 never sent it", counts_as_received=False)
+    apply_entry(shard, as_skipped(forged, encode_skip(instruction, NOW_US)))
+    assert shard.received == {}
+    apply_entry(shard, mail(MATCH))
+    assert shard.received == {1: 1}
+
+
 def test_skipped_mail_of_nobody_changes_nothing_that_is_received(shard: Shard) -> None:
     for entry in STRANGERS:
         apply_entry(shard, skipped(entry))

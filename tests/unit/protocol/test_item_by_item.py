@@ -163,7 +163,7 @@ def test_mail_that_does_not_say_whose_it_is_is_garbage(wrong: tuple[object, ...]
 def test_an_instruction_to_skip_is_a_frame_of_its_own() -> None:
     skip = SkipEntry(0, "", StreamId("5-0"), "ada", "unknown mail")
     frame = encode_skip(skip, NOW_US)
-    assert frame == encode_frame((2, NOW_US, [[32, 0, "", "5-0", "ada", "unknown mail"]]))
+    assert frame == encode_frame((2, NOW_US, [[32, 0, "", "5-0", "ada", "unknown mail", True]]))
     assert decode_skip(frame) == skip
     for wrong in (b"", encode_commands([CANCEL], NOW_US), encode_messages(MessageFrame(1, 0, 1, (MISSED,), NOW_US))):
         with pytest.raises(msgspec.MsgspecError):
