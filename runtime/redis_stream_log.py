@@ -589,7 +589,9 @@ class RedisStreamLog:
             key(shard)
             for key in (
                 *(streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands),
-                *(streams.checksum, streams.skips, streams.skip),
+                streams.checksum,
+                # Only then, so that the rights of an earlier release do until an operator needs this.
+                *((streams.skips, streams.skip) if commit.skip is not None else ()),
             )
         ]
         committed = f"{expected.epoch}|{commit.stream_id}"
