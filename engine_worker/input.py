@@ -72,6 +72,32 @@ class DeadItem(NamedTuple):
     reason: str
 
 
+class Skipped(NamedTuple):
+    """An entry that was passed over."""
+
+    instruction: SkipEntry
+    fields: dict[bytes, bytes]
+    """What is in it."""
+
+
+def skipped(entry: Entry) -> Skipped | None:
+    """Return by which instruction an entry is passed over; None: by none.
+
+    Raises:
+        NotUnderstoodError: it says that it is, and by no instruction that names it.
+    """
+    if SKIPPED_FIELD not in entry.fields:
+        return None
+    try:
+        instruction = decode_skip(entry.fields[SKIPPED_FIELD])
+        fields = _decode_fields(entry.fields.get(SKIPPED_ENTRY_FIELD, b""))
+    except msgspec.MsgspecError as error:
+        raise NotUnderstoodError(f"no instruction to skip an entry: {error}") from error
+    if instruction.stream_id != entry.stream_id:
+        raise NotUnderstoodError(f"the instruction is to skip {instruction.stream_id[:40]!r}")
+    return Skipped(instruction, fields)
+
+
 def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
     """Apply everything in one entry of the shard's input; return those of its commands that could not be.
 
@@ -95,8 +121,8 @@ def apply_one_by_one(
     """
     fields = entry.fields
     commands, messages = fields.get(COMMANDS_FIELD), fields.get(MESSAGES_FIELD)
-    if SKIPPED_FIELD in fields:
-        yield _pass_over(shard, entry)
+    if (passed_over := skipped(entry)) is not None:
+        yield _pass_over(shard, passed_over)
         return
     if (commands is None) == (messages is None):
         has = "neither" if commands is None else "both"
@@ -161,26 +187,19 @@ def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], 
         raise NotUnderstoodError(str(error)) from error
 
 
-def _pass_over(shard: Shard, entry: Entry) -> SkipEntry:
+def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
     """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received."""
-    try:
-        skip = decode_skip(entry.fields[SKIPPED_FIELD])
-        fields = _decode_fields(entry.fields.get(SKIPPED_ENTRY_FIELD, b""))
-    except msgspec.MsgspecError as error:
-        raise NotUnderstoodError(f"no instruction to skip an entry: {error}") from error
-    if skip.stream_id != entry.stream_id:
-        raise NotUnderstoodError(f"the instruction is to skip {skip.stream_id[:40]!r}")
     source, last_sequence = None, 0
-    if skip.counts_as_received and MESSAGES_FIELD in fields:
+    if found.instruction.counts_as_received and MESSAGES_FIELD in found.fields:
         try:
-            read = decode_message_items(fields[MESSAGES_FIELD])
+            read = decode_message_items(found.fields[MESSAGES_FIELD])
         except (msgspec.MsgspecError, LaterFormatError):
             pass  # nobody can tell what is in it, so the next message of its sender will halt the shard again
         else:
             if _why_not_mine(shard, read.source, read.target) is None:
                 source, last_sequence = read.source, read.first_sequence + len(read.items) - 1
-    shard.pass_over(skip, source, last_sequence)
-    return skip
+    shard.pass_over(found.instruction, source, last_sequence)
+    return found.instruction
 
 
 def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, bytes]:
