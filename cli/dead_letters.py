@@ -1,14 +1,32 @@
-"""Dead letters: what could not be understood, in Redis (`dead:{k}`) and in the database (`dead_events`)."""
+"""Dead letters: what could not be understood, in Redis (`dead:{k}`) and in the database (`dead_events`).
+
+Each has a name: where it was, and its id there, with `#` and its number when it was one item of an entry's frame.
+"""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import psycopg
 import redis
 
+from engine_worker.input import NotUnderstoodError, why_not_applicable
 from protocol import streams
-from protocol.streams import split_stream_id
+from protocol.codec import LaterFormatError, decode_commands, encode_commands, raw_commands
+from protocol.decoding import msgpack_decoder
+from protocol.market import MarketMap
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, split_stream_id
+
+DEAD_EVENTS: Final = "dead_events"
+_LETTERS_PER_READ: Final = 500
+_decode_fields = msgpack_decoder(dict[bytes, bytes])
+
+# A letter that somebody else has removed meanwhile is not put back a second time.
+_REQUEUE: Final = """
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return false end
+return redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[3])
+"""
 
 
 class DeadLetterReport(msgspec.Struct, frozen=True):
@@ -24,6 +42,13 @@ class DeadLetterReport(msgspec.Struct, frozen=True):
     size: int
     reason: str
     payload: bytes | None
+    item: int | None = None
+    """Its number in the entry's frame, when it was one item of it; None: it was the whole entry."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, together with `where`."""
+        return self.stream_id if self.item is None else f"{self.stream_id}#{self.item}"
 
 
 def number_of_dead_letters(client: redis.Redis, shards: list[int]) -> int:
@@ -35,23 +60,110 @@ def number_of_dead_letters(client: redis.Redis, shards: list[int]) -> int:
 def dead_letters(client: redis.Redis, shards: list[int], limit: int) -> list[DeadLetterReport]:
     """Return the newest of each shard in Redis. Anybody may have written them, so nothing is taken for granted."""
     found = []
-    now_ms = time.time_ns() // 1_000_000
     for shard in shards:
         entries: Any = client.xrevrange(streams.dead_letters(shard), count=limit)
-        for entry_id, fields in entries:
-            payload = fields.get(b"payload", b"")
-            found.append(
-                DeadLetterReport(
-                    shard,
-                    _text(fields.get(b"source", b"?")),
-                    _text(fields.get(b"id", b"?")),
-                    max(0, now_ms - split_stream_id(entry_id.decode())[0]) / 1_000,
-                    len(payload),
-                    _text(fields.get(b"reason", b"?")),
-                    payload,
-                )
-            )
+        found += [_report(shard, entry_id, fields) for entry_id, fields in entries]
     return found
+
+
+def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetterReport:
+    payload, item = fields.get(b"payload", b""), fields.get(b"item", b"")
+    return DeadLetterReport(
+        shard,
+        _text(fields.get(b"source", b"?")),
+        _text(fields.get(b"id", b"?")),
+        max(0, time.time_ns() // 1_000_000 - split_stream_id(entry_id.decode())[0]) / 1_000,
+        len(payload),
+        _text(fields.get(b"reason", b"?")),
+        payload,
+        int(item) if item.isdigit() else None,
+    )
+
+
+class Letter(NamedTuple):
+    """A dead letter in Redis, to do something with."""
+
+    entry_id: bytes
+    """Its own id in `dead:{k}`."""
+    report: DeadLetterReport
+
+
+class RefusedError(Exception):
+    """Nothing was changed; the message says why."""
+
+
+def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: str) -> list[Letter]:
+    """Return the letters with this name, oldest first: several processes may have put the same entry aside."""
+    found: list[Letter] = []
+    for shard in shards:
+        after: bytes | str = STREAM_START
+        while entries := _entries_after(client, shard, after):
+            after = entries[-1][0]
+            reports = [Letter(entry_id, _report(shard, entry_id, fields)) for entry_id, fields in entries]
+            found += [each for each in reports if (each.report.where, each.report.name) == (where, name)]
+    return found
+
+
+def _entries_after(client: redis.Redis, shard: int, after: bytes | str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    after = after.decode() if isinstance(after, bytes) else after
+    found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
+    return list(found)
+
+
+def pass_letter(client: redis.Redis, letter: Letter) -> bool:
+    """Remove a letter; return whether it was still there."""
+    removed: Any = client.xdel(streams.dead_letters(letter.report.shard), letter.entry_id.decode())
+    return bool(removed)
+
+
+def requeueable_frame(letter: Letter, market_map: MarketMap, now_us: int) -> bytes:
+    """Return the frame of commands to append for a letter, written now.
+
+    Raises:
+        RefusedError: it is no command, or still not one that its shard would apply.
+    """
+    report = letter.report
+    payload = report.payload or b""
+    if report.where != streams.commands(report.shard):
+        raise RefusedError(
+            f"Only commands are put back, which were in {streams.commands(report.shard)}; "
+            f"what is missing in the database is in {DEAD_EVENTS}."
+        )
+    try:
+        items = [payload] if report.item is not None else raw_commands(_commands_frame(payload))
+        frame = encode_commands([msgspec.Raw(item) for item in items], now_us)
+        reasons = why_not_applicable(frame, report.shard, market_map)
+    except (msgspec.MsgspecError, NotUnderstoodError, LaterFormatError) as error:
+        raise RefusedError(f"It is still not understood: {error}") from error
+    if reasons:
+        raise RefusedError(f"It is still not understood: {'; '.join(reasons)}")
+    return frame
+
+
+def _commands_frame(payload: bytes) -> bytes:
+    fields = _decode_fields(payload)
+    if MESSAGES_FIELD in fields:
+        raise RefusedError(
+            "It is mail of another shard. The shard counts what was skipped as received and would drop it; what it moved is booked by "
+            "hand."
+        )
+    if fields.keys() != {COMMANDS_FIELD}:
+        raise RefusedError("There are no commands in it.")
+    return fields[COMMANDS_FIELD]
+
+
+def late_commands(frame: bytes, now_ms: int) -> int:
+    """Return how many commands of a frame the shard will refuse, since their senders wanted them by a time that has passed."""
+    return sum(0 < getattr(command, "deadline_ms", 0) < now_ms for command in decode_commands(frame))
+
+
+def requeue_letter(client: redis.Redis, letter: Letter, frame: bytes) -> str | None:
+    """Append the frame to the shard's input and remove the letter, in one step; return the new id, None: the letter is gone."""
+    shard = letter.report.shard
+    keys = (streams.dead_letters(shard), streams.commands(shard))
+    arguments: tuple[Any, ...] = (letter.entry_id, COMMANDS_FIELD, frame)
+    added: Any = client.eval(_REQUEUE, len(keys), *keys, *arguments)
+    return added.decode() if added is not None else None
 
 
 def dead_events(
@@ -67,9 +179,32 @@ def dead_events(
         (shards, limit),
     ).fetchall()
     return [
-        DeadLetterReport(shard, "dead_events", stream_id, max(0.0, age_s), len(payload), reason, bytes(payload))
+        DeadLetterReport(shard, DEAD_EVENTS, stream_id, max(0.0, age_s), len(payload), reason, bytes(payload))
         for shard, stream_id, age_s, reason, payload in rows
     ]
+
+
+def dead_events_named(
+    connection: psycopg.Connection[tuple[Any, ...]], shards: list[int], stream_id: str
+) -> list[DeadLetterReport]:
+    """Return what the database could not take of the entry, in each of the shards."""
+    rows = connection.execute(
+        "SELECT shard, extract(epoch FROM now() - time)::float8, reason, payload FROM dead_events "
+        "WHERE stream_id = %s AND shard = ANY(%s) ORDER BY shard",
+        (stream_id, shards),
+    ).fetchall()
+    return [
+        DeadLetterReport(shard, DEAD_EVENTS, stream_id, max(0.0, age_s), len(payload), reason, bytes(payload))
+        for shard, age_s, reason, payload in rows
+    ]
+
+
+def pass_dead_event(connection: psycopg.Connection[tuple[Any, ...]], report: DeadLetterReport) -> bool:
+    """Remove it, in the open transaction; return whether it was still there."""
+    row = connection.execute(
+        "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING 1", (report.shard, report.stream_id)
+    ).fetchone()
+    return row is not None
 
 
 def _text(value: bytes) -> str:

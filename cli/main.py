@@ -15,6 +15,7 @@ _MODULES = {
     "replay": "cli.commands.replay",
     "audit": "cli.commands.audit",
     "dead": "cli.commands.dead",
+    "skip": "cli.commands.skip",
     "markets": "cli.commands.markets",
     "accounts": "cli.commands.accounts",
     "treasury": "cli.commands.treasury",

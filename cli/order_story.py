@@ -11,10 +11,10 @@ import psycopg
 
 from cli.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
-from engine_worker.input import apply_one_by_one
+from engine_worker.input import NotUnderstoodError, Skipped, applicable_commands, apply_one_by_one, skipped
 from engine_worker.replay import Replay
 from protocol import streams
-from protocol.codec import decode_commands, decode_messages
+from protocol.codec import UnreadItem, decode_command_items, decode_message_items
 from protocol.commands import CancelAllOrders, CancelOrder, LoggedCommand, MatchOrder, PlaceOrder
 from protocol.events import Event, FundsReleased, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
@@ -39,7 +39,7 @@ class Step(msgspec.Struct, frozen=True):
     stream: str
     stream_id: StreamId
     what: str
-    """command, refused, held, sent, reached, accepted, queued, filled, closed."""
+    """command, refused, skipped, held, sent, reached, accepted, queued, filled, closed."""
     text: str
     facts: dict[str, Any]
     rows: list[str] = []
@@ -90,14 +90,15 @@ def client_order_stories(
         PastError: there is none in the archive or the log.
     """
     shard_past = past.of_account(account_id)
-    found: list[tuple[Entry, int]] = []
+    found: list[tuple[Entry, int | PlaceOrder]] = []
     wanted = client_order_id.encode()
     for entry in _all_entries(shard_past, progress):
-        frame = entry.fields.get(COMMANDS_FIELD, b"")
+        passed_over = _skipped(entry)
+        frame = (entry if passed_over is None else passed_over).fields.get(COMMANDS_FIELD, b"")
         if wanted in frame:
             found += [
-                (entry, number)
-                for number, command in enumerate(_commands(frame))
+                (entry, number if passed_over is None else command)
+                for number, command in enumerate(_applied_commands(frame, shard_past, past.market_map))
                 if isinstance(command, PlaceOrder)
                 and (command.account_id, command.client_order_id) == (account_id, client_order_id)
             ]
@@ -107,7 +108,12 @@ def client_order_stories(
             f"(to {_oldest(shard_past)})"
         )
     teller = _Teller(past, connection, progress)
-    return [teller.tell(shard_past, entry, number=number) for entry, number in found]
+    return [
+        teller.tell_skipped(shard_past, entry, which)
+        if isinstance(which, PlaceOrder)
+        else teller.tell(shard_past, entry, number=which)
+        for entry, which in found
+    ]
 
 
 def _shard_of_order(past: Past, order_id: int) -> ShardPast:
@@ -151,9 +157,23 @@ def _all_entries(past: ShardPast, progress: Progress) -> Iterator[Entry]:
         progress(done, max(total, done))
 
 
+def _skipped(entry: Entry) -> Skipped | None:
+    try:
+        return skipped(entry)
+    except NotUnderstoodError:
+        return None
+
+
+def _applied_commands(frame: bytes, past: ShardPast, market_map: MarketMap) -> list[LoggedCommand]:
+    try:
+        return applicable_commands(frame, past.shard, market_map)
+    except NotUnderstoodError:
+        return []
+
+
 def _commands(frame: bytes) -> list[LoggedCommand]:
     try:
-        return decode_commands(frame)
+        return [command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)]
     except msgspec.MsgspecError:
         return []
 
@@ -168,7 +188,7 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is number `number` in it."""
+        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of those that are applied."""
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None
@@ -271,6 +291,20 @@ class _Teller:
         is_open = OrderId(order.order_id) in account.open_orders.get(order.market, {})
         return not is_open
 
+    def tell_skipped(self, past: ShardPast, entry: Entry, command: PlaceOrder) -> Story:
+        """Tell of a command in an entry that an operator has had skipped."""
+        told = [self._command_step(past, entry, command), *self._skip_steps(past, entry)]
+        return Story(None, command.account_id, command.client_order_id, command.market, "SKIPPED", told)
+
+    def _skip_steps(self, past: ShardPast, entry: Entry) -> list[Step]:
+        passed_over = _skipped(entry)
+        if passed_over is None:
+            return []
+        operator, reason = passed_over.instruction.operator, passed_over.instruction.reason
+        text = f"its entry was skipped by {operator}: {reason}"
+        facts = {"operator": operator, "reason": reason}
+        return [self._step(past.shard, entry.stream_id, "skipped", text, facts)]
+
     def _command_step(self, past: ShardPast, entry: Entry, command: PlaceOrder) -> Step:
         market = self._markets.by_symbol.get(command.market)
         facts = {
@@ -317,6 +351,7 @@ class _Teller:
         found = [
             self._step(past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard})
         ]
+        found += self._skip_steps(past, arrival)
         for message in apply_one_by_one(replay.shard, arrival):
             events = replay.shard.take().events
             if isinstance(message, MatchOrder) and message.order_id == order.order_id:
@@ -490,10 +525,15 @@ def _held_asset(market: Market, order: OrderState) -> str:
 
 
 def _has_match(entry: Entry, order_id: int) -> bool:
-    frame = entry.fields.get(MESSAGES_FIELD)
+    passed_over = _skipped(entry)
+    frame = (entry if passed_over is None else passed_over).fields.get(MESSAGES_FIELD)
     if frame is None:
         return False
-    return any(isinstance(each, MatchOrder) and each.order_id == order_id for each in decode_messages(frame).messages)
+    try:
+        messages = decode_message_items(frame).items
+    except msgspec.MsgspecError:
+        return False
+    return any(isinstance(each, MatchOrder) and each.order_id == order_id for each in messages)
 
 
 def _cancel_in(entry: Entry, order: OrderState) -> str:

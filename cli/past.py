@@ -198,7 +198,7 @@ def steps(replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = 
             if split_stream_id(entry.stream_id) > last:
                 return
             try:
-                apply_entry(replay.shard, entry)
+                replay.dead_letters += len(apply_entry(replay.shard, entry))
             except NotUnderstoodError:
                 replay.dead_letters += 1
             except LaterFormatError as error:

@@ -2,8 +2,8 @@
 
 The ingest stores nothing that is not archived, so the archive normally reaches at least as far as everything that the database tells.
 A shard's state is its newest archived snapshot and the log after it; its events after the last that was ingested come out of the replay
-again, and are ingested and published by the usual way. Order ids and sequences go on well beyond those that were given, since what was
-acknowledged in the last moments may be in no archive.
+again, and are ingested and published by the usual way. Order ids and sequences go on beyond all that can have been given, since what was
+acknowledged after the last archived entry, as while the database was away, is in no archive.
 
 First everything is worked out, then the database is brought in line in one transaction, then Redis is written. A restore that was
 interrupted is simply repeated.
@@ -51,10 +51,18 @@ from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequenc
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Entry
 
-ORDERS_SKIPPED: Final = 1_000_000
-"""Order numbers that are left out: more than can have been given after the last entry that was archived."""
-SEQUENCES_SKIPPED: Final = 1_000_000
-"""The same for each market's sequence; who follows a book sees the gap and begins anew."""
+ORDERS_SKIPPED_MIN: Final = 1_000_000
+ORDERS_PER_S_MAX: Final = 1_000_000
+"""More than a shard can accept: what it does in a second depends on one core, and on one disk."""
+ORDERS_SKIPPED_MAX: Final = 10**12
+"""More than there can be behind the archive: the input is kept until it is archived, and so many orders fit into no Redis. Without this
+bound one restore from an archive that is years old would use up the numbers that are left."""
+ORDER_COUNT_MAX: Final = (2**53 - 1) // SHARD_COUNT_MAX
+"""Order ids are the count and two digits for the shard, and clients in JavaScript know whole numbers up to 2^53: some 9 x 10^13 orders,
+or 90 restores that leave out as many numbers as one can."""
+SEQUENCES_PER_ORDER: Final = 10
+"""As many numbers of each market's sequence are left out; who follows a book sees the gap and begins anew. An order makes a change of the
+book when it comes and one when it goes, and takes part in no more than two trades that no other order is counted for."""
 EPOCHS_SKIPPED: Final = 1_000
 BATCH: Final = 500
 KEYS_AT_ONCE: Final = 1_000
@@ -261,11 +269,25 @@ def _after(stream_id: StreamId) -> tuple[int, int, int]:
     return milliseconds, milliseconds, number
 
 
-def write_database(connection: psycopg.Connection[Any], plan: Plan) -> None:
-    """Bring the database in line with the plan, in the open transaction: snapshots of the restored states, and what is lost."""
+def orders_to_skip(since_ms: int, now_ms: int) -> int:
+    """Return how many order numbers to leave out: more than a shard can have given between its last archived entry and now."""
+    given = max(0, now_ms - since_ms) * ORDERS_PER_S_MAX // 1_000
+    return min(ORDERS_SKIPPED_MIN + given, ORDERS_SKIPPED_MAX)
+
+
+def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int) -> None:
+    """Bring the database in line with the plan, in the open transaction: snapshots of the restored states, and what is lost.
+
+    Raises:
+        RestoreError: a shard has no order numbers left.
+    """
+    row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetchone()
+    assert row is not None
+    # The later of two clocks: one that is behind must not have numbers given again.
+    now_ms = max(now_ms, row[0])
     losses = {loss.shard: loss for loss in plan.losses}
     for each in plan.shards:
-        _skip_numbers(connection, each)
+        _skip_numbers(connection, each, now_ms)
         shard = each.shard.index
         sequences = {symbol: state.sequence for symbol, state in each.shard.markets.items()}
         snapshot = encode_snapshot(each.shard, each.position)
@@ -275,14 +297,21 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan) -> None:
         connection.execute("UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard))
 
 
-def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard) -> None:
-    """Go on with numbers that nobody was ever given."""
+def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
+    """Go on with numbers that nobody was ever given.
+
+    Trade ids go on without a gap, which every reader relies on: those of trades that were published and stored nowhere come again.
+    """
     shard = each.shard
+    # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
+    skipped = orders_to_skip(min(shard.time, split_stream_id(each.position)[0]), now_ms)
     row = connection.execute(
         "SELECT max(order_id) FROM orders WHERE order_id %% %s = %s", (SHARD_COUNT_MAX, shard.index)
     ).fetchone()
     last_order = row[0] // SHARD_COUNT_MAX if row and row[0] is not None else 0
-    shard.order_count = max(shard.order_count, last_order) + ORDERS_SKIPPED
+    shard.order_count = max(shard.order_count, last_order) + skipped
+    if shard.order_count > ORDER_COUNT_MAX:
+        raise RestoreError(f"Shard {shard.index} has no order numbers left that clients can read.")
     for symbol, state in shard.markets.items():
         row = connection.execute(
             "SELECT coalesce(max(trade_id), 0), coalesce(max(sequence), 0), coalesce(max(aggregate_id), 0) FROM "
@@ -291,7 +320,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard) -> N
         ).fetchone()
         assert row is not None
         state.trade_id = max(state.trade_id, row[0])
-        state.sequence = max(state.sequence, row[1]) + SEQUENCES_SKIPPED
+        state.sequence = max(state.sequence, row[1]) + skipped * SEQUENCES_PER_ORDER
         state.aggregate_id = max(state.aggregate_id, row[2])
 
 

@@ -1,16 +1,29 @@
 """What an entry of `in:{k}` says, and whether it may be applied.
 
-Everything is checked before anything is applied: what gets through cannot make the core raise, but for a broken invariant. So an
-entry is applied whole, or it is a dead letter.
+Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for a broken invariant.
+docs/formats.md says what becomes of the rest. In short: a command that is not understood is a dead letter, alone; bytes that nobody can
+read are one, whole; a message of another shard that is not understood halts this shard, since it may carry money; and an entry that an
+operator has had skipped is passed over, by everybody who reads the log.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
-from protocol.codec import LaterFormatError, decode_command_frame, decode_messages
+from protocol.codec import (
+    LaterFormatError,
+    MessageItems,
+    UnreadItem,
+    decode_command_frame,
+    decode_command_items,
+    decode_message_items,
+    decode_messages,
+    decode_skip,
+    encode_frame,
+)
 from protocol.commands import (
     CancelOrders,
     CancelResting,
@@ -24,62 +37,173 @@ from protocol.commands import (
     PlaceOrder,
     ShardMessage,
     Signed,
-    SignedBody,
+    SkipEntry,
     Tick,
     Withdraw,
     WithdrawFees,
 )
+from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.signing import decode_signed_body
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, split_stream_id
+from protocol.streams import (
+    COMMANDS_FIELD,
+    MESSAGES_FIELD,
+    SKIPPED_ENTRY_FIELD,
+    SKIPPED_FIELD,
+    split_stream_id,
+)
 from protocol.units import TimeMs
 from runtime.stream_log import Entry
 
 _TARGET_DIGITS_MAX = 3
+_decode_fields = msgpack_decoder(dict[bytes, bytes])
 
 
 class NotUnderstoodError(ValueError):
     """The entry is not one that this shard can apply; nothing of it was."""
 
 
-def apply_entry(shard: Shard, entry: Entry) -> None:
-    """Apply everything in one entry of the shard's input.
+class MessageNotUnderstood(InvariantBroken):
+    """Another shard sent what this one cannot apply. It may carry money, so the shard stops before it; nothing of it was applied."""
+
+
+class DeadItem(NamedTuple):
+    """A command that could not be applied, beside others of its frame that were."""
+
+    number: int
+    """Its place in the frame, from 0 on."""
+    payload: bytes
+    reason: str
+
+
+class Skipped(NamedTuple):
+    """An entry that was passed over."""
+
+    instruction: SkipEntry
+    fields: dict[bytes, bytes]
+    """What is in it."""
+
+
+def skipped(entry: Entry) -> Skipped | None:
+    """Return by which instruction an entry is passed over; None: by none.
+
+    Raises:
+        NotUnderstoodError: it says that it is, and by no instruction that names it.
+    """
+    if SKIPPED_FIELD not in entry.fields:
+        return None
+    try:
+        instruction = decode_skip(entry.fields[SKIPPED_FIELD])
+        fields = _decode_fields(entry.fields.get(SKIPPED_ENTRY_FIELD, b""))
+    except msgspec.MsgspecError as error:
+        raise NotUnderstoodError(f"no instruction to skip an entry: {error}") from error
+    if instruction.stream_id != entry.stream_id:
+        raise NotUnderstoodError(f"the instruction is to skip {instruction.stream_id[:40]!r}")
+    return Skipped(instruction, fields)
+
+
+def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
+    """Apply everything in one entry of the shard's input; return those of its commands that could not be.
 
     Raises:
         NotUnderstoodError: it cannot be applied; nothing of it was.
         LaterFormatError: a later release wrote it; nothing of it was applied.
-        InvariantBroken: the state is wrong; it must not be used or published.
+        InvariantBroken: the state is wrong, it must not be used or published; or a message of another shard is not understood.
     """
-    deque(apply_one_by_one(shard, entry), maxlen=0)
+    dead: list[DeadItem] = []
+    for _ in apply_one_by_one(shard, entry, dead):
+        pass
+    return dead
 
 
-def apply_one_by_one(shard: Shard, entry: Entry) -> Iterator[LoggedCommand | ShardMessage]:
-    """Apply an entry as `apply_entry` does; yield each command and each new message once it is applied."""
-    entered = TimeMs(split_stream_id(entry.stream_id)[0])
-    commands, messages = entry.fields.get(COMMANDS_FIELD), entry.fields.get(MESSAGES_FIELD)
+def apply_one_by_one(
+    shard: Shard, entry: Entry, dead: list[DeadItem] | None = None
+) -> Iterator[LoggedCommand | ShardMessage | SkipEntry]:
+    """Apply an entry as `apply_entry` does; yield each command and each new message once it is applied.
+
+    Commands that are not understood are added to `dead`.
+    """
+    fields = entry.fields
+    commands, messages = fields.get(COMMANDS_FIELD), fields.get(MESSAGES_FIELD)
+    if (passed_over := skipped(entry)) is not None:
+        yield _pass_over(shard, passed_over)
+        return
     if (commands is None) == (messages is None):
         has = "neither" if commands is None else "both"
         raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
-    try:
-        if commands is not None:
-            read = decode_command_frame(commands)
-        else:
-            assert messages is not None
-            frame = decode_messages(messages)
-    except msgspec.MsgspecError as error:
-        raise NotUnderstoodError(str(error)) from error
+    entered = TimeMs(split_stream_id(entry.stream_id)[0])
     if commands is not None:
-        _check_commands(shard.market_map, shard.index, read.commands)
-        time = shard.enter(entered, read.written_us)
-        for command in read.commands:
-            shard.apply(command, time)
-            yield command
+        items, written_us = _read_commands(commands)
+        time = shard.enter(entered, written_us)
+        for number, command in enumerate(items):
+            if isinstance(command, UnreadItem):
+                unread = command
+            elif (reason := _why_not(command, shard.index, shard.market_map)) is None:
+                shard.apply(command, time)
+                yield command
+                continue
+            else:
+                unread = _refused(number, command, reason)
+            if dead is not None:
+                dead.append(DeadItem(*unread[:3]))
+            if unread.reply_to and unread.request_id:
+                shard.refuse_unread(unread.reply_to, unread.request_id)
     else:
-        _check_frame(shard.market_map, shard.index, frame)
+        assert messages is not None
+        frame = _read_messages(shard, messages)
         time = shard.enter(entered, frame.written_us)
         for message in shard.new_messages(frame):
             shard.apply(message, time)
             yield message
+
+
+def applicable_commands(frame: bytes, index: int, market_map: MarketMap) -> list[LoggedCommand]:
+    """Return the commands of a frame that shard `index` applies, in order.
+
+    Raises:
+        NotUnderstoodError: it is no frame of commands.
+        LaterFormatError: a later release wrote it.
+    """
+    items, _ = _read_commands(frame)
+    return [item for item in items if not isinstance(item, UnreadItem) and _why_not(item, index, market_map) is None]
+
+
+def why_not_applicable(frame: bytes, index: int, market_map: MarketMap) -> list[str]:
+    """Return why commands of a frame would not be applied by shard `index`; none: each of them would.
+
+    Raises:
+        NotUnderstoodError: it is no frame of commands.
+        LaterFormatError: a later release wrote it.
+    """
+    items, _ = _read_commands(frame)
+    reasons = [item.reason if isinstance(item, UnreadItem) else _why_not(item, index, market_map) for item in items]
+    return [f"command {number}: {reason}" for number, reason in enumerate(reasons) if reason is not None]
+
+
+def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], int | None]:
+    try:
+        return decode_command_frame(frame)
+    except msgspec.MsgspecError:
+        pass
+    try:
+        return decode_command_items(frame)
+    except msgspec.MsgspecError as error:
+        raise NotUnderstoodError(str(error)) from error
+
+
+def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
+    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received."""
+    source, last_sequence = None, 0
+    if found.instruction.counts_as_received and MESSAGES_FIELD in found.fields:
+        try:
+            read = decode_message_items(found.fields[MESSAGES_FIELD])
+        except (msgspec.MsgspecError, LaterFormatError):
+            pass  # nobody can tell what is in it, so the next message of its sender will halt the shard again
+        else:
+            if _why_not_mine(shard, read.source, read.target) is None:
+                source, last_sequence = read.source, read.first_sequence + len(read.items) - 1
+    shard.pass_over(found.instruction, source, last_sequence)
+    return found.instruction
 
 
 def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, bytes]:
@@ -103,54 +227,106 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
     return frames
 
 
-def _check_commands(market_map: MarketMap, index: int, commands: Sequence[LoggedCommand]) -> None:
-    for given in commands:
-        command = _signed_body(given) if isinstance(given, Signed) else given
-        if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
-            continue
-        if isinstance(command, CancelOrders) and not command.account_id:
-            continue  # of a market; whether that is here the shard says
-        if isinstance(command, WithdrawFees):
-            if command.shard != index:
-                raise NotUnderstoodError(f"fees of shard {command.shard} are not those of shard {index}")
-            if "\0" in command.transfer_id:
-                raise NotUnderstoodError("a transfer id has a NUL in it")
-            continue
-        account_id = command.account_id
-        if account_id < 1 or market_map.shard_of_account(account_id) != index:
-            raise NotUnderstoodError(f"account {account_id} is not one of shard {index}")
-        # The one character that no database keeps in a text.
-        if isinstance(command, PlaceOrder):
-            if "\0" in command.client_order_id:
-                raise NotUnderstoodError("a client order id has a NUL in it")
-        elif isinstance(command, Deposit | Withdraw) and "\0" in command.transfer_id:
-            raise NotUnderstoodError("a transfer id has a NUL in it")
+def _refused(number: int, command: LoggedCommand, reason: str) -> UnreadItem:
+    request_id, reply_to = getattr(command, "request_id", 0), getattr(command, "reply_to", "")
+    return UnreadItem(number, encode_frame(command), reason, request_id, reply_to)
 
 
-def _signed_body(signed: Signed) -> SignedBody:
+def _why_not(command: LoggedCommand, index: int, market_map: MarketMap) -> str | None:
+    """Return why a well-formed command is none of this shard's, or none at all."""
+    if isinstance(command, Signed):
+        try:
+            command = decode_signed_body(command.command)
+        except msgspec.MsgspecError as error:
+            return f"what is signed is no command: {error}"
+        assert not isinstance(command, Signed)
+    if isinstance(command, CancelOrders) and not command.account_id:
+        return None  # of a market; whether that is here the shard says
+    if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
+        return None
+    if isinstance(command, WithdrawFees):
+        if command.shard != index:
+            return f"fees of shard {command.shard} are not those of shard {index}"
+        return "a transfer id has a NUL in it" if "\0" in command.transfer_id else None
+    account_id = command.account_id
+    if account_id < 1 or market_map.shard_of_account(account_id) != index:
+        return f"account {account_id} is not one of shard {index}"
+    # The one character that no database keeps in a text.
+    if isinstance(command, PlaceOrder):
+        if "\0" in command.client_order_id:
+            return "a client order id has a NUL in it"
+    elif isinstance(command, Deposit | Withdraw) and "\0" in command.transfer_id:
+        return "a transfer id has a NUL in it"
+    return None
+
+
+def _read_messages(shard: Shard, payload: bytes) -> MessageFrame:
+    """Return a frame whose new messages can be applied, all of them.
+
+    Raises:
+        NotUnderstoodError: no shard of this exchange sent it to this one.
+        MessageNotUnderstood: one did, and it cannot be applied.
+    """
     try:
-        return decode_signed_body(signed.command)
-    except msgspec.MsgspecError as error:
-        raise NotUnderstoodError(f"what is signed is no command: {error}") from error
+        frame = decode_messages(payload)
+    except msgspec.MsgspecError:
+        try:
+            items = decode_message_items(payload)
+        except msgspec.MsgspecError as error:
+            raise NotUnderstoodError(str(error)) from error
+        return _understood(shard, items)
+    if (reason := _why_not_mine(shard, frame.source, frame.target)) is not None:
+        raise NotUnderstoodError(reason)
+    seen = shard.received.get(frame.source, 0)
+    for sequence, message in enumerate(frame.messages, frame.first_sequence):
+        reason = _why_no_message(shard, frame.source, message)
+        if reason is not None and sequence > seen:
+            raise _message_not_understood(frame.source, sequence, reason)
+    return frame
 
 
-def _check_frame(market_map: MarketMap, index: int, frame: MessageFrame) -> None:
-    """Refuse what the shards never send each other: an order's account is at one end of the way, its market at the other."""
-    source, shard_count = frame.source, market_map.shard_count
-    if not 0 <= source < shard_count or source == index:
-        raise NotUnderstoodError(f"shard {source} does not send to shard {index}")
-    if frame.target != index:
-        raise NotUnderstoodError(f"the frame is for shard {frame.target}")
-    for message in frame.messages:
-        if isinstance(message, KnowMarket):
-            if message.config.shard != source:
-                raise NotUnderstoodError(f"market {message.config.market.symbol[:40]!r} is not one of shard {source}")
+def _understood(shard: Shard, read: MessageItems) -> MessageFrame:
+    """Return a frame of which something is not understood, if that is only what was applied before."""
+    if (reason := _why_not_mine(shard, read.source, read.target)) is not None:
+        raise NotUnderstoodError(reason)
+    seen = shard.received.get(read.source, 0)
+    for sequence, item in enumerate(read.items, read.first_sequence):
+        if sequence <= seen:
             continue
-        to_market = isinstance(message, MatchOrder | CancelResting)
-        account_shard, market_shard = (source, index) if to_market else (index, source)
-        if message.account_id < 1 or market_map.shard_of_account(message.account_id) != account_shard:
-            raise NotUnderstoodError(f"account {message.account_id} is not one of shard {account_shard}")
-        # An order for a market that is not there (any more) is answered. What such a market says cannot be.
-        owner = market_map.shards.get(message.market, market_shard if to_market else None)
-        if owner != market_shard:
-            raise NotUnderstoodError(f"market {message.market[:40]!r} is not one of shard {market_shard}")
+        if read.surplus:
+            raise _message_not_understood(read.source, sequence, f"{read.surplus} fields too many beside it")
+        reason = item.reason if isinstance(item, UnreadItem) else _why_no_message(shard, read.source, item)
+        if reason is not None:
+            raise _message_not_understood(read.source, sequence, reason)
+    new = tuple(
+        item
+        for sequence, item in enumerate(read.items, read.first_sequence)
+        if sequence > seen and not isinstance(item, UnreadItem)
+    )
+    first_new = max(read.first_sequence, seen + 1)
+    return MessageFrame(read.source, read.target, first_new, new, read.written_us)
+
+
+def _message_not_understood(source: int, sequence: int, reason: str) -> MessageNotUnderstood:
+    return MessageNotUnderstood(f"message {sequence} of shard {source} is not understood: {reason}")
+
+
+def _why_not_mine(shard: Shard, source: int, target: int) -> str | None:
+    """Return why a frame is no mail of another shard for this one. When it is another's, that shard will miss it, and halt."""
+    if not 0 <= source < shard.shard_count or source == shard.index:
+        return f"shard {source} does not send to shard {shard.index}"
+    return f"the frame is for shard {target}" if target != shard.index else None
+
+
+def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | None:
+    """Return why shards never send each other this: an order's account is at one end of the way, its market at the other."""
+    if isinstance(message, KnowMarket):
+        symbol = message.config.market.symbol
+        return f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
+    to_market = isinstance(message, MatchOrder | CancelResting)
+    account_shard, market_shard = (source, shard.index) if to_market else (shard.index, source)
+    if message.account_id < 1 or shard.market_map.shard_of_account(message.account_id) != account_shard:
+        return f"account {message.account_id} is not one of shard {account_shard}"
+    # An order for a market that is not there (any more) is answered. What such a market says cannot be.
+    owner = shard.market_map.shards.get(message.market, market_shard if to_market else None)
+    return f"market {message.market[:40]!r} is not one of shard {market_shard}" if owner != market_shard else None

@@ -21,7 +21,7 @@ from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
-from runtime.stream_log import Entry, StateChecksum, StreamLog
+from runtime.stream_log import Entry, StateChecksum, StreamLog, with_skips
 
 READ_ENTRIES = 500
 """Entries read at once."""
@@ -76,7 +76,7 @@ class StreamLogSource:
             raise SourceTrimmed(
                 f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a newer snapshot"
             )
-        return found
+        return with_skips(found, self._log.skips(self._shard)) if found else found
 
     def _begins_at_a_snapshot(self, begin: tuple[int, int]) -> bool:
         # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark tells.
@@ -112,7 +112,7 @@ class Verdict(msgspec.Struct, frozen=True):
     entries: int
     commands: int
     dead_letters: int
-    """Input entries that could not be applied, then and now."""
+    """Input entries, and single commands, that could not be applied, then and now."""
     events: int
     state_hashes: int
     """How many of the events were these."""
@@ -169,7 +169,7 @@ class Replay:
             if split_stream_id(entry.stream_id) > last:
                 return
             try:
-                apply_entry(self.shard, entry)
+                self.dead_letters += len(apply_entry(self.shard, entry))
             except NotUnderstoodError:
                 self.dead_letters += 1
             self.position = entry.stream_id

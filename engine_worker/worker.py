@@ -22,7 +22,7 @@ from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot
 from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
-from engine_worker.input import NotUnderstoodError, apply_entry, outgoing_frames
+from engine_worker.input import DeadItem, MessageNotUnderstood, NotUnderstoodError, apply_entry, outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
 from engine_worker.traces import trace_batch
@@ -32,6 +32,7 @@ from protocol.codec import (
     LaterFormatError,
     decode_queries,
     decode_readable_events,
+    decode_skip,
     encode_commands,
     encode_frame,
     encode_messages,
@@ -47,6 +48,8 @@ from protocol.streams import (
     COMMANDS_FIELD,
     EVENTS_FIELD,
     QUERIES_FIELD,
+    SKIPPED_ENTRY_FIELD,
+    SKIPPED_FIELD,
     STREAM_START,
     EventReader,
     StreamId,
@@ -56,14 +59,17 @@ from protocol.units import TimeMs
 from runtime.operator_keys import first_config
 from runtime.settings import Settings
 from runtime.stream_log import (
+    LETTERS_PER_ENTRY_MAX,
     Commit,
     DeadLetter,
     Entry,
     Outgoing,
     Rewound,
     ShardPosition,
+    Skip,
     StateChecksum,
     StreamLog,
+    as_skipped,
 )
 from runtime.tracing import Tracer
 
@@ -151,6 +157,10 @@ class Worker:
         self._written: tuple[ShardConfig | None, MarketMap, bytes] | None = None
         """The configuration that this worker has written to `config:{k}` since it leads; its parts are replaced when they change."""
         self._written_due_ms = 0
+        self._single_entries = 0
+        """So many entries are still committed one by one: after a halt, that the next one names the entry and is right before it."""
+        self._skip: Skip | None = None
+        """The entry that an operator wants passed over; only the very next one can be."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
@@ -314,6 +324,8 @@ class Worker:
             self._configure()
         self.position = position
         self._written = None
+        self._skip = self._ordered_skip()
+        self._single_entries = self._batch_entries_max if self._streams.is_halted(self._index) else 0
         self.lag_ms = 0
         TAKEOVERS.labels(self._index).inc()
         _log.info(
@@ -449,7 +461,7 @@ class Worker:
         entries = self._streams.read_inputs(
             self._index,
             self.position,
-            self._batch_entries_max,
+            1 if self._single_entries else self._batch_entries_max,
             block_ms,
             self._to_say,
             answers=self._answers,
@@ -461,6 +473,7 @@ class Worker:
         inputs = [entry for entry in entries if entry.stream == self._inputs]
         if inputs:
             self._process(inputs)
+            self._single_entries = max(0, self._single_entries - len(inputs))
         if len(inputs) < len(entries):
             self._answer(entry for entry in entries if entry.stream != self._inputs)
         return len(entries)
@@ -498,19 +511,51 @@ class Worker:
         commands = first_configuration(self._index, self._market_map, self._config)
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
+    def _ordered_skip(self) -> Skip | None:
+        """Return what an operator wants passed over. Read when a shard is taken over, and while it is held: a halt ends the process."""
+        frame = self._streams.skip(self._index)
+        if frame is None:
+            return None
+        try:
+            return Skip(decode_skip(frame).stream_id, frame)
+        except (msgspec.MsgspecError, LaterFormatError) as error:
+            self._drop_skip(frame, str(error))
+            return None
+
+    def _drop_skip(self, frame: bytes, reason: str) -> None:
+        _log.error("instruction to skip an entry not followed", shard=self._index, reason=reason)
+        self._streams.drop_skip(self._index, frame)
+
+    def _with_skip(self, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Skip | None]:
+        """Return the entries with the first one skipped, and by which instruction, if an operator said so."""
+        skip, self._skip = self._skip, None
+        if skip is None:
+            return entries, None
+        if skip.stream_id != entries[0].stream_id:
+            self._drop_skip(skip.frame, f"it names {skip.stream_id}, and {entries[0].stream_id} comes next")
+            return entries, None
+        _log.warning("entry skipped", shard=self._index, stream_id=skip.stream_id)
+        return [as_skipped(entries[0], skip.frame), *entries[1:]], skip
+
     def _process(self, entries: Sequence[Entry]) -> None:
         began, known = time.perf_counter(), self.shard.command_count
         waited_s = time.time() - split_stream_id(entries[0].stream_id)[0] / 1_000
+        entries, skip = self._with_skip(entries)
         dead_letters: list[DeadLetter] = []
         for number, entry in enumerate(entries):
             try:
-                letter = self._apply(entry)
+                letters = self._apply(entry)
             except LaterFormatError as error:
                 self._hold(entry, error)
                 entries = entries[:number]
                 break
-            if letter is not None:
-                dead_letters.append(letter)
+            except MessageNotUnderstood:
+                if number == 0:
+                    raise
+                # Nothing of it was applied, so what came before it can be committed; it halts the next step.
+                entries = entries[:number]
+                break
+            dead_letters += letters
             if number % _RENEW_ENTRIES == _RENEW_ENTRIES - 1:
                 self._keep_lease()
         else:
@@ -531,6 +576,7 @@ class Worker:
                 outbox,
                 dead_letters,
                 state_checksum(self.shard),
+                skip,
             )
         )
         committed = time.perf_counter()
@@ -554,24 +600,28 @@ class Worker:
         HELD.labels(self._index).set(error.number)
         _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
         time.sleep(_HELD_S)
+        self._skip = self._ordered_skip()
 
     def _keep_lease(self) -> None:
         """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
             self._streams.renew_lease(self._index, leader)
 
-    def _apply(self, entry: Entry) -> DeadLetter | None:
-        """Apply one entry; return why it could not be understood, if so. Nothing of such an entry is applied."""
+    def _apply(self, entry: Entry) -> list[DeadLetter]:
+        """Apply one entry; return what of it could not be understood, or was skipped. Nothing of that is applied."""
         try:
-            apply_entry(self.shard, entry)
+            dead = apply_entry(self.shard, entry)
         except NotUnderstoodError as error:
-            return _dead_letter(entry, str(error))
-        except (InvariantBroken, LaterFormatError):
+            return [_dead_letter(entry, str(error))]
+        except LaterFormatError:
             raise
+        except InvariantBroken as error:
+            # The id is what an operator needs to have the entry skipped.
+            raise type(error)(f"entry {entry.stream_id}: {error}") from error
         except Exception as error:
             # The core is pure: the same entry raises at every start. A halt says so once, instead of a process that starts for ever.
             raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
-        return None
+        return [_skipped_letter(entry)] if SKIPPED_FIELD in entry.fields else _item_letters(entry, dead)
 
     def _take(self) -> Output:
         try:
@@ -656,6 +706,29 @@ class Worker:
 def _dead_letter(entry: Entry, reason: str) -> DeadLetter:
     _log.warning("entry not understood", stream=entry.stream, stream_id=entry.stream_id, reason=reason)
     return DeadLetter(entry.stream, entry.stream_id, reason, msgspec.msgpack.encode(entry.fields))
+
+
+def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
+    """Return a letter for each item, or one when they are too many."""
+    if len(dead) > LETTERS_PER_ENTRY_MAX:
+        return [
+            _dead_letter(entry, f"{len(dead)} commands of the frame are not understood; the first: {dead[0].reason}")
+        ]
+    for item in dead:
+        _log.warning(
+            "command not understood",
+            stream=entry.stream,
+            stream_id=entry.stream_id,
+            item=item.number,
+            reason=item.reason,
+        )
+    return [DeadLetter(entry.stream, entry.stream_id, item.reason, item.payload, item.number) for item in dead]
+
+
+def _skipped_letter(entry: Entry) -> DeadLetter:
+    skip = decode_skip(entry.fields[SKIPPED_FIELD])
+    reason = f"skipped by {skip.operator}: {skip.reason}"
+    return DeadLetter(entry.stream, entry.stream_id, reason, entry.fields[SKIPPED_ENTRY_FIELD])
 
 
 def _reply_frames(replies: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:

@@ -4,11 +4,12 @@ The structs here are the heads of those in protocol/events.py, under the same ta
 of a full decode, and the bytes are passed on (to the trades list, to the accounts) as they are.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import msgspec
 
-from protocol.codec import event_items
+from protocol.codec import UnreadItem, event_items, raw_events
 from protocol.configuration import MarketConfig
 from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
@@ -119,19 +120,68 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23)
     config: MarketConfig
 
 
-ShardHead = StateHash | Passed | FeeWithdrawal | Closure
+class Skip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
+    """The head of an `EntrySkipped`, which is nobody's news."""
+
+    time: TimeMs
+
+
+class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """The head of a `ShardConfigured`, which is nobody's news."""
+
+    time: TimeMs
+
+
+class Limits(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """The head of an `AccountLimited`, which is nobody's news."""
+
+    time: TimeMs
+
+
+class Prevention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
+    """The head of a `MatchPrevented`, which is nobody's news yet."""
+
+    time: TimeMs
+
+
+ShardHead = StateHash | Passed | FeeWithdrawal | Closure | Skip | ShardConfiguration | Limits | Prevention
 EventHead = ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])
+_head: Callable[[bytes], EventHead] = msgpack_decoder(EventHead)  # type: ignore[arg-type]  # a union is a type to msgspec
 
 
-def decode(frame: bytes) -> tuple[list[EventHead], list[msgspec.Raw]]:
-    """Return the heads of a frame's events, and the bytes of each.
+class Read(NamedTuple):
+    """What can be read of an event frame."""
+
+    heads: list[EventHead]
+    raws: list[msgspec.Raw]
+    """The bytes of each."""
+    unread: list[UnreadItem]
+
+
+def decode(frame: bytes) -> Read:
+    """Return the heads of a frame's events and the bytes of each; one that is not understood does not take the others with it.
 
     Raises:
         msgspec.MsgspecError: the bytes are not an event frame.
         LaterFormatError: a later release wrote it.
     """
-    items = event_items(frame)
-    return _heads(items), _raws(items)
+    try:
+        items = event_items(frame)
+        return Read(_heads(items), _raws(items), [])
+    except msgspec.MsgspecError:
+        return _decode_each(raw_events(frame))
+
+
+def _decode_each(events: list[bytes]) -> Read:
+    read = Read([], [], [])
+    for number, event in enumerate(events):
+        try:
+            read.heads.append(_head(event))
+        except msgspec.MsgspecError as error:
+            read.unread.append(UnreadItem(number, event, str(error)))
+        else:
+            read.raws.append(msgspec.Raw(event))
+    return read

@@ -20,7 +20,7 @@ from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled,
 from feeds.tickers import Bucket, RollingTicker, window_start
 from feeds.trades import fold
 from protocol import streams
-from protocol.codec import encode_frame
+from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
 from protocol.market import Market
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
@@ -308,6 +308,8 @@ class ShardFeeds:
         self.shard = shard
         self.position = saved.position
         """The last entry applied."""
+        self.unread: list[UnreadItem] = []
+        """Events of that entry that were not understood."""
         self.time = self._event_time = saved.time
         """The log's time: no later event is older."""
         self._accounts = AccountFrames(saved.position)
@@ -335,27 +337,34 @@ class ShardFeeds:
             else:
                 self._markets[market.symbol] = _MarketFeed(self.shard, market, _empty(), ())
 
-    def apply(self, stream_id: StreamId, frame: bytes) -> int:
+    def apply(self, stream_id: StreamId, frame: bytes, *, are_markets_known: bool = False) -> int:
         """Apply the frame of one entry and return its number of events. Nothing is changed when the frame cannot be read.
+
+        An event that is not understood is passed over, and is in `unread` until the next call; so is one of a market that there is not,
+        when `are_markets_known`.
 
         Raises:
             msgspec.MsgspecError: it is not an event frame.
-            UnknownMarketError: it tells of a market that the shard does not have.
+            UnknownMarketError: it tells of a market that these feeds do not know.
             InvariantError: a market's sequence has a gap, or goes back.
         """
-        events, raws = decode(frame)
+        events, raws, self.unread = decode(frame)
         markets = self._markets
         configured = {event.config.market.symbol for event in events if isinstance(event, Configured)}
-        for event in events:
-            if (
-                isinstance(event, (Trade, DepthChange))
-                and event.market not in markets
-                and event.market not in configured
-            ):
-                raise UnknownMarketError(f"shard {self.shard} has no market {event.market[:40]!r}")
+        if not are_markets_known:
+            for event in events:
+                if (
+                    isinstance(event, (Trade, DepthChange))
+                    and event.market not in markets
+                    and event.market not in configured
+                ):
+                    raise UnknownMarketError(f"shard {self.shard} has no market {event.market[:40]!r}")
         for event, raw in zip(events, raws, strict=True):
             if isinstance(event, (Trade, DepthChange)):
-                market = markets[event.market]
+                market = markets.get(event.market)
+                if market is None:
+                    self.unread.append(self._of_no_market(frame, event.market, raw))
+                    continue
                 if event.sequence != market.sequence + 1:
                     raise InvariantError(
                         f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with {event.sequence}"
@@ -382,6 +391,13 @@ class ShardFeeds:
             self._event_time = max(self._event_time, events[-1].time)
         self.position = stream_id
         return len(events)
+
+    def _of_no_market(self, frame: bytes, symbol: str, event: msgspec.Raw) -> UnreadItem:
+        # The first event with these bytes stands for all of them: they are put aside alike.
+        payload = bytes(event)
+        return UnreadItem(
+            raw_events(frame).index(payload), payload, f"shard {self.shard} has no market {symbol[:40]!r}"
+        )
 
     def go_on_from(self, sequences: Mapping[str, int]) -> None:
         """Let the next event of each market follow on these sequences: the numbers in between are left out."""

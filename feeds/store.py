@@ -183,8 +183,7 @@ def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
 
 
 def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
-    source, stream_id, reason, payload = letter
-    fields = ("source", source, "id", stream_id, "reason", reason, "payload", payload)
+    fields = (part for pair in letter.fields().items() for part in pair)
     return "XADD", streams.dead_letters(shard), "*", *fields
 
 

@@ -17,7 +17,7 @@ from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.streams import STREAM_START, StreamId, split_stream_id
-from runtime.stream_log import DeadLetter
+from runtime.stream_log import LETTERS_PER_ENTRY_MAX, DeadLetter
 from runtime.tracing import Tracer, trace_events
 
 READ_ENTRIES = 200
@@ -169,13 +169,22 @@ class _ShardFollower:
         self._commit(now)
 
     def _apply(self, stream_id: StreamId, frame: bytes) -> int:
+        source = streams.events(self._shard)
         try:
-            return self._apply_known(stream_id, frame)
-        except (msgspec.MsgspecError, UnknownMarketError) as error:
-            source = streams.events(self._shard)
+            count = self._apply_known(stream_id, frame)
+        except msgspec.MsgspecError as error:
             self._dead_letters.append(DeadLetter(source, stream_id, str(error), frame))
             self.feeds.skip(stream_id)
             return 0
+        unread = self.feeds.unread
+        if len(unread) > LETTERS_PER_ENTRY_MAX:
+            reason = f"{len(unread)} events of the frame are not understood; the first: {unread[0].reason}"
+            self._dead_letters.append(DeadLetter(source, stream_id, reason, frame))
+        else:
+            self._dead_letters += [
+                DeadLetter(source, stream_id, item.reason, item.payload, item.number) for item in unread
+            ]
+        return count
 
     def _apply_known(self, stream_id: StreamId, frame: bytes) -> int:
         try:
@@ -186,7 +195,7 @@ class _ShardFollower:
             if markets is None:
                 raise MarketsUnknownError(self._shard, str(error)) from error
             self.feeds.know(markets)
-            return self.feeds.apply(stream_id, frame)
+            return self.feeds.apply(stream_id, frame, are_markets_known=True)
 
     def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it: its trades must not be missing from the streams."""

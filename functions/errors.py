@@ -146,6 +146,7 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.NOT_AUTHORIZED: (-1002, "You are not authorized to execute this request."),
     RejectReason.MARKET_OPEN: (-1130, "The market is open."),
     RejectReason.TOO_LATE: (-1021, "Timestamp for this request is outside of the recvWindow."),
+    RejectReason.NOT_UNDERSTOOD: (-1020, "This operation is not supported."),
 }
 
 

@@ -29,7 +29,7 @@ from protocol.streams import (
     preceding_stream_id,
     split_stream_id,
 )
-from runtime.stream_log import ShardPosition, StreamLog
+from runtime.stream_log import ShardPosition, StreamLog, with_skips
 
 ENTRIES_PER_READ = 500
 SEGMENT_BYTES_MAX = 1_000_000
@@ -181,7 +181,8 @@ class Archiver:
         stream, end = streams.commands(shard), split_stream_id(goal)
         while True:
             found = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
-            for entry in found:
+            # Asked for after the positions: what was passed over up to there is among them.
+            for entry in with_skips(found, self._streams.skips(shard)) if found else ():
                 if split_stream_id(entry.stream_id) > end:
                     return
                 yield entry.stream_id, entry.fields

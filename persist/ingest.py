@@ -7,6 +7,7 @@ runs it, however often, at once or again after a crash: the row says what is don
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,7 +36,16 @@ from persist.rows import (
     last_trade_ids,
     rows_of,
 )
-from protocol.codec import LaterFormatError, decode_events, format_of
+from protocol.codec import (
+    LaterFormatError,
+    UnreadItem,
+    decode_event_items,
+    decode_events,
+    events_put_aside,
+    format_of,
+    only_events,
+    raw_events,
+)
 from protocol.events import TradeExecuted
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
@@ -81,11 +91,15 @@ SESSION_TIMESCALEDB = "SET timescaledb.max_tuples_decompressed_per_dml_transacti
 _UPSERT_CANDLES = """
 INSERT INTO candles SELECT * FROM batch_candles
 ON CONFLICT (market, interval, open_time) DO UPDATE SET
-    high = greatest(candles.high, excluded.high), low = least(candles.low, excluded.low), close = excluded.close,
+    open = CASE WHEN excluded.first_trade_id < candles.first_trade_id THEN excluded.open ELSE candles.open END,
+    high = greatest(candles.high, excluded.high), low = least(candles.low, excluded.low),
+    close = CASE WHEN excluded.last_trade_id > candles.last_trade_id THEN excluded.close ELSE candles.close END,
     volume = candles.volume + excluded.volume, quote_volume = candles.quote_volume + excluded.quote_volume,
     trade_count = candles.trade_count + excluded.trade_count,
     taker_buy_volume = candles.taker_buy_volume + excluded.taker_buy_volume,
-    taker_buy_quote = candles.taker_buy_quote + excluded.taker_buy_quote, last_trade_id = excluded.last_trade_id
+    taker_buy_quote = candles.taker_buy_quote + excluded.taker_buy_quote,
+    first_trade_id = least(candles.first_trade_id, excluded.first_trade_id),
+    last_trade_id = greatest(candles.last_trade_id, excluded.last_trade_id)
 """
 
 # In one go: its default of ten buckets at a time takes minutes for the seconds of a day.
@@ -139,6 +153,10 @@ class IngestStoppedError(Exception):
     """The log contradicts the database; nothing of this shard is stored until someone has looked at it."""
 
 
+class NotPutAsideError(Exception):
+    """There is nothing to store of what `dead_events` is asked for."""
+
+
 class Progress(Enum):
     """What one batch found."""
 
@@ -147,11 +165,14 @@ class Progress(Enum):
 
 
 class DeadEntry(NamedTuple):
-    """A stream entry that cannot be stored."""
+    """A stream entry that cannot be stored, or not all of it."""
 
     stream_id: StreamId
     reason: str
     payload: bytes
+    """Its frame, with nil in the place of what was stored."""
+    reasons: Mapping[int, str] = MappingProxyType({})
+    """Why which of its events are not understood; empty: it is no frame at all."""
 
 
 _Refusal = (psycopg.DataError, psycopg.IntegrityError, OverflowError, ValueError)
@@ -251,6 +272,43 @@ class ShardIngest:
             self._refresh_candles(connection, *self._late)
         return Progress.CAUGHT_UP
 
+    def requeue(self, stream_id: StreamId) -> int:
+        """Store what was put aside of an entry, now that it is understood; return the number of events.
+
+        One transaction with its removal from `dead_events`: it is stored once, however often this is tried.
+
+        Raises:
+            NotPutAsideError: nothing of such an entry is put aside (any more).
+            msgspec.MsgspecError, UnknownMarketError: it is still not understood.
+            TradeGapError: a trade before one of it is not stored, either; that comes first.
+            psycopg.Error: the database refuses it still, or is away.
+        """
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                self._locked_last_id(connection)
+                row = connection.execute(
+                    "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING payload",
+                    (self._shard, stream_id),
+                ).fetchone()
+                if row is None:
+                    raise NotPutAsideError(f"nothing of entry {stream_id} of shard {self._shard} is put aside")
+                put_aside = events_put_aside(bytes(row[0]))
+                batch = EventBatch(stream_id, [event for _, event in put_aside], [number for number, _ in put_aside])
+                rows = self._rows_of([batch])
+                known = self._last_trades(connection)
+                # One that was refused by the database was counted then, so that those after it leave no gap.
+                new = [trade for trade, _ in rows.trades if trade.trade_id > known.get(trade.market, 0)]
+                last = last_trade_ids(new, known)
+                self._write(connection, rows)
+                self._move_last_trades(connection, known, last)
+            if self._late is not None:
+                self._refresh_candles(connection, *self._late)
+        except BaseException:
+            self.close()
+            raise
+        return len(put_aside)
+
     def _covered(self) -> StreamId | None:
         """Archive what the shard's events came of, and return up to which of them; None: nothing is archived."""
         if self._cover is None:
@@ -310,9 +368,32 @@ class ShardIngest:
     def _store(self, connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> tuple[int, int]:
         """Store the entries in the open transaction. Return the numbers of events stored and of dead entries."""
         batches, dead = decoded(entries)
-        rows = connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall()
-        known: dict[str, int] = dict(rows)
+        known = self._last_trades(connection)
         last, refused = self._store_or_bisect(connection, batches, known)
+        self._move_last_trades(connection, known, last)
+        unread = {entry.stream_id: entry.reasons for entry in dead}
+        refused_ids = {stream_id for stream_id, _ in refused}
+        payloads = {
+            entry.stream_id: entry.fields.get(EVENTS_FIELD, b"") for entry in entries if entry.stream_id in refused_ids
+        }
+        dead = [entry for entry in dead if entry.stream_id not in refused_ids]
+        for stream_id in refused_ids:
+            reasons = {number: reason for (where, number), reason in refused.items() if where == stream_id}
+            dead.append(_put_aside(stream_id, payloads[stream_id], {**unread.get(stream_id, {}), **reasons}))
+        for stream_id, reason, payload, _ in dead:
+            _log.error("event entry put aside", shard=self._shard, stream_id=stream_id, reason=reason)
+            connection.execute(
+                "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (self._shard, stream_id, reason, payload),
+            )
+        return sum(len(batch.events) for batch in batches) - len(refused), len(dead)
+
+    def _last_trades(self, connection: psycopg.Connection[Any]) -> dict[str, int]:
+        return dict(connection.execute("SELECT market, last_trade_id FROM ingest_markets").fetchall())
+
+    def _move_last_trades(
+        self, connection: psycopg.Connection[Any], known: Mapping[str, int], last: Mapping[str, int]
+    ) -> None:
         if moved := [(market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id]:
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -320,22 +401,13 @@ class ShardIngest:
                     "ON CONFLICT (market) DO UPDATE SET last_trade_id = excluded.last_trade_id",
                     moved,
                 )
-        payloads = {entry.stream_id: entry.fields.get(EVENTS_FIELD, b"") for entry in entries} if refused else {}
-        dead += [DeadEntry(stream_id, reason, payloads[stream_id]) for stream_id, reason in refused.items()]
-        for stream_id, reason, payload in dead:
-            _log.error("event entry put aside", shard=self._shard, stream_id=stream_id, reason=reason)
-            connection.execute(
-                "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                (self._shard, stream_id, reason, payload),
-            )
-        return sum(len(batch.events) for batch in batches if batch.stream_id not in refused), len(dead)
 
     def _store_or_bisect(
         self, connection: psycopg.Connection[Any], batches: Sequence[EventBatch], known: Mapping[str, int]
-    ) -> tuple[dict[str, int], dict[StreamId, str]]:
-        """Store all entries but those with a row that is refused.
+    ) -> tuple[dict[str, int], dict[tuple[StreamId, int], str]]:
+        """Store all events but those with a row that is refused.
 
-        `known` is market -> last trade before them; return the same after them, and the refused entries' reasons.
+        `known` is market -> last trade before them; return the same after them, and why which events of which entries were refused.
 
         Raises:
             TradeGapError: see `last_trade_ids`.
@@ -347,7 +419,7 @@ class ShardIngest:
                 last = last_trade_ids((trade for trade, _ in rows.trades), known)
                 self._write(connection, rows)
         except _Refusal as error:
-            if len(batches) == 1:
+            if len(batches) == 1 and len(batches[0].events) == 1:
                 # Its trades are known and put aside, so those that follow leave no gap. Of a market that nobody knows, any number will do.
                 trades = [event for event in batches[0].events if isinstance(event, TradeExecuted)]
                 own, foreign = (
@@ -355,14 +427,16 @@ class ShardIngest:
                     for is_own in (True, False)
                 )
                 strange = {trade.market: min(trade.trade_id, AMOUNT_UNITS_MAX) for trade in foreign}
-                return last_trade_ids(own, known) | strange, {batches[0].stream_id: _reason(error)}
+                ((number, _),) = batches[0].numbered()
+                return last_trade_ids(own, known) | strange, {(batches[0].stream_id, number): _reason(error)}
         else:
             return last, {}
-        middle = len(batches) // 2
-        last, refused = self._store_or_bisect(connection, batches[:middle], known)
+        parts = batches if len(batches) > 1 else batches[0].halves()
+        middle = len(parts) // 2
+        last, refused = self._store_or_bisect(connection, parts[:middle], known)
         # These tables empty themselves at the end of the transaction, which is too late here.
         connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
-        last, refused_later = self._store_or_bisect(connection, batches[middle:], last)
+        last, refused_later = self._store_or_bisect(connection, parts[middle:], last)
         return last, refused | refused_later
 
     def _rows_of(self, batches: Sequence[EventBatch]) -> Rows:
@@ -416,7 +490,7 @@ class ShardIngest:
 
 
 def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]]:
-    """Return the entries' events, and the entries that are not event frames."""
+    """Return the entries' events, and the entries that are no event frames, or have events that are not understood."""
     batches: list[EventBatch] = []
     dead: list[DeadEntry] = []
     for entry in entries:
@@ -427,8 +501,28 @@ def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]
         try:
             batches.append(EventBatch(entry.stream_id, decode_events(payload)))
         except msgspec.MsgspecError as error:
-            dead.append(DeadEntry(entry.stream_id, _reason(error), payload))
+            try:
+                items = decode_event_items(payload)
+            except msgspec.MsgspecError:
+                dead.append(DeadEntry(entry.stream_id, _reason(error), payload))
+                continue
+            read = [(number, item) for number, item in enumerate(items) if not isinstance(item, UnreadItem)]
+            if read:
+                numbers, events_read = zip(*read, strict=True)
+                batches.append(EventBatch(entry.stream_id, events_read, numbers))
+            unread = {item.number: item.reason for item in items if isinstance(item, UnreadItem)}
+            dead.append(_put_aside(entry.stream_id, payload, unread))
     return batches, dead
+
+
+def _put_aside(stream_id: StreamId, payload: bytes, reasons: Mapping[int, str]) -> DeadEntry:
+    """Return what is put aside of an entry: the events that have a reason, in their places."""
+    count = len(raw_events(payload))
+    first = min(reasons)
+    others = f" ({len(reasons)} such events)" if len(reasons) > 1 else ""
+    reason = f"event {first} of {count}: {reasons[first]}{others}"[:REASON_LENGTH_MAX]
+    kept = payload if len(reasons) == count else only_events(payload, reasons)
+    return DeadEntry(stream_id, reason, kept, reasons)
 
 
 def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:

@@ -138,10 +138,25 @@ class TradeGapError(Exception):
 
 
 class EventBatch(NamedTuple):
-    """The events of one stream entry."""
+    """The events of one stream entry, or some of them."""
 
     stream_id: StreamId
     events: Sequence[Event]
+    numbers: Sequence[int] | None = None
+    """The place of each in the entry's frame, from 0 on; None: all of them are here."""
+
+    def numbered(self) -> Iterable[tuple[int, Event]]:
+        """Return each event with its place in the frame."""
+        return zip(self.numbers or range(len(self.events)), self.events, strict=True)
+
+    def halves(self) -> "tuple[EventBatch, EventBatch]":
+        """Return the first and the second half of these events."""
+        middle = len(self.events) // 2
+        numbers = self.numbers or range(len(self.events))
+        return (
+            EventBatch(self.stream_id, self.events[:middle], numbers[:middle]),
+            EventBatch(self.stream_id, self.events[middle:], numbers[middle:]),
+        )
 
 
 class Rows:
@@ -168,7 +183,7 @@ class Rows:
         """
         self.event_count += len(batch.events)
         try:
-            for index, event in enumerate(batch.events):
+            for index, event in batch.numbered():
                 # By how often they happen.
                 if isinstance(event, FeesWithdrawn):
                     self._add_fee_withdrawal(batch.stream_id, index, event)

@@ -3,17 +3,24 @@
 What stands in the log carries its format's number and its writer's clock in front. Frames of format 1 have neither; they are still read.
 Decoders raise `msgspec.MsgspecError` (a `ValueError`) on bytes that are not such a frame, and `LaterFormatError` on a frame that a later
 release wrote: the first is a dead letter, the second has to wait for a program that reads it.
+
+A frame is decoded whole, which is fast. Only when that fails is it decoded item by item (`decode_command_items`, `decode_event_items`,
+`decode_message_items`), so that one item that is not understood does not take the others with it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Container, Sequence
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta
 
-from protocol.commands import LoggedCommand, MessageFrame, ShardMessage
-from protocol.decoding import msgpack_decoder
+from protocol.commands import LoggedCommand, MessageFrame, ShardMessage, SkipEntry
+from protocol.decoding import array_items, msgpack_decoder
 from protocol.events import Event
 from protocol.replies import Query, Reply
+from protocol.units import AMOUNT_UNITS_MAX
+
+T = TypeVar("T")
 
 FORMAT: Final = 2
 """What this program writes; it reads the one before, too."""
@@ -39,6 +46,37 @@ class CommandFrame(NamedTuple):
     """Commands that were enqueued together; `written_us` is their writer's clock, None in format 1."""
 
     commands: list[LoggedCommand]
+    written_us: int | None
+
+
+class UnreadItem(NamedTuple):
+    """One item of a frame that is not understood."""
+
+    number: int
+    """Its place in the frame, from 0 on."""
+    payload: bytes
+    reason: str
+    request_id: int = 0
+    reply_to: str = ""
+    """Who sent it, when it is a command and can be read so far; empty: nobody knows."""
+
+
+class CommandItems(NamedTuple):
+    """A frame of commands of which not every one is understood, in order."""
+
+    items: list[LoggedCommand | UnreadItem]
+    written_us: int | None
+
+
+class MessageItems(NamedTuple):
+    """A frame of messages of which not everything is understood."""
+
+    source: int
+    target: int
+    first_sequence: int
+    items: list[ShardMessage | UnreadItem]
+    surplus: int
+    """So many fields the frame has that a frame of its format does not have."""
     written_us: int | None
 
 
@@ -79,6 +117,12 @@ class _Messages(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     messages: tuple[ShardMessage, ...]
 
 
+class _Skip(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    number: int
+    written_us: int
+    commands: tuple[SkipEntry]
+
+
 class _UnnumberedMessages(msgspec.Struct, array_like=True):
     source: int
     target: int
@@ -96,10 +140,17 @@ _unnumbered_events = msgpack_decoder(list[Event])
 _unnumbered_messages = msgpack_decoder(_UnnumberedMessages)
 _queries = msgpack_decoder(list[Query])
 _replies = msgpack_decoder(list[Reply])
-_raw_items = msgpack_decoder(list[msgspec.Raw])
-_event: Callable[[msgspec.Raw], Event] = msgpack_decoder(Event)  # type: ignore[arg-type]  # a union is a type to msgspec
+_event: Callable[[bytes], Event] = msgpack_decoder(Event)  # type: ignore[arg-type]  # a union is a type to msgspec
+_command: Callable[[bytes], LoggedCommand] = msgpack_decoder(LoggedCommand)  # type: ignore[arg-type]  # likewise
+_message: Callable[[bytes], ShardMessage] = msgpack_decoder(ShardMessage)  # type: ignore[arg-type]  # likewise
+_number = msgpack_decoder(int)
+_sender = msgpack_decoder(
+    tuple[int, Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)], Annotated[str, Meta(max_length=200)]]
+)
+_skip = msgpack_decoder(_Skip)
 _EVENTS_HEAD: Final = bytes([_FIXED_ARRAY + 3, FORMAT])
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
+_NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
 """2017 and 2128."""
 
@@ -127,7 +178,7 @@ def _is_stamped(frame: bytes) -> bool:
         return False
 
 
-def encode_commands(commands: Sequence[LoggedCommand], written_us: int) -> bytes:
+def encode_commands(commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int) -> bytes:
     """Return the frame of one `COMMANDS_FIELD`."""
     return encode_frame((FORMAT, written_us, commands))
 
@@ -145,6 +196,63 @@ def decode_commands(frame: bytes) -> list[LoggedCommand]:
     return decode_command_frame(frame).commands
 
 
+def decode_command_items(frame: bytes) -> CommandItems:
+    """Return what one `COMMANDS_FIELD` says, command by command."""
+    found, written_us = _items_of(frame, "commands")
+    items = _read_each(found, _command)
+    return CommandItems(
+        [_with_sender(item) if isinstance(item, UnreadItem) else item for item in items],
+        written_us,
+    )
+
+
+def raw_commands(frame: bytes) -> list[bytes]:
+    """Return the bytes of each command of one `COMMANDS_FIELD`, whether it is understood or not."""
+    return _items_of(frame, "commands")[0]
+
+
+def _items_of(frame: bytes, name: str) -> tuple[list[bytes], int | None]:
+    """Return the items of a frame of commands or events, and its writer's clock; None in format 1."""
+    found = array_items(frame)
+    if format_of(frame) == UNNUMBERED:
+        return found, None
+    if len(found) != len(_Commands.__struct_fields__):
+        raise msgspec.ValidationError(f"a frame of {name} has 3 fields, not {len(found)}")
+    _, written_us, items = found
+    return array_items(items), _number(written_us)
+
+
+def _read_each(found: list[bytes], read: Callable[[bytes], T]) -> list[T | UnreadItem]:
+    items: list[T | UnreadItem] = []
+    for index, payload in enumerate(found):
+        try:
+            items.append(read(payload))
+        except msgspec.MsgspecError as error:
+            items.append(UnreadItem(index, payload, str(error)))
+    return items
+
+
+def _with_sender(item: UnreadItem) -> UnreadItem:
+    """Return an unread command with whoever sent it: every command begins with its kind, its request id and where the reply goes."""
+    try:
+        head = array_items(item.payload)[:3]
+        _, request_id, reply_to = _sender(bytes([_FIXED_ARRAY + len(head)]) + b"".join(head))
+    except msgspec.MsgspecError:
+        return item
+    return item._replace(request_id=request_id, reply_to=reply_to)
+
+
+def encode_skip(skip: SkipEntry, written_us: int) -> bytes:
+    """Return the frame of an instruction to pass over an entry."""
+    return encode_frame((FORMAT, written_us, (skip,)))
+
+
+def decode_skip(frame: bytes) -> SkipEntry:
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says."""
+    format_of(frame)
+    return _skip(frame).commands[0]
+
+
 def encode_events(events: bytes, written_us: int) -> bytes:
     """Return the frame of one `EVENTS_FIELD`; `events` is the encoded array of them."""
     return b"".join((_EVENTS_HEAD, encode_frame(written_us), events))
@@ -160,7 +268,7 @@ def decode_events(frame: bytes) -> list[Event]:
     return _unnumbered_events(frame) if format_of(frame) == UNNUMBERED else _decode_events(frame).events
 
 
-def decode_readable_events(frame: bytes) -> list[Event]:
+def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
     """Return the events of an array whose items come from several frames, without those that cannot be read.
 
     Feeds read only the heads of events and pass the rest on, so one that a stranger wrote must not hide the others.
@@ -168,14 +276,35 @@ def decode_readable_events(frame: bytes) -> list[Event]:
     try:
         return _unnumbered_events(frame)
     except msgspec.MsgspecError:
-        return [event for item in _raw_items(frame) for event in _event_or_nothing(item)]
+        return [item for item in _read_each(array_items(bytes(frame)), _event) if not isinstance(item, UnreadItem)]
 
 
-def _event_or_nothing(item: msgspec.Raw) -> list[Event]:
-    try:
-        return [_event(item)]
-    except msgspec.MsgspecError:
-        return []
+def raw_events(frame: bytes) -> list[bytes]:
+    """Return the bytes of each event of one `EVENTS_FIELD`, whether it is understood or not."""
+    return _items_of(frame, "events")[0]
+
+
+def only_events(frame: bytes, numbers: Container[int]) -> bytes:
+    """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these; see `raw_events`."""
+    events = [msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))]
+    if format_of(frame) == UNNUMBERED:
+        return encode_frame(events)
+    number, written_us, _ = array_items(frame)
+    return encode_frame((msgspec.Raw(number), msgspec.Raw(written_us), events))
+
+
+def events_put_aside(frame: bytes) -> list[tuple[int, Event]]:
+    """Return the events of a frame that `only_events` made, or of a whole one, each with its place in the frame.
+
+    Raises:
+        msgspec.MsgspecError: one of them is not understood, or it is no such frame.
+    """
+    return [(number, _event(event)) for number, event in enumerate(raw_events(frame)) if event != _NIL]
+
+
+def decode_event_items(frame: bytes) -> list[Event | UnreadItem]:
+    """Return what one `EVENTS_FIELD` says, event by event."""
+    return _read_each(raw_events(frame), _event)
 
 
 def encode_messages(frame: MessageFrame) -> bytes:
@@ -195,6 +324,24 @@ def decode_messages(frame: bytes) -> MessageFrame:
     if read.first_sequence < 1:
         raise msgspec.ValidationError("messages are numbered from 1 on")
     return MessageFrame(read.source, read.target, read.first_sequence, read.messages, written_us)
+
+
+def decode_message_items(frame: bytes) -> MessageItems:
+    """Return what one `MESSAGES_FIELD` says, message by message; fields may follow that nobody knows."""
+    found, written_us = array_items(frame), None
+    fields = _UnnumberedMessages.__struct_fields__
+    if frame[:1] != _UNNUMBERED_MESSAGES_HEAD and format_of(frame) != UNNUMBERED:
+        written_us = _number(found[1])
+        found = found[2:]
+    if len(found) < len(fields):
+        raise msgspec.ValidationError(
+            f"a frame of messages has {len(fields)} fields behind its stamp, not {len(found)}"
+        )
+    source, target, first_sequence = (_number(each) for each in found[:3])
+    if first_sequence < 1:
+        raise msgspec.ValidationError("messages are numbered from 1 on")
+    items = _read_each(array_items(found[3]), _message)
+    return MessageItems(source, target, first_sequence, items, len(found) - len(fields), written_us)
 
 
 def decode_queries(frame: bytes) -> list[Query]:

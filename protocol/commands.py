@@ -20,6 +20,7 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
+from protocol.streams import StreamId
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
 # What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
@@ -173,6 +174,24 @@ class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
     account_id: Annotated[AccountId, _Stored]
+
+
+class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=32):
+    """Pass over the entry `stream_id` of a shard's input, which halts the shard; docs/decisions/0026.
+
+    An operator's instruction. It is no entry of the input, since it would stand behind the one that it names: it stands in `skip:{k}`
+    until its shard's leader follows it, and in `skips:{k}` and the archive, beside the entry, from then on. Nobody waits for a reply.
+
+    `counts_as_received`: another shard did send the messages in it, so the next one that comes from there has the number after theirs.
+    When a stranger wrote them, that shard will still send others under these numbers.
+    """
+
+    request_id: Annotated[int, _Stored]
+    reply_to: Annotated[str, _Name]
+    stream_id: Annotated[StreamId, _Name]
+    operator: Annotated[str, Meta(min_length=1, max_length=200)]
+    reason: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    counts_as_received: bool = True
 
 
 class LimitAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=33):

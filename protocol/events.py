@@ -9,6 +9,7 @@ import msgspec
 
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Side
+from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
@@ -198,6 +199,15 @@ class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     limits: AccountLimits
 
 
+class EntrySkipped(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26):
+    """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
+
+    time: TimeMs
+    stream_id: StreamId
+    operator: str
+    reason: str
+
+
 ShardEvent = (
     StateHashed
     | TimePassed
@@ -207,6 +217,7 @@ ShardEvent = (
     | FeesWithdrawn
     | AccountClosed
     | MatchPrevented
+    | EntrySkipped
 )
 """What no client hears of."""
 Event = MarketEvent | AccountEvent | ShardEvent

@@ -135,6 +135,8 @@ class RejectReason(StrEnum):
     """It reached the shard's input after its deadline."""
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     """The account has used the key for something else."""
+    NOT_UNDERSTOOD = "not_understood"
+    """The shard could read who sent the command, and not the command; it is a dead letter."""
     TOO_MANY_IDEMPOTENCY_KEYS = "too_many_idempotency_keys"
     ORDER_NOT_REMEMBERED = "order_not_remembered"
     """Of a query: the shard does not have the order, and the database may not have it yet."""

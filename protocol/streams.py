@@ -18,6 +18,8 @@ A market's read models carry the tag of the market's shard.
 | `snapshot:{k}:NAME`       | list     | shard, standbys  | the bytes of one of them, in pieces that hold nobody up        |
 | `dead:{k}`                | stream   | everyone         | what could not be understood: source, id, reason, payload     |
 | `halted:{k}`              | string   | shard            | why the shard stopped; there only while it stands still       |
+| `skip:{k}`                | string   | operators        | the `SkipEntry` that its leader follows next: an entry to pass over  |
+| `skips:{k}`               | hash     | shard            | id of an entry of `in:{k}` that was passed over -> its `SkipEntry`   |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
 | `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
 | `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
@@ -60,6 +62,10 @@ COMMANDS_FIELD: Final = b"c"
 MESSAGES_FIELD: Final = b"m"
 EVENTS_FIELD: Final = b"e"
 QUERIES_FIELD: Final = b"q"
+SKIPPED_FIELD: Final = b"s"
+"""Of an entry that was passed over, as it is read and archived: the frame of the `SkipEntry`."""
+SKIPPED_ENTRY_FIELD: Final = b"o"
+"""Beside `SKIPPED_FIELD`: the fields that the entry has in `in:{k}`, in msgpack."""
 
 ENGINE_GROUP: Final = "engine"
 """The consumer group on `in:{k}`. Its cursor moves with `pos:{k}`, in the same script, so every tool that knows consumer groups sees
@@ -103,6 +109,8 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "snapshot": AfterLoss.REPLACED,
     "dead": AfterLoss.KEPT,  # for whoever finds out what went wrong
     "halted": AfterLoss.REPLACED,
+    "skip": AfterLoss.REPLACED,  # it names an entry that is there no more
+    "skips": AfterLoss.REPLACED,  # the archive has them beside their entries
     "passed": AfterLoss.REPLACED,
     "guard": AfterLoss.REPLACED,
     "schema": AfterLoss.KEPT,  # it is about the database
@@ -204,6 +212,16 @@ def dead_letters(shard: int) -> str:
 def halted(shard: int) -> str:
     """`halted:{k}`."""
     return f"halted:{{{shard}}}"
+
+
+def skip(shard: int) -> str:
+    """`skip:{k}`."""
+    return f"skip:{{{shard}}}"
+
+
+def skips(shard: int) -> str:
+    """`skips:{k}`."""
+    return f"skips:{{{shard}}}"
 
 
 def passed(shard: int) -> str:

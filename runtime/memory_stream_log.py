@@ -16,6 +16,7 @@ from runtime.stream_log import (
     SavedSnapshot,
     ShardPosition,
     StateChecksum,
+    with_skips,
 )
 
 
@@ -40,6 +41,9 @@ class MemoryStreamLog:
         """Process -> the number of its connection, from its first lease until `disconnect`."""
         self._connection_count = 0
         self._passed: defaultdict[int, dict[str, StreamId]] = defaultdict(dict)
+        self._skip: dict[int, bytes] = {}
+        self._halted: set[int] = set()
+        self._skips: defaultdict[int, dict[StreamId, bytes]] = defaultdict(dict)
         self.published: list[tuple[str, bytes]] = []
         """Every (channel, payload), in order."""
 
@@ -131,7 +135,7 @@ class MemoryStreamLog:
         entries = self._after(streams.commands(shard), after, count)
         ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
         return Committed(
-            [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
+            with_skips([entry for entry in entries if split_stream_id(entry.stream_id) <= goal], self._skips[shard]),
             position,
             min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
             self.checksum(shard),
@@ -194,6 +198,34 @@ class MemoryStreamLog:
         self._checksums.pop(shard, None)
         if commit.checksum:
             self._checksums[shard] = StateChecksum(commit.stream_id, commit.checksum)
+        if commit.skip is not None:
+            self._skips[shard][commit.skip.stream_id] = commit.skip.frame
+            self.drop_skip(shard, commit.skip.frame)
+
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        self._skip[shard] = frame
+
+    def skip(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        return self._skip.get(shard)
+
+    def drop_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        if self._skip.get(shard) == frame:
+            del self._skip[shard]
+
+    def skips(self, shard: int) -> dict[StreamId, bytes]:
+        """See `StreamLog`."""
+        return dict(self._skips[shard])
+
+    def halt(self, shard: int) -> None:
+        """Note a halt, as a process does that ends by one."""
+        self._halted.add(shard)
+
+    def is_halted(self, shard: int) -> bool:
+        """See `StreamLog`."""
+        return shard in self._halted
 
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""

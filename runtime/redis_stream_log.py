@@ -26,10 +26,12 @@ from runtime.stream_log import (
     SavedSnapshot,
     ShardPosition,
     StateChecksum,
+    with_skips,
 )
 
-# Compare, append the events, the outbox and the dead letters, move the position, its checksum and the group's cursor: all or
-# nothing. An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
+# the position, its checksum and the group's cursor: all or nothing.
+# An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
 _COMMIT = (
     """
 local function append(stream, ...)
@@ -38,8 +40,17 @@ end
 if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
 if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
 local frames = tonumber(ARGV[4])
-if frames > 0 then append(KEYS[3], unpack(ARGV, 6, 5 + 2 * frames)) end
-for i = 6 + 2 * frames, #ARGV, 8 do redis.call('XADD', KEYS[4], '*', unpack(ARGV, i, i + 7)) end
+if frames > 0 then append(KEYS[3], unpack(ARGV, 8, 7 + 2 * frames)) end
+local i = 8 + 2 * frames
+while i <= #ARGV do
+  local count = tonumber(ARGV[i])
+  redis.call('XADD', KEYS[4], '*', unpack(ARGV, i + 1, i + count))
+  i = i + 1 + count
+end
+if ARGV[6] ~= '' then
+  redis.call('HSET', KEYS[7], ARGV[6], ARGV[7])
+  if redis.call('GET', KEYS[8]) == ARGV[7] then redis.call('DEL', KEYS[8]) end
+end
 redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
 if ARGV[5] ~= '' then redis.call('SET', KEYS[6], ARGV[2] .. '|' .. ARGV[5]) else redis.call('DEL', KEYS[6]) end
 redis.pcall('XGROUP', 'SETID', KEYS[5], '"""
@@ -87,6 +98,10 @@ _WRITE_CONFIGURATION = """
 if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
 return 1
+"""
+
+_DROP = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 # The time is Redis's own, so that everybody means the same by it.
@@ -460,7 +475,8 @@ class RedisStreamLog:
                 "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), after
             )
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
-            (current, checksum), response, saved = pipeline.execute()
+            pipeline.hgetall(streams.skips(shard))
+            (current, checksum), response, saved, skips = pipeline.execute()
         position = _position(current or b"0|0-0")
         goal = split_stream_id(position.stream_id)
         entries = [entry for entry in _entries(response) if split_stream_id(entry.stream_id) <= goal]
@@ -477,6 +493,7 @@ class RedisStreamLog:
             self._release(shard)
         _, last = self._followed.get(shard, (0, None))
         self._followed[shard] = (self._connection(shard), entries[-1] if entries else last)
+        entries = with_skips(entries, _by_id(skips))
         return Committed(entries, position, trimmed_to, _checksum(checksum))
 
     def _check_followed(self, shard: int, after: StreamId) -> None:
@@ -569,16 +586,19 @@ class RedisStreamLog:
         """
         shard, expected = commit.shard, commit.expected
         arguments: list[Any] = [f"{expected.epoch}|{expected.stream_id}", commit.stream_id, commit.events]
-        arguments += (len(commit.outbox), commit.checksum)
+        arguments += (len(commit.outbox), commit.checksum, *(commit.skip or ("", "")))
         for target, frame in commit.outbox.items():
             arguments += (target, frame)
         for letter in commit.dead_letters:
-            arguments += (part for pair in letter.fields().items() for part in pair)
+            parts = [part for pair in letter.fields().items() for part in pair]
+            arguments += (len(parts), *parts)
         keys = [
             key(shard)
             for key in (
                 *(streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands),
                 streams.checksum,
+                # Only then, so that the rights of an earlier release do until an operator needs this.
+                *((streams.skips, streams.skip) if commit.skip is not None else ()),
             )
         ]
         committed = f"{expected.epoch}|{commit.stream_id}"
@@ -656,6 +676,28 @@ class RedisStreamLog:
             return found.epoch == position.epoch
         stream_id = position.stream_id
         return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
+
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        self.at(shard).set(streams.skip(shard), frame)
+        self._await_replicas(shard)
+
+    def skip(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        found: Any = self.at(shard).get(streams.skip(shard))
+        return found if found is None else bytes(found)
+
+    def drop_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        _run(self.at(shard), "EVAL", _DROP, 1, streams.skip(shard), frame)
+
+    def skips(self, shard: int) -> dict[StreamId, bytes]:
+        """See `StreamLog`."""
+        return _by_id(self.at(shard).hgetall(streams.skips(shard)))
+
+    def is_halted(self, shard: int) -> bool:
+        """See `StreamLog`."""
+        return bool(self.at(shard).exists(streams.halted(shard)))
 
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""
@@ -845,6 +887,10 @@ def _checksum(value: Any) -> StateChecksum | None:
         return None
     stream_id, _, checksum = value.decode().partition("|")
     return StateChecksum(StreamId(stream_id), checksum)
+
+
+def _by_id(found: Any) -> dict[StreamId, bytes]:
+    return {_text(stream_id): value for stream_id, value in found.items()}
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:

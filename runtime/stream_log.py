@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from protocol.lease import Leader, Sight, Standby
-from protocol.streams import STREAM_START, StreamId
+from protocol.streams import SKIPPED_ENTRY_FIELD, SKIPPED_FIELD, STREAM_START, StreamId
+
+LETTERS_PER_ENTRY_MAX = 100
+"""More items of one frame than so many are one dead letter, of the whole entry: such a frame is hardly ours."""
 
 
 class Entry(NamedTuple):
@@ -41,15 +46,39 @@ class DeadLetter(NamedTuple):
     stream_id: StreamId
     reason: str
     payload: bytes
+    """An entry of `in:{k}` or `query:{k}`: its fields in msgpack; one of `ev:{k}`: its frame; an item of a frame: its own bytes."""
+    item: int | None = None
+    """The item's place in the frame, when only that was not understood; None: the whole entry."""
 
     def fields(self) -> dict[bytes, bytes]:
         """Return the fields of its entry in `dead:{k}`."""
-        return {
+        fields = {
             b"source": self.source.encode(),
             b"id": self.stream_id.encode(),
-            b"reason": self.reason.encode(),
+            b"reason": self.reason.encode(errors="replace"),
             b"payload": self.payload,
         }
+        return fields if self.item is None else fields | {b"item": b"%d" % self.item}
+
+
+class Skip(NamedTuple):
+    """An entry of a shard's input that is passed over, because an operator said so."""
+
+    stream_id: StreamId
+    frame: bytes
+    """The instruction: see `decode_skip` of protocol/codec.py."""
+
+
+def as_skipped(entry: Entry, frame: bytes) -> Entry:
+    """Return an entry of `in:{k}` as whoever applies it has to read it: with the instruction to skip it around what is in it."""
+    return entry._replace(fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)})
+
+
+def with_skips(entries: Sequence[Entry], skips: Mapping[StreamId, bytes]) -> list[Entry]:
+    """Return entries of `in:{k}` as they were applied, or passed over; `skips` are those of `StreamLog.skips`, asked for afterwards."""
+    if not skips:
+        return list(entries)
+    return [as_skipped(entry, skips[entry.stream_id]) if entry.stream_id in skips else entry for entry in entries]
 
 
 class Commit(NamedTuple):
@@ -67,6 +96,8 @@ class Commit(NamedTuple):
     dead_letters: Sequence[DeadLetter] = ()
     checksum: str = ""
     """Of the state after this batch; empty: nobody can compare with it."""
+    skip: Skip | None = None
+    """The entry of it that was passed over; the instruction moves from `skip:{k}` to `skips:{k}`."""
 
 
 class Outgoing(NamedTuple):
@@ -80,7 +111,7 @@ class Committed(NamedTuple):
     """What one look at a shard's committed input shows."""
 
     entries: list[Entry]
-    """Entries after where the reader is, none of them beyond the position."""
+    """Entries after where the reader is, none of them beyond the position; those that were passed over say so (`as_skipped`)."""
     position: ShardPosition
     trimmed_to: StreamId
     """Entries before this one may be gone; read after the entries, so what begins behind it is without a gap."""
@@ -204,6 +235,26 @@ class StreamLog(Protocol):
         Raises:
             Fenced: it is not; nothing was written.
         """
+        ...
+
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """Let the shard's leader pass over an entry when it takes the shard over next. `frame` is the instruction."""
+        ...
+
+    def skip(self, shard: int) -> bytes | None:
+        """Return the instruction to pass over an entry that the shard's leader follows next; None: there is none."""
+        ...
+
+    def drop_skip(self, shard: int, frame: bytes) -> None:
+        """Remove that instruction, if it still is this one."""
+        ...
+
+    def skips(self, shard: int) -> dict[StreamId, bytes]:
+        """Return the instructions by which entries were passed over. One that is committed is in it before the position is behind it."""
+        ...
+
+    def is_halted(self, shard: int) -> bool:
+        """Return whether a worker of the shard has stopped and said why, and none has got past that place since."""
         ...
 
     def undelivered(self, shard: int) -> list[Outgoing]:

@@ -16,7 +16,8 @@ _name = _TEXT.decode()
 
 _frames: Final = (
     encode_frame([CancelAllOrders(1, "garbage", AccountId(1), _name)]),
-    encode_messages(MessageFrame(1, 0, 1, (RestingClosed(OrderId(1), AccountId(1), _name),))),
+    # From a shard to itself, which is nobody's mail: what a shard may have sent to another would halt that, since it may carry money.
+    encode_messages(MessageFrame(0, 0, 1, (RestingClosed(OrderId(1), AccountId(1), _name),))),
     encode_frame([FundsDeposited(TimeMs(1), AccountId(1), "USDT", AssetUnits(1), _name, ())]),
     encode_frame([OpenOrdersQuery(1, "garbage", AccountId(1), _name)]),
     encode_frame([Refused(1, TimeMs(1), RejectReason.UNKNOWN_ORDER)]).replace(

@@ -18,7 +18,7 @@ from websockets.frames import CloseCode
 
 from functions.errors import unavailable
 from protocol import streams
-from protocol.codec import LaterFormatError, decode_events, decode_readable_events
+from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, ShardEvent, TradeExecuted
 from protocol.listing import Listing
@@ -339,10 +339,15 @@ def _note(reply: object, published: Position, accounts: list[_Account]) -> None:
 
 
 def _understood(frame: bytes) -> list[Event]:
+    """Return the events of a frame; feeds put the rest into the dead letters."""
     try:
         return decode_events(frame)
     except msgspec.MsgspecError:
-        return []  # feeds have put it into the dead letters
+        pass
+    try:
+        return [event for event in decode_event_items(frame) if not isinstance(event, UnreadItem)]
+    except msgspec.MsgspecError:
+        return []
 
 
 def _account_of(event: Event) -> AccountId | None:

@@ -81,9 +81,10 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
         if dry_run or (plan.losses and not accept_loss):
             connection.rollback()
             return plan, False
-        write_database(connection, plan)
+        now_ms = time.time_ns() // 1_000_000
+        write_database(connection, plan, now_ms)
         connection.commit()
-        write_redis(client, log, connection, plan, time.time_ns() // 1_000_000)
+        write_redis(client, log, connection, plan, now_ms)
     return plan, True
 
 

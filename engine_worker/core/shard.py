@@ -72,6 +72,7 @@ from protocol.commands import (
     ShardMessage,
     Signed,
     SignedBody,
+    SkipEntry,
     TakerOutcome,
     Tick,
     Withdraw,
@@ -81,6 +82,7 @@ from protocol.configuration import RULES, MarketConfig, MarketStatus, OperatorKe
 from protocol.events import (
     AccountClosed,
     AccountLimited,
+    EntrySkipped,
     Event,
     FeesWithdrawn,
     FundsDeposited,
@@ -288,6 +290,22 @@ class Shard:
             self._apply_command(command)  # type: ignore[arg-type]  # what is no message is a command
         if self.drains:
             self._drain()
+        if self.command_count >= self._hash_due:
+            self._hash_state()
+
+    def refuse_unread(self, reply_to: str, request_id: int) -> None:
+        """Tell whoever sent a command that is not understood. Nothing is remembered of it: the state stays as it is."""
+        self._replies.append((reply_to, Refused(request_id, self.time, RejectReason.NOT_UNDERSTOOD)))
+
+    def pass_over(self, skip: SkipEntry, source: int | None = None, last_sequence: int = 0) -> None:
+        """Go on behind an entry of which nothing is applied, as an operator said; it counts as a command, and no time passes.
+
+        When it has messages, of `source` up to `last_sequence`, they count as received: otherwise the next one would be one too many.
+        """
+        self.command_count += 1
+        if source is not None:
+            self.received[source] = max(self.received.get(source, 0), last_sequence)
+        self._events.append(EntrySkipped(self.time, skip.stream_id, skip.operator, skip.reason))
         if self.command_count >= self._hash_due:
             self._hash_state()
 

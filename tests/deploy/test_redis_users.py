@@ -28,7 +28,7 @@ RESTARTS = 2
 KEYS_OF = {
     "gateway": ("session:x", "api_key:x"),
     "edge": ("listen_key:x",),
-    "engine": ("out:{0}", "lease:{0}", "config:{0}", "snapshot:{0}:x"),
+    "engine": ("out:{0}", "lease:{0}", "config:{0}", "snapshot:{0}:x", "skips:{0}"),
     "feeds": ("depth:{0}:BTCUSDT", "feeds:{0}"),
     "persist": ("{dramatiq}:ingest",),
 }

@@ -15,10 +15,11 @@ from cli.past import Past, PastError
 from persist.archive import Archiver
 from persist.ingest import ShardIngest
 from protocol import streams
-from protocol.commands import CancelOrder, Deposit, PlaceOrder
+from protocol.codec import encode_frame, encode_skip
+from protocol.commands import CancelOrder, Deposit, PlaceOrder, SkipEntry
 from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
-from protocol.streams import ARCHIVE_READER, TRIMMED
+from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import PREFIX
@@ -193,3 +194,41 @@ def test_the_commands_tell_it_also_when_only_the_database_has_it(
     refused = CliRunner().invoke(main, ["book", "--market", BTC, "--sequence", "99999"])
     assert refused.exit_code == 1
     assert "is still to come" in refused.output
+
+
+@pytest.mark.parametrize("shard_count", [1, 3])
+def test_an_order_in_an_entry_that_was_skipped(
+    database_url: str, connection: psycopg.Connection, shard_count: int
+) -> None:
+    told = Told(database_url, connection, shard_count)
+    shard = told.markets.shard_of_account(SELLER)
+    poison = told.log.append(
+        streams.commands(shard), {COMMANDS_FIELD: encode_frame([place(SELLER, "skipped", Side.SELL, 50_000, 1_000)])}
+    )
+    told.log.order_skip(shard, encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), 1))
+    told.trading.workers[shard].lead()
+    told.trading.work()
+    (story,) = client_order_stories(told.past, connection, SELLER, "skipped")
+    assert (story.order_id, story.status) == (None, "SKIPPED")
+    assert [step.what for step in story.steps] == ["command", "skipped"]
+    assert story.steps[1].text == "its entry was skipped by ada: looked at it"
+
+
+def test_an_order_whose_market_skipped_its_mail(database_url: str, connection: psycopg.Connection) -> None:
+    told = Told(database_url, connection, 3)
+    account_shard, market_shard = told.markets.shard_of_account(SELLER), told.markets.shard_of_market(BTC)
+    assert account_shard != market_shard
+    told.log.append(
+        streams.commands(account_shard),
+        {COMMANDS_FIELD: encode_frame([place(SELLER, "lost", Side.SELL, 60_000, 1_000)])},
+    )
+    before = told.log.last_id(streams.commands(market_shard))
+    told.trading.workers[account_shard].step(block_ms=1)
+    poison = told.log.last_id(streams.commands(market_shard))
+    assert poison != before
+    told.log.order_skip(market_shard, encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), 1))
+    told.trading.workers[market_shard].lead()
+    told.trading.work()
+    (story,) = client_order_stories(told.past, connection, SELLER, "lost")
+    assert [step.what for step in story.steps] == ["command", "held", "sent", "reached", "skipped"]
+    assert story.status == "PENDING_NEW"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
-from engine_worker.input import NotUnderstoodError, apply_entry
+from engine_worker.input import MessageNotUnderstood, NotUnderstoodError, apply_entry
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages, frame_items
 from protocol.commands import (
@@ -81,11 +81,15 @@ def test_no_frame_of_commands_breaks_a_shard(entries: list[bytes]) -> None:
         shard.apply(Deposit(0, "test", AccountId(3), asset, AssetUnits(10**15), "first"), TimeMs(1))
     shard.take()
     for frame in entries:
-        before = state_hash(shard)
+        before, count = state_hash(shard), shard.command_count
         try:
-            apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+            dead = apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
         except NotUnderstoodError:
             assert state_hash(shard) == before
+        else:
+            readable = msgspec.msgpack.decode(frame)
+            assert shard.command_count == count + len(readable) - len(dead)
+            assert all(msgspec.msgpack.decode(item.payload) == readable[item.number] for item in dead)
         encode_frame(shard.take().events)
         shard.check_invariants()
         encode_snapshot(shard, STREAM_START)
@@ -118,8 +122,8 @@ def test_fees_are_taken_from_the_shard_that_is_named() -> None:
         (CloseAccount(0, "test", AccountId(1)), "account 1 is not one of shard 0"),
     ):
         entry = Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: encode_frame([command])})
-        with pytest.raises(NotUnderstoodError, match=reason):
-            apply_entry(shard, entry)
+        (dead,) = apply_entry(shard, entry)
+        assert reason in dead.reason
 
 
 def match(**changes: Any) -> MatchOrder:
@@ -153,11 +157,14 @@ def test_an_order_for_a_market_that_is_not_there_is_answered() -> None:
         (RestingClosed(OrderId(1), AccountId(3), "BTCUSDT"), "market 'BTCUSDT' is not one of shard 1"),
     ],
 )
-def test_what_no_shard_sends_is_not_applied(message: Any, reason: str) -> None:
+def test_what_no_shard_sends_halts_the_shard_before_it(message: Any, reason: str) -> None:
     shard = Shard(0, MARKETS)
-    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: encode_messages(MessageFrame(1, 0, 1, (message,)))})
-    with pytest.raises(NotUnderstoodError, match=reason):
+    before = state_hash(shard)
+    frame = encode_messages(MessageFrame(1, 0, 1, (match(), message)))
+    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame})
+    with pytest.raises(MessageNotUnderstood, match=f"message 2 of shard 1 is not understood: .*{reason}"):
         apply_entry(shard, entry)
+    assert state_hash(shard) == before
     good = MessageFrame(1, 0, 1, (match(),))
     apply_entry(shard, entry._replace(fields={MESSAGES_FIELD: encode_messages(good)}))
     assert shard.received == {1: 1}

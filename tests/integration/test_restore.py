@@ -12,21 +12,33 @@ import redis
 from psycopg import sql
 
 from cli.commands.restore import running_engines
-from cli.past import Past
-from cli.restoring import RestoreError, plan_restore, write_database, write_redis
+from cli.past import Past, steps
+from cli.restoring import (
+    ORDER_COUNT_MAX,
+    RestoreError,
+    orders_to_skip,
+    plan_restore,
+    write_database,
+    write_redis,
+)
 from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import state_hash
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
 from persist.guard import LogGuard
 from persist.ingest import Progress, ShardIngest
 from protocol import streams
-from protocol.events import Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
+from protocol.codec import encode_commands, encode_skip
+from protocol.commands import Deposit, SkipEntry
+from protocol.events import EntrySkipped, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.lease import Leader, Standby
-from protocol.market import MarketMap
+from protocol.market import SHARD_COUNT_MAX, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
-from protocol.streams import AfterLoss, after_loss, split_stream_id
+from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
+from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
+from runtime.stream_log import Entry, as_skipped
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.keys import described, examples
 from tests.market_log import market_map
@@ -100,15 +112,16 @@ class Exchange:
         value: Any = self.client.get(key)
         return bytes(value)
 
-    def restore(self, *, accept_loss: bool = False) -> list[str]:
+    def restore(self, *, accept_loss: bool = False, now_ms: int = 0) -> list[str]:
         """Do what `exchange restore` does; return the shards' losses, if any."""
         with psycopg.connect(self.database_url) as connection:
             past = Past(None, connection, self.markets)
             plan = plan_restore(past, connection, self.database_url, {})
             if not plan.losses or accept_loss:
-                write_database(connection, plan)
+                now_ms = now_ms or time.time_ns() // 1_000_000
+                write_database(connection, plan, now_ms)
                 connection.commit()
-                write_redis(self.client, self.log, connection, plan, time.time_ns() // 1_000_000)
+                write_redis(self.client, self.log, connection, plan, now_ms)
             return [f"{loss.shard}" for loss in plan.losses]
 
     def guard(self) -> list[str]:
@@ -204,6 +217,54 @@ def test_a_wiped_redis_comes_back_whole_from_the_archive(make: Make, shard_count
     for worker in trading.workers:
         settled = [sum_ + row[-1] for sum_, row in zip(settled, worker.shard.audit(), strict=True)]
     assert not any(settled), "nothing got lost between the shards"
+
+
+HOUR_MS = 3_600_000
+
+
+def test_no_order_number_comes_twice_however_long_the_database_was_away(make: Make) -> None:
+    """An hour at a thousand orders a second, of which nothing was archived, and then Redis is lost."""
+    exchange = make(5, 1)
+    trading = exchange.trading
+    trading.trade(50)
+    exchange.archiver.step()
+    exchange.ingest()
+    shard = trading.workers[0].shard
+    acknowledged = shard.order_count + HOUR_MS // 1_000 * 1_000
+    sequences = {symbol: state.sequence + 4 * acknowledged for symbol, state in shard.markets.items()}
+    exchange.client.flushall()
+    exchange.restore(now_ms=time.time_ns() // 1_000_000 + HOUR_MS)
+    trading.restart()
+    restored = trading.workers[0].shard
+    assert restored.order_count > acknowledged
+    assert all(state.sequence > sequences[symbol] for symbol, state in restored.markets.items())
+    # Their ids can still be read by a client in JavaScript.
+    assert restored.order_count * SHARD_COUNT_MAX < 2**53 // 1_000
+    trading.trade(20)
+    placed = [event.order.order_id for event in trading.events() if isinstance(event, OrderAccepted)]
+    assert max(placed) // SHARD_COUNT_MAX > acknowledged
+
+
+def test_order_numbers_are_left_out_by_time_and_within_bounds() -> None:
+    day_ms = 24 * HOUR_MS
+    assert orders_to_skip(1_000, 1_000) == orders_to_skip(5_000, 1_000) == 1_000_000
+    assert orders_to_skip(0, 1) == 1_001_000
+    assert orders_to_skip(0, HOUR_MS) == 3_601_000_000
+    assert orders_to_skip(0, day_ms) == 86_401_000_000
+    assert orders_to_skip(0, 12 * day_ms) == orders_to_skip(0, 4_000 * day_ms) == 10**12
+    assert 90 * 10**12 < ORDER_COUNT_MAX < 91 * 10**12
+
+
+def test_a_shard_without_order_numbers_is_not_restored(make: Make) -> None:
+    exchange = make(6, 1)
+    exchange.trading.trade(20)
+    exchange.ingest()
+    exchange.trading.workers[0].shard.order_count = ORDER_COUNT_MAX
+    exchange.trading.save_snapshots()
+    exchange.archiver.step()
+    exchange.client.flushall()
+    with pytest.raises(RestoreError, match="no order numbers left"):
+        exchange.restore()
 
 
 def test_messages_on_their_way_between_shards_arrive_after_a_restore(make: Make) -> None:
@@ -387,3 +448,38 @@ def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None
     exchange.trading.trade(20)
     exchange.feed()
     assert exchange.read_models().keys() == {market.symbol for market in exchange.markets.markets}
+
+
+def test_a_restore_skips_what_an_operator_has_had_skipped(make: Make) -> None:
+    """The entry would be applied by every program; only the archive says that it was not."""
+    exchange = make(7, 1)
+    trading = exchange.trading
+    trading.trade(30)
+    exchange.archiver.step()
+    deposit = Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(10**6), "never")
+    fields = {COMMANDS_FIELD: encode_commands([deposit], time.time_ns() // 1_000)}
+    poison = exchange.log.append(streams.commands(0), fields)
+    instruction = encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), time.time_ns() // 1_000)
+    exchange.log.order_skip(0, instruction)
+    trading.restart()
+    trading.trade(30)
+    assert [event.stream_id for event in trading.events() if isinstance(event, EntrySkipped)] == [poison]
+    exchange.archiver.step()
+    before = state_hash(trading.workers[0].shard)
+    with psycopg.connect(exchange.database_url) as connection:
+        past = Past(None, connection, exchange.markets).shards[0]
+        (archived,) = [entry for entry in past.entries(STREAM_START, 10_000) if entry.stream_id == poison]
+        assert archived == as_skipped(Entry(streams.commands(0), poison, fields), instruction)
+        replay = past.replay_from(lambda _: True, "now")
+        for _ in steps(replay, past, past.end()):
+            replay.shard.take()
+        assert state_hash(replay.shard) == before
+
+    exchange.client.flushall()
+    assert exchange.restore() == []
+    trading.restart()
+    restored = trading.workers[0].shard
+    assert accounts_of(restored) == accounts_of(replay.shard)
+    exchange.ingest()
+    assert query(exchange.database_url, "SELECT count(*) FROM transfers WHERE transfer_id = 'never'") == [(0,)]
+    assert query(exchange.database_url, "SELECT * FROM dead_events") == []

@@ -295,20 +295,25 @@ def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
 
 GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({b"x": b"y"}, "neither commands nor messages"),
-    ({COMMANDS_FIELD: b"\xc1"}, "MessagePack"),
-    ({COMMANDS_FIELD: b""}, "truncated"),
-    ({COMMANDS_FIELD: BROKEN_TEXT[0]}, "not UTF-8"),
-    ({COMMANDS_FIELD: DEEP[0]}, "at most length"),
-    ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "not UTF-8"),
-    ({MESSAGES_FIELD: DEEP[1]}, "nested too deeply"),
-    ({COMMANDS_FIELD: encode_frame([[1, "nonsense"]])}, "Expected"),
-    ({COMMANDS_FIELD: encode_frame([[99, 1]])}, "Invalid value"),
-    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(-3), "BTCUSDT")])}, "not one of shard"),
-    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(3), "BTCUSDT")])}, "not one of shard"),
-    ({MESSAGES_FIELD: b"\xff\x00"}, "Expected"),
+    ({COMMANDS_FIELD: b"\xc1"}, "no array"),
+    ({COMMANDS_FIELD: b""}, "ends too early"),
+    ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "for shard 0"),
+    ({MESSAGES_FIELD: DEEP[1]}, "for shard 0"),
+    ({COMMANDS_FIELD: encode_frame((FORMAT, 1, [], "more"))}, "3 fields, not 4"),
+    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(1), "BTCUSDT")])[:-1]}, "ends too early"),
+    ({MESSAGES_FIELD: b"\xff\x00"}, "no array"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(5, 1, 1, ()))}, "does not send"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
 ]
+DEAD_COMMANDS: list[tuple[bytes, str]] = [
+    (BROKEN_TEXT[0], "not UTF-8"),
+    (DEEP[0], "at most length"),
+    (encode_frame([[1, "nonsense"]]), "Expected"),
+    (encode_frame([[99, 1]]), "Invalid value"),
+    (encode_frame([CancelAllOrders(1, "g", AccountId(-3), "BTCUSDT")]), "not one of shard"),
+    (encode_frame([CancelAllOrders(1, "g", AccountId(3), "BTCUSDT")]), "not one of shard"),
+]
+"""Frames of one command that is put aside alone."""
 
 
 def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> None:
@@ -317,6 +322,8 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
     one.start()
     for fields, _ in GARBAGE:
         log.append(streams.commands(1), fields)
+    for frame, _ in DEAD_COMMANDS:
+        log.append(streams.commands(1), {COMMANDS_FIELD: frame})
     log.append(streams.queries(1), {QUERIES_FIELD: b"\xc1"})
     log.append(streams.queries(1), {b"x": b"y"})
     log.append(streams.queries(1), {QUERIES_FIELD: BROKEN_TEXT[3]})
@@ -332,8 +339,11 @@ def test_what_cannot_be_understood_goes_to_the_dead_letters(log: StreamLog) -> N
         {QUERIES_FIELD: BROKEN_TEXT[3]},
         {QUERIES_FIELD: DEEP[3]},
     ]
-    assert len(letters) == len(GARBAGE)
-    for letter, (fields, reason) in zip(letters, GARBAGE, strict=True):
+    assert len(letters) == len(GARBAGE) + len(DEAD_COMMANDS)
+    for letter, (frame, reason) in zip(letters[len(GARBAGE) :], DEAD_COMMANDS, strict=True):
+        assert reason in letter.fields[b"reason"].decode()
+        assert (letter.fields[b"item"], letter.fields[b"payload"]) == (b"0", frame[1:])
+    for letter, (fields, reason) in zip(letters, GARBAGE, strict=False):
         assert reason in letter.fields[b"reason"].decode()
         assert msgspec.msgpack.decode(letter.fields[b"payload"]) == fields
     assert one.shard.accounts[AccountId(1)].funds["USDT"].available == 5

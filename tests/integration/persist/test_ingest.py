@@ -8,15 +8,17 @@ import msgspec
 import psycopg
 import pytest
 
+from persist import ingest as ingest_module
 from persist.actors import IngestRunner
-from persist.ingest import IngestStoppedError, Progress, ShardIngest
-from protocol.codec import FORMAT, encode_events, encode_frame
+from persist.ingest import IngestStoppedError, NotPutAsideError, Progress, ShardIngest
+from persist.rows import Rows, TradeGapError
+from protocol.codec import FORMAT, UnreadItem, decode_event_items, encode_events, encode_frame, raw_events
 from protocol.configuration import MarketConfig
-from protocol.events import Event, MarketConfigured, TradeExecuted
+from protocol.events import Event, MarketConfigured, OrderFilled, TradeExecuted
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from protocol.orders import Side
-from protocol.streams import EVENTS_FIELD, EventReader, events
+from protocol.streams import EVENTS_FIELD, EventReader, StreamId, events
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from tests.integration.persist.stored import assert_candles, assert_stored, query
@@ -155,6 +157,166 @@ def test_a_refused_row_is_found_and_put_aside_with_its_entry(database_url: str, 
     assert_candles(database_url, trades, markets)
     assert query(database_url, "SELECT count(*) FROM ledger_entries") == [(200,)]
     assert log.passed(0)[EventReader.PERSIST] == log.last_id(events(0))
+
+
+UNKNOWN = encode_frame([99, 1, "what"])
+
+
+def with_unknown(payload: bytes, at: int) -> bytes:
+    """Return a frame with an event of a later release among the others."""
+    items = raw_events(payload)
+    return encode_frame([msgspec.Raw(each) for each in (*items[:at], UNKNOWN, *items[at:])])
+
+
+def test_an_unknown_event_does_not_take_the_trade_beside_it_away(database_url: str, log: MemoryStreamLog) -> None:
+    markets = market_map()
+    trading = ShardLog(8, markets, START_MS)
+    trading.trade(300)
+    mixed: dict[str, tuple[int, int]] = {}
+    for number, payload in enumerate(trading.frames(0)):
+        if number % 3:
+            log.append(events(0), {EVENTS_FIELD: payload})
+            continue
+        count = len(raw_events(payload))
+        at = number % (count + 1)
+        frame_in = with_unknown(payload, at)
+        if number % 2:
+            frame_in = encode_events(frame_in, START_MS * 1_000)
+        mixed[log.append(events(0), {EVENTS_FIELD: frame_in})] = (at, count + 1)
+    run(log, database_url, markets)
+    assert_stored(database_url, trading.events(), markets)
+    dead = query(database_url, "SELECT stream_id, payload, reason FROM dead_events")
+    assert {stream_id for stream_id, *_ in dead} == mixed.keys()
+    for stream_id, payload, reason in dead:
+        at, count = mixed[stream_id]
+        assert raw_events(payload) == [UNKNOWN if number == at else b"\xc0" for number in range(count)]
+        assert reason.startswith(f"event {at} of {count}: Invalid value 99")
+
+
+def test_a_refused_event_does_not_take_the_others_of_its_entry_with_it(database_url: str, log: MemoryStreamLog) -> None:
+    market_log = MarketLog()
+    poison = msgspec.structs.replace(deposit(START_MS, 1001), asset="US\0DT")
+    strange = MarketLog().trade(START_MS, 1, 1, market="DOGEUSDT")
+    trades = [market_log.trade(START_MS + number, 10, 1) for number in range(3)]
+    mixed: list[Event] = [trades[0], poison, deposit(START_MS, 1001), trades[1], strange, trades[2]]
+    stream_id = log.append(events(0), {EVENTS_FIELD: with_unknown(frame(*mixed), 0)})
+    run(log, database_url, market_map())
+    assert query(database_url, "SELECT trade_id FROM trades ORDER BY 1") == [(1,), (2,), (3,)]
+    # Each has the number that it has in the log.
+    assert {number for (number,) in query(database_url, "SELECT event FROM ledger_entries")} == {3}
+    ((where, reason, payload),) = query(database_url, "SELECT stream_id, reason, payload FROM dead_events")
+    assert where == stream_id
+    assert reason.startswith("event 0 of 7: Invalid value 99")
+    assert reason.endswith("(3 such events)")
+    nil = b"\xc0"
+    assert raw_events(payload) == [UNKNOWN, nil, encode_frame(poison), nil, nil, encode_frame(strange), nil]
+
+
+def not_understanding(monkeypatch: pytest.MonkeyPatch, *unknown: Event) -> None:
+    """Let the ingest be an older program, which does not know these events."""
+    known_items = decode_event_items
+
+    def items(payload: bytes) -> list[Event | UnreadItem]:
+        raw = raw_events(payload)
+        return [
+            UnreadItem(number, raw[number], "too new") if item in unknown else item
+            for number, item in enumerate(known_items(payload))
+        ]
+
+    def whole(payload: bytes) -> list[Event]:
+        read = items(payload)
+        if any(isinstance(item, UnreadItem) for item in read):
+            raise msgspec.ValidationError("too new")
+        return [item for item in read if not isinstance(item, UnreadItem)]
+
+    monkeypatch.setattr(ingest_module, "decode_event_items", items)
+    monkeypatch.setattr(ingest_module, "decode_events", whole)
+
+
+def test_what_was_put_aside_is_stored_once_it_is_understood(
+    database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markets = market_map()
+    trading = ShardLog(9, markets, START_MS)
+    trading.trade(200)
+    happened = list(trading.events())
+    fills = [event for event in happened if isinstance(event, OrderFilled)][::3]
+    not_understanding(monkeypatch, *fills)
+    trading.append_to(log)
+    run(log, database_url, markets)
+    monkeypatch.undo()
+    put_aside = [StreamId(each) for (each,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1")]
+    assert put_aside
+    with ingest_of(log, database_url, markets) as ingest:
+        assert sum(ingest.requeue(each) for each in put_aside) == len(fills)
+        with pytest.raises(NotPutAsideError):
+            ingest.requeue(put_aside[0])
+    assert query(database_url, "SELECT * FROM dead_events") == []
+    assert_stored(database_url, happened, markets)
+
+
+def test_a_trade_that_was_put_aside_closes_the_gap_that_it_left(
+    database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markets, market_log = market_map(), MarketLog()
+    trades = [market_log.trade(START_MS + number, 10 + number, 1) for number in range(4)]
+    not_understanding(monkeypatch, *trades[1:3])
+
+    def append(*portion: TradeExecuted) -> list[StreamId]:
+        return [log.append(events(0), {EVENTS_FIELD: frame(deposit(START_MS, 1001), trade)}) for trade in portion]
+
+    ids = append(*trades[:3])
+    run(log, database_url, markets)
+    assert query(database_url, "SELECT trade_id FROM trades") == [(1,)]
+    append(trades[3])
+    with pytest.raises(IngestStoppedError, match="trade 2 should come next, but trade 4 does"):
+        run(log, database_url, markets)
+    monkeypatch.undo()
+    with ingest_of(log, database_url, markets) as ingest:
+        with pytest.raises(TradeGapError, match="trade 2 should come next, but trade 3 does"):
+            ingest.requeue(ids[2])
+        assert len(query(database_url, "SELECT * FROM dead_events")) == 2
+        assert [ingest.requeue(each) for each in ids[1:3]] == [1, 1]
+    run(log, database_url, markets)
+    assert [trade_id for (trade_id,) in query(database_url, "SELECT trade_id FROM trades ORDER BY 1")] == [1, 2, 3, 4]
+    assert query(database_url, "SELECT count(*) FROM ledger_entries") == [(8,)]
+    assert query(database_url, "SELECT error FROM ingest") == [("",)]
+    assert_candles(database_url, trades, markets)
+
+
+def test_a_trade_that_was_refused_and_counted_is_stored_between_the_others(
+    database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its candles have the first and the last price of what happened, not of what was stored last."""
+    markets, market_log = market_map(), MarketLog()
+    trades = [market_log.trade(START_MS + number, price, 1) for number, price in enumerate((5, 9, 7))]
+    for trade in trades:
+        log.append(events(0), {EVENTS_FIELD: frame(trade)})
+    write = ShardIngest._write
+
+    def refuse(ingest: ShardIngest, connection: object, rows: Rows) -> None:
+        if any(trade.trade_id in (1, 3) for trade, _ in rows.trades):
+            raise psycopg.DataError("planted")
+        write(ingest, connection, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardIngest, "_write", refuse)
+    run(log, database_url, markets)
+    monkeypatch.undo()
+    assert query(database_url, "SELECT last_trade_id FROM ingest_markets") == [(3,)]
+    with ingest_of(log, database_url, markets) as ingest:
+        for (stream_id,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1 DESC"):
+            assert ingest.requeue(StreamId(stream_id)) == 1
+    assert_candles(database_url, trades, markets)
+
+
+def test_what_is_still_not_understood_stays_put_aside(database_url: str, log: MemoryStreamLog) -> None:
+    ids = [log.append(events(0), {EVENTS_FIELD: junk}) for junk in (encode_frame([[99, 1]]), b"garbage")]
+    run(log, database_url, market_map())
+    with ingest_of(log, database_url, market_map()) as ingest:
+        for stream_id in ids:
+            with pytest.raises(msgspec.MsgspecError):
+                ingest.requeue(stream_id)
+    assert len(query(database_url, "SELECT * FROM dead_events")) == 2
 
 
 def test_a_missing_trade_stops_the_shard_visibly(database_url: str, log: MemoryStreamLog) -> None:

@@ -6,7 +6,7 @@ import pytest
 from engine_worker.core.outcomes import Transfers
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import NotUnderstoodError, apply_entry
+from engine_worker.input import apply_entry
 from protocol.codec import FORMAT
 from protocol.commands import (
     CancelAllOrders,
@@ -22,7 +22,7 @@ from protocol.configuration import RULES, MarketConfig, MarketStatus, ShardConfi
 from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
-from protocol.replies import ConfigReply, Configured, OrderReply, OrdersReply
+from protocol.replies import ConfigReply, Configured, OrderReply, OrdersReply, Refused
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
@@ -243,15 +243,16 @@ def test_a_program_does_not_go_on_with_rules_that_it_does_not_know(exchange: Exc
     ],
 )  # fmt: skip
 def test_a_market_that_contradicts_itself_is_a_dead_letter(wrong: dict[str, object]) -> None:
-    """Whoever writes it: nothing of its frame is applied, and the shard goes on."""
+    """Whoever writes it: nothing of it is applied, its sender is told, and the shard goes on."""
     fields = {name: getattr(BTC, name) for name in BTC.__struct_fields__} | wrong
     config = [[*fields.values()], 0, int(MarketStatus.TRADING), 1]
     frame = msgspec.msgpack.encode((FORMAT, 1, [[8, 1, "r", config]]))
     shard = Shard(0, MarketMap.placed([], 1))
     shard.apply(ConfigureShard(1, "r", ShardConfig()), TimeMs(1))
     shard.take()
-    with pytest.raises(NotUnderstoodError):
-        apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+    (dead,) = apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+    assert (dead.number, msgspec.msgpack.decode(dead.payload)) == (0, [8, 1, "r", config])
+    assert shard.take().replies == [("r", Refused(1, TimeMs(1), RejectReason.NOT_UNDERSTOOD))]
     assert shard.market_configs == {}
     right = msgspec.msgpack.encode((FORMAT, 1, [[8, 2, "r", [list(msgspec.structs.astuple(BTC)), 0, 1, 1]]]))
     apply_entry(shard, Entry("in:{0}", StreamId("6-0"), {COMMANDS_FIELD: right}))

@@ -4,11 +4,12 @@ import pytest
 from feeds.frames import decode
 from feeds.state import DEPTH_PERIOD_MS, InvariantError, Outputs, ShardFeeds, UnknownMarketError
 from protocol import streams
-from protocol.codec import decode_events
+from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.configuration import MarketConfig
 from protocol.events import (
     AccountClosed,
     DepthChanged,
+    EntrySkipped,
     Event,
     FeesWithdrawn,
     FundsWithdrawn,
@@ -61,13 +62,14 @@ def test_heads_agree_with_the_protocol(log: MarketLog) -> None:
         OrderClosed(TimeMs(START_MS), order, CloseReason.EXPIRED, balances),
     ]  # fmt: skip
     trade, change = log.trade(START_MS, 3, 4, Side.SELL), log.depth(START_MS, (Side.BUY, 5, 6))
-    heads, raws = decode(frame(trade, change, *account_events))
+    heads, raws, unread = decode(frame(trade, change, *account_events))
     assert msgspec.structs.astuple(heads[0]) == (START_MS, BTC, 1, 1, 1, 3, 4, Side.SELL)
     assert msgspec.structs.astuple(heads[1]) == (START_MS, BTC, 2, ((Side.BUY, 5, 6),))
     for head in heads[2:]:
         assert head.time == START_MS
         assert (head.account_id if hasattr(head, "account_id") else head.order.account_id) == 7  # type: ignore[union-attr]
     assert [decode_events(b"\x91" + bytes(raw))[0] for raw in raws] == [trade, change, *account_events]
+    assert unread == []
 
 
 def test_account_gets_its_events_in_order_and_nobody_elses(feeds: ShardFeeds) -> None:
@@ -112,18 +114,40 @@ def test_a_gap_or_a_repeat_stops_the_feeds(feeds: ShardFeeds, log: MarketLog, se
         feeds.apply(SECOND, frame(wrong))
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x91\x01", b"\x91\x92\x63\x01", b'{"a": 1}', b"\x91\x91\x01"])
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b'{"a": 1}', b"\x91", b"\x90\x90"])
 def test_what_is_no_frame_changes_nothing(feeds: ShardFeeds, garbage: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         feeds.apply(FIRST, garbage)
     assert not feeds.take_outputs(0)
 
 
-def test_an_unknown_market_changes_nothing(feeds: ShardFeeds, log: MarketLog) -> None:
-    with pytest.raises(UnknownMarketError, match="DOGEUSDT"):
-        feeds.apply(FIRST, frame(log.trade(START_MS, 5, 5), log.depth(START_MS, (Side.BUY, 1, 1), market="DOGEUSDT")))
-    assert not feeds.take_outputs(0)
-    assert feeds.position == streams.STREAM_START
+@pytest.mark.parametrize(
+    "unknown", [b"\x01", b"\x92\x63\x01", b"\x91\x01", b"\x92\x0b\xa1\xff", b"\x91" * 5_000 + b"\xc0"]
+)
+def test_an_event_that_is_not_understood_does_not_take_a_trade_with_it(
+    feeds: ShardFeeds, log: MarketLog, unknown: bytes
+) -> None:
+    trade, change = (
+        encode_frame(event) for event in (log.trade(START_MS, 5, 5), log.depth(START_MS, (Side.BUY, 5, 6)))
+    )
+    for stamped in (False, True):
+        items = b"\x93" + trade + unknown + change
+        fresh = ShardFeeds(0, market_map().markets)
+        fresh.apply(FIRST, encode_events(items, START_MS * 1_000) if stamped else items)
+        assert [(item.number, item.payload) for item in fresh.unread] == [(1, unknown)]
+        assert list(fresh.take_outputs(0).trades.values()) == [[msgspec.Raw(trade)]]
+    feeds.apply(FIRST, items)
+    feeds.apply(SECOND, b"\x90")
+    assert feeds.unread == []
+
+
+def test_an_event_of_an_unknown_market_is_passed_over_alone(feeds: ShardFeeds, log: MarketLog) -> None:
+    strange = log.depth(START_MS, (Side.BUY, 1, 1), market="DOGEUSDT")
+    feeds.apply(FIRST, frame(log.trade(START_MS, 5, 5), strange))
+    assert [(item.number, item.payload) for item in feeds.unread] == [(1, encode_frame(strange))]
+    assert "DOGEUSDT" in feeds.unread[0].reason
+    assert len(feeds.take_outputs(0).trades) == 1
+    assert feeds.position == FIRST
 
 
 def test_a_batch_is_one_diff_with_the_last_quantities(feeds: ShardFeeds, log: MarketLog) -> None:
@@ -195,6 +219,7 @@ def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds
         StateHashed(TimeMs(5_000), 10_000, "00"),
         FeesWithdrawn(TimeMs(5_000), "BTC", AssetUnits(1), "f"),
         AccountClosed(TimeMs(5_000), AccountId(7)),
+        EntrySkipped(TimeMs(5_000), StreamId("1-0"), "ada", "why"),
     ],
 )
 def test_what_is_nobodys_news(event: Event) -> None:
