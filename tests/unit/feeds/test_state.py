@@ -143,7 +143,7 @@ def test_an_event_that_is_not_understood_does_not_take_a_trade_with_it(
 
 def test_an_event_of_an_unknown_market_is_passed_over_alone(feeds: ShardFeeds, log: MarketLog) -> None:
     strange = log.depth(START_MS, (Side.BUY, 1, 1), market="DOGEUSDT")
-    feeds.apply(FIRST, frame(log.trade(START_MS, 5, 5), strange))
+    feeds.apply(FIRST, frame(log.trade(START_MS, 5, 5), strange), are_markets_known=True)
     assert [(item.number, item.payload) for item in feeds.unread] == [(1, encode_frame(strange))]
     assert "DOGEUSDT" in feeds.unread[0].reason
     assert len(feeds.take_outputs(0).trades) == 1
