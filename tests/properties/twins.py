@@ -11,6 +11,7 @@ from protocol.events import (
     AccountEvent,
     CloseReason,
     DepthChanged,
+    EntrySkipped,
     Event,
     FeesWithdrawn,
     FundsDeposited,
@@ -78,7 +79,7 @@ class Follower:
                 self._follow_balances(event.order.account_id, event)
             case FundsDeposited() | FundsWithdrawn() | FundsReleased():
                 self._follow_balances(event.account_id, event)
-            case StateHashed() | TimePassed() | MarketConfigured() | FeesWithdrawn() | AccountClosed():
+            case StateHashed() | TimePassed() | MarketConfigured() | FeesWithdrawn() | AccountClosed() | EntrySkipped():
                 pass
             case _:
                 assert_never(event)
