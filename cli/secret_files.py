@@ -3,7 +3,6 @@
 All of them are derived from one seed, so that it is the one thing to keep, and making them again gives the same.
 """
 
-import base64
 import hashlib
 from importlib import resources
 from string import Template
@@ -11,6 +10,10 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocol.configuration import Role
+from runtime.key_files import encoded_key
+from runtime.operator_keys import public_text
 
 SEED_BYTES: Final = 32
 SERVICE: Final = "exchange"
@@ -41,7 +44,7 @@ def secret_files(seed: bytes, hosts: Hosts) -> dict[str, str]:
     database_password = _password(seed, "database exchange")
     database_url = f"postgresql://exchange:{database_password}@{hosts.database}/exchange"
     sentinel_password = _password(seed, "sentinels")
-    master_key = base64.urlsafe_b64encode(_derived(seed, "master key")).decode()
+    master_key = encoded_key(_derived(seed, "master key"))
     files: dict[str, str] = {}
     for user in REDIS_USERS[:-2]:
         account = f"{user}:{passwords[user]}"
@@ -53,6 +56,11 @@ def secret_files(seed: bytes, hosts: Hosts) -> dict[str, str]:
             files[f"{user}/database-url"] = database_url
         if user in MASTER_KEY_USERS:
             files[f"{user}/master-key"] = master_key
+    keys = {role: _derived(seed, f"{role.name.lower()} key") for role in Role}
+    files["operator/operator-key"] = encoded_key(keys[Role.OPERATOR])
+    files["operator/treasury-key"] = encoded_key(keys[Role.TREASURY])
+    files["gateway/faucet-key"] = encoded_key(keys[Role.FAUCET])
+    files["engine/operator-keys"] = public_text(keys)
     hashes = {user: hashlib.sha256(password.encode()).hexdigest() for user, password in passwords.items()}
     users = resources.files("cli").joinpath("redis_users.acl").read_text("utf-8")
     files["redis/users.acl"] = Template(users).substitute(hashes, commands=_COMMANDS)

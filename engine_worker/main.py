@@ -32,6 +32,7 @@ from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, reach_redis, serve_metrics
+from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_durability import NotDurableError, check_durability
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
@@ -54,6 +55,7 @@ def main() -> None:
     probes = Probes()
     try:
         settings = load_settings()
+        first_config(settings)
         configure_logs(settings, settings.engine_name())
         serve_metrics(settings, settings.engine_name(), probes)
         tracer = tracer_of(settings, settings.engine_name())

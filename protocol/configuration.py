@@ -59,6 +59,7 @@ class KeyLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """The most that a FAUCET key may deposit of an asset at each shard, in the asset's units."""
 
     asset: Annotated[str, Meta(max_length=20)]
+    """Empty: every asset that has no limit of its own."""
     deposit_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
     """By one command."""
     daily_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
@@ -72,7 +73,7 @@ class OperatorKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     role: Role
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
     limits: Annotated[tuple[KeyLimit, ...], Meta(max_length=1_000)] = ()
-    """Of a FAUCET key; it may deposit nothing else."""
+    """Of a FAUCET key; it may deposit nothing that has no limit here."""
 
 
 class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

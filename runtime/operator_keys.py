@@ -4,6 +4,7 @@ On a laptop the private keys are made once and kept in the data folder. In conta
 it, and the engines get the public halves (`exchange secrets`).
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -55,7 +56,9 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
             role = Role[name.upper()]
         except KeyError:
             raise SettingsError(f"{PREFIX}OPERATOR_KEYS: {name!r} is no role; there are {_roles()}") from None
-        keys.append(_key(settings, role, decoded_key(key, f"{PREFIX}OPERATOR_KEYS: {name}")))
+        public = decoded_key(key, f"{PREFIX}OPERATOR_KEYS: {name}")
+        if role is not Role.FAUCET or settings.faucet_enabled:
+            keys.append(_key(settings, role, public))
     if len({key.name for key in keys}) != len(keys) or not any(key.role is Role.OPERATOR for key in keys):
         raise SettingsError(f"{PREFIX}OPERATOR_KEYS: one key per role, and an operator's among them")
     return tuple(keys)
@@ -66,9 +69,10 @@ def public_half(private: Ed25519PrivateKey) -> bytes:
     return private.public_key().public_bytes_raw()
 
 
-def public_text(keys: dict[Role, Ed25519PrivateKey]) -> str:
-    """Return EXCHANGE_OPERATOR_KEYS for these keys."""
-    return ",".join(f"{role.name.lower()}:{encoded_key(public_half(key))}" for role, key in keys.items())
+def public_text(keys: Mapping[Role, bytes]) -> str:
+    """Return EXCHANGE_OPERATOR_KEYS for these private keys."""
+    halves = {role: public_half(Ed25519PrivateKey.from_private_bytes(key)) for role, key in keys.items()}
+    return ",".join(f"{role.name.lower()}:{encoded_key(public)}" for role, public in halves.items())
 
 
 def first_config(settings: Settings) -> ShardConfig:
@@ -84,10 +88,7 @@ def _key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
     limits: tuple[KeyLimit, ...] = ()
     if role is Role.FAUCET:
         most = settings.faucet_amount_max * UNITS_PER_ASSET
-        limits = tuple(
-            KeyLimit(asset, AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX)))
-            for asset in settings.market_map().assets
-        )
+        limits = (KeyLimit("", AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX))),)
     return OperatorKey(key_name(role, public), role, public, limits)
 
 

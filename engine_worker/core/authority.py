@@ -71,7 +71,8 @@ class Authority:
         return None
 
     def _is_within_limits(self, key: OperatorKey, deposit: Deposit, time: TimeMs) -> bool:
-        limit = next((each for each in key.limits if each.asset == deposit.asset), None)
+        limits = {each.asset: each for each in key.limits}
+        limit = limits.get(deposit.asset) or limits.get("")
         if limit is None or deposit.amount > limit.deposit_max:
             return False
         day, given = self.given.get((key.name, deposit.asset), (0, 0))

@@ -65,7 +65,13 @@ def mistakes(workload: Workload, folder: Path) -> str:
     for name, value in workload.environment.items():
         if name in (
             f"{PREFIX}MARKETS_FILE",
-            *(f"{PREFIX}{each}_FILE" for each in ("REDIS_URL", "DATABASE_URL", "MASTER_KEY")),
+            *(
+                f"{PREFIX}{each}_FILE"
+                for each in (
+                    *("REDIS_URL", "DATABASE_URL", "MASTER_KEY"),
+                    *("OPERATOR_KEYS", "OPERATOR_KEY", "TREASURY_KEY", "FAUCET_KEY"),
+                )
+            ),
         ):
             file = folder / f"{name}-{len(list(folder.iterdir()))}"
             unknown = "redis://127.0.0.1:1/0" if "REDIS" in name else "x"

@@ -27,6 +27,7 @@ COMMANDS = (
     "replay",
     "audit",
     "dead",
+    "skip",
     "markets",
     "migrate",
     "bench",

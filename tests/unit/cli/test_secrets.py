@@ -4,6 +4,8 @@ from click.testing import CliRunner
 
 from cli.commands.secrets import secrets
 from cli.secret_files import Hosts, secret_files
+from protocol.configuration import Role
+from runtime.operator_keys import private_key, public_half, public_keys
 from runtime.redis_clients import parse_address
 from runtime.settings import load_settings
 
@@ -44,6 +46,11 @@ def test_what_is_in_the_files_are_settings(tmp_path: Path) -> None:
 
 def test_only_those_who_need_it_get_the_database_and_the_master_key() -> None:
     files = secret_files(b"s" * 32, Hosts())
+    assert [path for path in files if path.endswith("-key") and "master" not in path] == [
+        "operator/operator-key",
+        "operator/treasury-key",
+        "gateway/faucet-key",
+    ]
     having = {
         name: {path.split("/")[0] for path in files if path.endswith(name)} for name in ("database-url", "master-key")
     }
@@ -57,6 +64,23 @@ def test_only_those_who_need_it_get_the_database_and_the_master_key() -> None:
         for path, text in files.items()
         if path.startswith(("engine/", "feeds/", "redis/"))
     )
+
+
+def test_the_engines_know_the_public_halves_of_the_keys(tmp_path: Path) -> None:
+    _made(tmp_path)
+    folders = {"operator_key": "operator", "treasury_key": "operator", "faucet_key": "gateway"}
+    names = {
+        f"EXCHANGE_{name.upper()}_FILE": str(tmp_path / folder / name.replace("_", "-"))
+        for name, folder in folders.items()
+    }
+    holder = load_settings(names)
+    engine = load_settings({"EXCHANGE_OPERATOR_KEYS_FILE": str(tmp_path / "engine/operator-keys")})
+    known = {key.role: key.public_key for key in public_keys(engine)}
+    assert known == {role: public_half(private_key(holder, role)) for role in Role}
+    closed = load_settings(
+        {"EXCHANGE_OPERATOR_KEYS_FILE": str(tmp_path / "engine/operator-keys"), "EXCHANGE_FAUCET_ENABLED": "false"}
+    )
+    assert {key.role for key in public_keys(closed)} == {Role.OPERATOR, Role.TREASURY}
 
 
 def test_a_seed_that_is_none_is_refused(tmp_path: Path) -> None:
