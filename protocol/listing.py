@@ -2,7 +2,7 @@
 
 Whoever converts, routes or shows something of a market takes it from here, and nothing from settings. A leader writes its configuration
 before it reads the next input after a change, so every event about a market that is not of the market's very first batch finds it there
-(docs/decisions/0026-readers-take-markets-from-the-log.md).
+(docs/decisions/0024-configuration-is-commands.md).
 """
 
 from collections.abc import Mapping
