@@ -25,15 +25,12 @@ from protocol.codec import (
     encode_frame,
 )
 from protocol.commands import (
-<<<<<<< HEAD
-    CancelOrders,
-=======
+    CancelAllOrders,
     CancelOrder,
->>>>>>> growing
+    CancelOrders,
     CancelResting,
     ConfigureMarket,
     ConfigureShard,
-    Deposit,
     KnowMarket,
     LoggedCommand,
     MatchOrder,
@@ -41,13 +38,13 @@ from protocol.commands import (
     PlaceOrder,
     ShardMessage,
     Signed,
+    SignedBody,
     SkipEntry,
     Tick,
-    Withdraw,
     WithdrawFees,
 )
 from protocol.decoding import msgpack_decoder
-from protocol.market import MarketMap
+from protocol.market import ACCOUNT_SLOTS, MarketMap
 from protocol.signing import decode_signed_body
 from protocol.streams import (
     COMMANDS_FIELD,
@@ -138,22 +135,14 @@ def apply_one_by_one(
     entered = TimeMs(split_stream_id(entry.stream_id)[0])
     if commands is not None:
         items, written_us = _read_commands(commands)
-        refused = _refused(items, shard.index, shard.shard_count)
+        refused = _refused(items, shard.index, shard.market_map)
         time = shard.enter(entered, written_us)
         for number, command in enumerate(items):
-<<<<<<< HEAD
-            if isinstance(command, UnreadItem):
-                unread = command
-            elif (reason := _why_not(command, shard.index, shard.market_map)) is None:
-                shard.apply(command, time)
-                yield command
-=======
             if refused and (unread := refused.get(number)) is not None:
                 if dead is not None:
                     dead.append(DeadItem(*unread[:3]))
                 if unread.reply_to and unread.request_id:
                     shard.refuse_unread(unread.reply_to, unread.request_id)
->>>>>>> growing
                 continue
             shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
             yield command  # type: ignore[misc]  # likewise
@@ -174,12 +163,8 @@ def applicable_commands(frame: bytes, index: int, market_map: MarketMap) -> list
         LaterFormatError: a later release wrote it.
     """
     items, _ = _read_commands(frame)
-<<<<<<< HEAD
-    return [item for item in items if not isinstance(item, UnreadItem) and _why_not(item, index, market_map) is None]
-=======
-    refused = _refused(items, index, shard_count)
+    refused = _refused(items, index, market_map)
     return [item for number, item in enumerate(items) if number not in refused and not isinstance(item, UnreadItem)]
->>>>>>> growing
 
 
 def why_not_applicable(frame: bytes, index: int, market_map: MarketMap) -> list[str]:
@@ -190,12 +175,7 @@ def why_not_applicable(frame: bytes, index: int, market_map: MarketMap) -> list[
         LaterFormatError: a later release wrote it.
     """
     items, _ = _read_commands(frame)
-<<<<<<< HEAD
-    reasons = [item.reason if isinstance(item, UnreadItem) else _why_not(item, index, market_map) for item in items]
-    return [f"command {number}: {reason}" for number, reason in enumerate(reasons) if reason is not None]
-=======
-    return [f"command {number}: {item.reason}" for number, item in _refused(items, index, shard_count).items()]
->>>>>>> growing
+    return [f"command {number}: {item.reason}" for number, item in _refused(items, index, market_map).items()]
 
 
 def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], int | None]:
@@ -245,39 +225,24 @@ def outgoing_frames(entry: Entry, index: int, shard_count: int) -> dict[int, byt
     return frames
 
 
-def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, shard_count: int) -> dict[int, UnreadItem]:
+def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap) -> dict[int, UnreadItem]:
     """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or with what no database keeps.
 
     One loop for a whole frame, with the most frequent kinds first: each command comes by here.
     """
     refused: dict[int, UnreadItem] = {}
+    slots = market_map.slots
     for number, command in enumerate(items):
-        if isinstance(command, PlaceOrder):
-            text = command.client_order_id
-        elif isinstance(command, CancelOrder):
-            text = ""
-        elif isinstance(command, Deposit | Withdraw):
-            text = command.transfer_id
+        if isinstance(command, PlaceOrder | CancelOrder):
+            account_id = command.account_id
+            if account_id < 1 or slots[account_id % ACCOUNT_SLOTS] != index:
+                refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
+            elif isinstance(command, PlaceOrder) and "\0" in command.client_order_id:
+                refused[number] = _unread(number, command, "a client order id has a NUL in it")
         elif isinstance(command, UnreadItem):
             refused[number] = command
-            continue
-        elif isinstance(command, WithdrawFees):
-            if command.shard != index:
-                reason = f"fees of shard {command.shard} are not those of shard {index}"
-                refused[number] = _unread(number, command, reason)
-            elif "\0" in command.transfer_id:
-                refused[number] = _unread(number, command, "a transfer id has a NUL in it")
-            continue
-        elif isinstance(command, Tick | ConfigureShard | ConfigureMarket):
-            continue
-        else:
-            text = ""
-        account_id = command.account_id
-        if account_id < 1 or account_id % shard_count != index:
-            refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
-        elif "\0" in text:  # the one character that no database keeps in a text
-            name = "client order" if isinstance(command, PlaceOrder) else "transfer"
-            refused[number] = _unread(number, command, f"a {name} id has a NUL in it")
+        elif not isinstance(command, Tick) and (reason := _why_not(command, index, market_map)) is not None:
+            refused[number] = _unread(number, command, reason)
     return refused
 
 
@@ -286,37 +251,26 @@ def _unread(number: int, command: LoggedCommand, reason: str) -> UnreadItem:
     return UnreadItem(number, encode_frame(command), reason, request_id, reply_to)
 
 
-<<<<<<< HEAD
-def _why_not(command: LoggedCommand, index: int, market_map: MarketMap) -> str | None:
-    """Return why a well-formed command is none of this shard's, or none at all."""
+def _why_not(command: SignedBody | Signed | CancelAllOrders, index: int, market_map: MarketMap) -> str | None:
+    """Return why a well-formed command of the rarer kinds is none of this shard's, or none at all."""
     if isinstance(command, Signed):
         try:
-            command = decode_signed_body(command.command)
+            return _why_not(decode_signed_body(command.command), index, market_map)
         except msgspec.MsgspecError as error:
             return f"what is signed is no command: {error}"
-        assert not isinstance(command, Signed)
+    if isinstance(command, ConfigureShard | ConfigureMarket):
+        return None
     if isinstance(command, CancelOrders) and not command.account_id:
         return None  # of a market; whether that is here the shard says
-    if isinstance(command, Tick | ConfigureShard | ConfigureMarket):
-        return None
     if isinstance(command, WithdrawFees):
         if command.shard != index:
             return f"fees of shard {command.shard} are not those of shard {index}"
-        return "a transfer id has a NUL in it" if "\0" in command.transfer_id else None
-    account_id = command.account_id
-    if account_id < 1 or market_map.shard_of_account(account_id) != index:
-        return f"account {account_id} is not one of shard {index}"
+    elif command.account_id < 1 or market_map.shard_of_account(command.account_id) != index:
+        return f"account {command.account_id} is not one of shard {index}"
     # The one character that no database keeps in a text.
-    if isinstance(command, PlaceOrder):
-        if "\0" in command.client_order_id:
-            return "a client order id has a NUL in it"
-    elif isinstance(command, Deposit | Withdraw) and "\0" in command.transfer_id:
-        return "a transfer id has a NUL in it"
-    return None
+    return "a transfer id has a NUL in it" if "\0" in getattr(command, "transfer_id", "") else None
 
 
-=======
->>>>>>> growing
 def _read_messages(shard: Shard, payload: bytes) -> MessageFrame:
     """Return a frame whose new messages can be applied, all of them.
 

@@ -13,7 +13,7 @@ from protocol.market import Market, MarketMap
 _STATUSES: Final = {
     MarketStatus.TRADING: "TRADING",
     MarketStatus.HALTED: "HALT",
-    MarketStatus.CANCEL_ONLY: "BREAK",
+    MarketStatus.CANCEL_ONLY: "CANCEL_ONLY",
     MarketStatus.ANNOUNCED: "BREAK",
     MarketStatus.DELISTING: "BREAK",
     MarketStatus.DELISTED: "BREAK",

@@ -17,7 +17,9 @@ PATIENCE_S: Final = 60
 PATIENCE_RETRIES: Final = 6
 DRAIN_S: Final = {"gateway.main": 6, "ws_edge.main": 13, "engine_worker.main": 15, "persist.main": 15, "feeds.main": 5}
 """What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
-_SECRET_NAME: Final = re.compile(r"PASSWORD|SECRET|TOKEN|MASTER_KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"PASSWORD|SECRET|TOKEN|(MASTER|OPERATOR|TREASURY|FAUCET)_KEY$|PRIVATE|CREDENTIAL", re.IGNORECASE
+)
 _CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _NAMES_A_FILE: Final = "_FILE"
 

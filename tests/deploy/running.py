@@ -19,6 +19,9 @@ import msgspec
 import psutil
 
 from cli.ports import free_port
+from protocol.configuration import Role
+from runtime.key_files import encoded_key
+from runtime.operator_keys import public_text
 from runtime.settings import PREFIX, Settings
 from tests.deploy.manifests import Workload
 
@@ -26,12 +29,15 @@ DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
 REPLACED: Final = frozenset(
-    {"host", "data_dir", "markets_file", "redis_url", "database_url", "master_key", "mm_rest_url", *PORTS}
+    {"host", "data_dir", "markets_file", "redis_url", "database_url", "master_key", "mm_rest_url"}
+    | {"operator_keys", "faucet_key", "operator_key", "treasury_key", *PORTS}
 )
 """The settings that are other than in the manifest."""
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-_SECRETS: Final = ("redis_url", "database_url", "master_key")
+_SECRETS: Final = ("redis_url", "database_url", "master_key", "operator_keys", "faucet_key")
+_KEYS: Final = {role: bytes([role]) * 32 for role in Role}
+"""Private keys, where a deployment has its own."""
 
 
 class Servers(msgspec.Struct, frozen=True):
@@ -73,6 +79,8 @@ class Running:
                 values[name] = self._file(given[name], self.workload.files[given[name]] or "")
             elif setting == "mm_rest_url":
                 values[name] = _replaced_url(given[name], others)
+            elif setting == "operator_keys" and "REPLACE-ME" in given[name]:
+                values[name] = public_text(_KEYS)
             elif setting.removesuffix("_file") in _SECRETS and setting.endswith("_file"):
                 self._inside(given[name])
                 values[name] = self._file(given[name], _secret(setting, self.workload.files.get(given[name]), servers))
@@ -161,6 +169,10 @@ def _secret(setting: str, content: str | None, servers: Servers) -> str:
             return servers.redis_url(content)
         case "database_url_file":
             return servers.database_url
+        case "operator_keys_file":
+            return content or public_text(_KEYS)
+        case "faucet_key_file":
+            return content or encoded_key(_KEYS[Role.FAUCET])
         case _:
             return content or base64.urlsafe_b64encode(bytes(32)).decode()
 
