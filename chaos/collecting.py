@@ -4,9 +4,10 @@ import hashlib
 import hmac
 import json
 import secrets
+import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,8 @@ from chaos.evidence import (
 from chaos.load import Trader
 from chaos.trading import FUNDS
 from cli.api import request
+from cli.market_configs import by_symbol, known_configs
+from cli.own_exchange import EXCHANGE
 from cli.probes import audit, connect
 from cli.state import log_folder
 from protocol import streams
@@ -41,6 +44,7 @@ from runtime.settings import Settings
 
 TIMEOUT_S: Final = 10.0
 AUDIT_S: Final = 5.0
+REPLAY_S: Final = 300.0
 FENCED: Final = "another worker leads"
 """What a worker says that was replaced."""
 STOPPED: Final = ("the shard stops", "the feeds stop", "ingest stands still")
@@ -115,6 +119,8 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
         for balance in account["balances"]:
             key = (trader.account_id, balance["asset"])
             found.balances[key] = (parse_decimal(balance["free"]), parse_decimal(balance["locked"]))
+        if not account["canTrade"]:
+            found.frozen.append(trader.account_id)
         found.open_orders += _open_orders(evidence, trader.account_id, orders)
     for symbol in evidence.markets.by_symbol:
         try:
@@ -124,7 +130,24 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
         found.books[symbol] = Book(book["lastUpdateId"], dict(book["bids"]), dict(book["asks"]))
     with connect(settings) as client:
         found.audits = audit(client, list(range(settings.shard_count)), AUDIT_S)
+        configs = by_symbol(known_configs(client, range(settings.shard_count)).values())
+        found.statuses = {symbol: config.status.name for symbol, config in configs.items()}
     return found
+
+
+def replay(environment: Mapping[str, str], found: Answered) -> None:
+    """Apply the shards' logs anew, and note what is different."""
+    command = (*EXCHANGE, "replay", "--verify", "--json")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=REPLAY_S, check=False)
+    try:
+        reports = json.loads(done.stdout)
+    except ValueError:
+        found.replay_differences.append(f"the replay ended with {done.returncode}: {done.stdout}{done.stderr}"[-2_000:])
+        return
+    for shard, report in enumerate(reports):
+        found.replayed += report["verdict"]["commands"]
+        if not report["same"]:
+            found.replay_differences.append(f"shard {shard}: {report['verdict']['difference']}")
 
 
 def _open_orders(evidence: Evidence, account_id: int, orders: list[Any]) -> Iterator[OpenOrder]:

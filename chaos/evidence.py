@@ -236,6 +236,13 @@ class Answered(msgspec.Struct):
     open_orders: list[OpenOrder] = []
     books: dict[str, Book] = {}
     audits: dict[int, AuditReply] = {}
+    statuses: dict[str, str] = {}
+    """Market -> its status, as its shard has it."""
+    frozen: list[int] = []
+    """Accounts that are frozen."""
+    replayed: int = 0
+    """Commands that were applied anew."""
+    replay_differences: list[str] = []
 
 
 class Ending(msgspec.Struct):
@@ -268,6 +275,8 @@ class Evidence(msgspec.Struct):
 
     markets: MarketMap
     accounts: list[int]
+    delisted: set[str] = set()
+    """Markets that are there no more; they stay in `markets`."""
     orders: list[SentOrder] = []
     deposits: list[SentDeposit] = []
     said: Counter[Said] = msgspec.field(default_factory=Counter)
@@ -280,6 +289,8 @@ class Evidence(msgspec.Struct):
     stream: StreamWatch = msgspec.field(default_factory=StreamWatch)
     market_watches: list[MarketWatch] = []
     report_watches: list[ReportWatch] = []
+    operations: dict[str, int] = {}
+    """What an operator was to do -> how often it was done."""
     catch_ups: list[CatchUp] = []
     ending: Ending = msgspec.field(default_factory=Ending)
 

@@ -175,7 +175,7 @@ class Load:
         self._settings = settings
         self._evidence = evidence
         self._traders = {trader.account_id: trader for trader in traders}
-        self._trading = Trading(evidence.markets, evidence.accounts, seed)
+        self.trading = Trading(evidence.markets, evidence.accounts, seed)
         self._random = random.Random(seed + 1)
         self._orders_max = orders_max
         self._interval_s = 1 / rate
@@ -215,7 +215,7 @@ class Load:
         try:
             while not self._ended:
                 await self._wait_for_turn()
-                account_id, wish = self._trading.wish()
+                account_id, wish = self.trading.wish()
                 trader = self._traders[account_id]
                 if isinstance(wish, SentOrder):
                     await self._place(http, trader, wish)
@@ -271,7 +271,7 @@ class Load:
         self.last_answer_s = time.monotonic()
         if order.acknowledged is not None:
             self.accepted.append(time.time())
-        self._trading.placed(order)
+        self.trading.placed(order)
 
     async def _cancel(self, http: HttpConnection, trader: Trader, order: SentOrder) -> None:
         answers: list[Answer] = []

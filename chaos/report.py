@@ -31,6 +31,7 @@ def live(status: Status) -> RenderableType:
         lines += [
             f"orders   {status.orders:,} of {status.orders_max:,}, {status.rate:,.0f}/s, after {status.seconds:,.0f} s",
             f"faults   {sum(status.faults.values())} of {status.faults_max}: {faults}",
+            *([f"operator {status.operations} of {status.operations_max}"] if status.operations_max else []),
             f"down     {down}",
             f"behind   the database by {behind}",
         ]
@@ -67,6 +68,7 @@ def _facts(result: Result) -> dict[str, str]:
         f"{result.doubled:,} orders sent more than once, {result.unknown:,} answers lost; {result.trades:,} trades",
         "faults": _counts(result.faults),
         "hit": _counts(result.by_process),
+        **({"operator": _operations(result)} if result.operations else {}),
         "restarts": _counts(result.restarts),
         "fenced": f"{result.fenced} workers that had been replaced wrote nothing and left",
         "answers": _counts(result.answers),
@@ -88,6 +90,10 @@ def _catch_up(result: Result) -> str:
     )
     slowest = min(each.speed for each in result.catch_ups)
     return f"{outages}; target {CATCH_UP_TARGET:.0f} × {'met' if slowest >= CATCH_UP_TARGET else 'MISSED'}"
+
+
+def _operations(result: Result) -> str:
+    return f"{_counts(result.operations)}; {result.operation_retries} tried again"
 
 
 def _ms(seconds: float) -> str:

@@ -16,6 +16,7 @@ from chaos.database import Database
 from chaos.evidence import CatchUp, Ending, Evidence, Outcome
 from chaos.faults import Faults
 from chaos.load import Load, Trader
+from chaos.operations import Operation, Operations
 from chaos.plan import Fault
 from chaos.rolling import Rolling, longest_wait_s
 from chaos.sabotage import Break, command_of
@@ -45,6 +46,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     persist_workers: int = 1
     redis_mode: str = "single"
     """As EXCHANGE_REDIS_MODE."""
+    operations: list[Operation] = []
+    """What an operator does meanwhile."""
     rolling: bool = False
     """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
     restart: tuple[str, ...] = ()
@@ -72,6 +75,8 @@ class Status(msgspec.Struct):
     seconds: float = 0.0
     faults: dict[str, int] = {}
     faults_max: int = 0
+    operations: int = 0
+    operations_max: int = 0
     down: dict[str, str] = {}
     behind_ms: int | None = None
 
@@ -91,6 +96,9 @@ class Result(msgspec.Struct, kw_only=True):
 
     seed: int
     verdict: Verdict
+    operations: dict[str, int]
+    operation_retries: int
+    """Operations that were tried again, because nobody answered or somebody else was faster."""
     orders: int
     attempts: int
     doubled: int
@@ -194,8 +202,14 @@ class _Run:
             if scenario.rolling
             else Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
         )
+        self._operations = Operations(self._settings, self._evidence, scenario.operations)
         self._accepted: list[float] = []
-        self._status = Status("making accounts", orders_max=scenario.orders, faults_max=len(scenario.plan))
+        self._status = Status(
+            "making accounts",
+            orders_max=scenario.orders,
+            faults_max=len(scenario.plan),
+            operations_max=len(scenario.operations),
+        )
         self._progress: collecting.Progress | None = None
         self._behind_ms_max = 0
 
@@ -216,6 +230,9 @@ class _Run:
             self._say("asking for everything")
             evidence.stored = await asyncio.to_thread(collecting.stored, self._settings)
             evidence.answered = await asyncio.to_thread(collecting.answered, self._settings, evidence, traders)
+            await asyncio.to_thread(collecting.replay, self._exchange.environment, evidence.answered)
+            planned = sorted({each.kind for each in self._scenario.operations})
+            evidence.operations = {str(kind): self._operations.done[kind] for kind in planned}
         finally:
             await end_tasks([lag])
             self._faults.close()
@@ -238,24 +255,27 @@ class _Run:
             rate=scenario.rate,
             lanes=scenario.lanes,
             double_share=scenario.double_share,
-            may_end=lambda: self._faults.is_over,
+            may_end=lambda: self._faults.is_over and self._operations.is_over,
         )
+        self._operations.trading = load.trading
         trading = asyncio.create_task(load.run())
         faults = asyncio.create_task(self._faults.run(lambda: load.settled / scenario.orders))
+        operations = asyncio.create_task(self._operations.run(lambda: load.settled / scenario.orders))
         self._status.step = "trading"
         try:
             while not trading.done():
                 await asyncio.sleep(LOOK_EVERY_S)
                 self._show_trading(load, began)
                 watchers.check()
-                if faults.done():
-                    faults.result()
+                for task in (faults, operations):
+                    if task.done():
+                        task.result()
                 if time.monotonic() - load.last_answer_s > scenario.stall_s and not self._evidence.ending.stalled:
                     self._evidence.ending.stalled = f"no order got an answer for {scenario.stall_s:.0f} s"
                     load.end(give_up_s=0)
             trading.result()
         finally:
-            await end_tasks((trading, faults))
+            await end_tasks((trading, faults, operations))
         return load
 
     def _show_trading(self, load: Load, began: float) -> None:
@@ -266,6 +286,7 @@ class _Run:
             status.rate += 0.2 * (current - status.rate)
         status.orders, status.seconds = load.settled, seconds
         status.faults = {str(kind): count for kind, count in self._faults.done.items()}
+        status.operations = sum(self._operations.done.values())
         restarting = {each.name: "restarting" for each in self._exchange.processes() if not each.pid}
         status.down = {**restarting, **self._faults.down}
         status.behind_ms = self._progress.behind_ms if self._progress else None
@@ -335,6 +356,8 @@ class _Run:
         return Result(
             seed=self._scenario.seed,
             verdict=judge(evidence),
+            operations={str(kind): count for kind, count in sorted(self._operations.done.items())},
+            operation_retries=self._operations.retries,
             orders=len(evidence.orders),
             attempts=len(outcomes),
             doubled=sum(1 for order in evidence.orders if len(order.answers) > 1),

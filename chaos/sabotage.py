@@ -21,7 +21,8 @@ from cli.embedded import ServerCommand
 from engine_worker.core.outcomes import FirstOutcomes
 from engine_worker.core.shard import Shard
 from protocol import streams
-from protocol.commands import LoggedCommand, PlaceOrder
+from protocol.commands import LoggedCommand, PlaceOrder, Signed, SignedBody
+from protocol.signing import decode_signed_body
 from protocol.streams import StreamId
 from runtime import lifecycle, redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
@@ -41,6 +42,8 @@ class Break(StrEnum):
     """The memory of requests and idempotency keys: a repetition is a new order."""
     WAIT = "--break-wait"
     """The wait for the disk before an acknowledgement: a crash of Redis takes what was written last."""
+    SIGNATURE = "--break-signature"
+    """The signature of what configures, and of what moves money: anybody's word counts."""
     DRAIN = "--break-drain"
     """The end that finishes what is under way: who is told to stop is gone at once."""
 
@@ -109,6 +112,13 @@ def _break_wait() -> None:
     """Do nothing here: it is broken in how Redis is run."""
 
 
+def _break_signature() -> None:
+    def trust(self: Shard, command: Signed | SignedBody) -> SignedBody | None:
+        return decode_signed_body(command.command) if isinstance(command, Signed) else command
+
+    Shard._authorized = trust  # type: ignore[method-assign]
+
+
 def _break_drain() -> None:
     for module in ("gateway.main", "ws_edge.main"):
         if module in sys.modules:
@@ -122,6 +132,7 @@ _SABOTAGE: Mapping[Break, Callable[[], None]] = {
     Break.FENCE: _break_fence,
     Break.DEDUP: _break_dedup,
     Break.WAIT: _break_wait,
+    Break.SIGNATURE: _break_signature,
     Break.DRAIN: _break_drain,
 }
 

@@ -5,6 +5,7 @@ from typing import Final, Protocol, TypedDict, Unpack
 
 import msgspec
 
+from chaos.operations import OperationKind, draw_operations
 from chaos.plan import draw_faults
 from chaos.run import Scenario
 from chaos.sabotage import Break
@@ -23,6 +24,7 @@ class Counts(TypedDict, total=False):
     shards: int
     standbys: int
     redis_mode: str
+    operations: int
 
 
 class MakeScenario(Protocol):
@@ -46,6 +48,7 @@ def mixed(
     shards: int = 1,
     standbys: int = 1,
     redis_mode: str = "single",
+    operations: int = 0,
 ) -> Scenario:
     """Everything that may happen."""
     plan = draw_faults(
@@ -57,7 +60,14 @@ def mixed(
         outage_s=outage_s,
     )
     return Scenario(
-        seed=seed, plan=plan, orders=orders, rate=rate, shards=shards, standbys=standbys, redis_mode=redis_mode
+        seed=seed,
+        plan=plan,
+        orders=orders,
+        rate=rate,
+        shards=shards,
+        standbys=standbys,
+        redis_mode=redis_mode,
+        operations=draw_operations(seed, operations),
     )
 
 
@@ -93,6 +103,7 @@ def _control(
     own_kills: int = 0,
     own_pauses: int = 0,
     own_redis_kills: int = 0,
+    own_operations: int = 0,
     only: str = "",
     double_share: float = 0.01,
 ) -> MakeScenario:
@@ -109,6 +120,7 @@ def _control(
         shards: int = 1,
         standbys: int = 0,
         redis_mode: str = "single",
+        operations: int = own_operations,
     ) -> Scenario:
         plan = draw_faults(
             seed,
@@ -128,6 +140,7 @@ def _control(
             redis_mode=redis_mode,
             watchers=1,
             double_share=double_share,
+            operations=[each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE],
             only=only,
             broken=broken,
             stall_s=10.0,
@@ -144,4 +157,6 @@ CONTROLS: Final[Mapping[Break, MakeScenario]] = {
     Break.DEDUP: _control(Break.DEDUP, double_share=0.2),
     # Redis crashes once.
     Break.WAIT: _control(Break.WAIT, own_redis_kills=1),
+    # Somebody writes to the shards' input who has no key.
+    Break.SIGNATURE: _control(Break.SIGNATURE, own_operations=3),
 }

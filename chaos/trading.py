@@ -4,7 +4,7 @@ import random
 from typing import Final, NamedTuple
 
 from chaos.evidence import SentOrder, is_final
-from protocol.market import MarketMap
+from protocol.market import Market, MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.units import UNITS_PER_ASSET
 
@@ -49,6 +49,16 @@ class Trading:
         }
         self._open: dict[int, list[SentOrder]] = {account_id: [] for account_id in accounts}
         self._count = 0
+
+    def list_market(self, market: Market) -> None:
+        """Trade in a market that was listed, about as in the one that it is like."""
+        like = next(symbol for symbol, _ in _START_PRICES.items() if symbol.startswith(market.base))
+        self._mids[market.symbol] = _START_PRICES[like] * UNITS_PER_ASSET // market.tick_size
+        self._markets = [*self._markets, market]
+
+    def delist_market(self, symbol: str) -> None:
+        """Trade in a market no more."""
+        self._markets = [market for market in self._markets if market.symbol != symbol]
 
     def wish(self) -> tuple[int, Wish]:
         """Return what somebody wants next: (account, wish)."""

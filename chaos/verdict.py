@@ -77,6 +77,8 @@ def judge(evidence: Evidence) -> Verdict:
         ("streams", "subscribers heard what happened, each thing once and in order", _streams),
         ("accounts", "account streams are complete, each report once and in order", _reports),
         ("answers", "only 2xx, 4xx with a code, and 503 with Retry-After", _answers),
+        ("operators", "what an operator says is done, and what a forger says is not", _operations),
+        ("replay", "the shards' logs, applied anew, make the same events and states", _replays),
         ("end", "everything comes to its end: nothing waits, nothing stands still, nothing is put aside", _end),
     ]
     if evidence.graceful:
@@ -368,6 +370,11 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
     for symbol in evidence.markets.by_symbol:
         shards = _book_of_open_orders(evidence, symbol)
         told = evidence.answered.books.get(symbol)
+        if symbol in evidence.delisted:
+            examined += 1
+            if told is not None or any(shards):
+                breaches.add(f"{symbol}: it is delisted, and has a book or open orders")
+            continue
         if told is None:
             breaches.add(f"{symbol}: no book is told")
             continue
@@ -379,7 +386,9 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
                 f"{symbol}: the API's book ends at {told.sequence}, the log at {evidence.stream.last_sequences.get(symbol, 0)}"
             )
         for watch in evidence.market_watches:
-            book = watch.books[symbol]
+            book = watch.books.get(symbol)
+            if book is None:
+                continue  # it was listed after the subscription
             examined += 1
             if book.update_id != told.sequence:
                 breaches.add(f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}")
@@ -519,6 +528,26 @@ def _retries(evidence: Evidence, breaches: Breaches) -> int:
         if why not in MAY_BE_SENT_AGAIN:
             breaches.add(f"{count} requests over {channel}: {why}")
     return evidence.said.total()
+
+
+def _operations(evidence: Evidence, breaches: Breaches) -> int:
+    """Fees, statuses, limits and keys at the end are those that the last operation left; a forger's never were."""
+    for market, status in evidence.answered.statuses.items():
+        wanted = "DELISTED" if market in evidence.delisted else "TRADING"
+        if status != wanted:
+            breaches.add(f"{market}: it is {status}, and should be {wanted}")
+    for name, count in evidence.operations.items():
+        if not count:
+            breaches.add(f"{name}: it never happened")
+    for account_id in evidence.answered.frozen:
+        breaches.add(f"account {account_id} is frozen")
+    return len(evidence.answered.statuses) + sum(evidence.operations.values())
+
+
+def _replays(evidence: Evidence, breaches: Breaches) -> int:
+    for difference in evidence.answered.replay_differences:
+        breaches.add(difference)
+    return evidence.answered.replayed
 
 
 def _end(evidence: Evidence, breaches: Breaches) -> int:

@@ -5,20 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import msgspec
 import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.console import CommandError, running_settings
 from cli.probes import ask, command_waiter, connect
 from protocol import streams
 from protocol.codec import encode_commands
-from protocol.commands import SignedBody
-from protocol.configuration import Role, ShardConfig
+from protocol.commands import ConfigureShard, SignedBody
+from protocol.configuration import OperatorKey, Role, ShardConfig
 from protocol.market import ACCOUNT_SLOTS
 from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply, Refused, Reply
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, TimeMs
-from runtime.operator_keys import key_name, private_key, public_half
+from runtime.operator_keys import key_name, private_key, public_half, replace_private_key
 from runtime.settings import Settings, SettingsError
 
 _COUNTS_MS: Final = 20_000
@@ -89,6 +91,23 @@ class Operator:
             raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
         return reply
 
+    def change_keys(self, change: Callable[[tuple[OperatorKey, ...]], tuple[OperatorKey, ...]]) -> None:
+        """Change the keys of every shard that is to have others."""
+        for shard, known in self.configs.items():
+            config = msgspec.structs.replace(known, keys=change(known.keys), version=known.version + 1)
+            if config.keys == known.keys:
+                continue
+
+            def command(request_id: int, reply_to: str, config: ShardConfig = config) -> ConfigureShard:
+                return ConfigureShard(request_id, reply_to, config)
+
+            self.tell(shard, Role.OPERATOR, command, "take other keys")
+            self.configs[shard] = config
+
+    def use(self, role: Role, private: Ed25519PrivateKey) -> None:
+        """Sign with another key of a role from now on; it replaces the one in the data folder."""
+        replace_private_key(self._settings, role, private)
+
     def _configs(self) -> dict[int, ShardConfig]:
         shards = range(self._settings.shard_count)
         replies = ask(self._client, shards, ConfigQuery)
@@ -99,6 +118,28 @@ class Operator:
                 raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
             found[shard] = reply.shard
         return found
+
+
+def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, *, keep: bool = False) -> str:
+    """Give every shard a new key of a role, and revoke the old ones unless `keep`; return its name.
+
+    Without a `public_key` a pair is made, whose private half replaces that in the data folder once every shard takes it. Who is
+    interrupted repeats it: at every moment some key of the role counts at every shard.
+
+    Raises:
+        OperatingError: a shard refused, or did not answer.
+    """
+    new = Ed25519PrivateKey.generate() if public_key is None else None
+    public = public_half(new) if new is not None else public_key or b""
+    name = key_name(role, public)
+    old = {key.name: key for config in operator.configs.values() for key in config.keys if key.role is role}
+    added = OperatorKey(name, role, public, next((key.limits for key in old.values()), ()))
+    operator.change_keys(lambda known: (*(key for key in known if key.name != name), added))
+    if new is not None:
+        operator.use(role, new)
+    if not keep:
+        operator.change_keys(lambda known: tuple(key for key in known if key.name == name or key.role is not role))
+    return name
 
 
 @contextmanager

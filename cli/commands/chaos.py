@@ -30,6 +30,9 @@ SAY_EVERY_S = 10.0
 @click.option("--redis-kills", type=click.IntRange(min=0), help="kill -9 of Redis.")
 @click.option("--db-outages", type=click.IntRange(min=0), help="The database stopped, every other time paused.")
 @click.option("--outage-s", default=30.0, show_default=True, help="Length of a database outage.")
+@click.option(
+    "--operations", type=click.IntRange(min=0), help="So many of each thing that an operator does, and of forgeries."
+)
 @click.option("--rolling", "is_rolling", is_flag=True, help="Instead of faults: restart all processes, one by one.")
 @click.option("--orders", type=click.IntRange(min=1), help="Orders to place.")
 @click.option("--rate", type=click.FloatRange(min=1), help="Orders per second, at most.")
@@ -48,6 +51,7 @@ SAY_EVERY_S = 10.0
     "--break-dedup", "broken", flag_value="dedup", help="Control: requests and idempotency keys are not remembered."
 )
 @click.option("--break-wait", "broken", flag_value="wait", help="Control: Redis acknowledges before it is on disk.")
+@click.option("--break-signature", "broken", flag_value="signature", help="Control: nobody's signature is looked at.")
 @click.option("--break-drain", "broken", flag_value="drain", help="Control of --rolling: nobody finishes anything.")
 @click.option("--keep", is_flag=True, help="Keep the exchange's data and logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict, figures.")
@@ -58,6 +62,7 @@ def chaos(
     redis_kills: int | None,
     db_outages: int | None,
     outage_s: float,
+    operations: int | None,
     is_rolling: bool,
     orders: int | None,
     rate: float | None,
@@ -83,6 +88,7 @@ def chaos(
         "pauses": pauses,
         "redis_kills": redis_kills,
         "database_outages": db_outages,
+        "operations": operations,
         "orders": orders,
         "rate": rate,
         "outage_s": outage_s,
@@ -107,7 +113,7 @@ def chaos(
 
 
 def _rolling_scenario(seed: int, counts: Mapping[str, Any], control: Break | None) -> Scenario:
-    if any(counts[name] is not None for name in ("kills", "pauses", "redis_kills", "database_outages")):
+    if any(counts[name] is not None for name in ("kills", "pauses", "redis_kills", "database_outages", "operations")):
         raise CommandError("--rolling restarts, and breaks nothing; leave out the counts of faults.")
     if control not in (None, Break.DRAIN):
         raise CommandError(f"{control} is a control of the faults; --rolling has --break-drain.")

@@ -1,17 +1,11 @@
 """`exchange keys`."""
 
-from collections.abc import Callable
-
-import msgspec
 import rich_click as click
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings
-from cli.operating import Operator, operating
-from protocol.commands import ConfigureShard
+from cli.operating import operating, rotate_key
 from protocol.configuration import OperatorKey, Role
 from runtime.key_files import decoded_key, encoded_key
-from runtime.operator_keys import key_name, public_half, replace_private_key
 
 _ROLES = [role.name.lower() for role in Role]
 
@@ -62,19 +56,9 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
         raise CommandError(f"The settings name the {role}'s key, so a new one cannot be made here; give --public-key.")
     if public_key is not None and chosen is Role.OPERATOR and not keep:
         raise CommandError("Use --keep: the old key signs until EXCHANGE_OPERATOR_KEY is the new one; revoke it then.")
-    new = Ed25519PrivateKey.generate() if public_key is None else None
-    public = public_half(new) if new is not None else decoded_key(public_key or "", "--public-key")
-    name = key_name(chosen, public)
+    public = None if public_key is None else decoded_key(public_key, "--public-key")
     with operating() as operator:
-        old = {key.name: key for config in operator.configs.values() for key in config.keys if key.role is chosen}
-        limits = next((key.limits for key in old.values()), ())
-        _change(
-            operator, lambda known: (*(k for k in known if k.name != name), OperatorKey(name, chosen, public, limits))
-        )
-        if new is not None:
-            replace_private_key(settings, chosen, new)
-        if not keep:
-            _change(operator, lambda known: tuple(key for key in known if key.name == name or key.name not in old))
+        name = rotate_key(operator, chosen, public, keep=keep)
     console.print(f"The shards take {name} now{'' if keep else ', and no other key of the role'}.")
 
 
@@ -85,19 +69,5 @@ def revoke(name: str) -> None:
     with operating() as operator:
         if not any(key.name == name for config in operator.configs.values() for key in config.keys):
             raise CommandError(f"No shard has a key {name}; `exchange keys` shows them.")
-        _change(operator, lambda known: tuple(key for key in known if key.name != name))
+        operator.change_keys(lambda known: tuple(key for key in known if key.name != name))
     console.print(f"{name} counts no more")
-
-
-def _change(operator: Operator, change: Callable[[tuple[OperatorKey, ...]], tuple[OperatorKey, ...]]) -> None:
-    """Change the keys of every shard that has others."""
-    for shard, known in operator.configs.items():
-        config = msgspec.structs.replace(known, keys=change(known.keys), version=known.version + 1)
-        if config.keys == known.keys:
-            continue
-
-        def command(request_id: int, reply_to: str) -> ConfigureShard:
-            return ConfigureShard(request_id, reply_to, config)  # noqa: B023 - it is called at once
-
-        operator.tell(shard, Role.OPERATOR, command, "take other keys")
-        operator.configs[shard] = config

@@ -79,8 +79,8 @@ class Running:
                 values[name] = self._file(given[name], self.workload.files[given[name]] or "")
             elif setting == "mm_rest_url":
                 values[name] = _replaced_url(given[name], others)
-            elif setting == "operator_keys" and "REPLACE-ME" in given[name]:
-                values[name] = public_text(_KEYS)
+            elif setting == "operator_keys":
+                values[name] = public_text(_KEYS) if "REPLACE-ME" in given[name] else given[name]
             elif setting.removesuffix("_file") in _SECRETS and setting.endswith("_file"):
                 self._inside(given[name])
                 values[name] = self._file(given[name], _secret(setting, self.workload.files.get(given[name]), servers))

@@ -12,6 +12,8 @@ MARKED = "before\n<!-- {0} -->\nold\n<!-- end of {0} -->\nafter\n"
 
 def result(breaches: int, faults: dict[str, int] | None = None) -> Result:
     return Result(
+        operations={},
+        operation_retries=0,
         seed=7,
         verdict=Verdict([Check("money", "it adds up", 48, breaches, ["a unit is missing"] * breaches)]),
         orders=1_000,

@@ -118,7 +118,7 @@ async def test_a_shard_that_cannot_be_read_keeps_its_markets(exchange: Exchange)
     [
         (MarketStatus.TRADING, "TRADING"),
         (MarketStatus.HALTED, "HALT"),
-        (MarketStatus.CANCEL_ONLY, "BREAK"),
+        (MarketStatus.CANCEL_ONLY, "CANCEL_ONLY"),
         (MarketStatus.ANNOUNCED, "BREAK"),
         (MarketStatus.DELISTING, "BREAK"),
     ],
