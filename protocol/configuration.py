@@ -88,6 +88,8 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """From this time of the shard on only cancels are taken; 0: no maintenance. A time to come is an announcement."""
     slots: Annotated[bytes, Meta(max_length=ACCOUNT_SLOTS)] = b""
     """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
+    drained_per_command: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Of the orders that are to be canceled for an operator, so many are with each command, some 2 ms."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

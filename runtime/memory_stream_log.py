@@ -25,7 +25,7 @@ class MemoryStreamLog:
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         """Make an empty log whose clock is `now_ms`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
@@ -50,7 +50,7 @@ class MemoryStreamLog:
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
         milliseconds, number = split_stream_id(self._last_ids[stream])
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         stream_id = stream_id_of(now_ms) if now_ms > milliseconds else stream_id_of(milliseconds, number + 1)
         return self._append_as(stream, stream_id, fields)
 
@@ -100,7 +100,7 @@ class MemoryStreamLog:
         if candidate is None:
             self._heard[shard] = self._last_ids[streams.queries(shard)]
         else:
-            self._heard[shard] = stream_id_of(max(0, self._now_ms() - 2 * candidate.lease_ms))
+            self._heard[shard] = stream_id_of(max(0, self.now_ms() - 2 * candidate.lease_ms))
             self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
 
@@ -149,7 +149,7 @@ class MemoryStreamLog:
             self._connection_count += 1
             self._connections[leader.process] = self._connection_count
         held = leader._replace(client_id=self._connections[leader.process], connection=leader.process)
-        self._leases[shard] = (held, self._now_ms() + leader.lease_ms)
+        self._leases[shard] = (held, self.now_ms() + leader.lease_ms)
 
     def release_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`."""
@@ -159,7 +159,7 @@ class MemoryStreamLog:
     def lease(self, shard: int) -> Sight:
         """See `StreamLog`."""
         leader, until_ms = self._leases.get(shard, (None, 0))
-        remaining_ms = until_ms - self._now_ms()
+        remaining_ms = until_ms - self.now_ms()
         if leader is None or remaining_ms <= 0:
             return Sight(None)
         return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
@@ -170,7 +170,7 @@ class MemoryStreamLog:
 
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        self._standbys[shard][standby.process] = (standby, self._now_ms())
+        self._standbys[shard][standby.process] = (standby, self.now_ms())
 
     def withdraw(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
@@ -178,7 +178,7 @@ class MemoryStreamLog:
 
     def standbys(self, shard: int) -> list[Standby]:
         """See `StreamLog`."""
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
         return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
 
@@ -278,11 +278,11 @@ class MemoryStreamLog:
             newest = split_stream_id(kept[0][0])
             if split_stream_id(stream_id) < newest or (split_stream_id(stream_id) == newest and not replaces):
                 return
-        self._snapshots[shard] = [(stream_id, self._now_ms(), snapshot), *kept[:1]]
+        self._snapshots[shard] = [(stream_id, self.now_ms(), snapshot), *kept[:1]]
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         return [
             SavedSnapshot(stream_id, now_ms - saved_ms, str(number))
             for number, (stream_id, saved_ms, _) in enumerate(self._snapshots[shard])

@@ -35,6 +35,8 @@ class Tally(NamedTuple):
 
     seeds: int
     injected: Counter[str]
+    seeds_with: Counter[str]
+    """What was injected -> in how many seeds."""
     counts: Counter[str]
     failures: list[tuple[int, str]]
     """(seed, what was broken)."""
@@ -44,27 +46,30 @@ class Tally(NamedTuple):
         return Tally(
             self.seeds + other.seeds,
             self.injected + other.injected,
+            self.seeds_with + other.seeds_with,
             self.counts + other.counts,
             self.failures + other.failures,
         )
 
 
-EMPTY = Tally(0, Counter(), Counter(), [])
+EMPTY = Tally(0, Counter(), Counter(), Counter(), [])
 
 
 def simulate(seeds: Iterable[int]) -> Tally:
     """Run some seeds in this process."""
-    injected, counts, failures, number = Counter[str](), Counter[str](), list[tuple[int, str]](), 0
+    injected, seeds_with, counts = Counter[str](), Counter[str](), Counter[str]()
+    failures, number = list[tuple[int, str]](), 0
     for seed in seeds:
         outcome = run(plan_of(seed))
         number += 1
         injected += outcome.injected
+        seeds_with.update(outcome.injected.keys())
         counts += outcome.counts
         if outcome.detected:
             counts["lost ends of the log noticed"] += 1
         if outcome.failure:
             failures.append((seed, outcome.failure))
-    return Tally(number, injected, counts, failures)
+    return Tally(number, injected, seeds_with, counts, failures)
 
 
 def simulate_on_all_cores(seeds: range, processes: int) -> Iterator[Tally]:

@@ -13,7 +13,7 @@ import redis
 
 from protocol import streams
 from protocol.codec import decode_replies, encode_commands, encode_frame
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
+from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder, Withdraw
 from protocol.market import MarketMap
 from protocol.orders import (
     OrderState,
@@ -31,6 +31,7 @@ from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from simulation.faulty_log import FaultyLog
 from simulation.markets import MARKETS, PRICE
+from simulation.operator import by_treasury
 from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
 from simulation.witness import Books, Witness, require
@@ -126,12 +127,21 @@ class Gateway(Process):
             self._append(streams.commands(shard), COMMANDS_FIELD, batch)
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query]) -> None:
-        is_log = field == COMMANDS_FIELD
-        frame = encode_commands(batch, self.surroundings.now * 1_000) if is_log else encode_frame(batch)  # type: ignore[arg-type]
+        if field == COMMANDS_FIELD:
+            frame = encode_commands([self._as_sent(each) for each in batch], self.surroundings.now * 1_000)  # type: ignore[arg-type]
+        else:
+            frame = encode_frame(batch)
         try:
             self._log.append(stream, {field: frame})
         except redis.ConnectionError:
             self._to_retry.append((stream, field, batch))
+
+    def _as_sent(self, command: Command) -> LoggedCommand:
+        """Return a command as its shard takes it: transfers with the treasury's signature, a new one each time."""
+        if not isinstance(command, Deposit | Withdraw):
+            return command
+        shard = self._witness.market_map.shard_of_account(command.account_id)
+        return by_treasury(shard, command, self.surroundings.now + self.surroundings.redis_ahead_ms)
 
     def hear(self, payload: bytes) -> None:
         """Hand out one frame of replies."""

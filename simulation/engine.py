@@ -17,6 +17,7 @@ from protocol.streams import StreamId
 from protocol.units import TimeMs
 from runtime.stream_log import Fenced
 from simulation.faulty_log import FaultyLog, LosingLog
+from simulation.operator import CONFIG
 from simulation.process import Process, Surroundings
 from simulation.schedule import Act, Action, Dice, Plan
 from simulation.witness import Witness
@@ -94,6 +95,7 @@ class EngineWorker(Process):
             self.shard,
             self.witness.market_map,
             batch_entries_max=self._batch_entries_max,
+            config=CONFIG,
             now_ms=lambda: clock.now,
         )
         candidate = Candidate(worker, self._log, self.name, 1, LEASE_MS, lambda: clock.now)

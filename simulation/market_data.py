@@ -12,7 +12,7 @@ from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, 
 from feeds.worker import FeedsWorker
 from protocol import streams
 from protocol.codec import decode_readable_events
-from protocol.events import Event, TradeExecuted
+from protocol.events import Event, ShardEvent, TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import (
     INTERVALS,
@@ -276,7 +276,7 @@ class FeedsStores:
         told: defaultdict[int, list[Event]] = defaultdict(list)
         for event in happened:
             account_id = getattr(event, "account_id", 0) or getattr(getattr(event, "order", None), "account_id", 0)
-            if account_id:
+            if account_id and not isinstance(event, ShardEvent):
                 told[account_id].append(event)
         for account_id in told.keys() | heard.account_events.keys():
             require(

@@ -24,6 +24,8 @@ class Surroundings:
 
     def __init__(self, start_ms: int) -> None:
         self.now = start_ms
+        self.redis_ahead_ms = 0
+        """By how much Redis's clock is wrong."""
         self.injected: Counter[str] = Counter()
         """What was injected, in words -> how often."""
         self.trace: Callable[[str], None] | None = None

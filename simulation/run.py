@@ -30,6 +30,7 @@ from simulation.faulty_log import LosingLog
 from simulation.garbage import BROKEN_TEXT, DEEP
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
+from simulation.operator import Operator, by_treasury
 from simulation.process import Process, Surroundings, Violation
 from simulation.relations import check_relations
 from simulation.schedule import CLIENTS, GATEWAYS, SLOTS, Act, Action, Dice, Plan
@@ -66,7 +67,7 @@ class Simulation:
         self.surroundings = Surroundings(START_MS)
         self.surroundings.trace = trace
         self.surroundings.pass_by = self._pass_by
-        self.log = LosingLog(lambda: self.surroundings.now)
+        self.log = LosingLog(lambda: self.surroundings.now + self.surroundings.redis_ahead_ms)
         self.markets = market_map(plan.shard_count)
         self.witness = HearingWitness(self)
         shards, slots = range(plan.shard_count), range(SLOTS)
@@ -92,6 +93,7 @@ class Simulation:
         ]
         self.children: list[SnapshotChild] = []
         self.tail = Tail(self)
+        self.operator = Operator(self.surroundings, self.log, self.witness.twin)
         self._actions = iter(plan.actions)
         self._depth = 0
         self._steps = 0
@@ -107,8 +109,9 @@ class Simulation:
         while not self.witness.knows_all_markets():
             self._round()
         for shard, deposits in endowment(self.markets):
+            signed = [by_treasury(shard, deposit, self.log.now_ms()) for deposit in deposits]
             self.log.append(
-                streams.commands(shard), {COMMANDS_FIELD: encode_commands(deposits, self.surroundings.now * 1_000)}
+                streams.commands(shard), {COMMANDS_FIELD: encode_commands(signed, self.surroundings.now * 1_000)}
             )
         for action in self._actions:
             self._do(action)
@@ -127,7 +130,8 @@ class Simulation:
         self._depth -= 1
 
     def _do(self, action: Action) -> None:
-        self.surroundings.now += action.wait_ms
+        if action.act is not Act.JUMP:
+            self.surroundings.now += action.wait_ms
         self._steps += 1
         if self.surroundings.trace is not None:
             self.surroundings.say(f"{self.surroundings.now - START_MS:>8} ms {'  ' * self._depth}{action}")
@@ -160,6 +164,14 @@ class Simulation:
                 self.workers[shard][dice.below(SLOTS)].diverge()
             case Act.GARBAGE:
                 self._write_garbage(shard, dice)
+            case Act.OPERATE:
+                self.operator.act(shard, dice)
+            case Act.FORGE:
+                self.operator.forge(shard, dice)
+            case Act.JUMP:
+                is_wrong = self.surroundings.redis_ahead_ms != 0
+                self.surroundings.redis_ahead_ms = 0 if is_wrong else action.wait_ms
+                self.surroundings.inject(f"clock {'right again' if is_wrong else 'wrong'}")
             case Act.LOSE_TAIL:
                 self.tail.lose(shard, dice)
         if self._steps % 16 == 0:
@@ -229,6 +241,7 @@ class Simulation:
             Violation: it does not come to rest.
         """
         quiet, shards = 0, range(self.plan.shard_count)
+        self.surroundings.redis_ahead_ms = 0
         for number in range(ROUNDS_MAX):
             before = self._progress()
             self._round()
@@ -295,6 +308,7 @@ class Simulation:
         happened: list[Event] = [
             event for shard in shards for _, events in witness.events_of(shard) for event in events
         ]
+        self.operator.check(happened, is_one_shard=self.plan.shard_count == 1)
         self.feeds_stores.check(witness.books, happened, now)
         check_relations(self.tables, witness)
 

@@ -43,6 +43,12 @@ class Act(Enum):
     """Somebody writes nonsense into a stream."""
     CLOCK = "clock"
     """Nothing happens for a while."""
+    OPERATE = "operate"
+    """An operator, or the treasury, says something that it has signed."""
+    FORGE = "forge"
+    """Somebody says such a thing who may not, or not so."""
+    JUMP = "jump"
+    """Redis's clock jumps, and is wrong until it jumps back."""
     LOSE_TAIL = "lose tail"
     """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
 
@@ -152,14 +158,24 @@ _CALLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9)
 _PAUSES = (1, 2, 4, 8, 16, 32, 64)
 _WAITS = (0, 0, 0, 1, 1, 2, 5, 20)
 _DIVERGENCES = (0, 0, 1, 2, 4)
+_OPERATIONS = (0, 0, 0, 3, 10, 30)
+_JUMPS = (0, 0, 0, 0, 1, 3)
+_JUMPS_MS = (900, 5_000, 61_000, 3_700_000)
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
 
 
-def plan_of(seed: int, *, length: int = 0, fault_rate: float | None = None, loses_tail: bool | None = None) -> Plan:
+def plan_of(
+    seed: int,
+    *,
+    length: int = 0,
+    fault_rate: float | None = None,
+    loses_tail: bool | None = None,
+    is_operated: bool = True,
+) -> Plan:
     """Return what the seed stands for.
 
     For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
-    its end.
+    its end, and `is_operated` whether operators and forgers may have a part.
     """
     source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
     shard_count = source.randint(1, SHARDS_MAX)
@@ -181,6 +197,16 @@ def plan_of(seed: int, *, length: int = 0, fault_rate: float | None = None, lose
     for _ in range(diverging.choice(_DIVERGENCES)):
         place = diverging.randrange(len(actions) + 1)
         actions.insert(place, Action(Act.DIVERGE, diverging.getrandbits(8), diverging.getrandbits(88)))
+    operating = random.Random(f"operating {seed}")  # noqa: S311 - as above
+    kinds = (
+        *[Act.OPERATE] * operating.choice(_OPERATIONS),
+        *[Act.FORGE] * operating.choice(_OPERATIONS),
+        *[Act.JUMP] * operating.choice(_JUMPS),
+    )
+    for act in kinds if is_operated else ():
+        place = operating.randrange(len(actions) + 1)
+        wait_ms = operating.choice((-1, 1)) * operating.choice(_JUMPS_MS) if act is Act.JUMP else 0
+        actions.insert(place, Action(act, operating.getrandbits(8), operating.getrandbits(88), wait_ms))
     return Plan(seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions))
 
 

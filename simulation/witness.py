@@ -15,7 +15,7 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import decode_messages, decode_replies
-from protocol.commands import Command, MessageFrame, ShardMessage
+from protocol.commands import Command, MessageFrame, ShardMessage, Signed
 from protocol.events import (
     DepthChanged,
     Event,
@@ -31,6 +31,7 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
 from protocol.replies import OrderReply, OrdersReply, Reply
+from protocol.signing import decode_signed_body
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
@@ -252,6 +253,10 @@ class Witness(Watch):
         self._hashes: dict[int, tuple[StreamId, str]] = {}
         self._replies: defaultdict[tuple[str, int], list[Reply]] = defaultdict(list)
 
+    def twin(self, shard: int) -> Shard:
+        """Return a shard as it was last committed; only to look at."""
+        return self._twins[shard]
+
     def knows_all_markets(self) -> bool:
         """Return whether every shard knows every market by now."""
         return all(twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins)
@@ -299,8 +304,9 @@ class Witness(Watch):
     def _apply(self, twin: Shard, entry: Entry) -> None:
         try:
             for command in apply_one_by_one(twin, entry):
-                if isinstance(command, Command):
-                    self.commands.append((twin.index, twin.time, command))
+                said = decode_signed_body(command.command) if isinstance(command, Signed) else command
+                if isinstance(said, Command):
+                    self.commands.append((twin.index, twin.time, said))
         except NotUnderstoodError:
             return
 

@@ -96,13 +96,13 @@ def _show(tally: Tally) -> None:
     console.print(happened)
     console.print()
     by_place: dict[str, Counter[str]] = {}
-    others = plain_table("injected, and what came of it", "times")
+    others = plain_table("injected, and what came of it", "times", "seeds")
     for what, count in tally.injected.most_common():
         trouble, _, place = what.partition(" ")
         if trouble in _TROUBLES and place.startswith(("before ", "after ")):
             by_place.setdefault(place, Counter())[trouble] += count
         else:
-            others.add_row(what, f"{count:,}")
+            others.add_row(what, f"{count:,}", f"{tally.seeds_with[what]:,}")
     console.print(others)
     console.print()
     places = plain_table("in the middle of a step", *_TROUBLES)

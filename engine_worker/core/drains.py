@@ -1,14 +1,9 @@
 """Orders that an operator, or a delisting, cancels: some with each command, so that no command takes long."""
 
-from typing import Final
-
 import msgspec
 
 from protocol.orders import CloseReason
 from protocol.units import AccountId, OrderId
-
-DRAINED_PER_COMMAND: Final = 100
-"""Orders canceled with each command, some 2 ms. Replays of a log depend on it: with another one they produce other events."""
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):

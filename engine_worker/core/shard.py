@@ -19,7 +19,7 @@ import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, OrderCounts, PlacedOrder
 from engine_worker.core.authority import ROLES, Authority
-from engine_worker.core.drains import DRAINED_PER_COMMAND, Drain
+from engine_worker.core.drains import Drain
 from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
 from engine_worker.core.members import (
     BUY,
@@ -1237,7 +1237,7 @@ class Shard:
 
     def _drain(self) -> None:
         """Cancel some of the orders that are to be canceled; what is left goes on with the next command."""
-        room = DRAINED_PER_COMMAND
+        room = self.config.drained_per_command if self.config is not None else 1
         while self.drains and room:
             drain = self.drains.popleft()
             if drain.account_id:

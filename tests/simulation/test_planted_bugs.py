@@ -5,6 +5,8 @@ Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how ma
 
 import pytest
 
+from engine_worker.core.accounts import Account
+from engine_worker.core.authority import Authority
 from engine_worker.core.outcomes import FirstOutcomes
 from engine_worker.core.shard import Shard
 from engine_worker.snapshots import Snapshotter
@@ -18,7 +20,7 @@ from simulation.run import run
 from simulation.schedule import plan_of
 from tests.properties.test_planted_bugs import Plant, grow
 
-SEEDS_MAX = 150
+SEEDS_MAX = 300
 
 PLANTS = (
     Plant(
@@ -91,6 +93,27 @@ PLANTS = (
           "event_count, dead_count = self._store(connection, entries) if len(entries) < 4 else (0, 0)"),
     Plant("feeds start from what they saved, not from their mark", _ShardFollower, "restore",
           "end = split_stream_id(saved.published_id)", "end = (0, 0)"),
+    Plant("signature not looked at", Authority, "reason_to_refuse", "not is_genuine(signed, key.public_key)", "False"),
+    Plant("any key may say anything", Authority, "reason_to_refuse", "key.role not in ROLES[type(command)]", "False"),
+    Plant("a signature counts at every shard", Authority, "reason_to_refuse", "signed.shard != shard", "False"),
+    Plant("a signature counts for ever", Authority, "reason_to_refuse", "if entered > signed.deadline_ms:", "if False:"),
+    Plant("unsigned commands count", Shard, "_authorized", "bool(self.authority.keys) and not self._is_founding", "False"),
+    Plant("a closed market trades", Shard, "set_market", "if config.status is not MarketStatus.TRADING:", "if False:"),
+    Plant("a frozen account places orders", Account, "reason_of_limits", "if limits.is_frozen:", "if False:"),
+    Plant(
+        "what is being canceled is forgotten at restart",
+        Worker,
+        "_restore_shard",
+        "self.shard, self.position = shard,",
+        "shard.drains.clear(); self.shard, self.position = shard,",
+    ),
+    Plant(
+        "limits forgotten at restart",
+        Worker,
+        "_restore_shard",
+        "self.shard, self.position = shard,",
+        "[setattr(each, 'limits', None) for each in shard.accounts.values()]; self.shard, self.position = shard,",
+    ),
     Plant(
         "gateway repeats an order under a new number",
         Gateway,
