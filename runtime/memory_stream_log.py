@@ -97,10 +97,12 @@ class MemoryStreamLog:
             raise Fenced(f"another worker leads shard {shard}")
         epoch, stream_id = self.position(shard)
         self._positions[shard] = ShardPosition(epoch + 1, stream_id)
+        last = self._last_ids[streams.queries(shard)]
         if candidate is None:
-            self._heard[shard] = self._last_ids[streams.queries(shard)]
+            self._heard[shard] = last
         else:
-            self._heard[shard] = stream_id_of(max(0, self.now_ms() - 2 * candidate.lease_ms))
+            recent = stream_id_of(max(0, self.now_ms() - 2 * candidate.lease_ms))
+            self._heard[shard] = min(recent, last, key=split_stream_id)
             self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
 

@@ -414,10 +414,13 @@ class RedisStreamLog:
                 self._await_replicas(shard)
             finally:
                 self._release(shard)
+        last = self.last_id(streams.queries(shard))
         if candidate is None:
-            self._heard[shard] = self.last_id(streams.queries(shard))
+            self._heard[shard] = last
         else:
-            self._heard[shard] = streams.stream_id_of(int(now_s) * 1_000 - 2 * candidate.lease_ms)
+            recent = streams.stream_id_of(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
+            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
+            self._heard[shard] = min(recent, last, key=streams.split_stream_id)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
             if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
                 _run(client, *self._renewal(shard, leader, anew=True))

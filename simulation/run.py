@@ -296,7 +296,7 @@ class Simulation:
         Raises:
             Violation: something is not.
         """
-        witness, shards, now = self.witness, range(self.plan.shard_count), self.surroundings.now
+        witness, shards = self.witness, range(self.plan.shard_count)
         for shard in shards:
             done, last = self.log.position(shard).stream_id, self.log.last_id(streams.commands(shard))
             require(done == last, f"shard {shard} stands still at {done}, its input ends at {last}")
@@ -309,7 +309,7 @@ class Simulation:
             event for shard in shards for _, events in witness.events_of(shard) for event in events
         ]
         self.operator.check(happened, is_one_shard=self.plan.shard_count == 1)
-        self.feeds_stores.check(witness.books, happened, now)
+        self.feeds_stores.check(witness.books, happened, [witness.twin(shard).time for shard in shards])
         check_relations(self.tables, witness)
 
     def _restart(self, shard: int) -> None:

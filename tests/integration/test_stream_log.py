@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from protocol import streams
+from protocol.lease import Leader
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
@@ -257,3 +258,15 @@ def test_the_groups_cursor_is_the_committed_position(redis_url: str) -> None:
     log.commit(Commit(SHARD, position, ids[1]))
     (group,) = client.xinfo_groups(INPUTS)
     assert (group["name"], group["last-delivered-id"]) == (streams.ENGINE_GROUP.encode(), ids[1].encode())
+
+
+def test_queries_are_heard_when_redis_clock_was_ahead_and_is_set_right(redis_url: str) -> None:
+    """Ids of queries then are an hour before what the clock said when the shard was taken over."""
+    log = RedisStreamLog.connect(redis_url)
+    leader = Leader("engine-0", 1, 1_000)
+    position = log.take_over(SHARD, leader)
+    with redis.Redis.from_url(redis_url) as client:
+        hour_ago = client.time()[0] * 1_000 - 3_600_000
+        client.xadd(streams.queries(SHARD), {QUERIES_FIELD: b"asked"}, id=f"{hour_ago}-0")
+    (query,) = log.read_inputs(SHARD, position, 10, 10)
+    assert query.fields == {QUERIES_FIELD: b"asked"}
