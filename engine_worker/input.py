@@ -21,7 +21,7 @@ from protocol.codec import (
     decode_command_items,
     decode_message_items,
     decode_messages,
-    decode_skip,
+    decode_skip_frame,
     encode_frame,
 )
 from protocol.commands import (
@@ -57,6 +57,7 @@ from protocol.units import TimeMs
 from runtime.stream_log import Entry
 
 _TARGET_DIGITS_MAX = 3
+_NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
 
@@ -81,6 +82,8 @@ class Skipped(NamedTuple):
     """An entry that was passed over."""
 
     instruction: SkipEntry
+    signed: Signed | None
+    """The instruction with its signature, if it has one."""
     fields: dict[bytes, bytes]
     """What is in it."""
 
@@ -94,13 +97,23 @@ def skipped(entry: Entry) -> Skipped | None:
     if SKIPPED_FIELD not in entry.fields:
         return None
     try:
-        instruction = decode_skip(entry.fields[SKIPPED_FIELD])
+        instruction, signed = decode_skip_frame(entry.fields[SKIPPED_FIELD])
         fields = _decode_fields(entry.fields.get(SKIPPED_ENTRY_FIELD, b""))
     except msgspec.MsgspecError as error:
         raise NotUnderstoodError(f"no instruction to skip an entry: {error}") from error
     if instruction.stream_id != entry.stream_id:
         raise NotUnderstoodError(f"the instruction is to skip {instruction.stream_id[:40]!r}")
-    return Skipped(instruction, fields)
+    return Skipped(instruction, signed, fields)
+
+
+def why_not_followed(shard: Shard, frame: bytes) -> str | None:
+    """Return why a shard does not follow an instruction to skip its next entry; None: it does.
+
+    Raises:
+        msgspec.MsgspecError, LaterFormatError: the frame is no instruction that this program reads.
+    """
+    read = decode_skip_frame(frame)
+    return None if shard.authority.may_skip(read.signed, shard.index) else _NOT_AUTHORIZED
 
 
 def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
@@ -190,7 +203,16 @@ def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], 
 
 
 def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
-    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received."""
+    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received.
+
+    Raises:
+        InvariantBroken: no operator said so. The leader that committed it has verified the signature, so somebody has changed the
+            log or its archive since.
+    """
+    if not shard.authority.may_skip(found.signed, shard.index):
+        raise InvariantBroken(
+            f"the instruction to skip entry {found.instruction.stream_id} is not genuine: {_NOT_AUTHORIZED}"
+        )
     source, last_sequence = None, 0
     if found.instruction.counts_as_received and MESSAGES_FIELD in found.fields:
         try:

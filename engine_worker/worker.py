@@ -22,7 +22,14 @@ from engine_worker.core.shard import Output, Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot
 from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
-from engine_worker.input import DeadItem, MessageNotUnderstood, NotUnderstoodError, apply_entry, outgoing_frames
+from engine_worker.input import (
+    DeadItem,
+    MessageNotUnderstood,
+    NotUnderstoodError,
+    apply_entry,
+    outgoing_frames,
+    why_not_followed,
+)
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
 from engine_worker.traces import trace_batch
@@ -533,6 +540,9 @@ class Worker:
             return entries, None
         if skip.stream_id != entries[0].stream_id:
             self._drop_skip(skip.frame, f"it names {skip.stream_id}, and {entries[0].stream_id} comes next")
+            return entries, None
+        if (reason := why_not_followed(self.shard, skip.frame)) is not None:
+            self._drop_skip(skip.frame, reason)
             return entries, None
         _log.warning("entry skipped", shard=self._index, stream_id=skip.stream_id)
         return [as_skipped(entries[0], skip.frame), *entries[1:]], skip

@@ -14,7 +14,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
-from protocol.commands import LoggedCommand, MessageFrame, ShardMessage, SkipEntry
+from protocol.commands import LoggedCommand, MessageFrame, ShardMessage, Signed, SkipEntry
 from protocol.decoding import array_items, msgpack_decoder
 from protocol.events import Event
 from protocol.replies import Query, Reply
@@ -80,6 +80,13 @@ class MessageItems(NamedTuple):
     written_us: int | None
 
 
+class SkipFrame(NamedTuple):
+    """An instruction to pass over an entry, and its signature if it has one."""
+
+    skip: SkipEntry
+    signed: Signed | None
+
+
 def frame_items(frame: bytes, count: int) -> memoryview:
     """Return what follows the head of an array of `count` items: their encodings, one after the other."""
     return memoryview(frame)[1 if count <= _SMALL_ARRAY_MAX else 3 if count <= _MEDIUM_ARRAY_MAX else 5 :]
@@ -120,7 +127,7 @@ class _Messages(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Skip(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     number: int
     written_us: int
-    commands: tuple[SkipEntry]
+    commands: tuple[SkipEntry | Signed]
 
 
 class _UnnumberedMessages(msgspec.Struct, array_like=True):
@@ -148,6 +155,7 @@ _sender = msgpack_decoder(
     tuple[int, Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)], Annotated[str, Meta(max_length=200)]]
 )
 _skip = msgpack_decoder(_Skip)
+_skip_body = msgpack_decoder(SkipEntry)
 _EVENTS_HEAD: Final = bytes([_FIXED_ARRAY + 3, FORMAT])
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
 _NIL: Final = b"\xc0"
@@ -242,15 +250,21 @@ def _with_sender(item: UnreadItem) -> UnreadItem:
     return item._replace(request_id=request_id, reply_to=reply_to)
 
 
-def encode_skip(skip: SkipEntry, written_us: int) -> bytes:
-    """Return the frame of an instruction to pass over an entry."""
+def encode_skip(skip: SkipEntry | Signed, written_us: int) -> bytes:
+    """Return the frame of an instruction to pass over an entry; a `Signed` has a `SkipEntry` as its command."""
     return encode_frame((FORMAT, written_us, (skip,)))
 
 
 def decode_skip(frame: bytes) -> SkipEntry:
-    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says."""
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, whoever signed it."""
+    return decode_skip_frame(frame).skip
+
+
+def decode_skip_frame(frame: bytes) -> SkipFrame:
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified yet."""
     format_of(frame)
-    return _skip(frame).commands[0]
+    (found,) = _skip(frame).commands
+    return SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
 
 
 def encode_events(events: bytes, written_us: int) -> bytes:
