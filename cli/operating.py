@@ -10,7 +10,7 @@ import redis
 from cli.console import CommandError, running_settings
 from cli.probes import ask, command_waiter, connect
 from protocol import streams
-from protocol.codec import encode_commands
+from protocol.codec import OLDEST_FORMAT, encode_commands
 from protocol.commands import SignedBody
 from protocol.configuration import Role, ShardConfig
 from protocol.market import ACCOUNT_SLOTS
@@ -36,10 +36,11 @@ def tell(
     role: Role,
     command: Callable[[int, str], SignedBody],
     what: str,
+    number: int = OLDEST_FORMAT,
 ) -> Reply:
     """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its answer.
 
-    `what` names it in errors.
+    `what` names it in errors; `number` is the format that the shard has been switched to.
 
     Raises:
         OperatingError: the shard refused, or did not answer.
@@ -50,8 +51,8 @@ def tell(
         request_id = time.time_ns() // 1_000
         seconds, microseconds = client.time()
         deadline = TimeMs(seconds * 1_000 + microseconds // 1_000 + _COUNTS_MS)
-        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name))
-        frame = encode_commands([signed], time.time_ns() // 1_000)
+        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number)
+        frame = encode_commands([signed], time.time_ns() // 1_000, number)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
         for reply in replies():
             if getattr(reply, "request_id", None) != request_id:
@@ -72,7 +73,7 @@ class Operator:
 
     def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
         """See `tell`."""
-        return tell(self._client, self._settings, shard, role, command, what)
+        return tell(self._client, self._settings, shard, role, command, what, self.configs[shard].format)
 
     def shard_of(self, account_id: int) -> int:
         """Return the shard that keeps an account, as the shards themselves say."""

@@ -45,6 +45,7 @@ from protocol.commands import (
 )
 from protocol.decoding import msgpack_decoder
 from protocol.market import ACCOUNT_SLOTS, MarketMap
+from protocol.release import LaterReleaseError, why_later
 from protocol.signing import decode_signed_body
 from protocol.streams import (
     COMMANDS_FIELD,
@@ -57,6 +58,7 @@ from protocol.units import TimeMs
 from runtime.stream_log import Entry
 
 _TARGET_DIGITS_MAX = 3
+_SWITCHING = (Signed, ConfigureShard)
 _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
@@ -149,6 +151,8 @@ def apply_one_by_one(
     if commands is not None:
         items, written_us = _read_commands(commands)
         refused = _refused(items, shard.index, shard.market_map)
+        if type(items[0] if items else None) in _SWITCHING:
+            _check_is_no_later_switch(shard, items[0], entered)  # type: ignore[arg-type]  # as the line above says
         time = shard.enter(entered, written_us)
         for number, command in enumerate(items):
             if refused and (unread := refused.get(number)) is not None:
@@ -266,6 +270,34 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
         elif not isinstance(command, Tick) and (reason := _why_not(command, index, market_map)) is not None:
             refused[number] = _unread(number, command, reason)
     return refused
+
+
+def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, entered: TimeMs) -> None:
+    """Refuse to decide about a command that switches the shard to what only a later release does.
+
+    That release follows it. If this program refused it, the two would come to different states. Operators' commands stand alone, or
+    first, in their entry.
+
+    Raises:
+        LaterReleaseError: the command counts; nothing of its entry was applied.
+    """
+    authority = shard.authority
+    try:
+        body = decode_signed_body(command.command) if isinstance(command, Signed) else command
+    except msgspec.MsgspecError:
+        return  # it is a dead letter
+    if not isinstance(body, ConfigureShard) or (reason := why_later(body.config)) is None:
+        return
+    version = shard.config.version if shard.config is not None else 0
+    if isinstance(command, Signed):
+        window_ms, time = shard.windows.request_ms, shard.time
+        counts = authority.reason_to_refuse(command, body, shard.index, entered, window_ms, time) is None
+    else:
+        counts = not authority.keys
+    if counts and body.config.version == version + 1:
+        raise LaterReleaseError(
+            f"a command switches the shard to what a later release does: it {reason}", body.config.format
+        )
 
 
 def _unread(number: int, command: LoggedCommand, reason: str) -> UnreadItem:

@@ -213,6 +213,7 @@ class Worker:
         Raises:
             LogDamaged: that position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
+            LaterFormatError: the shard was switched to what only a later release reads.
             StateDiffers: this worker's state is not the one that was committed.
         """
         restored = self._restore()
@@ -382,6 +383,8 @@ class Worker:
                     snapshot = self._convert(snapshot)
                 shard, stream_id = decode_snapshot(snapshot)
                 self._check_is_of_this_exchange(shard)
+            except LaterFormatError:
+                raise  # an older snapshot leads to what this program does not read
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
@@ -516,6 +519,7 @@ class Worker:
         When this is done twice, the second time is refused.
         """
         commands = first_configuration(self._index, self._market_map, self._config)
+        # In the oldest format: it is not known yet which one the shard writes.
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
     def _ordered_skip(self) -> Skip | None:
@@ -653,7 +657,8 @@ class Worker:
                     numbered[0][0],
                     tuple(message for _, message in numbered),
                     self.shard.time * 1_000,
-                )
+                ),
+                self.shard.format,
             )
             for target, numbered in by_target.items()
         }
@@ -697,10 +702,13 @@ class Worker:
         if self.shard.drains and self._drained_at != self.position:
             # Each command takes orders out that are to be canceled; with none coming in, a tick does.
             self._drained_at = self.position
-            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
+            self._streams.append(self._inputs, {COMMANDS_FIELD: self._tick(now_us)})
         if second > max(self._told_second, self._ticked_second):
             self._ticked_second = second
-            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
+            self._streams.append(self._inputs, {COMMANDS_FIELD: self._tick(now_us)})
+
+    def _tick(self, now_us: int) -> bytes:
+        return encode_commands([Tick()], now_us, self.shard.format)
 
     def finish(self) -> None:
         """Say what is left to say, and give the lease up: a standby need not wait for it to run out."""

@@ -8,7 +8,7 @@ A frame is decoded whole, which is fast. Only when that fails is it decoded item
 `decode_message_items`), so that one item that is not understood does not take the others with it.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -23,7 +23,13 @@ from protocol.units import AMOUNT_UNITS_MAX
 T = TypeVar("T")
 
 FORMAT: Final = 2
-"""What this program writes; it reads the one before, too."""
+"""The newest format that this program reads and writes; it reads the one before, too."""
+OLDEST_FORMAT: Final = 2
+"""The oldest format that this program writes: the one before, or its own when nothing was ever written in that. What a shard writes its
+configuration says (protocol/release.py); whoever writes for no shard in particular, or before one is configured, takes this one."""
+FIELDS_BEFORE: Final[dict[int, dict[type, int]]] = {}
+"""Earlier format that this program still writes -> struct -> how many of its fields it has there; a struct without an entry has all. A
+release that appends fields to what stands in the log, in snapshots or in `config:{k}` says here how many there were before."""
 UNNUMBERED: Final = 1
 """The format of frames that do not say which they have."""
 
@@ -40,6 +46,31 @@ class LaterFormatError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it")
         self.number = number
+
+
+def encode_as(number: int, value: object) -> bytes:
+    """Encode a value as it stands in format `number`: without the fields that structs have in later ones only.
+
+    Raises:
+        ValueError: such a field has a value other than its default, so the format cannot say this.
+    """
+    fields = FIELDS_BEFORE.get(number)
+    return encode_frame(value if fields is None else _with_fields(value, fields))
+
+
+def _with_fields(value: object, fields: Mapping[type, int]) -> object:
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        kept = fields.get(type(value), len(names))
+        for field in msgspec.structs.fields(value)[kept:]:
+            if getattr(value, field.name) != field.default:
+                raise ValueError(f"{type(value).__name__}.{field.name} is not written before the switch")
+        tag = value.__struct_config__.tag
+        head = [] if tag is None else [tag]
+        return head + [_with_fields(getattr(value, name), fields) for name in names[:kept]]
+    if isinstance(value, dict):
+        return {key: _with_fields(each, fields) for key, each in value.items()}
+    return [_with_fields(each, fields) for each in value] if isinstance(value, list | tuple) else value
 
 
 class CommandFrame(NamedTuple):
@@ -156,7 +187,6 @@ _sender = msgpack_decoder(
 )
 _skip = msgpack_decoder(_Skip)
 _skip_body = msgpack_decoder(SkipEntry)
-_EVENTS_HEAD: Final = bytes([_FIXED_ARRAY + 3, FORMAT])
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
 _NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
@@ -186,9 +216,11 @@ def _is_stamped(frame: bytes) -> bool:
         return False
 
 
-def encode_commands(commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int) -> bytes:
-    """Return the frame of one `COMMANDS_FIELD`."""
-    return encode_frame((FORMAT, written_us, commands))
+def encode_commands(
+    commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int, number: int = OLDEST_FORMAT
+) -> bytes:
+    """Return the frame of one `COMMANDS_FIELD`, in format `number`."""
+    return encode_as(number, (number, written_us, commands))
 
 
 def decode_command_frame(frame: bytes) -> CommandFrame:
@@ -252,7 +284,7 @@ def _with_sender(item: UnreadItem) -> UnreadItem:
 
 def encode_skip(skip: SkipEntry | Signed, written_us: int) -> bytes:
     """Return the frame of an instruction to pass over an entry; a `Signed` has a `SkipEntry` as its command."""
-    return encode_frame((FORMAT, written_us, (skip,)))
+    return encode_as(OLDEST_FORMAT, (OLDEST_FORMAT, written_us, (skip,)))
 
 
 def decode_skip(frame: bytes) -> SkipEntry:
@@ -267,9 +299,9 @@ def decode_skip_frame(frame: bytes) -> SkipFrame:
     return SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
 
 
-def encode_events(events: bytes, written_us: int) -> bytes:
-    """Return the frame of one `EVENTS_FIELD`; `events` is the encoded array of them."""
-    return b"".join((_EVENTS_HEAD, encode_frame(written_us), events))
+def encode_events(events: bytes, written_us: int, number: int = OLDEST_FORMAT) -> bytes:
+    """Return the frame of one `EVENTS_FIELD`, in format `number`; `events` is the array of them, encoded by `encode_as`."""
+    return b"".join((bytes((_FIXED_ARRAY + 3, number)), encode_frame(written_us), events))
 
 
 def event_items(frame: bytes) -> bytes | msgspec.Raw:
@@ -321,10 +353,10 @@ def decode_event_items(frame: bytes) -> list[Event | UnreadItem]:
     return _read_each(raw_events(frame), _event)
 
 
-def encode_messages(frame: MessageFrame) -> bytes:
-    """Return the frame of one `MESSAGES_FIELD`; one without a stamp has format 1."""
+def encode_messages(frame: MessageFrame, number: int = OLDEST_FORMAT) -> bytes:
+    """Return the frame of one `MESSAGES_FIELD`, in format `number`; one without a stamp has format 1."""
     *parts, written_us = frame
-    return encode_frame(parts if written_us is None else (FORMAT, written_us, *parts))
+    return encode_frame(parts) if written_us is None else encode_as(number, (number, written_us, *parts))
 
 
 def decode_messages(frame: bytes) -> MessageFrame:

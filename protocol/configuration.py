@@ -80,6 +80,7 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """What a shard follows. `version` counts its changes from 1."""
 
     rules: int = RULES
+    """What comes of a command in a state."""
     windows: Windows = DEFAULT_WINDOWS
     version: Annotated[int, Meta(ge=1, le=2**31)] = 1
     keys: Annotated[tuple[OperatorKey, ...], Meta(max_length=50)] = ()
@@ -88,6 +89,10 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """From this time of the shard on only cancels are taken; 0: no maintenance. A time to come is an announcement."""
     slots: Annotated[bytes, Meta(max_length=ACCOUNT_SLOTS)] = b""
     """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
+    format: Annotated[int, Meta(ge=2, le=127)] = 2
+    """The format of the frames and snapshots that the shard writes. The default is what shards wrote before they said so."""
+    kinds: Annotated[int, Meta(ge=1, le=2**31)] = 1
+    """The level of the kinds of events, messages and commands that are produced, see protocol/release.py; the default as above."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

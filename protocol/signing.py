@@ -7,6 +7,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from protocol.codec import OLDEST_FORMAT, encode_as
 from protocol.commands import Signed, SignedBody, SkipEntry
 from protocol.decoding import msgpack_decoder
 from protocol.units import TimeMs
@@ -24,13 +25,19 @@ Raises:
 
 
 def sign(
-    private_key: Ed25519PrivateKey, key: str, shard: int, deadline_ms: TimeMs, command: SignedBody | SkipEntry
+    private_key: Ed25519PrivateKey,
+    key: str,
+    shard: int,
+    deadline_ms: TimeMs,
+    command: SignedBody | SkipEntry,
+    number: int = OLDEST_FORMAT,
 ) -> Signed:
     """Return `command` with a signature that counts for `shard` until `deadline_ms`, by the clock that gives entries their ids.
 
-    The deadline of a `SkipEntry` is 0: it names the one entry that it counts for.
+    The deadline of a `SkipEntry` is 0: it names the one entry that it counts for. `number` is the format that the shard has been
+    switched to.
     """
-    body = _encode(command)
+    body = encode_as(number, command)
     return Signed(key, shard, deadline_ms, body, private_key.sign(_message(key, shard, deadline_ms, body)))
 
 
