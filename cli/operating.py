@@ -67,13 +67,13 @@ class Operator:
     """Tells running shards what an operator or the treasury wants, and asks how they are configured."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self._client, self._settings = client, settings
+        self._client, self.settings = client, settings
         self.configs = self._configs()
         """Shard -> how it is configured."""
 
     def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
         """See `tell`."""
-        return tell(self._client, self._settings, shard, role, command, what, self.configs[shard].format)
+        return tell(self._client, self.settings, shard, role, command, what, self.configs[shard].format)
 
     def shard_of(self, account_id: int) -> int:
         """Return the shard that keeps an account, as the shards themselves say."""
@@ -91,7 +91,7 @@ class Operator:
         return reply
 
     def _configs(self) -> dict[int, ShardConfig]:
-        shards = range(self._settings.shard_count)
+        shards = range(self.settings.shard_count)
         replies = ask(self._client, shards, ConfigQuery)
         found = {}
         for shard in shards:

@@ -17,10 +17,10 @@ import msgspec
 import structlog
 
 from engine_worker.checksum import StateDiffers, compare, state_checksum
+from engine_worker.conversion import convert, is_convertible
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Output, Shard
-from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot
-from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
+from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
 from engine_worker.input import (
     DeadItem,
@@ -379,8 +379,9 @@ class Worker:
         for saved in self._streams.saved_snapshots(self._index):
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
-                if is_of_format_2(snapshot):
-                    snapshot = self._convert(snapshot)
+                if is_convertible(snapshot):
+                    snapshot = convert(self._streams, self._index, self._market_map, self._config, snapshot)
+                    _log.info("snapshot converted", shard=self._index, position=saved.stream_id)
                 shard, stream_id = decode_snapshot(snapshot)
                 self._check_is_of_this_exchange(shard)
             except LaterFormatError:
@@ -395,24 +396,6 @@ class Worker:
         self.shard = self._new_shard()
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
-
-    def _convert(self, snapshot: bytes) -> bytes:
-        """Return a snapshot of the release before configuration was in the log, with that of the settings, and keep it in its place.
-
-        Raises:
-            SnapshotError: it cannot be used: its release goes on, or something was committed after it.
-        """
-        stop = "stop all engine workers of the earlier release, so that the last one saves its state, before this one starts"
-        position = self._streams.position(self._index).stream_id
-        if self._streams.lease(self._index).leader is not None:
-            raise SnapshotError(f"the snapshot has format 2, and somebody leads the shard; {stop}")
-        shard, stream_id = decode_snapshot_2(snapshot, self._market_map, self._config)
-        if stream_id != position:
-            raise SnapshotError(f"the snapshot has format 2 and reaches {stream_id}, committed is {position}; {stop}")
-        converted = encode_snapshot(shard, stream_id)
-        self._streams.save_snapshot(self._index, converted, stream_id, replaces=True)
-        _log.info("snapshot converted", shard=self._index, position=stream_id)
-        return converted
 
     def _check_is_of_this_exchange(self, shard: Shard) -> None:
         # Which accounts are the shard's follows from the number of shards, and that is no part of the configuration.
