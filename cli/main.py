@@ -21,6 +21,8 @@ _MODULES = {
     "treasury": "cli.commands.treasury",
     "maintenance": "cli.commands.maintenance",
     "keys": "cli.commands.keys",
+    "formats": "cli.commands.formats",
+    "convert": "cli.commands.convert",
     "migrate": "cli.commands.migrate",
     "secrets": "cli.commands.secrets",
     "restore": "cli.commands.restore",

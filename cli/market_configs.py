@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgspec
 import redis
 
+from cli.listing import listing_of
 from cli.operating import tell
 from cli.probes import ask, connect
 from protocol.commands import ConfigureMarket
@@ -91,7 +92,8 @@ def apply(client: redis.Redis, settings: Settings, config: MarketConfig) -> None
     def command(request_id: int, reply_to: str) -> ConfigureMarket:
         return ConfigureMarket(request_id, reply_to, config)
 
-    tell(client, settings, config.shard, Role.OPERATOR, command, f"configure {config.market.symbol} so")
+    what, number = f"configure {config.market.symbol} so", listing_of(settings).format
+    tell(client, settings, config.shard, Role.OPERATOR, command, what, number)
 
 
 def markets_are_known(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cli.console import CommandError, running_settings
 from cli.probes import ask, command_waiter, connect
 from protocol import streams
-from protocol.codec import encode_commands
+from protocol.codec import OLDEST_FORMAT, encode_commands
 from protocol.commands import ConfigureShard, SignedBody
 from protocol.configuration import OperatorKey, Role, ShardConfig
 from protocol.market import ACCOUNT_SLOTS
@@ -38,10 +38,11 @@ def tell(
     role: Role,
     command: Callable[[int, str], SignedBody],
     what: str,
+    number: int = OLDEST_FORMAT,
 ) -> Reply:
     """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its answer.
 
-    `what` names it in errors.
+    `what` names it in errors; `number` is the format that the shard has been switched to.
 
     Raises:
         OperatingError: the shard refused, or did not answer.
@@ -52,8 +53,8 @@ def tell(
         request_id = time.time_ns() // 1_000
         seconds, microseconds = client.time()
         deadline = TimeMs(seconds * 1_000 + microseconds // 1_000 + _COUNTS_MS)
-        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name))
-        frame = encode_commands([signed], time.time_ns() // 1_000)
+        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number)
+        frame = encode_commands([signed], time.time_ns() // 1_000, number)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
         for reply in replies():
             if getattr(reply, "request_id", None) != request_id:
@@ -68,13 +69,13 @@ class Operator:
     """Tells running shards what an operator or the treasury wants, and asks how they are configured."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self._client, self._settings = client, settings
+        self._client, self.settings = client, settings
         self.configs = self._configs()
         """Shard -> how it is configured."""
 
     def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
         """See `tell`."""
-        return tell(self._client, self._settings, shard, role, command, what)
+        return tell(self._client, self.settings, shard, role, command, what, self.configs[shard].format)
 
     def shard_of(self, account_id: int) -> int:
         """Return the shard that keeps an account, as the shards themselves say."""
@@ -106,10 +107,10 @@ class Operator:
 
     def use(self, role: Role, private: Ed25519PrivateKey) -> None:
         """Sign with another key of a role from now on; it replaces the one in the data folder."""
-        replace_private_key(self._settings, role, private)
+        replace_private_key(self.settings, role, private)
 
     def _configs(self) -> dict[int, ShardConfig]:
-        shards = range(self._settings.shard_count)
+        shards = range(self.settings.shard_count)
         replies = ask(self._client, shards, ConfigQuery)
         found = {}
         for shard in shards:

@@ -442,7 +442,9 @@ def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[i
     if split_stream_id(each.ingested) > split_stream_id(position):
         _move_end(client, streams.commands(shard), each.ingested)
     messages: Any = {
-        str(target): encode_messages(frame) for (source, target), frame in outboxes.items() if source == shard
+        str(target): encode_messages(frame, each.shard.format)
+        for (source, target), frame in outboxes.items()
+        if source == shard
     }
     if messages:
         client.xadd(streams.outbox(shard), messages, id=position)

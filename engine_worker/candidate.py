@@ -32,7 +32,7 @@ class Candidate:
         """Make `worker` one of its shard's, known to the others as `process`; `join` comes first, then `step` again and again."""
         self._worker = worker
         self._streams = log
-        self._index = worker.shard.index
+        self._index = worker.index
         self._process = process
         self._pid = pid
         self._lease_ms = lease_ms

@@ -38,11 +38,11 @@ class Care:
         if time.monotonic() < self._due_s:
             return
         self._due_s = time.monotonic() + INTERVAL_S
-        differences = {asset: totals.difference() for asset, totals in self._worker.shard.totals.items()}
+        differences = self._worker.core.differences()
         for asset, difference in differences.items():
             metrics.DIFFERENCE.labels(self._shard, asset).set(difference)
         metrics.CONSERVED.labels(self._shard).set(not any(differences.values()))
-        self._worker.shard.check_money()
+        self._worker.core.check_money()
         self._measure()
         if not self._worker.leads:
             return  # what is in the outbox is the leader's to deliver
@@ -54,16 +54,16 @@ class Care:
 
     def _measure(self) -> None:
         """Tell how the shard stands. What has come since is counted by the leader only, or it would count twice."""
-        shard, leads = self._worker.shard, self._worker.leads
+        core, leads = self._worker.core, self._worker.leads
         metrics.LEADER.labels(self._shard).set(leads)
         metrics.EPOCH.labels(self._shard).set(self._worker.position.epoch)
         metrics.LAG.labels(self._shard).set(self._worker.lag_ms / 1_000)
-        for symbol, state in shard.markets.items():
-            metrics.RESTING.labels(self._shard, symbol).set(len(state.book.orders))
-            self._count(metrics.TRADES.labels(self._shard, symbol), symbol, state.trade_id, leads)
+        for symbol, market in core.market_counts().items():
+            metrics.RESTING.labels(self._shard, symbol).set(market.resting)
+            self._count(metrics.TRADES.labels(self._shard, symbol), symbol, market.trades, leads)
         metrics.UNSTORED.labels(self._shard).set(len(self._worker.unstored_orders))
         self._count(metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads)
-        self._count(metrics.ACCEPTED.labels(self._shard), "", shard.order_count, leads)
+        self._count(metrics.ACCEPTED.labels(self._shard), "", core.order_count, leads)
         position_ms, _ = split_stream_id(self._worker.position.stream_id)
         if saved := self._streams.saved_snapshots(self._shard):
             metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - saved[0].age_ms / 1_000)

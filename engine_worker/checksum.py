@@ -5,8 +5,10 @@ event. None of the three depends on how the input was cut into batches, so who h
 `Shard.digest` is not part of it: it costs ten times as much, and what it adds is in the next `StateHashed`, so in the CRC.
 """
 
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.shard import Shard
+from typing import Protocol
+
+from engine_worker.frame_core import InvariantBroken
+from protocol.units import TimeMs
 from runtime.stream_log import StateChecksum
 
 
@@ -14,21 +16,40 @@ class StateDiffers(InvariantBroken):
     """A follower's state is not what the leader's was at the same entry. The leader's is what was published, so the follower must stop."""
 
 
-def state_checksum(shard: Shard) -> str:
+class _Counts(Protocol):
+    """What a `FrameCore` counts."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def checksum(self) -> int: ...
+
+    @property
+    def command_count(self) -> int: ...
+
+    @property
+    def order_count(self) -> int: ...
+
+    @property
+    def time(self) -> TimeMs: ...
+
+
+def state_checksum(core: _Counts) -> str:
     """Return the checksum of a state of which everything was taken. It costs the same however large the state is."""
-    return f"{shard.checksum:08x}-{shard.command_count}-{shard.order_count}-{shard.time}"
+    return f"{core.checksum:08x}-{core.command_count}-{core.order_count}-{core.time}"
 
 
-def compare(shard: Shard, committed: StateChecksum) -> None:
+def compare(core: _Counts, committed: StateChecksum) -> None:
     """Compare a state with the commit at the same entry.
 
     Raises:
         StateDiffers: they are not the same.
     """
-    own = state_checksum(shard)
+    own = state_checksum(core)
     if own != committed.checksum:
         raise StateDiffers(
-            f"shard {shard.index}: the state at {committed.stream_id} has the checksum {own} here, and {committed.checksum} was committed. "
+            f"shard {core.index}: the state at {committed.stream_id} has the checksum {own} here, and {committed.checksum} was committed. "
             "A worker with this state must not lead; one that leads already goes on. Compare the program's version with that of the "
             "worker that committed it; no setting but EXCHANGE_SHARD_COUNT decides an outcome"
         )

@@ -7,14 +7,19 @@ import msgspec
 from protocol.commands import ConfigCommand, ConfigureMarket, ConfigureShard
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.market import MarketMap
+from protocol.release import this_release
 
 DEFAULT_CONFIG: Final = ShardConfig()
 
 
 def first_configuration(shard: int, market_map: MarketMap, config: ShardConfig = DEFAULT_CONFIG) -> list[ConfigCommand]:
-    """Return the commands that configure a new shard and list its markets. A shard that is configured already refuses them all."""
+    """Return the commands that configure a new shard and list its markets. A shard that is configured already refuses them all.
+
+    A new shard begins with the newest format, kinds and rules that its program has.
+    """
+    newest = this_release()._asdict()
     markets = market_map.markets_of_shard(shard)
     return [
-        ConfigureShard(0, "", msgspec.structs.replace(config, slots=market_map.slots)),
+        ConfigureShard(0, "", msgspec.structs.replace(config, slots=market_map.slots, **newest)),
         *(ConfigureMarket(0, "", MarketConfig(market, shard)) for market in markets),
     ]

@@ -21,7 +21,7 @@ from engine_worker import metrics, snapshot_from_log
 from engine_worker.candidate import Candidate
 from engine_worker.care import Care
 from engine_worker.checksum import StateDiffers
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.frame_core import InvariantBroken
 from engine_worker.guard import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
@@ -31,7 +31,7 @@ from runtime import redis_clients
 from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, Health, reach_redis, serve_metrics
+from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_now, reach_redis, serve_metrics
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_durability import NotDurableError, check_durability
@@ -242,8 +242,7 @@ class _Heartbeat:
         if time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + HEARTBEAT_INTERVAL_S
             lag_ms = None if self._worker.leads else self._worker.lag_ms
-            health = Health(os.getpid(), time.time(), lag_ms)
-            self._redis.set(self._key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
+            self._redis.set(self._key, msgspec.json.encode(health_now(lag_ms)), ex=HEARTBEAT_TTL_S)
 
     def finish(self) -> None:
         self._redis.delete(self._key)

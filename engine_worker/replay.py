@@ -5,21 +5,19 @@ is compared with what the exchange wrote: every event in `ev:{k}`, byte for byte
 snapshot, and the checksum of a commit, that is passed on the way; at the end, what the shard itself says of its state.
 """
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import msgspec
 
 from engine_worker.checksum import state_checksum
-from engine_worker.core import shard as core
-from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, snapshot_stream_id, state_hash
-from engine_worker.input import NotUnderstoodError, apply_entry
+from engine_worker.cores import Shard, chosen_cores, shard_of
+from engine_worker.frame_core import Cores, FrameCore, NotUnderstoodError, snapshot_stream_id
 from protocol import streams
 from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
-from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
 from runtime.stream_log import Entry, StateChecksum, StreamLog, with_skips
 
@@ -139,20 +137,27 @@ class Replay:
         index: int,
         shard_count: int,
         snapshot: bytes | None = None,
+        cores: Cores | None = None,
     ) -> None:
-        """Begin at `snapshot`, or (None) at the beginning, before the shard was configured.
+        """Begin at `snapshot`, or (None) at the beginning, before the shard was configured. `cores` (None: the chosen ones) make its core.
 
         Raises:
             SnapshotError: the snapshot cannot be used.
         """
-        self.shard = Shard(index, MarketMap.placed([], shard_count))
-        self.start = STREAM_START
+        self.cores = cores or chosen_cores()
+        self.core: FrameCore
+        self.core, self.start = self.cores.new(index, shard_count), STREAM_START
         if snapshot is not None:
-            self.shard, self.start = decode_snapshot(snapshot)
+            self.core, self.start = self.cores.restore(snapshot)
         self.position = self.start
         self.entries = 0
         self.dead_letters = 0
         self._source = source
+
+    @property
+    def shard(self) -> Shard:
+        """The objects of the object core, for tools and tests that look inside."""
+        return shard_of(self.core)
 
     def step(self, goal: StreamId, count: int = READ_ENTRIES) -> Iterator[StreamId]:
         """Apply up to `count` entries, none after `goal`; yield the position after each. What is produced is left to take.
@@ -164,12 +169,12 @@ class Replay:
         last = split_stream_id(goal)
         entries = self._source.entries(self.position, count)
         if not entries or split_stream_id(entries[0].stream_id) > last:
-            raise SourceTrimmed(f"the input of shard {self.shard.index} ends at {self.position}, before {goal}")
+            raise SourceTrimmed(f"the input of shard {self.core.index} ends at {self.position}, before {goal}")
         for entry in entries:
             if split_stream_id(entry.stream_id) > last:
                 return
             try:
-                self.dead_letters += len(apply_entry(self.shard, entry))
+                self.dead_letters += len(self.core.apply_frame(entry.stream_id, entry.fields))
             except NotUnderstoodError:
                 self.dead_letters += 1
             self.position = entry.stream_id
@@ -184,7 +189,7 @@ class Replay:
         """
         while split_stream_id(self.position) < split_stream_id(goal):
             deque(self.step(goal), maxlen=0)
-            self.shard.take()
+            self.core.take()
 
 
 class Verifier:
@@ -206,7 +211,7 @@ class Verifier:
         self._source = source
         self._goal = goal
         self._events_after = replay.start if events_after is None else events_after
-        self._first_command = replay.shard.command_count
+        self._first_command = replay.core.command_count
         self._batch_command = self._first_command
         self._found: deque[Entry] = deque()
         self._last_found = self._events_after
@@ -240,21 +245,21 @@ class Verifier:
                 except _Differs:
                     self._source.entries(chunk_start, 1)  # trimmed meanwhile? Then the events are, too
                     raise
-                yield replay.shard.command_count - self._first_command
+                yield replay.core.command_count - self._first_command
             self._compare_rest()
         except _Differs as differs:
             self.difference = differs.difference
 
     def compare_digest(self, command_count: int, digest: str) -> None:
         """Compare with what the shard says of itself at the goal."""
-        shard = self.replay.shard
-        if self.difference is None and (shard.command_count, shard.digest()) != (command_count, digest):
+        core = self.replay.core
+        if self.difference is None and (core.command_count, core.digest()) != (command_count, digest):
             self.difference = Difference(
-                streams.queries(shard.index),
+                streams.queries(core.index),
                 self._goal,
-                (self._first_command, shard.command_count),
+                (self._first_command, core.command_count),
                 "the running shard's state",
-                f"{shard.digest()} after {shard.command_count} commands",
+                f"{core.digest()} after {core.command_count} commands",
                 f"{digest} after {command_count} commands",
             )
 
@@ -262,11 +267,11 @@ class Verifier:
         """Return what came out."""
         replay = self.replay
         return Verdict(
-            replay.shard.index,
+            replay.core.index,
             replay.start,
             replay.position,
             replay.entries,
-            replay.shard.command_count - self._first_command,
+            replay.core.command_count - self._first_command,
             replay.dead_letters,
             self._events,
             self._hashes,
@@ -286,7 +291,7 @@ class Verifier:
 
     def _take(self) -> bytes:
         """Return what the replay produced, as one frame; what comes before the events that are compared is dropped."""
-        frame = self.replay.shard.take().frame
+        frame = self.replay.core.take().frame
         if split_stream_id(self.replay.position) <= split_stream_id(self._events_after):
             return b""
         return frame
@@ -296,13 +301,13 @@ class Verifier:
         frame = self._take()
         entry = self._found.popleft()
         payload = entry.fields.get(EVENTS_FIELD, b"")
-        commands = (self._batch_command, self.replay.shard.command_count)
+        commands = (self._batch_command, self.replay.core.command_count)
         if frame and payload == frame and not self._produced:
             events = _raw_events(event_items(payload))
         else:
             if frame:
                 self._produced.extend(bytes(event) for event in _raw_events(event_items(frame)))
-            if _is_foreign(payload, self.replay.shard.market_map):
+            if _is_foreign(payload, self.replay.core.symbols):
                 self._foreign += 1
                 return
             events = _raw_events(event_items(payload))
@@ -316,7 +321,8 @@ class Verifier:
                         )
                     )
         self._events += len(events)
-        self._hashes += commands[1] // core.STATE_HASH_INTERVAL - commands[0] // core.STATE_HASH_INTERVAL
+        interval = self.replay.core.state_hash_interval
+        self._hashes += commands[1] // interval - commands[0] // interval
         self._batch_command = commands[1]
 
     def _take_aside(self) -> None:
@@ -326,14 +332,14 @@ class Verifier:
 
     def _compare_checksum(self, committed: StateChecksum) -> None:
         self._take_aside()
-        shard = self.replay.shard
-        own = state_checksum(shard)
+        core = self.replay.core
+        own = state_checksum(core)
         if own != committed.checksum:
             raise _Differs(
                 Difference(
-                    streams.checksum(shard.index),
+                    streams.checksum(core.index),
                     committed.stream_id,
-                    (self._first_command, shard.command_count),
+                    (self._first_command, core.command_count),
                     "the checksum of the commit",
                     own,
                     committed.checksum,
@@ -343,18 +349,18 @@ class Verifier:
 
     def _compare_snapshot(self, stream_id: StreamId) -> None:
         self._take_aside()
-        snapshot, own = self._snapshots[stream_id], encode_snapshot(self.replay.shard, stream_id)
+        snapshot, own = self._snapshots[stream_id], self.replay.core.encode_snapshot(stream_id)
         if snapshot != own:
-            shard = self.replay.shard
-            saved, _ = decode_snapshot(snapshot)
+            core = self.replay.core
+            saved, _ = self.replay.cores.restore(snapshot)
             raise _Differs(
                 Difference(
-                    streams.snapshots(shard.index),
+                    streams.snapshots(core.index),
                     stream_id,
-                    (self._first_command, shard.command_count),
+                    (self._first_command, core.command_count),
                     "the state in the snapshot",
-                    state_hash(shard),
-                    state_hash(saved),
+                    _state_hash(core),
+                    _state_hash(saved),
                 )
             )
         self._same_snapshots += 1
@@ -365,12 +371,12 @@ class Verifier:
         while self._produced and self._next_found() is not None:
             self._compare()
         if self._produced:
-            shard = self.replay.shard
+            core = self.replay.core
             raise _Differs(
                 Difference(
-                    streams.events(shard.index),
+                    streams.events(core.index),
                     self.replay.position,
-                    (self._batch_command, shard.command_count),
+                    (self._batch_command, core.command_count),
                     f"{len(self._produced)} events at the end",
                     _shown(self._produced[0]),
                     "nothing",
@@ -378,7 +384,12 @@ class Verifier:
             )
 
 
-def _is_foreign(payload: bytes, market_map: MarketMap) -> bool:
+def _state_hash(core: FrameCore) -> str:
+    """Return a hash of the state, wherever in the log it is."""
+    return hashlib.blake2b(core.encode_snapshot(StreamId("")), digest_size=16).hexdigest()
+
+
+def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:
     """Return whether the readers of `ev` pass this frame over: no frame of events, or one of a market that there is not."""
     try:
         events = decode_events(payload)
@@ -387,7 +398,7 @@ def _is_foreign(payload: bytes, market_map: MarketMap) -> bool:
     markets = (
         getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None) for event in events
     )
-    return any(market is not None and market not in market_map.by_symbol for market in markets)
+    return any(market is not None and market not in symbols for market in markets)
 
 
 def _shown(event: bytes) -> str:

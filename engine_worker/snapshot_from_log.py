@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import structlog
 
 from engine_worker.checksum import StateDiffers
-from engine_worker.core.accounts import InvariantBroken
+from engine_worker.frame_core import InvariantBroken
 from engine_worker.snapshots import IMPOSSIBLE, STDOUT, be_patient, save
 from engine_worker.worker import LogDamaged, Worker
 from protocol.codec import LaterFormatError
@@ -65,7 +65,7 @@ def _make(settings: Settings) -> int:
     )
     worker = Worker.of(settings, log)
     worker.join()
-    worker.shard.check_invariants()
+    worker.core.check_invariants()
     return save(worker, log, settings.shard)
 
 

@@ -16,8 +16,7 @@ import psutil
 import structlog
 
 from engine_worker import metrics
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.snapshot import encode_snapshot
+from engine_worker.frame_core import InvariantBroken
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.streams import ARCHIVE_READER, STREAM_START, TRIMMED, EventReader, split_stream_id
@@ -44,7 +43,7 @@ def save(worker: Worker, log: RedisStreamLog, index: int) -> int:
     So it is after a failover of Redis that has lost the end of the log.
     """
     position = worker.position
-    snapshot = encode_snapshot(worker.shard, position.stream_id)
+    snapshot = worker.core.encode_snapshot(position.stream_id)
     if not log.reaches(index, position):
         return 0
     log.save_snapshot(index, snapshot, position.stream_id)
@@ -149,7 +148,7 @@ class Snapshotter:
             size = output.read()
         self._is_urgent = status != 0
         if status == IMPOSSIBLE:
-            self._worker.shard.check_invariants()
+            self._worker.core.check_invariants()
             raise InvariantBroken("the state failed its check when a snapshot was taken; the log says why")
         if status:
             metrics.SNAPSHOT_FAILURES.labels(self._index).inc()
@@ -227,7 +226,7 @@ class Snapshotter:
                 be_patient()
             else:
                 os.nice(_NICENESS)
-            self._worker.shard.check_invariants()
+            self._worker.core.check_invariants()
             if size := save(self._worker, self._connect(), self._index):
                 os.write(STDOUT, str(size).encode())
                 status = 0

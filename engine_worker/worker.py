@@ -11,18 +11,27 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 import structlog
 
 from engine_worker.checksum import StateDiffers, compare, state_checksum
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.shard import Output, Shard
-from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot
-from engine_worker.core.snapshot_2 import decode_snapshot_2, is_of_format_2
+from engine_worker.conversion import convert, is_convertible
+from engine_worker.cores import Shard, chosen_cores, shard_of
 from engine_worker.first_configuration import DEFAULT_CONFIG, first_configuration
-from engine_worker.input import DeadItem, MessageNotUnderstood, NotUnderstoodError, apply_entry, outgoing_frames
+from engine_worker.frame_core import (
+    Answer,
+    Cores,
+    DeadItem,
+    FrameCore,
+    FrameOutput,
+    InvariantBroken,
+    MessageNotUnderstood,
+    NotUnderstoodError,
+    SnapshotError,
+)
+from engine_worker.input import outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
 from engine_worker.traces import trace_batch
@@ -30,20 +39,16 @@ from engine_worker.unstored_orders import UnstoredOrders
 from protocol import streams
 from protocol.codec import (
     LaterFormatError,
-    decode_queries,
     decode_readable_events,
     decode_skip,
     encode_commands,
     encode_frame,
-    encode_messages,
     event_items,
 )
-from protocol.commands import MessageFrame, ShardMessage, Tick
+from protocol.commands import Tick
 from protocol.configuration import ShardConfig
 from protocol.lease import Leader
-from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import MarketMap
-from protocol.replies import AuditReply, OrderQuery, Query, Refused, Reply
 from protocol.streams import (
     COMMANDS_FIELD,
     EVENTS_FIELD,
@@ -115,8 +120,11 @@ class Worker:
         unstored_orders_max: int = 500_000,
         now_ms: Callable[[], int] = monotonic_ms,
         tracer: Tracer | None = None,
+        cores: Cores | None = None,
     ) -> None:
         """Make the worker of shard `index`; `join` gives it its state, `lead` the shard. `now_ms` tells when its lease is due.
+
+        `cores` makes its core; None: the one that is chosen for all.
 
         A new shard, which nobody has configured yet, its leader configures as `market_map` and `config` say, by commands in its input.
         """
@@ -129,7 +137,9 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = BatchMetrics(index)
         self._tracer = tracer
-        self.shard = self._new_shard()
+        self._cores = cores or chosen_cores()
+        self.core = self._new_core()
+        """The state machine of the shard."""
         self.unstored_orders = UnstoredOrders(unstored_orders_max)
         """Closed orders that the shard no longer has and the database may not have yet."""
         self._stored_due_ms = 0
@@ -154,8 +164,8 @@ class Worker:
         """The seconds of the last event, and of the last tick, that this worker wrote."""
         self._drained_at: ShardPosition | None = None
         """The position at which a tick was written for orders that are to be canceled."""
-        self._written: tuple[ShardConfig | None, MarketMap, bytes] | None = None
-        """The configuration that this worker has written to `config:{k}` since it leads; its parts are replaced when they change."""
+        self._written: tuple[int, bytes] | None = None
+        """The configuration that this worker has written to `config:{k}` since it leads, and its number."""
         self._written_due_ms = 0
         self._single_entries = 0
         """So many entries are still committed one by one: after a halt, that the next one names the entry and is right before it."""
@@ -164,8 +174,8 @@ class Worker:
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
 
-    def _new_shard(self) -> Shard:
-        return Shard(self._index, MarketMap.placed([], self._market_map.shard_count))
+    def _new_core(self) -> FrameCore:
+        return self._cores.new(self._index, self._market_map.shard_count)
 
     @classmethod
     def of(cls, settings: Settings, log: StreamLog, tracer: Tracer | None = None) -> Self:
@@ -179,6 +189,16 @@ class Worker:
             unstored_orders_max=settings.unstored_orders_max,
             tracer=tracer,
         )
+
+    @property
+    def index(self) -> int:
+        """The number of its shard."""
+        return self._index
+
+    @property
+    def shard(self) -> Shard:
+        """The objects of the object core, for tools and tests that look inside."""
+        return shard_of(self.core)
 
     @property
     def leads(self) -> bool:
@@ -206,6 +226,7 @@ class Worker:
         Raises:
             LogDamaged: that position cannot be reached.
             InvariantBroken: the state that was committed is wrong.
+            LaterFormatError: the shard was switched to what only a later release reads.
             StateDiffers: this worker's state is not the one that was committed.
         """
         restored = self._restore()
@@ -260,7 +281,7 @@ class Worker:
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
             if is_new:
-                self.unstored_orders.add(output.events)
+                self.unstored_orders.add(output.events())
         self._look_what_is_stored()
         self._compare()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
@@ -288,7 +309,7 @@ class Worker:
             return
         committed, self._committed = self._committed, None
         try:
-            compare(self.shard, committed)
+            compare(self.core, committed)
         except StateDiffers as error:
             self._differs = error
             raise
@@ -319,7 +340,7 @@ class Worker:
         self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
-        if self.shard.config is None:
+        if not self.core.is_configured:
             self._check_is_new()
             self._configure()
         self.position = position
@@ -371,45 +392,30 @@ class Worker:
         for saved in self._streams.saved_snapshots(self._index):
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
-                if is_of_format_2(snapshot):
-                    snapshot = self._convert(snapshot)
-                shard, stream_id = decode_snapshot(snapshot)
-                self._check_is_of_this_exchange(shard)
+                if is_convertible(snapshot):
+                    snapshot = convert(self._streams, self._index, self._market_map, self._config, snapshot)
+                    _log.info("snapshot converted", shard=self._index, position=saved.stream_id)
+                core, stream_id = self._cores.restore(snapshot)
+                self._check_is_of_this_exchange(core)
+            except LaterFormatError:
+                raise  # an older snapshot leads to what this program does not read
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
             if split_stream_id(stream_id) <= goal:
-                self.shard, self.position = shard, ShardPosition(0, stream_id)
+                self.core, self.position = core, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
-        self.shard = self._new_shard()
+        self.core = self._new_core()
         self.position = ShardPosition(0, STREAM_START)
         return STREAM_START
 
-    def _convert(self, snapshot: bytes) -> bytes:
-        """Return a snapshot of the release before configuration was in the log, with that of the settings, and keep it in its place.
-
-        Raises:
-            SnapshotError: it cannot be used: its release goes on, or something was committed after it.
-        """
-        stop = "stop all engine workers of the earlier release, so that the last one saves its state, before this one starts"
-        position = self._streams.position(self._index).stream_id
-        if self._streams.lease(self._index).leader is not None:
-            raise SnapshotError(f"the snapshot has format 2, and somebody leads the shard; {stop}")
-        shard, stream_id = decode_snapshot_2(snapshot, self._market_map, self._config)
-        if stream_id != position:
-            raise SnapshotError(f"the snapshot has format 2 and reaches {stream_id}, committed is {position}; {stop}")
-        converted = encode_snapshot(shard, stream_id)
-        self._streams.save_snapshot(self._index, converted, stream_id, replaces=True)
-        _log.info("snapshot converted", shard=self._index, position=stream_id)
-        return converted
-
-    def _check_is_of_this_exchange(self, shard: Shard) -> None:
+    def _check_is_of_this_exchange(self, core: FrameCore) -> None:
         # Which accounts are the shard's follows from the number of shards, and that is no part of the configuration.
         here = (self._index, self._market_map.shard_count)
-        if (shard.index, shard.shard_count) != here:
+        if (core.index, core.shard_count) != here:
             raise SnapshotError(
-                f"the snapshot is of shard {shard.index} of {shard.shard_count}, this is shard {here[0]} of {here[1]}; "
+                f"the snapshot is of shard {core.index} of {core.shard_count}, this is shard {here[0]} of {here[1]}; "
                 "a running exchange cannot change its number of shards"
             )
 
@@ -483,17 +489,15 @@ class Worker:
 
         Said again now and then: a Redis that has lost its last writes may have lost this one alone.
         """
-        config, market_map, now_ms, written = self.shard.config, self.shard.market_map, self._now_ms(), self._written
-        if written is not None and written[0] is config and written[1] is market_map:
+        number, now_ms, written = self.core.configuration_number, self._now_ms(), self._written
+        if written is not None and written[0] == number:
             if now_ms < self._written_due_ms:
                 return
-            value = written[2]
+            value = written[1]
         else:
-            own = [each for each in self.shard.market_configs.values() if each.shard == self._index]
-            own.sort(key=lambda each: each.market.symbol)
-            value = encode_configuration(ShardConfiguration(self.position.stream_id, config, tuple(own)))
+            value = self.core.encode_configuration(self.position.stream_id)
         if self._streams.write_configuration(self._index, self.position, value):
-            self._written, self._written_due_ms = (config, market_map, value), now_ms + _WRITTEN_AGAIN_MS
+            self._written, self._written_due_ms = (number, value), now_ms + _WRITTEN_AGAIN_MS
 
     def _check_is_new(self) -> None:
         """Refuse a log whose commands were decided by settings: a shard that begins without any would have refused them all."""
@@ -509,6 +513,7 @@ class Worker:
         When this is done twice, the second time is refused.
         """
         commands = first_configuration(self._index, self._market_map, self._config)
+        # In the oldest format: it is not known yet which one the shard writes.
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
     def _ordered_skip(self) -> Skip | None:
@@ -534,11 +539,14 @@ class Worker:
         if skip.stream_id != entries[0].stream_id:
             self._drop_skip(skip.frame, f"it names {skip.stream_id}, and {entries[0].stream_id} comes next")
             return entries, None
+        if (reason := self.core.why_not_followed(skip.frame)) is not None:
+            self._drop_skip(skip.frame, reason)
+            return entries, None
         _log.warning("entry skipped", shard=self._index, stream_id=skip.stream_id)
         return [as_skipped(entries[0], skip.frame), *entries[1:]], skip
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        began, known = time.perf_counter(), self.shard.command_count
+        began, known = time.perf_counter(), self.core.command_count
         waited_s = time.time() - split_stream_id(entries[0].stream_id)[0] / 1_000
         entries, skip = self._with_skip(entries)
         dead_letters: list[DeadLetter] = []
@@ -565,7 +573,7 @@ class Worker:
         self._keep_lease()
         output = self._take()
         stream_id = entries[-1].stream_id
-        outbox = self._frames(output)
+        outbox = output.outbox()
         applied = time.perf_counter()
         self._streams.commit(
             Commit(
@@ -575,21 +583,21 @@ class Worker:
                 output.frame,
                 outbox,
                 dead_letters,
-                state_checksum(self.shard),
+                state_checksum(self.core),
                 skip,
             )
         )
         committed = time.perf_counter()
         self.position = ShardPosition(self.position.epoch, stream_id)
         self._delivery_unsure = bool(outbox)
-        if output.events:
-            self._told_second = self.shard.time // 1_000
-        self.unstored_orders.add(output.events)
-        commands = self.shard.command_count - known
+        if output.frame:
+            self._told_second = self.core.time // 1_000
+        self.unstored_orders.add(output.events())
+        commands = self.core.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
         if self._tracer is not None:
             trace_batch(self._tracer, self._index, entries, applied - began, committed - applied)
-        self._to_say += _reply_frames(output.replies)
+        self._to_say += [(streams.replies(reply_to), frame) for reply_to, frame in output.replies()]
         if outbox:
             self._streams.deliver(self._index, Outgoing(stream_id, outbox))
             self._delivery_unsure = False
@@ -610,7 +618,7 @@ class Worker:
     def _apply(self, entry: Entry) -> list[DeadLetter]:
         """Apply one entry; return what of it could not be understood, or was skipped. Nothing of that is applied."""
         try:
-            dead = apply_entry(self.shard, entry)
+            dead = self.core.apply_frame(entry.stream_id, entry.fields)
         except NotUnderstoodError as error:
             return [_dead_letter(entry, str(error))]
         except LaterFormatError:
@@ -623,60 +631,38 @@ class Worker:
             raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
         return [_skipped_letter(entry)] if SKIPPED_FIELD in entry.fields else _item_letters(entry, dead)
 
-    def _take(self) -> Output:
+    def _take(self) -> FrameOutput:
         try:
-            return self.shard.take()
+            return self.core.take()
         except InvariantBroken:
             raise
         except Exception as error:
             raise InvariantBroken(f"what was applied cannot be written: {type(error).__name__}: {error}") from error
 
-    def _frames(self, output: Output) -> dict[int, bytes]:
-        by_target: defaultdict[int, list[tuple[int, ShardMessage]]] = defaultdict(list)
-        for target, sequence, message in output.outbox:
-            by_target[target].append((sequence, message))
-        return {
-            target: encode_messages(
-                MessageFrame(
-                    self._index,
-                    target,
-                    numbered[0][0],
-                    tuple(message for _, message in numbered),
-                    self.shard.time * 1_000,
-                )
-            )
-            for target, numbered in by_target.items()
-        }
-
     def _answer(self, entries: Iterable[Entry]) -> None:
-        replies: list[tuple[str, Reply]] = []
+        replies: list[tuple[str, bytes]] = []
         time = TimeMs(split_stream_id(self.position.stream_id)[0])
         for entry in entries:
             try:
-                queries = decode_queries(entry.fields.get(QUERIES_FIELD, b""))
+                answers = self.core.answer(entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id)
+                replies += [(each.reply_to, self._reply_of(each, time)) for each in answers]
             except msgspec.MsgspecError as error:
                 # A query is no part of the log, so there is no commit to write this with.
                 self._bury(entry, str(error))
-                continue
-            try:
-                replies.extend([self._reply_to(query, time) for query in queries])
             except Exception as error:
                 # Looking changes nothing, so it is this question that cannot be answered, not the state that is wrong.
                 _log.exception("query not answered", shard=self._index)
                 self._bury(entry, f"{type(error).__name__}: {error}")
         self._answers += _reply_frames(replies)
 
+    def _reply_of(self, answer: Answer, time: TimeMs) -> bytes:
+        if answer.unknown_order is None:
+            return answer.reply
+        return encode_frame(self.unstored_orders.answer(answer.unknown_order, time))
+
     def _bury(self, entry: Entry, reason: str) -> None:
         letter = _dead_letter(entry, reason)
         self._streams.append(streams.dead_letters(self._index), letter.fields())
-
-    def _reply_to(self, query: Query, time: TimeMs) -> tuple[str, Reply]:
-        reply_to, reply = self.shard.answer(query, time)
-        if isinstance(query, OrderQuery) and isinstance(reply, Refused):
-            reply = self.unstored_orders.answer(query, time)
-        if isinstance(reply, AuditReply):
-            reply = msgspec.structs.replace(reply, position=self.position.stream_id)
-        return reply_to, reply
 
     def tick(self, now_us: int) -> None:
         """Let the shard's time pass when a new second has begun and nothing was told in it. `now_us` is this process's clock.
@@ -684,13 +670,16 @@ class Worker:
         Candles close by that: about at the second's end on a shard that is idle, with the next event on one that is not.
         """
         second = now_us // 1_000_000
-        if self.shard.drains and self._drained_at != self.position:
+        if self.core.has_work and self._drained_at != self.position:
             # Each command takes orders out that are to be canceled; with none coming in, a tick does.
             self._drained_at = self.position
-            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
+            self._streams.append(self._inputs, {COMMANDS_FIELD: self._tick(now_us)})
         if second > max(self._told_second, self._ticked_second):
             self._ticked_second = second
-            self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands([Tick()], now_us)})
+            self._streams.append(self._inputs, {COMMANDS_FIELD: self._tick(now_us)})
+
+    def _tick(self, now_us: int) -> bytes:
+        return encode_commands([Tick()], now_us, self.core.format)
 
     def finish(self) -> None:
         """Say what is left to say, and give the lease up: a standby need not wait for it to run out."""
@@ -731,9 +720,10 @@ def _skipped_letter(entry: Entry) -> DeadLetter:
     return DeadLetter(entry.stream, entry.stream_id, reason, entry.fields[SKIPPED_ENTRY_FIELD])
 
 
-def _reply_frames(replies: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:
-    by_waiter: defaultdict[str, list[Any]] = defaultdict(list)
+def _reply_frames(replies: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return (channel, frame) of (reply_to, encoded reply)."""
+    by_waiter: defaultdict[str, list[msgspec.Raw]] = defaultdict(list)
     for reply_to, reply in replies:
         if reply_to:
-            by_waiter[reply_to].append(reply)
+            by_waiter[reply_to].append(msgspec.Raw(reply))
     return [(streams.replies(reply_to), encode_frame(each)) for reply_to, each in by_waiter.items()]

@@ -8,13 +8,13 @@ A frame is decoded whole, which is fast. Only when that fails is it decoded item
 `decode_message_items`), so that one item that is not understood does not take the others with it.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from protocol.commands import LoggedCommand, MessageFrame, ShardMessage, SkipEntry
+from protocol.commands import LoggedCommand, MessageFrame, ShardMessage, Signed, SkipEntry
 from protocol.decoding import array_items, msgpack_decoder
 from protocol.events import Event
 from protocol.replies import Query, Reply
@@ -23,7 +23,13 @@ from protocol.units import AMOUNT_UNITS_MAX
 T = TypeVar("T")
 
 FORMAT: Final = 2
-"""What this program writes; it reads the one before, too."""
+"""The newest format that this program reads and writes; it reads the one before, too."""
+OLDEST_FORMAT: Final = 2
+"""The oldest format that this program writes: the one before, or its own when nothing was ever written in that. What a shard writes its
+configuration says (protocol/release.py); whoever writes for no shard in particular, or before one is configured, takes this one."""
+FIELDS_BEFORE: Final[dict[int, dict[type, int]]] = {}
+"""Earlier format that this program still writes -> struct -> how many of its fields it has there; a struct without an entry has all. A
+release that appends fields to what stands in the log, in snapshots or in `config:{k}` says here how many there were before."""
 UNNUMBERED: Final = 1
 """The format of frames that do not say which they have."""
 
@@ -40,6 +46,31 @@ class LaterFormatError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it")
         self.number = number
+
+
+def encode_as(number: int, value: object) -> bytes:
+    """Encode a value as it stands in format `number`: without the fields that structs have in later ones only.
+
+    Raises:
+        ValueError: such a field has a value other than its default, so the format cannot say this.
+    """
+    fields = FIELDS_BEFORE.get(number)
+    return encode_frame(value if fields is None else _with_fields(value, fields))
+
+
+def _with_fields(value: object, fields: Mapping[type, int]) -> object:
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        kept = fields.get(type(value), len(names))
+        for field in msgspec.structs.fields(value)[kept:]:
+            if getattr(value, field.name) != field.default:
+                raise ValueError(f"{type(value).__name__}.{field.name} is not written before the switch")
+        tag = value.__struct_config__.tag
+        head = [] if tag is None else [tag]
+        return head + [_with_fields(getattr(value, name), fields) for name in names[:kept]]
+    if isinstance(value, dict):
+        return {key: _with_fields(each, fields) for key, each in value.items()}
+    return [_with_fields(each, fields) for each in value] if isinstance(value, list | tuple) else value
 
 
 class CommandFrame(NamedTuple):
@@ -78,6 +109,13 @@ class MessageItems(NamedTuple):
     surplus: int
     """So many fields the frame has that a frame of its format does not have."""
     written_us: int | None
+
+
+class SkipFrame(NamedTuple):
+    """An instruction to pass over an entry, and its signature if it has one."""
+
+    skip: SkipEntry
+    signed: Signed | None
 
 
 def frame_items(frame: bytes, count: int) -> memoryview:
@@ -120,7 +158,7 @@ class _Messages(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Skip(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     number: int
     written_us: int
-    commands: tuple[SkipEntry]
+    commands: tuple[SkipEntry | Signed]
 
 
 class _UnnumberedMessages(msgspec.Struct, array_like=True):
@@ -148,7 +186,7 @@ _sender = msgpack_decoder(
     tuple[int, Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)], Annotated[str, Meta(max_length=200)]]
 )
 _skip = msgpack_decoder(_Skip)
-_EVENTS_HEAD: Final = bytes([_FIXED_ARRAY + 3, FORMAT])
+_skip_body = msgpack_decoder(SkipEntry)
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
 _NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
@@ -178,9 +216,11 @@ def _is_stamped(frame: bytes) -> bool:
         return False
 
 
-def encode_commands(commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int) -> bytes:
-    """Return the frame of one `COMMANDS_FIELD`."""
-    return encode_frame((FORMAT, written_us, commands))
+def encode_commands(
+    commands: Sequence[LoggedCommand | msgspec.Raw], written_us: int, number: int = OLDEST_FORMAT
+) -> bytes:
+    """Return the frame of one `COMMANDS_FIELD`, in format `number`."""
+    return encode_as(number, (number, written_us, commands))
 
 
 def decode_command_frame(frame: bytes) -> CommandFrame:
@@ -242,20 +282,26 @@ def _with_sender(item: UnreadItem) -> UnreadItem:
     return item._replace(request_id=request_id, reply_to=reply_to)
 
 
-def encode_skip(skip: SkipEntry, written_us: int) -> bytes:
-    """Return the frame of an instruction to pass over an entry."""
-    return encode_frame((FORMAT, written_us, (skip,)))
+def encode_skip(skip: SkipEntry | Signed, written_us: int) -> bytes:
+    """Return the frame of an instruction to pass over an entry; a `Signed` has a `SkipEntry` as its command."""
+    return encode_as(OLDEST_FORMAT, (OLDEST_FORMAT, written_us, (skip,)))
 
 
 def decode_skip(frame: bytes) -> SkipEntry:
-    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says."""
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, whoever signed it."""
+    return decode_skip_frame(frame).skip
+
+
+def decode_skip_frame(frame: bytes) -> SkipFrame:
+    """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified yet."""
     format_of(frame)
-    return _skip(frame).commands[0]
+    (found,) = _skip(frame).commands
+    return SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
 
 
-def encode_events(events: bytes, written_us: int) -> bytes:
-    """Return the frame of one `EVENTS_FIELD`; `events` is the encoded array of them."""
-    return b"".join((_EVENTS_HEAD, encode_frame(written_us), events))
+def encode_events(events: bytes, written_us: int, number: int = OLDEST_FORMAT) -> bytes:
+    """Return the frame of one `EVENTS_FIELD`, in format `number`; `events` is the array of them, encoded by `encode_as`."""
+    return b"".join((bytes((_FIXED_ARRAY + 3, number)), encode_frame(written_us), events))
 
 
 def event_items(frame: bytes) -> bytes | msgspec.Raw:
@@ -307,10 +353,10 @@ def decode_event_items(frame: bytes) -> list[Event | UnreadItem]:
     return _read_each(raw_events(frame), _event)
 
 
-def encode_messages(frame: MessageFrame) -> bytes:
-    """Return the frame of one `MESSAGES_FIELD`; one without a stamp has format 1."""
+def encode_messages(frame: MessageFrame, number: int = OLDEST_FORMAT) -> bytes:
+    """Return the frame of one `MESSAGES_FIELD`, in format `number`; one without a stamp has format 1."""
     *parts, written_us = frame
-    return encode_frame(parts if written_us is None else (FORMAT, written_us, *parts))
+    return encode_frame(parts) if written_us is None else encode_as(number, (number, written_us, *parts))
 
 
 def decode_messages(frame: bytes) -> MessageFrame:

@@ -181,6 +181,7 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 
     An operator's instruction. It is no entry of the input, since it would stand behind the one that it names: it stands in `skip:{k}`
     until its shard's leader follows it, and in `skips:{k}` and the archive, beside the entry, from then on. Nobody waits for a reply.
+    A shard that has keys follows it only as the command of a `Signed` by an OPERATOR key, and whoever replays the log verifies that.
 
     `counts_as_received`: another shard did send the messages in it, so the next one that comes from there has the number after theirs.
     When a stranger wrote them, that shard will still send others under these numbers.
@@ -227,6 +228,8 @@ SignedBody = (
 
 class Signed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=31):
     """A command (encoded `SignedBody`) with the signature of the key named `key` (protocol/signing.py says over what).
+
+    In `skip:{k}` the command is a `SkipEntry`, of which deadline, request id and reply channel say nothing.
 
     It counts for `shard` only, and only when its entry is appended up to `deadline_ms`, which may be no further away than the shard
     remembers first outcomes: whoever appends it again gets the first outcome. So it needs a request id and a reply channel. Otherwise,

@@ -80,6 +80,7 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """What a shard follows. `version` counts its changes from 1."""
 
     rules: int = RULES
+    """What comes of a command in a state."""
     windows: Windows = DEFAULT_WINDOWS
     version: Annotated[int, Meta(ge=1, le=2**31)] = 1
     keys: Annotated[tuple[OperatorKey, ...], Meta(max_length=50)] = ()
@@ -90,6 +91,10 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
     drained_per_command: Annotated[int, Meta(ge=1, le=10_000)] = 100
     """Of the orders that are to be canceled for an operator, so many are with each command, some 2 ms."""
+    format: Annotated[int, Meta(ge=2, le=127)] = 2
+    """The format of the frames and snapshots that the shard writes. The default is what shards wrote before they said so."""
+    kinds: Annotated[int, Meta(ge=1, le=2**31)] = 1
+    """The level of the kinds of events, messages and commands that are produced, see protocol/release.py; the default as above."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

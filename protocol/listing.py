@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from protocol.codec import LaterFormatError, encode_frame
+from protocol.codec import OLDEST_FORMAT, LaterFormatError, encode_as
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import Market, MarketMap
@@ -44,8 +44,9 @@ _decode_value = msgpack_decoder(_Value)
 
 
 def encode_configuration(configuration: ShardConfiguration) -> bytes:
-    """Return the value of `config:{k}`."""
-    return encode_frame((FORMAT, configuration))
+    """Return the value of `config:{k}`, with the fields that structs have in the format of the shard's log."""
+    config = configuration.config
+    return encode_as(config.format if config is not None else OLDEST_FORMAT, (FORMAT, configuration))
 
 
 def decode_configuration(value: bytes) -> ShardConfiguration:
@@ -71,6 +72,10 @@ class Listing(msgspec.Struct, frozen=True):
     statuses: dict[str, MarketStatus]
     maintenance_from: TimeMs = TimeMs(0)
     """From when on some shard takes only cancels; 0: no shard says so."""
+    format: int = OLDEST_FORMAT
+    """The format that every shard has been switched to, so that all their workers read it."""
+    kinds: int = 1
+    """The level of kinds likewise: commands of a later one are not understood everywhere."""
 
     @classmethod
     def of(cls, configurations: Mapping[int, ShardConfiguration], shard_count: int) -> Self:
@@ -100,6 +105,8 @@ class Listing(msgspec.Struct, frozen=True):
             MarketMap.placed(listed, shard_count, slots, unknown),
             {config.market.symbol: config.status for _, _, config in rows},
             min((config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)),
+            OLDEST_FORMAT if unknown else min(config.format for config in configs),
+            1 if unknown else min(config.kinds for config in configs),
         )
 
     @property

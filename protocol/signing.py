@@ -7,7 +7,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from protocol.commands import Signed, SignedBody
+from protocol.codec import OLDEST_FORMAT, encode_as
+from protocol.commands import Signed, SignedBody, SkipEntry
 from protocol.decoding import msgpack_decoder
 from protocol.units import TimeMs
 
@@ -23,9 +24,20 @@ Raises:
 """
 
 
-def sign(private_key: Ed25519PrivateKey, key: str, shard: int, deadline_ms: TimeMs, command: SignedBody) -> Signed:
-    """Return `command` with a signature that counts for `shard` until `deadline_ms`, by the clock that gives entries their ids."""
-    body = _encode(command)
+def sign(
+    private_key: Ed25519PrivateKey,
+    key: str,
+    shard: int,
+    deadline_ms: TimeMs,
+    command: SignedBody | SkipEntry,
+    number: int = OLDEST_FORMAT,
+) -> Signed:
+    """Return `command` with a signature that counts for `shard` until `deadline_ms`, by the clock that gives entries their ids.
+
+    The deadline of a `SkipEntry` is 0: it names the one entry that it counts for. `number` is the format that the shard has been
+    switched to.
+    """
+    body = encode_as(number, command)
     return Signed(key, shard, deadline_ms, body, private_key.sign(_message(key, shard, deadline_ms, body)))
 
 

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from protocol import streams
 from protocol.decoding import json_decoder
+from protocol.release import this_release
 from runtime import redis_clients
 from runtime.probes import Probes, Reach
 from runtime.settings import PREFIX, Settings, SettingsError
@@ -51,11 +52,22 @@ _redis_reachable = prometheus_client.Gauge(
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What a process said last: who it is, when (seconds since the epoch), and how far behind (milliseconds; None: it has no backlog)."""
+    """What a process said last: who it is, when (seconds since the epoch), and how far behind (milliseconds; None: it has no backlog).
+
+    And up to which numbers it reads what stands in the log (protocol/release.py); 0: it is of a release that does not say so.
+    """
 
     pid: int
     time: float
     lag_ms: int | None = None
+    reads_format: int = 0
+    reads_kinds: int = 0
+    reads_rules: int = 0
+
+
+def health_now(lag_ms: int | None) -> Health:
+    """Return what this process has to say."""
+    return Health(os.getpid(), time.time(), lag_ms, *this_release())
 
 
 def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
@@ -181,7 +193,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._stopped.is_set():
-            health = Health(os.getpid(), time.time(), self._lag_ms() if self._lag_ms else None)
+            health = health_now(self._lag_ms() if self._lag_ms else None)
             try:
                 self._redis.set(self._key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
             except redis.RedisError as error:

@@ -237,11 +237,11 @@ class CommandQueue:
         self._fail(batch)
 
     def _commands_entry(self, shard: int, batch: Sequence[Command]) -> bytes:
-        now_us = time.time_ns() // 1_000
+        now_us, number = time.time_ns() // 1_000, self._listing().format
         commands: Sequence[LoggedCommand] = batch
         if self._faucet is not None and any(isinstance(command, Deposit) for command in batch):
             commands = [self._signed(shard, command, now_us // 1_000) for command in batch]
-        return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us))
+        return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us, number))
 
     def _signed(self, shard: int, command: Command, now_ms: int) -> LoggedCommand:
         """Return a command as its shard takes it. A signature is made anew for each repetition: the deadline is in it."""

@@ -15,6 +15,8 @@ import msgspec
 from engine_worker import main, snapshot_from_log
 from engine_worker.core.accounts import Account
 from engine_worker.core.shard import Shard
+from engine_worker.cores import shard_of
+from engine_worker.frame_core import FrameCore
 from engine_worker.snapshots import STDOUT
 from engine_worker.worker import Worker
 from protocol.market import Market
@@ -37,13 +39,14 @@ class WorkerWithOtherRules(Worker):
     """A worker each of whose shards follows the other rules, a restored one as well."""
 
     @property
-    def shard(self) -> Shard:
-        return self._shard
+    def core(self) -> FrameCore:
+        return self._core
 
-    @shard.setter
-    def shard(self, shard: Shard) -> None:
+    @core.setter
+    def core(self, core: FrameCore) -> None:
+        shard = shard_of(core)
         shard._settle = MethodType(_settle_otherwise, shard)  # type: ignore[method-assign]
-        self._shard = shard
+        self._core = core
 
 
 def start_snapshot(output: int, environment: Mapping[str, str]) -> int:

@@ -13,11 +13,16 @@ from cli.entries import entry_lines
 from cli.probes import audit, connect
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of
-from protocol.commands import SkipEntry
+from protocol.commands import Signed, SkipEntry
+from protocol.configuration import OperatorKey, Role
+from protocol.listing import decode_configuration
+from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
+from protocol.units import TimeMs
 from runtime.halt import read_halt
+from runtime.operator_keys import key_name, private_key, public_half
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.settings import SettingsError
+from runtime.settings import Settings, SettingsError
 from runtime.stream_log import Entry
 
 _WARNING = """\
@@ -77,8 +82,10 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             if not yes:
                 click.confirm("Skip it?", abort=True)
             instruction = SkipEntry(0, "", stop.entry.stream_id, operator, reason, is_sent)
-            log.order_skip(shard, encode_skip(instruction, time.time_ns() // 1_000))
-    except (redis.RedisError, SettingsError) as error:
+            log.order_skip(shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000))
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
+    except redis.RedisError as error:
         raise CommandError(
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
@@ -88,6 +95,30 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
         markup=False,
         soft_wrap=True,
     )
+
+
+def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: SkipEntry) -> Signed:
+    """Sign an instruction with the operator's key.
+
+    Raises:
+        CommandError: the shard does not know that key, so it would not follow the instruction.
+        SettingsError: the key cannot be read.
+    """
+    key = private_key(settings, Role.OPERATOR)
+    name = key_name(Role.OPERATOR, public_half(key))
+    known = [each.name for each in _keys(log, shard) if each.role is Role.OPERATOR]
+    if known and name not in known:
+        raise CommandError(f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}.")
+    return sign(key, name, shard, TimeMs(0), instruction)
+
+
+def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
+    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program reads."""
+    try:
+        config = decode_configuration(log.configuration(shard) or b"").config
+    except (msgspec.MsgspecError, LaterFormatError):
+        return ()
+    return config.keys if config is not None else ()
 
 
 class _Claim(NamedTuple):

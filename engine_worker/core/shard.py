@@ -50,7 +50,7 @@ from engine_worker.core.outcomes import (
     fingerprint_of,
     transfer_key,
 )
-from protocol.codec import encode_events, encode_frame, frame_items
+from protocol.codec import OLDEST_FORMAT, encode_as, encode_events, frame_items
 from protocol.commands import (
     CancelAllOrders,
     CancelMissed,
@@ -78,7 +78,8 @@ from protocol.commands import (
     Withdraw,
     WithdrawFees,
 )
-from protocol.configuration import RULES, MarketConfig, MarketStatus, OperatorKey, Role, ShardConfig
+from protocol.configuration import MarketConfig, MarketStatus, OperatorKey, Role, ShardConfig
+from protocol.decoding import array_items
 from protocol.events import (
     AccountClosed,
     AccountLimited,
@@ -107,6 +108,7 @@ from protocol.orders import (
     OrderStatus,
     RejectReason,
 )
+from protocol.release import release_of, this_release, too_new, why_later, why_too_early
 from protocol.replies import (
     AuditQuery,
     AuditReply,
@@ -154,6 +156,8 @@ DROPS_PER_COMMAND: Final = 64
 """Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
 
 
+_FIRST: Final = ShardConfig(rules=1)
+"""With the lowest numbers that there are."""
 _NEED_SIGNATURE: Final = frozenset({Signed, *ROLES})
 
 
@@ -228,6 +232,8 @@ class Shard:
         self._hash_due = STATE_HASH_INTERVAL
         self._checksummed = 0
         """How many of `_events` are in the checksum."""
+        self._switched: list[msgspec.Raw] = []
+        """The first of `_events`, encoded, when the shard was switched to another format behind them."""
         self.time = TimeMs(0)
         """The shard's time, which never goes back."""
         self._entered = TimeMs(0)
@@ -336,16 +342,36 @@ class Shard:
         self.check_money()
         events = self._events
         frame = b""
+        if self.config is not None and self.config.kinds < this_release().kinds:
+            self._check_kinds(self.config.kinds)
         if events:
-            items = encode_frame(events)
-            frame = encode_events(items, self.time * 1_000)
+            number = self.format
+            items = encode_as(number, [*self._switched, *events[len(self._switched) :]] if self._switched else events)
+            frame = encode_events(items, self.time * 1_000, number)
             if self._checksummed:  # rarely: some of them came before a `StateHashed`
                 self._checksum_events()
             else:
                 self.checksum = zlib.crc32(frame_items(items, len(events)), self.checksum)
         output = Output(events, self._replies, self._outbox, frame)
-        self._events, self._replies, self._outbox, self._checksummed = [], [], [], 0
+        self._events, self._replies, self._outbox, self._checksummed, self._switched = [], [], [], 0, []
         return output
+
+    @property
+    def format(self) -> int:
+        """The format of the frames and snapshots that the shard writes."""
+        return self.config.format if self.config is not None else OLDEST_FORMAT
+
+    def _check_kinds(self, kinds: int) -> None:
+        """Refuse to tell anything that processes of the release before do not understand.
+
+        Raises:
+            InvariantBroken: something was produced before the shard was switched to its level.
+        """
+        for produced in (self._events, (message for _, _, message in self._outbox)):
+            if (name := too_new(produced, kinds)) is not None:
+                raise InvariantBroken(
+                    f"{name} was produced before the shard was switched to it; its kinds are of level {kinds}"
+                )
 
     def go_on_from(self, command_count: int, checksum: int) -> None:
         """Take over the counts of the shard that this one is restored from."""
@@ -354,7 +380,7 @@ class Shard:
 
     def _checksum_events(self) -> None:
         new = self._events[self._checksummed :]
-        self.checksum = zlib.crc32(frame_items(encode_frame(new), len(new)), self.checksum)
+        self.checksum = zlib.crc32(frame_items(encode_as(self.format, new), len(new)), self.checksum)
         self._checksummed = len(self._events)
 
     def _hash_state(self) -> None:
@@ -382,7 +408,7 @@ class Shard:
         counts = (self.time, self.index, self.command_count, self.order_count, len(self.accounts))
         work = (self.execution_count, list(self.drains), sorted(self.authority.given.items()))
         mail = (sorted(self.received.items()), sorted(self.sent.items()))
-        state = encode_frame((self.checksum, counts, mail, totals, markets, configs, work))
+        state = encode_as(self.format, (self.checksum, counts, mail, totals, markets, configs, work))
         return hashlib.blake2b(state, digest_size=16).hexdigest()
 
     def _send(self, target: int, message: ShardMessage) -> None:
@@ -532,18 +558,26 @@ class Shard:
             self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_OUTDATED)
         elif not self._may_follow(config):
             self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)
+        elif (reason := why_later(config) or why_too_early(config)) is not None:
+            # Another program decides otherwise, so this one must not say that it is refused.
+            raise InvariantBroken(f"the shard is switched to what another release does: it {reason}")
         else:
+            if config.format != self.format:
+                self._checksum_events()
+                self._switched += map(
+                    msgspec.Raw, array_items(encode_as(self.format, self._events))[len(self._switched) :]
+                )
             self.set_config(config)
             self._events.append(ShardConfigured(self.time, config))
             self._reply(command.reply_to, Configured(command.request_id, self.time, config.version))
 
     def _may_follow(self, config: ShardConfig) -> bool:
-        """Return whether the program knows how to follow a configuration, and nobody would be locked out or misplaced by it."""
+        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no earlier release."""
         names = {key.name for key in config.keys}
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)
         slots = config.slots
         return (
-            config.rules == RULES
+            all(new >= old for new, old in zip(release_of(config), release_of(self.config or _FIRST), strict=True))
             and min(config.windows) >= 1
             and len(names) == len(config.keys)
             and (has_operator or not (config.keys or self.authority.keys))

@@ -7,6 +7,7 @@ plus the commands after it equals never having stopped.
 
 import hashlib
 from collections import deque
+from typing import Final
 
 import msgspec
 
@@ -15,21 +16,32 @@ from engine_worker.core.book import BookSide
 from engine_worker.core.drains import Drain
 from engine_worker.core.outcomes import FirstOutcome, KeyedRequest, KeyedRequests, Request, Transfer
 from engine_worker.core.shard import CancelAllRequest, Shard
-from protocol.configuration import RULES, AccountLimits, MarketConfig, ShardConfig
+from protocol.codec import encode_as
+from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
+from protocol.release import LaterReleaseError, why_later, why_too_early
 from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
 from protocol.windows import Windows
 
-FORMAT_VERSION = 3
-"""3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders; totals of any size, and
+FORMAT_VERSION: Final = 3
+"""The newest format of snapshots that this program reads.
+
+3: with the configuration, the first outcomes of requests and the shard's own time, without closed orders; totals of any size, and
 transfer ids as digests with their times. 2: with the checksum of all events."""
+VERSIONS: Final[dict[int, int]] = {2: 3}
+"""Format that the shard writes (`ShardConfig.format`) -> the format of its snapshots. The release before reads those that are written
+before the switch."""
 
 
 class SnapshotError(ValueError):
     """The snapshot does not fit: torn, of another format, or of another set of shards or markets."""
+
+
+class LaterSnapshotError(SnapshotError, LaterReleaseError):
+    """A later release wrote the snapshot; this program must not lead its shard."""
 
 
 class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -120,7 +132,7 @@ _DIGEST_SIZE = 32
 
 def encode_snapshot(shard: Shard, stream_id: StreamId) -> bytes:
     """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front."""
-    body = _encode(_snapshot_of(shard, stream_id))
+    body = encode_as(shard.format, _snapshot_of(shard, stream_id))
     return hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() + body
 
 
@@ -134,19 +146,24 @@ def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
 
     Raises:
         SnapshotError: the bytes are torn, belong to another format, or describe an impossible state.
+        LaterSnapshotError: a later release wrote them.
     """
     body = whole_body(data)
     try:
         version = _decode_head(body).version
-        if version != FORMAT_VERSION:
-            raise SnapshotError(f"the snapshot has format {version}, this program reads {FORMAT_VERSION}")
+        if version not in VERSIONS.values():
+            reason = f"the snapshot has format {version}, this program reads {FORMAT_VERSION}"
+            if version > FORMAT_VERSION:
+                raise LaterSnapshotError(reason, version)
+            raise SnapshotError(reason)
         snapshot = _decode(body)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
-    if snapshot.config is not None and snapshot.config.rules > RULES:
-        raise SnapshotError(
-            f"the snapshot follows rules {snapshot.config.rules}, this program knows them up to {RULES}"
-        )
+    if (config := snapshot.config) is not None:
+        if (later := why_later(config)) is not None:
+            raise LaterSnapshotError(f"the snapshot's shard {later}", config.format)
+        if (earlier := why_too_early(config)) is not None:
+            raise SnapshotError(f"the snapshot's shard {earlier}")
     return restored(snapshot), snapshot.stream_id
 
 
@@ -202,7 +219,7 @@ def whole_body(data: bytes) -> bytes:
 
 def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
     return ShardSnapshot(
-        version=FORMAT_VERSION,
+        version=VERSIONS[shard.format],
         stream_id=stream_id,
         index=shard.index,
         shard_count=shard.shard_count,

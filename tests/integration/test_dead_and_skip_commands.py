@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import redis
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.main import main
 from engine_worker.core.snapshot import state_hash
@@ -16,14 +17,17 @@ from engine_worker.input import MessageNotUnderstood
 from engine_worker.worker import Worker
 from persist.ingest import ShardIngest
 from protocol import streams
-from protocol.codec import FORMAT, encode_frame
+from protocol.codec import FORMAT, decode_skip_frame, encode_frame
 from protocol.commands import CancelOrder, Deposit
+from protocol.configuration import Role
 from protocol.events import EntrySkipped
+from protocol.signing import is_genuine
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 from runtime.halt import write_halt
+from runtime.operator_keys import first_config, key_name, private_key, public_half, replace_private_key
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.settings import PREFIX
+from runtime.settings import PREFIX, load_settings
 from tests.integration.persist.stored import query
 from tests.integration.test_worker import deposits, enqueue, events_of, market_map, run_until_quiet, worker
 from tests.market_log import START_MS, MarketLog, frame
@@ -214,3 +218,35 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
 @pytest.mark.parametrize("wrong", [("--shard", "3"), ("--operator", " "), ("--reason", "x" * 1_001)])
 def test_a_skip_needs_a_shard_a_name_and_a_reason(log: RedisStreamLog, wrong: tuple[str, str]) -> None:
     assert skip("1-0", *wrong).exit_code == 2
+
+
+def test_a_skip_is_signed_with_a_key_that_the_shard_knows(log: RedisStreamLog, client: redis.Redis) -> None:
+    settings = load_settings()
+    ours = private_key(settings, Role.OPERATOR)
+    first = Worker(log, 0, MARKETS, batch_entries_max=3, config=first_config(settings))
+    first.start()
+    run_until_quiet([first])
+    mail = encode_frame((FORMAT, time.time_ns() // 1_000, 1, 0, 1, [UNKNOWN]))
+    poison = log.append(streams.commands(0), {MESSAGES_FIELD: mail})
+    with pytest.raises(MessageNotUnderstood) as halt:
+        run_until_quiet([first])
+    write_halt(client, 0, str(halt.value))
+
+    replace_private_key(settings, Role.OPERATOR, Ed25519PrivateKey.generate())
+    refused = skip(poison, "--mail", "forged", "--yes")
+    assert refused.exit_code == 1
+    assert f"does not know the key {key_name(Role.OPERATOR, public_half(private_key(settings, Role.OPERATOR)))}" in (
+        " ".join(refused.output.replace("│", " ").split())
+    )
+    assert log.skip(0) is None
+
+    replace_private_key(settings, Role.OPERATOR, ours)
+    ordered = skip(poison, "--mail", "forged", "--yes")
+    assert ordered.exit_code == 0, ordered.output
+    again = worker(log, 0, MARKETS)
+    again.start()
+    run_until_quiet([again])
+    assert log.skips(0).keys() == {poison}
+    frame = decode_skip_frame(log.skips(0)[poison])
+    assert frame.signed is not None
+    assert is_genuine(frame.signed, public_half(ours))

@@ -1,10 +1,12 @@
 """An entry halts its shard; an operator has it skipped; and everybody who ever reads the log skips it, too."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.checksum import state_checksum
 from engine_worker.core.accounts import InvariantBroken
@@ -15,11 +17,13 @@ from engine_worker.replay import Replay, StreamLogSource, Verifier
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import FORMAT, decode_skip, encode_frame, encode_skip
-from protocol.commands import Deposit, PlaceOrder, SkipEntry
+from protocol.commands import Deposit, PlaceOrder, Signed, SkipEntry
+from protocol.configuration import OperatorKey, Role, ShardConfig
 from protocol.events import EntrySkipped
 from protocol.orders import OrderType, Side, TimeInForce
+from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
-from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
+from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Commit, Skip, StreamLog, as_skipped
@@ -35,6 +39,9 @@ from tests.integration.test_worker import (
 
 MARKETS = market_map(3)
 NOW_US = 1_795_000_000_000_000
+PRIVATE = {role: Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in Role}
+STRANGER = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
+KEYS = tuple(OperatorKey(role.name, role, PRIVATE[role].public_key().public_bytes_raw()) for role in Role)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -252,3 +259,104 @@ def test_a_commit_moves_the_instruction_that_it_followed_and_no_other(log: Strea
 
 def test_what_is_skipped_is_what_the_instruction_says() -> None:
     assert decode_skip(instruction(StreamId("5-0"))).stream_id == "5-0"
+
+
+def keyed_worker(log: StreamLog, config: ShardConfig) -> Worker:
+    return Worker(log, 0, MARKETS, batch_entries_max=3, config=config)
+
+
+@pytest.fixture
+def halted_at(log: StreamLog) -> StreamId:
+    """A shard that has keys, which stands still before mail that it does not understand."""
+    leader = keyed_worker(log, ShardConfig(keys=KEYS))
+    leader.start()
+    run_until_quiet([leader])
+    leader.shard.received[1] = 0
+    poison = unknown_mail(log, leader.shard)
+    with pytest.raises(MessageNotUnderstood):
+        run_until_quiet([leader])
+    return poison
+
+
+def skip_of(stream_id: StreamId) -> SkipEntry:
+    return SkipEntry(0, "", stream_id, "ada", "written by nobody of ours")
+
+
+def signed(stream_id: StreamId, role: Role, private: Ed25519PrivateKey, shard: int = 0) -> Signed:
+    return sign(private, role.name, shard, TimeMs(0), skip_of(stream_id))
+
+
+def changed(stream_id: StreamId) -> Signed:
+    """The signature of another instruction around this one."""
+    other = sign(PRIVATE[Role.OPERATOR], Role.OPERATOR.name, 0, TimeMs(0), skip_of(StreamId("7-0")))
+    return msgspec.structs.replace(other, command=signed(stream_id, Role.OPERATOR, STRANGER).command)
+
+
+NOT_GENUINE: dict[str, Callable[[StreamId], SkipEntry | Signed]] = {
+    "unsigned": skip_of,
+    "a stranger's key": lambda each: signed(each, Role.OPERATOR, STRANGER),
+    "the treasury's key": lambda each: signed(each, Role.TREASURY, PRIVATE[Role.TREASURY]),
+    "a faucet's key": lambda each: signed(each, Role.FAUCET, PRIVATE[Role.FAUCET]),
+    "an unknown key": lambda each: sign(PRIVATE[Role.OPERATOR], "nobody", 0, TimeMs(0), skip_of(each)),
+    "for another shard": lambda each: signed(each, Role.OPERATOR, PRIVATE[Role.OPERATOR], shard=1),
+    "the signature of another": changed,
+}
+
+
+@pytest.mark.parametrize("of", NOT_GENUINE.values(), ids=NOT_GENUINE.keys())
+def test_an_instruction_that_no_operator_has_signed_is_dropped(
+    log: StreamLog, halted_at: StreamId, of: Callable[[StreamId], SkipEntry | Signed]
+) -> None:
+    before = log.position(0)
+    log.order_skip(0, encode_skip(of(halted_at), NOW_US))
+    leader = keyed_worker(log, ShardConfig(keys=KEYS))
+    leader.start()
+    with pytest.raises(MessageNotUnderstood):
+        run_until_quiet([leader])
+    assert (log.skip(0), log.skips(0)) == (None, {})
+    assert log.position(0).stream_id == before.stream_id
+
+
+def test_an_operators_signature_is_verified_again_by_who_replays(log: StreamLog, halted_at: StreamId) -> None:
+    standby = keyed_worker(log, ShardConfig(keys=KEYS))
+    standby.join()
+    genuine = encode_skip(signed(halted_at, Role.OPERATOR, PRIVATE[Role.OPERATOR]), NOW_US)
+    log.order_skip(0, genuine)
+    leader = keyed_worker(log, ShardConfig(keys=KEYS))
+    leader.start()
+    run_until_quiet([leader])
+    assert [event.stream_id for event in events_of(log, 0) if isinstance(event, EntrySkipped)] == [halted_at]
+    assert log.skips(0) == {halted_at: genuine}
+    while standby.follow():
+        pass
+    assert state_checksum(standby.shard) == state_checksum(leader.shard)
+    assert verify(log, leader) == 0
+
+
+@pytest.mark.parametrize("of", NOT_GENUINE.values(), ids=NOT_GENUINE.keys())
+def test_a_committed_skip_that_is_not_genuine_halts_who_replays(
+    log: StreamLog, halted_at: StreamId, of: Callable[[StreamId], SkipEntry | Signed]
+) -> None:
+    """As when somebody has written into `skips:{k}`, or into the archive."""
+    standby = keyed_worker(log, ShardConfig(keys=KEYS))
+    standby.join()
+    forged = encode_skip(of(halted_at), NOW_US)
+    log.commit(Commit(0, log.position(0), halted_at, skip=Skip(halted_at, forged)))
+    for _ in range(2):
+        with pytest.raises(InvariantBroken, match=f"instruction to skip entry {halted_at} is not genuine"):
+            standby.follow()
+    assert standby.position.stream_id != halted_at
+    replay = Replay(StreamLogSource(log, 0), 0, 3)
+    with pytest.raises(InvariantBroken, match=f"instruction to skip entry {halted_at} is not genuine"):
+        replay.run_to(halted_at)
+
+
+def test_a_shard_that_nobody_has_configured_follows_every_instruction(log: StreamLog) -> None:
+    """It knows no keys yet, and what stands before its configuration must not stop it for ever."""
+    poison = log.append(streams.commands(0), {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, 1, 0, 1, [[99]]))})
+    log.order_skip(0, encode_skip(signed(poison, Role.OPERATOR, STRANGER), NOW_US))
+    leader = keyed_worker(log, ShardConfig(keys=KEYS))
+    leader.start()
+    run_until_quiet([leader])
+    assert log.skips(0).keys() == {poison}
+    assert leader.shard.config is not None

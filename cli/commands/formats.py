@@ -1,0 +1,103 @@
+"""`exchange formats`."""
+
+import rich_click as click
+
+from cli.console import CommandError, console, plain_table, print_json
+from cli.formats import Reader, Switch, plan_switch, read_readers, release_text, switched
+from cli.operating import Operator, operating
+from cli.probes import connect
+from protocol.commands import ConfigureShard
+from protocol.configuration import Role, ShardConfig
+from protocol.release import release_of
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: shards, processes, newest, lacking.")
+@click.pass_context
+def formats(context: click.Context, as_json: bool) -> None:
+    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process reads them.
+
+    A new release writes what the one before reads, until all processes are of the new one and the shards are switched. So an upgrade
+    can be taken back until then.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with operating() as operator:
+        found = _readers(operator)
+        switch_plan = plan_switch(operator.configs, found)
+    if as_json:
+        print_json(
+            {
+                "shards": {shard: release_of(config)._asdict() for shard, config in operator.configs.items()},
+                "processes": {each.name: each.reads._asdict() if each.reads is not None else None for each in found},
+                "newest": switch_plan.newest._asdict(),
+                "lacking": [each.name for each in switch_plan.lacking],
+            }
+        )
+        return
+    _show(operator.configs, found)
+    if not switch_plan.shards:
+        console.print("\nEvery shard writes the newest that any process reads.", highlight=False)
+    elif switch_plan.lacking:
+        console.print(f"\n{_lacking_text(switch_plan)}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(f"\n`exchange formats switch` switches to {release_text(switch_plan.newest)}.", highlight=False)
+
+
+@formats.command()
+@click.option(
+    "--without", multiple=True, help="A process that has not been heard and will not come back. May be repeated."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def switch(without: tuple[str, ...], yes: bool) -> None:
+    """Let every shard write the newest that all processes read. There is no way back: earlier releases then refuse to start.
+
+    Refused while a process reads less, or has not been heard.
+    """
+    with operating() as operator:
+        found = _readers(operator)
+        planned = plan_switch(operator.configs, found, without)
+        if planned.lacking:
+            raise CommandError(_lacking_text(planned))
+        if not planned.shards:
+            console.print(f"Every shard writes {release_text(planned.newest)} already.", highlight=False)
+            return
+        if not yes:
+            click.confirm(
+                f"Switch to {release_text(planned.newest)}? Earlier releases cannot run this exchange any more.",
+                abort=True,
+            )
+        for shard in planned.shards:
+            _switch(operator, shard, switched(operator.configs[shard], planned.newest))
+            console.print(f"shard {shard}: {release_text(planned.newest)}", highlight=False)
+
+
+def _switch(operator: Operator, shard: int, config: ShardConfig) -> None:
+    def command(request_id: int, reply_to: str) -> ConfigureShard:
+        return ConfigureShard(request_id, reply_to, config)
+
+    operator.tell(shard, Role.OPERATOR, command, f"switch to {release_text(release_of(config))}")
+
+
+def _readers(operator: Operator) -> list[Reader]:
+    with connect(operator.settings) as client:
+        return read_readers(client, operator.settings)
+
+
+def _lacking_text(planned: Switch) -> str:
+    named = ", ".join(f"{each.name} ({release_text(each.reads)})" for each in planned.lacking)
+    return (
+        f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those with the new release; one that "
+        "was not heard and will not come back is left out with --without."
+    )
+
+
+def _show(configs: dict[int, ShardConfig], found: list[Reader]) -> None:
+    table = plain_table("", "format", "kinds", "rules")
+    for shard, config in configs.items():
+        table.add_row(f"shard {shard} writes", *map(str, release_of(config)))
+    for each in found:
+        table.add_row(
+            f"{each.name} reads", *(map(str, each.reads) if each.reads is not None else ("not heard", "", ""))
+        )
+    console.print(table)

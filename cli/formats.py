@@ -1,0 +1,85 @@
+"""Which numbers each process reads and each shard writes, and whether all shards may be switched to the newest."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import redis
+
+from cli.processes import engines, gateways, readers
+from protocol.configuration import ShardConfig
+from protocol.release import Release, release_of
+from runtime.metrics import Health, read_health
+from runtime.settings import Settings
+
+_HEALTH: Final = "health:"
+
+
+class Reader(NamedTuple):
+    """A process that reads or writes what stands in the log."""
+
+    name: str
+    reads: Release | None
+    """None: it has not been heard lately."""
+
+
+class Switch(NamedTuple):
+    """What a switch would do."""
+
+    newest: Release
+    """The newest that any process reads."""
+    lacking: tuple[Reader, ...]
+    """Processes that do not read it, or have not been heard: they forbid the switch."""
+    shards: tuple[int, ...]
+    """The shards that do not write it yet."""
+
+
+def expected(settings: Settings) -> list[str]:
+    """Return the names of the processes that the settings name."""
+    return [spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))]
+
+
+def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
+    """Return the processes of the settings, and all others that have been heard lately."""
+    names = expected(settings)
+    known = set(names)
+    heard: Iterable[Any] = client.scan_iter(match=f"{_HEALTH}*", count=1_000)
+    others = {key.decode().removeprefix(_HEALTH).replace("{", "").replace("}", "") for key in heard} - known
+    return [_reader(name, read_health(client, name)) for name in (*names, *sorted(others))]
+
+
+def _reader(name: str, health: Health | None) -> Reader:
+    reads = Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
+    return Reader(name, reads)
+
+
+def plan_switch(configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()) -> Switch:
+    """Return what a switch to the newest would do, `without` the processes that an operator says will not come back."""
+    counted = [each for each in found if each.reads is not None or each.name not in without]
+    written = [release_of(config) for config in configs.values()]
+    newest = _highest([*(each.reads for each in counted if each.reads is not None), *written])
+    lacking = tuple(each for each in counted if each.reads is None or not _reads(each.reads, newest))
+    behind = tuple(shard for shard, config in configs.items() if release_of(config) != newest)
+    return Switch(newest, lacking, behind)
+
+
+def _highest(releases: Sequence[Release]) -> Release:
+    return Release(*(max(numbers) for numbers in zip(*releases, strict=True)))
+
+
+def _reads(reads: Release, wanted: Release) -> bool:
+    return all(own >= number for own, number in zip(reads, wanted, strict=True))
+
+
+def switched(config: ShardConfig, newest: Release) -> ShardConfig:
+    """Return the next version of a shard's configuration, with these numbers."""
+    return msgspec.structs.replace(config, version=config.version + 1, **newest._asdict())
+
+
+def release_text(release: Release | None) -> str:
+    """Return the numbers as people read them."""
+    if release is None:
+        return "not heard"
+    if not any(release):
+        return "an earlier release"
+    return f"format {release.format}, kinds {release.kinds}, rules {release.rules}"

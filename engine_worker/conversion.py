@@ -1,0 +1,99 @@
+"""What an earlier release has left, brought to what this one reads: by a worker at its start, or by `exchange convert`.
+
+Snapshots of format 2 have no configuration; what they lack comes from the settings. So one is converted only where nobody leads and
+nothing has been committed after it: else the settings would decide again what became of that.
+"""
+
+from collections import Counter
+from typing import Final, NamedTuple
+
+from engine_worker.core.snapshot import FORMAT_VERSION, SnapshotError, encode_snapshot, snapshot_format
+from engine_worker.core.snapshot_2 import FORMAT, decode_snapshot_2, is_of_format_2
+from protocol import streams
+from protocol.codec import UNNUMBERED, LaterFormatError, format_of
+from protocol.configuration import ShardConfig
+from protocol.market import MarketMap
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START
+from runtime.stream_log import StreamLog
+
+_ENTRIES: Final = 1_000
+"""Read at once."""
+_STOP: Final = "stop all engine workers of the earlier release, so that the last one saves its state"
+
+
+class Formats(NamedTuple):
+    """Which formats there are in what a shard has."""
+
+    snapshots: tuple[int, ...]
+    """Of the kept snapshots, newest first; 0: it is torn."""
+    input: dict[int, int]
+    """Format -> the number of entries in `in:{k}` that have it; later than this program reads: as it says itself."""
+    events: dict[int, int]
+    """The same of `ev:{k}`."""
+
+    @property
+    def is_present(self) -> bool:
+        """Whether a worker can start from it: its newest snapshot has the present format, or there is none."""
+        return not self.snapshots or self.snapshots[0] >= FORMAT_VERSION
+
+
+def formats_of(log: StreamLog, shard: int) -> Formats:
+    """Look at everything that is kept of a shard, and change nothing."""
+    snapshots = []
+    for snapshot in log.snapshots(shard):
+        try:
+            snapshots.append(snapshot_format(snapshot))
+        except SnapshotError:
+            snapshots.append(0)
+    return Formats(
+        tuple(snapshots),
+        _formats(log, streams.commands(shard), (COMMANDS_FIELD, MESSAGES_FIELD)),
+        _formats(log, streams.events(shard), (EVENTS_FIELD,)),
+    )
+
+
+def _formats(log: StreamLog, stream: str, fields: tuple[bytes, ...]) -> dict[int, int]:
+    counts: Counter[int] = Counter()
+    after = STREAM_START
+    while entries := log.read({stream: after}, _ENTRIES, block_ms=0):
+        after = entries[-1].stream_id
+        for entry in entries:
+            frame = next((entry.fields[field] for field in fields if field in entry.fields), b"")
+            try:
+                counts[format_of(frame)] += 1
+            except LaterFormatError as error:
+                counts[error.number] += 1
+    return dict(sorted(counts.items()))
+
+
+def is_convertible(snapshot: bytes) -> bool:
+    """Return whether these are the whole bytes of a snapshot that `convert` reads."""
+    return is_of_format_2(snapshot)
+
+
+def convert(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig, snapshot: bytes) -> bytes:
+    """Return a snapshot of the release before configuration was in the log, configured as the settings say, and keep it in its place.
+
+    Raises:
+        SnapshotError: it cannot be used: its release goes on, something was committed after it, or it does not fit the markets.
+    """
+    position = log.position(shard).stream_id
+    if log.lease(shard).leader is not None:
+        raise SnapshotError(f"the snapshot has format {FORMAT}, and somebody leads the shard; {_STOP}")
+    state, stream_id = decode_snapshot_2(snapshot, market_map, config)
+    if stream_id != position:
+        raise SnapshotError(
+            f"the snapshot has format {FORMAT} and reaches {stream_id}, committed is {position}; start that release again and {_STOP}"
+        )
+    if state.index != shard:
+        raise SnapshotError(f"the snapshot is of shard {state.index}, this is shard {shard}")
+    converted = encode_snapshot(state, stream_id)
+    log.save_snapshot(shard, converted, stream_id, replaces=True)
+    return converted
+
+
+def counts_text(counts: dict[int, int]) -> str:
+    """Return how many entries have which format, as people read it."""
+    named = (f"{count} of format {number}" for number, count in counts.items())
+    text = ", ".join(named) or "none"
+    return text + (" (without a number)" if UNNUMBERED in counts else "")

@@ -1,0 +1,24 @@
+"""Which cores there are, and which one runs: the one place that knows."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine_worker.core.frames import ObjectCore, ObjectCores
+from engine_worker.core.shard import Shard
+from engine_worker.frame_core import Cores, FrameCore
+
+__all__ = ["CORES", "Shard", "chosen_cores", "shard_of"]
+
+CORES: Final[Mapping[str, Cores]] = {"objects": ObjectCores()}
+"""By name. All of them write the same bytes, which tests/properties/test_cores.py checks of each."""
+
+
+def chosen_cores() -> Cores:
+    """Return the cores that workers and replays run."""
+    return CORES["objects"]
+
+
+def shard_of(core: FrameCore) -> Shard:
+    """Return the objects of an object core, for tools and tests that look inside."""
+    assert isinstance(core, ObjectCore), "only the object core can be looked into"
+    return core.shard
