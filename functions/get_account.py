@@ -9,7 +9,7 @@ from functions.function import Function, Group, Parameter, Security
 from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import basis_points, commission_rate
-from protocol.listing import Listing
+from protocol.market import MarketMap
 from protocol.orders import Balance
 from protocol.replies import BalancesQuery, FundsReply
 from protocol.units import AssetUnits
@@ -72,28 +72,25 @@ async def _funds(ports: Ports, call: Call) -> FundsReply:
 
 
 def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceShape]:
-    listing = ports.listing()
-    shown = {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in listing.listed.assets}
+    shown = {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
     shown |= {balance.asset: balance for balance in reply.balances}
     return [
-        balance_shape(listing, balance)
+        balance_shape(ports.known_markets, balance)
         for balance in shown.values()
         if balance.available or balance.held or not omit_zero
     ]
 
 
-def balance_shape(listing: Listing, balance: Balance) -> BalanceShape:
+def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
     """Return funds in one asset, also in one whose markets are all delisted.
 
     Raises:
         ApiError: 503; the shard that has a market of the asset has not said so yet.
     """
-    markets, asset = listing.known, balance.asset
-    if asset not in markets.by_asset:
+    asset = balance.asset
+    if asset not in known.by_asset:
         raise unavailable()
-    return BalanceShape(
-        asset, markets.format_amount(balance.available, asset), markets.format_amount(balance.held, asset)
-    )
+    return BalanceShape(asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset))
 
 
 async def get_account(ports: Ports, call: Call) -> object:

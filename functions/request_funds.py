@@ -53,7 +53,7 @@ async def request_funds(ports: Ports, call: Call) -> object:
     )
     match reply:
         case FundsReply(balances=(balance, *_)):
-            return balance_shape(ports.listing(), balance)
+            return balance_shape(ports.known_markets, balance)
         case Refused():
             raise refusal(reply.reason)
         case _:
