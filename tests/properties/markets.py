@@ -8,7 +8,7 @@ from protocol.market import Asset, Market, MarketMap
 from protocol.units import AssetUnits, PriceTicks, QuantityLots
 
 _ONE = 10**8
-_FIG, _KIWI, _PLUM = Asset("FIG", 2, 5 * 10**16), Asset("KIWI", 0, 2**62), Asset("PLUM", 6)
+_FIG, _KIWI, _PLUM = Asset("FIG", 2, 45 * 10**15), Asset("KIWI", 0, 2**62), Asset("PLUM", 6)
 
 
 def _scales(base: Asset, quote: Asset) -> dict[str, int]:
