@@ -6,18 +6,20 @@ Answers are asked for again until that is so.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import psycopg
 import redis
 
+from cli.listing import listing_of
 from cli.probes import audit, connect
 from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
 from protocol import streams
 from protocol.replies import AuditReply
 from protocol.streams import STREAM_START, StreamId, split_stream_id
-from protocol.units import format_decimal
+from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import Settings
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
@@ -67,14 +69,14 @@ class ShardAudit(msgspec.Struct, frozen=True):
     """None: not compared, `ledger_note` says why."""
     ledger_note: str = ""
 
-    def problems(self) -> list[str]:
+    def problems(self, scales: Mapping[str, int]) -> list[str]:
         """Return what is wrong with this shard's books, a sentence each."""
         found = []
         for asset, available, held, fees, deposited, withdrawn, settled in self.rows:
             difference = available + held + fees - deposited + withdrawn - settled
             if difference:
                 found.append(
-                    f"shard {self.shard}, {asset}: {format_units(difference)} against its own books "
+                    f"shard {self.shard}, {asset}: {format_units(difference, scales[asset])} against its own books "
                     f"(available {available} + held {held} + fees {fees}; deposited {deposited} - withdrawn {withdrawn} "
                     f"+ settled {settled})"
                 )
@@ -88,24 +90,27 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
 
     assets: list[AssetAudit]
     shards: list[ShardAudit]
+    scales: dict[str, int]
+    """How many decimals each asset's units are."""
 
     def problems(self) -> list[str]:
         """Return what does not add up, a sentence each; none when all is well."""
-        found = [problem for shard in self.shards for problem in shard.problems()]
+        found = [problem for shard in self.shards for problem in shard.problems(self.scales)]
         for each in self.assets:
+            scale = self.scales[each.asset]
             if each.settled:
                 found.append(
-                    f"{each.asset}: the settlements of all shards do not cancel out: {format_units(each.settled)} "
+                    f"{each.asset}: the settlements of all shards do not cancel out: {format_units(each.settled, scale)} "
                     "was received and paid by nobody"
                 )
             if each.difference() and each.difference() != each.settled:
-                found.append(f"{each.asset}: {format_units(each.difference())} against deposits - withdrawals")
+                found.append(f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals")
         return found
 
 
-def format_units(units: int) -> str:
+def format_units(units: int, scale: int) -> str:
     """Return an amount with its sign, and in units."""
-    return f"{'-' if units < 0 else '+'}{format_decimal(abs(units))} ({units:+d} units)"
+    return f"{'-' if units < 0 else '+'}{format_amount(abs(units), scale)} ({units:+d} units)"
 
 
 def is_consistent(replies: dict[int, AuditReply]) -> bool:
@@ -136,13 +141,16 @@ def audit_exchange(settings: Settings, timeout_s: float, *, with_database: bool)
         ShardAudit(shard, reply.position, reply.command_count, reply.digest, reply.rows)
         for shard, reply in sorted(replies.items())
     ]
+    sums, known = add_up(replies), listing_of(settings).known.by_asset
+    # A shard has money only of assets that a market of the listing has, unless that cannot be read.
+    scales = {each.asset: known[each.asset].scale if each.asset in known else SCALE_MAX for each in sums}
     if with_database:
         with (
             connect(settings) as client,
             psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection,
         ):
-            shards = [_with_ledger(connection, client, shard) for shard in shards]
-    return ExchangeAudit(add_up(replies), shards)
+            shards = [_with_ledger(connection, client, shard, scales) for shard in shards]
+    return ExchangeAudit(sums, shards, scales)
 
 
 def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, AuditReply]:
@@ -163,7 +171,9 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
             time.sleep(ASK_EVERY_S)
 
 
-def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit) -> ShardAudit:
+def _with_ledger(
+    connection: _Connection, client: redis.Redis, shard: ShardAudit, scales: Mapping[str, int]
+) -> ShardAudit:
     """Compare deposits, withdrawals and fees with the ledger, once it has all events up to the shard's position."""
     bound = _last_event(client, shard)
     if (reason := _not_caught_up(connection, bound, shard)) is not None:
@@ -179,7 +189,7 @@ def _with_ledger(connection: _Connection, client: redis.Redis, shard: ShardAudit
             ("fees", fees, ledger.get((asset, FEES_ACCOUNT), 0)),
         ):
             if own != theirs:
-                amount = format_units(theirs - own)
+                amount = format_units(theirs - own, scales[asset])
                 differences.append(
                     f"{what} of {asset} are {own} units in the shard, {theirs} in the database: {amount}"
                 )

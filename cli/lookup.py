@@ -1,4 +1,4 @@
-"""What the commands that look into the past share: connections, progress, money as people read it."""
+"""What the commands that look into the past share: connections and progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,6 @@ from cli.past import Past, PastError, Progress
 from cli.probes import connect, connect_log
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
-from protocol.units import format_decimal
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
@@ -82,11 +81,6 @@ def known_market(market_map: MarketMap, symbol: str) -> str:
     if symbol.upper() not in market_map.by_symbol:
         raise CommandError(f"There is no market {symbol}; there are: {', '.join(market_map.by_symbol)}.")
     return symbol.upper()
-
-
-def amount(units: int) -> str:
-    """Return money in units as a decimal."""
-    return format_decimal(units)
 
 
 def account_of_email(connection: psycopg.Connection[Any] | None, email: str) -> int:

@@ -11,11 +11,12 @@ from cli.operating import tell
 from cli.probes import ask, connect
 from protocol.commands import ConfigureMarket
 from protocol.configuration import MarketConfig, MarketStatus, Role
-from protocol.market import MarketMap
+from protocol.market import Asset, Market, MarketMap, assets_of
 from protocol.replies import ConfigQuery, ConfigReply
 from runtime.settings import Settings
 
-_FIXED = ("base", "quote", "tick_size", "lot_size")
+_FIXED = ("base", "quote", "tick_size", "lot_size", "base_scale", "quote_scale")
+_DERIVED = ("quote_per_tick_lot", "base_per_lot")
 
 
 class Change(NamedTuple):
@@ -24,11 +25,13 @@ class Change(NamedTuple):
     config: MarketConfig
     differences: tuple[tuple[str, object, object], ...]
     """(field, now, then); empty: it is listed."""
+    contradiction: str = ""
+    """How a new market contradicts the known ones, in a sentence; empty: it does not."""
 
     @property
     def is_possible(self) -> bool:
-        """Whether a shard would do it: the grid of a market that is listed is part of its orders."""
-        return not any(name in _FIXED for name, _, _ in self.differences)
+        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's scale of all its amounts."""
+        return not self.contradiction and not any(name in _FIXED for name, _, _ in self.differences)
 
 
 def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
@@ -62,19 +65,32 @@ def plan(
     Markets that nobody wants any more stay.
     """
     changes = []
+    known = assets_of(config.market for config in configs.values())
     for market in wanted.markets:
         now = configs.get(market.symbol)
         if now is None:
-            changes.append(Change(MarketConfig(market, wanted.shard_of_market(market.symbol), status), ()))
+            config = MarketConfig(market, wanted.shard_of_market(market.symbol), status)
+            changes.append(Change(config, (), _contradiction(market, known)))
             continue
         differences = tuple(
             (name, getattr(now.market, name), getattr(market, name))
             for name in market.__struct_fields__
-            if name != "quote_per_tick_lot" and getattr(now.market, name) != getattr(market, name)
+            if name not in _DERIVED and getattr(now.market, name) != getattr(market, name)
         )
         if differences:
             changes.append(Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences))
     return changes
+
+
+def _contradiction(market: Market, known: Mapping[str, Asset]) -> str:
+    for asset in market.assets:
+        have = known.get(asset.symbol, asset)
+        if have.scale != asset.scale:
+            return (
+                f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have {asset.scale} in this one; "
+                f"declare scale = {have.scale} for it under [[assets]]"
+            )
+    return ""
 
 
 def with_status(config: MarketConfig, status: MarketStatus) -> MarketConfig:

@@ -14,12 +14,12 @@ from cli.probes import ask, command_waiter, connect
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, encode_commands
 from protocol.commands import ConfigureShard, SignedBody
-from protocol.configuration import OperatorKey, Role, ShardConfig
-from protocol.market import ACCOUNT_SLOTS
+from protocol.configuration import MarketConfig, OperatorKey, Role, ShardConfig
+from protocol.market import ACCOUNT_SLOTS, assets_of
 from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply, Refused, Reply
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD
-from protocol.units import AccountId, TimeMs
+from protocol.units import AccountId, AssetUnits, DecimalError, TimeMs, format_amount, parse_decimal
 from runtime.operator_keys import key_name, private_key, public_half, replace_private_key
 from runtime.settings import Settings, SettingsError
 
@@ -70,8 +70,10 @@ class Operator:
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client, self.settings = client, settings
-        self.configs = self._configs()
+        replies = self._configs()
+        self.configs = {shard: config for shard, (config, _) in replies.items()}
         """Shard -> how it is configured."""
+        self._assets = assets_of(each.market for _, markets in replies.values() for each in markets)
 
     def tell(self, shard: int, role: Role, command: Callable[[int, str], SignedBody], what: str) -> Reply:
         """See `tell`."""
@@ -109,7 +111,27 @@ class Operator:
         """Sign with another key of a role from now on; it replaces the one in the data folder."""
         replace_private_key(self.settings, role, private)
 
-    def _configs(self) -> dict[int, ShardConfig]:
+    def amount(self, text: str, asset: str) -> AssetUnits:
+        """Return an amount that was written as a decimal, in the asset's units.
+
+        Raises:
+            OperatingError: it is no amount, has more decimals than the asset, or no market has the asset.
+        """
+        try:
+            return AssetUnits(parse_decimal(text, self._scale(asset)))
+        except DecimalError as error:
+            raise OperatingError(f"{asset}: {error}") from error
+
+    def shown(self, amount: int, asset: str) -> str:
+        """Return units of an asset as a decimal."""
+        return format_amount(amount, self._scale(asset))
+
+    def _scale(self, asset: str) -> int:
+        if asset not in self._assets:
+            raise OperatingError(f"there is no asset {asset}; there are: {', '.join(sorted(self._assets))}")
+        return self._assets[asset].scale
+
+    def _configs(self) -> dict[int, tuple[ShardConfig, tuple[MarketConfig, ...]]]:
         shards = range(self.settings.shard_count)
         replies = ask(self._client, shards, ConfigQuery)
         found = {}
@@ -117,7 +139,7 @@ class Operator:
             reply = replies.get(shard)
             if not isinstance(reply, ConfigReply) or reply.shard is None:
                 raise OperatingError(f"shard {shard} does not answer; `exchange shards` says how it stands")
-            found[shard] = reply.shard
+            found[shard] = (reply.shard, reply.markets)
         return found
 
 

@@ -28,7 +28,7 @@ from protocol.streams import (
     preceding_stream_id,
     split_stream_id,
 )
-from protocol.units import AccountId, OrderId, QuantityLots, format_decimal
+from protocol.units import AccountId, OrderId, QuantityLots
 from runtime.stream_log import Entry
 
 
@@ -320,7 +320,7 @@ class _Teller:
                 facts["quantity"] = market.format_quantity(command.quantity)
                 text += f" {facts['quantity']} {market.base}"
             else:
-                facts["quoteQuantity"] = format_decimal(command.quote_quantity)
+                facts["quoteQuantity"] = market.format_quote(command.quote_quantity)
                 text += f" for {facts['quoteQuantity']} {market.quote}"
             limit = "protected at" if command.order_type is OrderType.MARKET else "at"
             text += f" {limit} {facts['price']}"
@@ -328,7 +328,7 @@ class _Teller:
         return self._step(past.shard, entry.stream_id, "command", text, facts)
 
     def _sent(self, past: ShardPast, market_past: ShardPast, entry: Entry, order: OrderState) -> list[Step]:
-        asset, amount, target = _held_asset(self._market(order), order), format_decimal(order.held), market_past.shard
+        (asset, amount), target = _held(self._market(order), order), market_past.shard
         facts = {"asset": asset, "amount": amount}
         return [
             self._step(past.shard, entry.stream_id, "held", f"{amount} {asset} held", facts),
@@ -393,10 +393,12 @@ class _Teller:
 
     def _accepted(self, shard: int, stream_id: StreamId, event: OrderAccepted) -> list[Step]:
         order = event.order
-        asset, held = _held_asset(self._market(order), order), format_decimal(order.held)
+        market = self._market(order)
+        asset, held = _held(market, order)
         (balance,) = event.balances
         facts = {
-            "asset": asset, "amount": held, "available": format_decimal(balance.available), "held": format_decimal(balance.held)
+            "asset": asset, "amount": held, "available": market.format_amount(balance.available, asset),
+            "held": market.format_amount(balance.held, asset),
         }  # fmt: skip
         left = f"{held} {asset} held, {facts['available']} stay available"
         return [
@@ -449,8 +451,9 @@ class _Teller:
         improves = order.side is Side.BUY and order.order_type is not OrderType.MARKET
         facts: dict[str, Any] = {
             "tradeId": trade_id, "price": market.format_price(event.price), "quantity": market.format_quantity(event.quantity),
-            "quote": format_decimal(event.quote), "liquidity": event.liquidity.name, "fee": format_decimal(event.fee),
-            "feeAsset": event.fee_asset, "counterpartyOrderId": other, "released": format_decimal(saved if improves else 0),
+            "quote": market.format_quote(event.quote), "liquidity": event.liquidity.name,
+            "fee": market.format_amount(event.fee, event.fee_asset),
+            "feeAsset": event.fee_asset, "counterpartyOrderId": other, "released": market.format_quote(saved if improves else 0),
             "status": order.status.name, "filledSoFar": market.format_quantity(order.cum_quantity),
         }  # fmt: skip
         text = f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
@@ -489,7 +492,7 @@ class _Teller:
         asked = _cancel_in(entry, order) if entry is not None else ""
         facts = {
             "status": order.status.name, "reason": reason, "filled": market.format_quantity(order.cum_quantity),
-            "asset": balance.asset, "available": format_decimal(balance.available), "by": asked,
+            "asset": balance.asset, "available": market.format_amount(balance.available, balance.asset), "by": asked,
         }  # fmt: skip
         text = f"{order.status.name.lower()} ({_words(reason)}{f', by {asked}' if asked else ''})"
         text += f" with {facts['filled']} {market.base} filled"
@@ -520,8 +523,10 @@ class _Teller:
         return self._markets.by_symbol[order.market]
 
 
-def _held_asset(market: Market, order: OrderState) -> str:
-    return market.quote if order.side is Side.BUY else market.base
+def _held(market: Market, order: OrderState) -> tuple[str, str]:
+    """Return the asset that an order holds, and how much of it as a decimal."""
+    asset = market.quote if order.side is Side.BUY else market.base
+    return asset, market.format_amount(order.held, asset)
 
 
 def _has_match(entry: Entry, order_id: int) -> bool:

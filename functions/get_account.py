@@ -1,14 +1,20 @@
 """GET /api/v3/account: balances and rates."""
 
+from typing import Final
+
 import msgspec
 
-from functions.errors import status_unknown
+from functions.errors import status_unknown, unavailable
 from functions.function import Function, Group, Parameter, Security
 from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import basis_points, commission_rate
+from protocol.market import MarketMap
+from protocol.orders import Balance
 from protocol.replies import BalancesQuery, FundsReply
-from protocol.units import format_decimal
+from protocol.units import AssetUnits
+
+_NOTHING: Final = AssetUnits(0)
 
 
 class BalanceShape(msgspec.Struct, gc=False):
@@ -66,14 +72,25 @@ async def _funds(ports: Ports, call: Call) -> FundsReply:
 
 
 def _shown(ports: Ports, reply: FundsReply, *, omit_zero: bool) -> list[BalanceShape]:
-    funds = {balance.asset: (balance.available, balance.held) for balance in reply.balances}
-    assets = dict.fromkeys((*ports.markets.assets, *funds))
+    shown = {} if omit_zero else {asset: Balance(asset, _NOTHING, _NOTHING) for asset in ports.markets.assets}
+    shown |= {balance.asset: balance for balance in reply.balances}
     return [
-        BalanceShape(asset, format_decimal(available), format_decimal(held))
-        for asset in assets
-        for available, held in [funds.get(asset, (0, 0))]
-        if available or held or not omit_zero
+        balance_shape(ports.known_markets, balance)
+        for balance in shown.values()
+        if balance.available or balance.held or not omit_zero
     ]
+
+
+def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
+    """Return funds in one asset, also in one whose markets are all delisted.
+
+    Raises:
+        ApiError: 503; the shard that has a market of the asset has not said so yet.
+    """
+    asset = balance.asset
+    if asset not in known.by_asset:
+        raise unavailable()
+    return BalanceShape(asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset))
 
 
 async def get_account(ports: Ports, call: Call) -> object:

@@ -133,7 +133,7 @@ def filters(market: Market) -> list[dict[str, object]]:
         "maxQty": market.format_quantity(market.quantity_max),
         "stepSize": format_decimal(market.lot_size),
     }
-    notional_min = format_decimal(market.notional_min)
+    notional_min = market.format_quote(market.notional_min)
     return [
         {
             "filterType": "PRICE_FILTER",
@@ -156,7 +156,7 @@ def filters(market: Market) -> list[dict[str, object]]:
             "filterType": "NOTIONAL",
             "minNotional": notional_min,
             "applyMinToMarket": True,
-            "maxNotional": format_decimal(AMOUNT_UNITS_MAX // 10),
+            "maxNotional": market.format_quote(AMOUNT_UNITS_MAX // 10),
             "applyMaxToMarket": False,
             "avgPriceMins": 0,
         },

@@ -20,7 +20,6 @@ from functions.parameters import Parameters
 from functions.ports import Call, Ports
 from protocol.market import Market
 from protocol.orders import Liquidity, Side
-from protocol.units import format_decimal
 
 _DAY_MS = 86_400_000
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
@@ -92,8 +91,8 @@ def _shape(row: tuple[Any, ...], market: Market, time_scale: int) -> MyTradeShap
         order_list_id=-1,
         price=market.format_price(row[2]),
         qty=market.format_quantity(row[3]),
-        quote_qty=format_decimal(row[4]),
-        commission=format_decimal(row[5]),
+        quote_qty=market.format_quote(row[4]),
+        commission=market.format_amount(row[5], row[6]),
         commission_asset=row[6],
         time=row[7] * time_scale,
         is_buyer=row[8] == Side.BUY,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from protocol.market import Market
 from protocol.market_data import interval_bounds
-from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
+from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 
 class KlineRow(NamedTuple):
@@ -90,9 +90,9 @@ def shape(kline: KlineRow, market: Market, interval: str, time_scale: int) -> Kl
         market.format_price(PriceTicks(kline.close)),
         market.format_quantity(QuantityLots(kline.volume)),
         next_opens * time_scale - 1,
-        format_decimal(kline.quote_volume),
+        market.format_quote(kline.quote_volume),
         kline.trade_count,
         market.format_quantity(QuantityLots(kline.taker_buy_volume)),
-        format_decimal(kline.taker_buy_quote),
+        market.format_quote(kline.taker_buy_quote),
         "0",
     )

@@ -213,7 +213,7 @@ def _quantity(parameters: Parameters, market: Market, filter_name: str) -> Quant
 
 
 def _quote_quantity(parameters: Parameters, market: Market) -> AssetUnits:
-    units = parameters.decimal("quoteOrderQty")
+    units = parameters.decimal("quoteOrderQty", market.quote_scale)
     if not units:
         raise ApiError(-1013, "Invalid quoteOrderQty.")
     if units < market.notional_min or units > AMOUNT_UNITS_MAX // 10:

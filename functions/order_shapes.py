@@ -6,7 +6,6 @@ import msgspec
 
 from protocol.market import Market
 from protocol.orders import FillReport, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.units import format_decimal
 
 SIDES: Final = {side.name: side for side in Side}
 ORDER_TYPES: Final = {order_type.name: order_type for order_type in OrderType}
@@ -142,7 +141,7 @@ def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_
         FillShape(
             market.format_price(fill.price),
             market.format_quantity(fill.quantity),
-            format_decimal(fill.fee),
+            market.format_amount(fill.fee, fill.fee_asset),
             fill.fee_asset,
             fill.trade_id,
         )
@@ -161,8 +160,8 @@ def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[
         shown_price(order, market),
         market.format_quantity(order.quantity),
         market.format_quantity(order.cum_quantity),
-        format_decimal(order.quote_quantity),
-        format_decimal(order.cum_quote),
+        market.format_quote(order.quote_quantity),
+        market.format_quote(order.cum_quote),
         _STATUS[order.status],
         shown_time_in_force(order),
         _ORDER_TYPE[order.order_type],
@@ -184,8 +183,8 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int)
         price=shown_price(order, market),
         orig_qty=market.format_quantity(order.quantity),
         executed_qty=market.format_quantity(order.cum_quantity),
-        orig_quote_order_qty=format_decimal(order.quote_quantity),
-        cummulative_quote_qty=format_decimal(order.cum_quote),
+        orig_quote_order_qty=market.format_quote(order.quote_quantity),
+        cummulative_quote_qty=market.format_quote(order.cum_quote),
         status=_STATUS[order.status],
         time_in_force=shown_time_in_force(order),
         type=_ORDER_TYPE[order.order_type],
@@ -204,7 +203,7 @@ def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShap
         price=shown_price(order, market),
         orig_qty=market.format_quantity(order.quantity),
         executed_qty=market.format_quantity(order.cum_quantity),
-        cummulative_quote_qty=format_decimal(order.cum_quote),
+        cummulative_quote_qty=market.format_quote(order.cum_quote),
         status=_STATUS[order.status],
         time_in_force=shown_time_in_force(order),
         type=_ORDER_TYPE[order.order_type],
@@ -215,6 +214,6 @@ def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShap
         update_time=order.updated_time * time_scale,
         is_working=True,
         working_time=order.accepted_time * time_scale,
-        orig_quote_order_qty=format_decimal(order.quote_quantity),
+        orig_quote_order_qty=market.format_quote(order.quote_quantity),
         self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
     )

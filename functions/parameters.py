@@ -18,7 +18,7 @@ from functions.errors import (
     unavailable,
 )
 from protocol.market import Market, MarketMap
-from protocol.units import DecimalError, TimeMs, TooManyDecimalsError, parse_decimal
+from protocol.units import SCALE_MAX, DecimalError, TimeMs, TooManyDecimalsError, parse_decimal
 
 T = TypeVar("T")
 
@@ -148,13 +148,13 @@ class Parameters:
                 raise ApiError(-1127, f"More than {hours} hours between startTime and endTime.")
         return start, end
 
-    def decimal(self, name: str) -> int | None:
-        """Return a decimal number in units of 10**-8."""
+    def decimal(self, name: str, scale: int = SCALE_MAX) -> int | None:
+        """Return a decimal number in units of 10**-scale; -1111 when it has more decimals."""
         text = self.optional(name)
         if text is None:
             return None
         try:
-            return parse_decimal(text)
+            return parse_decimal(text, scale)
         except TooManyDecimalsError as error:
             raise too_precise(name) from error
         except DecimalError as error:

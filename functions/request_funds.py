@@ -6,21 +6,14 @@ import msgspec
 
 from functions.errors import ApiError, refusal, status_unknown, too_precise, unavailable
 from functions.function import Function, Group, Security
-from functions.get_account import BalanceShape, balances
+from functions.get_account import BalanceShape, balance_shape, balances
 from functions.idempotency import idempotency_key_of, name_of_key
 from functions.json_body import read_body
 from functions.ports import Call, Ports
 from functions.transfers import happened_long_ago
 from protocol.commands import Deposit
 from protocol.replies import FundsReply, Refused
-from protocol.units import (
-    UNITS_PER_ASSET,
-    AssetUnits,
-    DecimalError,
-    TooManyDecimalsError,
-    format_decimal,
-    parse_decimal,
-)
+from protocol.units import AssetUnits, DecimalError, TooManyDecimalsError, parse_decimal
 
 
 class FundsRequest(msgspec.Struct, frozen=True):
@@ -40,7 +33,7 @@ async def request_funds(ports: Ports, call: Call) -> object:
         if markets.unknown_shards:
             raise unavailable()  # one of them may have a market of it
         raise ApiError(-1130, "Data sent for parameter 'asset' is not valid.")
-    amount = _amount(wanted.amount, ports.settings.faucet_amount_max)
+    amount = _amount(wanted.amount, markets.by_asset[wanted.asset].scale, ports.settings.faucet_amount_max)
     key = idempotency_key_of(call)
     name = name_of_key(key, wanted.asset, str(amount)) if key else secrets.token_hex(16)
     transfer_id = f"faucet-{name}"
@@ -60,21 +53,21 @@ async def request_funds(ports: Ports, call: Call) -> object:
     )
     match reply:
         case FundsReply(balances=(balance, *_)):
-            return BalanceShape(balance.asset, format_decimal(balance.available), format_decimal(balance.held))
+            return balance_shape(ports.known_markets, balance)
         case Refused():
             raise refusal(reply.reason)
         case _:
             raise status_unknown()
 
 
-def _amount(text: str, most: int) -> AssetUnits:
+def _amount(text: str, scale: int, most: int) -> AssetUnits:
     try:
-        amount = parse_decimal(text)
+        amount = parse_decimal(text, scale)
     except TooManyDecimalsError as error:
         raise too_precise("amount") from error
     except DecimalError as error:
         raise ApiError(-1130, "Data sent for parameter 'amount' is not valid.") from error
-    if not 0 < amount <= most * UNITS_PER_ASSET:
+    if not 0 < amount <= most * 10**scale:
         raise ApiError(-1130, "Data sent for parameter 'amount' is not valid.")
     return AssetUnits(amount)
 

@@ -4,7 +4,7 @@ import msgspec
 
 from protocol.market import Market
 from protocol.market_data import BookTicker, Ticker
-from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
+from protocol.units import UNITS_PER_ASSET, PriceTicks, QuantityLots, TimeMs, format_decimal
 
 _DAY_MS = 86_400_000
 
@@ -94,7 +94,11 @@ def percent(change: int, of: int) -> str:
 
 def average_price(market: Market, quote_volume: int, volume: QuantityLots) -> str:
     """Return quote volume / volume with eight decimals, rounded down."""
-    return format_decimal(quote_volume * 10**8 // market.base_units(volume)) if volume else format_decimal(0)
+    if not volume:
+        return format_decimal(0)
+    # Both sides in units of 10**-8: what the quote asset counts in, and how large a lot is, drop out.
+    quote = quote_volume * UNITS_PER_ASSET // 10**market.quote_scale
+    return format_decimal(quote * UNITS_PER_ASSET // (volume * market.lot_size))
 
 
 def ticker_shape(market: Market, ticker: Ticker, book: BookTickerShape, time_scale: int) -> TickerShape:
@@ -116,7 +120,7 @@ def ticker_shape(market: Market, ticker: Ticker, book: BookTickerShape, time_sca
         high_price=market.format_price(ticker.high),
         low_price=market.format_price(ticker.low),
         volume=market.format_quantity(ticker.volume),
-        quote_volume=format_decimal(ticker.quote_volume),
+        quote_volume=market.format_quote(ticker.quote_volume),
         open_time=ticker.open_time * time_scale,
         close_time=ticker.close_time * time_scale,
         first_id=ticker.first_trade_id,
@@ -134,7 +138,7 @@ def mini_ticker_shape(market: Market, ticker: Ticker, time_scale: int) -> MiniTi
         low_price=market.format_price(ticker.low),
         last_price=market.format_price(ticker.last),
         volume=market.format_quantity(ticker.volume),
-        quote_volume=format_decimal(ticker.quote_volume),
+        quote_volume=market.format_quote(ticker.quote_volume),
         open_time=ticker.open_time * time_scale,
         close_time=ticker.close_time * time_scale,
         first_id=ticker.first_trade_id,

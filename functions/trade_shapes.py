@@ -4,7 +4,7 @@ import msgspec
 
 from protocol.market import Market
 from protocol.orders import Side
-from protocol.units import PriceTicks, QuantityLots, TimeMs, TradeId, format_decimal
+from protocol.units import PriceTicks, QuantityLots, TimeMs, TradeId
 
 
 class TradeShape(msgspec.Struct, gc=False, rename="camel"):
@@ -33,7 +33,7 @@ def trade_shape(
         id=trade_id,
         price=market.format_price(price),
         qty=market.format_quantity(quantity),
-        quote_qty=format_decimal(market.notional(price, quantity)),
+        quote_qty=market.format_quote(market.notional(price, quantity)),
         time=time * time_scale,
         is_buyer_maker=taker_side == Side.SELL,
         is_best_match=True,

@@ -7,7 +7,7 @@ import structlog
 
 from mm.quoting import QuotingPlan, first_reference, is_priced, plan_for
 from protocol.market import Market, MarketDefinition, MarketError
-from protocol.units import PriceTicks, parse_decimal
+from protocol.units import AMOUNT_UNITS_MAX, UNITS_PER_ASSET, PriceTicks, format_decimal, parse_decimal
 
 ORDERS_PER_10S_DEFAULT: Final = 100
 
@@ -56,6 +56,9 @@ def _market(definition: Mapping[str, Any]) -> Market:
     filters = {each["filterType"]: each for each in definition["filters"]}
     prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
+    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one that really has fewer
+    # may then be more than 63 bits hold; nobody quotes as much.
+    quantity_fits = AMOUNT_UNITS_MAX // 10 * UNITS_PER_ASSET // parse_decimal(prices["maxPrice"])
     return MarketDefinition(
         symbol=definition["symbol"],
         base=definition["baseAsset"],
@@ -64,6 +67,6 @@ def _market(definition: Mapping[str, Any]) -> Market:
         lot_size=lots["stepSize"],
         price_max=prices["maxPrice"],
         quantity_min=lots["minQty"],
-        quantity_max=lots["maxQty"],
+        quantity_max=format_decimal(min(parse_decimal(lots["maxQty"]), quantity_fits)),
         notional_min=notional["minNotional"],
     ).to_market()

@@ -59,7 +59,7 @@ class KeyLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """The most that a FAUCET key may deposit of an asset at each shard, in the asset's units."""
 
     asset: Annotated[str, Meta(max_length=20)]
-    """Empty: every asset that has no limit of its own."""
+    """Empty: every asset that has no limit of its own; the amounts are then in units of 10**-8, whatever its scale."""
     deposit_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
     """By one command."""
     daily_max: Annotated[AssetUnits, Meta(ge=0, le=AMOUNT_UNITS_MAX)]

@@ -1,8 +1,10 @@
 """Markets: what is traded against what, on which grid, within which limits, for which fees."""
 
 import re
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import cache
+from types import MappingProxyType
 from typing import Final, Self
 
 import msgspec
@@ -10,12 +12,14 @@ import msgspec
 from protocol.units import (
     AMOUNT_UNITS_MAX,
     PPM,
+    SCALE_MAX,
     UNITS_PER_ASSET,
     AccountId,
     AssetUnits,
     DecimalError,
     PriceTicks,
     QuantityLots,
+    format_amount,
     format_decimal,
     parse_decimal,
 )
@@ -32,11 +36,45 @@ class MarketError(ValueError):
     """A market's definition contradicts itself."""
 
 
+def _unit_text(scale: int) -> str:
+    """Return the smallest amount of an asset of `scale` decimals: 0.01 with two."""
+    return format_decimal(1, scale)
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """What balances, fees and everything else that is money are counted in: whole numbers of 10**-scale."""
+
+    symbol: str
+    scale: int = SCALE_MAX
+    supply: int = 0
+    """The most that there may be, in whole assets; 0: as much as 63 bits hold."""
+
+    def __post_init__(self) -> None:
+        """Refuse an asset whose amounts could leave 63 bits.
+
+        Raises:
+            MarketError: naming the rule that is broken.
+        """
+        if not 0 <= self.scale <= SCALE_MAX:
+            raise MarketError(f"{self.symbol}: the scale is the number of decimals, 0 to {SCALE_MAX}")
+        if not 0 <= self.supply * 10**self.scale <= AMOUNT_UNITS_MAX:
+            raise MarketError(
+                f"{self.symbol}: a supply of {self.supply} with {self.scale} decimals does not fit 63 bits: "
+                f"declare at most {AMOUNT_UNITS_MAX // 10**self.scale}, or a smaller scale"
+            )
+
+    @property
+    def amount_max(self) -> AssetUnits:
+        """The supply in units."""
+        return AssetUnits(self.supply * 10**self.scale or AMOUNT_UNITS_MAX)
+
+
 class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """One tradable pair.
 
-    `tick_size` and `lot_size` are in asset units (10**-8); everything else that is a price or a quantity is
-    in ticks or lots. `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does
+    `tick_size` and `lot_size` are in units of 10**-8 of a price and of a quantity, whatever the assets' scales;
+    everything else that is a price or a quantity is in ticks or lots, and money is in units of its asset.
+    `band_*_ppm` bound a limit price against the last price, as PERCENT_PRICE_BY_SIDE does
     (a buy may cost at most `last * band_up_ppm / PPM`, a sell no less than `last * band_down_ppm / PPM`, and
     neither may stand beyond the other bound). Fees are parts per million of what the order receives.
     """
@@ -44,12 +82,13 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     symbol: str
     base: str
     quote: str
-    tick_size: AssetUnits
-    lot_size: AssetUnits
+    tick_size: int
+    lot_size: int
     price_max: PriceTicks
     quantity_min: QuantityLots
     quantity_max: QuantityLots
     notional_min: AssetUnits
+    """In quote units."""
     band_up_ppm: int
     band_down_ppm: int
     maker_fee_ppm: int
@@ -58,6 +97,13 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     """Open orders that one account may have in this market."""
     quote_per_tick_lot: int = 0
     """Quote units that one lot costs at a price of one tick. Derived; whatever is passed in is replaced."""
+    base_scale: int = SCALE_MAX
+    quote_scale: int = SCALE_MAX
+    base_supply: int = 0
+    """As in `Asset`; a market's configuration is complete without another's."""
+    quote_supply: int = 0
+    base_per_lot: int = 0
+    """Base units in one lot. Derived, too."""
 
     def __post_init__(self) -> None:
         """Refuse a definition on which money could not stay whole.
@@ -65,21 +111,46 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
         Raises:
             MarketError: naming the rule that is broken.
         """
-        msgspec.structs.force_setattr(self, "quote_per_tick_lot", self.tick_size * self.lot_size // UNITS_PER_ASSET)
         if not all(_NAME.fullmatch(name) for name in (self.symbol, self.base, self.quote)):
             raise MarketError(f"{self.symbol[:40]!r}: names are 1 to 20 letters and digits")
         if self.base == self.quote:
             raise MarketError(f"{self.symbol}: {self.base} cannot be traded against itself")
-        if self.tick_size * self.lot_size % UNITS_PER_ASSET:
-            raise MarketError(f"{self.symbol}: tick_size x lot_size is not a whole number of {self.quote} units")
+        if min(self.tick_size, self.lot_size) < 1:
+            raise MarketError(f"{self.symbol}: sizes and limits must be positive")
+        base, quote = self.assets
+        base_per_lot, rest = divmod(self.lot_size * 10**base.scale, UNITS_PER_ASSET)
+        if rest:
+            raise MarketError(
+                f"{self.symbol}: lot_size {format_decimal(self.lot_size)} is not a whole number of {base.symbol} units of "
+                f"{_unit_text(base.scale)}: take a multiple of that as lot_size, or a larger scale for {base.symbol}"
+            )
+        quote_per_tick_lot, rest = divmod(self.tick_size * self.lot_size * 10**quote.scale, UNITS_PER_ASSET**2)
+        if rest:
+            raise MarketError(
+                f"{self.symbol}: tick_size x lot_size is not a whole number of {quote.symbol} units of "
+                f"{_unit_text(quote.scale)}: take a larger tick_size or lot_size, or a larger scale for {quote.symbol}"
+            )
+        msgspec.structs.force_setattr(self, "base_per_lot", base_per_lot)
+        msgspec.structs.force_setattr(self, "quote_per_tick_lot", quote_per_tick_lot)
         if self.price_max * self.quantity_max * self.quote_per_tick_lot > AMOUNT_UNITS_MAX // 10:
-            raise MarketError(f"{self.symbol}: price_max x quantity_max is too large")
-        if min(self.tick_size, self.lot_size, self.price_max, self.quantity_min, self.open_orders_max) < 1:
+            raise MarketError(
+                f"{self.symbol}: price_max x quantity_max is more than {format_amount(AMOUNT_UNITS_MAX // 10, quote.scale)} "
+                f"{quote.symbol}: take a smaller price_max or quantity_max, or a smaller scale for {quote.symbol}"
+            )
+        if min(self.price_max, self.quantity_min, self.open_orders_max) < 1:
             raise MarketError(f"{self.symbol}: sizes and limits must be positive")
         if not (0 <= self.maker_fee_ppm < PPM and 0 <= self.taker_fee_ppm < PPM):
             raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")
         if not 0 <= self.band_down_ppm < PPM < self.band_up_ppm:
             raise MarketError(f"{self.symbol}: the price band must contain the last price")
+
+    @property
+    def assets(self) -> tuple[Asset, Asset]:
+        """The base and the quote asset, as this market declares them."""
+        return (
+            Asset(self.base, self.base_scale, self.base_supply),
+            Asset(self.quote, self.quote_scale, self.quote_supply),
+        )
 
     def notional(self, price: PriceTicks, quantity: QuantityLots) -> AssetUnits:
         """Return what `quantity` costs at `price`, in quote units."""
@@ -87,7 +158,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
 
     def base_units(self, quantity: QuantityLots) -> AssetUnits:
         """Return `quantity` in base units."""
-        return AssetUnits(quantity * self.lot_size)
+        return AssetUnits(quantity * self.base_per_lot)
 
     def format_price(self, price: PriceTicks) -> str:
         """Return `price` as a decimal string with 8 decimals."""
@@ -96,6 +167,40 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     def format_quantity(self, quantity: QuantityLots) -> str:
         """Return `quantity` as a decimal string with 8 decimals."""
         return format_decimal(quantity * self.lot_size)
+
+    def format_quote(self, amount: int) -> str:
+        """Return quote units as a decimal string with 8 decimals."""
+        return format_amount(amount, self.quote_scale)
+
+    def format_amount(self, amount: int, asset: str) -> str:
+        """Return units of the base or the quote asset as a decimal string with 8 decimals."""
+        return format_amount(amount, self.base_scale if asset == self.base else self.quote_scale)
+
+
+class AssetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An asset as the configuration writes it."""
+
+    symbol: str
+    scale: int = SCALE_MAX
+    supply: str = ""
+    """Whole assets; empty: as much as fits."""
+
+    def to_asset(self) -> Asset:
+        """Return the asset.
+
+        Raises:
+            MarketError: the supply is no whole number of at least 1, or the two contradict each other.
+        """
+        try:
+            supply = parse_decimal(self.supply, 0) if self.supply else 0
+        except DecimalError as error:
+            raise MarketError(f"{self.symbol}: the supply is a number of whole assets: {error}") from error
+        if self.supply and not supply:
+            raise MarketError(f"{self.symbol}: a supply must be positive; leave it out to have as much as fits")
+        return Asset(self.symbol, self.scale, supply)
+
+
+NO_ASSETS: Final[Mapping[str, Asset]] = MappingProxyType({})
 
 
 class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,8 +221,8 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     taker_fee: str = "0.001"
     open_orders_max: int = 200
 
-    def to_market(self) -> Market:
-        """Return the market in whole numbers.
+    def to_market(self, assets: Mapping[str, Asset] = NO_ASSETS) -> Market:
+        """Return the market in whole numbers; an asset that `assets` does not have is one of eight decimals.
 
         Raises:
             MarketError: a text is not a decimal, or the definition contradicts itself.
@@ -126,24 +231,52 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             tick_size, lot_size = parse_decimal(self.tick_size), parse_decimal(self.lot_size)
             if not tick_size or not lot_size:
                 raise MarketError(f"{self.symbol}: tick_size and lot_size must be positive")
+            base, quote = (assets.get(symbol) or Asset(symbol) for symbol in (self.base, self.quote))
             return Market(
                 symbol=self.symbol,
                 base=self.base,
                 quote=self.quote,
-                tick_size=AssetUnits(tick_size),
-                lot_size=AssetUnits(lot_size),
+                tick_size=tick_size,
+                lot_size=lot_size,
                 price_max=PriceTicks(parse_decimal(self.price_max) // tick_size),
                 quantity_min=QuantityLots(-(-parse_decimal(self.quantity_min) // lot_size)),
                 quantity_max=QuantityLots(parse_decimal(self.quantity_max) // lot_size),
-                notional_min=AssetUnits(parse_decimal(self.notional_min)),
+                notional_min=AssetUnits(parse_decimal(self.notional_min, quote.scale)),
                 band_up_ppm=parse_decimal(self.band_up, 6),
                 band_down_ppm=parse_decimal(self.band_down, 6),
                 maker_fee_ppm=parse_decimal(self.maker_fee, 6),
                 taker_fee_ppm=parse_decimal(self.taker_fee, 6),
                 open_orders_max=self.open_orders_max,
+                base_scale=base.scale,
+                quote_scale=quote.scale,
+                base_supply=base.supply,
+                quote_supply=quote.supply,
             )
         except DecimalError as error:
             raise MarketError(f"{self.symbol}: {error}") from error
+
+
+class MarketsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A markets file: the markets, and the assets that have a scale or a supply of their own."""
+
+    markets: list[MarketDefinition]
+    assets: list[AssetDefinition] = []
+
+    def to_markets(self) -> list[Market]:
+        """Return the markets in whole numbers.
+
+        Raises:
+            MarketError: a market or an asset is wrong, or an asset is there twice, or in no market.
+        """
+        assets: dict[str, Asset] = {}
+        for definition in self.assets:
+            if definition.symbol in assets:
+                raise MarketError(f"asset {definition.symbol} may be there only once")
+            assets[definition.symbol] = definition.to_asset()
+        traded = {symbol for market in self.markets for symbol in (market.base, market.quote)}
+        if unused := assets.keys() - traded:
+            raise MarketError(f"asset {min(unused)} is in no market: is its name right?")
+        return [market.to_market(assets) for market in self.markets]
 
 
 class MarketMap(msgspec.Struct, frozen=True):
@@ -156,7 +289,7 @@ class MarketMap(msgspec.Struct, frozen=True):
     markets: tuple[Market, ...]
     shard_count: int
     by_symbol: dict[str, Market]
-    assets: tuple[str, ...]
+    by_asset: dict[str, Asset]
     shards: dict[str, int]
     """Symbol -> the shard that matches it."""
     slots: bytes
@@ -169,10 +302,17 @@ class MarketMap(msgspec.Struct, frozen=True):
         """Return the map of `markets`, dealt to `shard_count` shards.
 
         Raises:
-            MarketError: no market, two of the same symbol, or a shard count outside 1 to SHARD_COUNT_MAX.
+            MarketError: no market, two of the same symbol, two that contradict each other about an asset, or a shard count outside
+                1 to SHARD_COUNT_MAX.
         """
         if not markets:
             raise MarketError("at least one market is needed")
+        declared: dict[str, tuple[Asset, str]] = {}
+        for market in markets:
+            for asset in market.assets:
+                first, by = declared.setdefault(asset.symbol, (asset, market.symbol))
+                if first != asset:
+                    raise MarketError(f"{by} and {market.symbol} declare another scale or supply of {asset.symbol}")
         return cls.placed(
             [(market, number % max(1, shard_count)) for number, market in enumerate(markets)], shard_count
         )
@@ -184,8 +324,11 @@ class MarketMap(msgspec.Struct, frozen=True):
         shard_count: int,
         slots: bytes = b"",
         unknown_shards: tuple[int, ...] = (),
+        assets: Mapping[str, Asset] = NO_ASSETS,
     ) -> Self:
         """Return the map of (market, its shard), of which there may be none, and of account slots; empty `slots` are dealt out.
+
+        What `assets` has counts more than what the markets declare.
 
         Raises:
             MarketError: two of the same symbol, a shard that there is not, or a shard count outside 1 to SHARD_COUNT_MAX.
@@ -201,12 +344,21 @@ class MarketMap(msgspec.Struct, frozen=True):
         if len(slots) != ACCOUNT_SLOTS or max(slots) >= shard_count:
             raise MarketError(f"account slots must be {ACCOUNT_SLOTS}, each on a shard that there is")
         by_symbol = {market.symbol: market for market, _ in markets}
-        assets = tuple(dict.fromkeys(asset for market in by_symbol.values() for asset in (market.base, market.quote)))
-        return cls(tuple(by_symbol.values()), shard_count, by_symbol, assets, shards, slots, unknown_shards)
+        by_asset = assets_of(by_symbol.values()) | dict(assets)
+        return cls(tuple(by_symbol.values()), shard_count, by_symbol, by_asset, shards, slots, unknown_shards)
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """What is traded, in the markets' order."""
+        return tuple(self.by_asset)
+
+    def format_amount(self, amount: int, asset: str) -> str:
+        """Return units of `asset`, which a market must have, as a decimal string with 8 decimals."""
+        return format_amount(amount, self.by_asset[asset].scale)
 
     def supply(self, asset: str) -> AssetUnits:
-        """Return how much of `asset` there may be on all shards together: the same for every asset so far."""
-        return AssetUnits(AMOUNT_UNITS_MAX)
+        """Return how much of `asset` there may be on all shards together, in its units."""
+        return self.by_asset[asset].amount_max
 
     def supply_share(self, asset: str) -> AssetUnits:
         """Return how much of `asset` may have come in by one shard beyond what has gone out there.
@@ -230,6 +382,21 @@ class MarketMap(msgspec.Struct, frozen=True):
 
 SHARD_COUNT_MAX = 100
 """The last two decimal digits of an order id name the shard that gave it, and nothing else: the account may be on another one later."""
+
+
+def assets_of(markets: Iterable[Market]) -> dict[str, Asset]:
+    """Return the assets of `markets`, in their order: the first market's scale counts, and the largest supply.
+
+    Markets contradict each other about a supply while `exchange markets apply` changes one after the other. About a scale they cannot,
+    where one shard has let them all in (docs/decisions/0004-money.md).
+    """
+    assets: dict[str, Asset] = {}
+    for market in markets:
+        for asset in market.assets:
+            known = assets.setdefault(asset.symbol, asset)
+            if known.scale == asset.scale and known.amount_max < asset.amount_max:
+                assets[asset.symbol] = asset
+    return assets
 
 
 @cache

@@ -1,8 +1,9 @@
 """Whole-number units, and the one place where decimals become whole numbers and back.
 
 Inside the exchange a price is a count of ticks, a quantity a count of lots, and money a count of the
-asset's smallest unit. Decimal strings exist only at the edges. The conversions here are exact: a text with
-more decimals than the scale holds is an error, never rounded.
+asset's smallest unit, which each asset has for itself: 10**-scale. Decimal strings exist only at the edges, where
+everything is written with eight decimals. The conversions here are exact: a text with more decimals than the scale
+holds is an error, never rounded.
 """
 
 import re
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     QuantityLots = NewType("QuantityLots", int)
     """A quantity in lots of its market."""
     AssetUnits = NewType("AssetUnits", int)
-    """An amount of money in the smallest unit of its asset (10**-ASSET_SCALE)."""
+    """An amount of money in the smallest unit of its asset: 10**-scale."""
     TimeMs = NewType("TimeMs", int)
     """Milliseconds since the Unix epoch; inside the engine, the millisecond part of a stream entry's id."""
     AccountId = NewType("AccountId", int)
@@ -26,9 +27,10 @@ else:
     # At run time a unit is `int` itself: calling a NewType costs twice as much, several times per order.
     PriceTicks = QuantityLots = AssetUnits = TimeMs = AccountId = OrderId = TradeId = Sequence = int
 
-ASSET_SCALE: Final = 8
-"""Decimals of every asset: one unit is 0.00000001."""
-UNITS_PER_ASSET: Final = 10**ASSET_SCALE
+SCALE_MAX: Final = 8
+"""The most decimals that an asset may have; every price, quantity and amount is written with as many."""
+UNITS_PER_ASSET: Final = 10**SCALE_MAX
+"""One whole in the units of `tick_size` and `lot_size`, which are also those of an asset with SCALE_MAX decimals."""
 AMOUNT_UNITS_MAX: Final = 2**63 - 1
 """The largest amount that any balance, hold or supply may reach; what a database bigint holds."""
 PPM: Final = 1_000_000
@@ -61,7 +63,7 @@ def join_large(large: Large) -> int:
     return (high << _LARGE_LOW_BITS) + low
 
 
-def parse_decimal(text: str, scale: int = ASSET_SCALE) -> int:
+def parse_decimal(text: str, scale: int = SCALE_MAX) -> int:
     """Return `text` as a whole number of 10**-scale.
 
     Accepts only `digits[.digits]` (ASCII, at most 20 on each side; no sign, no exponent, no blanks). Trailing
@@ -82,8 +84,17 @@ def parse_decimal(text: str, scale: int = ASSET_SCALE) -> int:
     return int(whole + fraction.ljust(scale, "0"))
 
 
-def format_decimal(units: int, scale: int = ASSET_SCALE) -> str:
+def format_decimal(units: int, scale: int = SCALE_MAX) -> str:
     """Return a whole number of 10**-scale as a decimal string with exactly `scale` decimals."""
     sign = "-" if units < 0 else ""
     whole, fraction = divmod(abs(units), 10**scale)
     return f"{sign}{whole}.{fraction:0{scale}d}" if scale else f"{sign}{whole}"
+
+
+_TO_WRITTEN: Final = tuple(10 ** (SCALE_MAX - scale) for scale in range(SCALE_MAX + 1))
+"""By scale: what turns an amount into a count of 10**-8."""
+
+
+def format_amount(amount: int, scale: int) -> str:
+    """Return an amount of an asset with `scale` decimals as a decimal string with eight."""
+    return format_decimal(amount * _TO_WRITTEN[scale])

@@ -87,6 +87,7 @@ def first_config(settings: Settings) -> ShardConfig:
 def _key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
     limits: tuple[KeyLimit, ...] = ()
     if role is Role.FAUCET:
+        # Of every asset, whatever its scale: see `KeyLimit.asset`.
         most = settings.faucet_amount_max * UNITS_PER_ASSET
         limits = (KeyLimit("", AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX))),)
     return OperatorKey(key_name(role, public), role, public, limits)

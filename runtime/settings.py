@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.market import MarketDefinition, MarketError, MarketMap
+from protocol.market import MarketError, MarketMap, MarketsFile
 from protocol.windows import REPLY_TIMEOUTS, Windows
 from runtime.redis_clients import AddressError, parse_address
 
@@ -305,9 +305,9 @@ def markets_of(text: str, shard_count: int, name: str) -> MarketMap:
         SettingsError: it is wrong; the message begins with `name`.
     """
     try:
-        definitions = msgspec.convert(tomllib.loads(text), dict[str, list[MarketDefinition]])
-        return MarketMap.of([each.to_market() for each in definitions["markets"]], shard_count)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, MarketError, KeyError) as error:
+        file = msgspec.convert(tomllib.loads(text), MarketsFile)
+        return MarketMap.of(file.to_markets(), shard_count)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, MarketError) as error:
         raise SettingsError(f"{name}: {error}") from error
 
 

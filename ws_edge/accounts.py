@@ -22,6 +22,7 @@ from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, dec
 from protocol.decoding import msgpack_decoder
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, ShardEvent, TradeExecuted
 from protocol.listing import Listing
+from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
@@ -222,13 +223,12 @@ class AccountStreams:
         return follows is not None
 
     def _awaits_market(self, events: list[Event]) -> bool:
-        """Return whether events are about a market that was listed a moment ago, of which this process has not heard yet."""
-        known, now = self._listing().known.by_symbol, self._now_ms()
+        """Return whether events are about a market that was listed a moment ago, of which this process has not heard yet, or its asset."""
+        known, now = self._listing().known, self._now_ms()
         return any(
-            event.order.market not in known
-            and now < self._awaited.setdefault(event.order.market, now + _MARKET_AWAITED_MS)
+            now < self._awaited.setdefault(name, now + _MARKET_AWAITED_MS)
             for event in events
-            if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
+            for name in _unknown(event, known)
         )
 
     def _repair_soon(self) -> None:
@@ -319,15 +319,21 @@ class AccountStreams:
         for event in events:
             if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
                 continue
-            if (
-                isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
-                and event.order.market not in markets.by_symbol
-            ):
-                _log.error("account event of an unknown market", market=event.order.market)
+            if unknown := _unknown(event, markets):
+                _log.error("account event of an unknown market", market=unknown[0])
                 continue
             for payload in payloads.account_events(markets, event, now):
                 for subscription in list(account.subscriptions):
                     subscription.send(payload)
+
+
+def _unknown(event: Event, markets: MarketMap) -> list[str]:
+    """Return which market of an account's event, or which asset of the balances in it, is none of `markets`."""
+    if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
+        return []
+    if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.market not in markets.by_symbol:
+        return [event.order.market]
+    return [each.asset for each in event.balances if each.asset not in markets.by_asset]
 
 
 def _note(reply: object, published: Position, accounts: list[_Account]) -> None:

@@ -123,7 +123,7 @@ def mini_ticker(market: Market, ticker: Ticker, time_scale: int) -> Payload:
         "h": market.format_price(ticker.high),
         "l": market.format_price(ticker.low),
         "v": market.format_quantity(ticker.volume),
-        "q": format_decimal(ticker.quote_volume),
+        "q": market.format_quote(ticker.quote_volume),
     }
 
 
@@ -147,7 +147,7 @@ def full_ticker(market: Market, ticker: Ticker, best: BookTicker | None, time_sc
         "h": market.format_price(ticker.high),
         "l": market.format_price(ticker.low),
         "v": market.format_quantity(ticker.volume),
-        "q": format_decimal(ticker.quote_volume),
+        "q": market.format_quote(ticker.quote_volume),
         "O": ticker.open_time * time_scale,
         "C": ticker.close_time * time_scale,
         "F": ticker.first_trade_id,
@@ -176,9 +176,9 @@ def kline(market: Market, candle: Candle, now: TimeMs, time_scale: int) -> Paylo
             "v": market.format_quantity(candle.volume),
             "n": candle.trade_count,
             "x": candle.closed,
-            "q": format_decimal(candle.quote_volume),
+            "q": market.format_quote(candle.quote_volume),
             "V": market.format_quantity(candle.taker_buy_volume),
-            "Q": format_decimal(candle.taker_buy_quote),
+            "Q": market.format_quote(candle.taker_buy_quote),
             "B": "0",
         },
     }
@@ -207,12 +207,12 @@ def account_events(markets: MarketMap, event: AccountEvent, now: TimeMs) -> Iter
             yield _close_report(markets, event, now)
         case FundsDeposited() | FundsWithdrawn():
             change = event.amount if isinstance(event, FundsDeposited) else -event.amount
-            delta = format_decimal(change)
+            delta = markets.format_amount(change, event.asset)
             yield {"e": "balanceUpdate", "E": now, "a": event.asset, "d": delta, "T": event.time}
         case FundsReleased():
             pass
     if event.balances:
-        yield _position(event.balances, event.time, now)
+        yield _position(markets, event.balances, event.time, now)
 
 
 def in_microseconds(payload: Payload) -> Payload:
@@ -221,8 +221,15 @@ def in_microseconds(payload: Payload) -> Payload:
     return {name: value * 1000 if name in times else value for name, value in payload.items()}
 
 
-def _position(balances: Iterable[Balance], time: TimeMs, now: TimeMs) -> Payload:
-    rows = [{"a": each.asset, "f": format_decimal(each.available), "l": format_decimal(each.held)} for each in balances]
+def _position(markets: MarketMap, balances: Iterable[Balance], time: TimeMs, now: TimeMs) -> Payload:
+    rows = [
+        {
+            "a": each.asset,
+            "f": markets.format_amount(each.available, each.asset),
+            "l": markets.format_amount(each.held, each.asset),
+        }
+        for each in balances
+    ]
     return {"e": "outboundAccountPosition", "E": now, "u": time, "B": rows}
 
 
@@ -258,9 +265,9 @@ def _report(markets: MarketMap, order: OrderState, execution_type: str, time: Ti
         "m": False,
         "M": False,
         "O": order.accepted_time,
-        "Z": format_decimal(order.cum_quote),
+        "Z": market.format_quote(order.cum_quote),
         "Y": _ZERO,
-        "Q": format_decimal(order.quote_quantity),
+        "Q": market.format_quote(order.quote_quantity),
         "W": order.accepted_time,
         "V": order.self_trade_prevention.name,
     }
@@ -272,11 +279,11 @@ def _fill_report(markets: MarketMap, event: OrderFilled, now: TimeMs) -> Payload
     report |= {
         "l": market.format_quantity(event.quantity),
         "L": market.format_price(event.price),
-        "n": format_decimal(event.fee),
+        "n": market.format_amount(event.fee, event.fee_asset),
         "N": event.fee_asset,
         "t": event.trade_id,
         "m": event.liquidity is Liquidity.MAKER,
-        "Y": format_decimal(event.quote),
+        "Y": market.format_quote(event.quote),
     }
     return report
 

@@ -3,11 +3,11 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
-from cli.lookup import account_of_email, amount, known_market, looking_back, replay_bar
+from cli.lookup import account_of_email, known_market, looking_back, replay_bar
 from cli.past import parse_time, time_text
 from cli.time_travel import account_at
 from protocol.market import MarketMap
-from protocol.orders import OrderState
+from protocol.orders import OrderState, Side
 
 
 @click.command()
@@ -41,7 +41,12 @@ def account(
         found = account_at(past, number, market, sequence, parse_time(moment) if moment else None, progress)
     orders = [_order(market_map, order) for order in found.open_orders]
     balances = [
-        {"asset": each.asset, "available": amount(each.available), "held": amount(each.held)} for each in found.balances
+        {
+            "asset": each.asset,
+            "available": market_map.format_amount(each.available, each.asset),
+            "held": market_map.format_amount(each.held, each.asset),
+        }
+        for each in found.balances
     ]
     if as_json:
         print_json(
@@ -78,5 +83,5 @@ def _order(market_map: MarketMap, order: OrderState) -> dict[str, object]:
         "price": market.format_price(order.price),
         "quantity": market.format_quantity(order.quantity),
         "filled": market.format_quantity(order.cum_quantity),
-        "held": amount(order.held),
+        "held": market.format_amount(order.held, market.quote if order.side is Side.BUY else market.base),
     }

@@ -10,7 +10,7 @@ from cli.operating import operating
 from protocol.commands import CancelOrders, CloseAccount, LimitAccount
 from protocol.configuration import AccountLimits, Role
 from protocol.replies import Canceling
-from protocol.units import AccountId, format_decimal
+from protocol.units import AccountId
 
 _ACCOUNT = click.argument("account", type=click.IntRange(min=1))
 
@@ -30,17 +30,21 @@ def show(account: int, as_json: bool) -> None:
     """Show an account's funds and what an operator has set for it."""
     with operating() as operator:
         reply, shard = operator.funds(account), operator.shard_of(account)
-    limits = reply.limits if reply.limits is not None else AccountLimits(1)
-    if as_json:
         balances = [
-            {"asset": each.asset, "available": format_decimal(each.available), "held": format_decimal(each.held)}
+            {
+                "asset": each.asset,
+                "available": operator.shown(each.available, each.asset),
+                "held": operator.shown(each.held, each.asset),
+            }
             for each in reply.balances
         ]
+    limits = reply.limits if reply.limits is not None else AccountLimits(1)
+    if as_json:
         print_json({"account": account, "shard": shard, "balances": balances, "limits": _named(limits)})
         return
     console.print(f"Account {account} is on shard {shard}, and {'frozen' if limits.is_frozen else 'not frozen'}.")
-    for each in reply.balances:
-        console.print(f"{each.asset}: {format_decimal(each.available)} available, {format_decimal(each.held)} held")
+    for each in balances:
+        console.print(f"{each['asset']}: {each['available']} available, {each['held']} held")
     for name, most in _named(limits).items():
         if most and name != "is_frozen":
             console.print(f"{name.replace('_', ' ')}: {most}")

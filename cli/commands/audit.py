@@ -9,7 +9,7 @@ import rich_click as click
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.exchange_audit import ExchangeAudit, NoConsistentCutError, audit_exchange
-from protocol.units import format_decimal
+from protocol.units import format_amount
 from runtime.settings import SettingsError
 
 WATCH_PERIOD_S = 2.0
@@ -27,7 +27,10 @@ class _Line(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON; with --watch a line per audit. Money is in units of 10**-8."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON; with --watch a line per audit. Money is in units of 10**-scale (`scales`).",
 )
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C or the first difference.")
 @click.option(
@@ -76,8 +79,8 @@ def _say(found: ExchangeAudit, *, as_json: bool) -> None:
         assets = found.assets[first : first + _ASSETS_PER_TABLE]
         table = plain_table("", *(each.asset for each in assets))
         for name in ("available", "held", "fees", "deposited", "withdrawn"):
-            table.add_row(name, *(_decimal(getattr(each, name)) for each in assets))
-        table.add_row("difference", *(_decimal(each.difference()) for each in assets))
+            table.add_row(name, *(_decimal(getattr(each, name), found.scales[each.asset]) for each in assets))
+        table.add_row("difference", *(_decimal(each.difference(), found.scales[each.asset]) for each in assets))
         console.print(table)
         console.print()
     for shard in found.shards:
@@ -93,6 +96,6 @@ def _say(found: ExchangeAudit, *, as_json: bool) -> None:
         console.print("[green]All money adds up.[/]")
 
 
-def _decimal(units: int) -> str:
-    text = short_decimal(format_decimal(abs(units)))
+def _decimal(units: int, scale: int) -> str:
+    text = short_decimal(format_amount(abs(units), scale))
     return f"-{text}" if units < 0 else text

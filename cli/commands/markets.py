@@ -78,7 +78,7 @@ def _row(market: Market, prices: dict[str, str]) -> dict[str, str | None]:
         "symbol": market.symbol,
         "tickSize": short_decimal(format_decimal(market.tick_size)),
         "lotSize": short_decimal(format_decimal(market.lot_size)),
-        "notionalMin": short_decimal(format_decimal(market.notional_min)),
+        "notionalMin": short_decimal(market.format_quote(market.notional_min)),
         "makerFee": short_decimal(format_decimal(market.maker_fee_ppm, 6)),
         "takerFee": short_decimal(format_decimal(market.taker_fee_ppm, 6)),
         "lastPrice": _price(prices, "price"),
@@ -239,14 +239,16 @@ def _show(changes: list[Change]) -> None:
         console.print("The markets are configured as the settings say.")
     for change in changes:
         market = change.config.market
-        if not change.differences:
+        if not change.differences and not change.contradiction:
             console.print(f"{market.symbol} is listed on shard {change.config.shard}")
         for name, now, then in change.differences:
             console.print(f"{market.symbol} {name} from {now} to {then}")
-        if not change.is_possible:
+        if change.contradiction:
+            console.print(f"[bold red]{market.symbol}: {change.contradiction}")
+        elif not change.is_possible:
             console.print(
-                f"[bold red]{market.symbol}: what a market is traded against, and its grid, stay for as long as it is listed; "
-                "list another market under another name"
+                f"[bold red]{market.symbol}: what a market is traded against, its grid, and its assets' scales stay for as long as it is "
+                "listed; list another market under another name"
             )
 
 
@@ -256,5 +258,6 @@ def _change_row(change: Change) -> dict[str, object]:
         "shard": change.config.shard,
         "version": change.config.version,
         "possible": change.is_possible,
+        "contradiction": change.contradiction or None,
         "differences": {name: {"now": now, "then": then} for name, now, then in change.differences},
     }

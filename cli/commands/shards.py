@@ -1,12 +1,16 @@
 """`exchange shards`."""
 
+from collections.abc import Mapping
+
 import redis
 import rich_click as click
 from rich.markup import escape
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
+from cli.listing import listing_of
 from cli.probes import ShardReport, StandbyReport, shard_reports
-from protocol.units import format_decimal
+from protocol.market import Asset
+from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import SettingsError
 
 _AMOUNTS = ("available", "held", "fees", "deposited", "withdrawn", "settled")
@@ -17,7 +21,10 @@ _ASSETS_PER_TABLE = 4
 
 @click.command()
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard, money in units of 10**-8."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: a list, an object per shard, money in units of 10**-scale of each asset.",
 )
 def shards(as_json: bool) -> None:
     """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether its money adds up."""
@@ -31,8 +38,9 @@ def shards(as_json: bool) -> None:
     if as_json:
         print_json(reports)
         return
+    assets = listing_of(settings).known.by_asset
     for report in reports:
-        _show(report)
+        _show(report, assets)
 
 
 def _leader(report: ShardReport) -> str:
@@ -47,7 +55,7 @@ def _standby(standby: StandbyReport) -> str:
     return f"{standby.process} ({standby.pid}) {behind}"
 
 
-def _show(report: ShardReport) -> None:
+def _show(report: ShardReport, assets: Mapping[str, Asset]) -> None:
     answers = "[green]answers[/]" if report.answers else "[bold red]does not answer[/]"
     if report.halted:
         answers = "[bold red]halted[/]"
@@ -74,7 +82,9 @@ def _show(report: ShardReport) -> None:
     for first in range(0, len(report.rows), _ASSETS_PER_TABLE):
         rows = report.rows[first : first + _ASSETS_PER_TABLE]
         money = plain_table("", *(asset for asset, *_ in rows))
+        scales = [assets[asset].scale if asset in assets else SCALE_MAX for asset, *_ in rows]
         for name, *amounts in zip(_AMOUNTS, *(amounts for _, *amounts in rows), strict=True):
-            money.add_row(name, *(short_decimal(format_decimal(amount)) for amount in amounts))
+            texts = (format_amount(amount, scale) for amount, scale in zip(amounts, scales, strict=True))
+            money.add_row(name, *map(short_decimal, texts))
         console.print(money)
         console.print()

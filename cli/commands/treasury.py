@@ -1,7 +1,5 @@
 """`exchange treasury`."""
 
-from collections.abc import Callable
-
 import rich_click as click
 
 from cli.console import console
@@ -9,22 +7,23 @@ from cli.operating import operating
 from protocol.commands import Deposit, Withdraw, WithdrawFees
 from protocol.configuration import Role
 from protocol.replies import FundsReply
-from protocol.units import AccountId, AssetUnits, DecimalError, format_decimal, parse_decimal
+from protocol.units import AccountId, DecimalError, parse_decimal
 
 
-class _Amount(click.ParamType[AssetUnits]):
+class _Amount(click.ParamType[str]):
+    """A decimal; how many decimals it may have, only the asset says."""
+
     name = "amount"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> AssetUnits:
-        if isinstance(value, int):
-            return AssetUnits(value)
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
         try:
-            units = parse_decimal(str(value))
+            units = parse_decimal(text)
         except DecimalError as error:
             self.fail(str(error), param, ctx)
         if units <= 0:
             self.fail("an amount must be more than 0", param, ctx)
-        return AssetUnits(units)
+        return text
 
 
 _ID = click.option(
@@ -48,13 +47,9 @@ def treasury() -> None:
 @click.argument("asset")
 @click.argument("amount", type=_Amount())
 @_ID
-def deposit(account: int, asset: str, amount: AssetUnits, transfer_id: str) -> None:
+def deposit(account: int, asset: str, amount: str, transfer_id: str) -> None:
     """Credit an account."""
-
-    def command(request_id: int, reply_to: str) -> Deposit:
-        return Deposit(request_id, reply_to, AccountId(account), asset.upper(), amount, transfer_id)
-
-    _move(account, command, "deposit")
+    _move(Deposit, account, asset.upper(), amount, transfer_id)
 
 
 @treasury.command()
@@ -62,13 +57,9 @@ def deposit(account: int, asset: str, amount: AssetUnits, transfer_id: str) -> N
 @click.argument("asset")
 @click.argument("amount", type=_Amount())
 @_ID
-def withdraw(account: int, asset: str, amount: AssetUnits, transfer_id: str) -> None:
+def withdraw(account: int, asset: str, amount: str, transfer_id: str) -> None:
     """Debit an account."""
-
-    def command(request_id: int, reply_to: str) -> Withdraw:
-        return Withdraw(request_id, reply_to, AccountId(account), asset.upper(), amount, transfer_id)
-
-    _move(account, command, "withdraw")
+    _move(Withdraw, account, asset.upper(), amount, transfer_id)
 
 
 @treasury.command(name="withdraw-fees")
@@ -76,27 +67,32 @@ def withdraw(account: int, asset: str, amount: AssetUnits, transfer_id: str) -> 
 @click.argument("amount", type=_Amount())
 @click.option("--shard", type=click.IntRange(min=0), default=0, show_default=True, help="Which shard's fees.")
 @_ID
-def withdraw_fees(asset: str, amount: AssetUnits, shard: int, transfer_id: str) -> None:
+def withdraw_fees(asset: str, amount: str, shard: int, transfer_id: str) -> None:
     """Take fees out of the exchange. `exchange audit` shows what each shard has earned."""
-
-    def command(request_id: int, reply_to: str) -> WithdrawFees:
-        return WithdrawFees(request_id, reply_to, shard, asset.upper(), amount, transfer_id)
-
+    asset = asset.upper()
     with operating() as operator:
+        units = operator.amount(amount, asset)
+
+        def command(request_id: int, reply_to: str) -> WithdrawFees:
+            return WithdrawFees(request_id, reply_to, shard, asset, units, transfer_id)
+
         if shard not in operator.configs:
             raise click.BadParameter(f"there are {len(operator.configs)} shards, from 0 on", param_hint="--shard")
         reply = operator.tell(shard, Role.TREASURY, command, "withdraw fees")
-    assert isinstance(reply, FundsReply)
-    (left,) = reply.balances
-    console.print(f"shard {shard} has {format_decimal(left.available)} {left.asset} of fees left")
+        assert isinstance(reply, FundsReply)
+        left = operator.shown(reply.balances[0].available, asset)
+    console.print(f"shard {shard} has {left} {asset} of fees left")
 
 
-def _move(account: int, command: Callable[[int, str], Deposit | Withdraw], what: str) -> None:
+def _move(kind: type[Deposit | Withdraw], account: int, asset: str, amount: str, transfer_id: str) -> None:
     with operating() as operator:
-        reply = operator.tell(operator.shard_of(account), Role.TREASURY, command, what)
-    assert isinstance(reply, FundsReply)
-    (balance,) = reply.balances
-    console.print(
-        f"account {account} has {format_decimal(balance.available)} {balance.asset} available, "
-        f"{format_decimal(balance.held)} held"
-    )
+        units = operator.amount(amount, asset)
+
+        def command(request_id: int, reply_to: str) -> Deposit | Withdraw:
+            return kind(request_id, reply_to, AccountId(account), asset, units, transfer_id)
+
+        reply = operator.tell(operator.shard_of(account), Role.TREASURY, command, kind.__name__.lower())
+        assert isinstance(reply, FundsReply)
+        (balance,) = reply.balances
+        available, held = operator.shown(balance.available, asset), operator.shown(balance.held, asset)
+    console.print(f"account {account} has {available} {asset} available, {held} held")

@@ -1,5 +1,6 @@
 """Who may say what to a shard: the keys that it knows, and what a faucet's key has given away."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from protocol.commands import (
@@ -15,9 +16,10 @@ from protocol.commands import (
     WithdrawFees,
 )
 from protocol.configuration import OperatorKey, Role
+from protocol.market import Asset
 from protocol.orders import RejectReason
 from protocol.signing import is_genuine
-from protocol.units import AssetUnits, TimeMs
+from protocol.units import SCALE_MAX, AssetUnits, TimeMs
 
 ROLES: Final[dict[type, frozenset[Role]]] = {
     Deposit: frozenset({Role.TREASURY, Role.FAUCET}),
@@ -50,7 +52,14 @@ class Authority:
         self.given = {each: amount for each, amount in self.given.items() if each[0] in self.keys}
 
     def reason_to_refuse(
-        self, signed: Signed, command: SignedBody, shard: int, entered: TimeMs, window_ms: int, time: TimeMs
+        self,
+        signed: Signed,
+        command: SignedBody,
+        shard: int,
+        entered: TimeMs,
+        window_ms: int,
+        time: TimeMs,
+        assets: Mapping[str, Asset],
     ) -> RejectReason | None:
         """Return what is wrong with a signed command whose entry was appended at `entered`; None: it counts."""
         key = self.keys.get(signed.key)
@@ -66,9 +75,11 @@ class Authority:
             return RejectReason.NOT_AUTHORIZED
         if entered > signed.deadline_ms:
             return RejectReason.TOO_LATE
-        if key.role is Role.FAUCET and isinstance(command, Deposit) and not self._is_within_limits(key, command, time):
-            return RejectReason.NOT_AUTHORIZED
-        return None
+        if key.role is not Role.FAUCET or not isinstance(command, Deposit):
+            return None
+        # An asset that is not known has no scale; its deposit is refused for that.
+        scale = assets[command.asset].scale if command.asset in assets else SCALE_MAX
+        return None if self._is_within_limits(key, command, time, scale) else RejectReason.NOT_AUTHORIZED
 
     def may_skip(self, signed: Signed | None, shard: int) -> bool:
         """Return whether an instruction to pass over an entry of `shard` counts; `signed` is None when it has no signature.
@@ -86,13 +97,17 @@ class Authority:
             and is_genuine(signed, key.public_key)
         )
 
-    def _is_within_limits(self, key: OperatorKey, deposit: Deposit, time: TimeMs) -> bool:
+    def _is_within_limits(self, key: OperatorKey, deposit: Deposit, time: TimeMs, scale: int) -> bool:
         limits = {each.asset: each for each in key.limits}
         limit = limits.get(deposit.asset) or limits.get("")
-        if limit is None or deposit.amount > limit.deposit_max:
+        if limit is None:
+            return False
+        # The limit of every asset is the same number of whole ones, so it is in units of 10**-8 (`KeyLimit`).
+        unit = 1 if limit.asset else 10 ** (SCALE_MAX - scale)
+        if deposit.amount * unit > limit.deposit_max:
             return False
         day, given = self.given.get((key.name, deposit.asset), (0, 0))
-        return (given if day == time // _DAY_MS else 0) + deposit.amount <= limit.daily_max
+        return ((given if day == time // _DAY_MS else 0) + deposit.amount) * unit <= limit.daily_max
 
     def count(self, key: OperatorKey, deposit: Deposit, time: TimeMs) -> None:
         """Remember that a deposit went through, if its key has limits."""

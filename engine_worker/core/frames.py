@@ -442,7 +442,9 @@ def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, en
     version = shard.config.version if shard.config is not None else 0
     if isinstance(command, Signed):
         window_ms, time = shard.windows.request_ms, shard.time
-        counts = authority.reason_to_refuse(command, body, shard.index, entered, window_ms, time) is None
+        assets = shard.market_map.by_asset
+        reason_to_refuse = authority.reason_to_refuse(command, body, shard.index, entered, window_ms, time, assets)
+        counts = reason_to_refuse is None
     else:
         counts = not authority.keys
     if counts and body.config.version == version + 1:

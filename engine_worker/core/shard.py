@@ -97,7 +97,7 @@ from protocol.events import (
     StateHashed,
     TimePassed,
 )
-from protocol.market import ACCOUNT_SLOTS, SHARD_COUNT_MAX, Market, MarketMap
+from protocol.market import ACCOUNT_SLOTS, SHARD_COUNT_MAX, Market, MarketMap, assets_of
 from protocol.market_data import DepthSnapshot
 from protocol.orders import (
     Balance,
@@ -459,7 +459,7 @@ class Shard:
         if isinstance(command, Signed):
             body, signed = decode_signed_body(command.command), command
             reason = self.authority.reason_to_refuse(
-                signed, body, self.index, self._entered, self.windows.request_ms, self.time
+                signed, body, self.index, self._entered, self.windows.request_ms, self.time, self.market_map.by_asset
             )
             if reason is None:
                 self._signer = self.authority.keys[signed.key]
@@ -627,8 +627,11 @@ class Shard:
                 self.drains.append(drain)
 
     def _map_markets(self) -> None:
-        placed = [(each.market, each.shard) for each in self.market_configs.values()]
-        self.market_map = MarketMap.placed(placed, self.shard_count, self.slots)
+        configs = self.market_configs.values()
+        placed = [(each.market, each.shard) for each in configs]
+        # What a delisted market says of a supply counts only where no other has the asset any more.
+        listed = assets_of(each.market for each in configs if each.status is not MarketStatus.DELISTED)
+        self.market_map = MarketMap.placed(placed, self.shard_count, self.slots, assets=listed)
 
     def set_market(self, config: MarketConfig) -> None:
         """Have a market of this shard, or of another, configured so from now on."""
@@ -656,24 +659,37 @@ class Shard:
             return RejectReason.CONFIG_OUTDATED
         if known is None:
             ends = config.status in (MarketStatus.DELISTING, MarketStatus.DELISTED)
-            return RejectReason.CONFIG_REFUSED if ends else None
+            return RejectReason.CONFIG_REFUSED if ends or self._has_other_scales(config.market) else None
         if config.status is MarketStatus.DELISTED is not known.status:
             return RejectReason.CONFIG_REFUSED  # a market becomes that by itself, once nothing rests there
         new, old = config.market, known.market
         # Orders may be on their way that another shard has counted in the old ticks and lots.
-        is_other = (new.base, new.quote, new.tick_size, new.lot_size) != (
+        is_other = (new.base, new.quote, new.tick_size, new.lot_size, new.base_scale, new.quote_scale) != (
             old.base,
             old.quote,
             old.tick_size,
             old.lot_size,
+            old.base_scale,
+            old.quote_scale,
         )
         return RejectReason.CONFIG_REFUSED if is_other or known.shard != self.index else None
 
+    def _has_other_scales(self, market: Market) -> bool:
+        """Return whether the shard counts an asset of `market` in other units, as markets that it knows say."""
+        known = self.market_map.by_asset
+        return any(known.get(asset.symbol, asset).scale != asset.scale for asset in market.assets)
+
     def _know_market(self, message: KnowMarket) -> None:
+        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at once, and the first counts.
+
+        A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its units never meet
+        those of this shard (docs/decisions/0004-money.md).
+        """
         known = self.market_configs.get(message.config.market.symbol)
-        if (
-            known is None or known.shard == message.config.shard
-        ):  # otherwise two shards were told to list it: the first one counts
+        is_other = (
+            self._has_other_scales(message.config.market) if known is None else known.shard != message.config.shard
+        )
+        if not is_other:
             self.set_market(message.config)
 
     # ------------------------------------------------------------------ the account's half: placing
@@ -741,7 +757,7 @@ class Shard:
         if command.order_type is MARKET:
             if budget:
                 k = market.quote_per_tick_lot
-                quantity = QuantityLots(budget // k if side is BUY else hold // market.lot_size)
+                quantity = QuantityLots(budget // k if side is BUY else hold // market.base_per_lot)
             elif side is BUY:
                 budget = AssetUnits(hold)
         self._send(
@@ -795,18 +811,18 @@ class Shard:
             return 0
         available = funds.available
         if command.order_type is not MARKET:
-            grid = command.price * market.quote_per_tick_lot if is_buy else market.lot_size
+            grid = command.price * market.quote_per_tick_lot if is_buy else market.base_per_lot
             needed = command.quantity * grid
         elif command.quote_quantity:
             if is_buy:
                 needed = command.quote_quantity
             else:
                 lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
-                needed = min(available // market.lot_size, lots) * market.lot_size
+                needed = min(available // market.base_per_lot, lots) * market.base_per_lot
         elif is_buy:
             needed = min(available, command.price * command.quantity * market.quote_per_tick_lot)
         else:
-            needed = command.quantity * market.lot_size
+            needed = command.quantity * market.base_per_lot
         return needed if needed <= available else 0
 
     # ------------------------------------------------------------------ the market's half
@@ -912,7 +928,7 @@ class Shard:
         received, so no money is made. What a better price than the limit saves is released at once.
         """
         k = market.quote_per_tick_lot
-        quote, base = price * quantity * k, quantity * market.lot_size
+        quote, base = price * quantity * k, quantity * market.base_per_lot
         cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
         is_buy = order.side is BUY
         paid_asset, received_asset = (market.quote, market.base) if is_buy else (market.base, market.quote)

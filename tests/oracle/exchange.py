@@ -1,8 +1,9 @@
 """The whole exchange as one flat model: every account, every order, one list each.
 
-Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it is
-looked at, shares are `Fraction`s, and a command happens in one step however many shards the engine spreads it over.
-It shares no code with the engine; what it takes from `protocol` are the words of commands and replies.
+Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it is looked at,
+shares are `Fraction`s, money comes from the decimals that a market declares, and a command happens in one step however many
+shards the engine spreads it over. It shares no code with the engine; what it takes from `protocol` are the words of commands
+and replies.
 """
 
 from collections import Counter
@@ -354,7 +355,7 @@ class Exchange:
             if isinstance(command, Deposit):
                 shards = self.market_map.shard_count
                 entrance = (command.account_id % shards, command.asset)
-                room = AMOUNT_UNITS_MAX // shards - self.outstanding[entrance]
+                room = supply(self.market_map, command.asset) // shards - self.outstanding[entrance]
                 require(amount <= room, RejectReason.AMOUNT_OUT_OF_RANGE)
                 self.accounts.add(command.account_id)
                 self.available[owner] += amount
@@ -433,7 +434,7 @@ class Exchange:
             would_match = any(reaches(command, maker) for maker in self.resting(market.symbol, command.side.opposite))
             require(not would_match, RejectReason.WOULD_MATCH_IMMEDIATELY)
         if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
-            cost = sum(maker.command.price * lots * market.quote_per_tick_lot for maker, lots in walk.takes)
+            cost = sum(lot_cost(market, maker.command.price) * lots for maker, lots in walk.takes)
             require(cost <= order.held, RejectReason.INSUFFICIENT_BALANCE)
 
     def _walk(self, taker: Order, market: Market) -> Walk:
@@ -441,12 +442,12 @@ class Exchange:
         command, walk = taker.command, Walk()
         lots_left, budget = int(command.quantity), int(command.quote_quantity)
         if by_quote(command):
-            lots_left = budget if command.side is Side.BUY else taker.held // market.lot_size
+            lots_left = budget if command.side is Side.BUY else taker.held // lot(market)
         for maker in self.resting(market.symbol, command.side.opposite):
-            lot_cost = maker.command.price * market.quote_per_tick_lot
+            cost = lot_cost(market, maker.command.price)
             lots = min(maker.leaves, lots_left)
             if by_quote(command):
-                lots = min(lots, floor(Fraction(budget, lot_cost)))
+                lots = min(lots, floor(Fraction(budget, cost)))
             if lots == 0 or not reaches(command, maker):
                 break
             if maker.command.account_id == command.account_id:
@@ -460,7 +461,7 @@ class Exchange:
                     continue
             walk.takes.append((maker, lots))
             lots_left -= lots
-            budget -= lots * lot_cost
+            budget -= lots * cost
             if lots < maker.leaves:
                 break
         return walk
@@ -515,8 +516,8 @@ class Exchange:
     ) -> Step:
         """Pay for one trade out of the order's hold, and receive less the fee."""
         command, account_id = order.command, order.command.account_id
-        quote = trade.price * trade.quantity * market.quote_per_tick_lot
-        base = trade.quantity * market.lot_size
+        quote = lot_cost(market, trade.price) * trade.quantity
+        base = trade.quantity * lot(market)
         paid, received, asset = (quote, base, market.base) if command.side is Side.BUY else (base, quote, market.quote)
         fee_ppm = market.maker_fee_ppm if liquidity is Liquidity.MAKER else market.taker_fee_ppm
         fee = ceil(Fraction(received * fee_ppm, PPM))
@@ -532,7 +533,7 @@ class Exchange:
         order.status = OrderStatus.PARTIALLY_FILLED
         if by_quote(command):
             budget_left = command.quote_quantity - order.cum_quote
-            done = is_last and budget_left < trade.price * market.quote_per_tick_lot
+            done = is_last and budget_left < lot_cost(market, trade.price)
         else:
             done = order.leaves == 0
         if done:
@@ -540,7 +541,7 @@ class Exchange:
             order.quantity = order.cum_quantity
             self._release(order, 0)
         elif command.order_type is not OrderType.MARKET and command.side is Side.BUY:
-            self._release(order, command.price * order.leaves * market.quote_per_tick_lot)
+            self._release(order, lot_cost(market, command.price) * order.leaves)
         return Step(order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset))
 
     def _close(self, order: Order, status: OrderStatus, time: int, cancel_id: str = "") -> Step:
@@ -628,22 +629,57 @@ def check_limits(command: PlaceOrder, market: Market) -> None:
         return
     require(market.quantity_min <= command.quantity <= market.quantity_max, RejectReason.QUANTITY_OUT_OF_RANGE)
     if command.order_type is not OrderType.MARKET:
-        notional = command.price * command.quantity * market.quote_per_tick_lot
+        notional = lot_cost(market, command.price) * command.quantity
         require(notional >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
+
+
+def lot(market: Market) -> int:
+    """Return one lot in the smallest units of the base asset."""
+    return whole(written(market.lot_size) * 10**market.base_scale)
+
+
+def lot_cost(market: Market, price: int) -> int:
+    """Return what one lot costs at a price in ticks, in the smallest units of the quote asset."""
+    return whole(price * written(market.tick_size) * written(market.lot_size) * 10**market.quote_scale)
+
+
+def written(hundred_millionths: int) -> Fraction:
+    """Return a tick or a lot as the number that a person writes."""
+    return Fraction(hundred_millionths, 10**8)
+
+
+def whole(number: Fraction) -> int:
+    """Return a number that has to be whole."""
+    assert number.denominator == 1, number
+    return int(number)
+
+
+def supply(market_map: MarketMap, asset: str) -> int:
+    """Return how much of an asset there may be: what its markets declare, which agree, or as much as 63 bits hold."""
+    (declared,) = {
+        supply * 10**scale
+        for market in market_map.markets
+        for symbol, supply, scale in (
+            (market.base, market.base_supply, market.base_scale),
+            (market.quote, market.quote_supply, market.quote_scale),
+        )
+        if symbol == asset
+    }
+    return declared or AMOUNT_UNITS_MAX
 
 
 def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
     """Return what the order must hold, in units of the asset that it pays with."""
-    lot_cost = command.price * market.quote_per_tick_lot
+    cost = lot_cost(market, command.price)
     if command.side is Side.BUY and by_quote(command):
         return command.quote_quantity
     if command.side is Side.BUY:
-        whole = lot_cost * command.quantity
+        whole = cost * command.quantity
         return min(available, whole) if command.order_type is OrderType.MARKET else whole
     if by_quote(command):
-        lots = min(available // market.lot_size, ceil(Fraction(command.quote_quantity, lot_cost)))
-        return lots * market.lot_size
-    return command.quantity * market.lot_size
+        lots = min(available // lot(market), ceil(Fraction(command.quote_quantity, cost)))
+        return lots * lot(market)
+    return command.quantity * lot(market)
 
 
 def close_reason(order: Order) -> CloseReason:

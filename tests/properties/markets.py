@@ -1,17 +1,32 @@
-"""Three small markets on which much happens: few prices, three shared assets, odd lots, fees that never divide."""
+"""Three small markets on which much happens: few prices, three shared assets, odd lots, fees that never divide.
 
-from protocol.market import Market, MarketMap
+FIG has two decimals, KIWI none, PLUM six. One lot of FIGPLUM is 100 units of FIG and costs 10 of PLUM per tick; of KIWIPLUM 1 and 3; of
+FIGKIWI 7 and 7.
+"""
+
+from protocol.market import Asset, Market, MarketMap
 from protocol.units import AssetUnits, PriceTicks, QuantityLots
 
 _ONE = 10**8
+_FIG, _KIWI, _PLUM = Asset("FIG", 2, 45 * 10**15), Asset("KIWI", 0, 2**62), Asset("PLUM", 6)
+
+
+def _scales(base: Asset, quote: Asset) -> dict[str, int]:
+    return {
+        "base_scale": base.scale,
+        "quote_scale": quote.scale,
+        "base_supply": base.supply,
+        "quote_supply": quote.supply,
+    }
+
 
 MARKETS = (
     Market(
         symbol="FIGPLUM",
         base="FIG",
         quote="PLUM",
-        tick_size=AssetUnits(10**7),
-        lot_size=AssetUnits(100),
+        tick_size=10**3,
+        lot_size=_ONE,
         price_max=PriceTicks(12),
         quantity_min=QuantityLots(2),
         quantity_max=QuantityLots(60),
@@ -21,13 +36,14 @@ MARKETS = (
         maker_fee_ppm=1_000,
         taker_fee_ppm=33_333,
         open_orders_max=4,
+        **_scales(_FIG, _PLUM),
     ),
     Market(
         symbol="KIWIPLUM",
         base="KIWI",
         quote="PLUM",
-        tick_size=AssetUnits(3 * _ONE),
-        lot_size=AssetUnits(1),
+        tick_size=300,
+        lot_size=_ONE,
         price_max=PriceTicks(9),
         quantity_min=QuantityLots(1),
         quantity_max=QuantityLots(100),
@@ -37,13 +53,14 @@ MARKETS = (
         maker_fee_ppm=0,
         taker_fee_ppm=2_500,
         open_orders_max=5,
+        **_scales(_KIWI, _PLUM),
     ),
     Market(
         symbol="FIGKIWI",
         base="FIG",
         quote="KIWI",
-        tick_size=AssetUnits(_ONE),
-        lot_size=AssetUnits(7),
+        tick_size=100 * _ONE,
+        lot_size=7 * _ONE // 100,
         price_max=PriceTicks(10),
         quantity_min=QuantityLots(1),
         quantity_max=QuantityLots(40),
@@ -53,6 +70,7 @@ MARKETS = (
         maker_fee_ppm=100_000,
         taker_fee_ppm=999_999,
         open_orders_max=200,
+        **_scales(_FIG, _KIWI),
     ),
 )
 

@@ -60,6 +60,29 @@ def shib_market(symbol: str = "SHIBUSDT", maker_fee_ppm: int = 1_000, taker_fee_
     )
 
 
+def market_of_few_decimals(base_scale: int = 2, quote_scale: int = 0, supply: int = 0) -> Market:
+    """SHIBJPY: a lot of one, ticks of a hundredth where yen have so many, and orders of up to 9 x 10^15."""
+    return Market(
+        symbol="SHIBJPY",
+        base="SHIB",
+        quote="JPY",
+        tick_size=ONE // 10**quote_scale,
+        lot_size=ONE,
+        price_max=PriceTicks(100),
+        quantity_min=QuantityLots(1),
+        quantity_max=QuantityLots(9 * 10**15),
+        notional_min=AssetUnits(1),
+        band_up_ppm=2**62,
+        band_down_ppm=0,
+        maker_fee_ppm=1_000,
+        taker_fee_ppm=1_000,
+        open_orders_max=4,
+        base_scale=base_scale,
+        quote_scale=quote_scale,
+        base_supply=supply,
+    )
+
+
 def limit(number: int, account_id: int, market: str, side: Side, price: int, quantity: int) -> PlaceOrder:
     return PlaceOrder(
         *(number, "test", AccountId(account_id), f"o{number}", market),
@@ -100,6 +123,20 @@ def test_a_shard_admits_its_share_of_the_supply(shard_count: int) -> None:
     twins.apply(Withdraw(10, "test", AccountId(0), "SHIB", AssetUnits(5), "w10"))
     assert isinstance(twins.apply(deposit(11, 0, "SHIB", 6)).reply, Refused)
     assert isinstance(twins.apply(deposit(12, shard_count, "SHIB", 5)).reply, FundsReply)
+
+
+@pytest.mark.parametrize(
+    ("scale", "supply", "units"), [(0, 10, 10), (2, 10, 1_000), (8, 10, 10**9), (2, 92 * 10**15, 92 * 10**17)]
+)
+def test_a_shard_admits_its_share_of_a_declared_supply(scale: int, supply: int, units: int) -> None:
+    """By hand: 10 whole ones with two decimals are 1,000 units, 333 for each of three shards."""
+    for shard_count in (1, 3):
+        twins = Twins(MarketMap.of([market_of_few_decimals(scale, supply=supply)], shard_count), ACCOUNTS, WINDOWS)
+        share = units // shard_count
+        assert isinstance(twins.apply(deposit(1, 0, "SHIB", share + 1)).reply, Refused)
+        assert isinstance(twins.apply(deposit(2, 0, "SHIB", share)).reply, FundsReply)
+        assert isinstance(twins.apply(deposit(3, 3, "SHIB", 1)).reply, Refused)
+        assert_small(twins)
 
 
 def test_a_lifetime_of_deposits_and_withdrawals_has_no_end() -> None:
@@ -173,6 +210,29 @@ def test_nothing_leaves_63_bits(
         assert_small(twins)
 
 
+@given(
+    shard_count=shares,
+    base_scale=st.sampled_from((0, 2, 3)),
+    quote_scale=st.sampled_from((0, 1, 2)),
+    supply=st.sampled_from((0, 9 * 10**14, 9 * 10**15)),
+    steps=steps,
+)
+@fewer_sequences
+def test_nothing_leaves_63_bits_in_assets_of_few_decimals(
+    shard_count: int, base_scale: int, quote_scale: int, supply: int, steps: list[tuple[str, int, int, int, int]]
+) -> None:
+    markets = MarketMap.of([market_of_few_decimals(base_scale, quote_scale, supply)], shard_count)
+    twins = Twins(markets, ACCOUNTS, WINDOWS)
+    for number, command in enumerate(commands_at_the_edge(markets, steps), start=1):
+        twins.apply(msgspec.structs.replace(command, request_id=number))
+        assert_small(twins)
+        for asset in markets.assets:
+            shards = twins.engine.shards
+            there = sum(funds.available + funds.held for each in shards for account in each.accounts.values()
+                        for name, funds in account.funds.items() if name == asset)  # fmt: skip
+            assert there + sum(each.totals[asset].fees for each in shards) <= markets.supply(asset)
+
+
 @given(shard_count=shares, steps=steps, octets=st.binary(min_size=48, max_size=48))
 @fewer_sequences
 def test_nothing_leaves_63_bits_while_messages_of_one_market_are_in_flight(
@@ -219,15 +279,16 @@ def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
 
 
 def commands_at_the_edge(markets: MarketMap, steps: list[tuple[str, int, int, int, int]]) -> Iterator[Command]:
-    share = AMOUNT_UNITS_MAX // markets.shard_count
     for number, asset in enumerate(markets.assets, start=1):
         for account_id in ACCOUNTS[:3]:
-            yield deposit(number * 10 + account_id, account_id, asset, share - account_id % 2)
+            yield deposit(number * 10 + account_id, account_id, asset, markets.supply_share(asset) - account_id % 2)
     for number, (what, account_id, which, one, other) in enumerate(steps, start=1_000):
         market = markets.markets[which % len(markets.markets)]
         price = (market.price_max, 1, market.price_max - 1, 2)[one]
         quantity = (market.quantity_max, 1, market.quantity_max // 2, market.quantity_max - 1)[other]
-        asset, amount = markets.assets[one % len(markets.assets)], (share, 1, share // 2, share + 1)[other]
+        asset = markets.assets[one % len(markets.assets)]
+        share = markets.supply_share(asset)
+        amount = (share, 1, share // 2, share + 1)[other]
         match what:
             case "deposit":
                 yield deposit(number, account_id, asset, amount)

@@ -113,8 +113,8 @@ def check_money(engine: Engine, sides: dict[tuple[str, int], Side]) -> None:
 def add_settlement(engine: Engine, moved: dict[str, int], symbol: str, side: Side, price: int, quantity: int) -> None:
     """Add what one order's share of a trade moves."""
     market, sign = engine.market_map.by_symbol[symbol], 1 if side is Side.BUY else -1
-    moved[market.base] += sign * quantity * market.lot_size
-    moved[market.quote] -= sign * price * quantity * market.tick_size * market.lot_size // 10**8
+    moved[market.base] += sign * market.base_units(QuantityLots(quantity))
+    moved[market.quote] -= sign * market.notional(PriceTicks(price), QuantityLots(quantity))
 
 
 def check_books(engine: Engine) -> None:

@@ -4,6 +4,7 @@ A scenario is a text file of lines like these, read from top to bottom; `#` star
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
     band 0.5 2                             (fractions of the last price; without it 0.1 and 10)
+    decimals ACME 2 CASH 0                 (of the assets' smallest units; without it 8 and 8)
     alice deposits 10 ACME                 (what follows `=>` is what comes of it; without it, it must simply work)
     alice withdraws 99 ACME                => insufficient_balance
     alice sells 3 @ 101                    => NEW
@@ -24,7 +25,7 @@ The market is ACME/CASH: a tick is 1 CASH, a lot is 1 ACME.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +40,7 @@ from protocol.units import (
     OrderId,
     PriceTicks,
     QuantityLots,
-    format_decimal,
+    format_amount,
     parse_decimal,
 )
 
@@ -88,19 +89,22 @@ class Scenario:
     taker_fee: str = "0"
     band_down: str = "0.1"
     band_up: str = "10"
+    scales: dict[str, int] = field(default_factory=lambda: {"ACME": 8, "CASH": 8})
 
     @classmethod
     def read(cls, path: Path) -> "Scenario":
-        """Read the file at `path`; its head names fees and band."""
+        """Read the file at `path`; its head names fees, band and decimals."""
         texts = path.read_text(encoding="utf-8").splitlines()
         lines = [(number, text.partition("#")[0].rstrip()) for number, text in enumerate(texts, start=1)]
         scenario = cls(title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()])
-        while scenario.lines[0][1].split()[0] in ("fees", "band"):
+        while scenario.lines[0][1].split()[0] in ("fees", "band", "decimals"):
             match scenario.lines.pop(0)[1].split():
                 case ["fees", "maker", maker_fee, "taker", taker_fee]:
                     scenario.maker_fee, scenario.taker_fee = maker_fee, taker_fee
                 case ["band", band_down, band_up]:
                     scenario.band_down, scenario.band_up = band_down, band_up
+                case ["decimals", "ACME", acme, "CASH", cash]:
+                    scenario.scales = {"ACME": int(acme), "CASH": int(cash)}
                 case words:
                     raise ValueError(f"{path.name}: not understood: {' '.join(words)}")
         return scenario
@@ -111,17 +115,19 @@ class Scenario:
             symbol=SYMBOL,
             base="ACME",
             quote="CASH",
-            tick_size=AssetUnits(UNITS_PER_ASSET),
-            lot_size=AssetUnits(UNITS_PER_ASSET),
+            tick_size=UNITS_PER_ASSET,
+            lot_size=UNITS_PER_ASSET,
             price_max=PriceTicks(10_000),
             quantity_min=QuantityLots(1),
             quantity_max=QuantityLots(1_000),
-            notional_min=AssetUnits(5 * UNITS_PER_ASSET),
+            notional_min=AssetUnits(5 * 10 ** self.scales["CASH"]),
             band_up_ppm=parse_decimal(self.band_up, 6),
             band_down_ppm=parse_decimal(self.band_down, 6),
             maker_fee_ppm=parse_decimal(self.maker_fee, 6),
             taker_fee_ppm=parse_decimal(self.taker_fee, 6),
             open_orders_max=5,
+            base_scale=self.scales["ACME"],
+            quote_scale=self.scales["CASH"],
         )
         return MarketMap.of([market], shard_count)
 
@@ -143,10 +149,10 @@ class Scenario:
                 expected_book = [(row["bid"], int(row["price"]), row["ask"]) for row in levels if row]
                 assert draw(exchange) == expected_book, f"line {number}: {draw(exchange)}"
             elif has := _HAS.fullmatch(said):
-                funds = tell_funds(exchange.balances(account_of(has["who"])))
+                funds = tell_funds(exchange.balances(account_of(has["who"])), self.scales)
                 assert funds == has["funds"], f"line {number}: {has['who']} has {funds}"
             else:
-                came = tell(exchange.reply_to(command_of(said, number), number))
+                came = tell(exchange.reply_to(command_of(said, number, self.scales), number), self.scales)
                 assert came == expected or (not expected and "_" not in came), f"line {number}: {said} => {came}"
 
 
@@ -155,7 +161,7 @@ def account_of(person: str) -> AccountId:
     return AccountId(1 + PEOPLE.index(person))
 
 
-def command_of(said: str, number: int) -> Command:
+def command_of(said: str, number: int, scales: dict[str, int]) -> Command:
     """Return the command that a line asks for.
 
     Raises:
@@ -163,7 +169,7 @@ def command_of(said: str, number: int) -> Command:
     """
     if transfer := _TRANSFER.fullmatch(said):
         kind = Deposit if transfer["verb"] == "deposits" else Withdraw
-        amount = AssetUnits(parse_decimal(transfer["amount"]))
+        amount = AssetUnits(parse_decimal(transfer["amount"], scales.get(transfer["asset"], 8)))
         return kind(number, "scenario", account_of(transfer["who"]), transfer["asset"], amount, f"line-{number}")
     if order := _ORDER.fullmatch(said):
         at_market = order["worst"] is not None
@@ -179,7 +185,7 @@ def command_of(said: str, number: int) -> Command:
             time_in_force=TimeInForce[order["time_in_force"] or ("IOC" if at_market else "GTC")],
             price=PriceTicks(int(order["worst"] or order["limit"])),
             quantity=QuantityLots(int(order["lots"] or 0)),
-            quote_quantity=AssetUnits(parse_decimal(order["quote"] or "0")),
+            quote_quantity=AssetUnits(parse_decimal(order["quote"] or "0", scales["CASH"])),
             self_trade_prevention=OWN_ORDERS[order["own"] or "expire-maker"],
         )
     if cancel := _CANCEL.fullmatch(said):
@@ -190,7 +196,7 @@ def command_of(said: str, number: int) -> Command:
     raise ValueError(f"line {number} is not understood: {said}")
 
 
-def tell(reply: Reply) -> str:
+def tell(reply: Reply, scales: dict[str, int]) -> str:
     """Return a reply as a scenario writes it."""
     match reply:
         case Refused():
@@ -200,15 +206,16 @@ def tell(reply: Reply) -> str:
         case OrdersReply():
             return str(len(reply.orders))
         case FundsReply():
-            return tell_funds({row.asset: (row.available, row.held) for row in reply.balances})
+            return tell_funds({row.asset: (row.available, row.held) for row in reply.balances}, scales)
     raise AssertionError(reply)
 
 
-def tell_funds(funds: dict[str, tuple[int, int]]) -> str:
+def tell_funds(funds: dict[str, tuple[int, int]], scales: dict[str, int]) -> str:
     """Return balances as a scenario writes them."""
     told = []
     for asset, (available, held) in sorted(funds.items()):
-        told.append(f"{_short(available)} {asset}" + (f" + {_short(held)} held" if held else ""))
+        free, locked = (_short(amount, scales[asset]) for amount in (available, held))
+        told.append(f"{free} {asset}" + (f" + {locked} held" if held else ""))
     return ", ".join(told) or "nothing"
 
 
@@ -218,5 +225,5 @@ def draw(exchange: Played) -> list[tuple[str, int, str]]:
     return asks + [(str(lots), price, "") for price, lots in exchange.levels(SYMBOL, Side.BUY)]
 
 
-def _short(units: int) -> str:
-    return re.sub(r"\.?0+$", "", format_decimal(units))
+def _short(amount: int, scale: int) -> str:
+    return re.sub(r"\.?0+$", "", format_amount(amount, scale))

@@ -27,7 +27,7 @@ TWO = {
 
 def audit(replies: dict[int, AuditReply]) -> ExchangeAudit:
     shards = [ShardAudit(shard, each.position, 7, each.digest, each.rows) for shard, each in replies.items()]
-    return ExchangeAudit(add_up(replies), shards)
+    return ExchangeAudit(add_up(replies), shards, {"USDT": 8})
 
 
 def test_what_adds_up() -> None:

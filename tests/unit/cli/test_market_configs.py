@@ -75,3 +75,25 @@ def test_an_exchange_is_ready_when_all_shards_know_all_markets() -> None:
     assert not all_know_all({0: reply(one, two)}, [0, 1])
     assert not all_know_all({0: reply(), 1: reply()}, [0, 1])
     assert not all_know_all({0: reply(one, two), 1: reply(one, two, shard=None)}, [0, 1])
+
+
+def test_another_scale_is_impossible_and_another_supply_is_not() -> None:
+    (change,) = plan(changed(base_scale=5), WANTED)
+    assert not change.is_possible
+    assert change.differences == (("base_scale", 5, 8),)
+    (change,) = plan(changed(base_supply=21_000_000), WANTED)
+    assert change.is_possible
+    assert change.differences == (("base_supply", 21_000_000, 0),)
+
+
+def test_a_new_market_may_not_contradict_what_any_shard_has() -> None:
+    """USDT has eight decimals in the markets that are listed; those of another shard count as well."""
+    new = msgspec.structs.replace(FIRST, symbol="BNBUSDT", base="BNB", quote_scale=7)
+    configs = {FIRST.symbol: CONFIGS[FIRST.symbol]}
+    (change,) = plan(configs, MarketMap.of([new], 2))
+    assert not change.is_possible
+    assert change.contradiction == (
+        "USDT has 8 decimals in the markets that are listed, and would have 7 in this one; declare scale = 8 for it under [[assets]]"
+    )
+    (change,) = plan(configs, MarketMap.of([msgspec.structs.replace(new, quote_scale=8)], 2))
+    assert change.is_possible

@@ -257,3 +257,86 @@ def test_a_market_that_contradicts_itself_is_a_dead_letter(wrong: dict[str, obje
     right = msgspec.msgpack.encode((FORMAT, 1, [[8, 2, "r", [list(msgspec.structs.astuple(BTC)), 0, 1, 1]]]))
     apply_entry(shard, Entry("in:{0}", StreamId("6-0"), {COMMANDS_FIELD: right}))
     assert shard.market_configs == {"BTCUSDT": LISTED}
+
+
+ETH = MarketConfig(msgspec.structs.replace(BTC, symbol="ETHUSDT", base="ETH"), 1)
+
+
+@pytest.mark.parametrize("config", [changed(base_scale=5), changed(quote_scale=7)])
+def test_the_scale_of_a_listed_asset_never_changes(exchange: Exchange, config: MarketConfig) -> None:
+    """A lot of BTC is 0.00001, and a tick for a lot 0.0000001 USDT: five and seven decimals would do."""
+    exchange.configure()
+    assert exchange.refusal(0, ConfigureMarket(0, "", config)) is RejectReason.CONFIG_REFUSED
+    assert exchange.knows(0).markets == (LISTED,)
+
+
+def test_an_asset_has_one_scale_in_all_markets_that_a_shard_knows(exchange: Exchange) -> None:
+    exchange.configure()
+    other = changed(ETH, version=1, quote_scale=7)
+    assert exchange.refusal(1, ConfigureMarket(0, "", other)) is RejectReason.CONFIG_REFUSED
+    assert isinstance(exchange.configure(ETH), Configured)
+    assert exchange.shards[0].market_map.by_asset.keys() == {"BTC", "USDT", "ETH"}
+
+
+def test_the_scale_of_an_asset_stays_when_its_markets_are_delisted(exchange: Exchange) -> None:
+    """Balances are counted in it."""
+    exchange.configure()
+    assert isinstance(exchange.configure(changed(status=MarketStatus.DELISTING)), Configured)
+    assert exchange.knows(1).markets[0].status is MarketStatus.DELISTED
+    other = changed(ETH, version=1, quote_scale=7)
+    assert exchange.refusal(1, ConfigureMarket(0, "", other)) is RejectReason.CONFIG_REFUSED
+
+
+def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_other(exchange: Exchange) -> None:
+    """Each counts as its own market says, and knows the other's market not at all; who hears of both later knows the first."""
+    other = changed(ETH, version=1, quote_scale=7)
+    for shard, config in ((0, LISTED), (1, other)):
+        exchange.shards[shard].apply(ConfigureMarket(77, "r", config), TimeMs(99))
+    mail = [(source, exchange.shards[source].take().outbox) for source in range(2)]
+    for _, outbox in mail:
+        for target, _, message in outbox:
+            exchange.shards[target].apply(message, TimeMs(100))
+    assert exchange.knows(0).markets == (LISTED,)
+    assert exchange.knows(1).markets == (other,)
+    third = Shard(2, MarketMap.placed([], 3))
+    for config in (other, LISTED):
+        third.apply(KnowMarket(config), TimeMs(100))
+    assert third.market_configs == {"ETHUSDT": other}
+    for each in exchange.shards:
+        restored, _ = decode_snapshot(encode_snapshot(each, STREAM_START))
+        assert state_hash(restored) == state_hash(each)
+    assert exchange.refusal(0, order(BUYER, Side.BUY)) is RejectReason.INSUFFICIENT_BALANCE
+    assert exchange.refusal(1, order(AccountId(3), Side.BUY)) is RejectReason.UNKNOWN_MARKET
+
+
+def test_a_supply_counts_from_its_command_on(exchange: Exchange) -> None:
+    """1,000 BTC of eight decimals over two shards: each admits 500. Raised, there is room; lowered, no more comes in, and all that is
+    there stays."""
+
+    def deposit(name: str, btc: int) -> object:
+        return exchange.tell(0, Deposit(0, "", SELLER, "BTC", AssetUnits(btc * 10**8), name))
+
+    exchange.configure(changed(version=1, base_supply=1_000))
+    assert not isinstance(deposit("a", 400), Refused)
+    assert isinstance(deposit("b", 101), Refused)
+    assert not isinstance(deposit("c", 100), Refused)
+    exchange.configure(changed(version=2, base_supply=1_002))
+    assert isinstance(deposit("d", 2), Refused)
+    assert not isinstance(deposit("e", 1), Refused)
+    exchange.configure(changed(version=3, base_supply=600))
+    assert isinstance(deposit("f", 1), Refused)
+    assert exchange.shards[0].accounts[SELLER].funds["BTC"].available == 501 * 10**8
+    exchange.shards[0].check_invariants()
+
+
+def test_the_largest_supply_of_the_listed_markets_counts(exchange: Exchange) -> None:
+    """They differ for as long as an operator changes one after the other."""
+    exchange.configure(changed(version=1, quote_supply=100))
+    exchange.configure(changed(ETH, version=1, quote_supply=300))
+    for shard in exchange.shards:
+        assert shard.market_map.supply("USDT") == 300 * 10**8
+    delisting = changed(ETH, status=MarketStatus.DELISTED, quote_supply=300)
+    exchange.shards[0].set_market(delisting)
+    assert exchange.shards[0].market_map.supply("USDT") == 100 * 10**8
+    exchange.shards[0].set_market(changed(status=MarketStatus.DELISTED, quote_supply=100))
+    assert exchange.shards[0].market_map.supply("USDT") == 300 * 10**8

@@ -24,7 +24,7 @@ from protocol.commands import (
     Withdraw,
     WithdrawFees,
 )
-from protocol.configuration import AccountLimits, KeyLimit, MarketStatus, OperatorKey, Role, ShardConfig
+from protocol.configuration import AccountLimits, KeyLimit, MarketConfig, MarketStatus, OperatorKey, Role, ShardConfig
 from protocol.market import MarketMap
 from protocol.orders import RejectReason, Side
 from protocol.replies import Canceling, Configured, FundsReply, OrderReply, Refused, Reply
@@ -442,3 +442,23 @@ class TestCancelingOrders:
     def test_of_a_market_that_there_is_not(self, exchange: SignedExchange) -> None:
         body = CancelOrders(0, "", AccountId(0), "NOWHERE")
         assert reason(exchange.tell(Role.OPERATOR, body)) is RejectReason.UNKNOWN_MARKET
+
+
+def test_a_faucets_limit_for_every_asset_is_one_number_of_whole_ones() -> None:
+    """Two whole ones at once and three a day: of USDT (8 decimals) and of YEN, which has none and is listed later."""
+    everything = key_of(Role.FAUCET, None, KeyLimit("", AssetUnits(2 * 10**8), AssetUnits(3 * 10**8)))
+    exchange = SignedExchange()
+    exchange.write(ConfigureShard(1, "r", ShardConfig(keys=(KEYS[0], everything))), ConfigureMarket(2, "r", LISTED))
+    market = msgspec.structs.replace(LISTED.market, symbol="BTCYEN", quote="YEN", quote_scale=0, tick_size=10**13)
+    assert isinstance(exchange.tell(Role.OPERATOR, ConfigureMarket(0, "", MarketConfig(market, 0))), Configured)
+    for asset, one in (("USDT", 10**8), ("YEN", 1)):
+        for name, amount, is_given in (
+            ("a", 2 * one + 1, False),
+            ("b", 2 * one, True),
+            ("c", one + 1, False),
+            ("d", one, True),
+        ):
+            reply = exchange.tell(Role.FAUCET, Deposit(0, "", BUYER, asset, AssetUnits(amount), f"{asset} {name}"))
+            assert isinstance(reply, FundsReply) is is_given, (asset, name)
+    unknown = exchange.tell(Role.FAUCET, Deposit(0, "", BUYER, "GOLD", AssetUnits(1), "gold"))
+    assert reason(unknown) is RejectReason.UNKNOWN_ASSET

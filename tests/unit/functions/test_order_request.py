@@ -9,6 +9,7 @@ from protocol.market_data import BookTicker
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from runtime.settings import Settings
+from tests.currencies import currencies
 
 MARKETS = Settings().market_map()
 LIMIT = {
@@ -127,3 +128,29 @@ def test_protective_prices() -> None:
 def test_a_market_order_worth_too_little_at_the_best_price() -> None:
     with pytest.raises(ApiError, match="NOTIONAL"):
         protective_price(parsed(MARKET, quantity="0.00001"), book(1_000, 1_001), 50_000)
+
+
+def test_an_amount_of_quote_has_the_decimals_of_its_asset() -> None:
+    """IDR has two: 20,000.55 IDR are 2,000,055 units, and no more decimals are refused where zeros follow."""
+    markets = currencies()
+
+    def spent(text: str, symbol: str = "BTCIDR") -> int:
+        return parse_order(Parameters({**QUOTE, "symbol": symbol, "quoteOrderQty": text}), markets).quote_quantity
+
+    assert spent("20000.55") == spent("20000.55000000") == 2_000_055
+    assert spent("1000", "BTCJPY") == 1_000
+    for text, symbol in (("20000.555", "BTCIDR"), ("1000.5", "BTCJPY"), ("5.000000001", "SHIBUSDT")):
+        with pytest.raises(ApiError) as refused:
+            spent(text, symbol)
+        assert refused.value.code == -1111
+    for text, symbol in (("15000.49", "BTCIDR"), ("999", "BTCJPY")):  # less than the least notional
+        with pytest.raises(ApiError, match="NOTIONAL"):
+            spent(text, symbol)
+
+
+def test_the_least_notional_in_an_asset_of_two_decimals() -> None:
+    """At 1,500,049,000 IDR 0.00001 BTC are 15,000.49 IDR, a hundredth less than the least; one tick more is 15,000.50."""
+    values = {**LIMIT, "symbol": "BTCIDR", "quantity": "0.00001"}
+    with pytest.raises(ApiError, match="NOTIONAL"):
+        parse_order(Parameters({**values, "price": "1500049000"}), currencies())
+    assert parse_order(Parameters({**values, "price": "1500050000"}), currencies()).price == 1_500_050

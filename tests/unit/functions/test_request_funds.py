@@ -28,7 +28,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self.settings = Settings()
-        self.markets = self.settings.market_map()
+        self.markets = self.known_markets = self.settings.market_map()
         self.shards = self.database = self
         self.now = TimeMs(1_000 * DAY_MS)
         self.stored: dict[tuple[int, str], FundsDeposited] = {}

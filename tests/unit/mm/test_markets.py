@@ -1,9 +1,14 @@
 import asyncio
 from typing import Any, cast
 
+import msgspec
+
+from functions.get_exchange_info import symbol_shape
 from mm.client import Client, UnavailableError
 from mm.main import changed
 from mm.markets import orders_per_10s, plans_of, trading_markets
+from protocol.units import format_decimal, parse_decimal
+from tests.currencies import currencies
 
 
 def symbol(name: str = "BTCUSDT", status: str = "TRADING", tick_size: str = "0.01000000") -> dict[str, Any]:
@@ -83,3 +88,15 @@ def test_the_order_limit_is_what_the_exchange_says() -> None:
     ]
     assert orders_per_10s({"rateLimits": limits}) == 50
     assert orders_per_10s({}) == 100
+
+
+def test_a_market_whose_quote_asset_has_few_decimals_is_quoted_in_whole_ones_of_it() -> None:
+    """What the exchange says has eight decimals always. A billion rupiah times 9,000 BTC does not fit 63 bits then, an order does."""
+    market = currencies().by_symbol["BTCIDR"]
+    said = msgspec.to_builtins(symbol_shape(market, "TRADING", show_permission_sets=True))
+    (plan,) = plans_of({"symbols": [said]}, [{"symbol": "BTCIDR", "price": "1600000000.00000000"}], levels=2)
+    assert plan.market.format_price(plan.anchor) == "1600000000.00000000"
+    assert plan.market.notional(plan.anchor, plan.quantity) >= plan.market.notional_min == 15_000_50000000
+    # What it asks the faucet for has no more decimals than the assets.
+    for units, decimals in ((plan.quote_target, 2), (plan.market.base_units(plan.base_target), 8)):
+        parse_decimal(format_decimal(units), decimals)

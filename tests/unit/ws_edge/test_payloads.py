@@ -9,6 +9,7 @@ from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderCl
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
 from protocol.orders import Balance, CloseReason, Liquidity, OrderStatus, OrderType, Side, TimeInForce
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from tests.currencies import currencies
 from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
 from ws_edge import payloads
 
@@ -158,3 +159,48 @@ def test_microseconds() -> None:
     report, position = map(payloads.in_microseconds, told(accepted(START_MS, 7)))
     assert (report["E"], report["T"], report["O"]) == (NOW * 1000, START_MS * 1000, START_MS * 1000)
     assert position["u"] == START_MS * 1000
+
+
+def test_money_of_assets_with_few_decimals() -> None:
+    """BTC for IDR of two decimals: 0.5 BTC at 1,600,000,000 are 80,000,000,000 units, 800,000,000.00 IDR; JPY has none."""
+    markets = currencies()
+    idr = markets.by_symbol["BTCIDR"]
+    price, half = PriceTicks(1_600_000), QuantityLots(50_000)
+    ticker = Ticker("BTCIDR", TimeMs(1), NOW, price, price, price, price, half, price, half, 80_000_000_000, 1, 1, 1)
+    assert payloads.mini_ticker(idr, ticker, 1)["q"] == "800000000.00000000"
+    full = payloads.full_ticker(idr, ticker, None, 1)
+    assert (full["q"], full["w"], full["v"]) == ("800000000.00000000", "1600000000.00000000", "0.50000000")
+    candle = Candle(
+        "BTCIDR", "1m", TimeMs(60_000), TimeMs(119_999), price, price, price, price, half, 80_000_000_000, 1, half, 1_600_000_01, 7, 7, True
+    )  # fmt: skip
+    row = payloads.kline(idr, candle, NOW, 1)["k"]
+    assert (row["q"], row["Q"]) == ("800000000.00000000", "1600000.01000000")
+    moved = FundsWithdrawn(
+        NOW, AccountId(1), "JPY", AssetUnits(105), "w", (Balance("JPY", AssetUnits(7), AssetUnits(0)),)
+    )
+    balance, position = payloads.account_events(markets, moved, NOW)
+    assert balance["d"] == "-105.00000000"
+    assert position["B"] == [{"a": "JPY", "f": "7.00000000", "l": "0.00000000"}]
+
+
+def test_a_fill_in_an_asset_with_two_decimals() -> None:
+    """The seller of 0.5 BTC gets 800,000,000 IDR and pays 800,000.00 of them."""
+    markets = currencies()
+    order = msgspec.structs.replace(
+        accepted(START_MS, 7).order, market="BTCIDR", cum_quote=AssetUnits(80_000_000_000),
+    )  # fmt: skip
+    balances = (
+        Balance("BTC", AssetUnits(5), AssetUnits(0)),
+        Balance("IDR", AssetUnits(7_992_000_000_001), AssetUnits(0)),
+    )
+    fill = OrderFilled(
+        NOW, order, TradeId(1), PriceTicks(1_600_000), QuantityLots(50_000), AssetUnits(80_000_000_000), Liquidity.MAKER,
+        AssetUnits(80_000_000), "IDR", balances,
+    )  # fmt: skip
+    report, position = payloads.account_events(markets, fill, NOW)
+    assert (report["n"], report["N"], report["Y"], report["Z"]) == (
+        "800000.00000000",
+        "IDR",
+        *2 * ("800000000.00000000",),
+    )
+    assert [row["f"] for row in position["B"]] == ["0.00000005", "79920000000.01000000"]
