@@ -62,6 +62,7 @@ def evidence() -> Evidence:
     """Ann sells 0.01 BTC to Bob, has another order in the book and a third one canceled; Bob was refused a fourth."""
     market = Settings().market_map().by_symbol["BTCUSDT"]
     found = Evidence(MarketMap.of([market], 1), [ANN, BOB])
+    found.answered.statuses, found.answered.replayed = {"BTCUSDT": "TRADING"}, 7
     found.deposits = [
         SentDeposit(ANN, "BTC", BTC, Outcome.ACKNOWLEDGED),
         SentDeposit(BOB, "USDT", USDT - 5, Outcome.ACKNOWLEDGED),
@@ -238,6 +239,14 @@ def _deposit_lost(found: Evidence) -> None:
 
 
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "a halt outlives its end": (
+        lambda found: found.answered.statuses.update(BTCUSDT="HALTED"),
+        {"operators"},
+    ),
+    "an account stays frozen": (lambda found: found.answered.frozen.append(ANN), {"operators"}),
+    "an operation that never was": (lambda found: found.operations.update(freeze=0), {"operators"}),
+    "another log": (lambda found: found.answered.replay_differences.append("shard 0"), {"replay"}),
+    "nothing is replayed": (lambda found: setattr(found.answered, "replayed", 0), {"replay"}),
     "an acknowledged order is lost": (
         lambda found: setattr(found.stored, "orders", [*found.stored.orders[:2], found.stored.orders[3]]),
         {"accounted", "books"},
