@@ -267,7 +267,7 @@ class FeedsStores:
         self.subscriber = Subscriber(witness)
 
     def check(self, books: Books, happened: Sequence[Event], times: Sequence[int]) -> None:
-        """Compare the read models and what the subscriber heard with what happened; `times` are those of the shards.
+        """Compare the read models and what the subscriber heard with what happened; `times` are those that the shards told last.
 
         Raises:
             Violation: they differ.
@@ -284,7 +284,7 @@ class FeedsStores:
                 f"account {account_id} heard {len(heard.account_events[account_id])} events of {len(told[account_id])}",
             )
         for market in self.market_map.markets:
-            # A shard may be a second ahead of everybody, after a clock was wrong; candles close by its time.
+            # Candles close by the time that their shard tells, which may be a second ahead after a clock was wrong.
             self._check_market(market, books, times[self.market_map.shard_of_market(market.symbol)])
 
     def _check_market(self, market: Market, books: Books, now: int) -> None:

@@ -43,6 +43,8 @@ NESTING_MAX = 3
 """So many processes may be paused in the middle of each other's pauses."""
 ROUNDS_MAX = 400
 """After so many rounds without a fault everything must be quiet."""
+TOLD_MS_MAX = 2_100
+"""So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may have been ahead."""
 QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
@@ -297,6 +299,12 @@ class Simulation:
             Violation: something is not.
         """
         witness, shards = self.witness, range(self.plan.shard_count)
+        # Before anybody is started anew: from then on the feeds stand still.
+        told = [max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards]
+        for shard in shards:
+            require(
+                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX, f"shard {shard} does not tell that time passes"
+            )
         for shard in shards:
             done, last = self.log.position(shard).stream_id, self.log.last_id(streams.commands(shard))
             require(done == last, f"shard {shard} stands still at {done}, its input ends at {last}")
@@ -309,7 +317,7 @@ class Simulation:
             event for shard in shards for _, events in witness.events_of(shard) for event in events
         ]
         self.operator.check(happened, is_one_shard=self.plan.shard_count == 1)
-        self.feeds_stores.check(witness.books, happened, [witness.twin(shard).time for shard in shards])
+        self.feeds_stores.check(witness.books, happened, told)
         check_relations(self.tables, witness)
 
     def _restart(self, shard: int) -> None:
