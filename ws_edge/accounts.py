@@ -20,7 +20,17 @@ from functions.errors import unavailable
 from protocol import streams
 from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
-from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, ShardEvent, TradeExecuted
+from protocol.events import (
+    DepthChanged,
+    Event,
+    FundsDeposited,
+    FundsWithdrawn,
+    OrderAccepted,
+    OrderClosed,
+    OrderFilled,
+    ShardEvent,
+    TradeExecuted,
+)
 from protocol.listing import Listing
 from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
@@ -333,7 +343,10 @@ def _unknown(event: Event, markets: MarketMap) -> list[str]:
         return []
     if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.market not in markets.by_symbol:
         return [event.order.market]
-    return [each.asset for each in event.balances if each.asset not in markets.by_asset]
+    assets = [each.asset for each in event.balances]
+    if isinstance(event, FundsDeposited | FundsWithdrawn):
+        assets.append(event.asset)
+    return [asset for asset in assets if asset not in markets.by_asset]
 
 
 def _note(reply: object, published: Position, accounts: list[_Account]) -> None:

@@ -113,7 +113,8 @@ def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: 
         assert audit["problems"] == []
         assert audit["audit"]["scales"] == {"BTC": 8, "IDR": 2, "JPY": 0, "PEPE": 0, "SHIB": 2, "USDT": 8}
         assert {each["asset"]: each["fees"] for each in audit["audit"]["assets"]}["IDR"] == 161_601
-        assert "1616.01" in run(exchange, "audit").replace(",", "")
+        for command in ("audit", "shards"):
+            assert "1616.01" in run(exchange, command).replace(",", "")
 
         number = str(buyer.signed("GET", "/api/v3/account")["uid"])
         credit = ("treasury", "deposit", number)
@@ -123,6 +124,12 @@ def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: 
         # A shard admits its share of all the bitcoin there are.
         assert "amount_out_of_range" in refusal(exchange, *credit, "BTC", "21000000", "--id", "three")
         assert "IDR: 7384000.24000000 available" in run(exchange, "accounts", "show", number)
+
+        past = exchange.command("account", "--account", number)
+        assert {each["asset"]: each["available"] for each in past["balances"]}["IDR"] == "7384000.24000000"
+        story = json.dumps(exchange.command("why", "--order", str(fill["orderId"])))
+        assert '"fee": "1616.01000000"' in story
+        assert '"quote": "1616001.01000000"' in story
 
         # Another scale is impossible, in a listed market and in a new one; another supply is not.
         file.write_text(text.replace('symbol = "JPY"\nscale = 0', 'symbol = "JPY"\nscale = 1'))

@@ -13,6 +13,7 @@ import redis.asyncio
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.events import FundsDeposited
+from protocol.listing import Listing
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
@@ -207,3 +208,28 @@ async def test_50_000_accounts_are_caught_up_at_once(redis_url: str, client: "re
     assert owner.deposits == ["2", "3", "4"]
     assert calls["subscribe"] == ACCOUNTS // CHANNELS_PER_COMMAND
     assert calls["xrange"] + calls["hget"] < 10
+
+
+async def test_a_deposit_of_an_asset_that_was_listed_a_moment_ago_waits_for_its_scale(
+    redis_url: str, client: "redis.asyncio.Redis"
+) -> None:
+    listings = [Listing.of({}, 1)]
+    links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
+    accounts = AccountStreams(lambda: listings[-1], 1, links, client, lambda: TimeMs(0))
+    await links.start()
+    listener = Listener()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await until(lambda: links.of(0).ready)
+            await client.hset(streams.feeds_state(0), "published_id", "1-0")
+            await accounts.add(listener)
+            accounts.activate(listener)
+            await client.hset(streams.feeds_state(0), "published_id", "2-0")
+            accounts.hear(told(2))
+            await asyncio.sleep(0.3)
+            assert listener.deposits == []
+            listings.append(LISTING)
+            await until(lambda: listener.deposits == ["2"])
+    finally:
+        await accounts.close()
+        await links.close()
