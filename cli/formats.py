@@ -46,11 +46,19 @@ def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
     found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
     heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
     names = expected(settings)
-    silent = [name for name in names if name not in heard and not any(each.startswith(f"{name}@") for each in heard)]
+    silent = [name for name in names if not any(_is_of(each, name) for each in heard)]
     told = [
         _reader(name, decode_health(client.get(key))) for name, key in heard.items() if not _is_told_twice(name, heard)
     ]
     return sorted([*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names))
+
+
+def _is_of(heard: str, name: str) -> bool:
+    """Return whether a heartbeat is of a process that the settings call `name`; on Kubernetes engine-0-1 is a pod of engine-0."""
+    base = heard.partition("@")[0]
+    return base == name or (
+        base.startswith(f"{name}-") and base.removeprefix(f"{name}-").isdigit() and "engine" in name
+    )
 
 
 def _is_told_twice(name: str, heard: Collection[str]) -> bool:

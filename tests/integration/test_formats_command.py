@@ -116,6 +116,11 @@ def test_each_of_several_processes_of_one_name_announces(settings: Settings, cli
     client.delete(streams.health("gateway"), streams.health("feeds"))
     lacking = plan_switch({}, read_readers(client, settings)).lacking
     assert lacking == (("gateway@pod-1.7", this_release()), ("feeds", None))
+    say(client, "engine-0-1", NEXT)
+    say(client, "engine-1-standby-1", NEXT)
+    client.delete(streams.health("engine-0"), streams.health("engine-1"))
+    silent = [each.name for each in read_readers(client, settings) if each.reads is None]
+    assert silent == ["engine-1", "feeds"], "engine-0-1 is a pod of engine-0"
 
 
 @pytest.mark.parametrize("process", ["gateway", "engine-1"])
