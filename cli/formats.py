@@ -1,18 +1,17 @@
 """Which numbers each process reads and each shard writes, and whether all shards may be switched to the newest."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
 
 from cli.processes import engines, gateways, readers
+from protocol import streams
 from protocol.configuration import ShardConfig
 from protocol.release import Release, release_of
-from runtime.metrics import Health, read_health
+from runtime.metrics import Health, decode_health
 from runtime.settings import Settings
-
-_HEALTH: Final = "health:"
 
 
 class Reader(NamedTuple):
@@ -40,12 +39,37 @@ def expected(settings: Settings) -> list[str]:
 
 
 def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
-    """Return the processes of the settings, and all others that have been heard lately."""
+    """Return the processes of the settings, and all others that have been heard lately.
+
+    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own besides.
+    """
+    found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
+    heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
     names = expected(settings)
-    known = set(names)
-    heard: Iterable[Any] = client.scan_iter(match=f"{_HEALTH}*", count=1_000)
-    others = {key.decode().removeprefix(_HEALTH).replace("{", "").replace("}", "") for key in heard} - known
-    return [_reader(name, read_health(client, name)) for name in (*names, *sorted(others))]
+    silent = [name for name in names if not any(_is_of(each, name) for each in heard)]
+    told = [
+        _reader(name, decode_health(client.get(key))) for name, key in heard.items() if not _is_told_twice(name, heard)
+    ]
+    return sorted([*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names))
+
+
+def _is_of(heard: str, name: str) -> bool:
+    """Return whether a heartbeat is of a process that the settings call `name`; on Kubernetes engine-0-1 is a pod of engine-0."""
+    base = heard.partition("@")[0]
+    return base == name or (
+        base.startswith(f"{name}-") and base.removeprefix(f"{name}-").isdigit() and "engine" in name
+    )
+
+
+def _is_told_twice(name: str, heard: Collection[str]) -> bool:
+    """Return whether a heartbeat is the only one of its name, and told under that as well."""
+    base, _, instance = name.partition("@")
+    return bool(instance) and base in heard and sum(each.startswith(f"{base}@") for each in heard) == 1
+
+
+def _place(name: str, names: Sequence[str]) -> tuple[int, str]:
+    base = name.partition("@")[0]
+    return (names.index(base) if base in names else len(names), name)
 
 
 def _reader(name: str, health: Health | None) -> Reader:

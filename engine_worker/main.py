@@ -31,7 +31,7 @@ from runtime import redis_clients
 from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_now, reach_redis, serve_metrics
+from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_keys, health_now, reach_redis, serve_metrics
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_durability import NotDurableError, check_durability
@@ -234,18 +234,20 @@ class _Heartbeat:
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self._worker = worker
-        self._key = streams.health(settings.engine_name())
-        self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._key)
+        self._keys = health_keys(settings.engine_name())
+        self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._keys[0])
         self._due_s = 0.0
 
     def run(self) -> None:
         if time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + HEARTBEAT_INTERVAL_S
             lag_ms = None if self._worker.leads else self._worker.lag_ms
-            self._redis.set(self._key, msgspec.json.encode(health_now(lag_ms)), ex=HEARTBEAT_TTL_S)
+            health = msgspec.json.encode(health_now(lag_ms))
+            for key in self._keys:
+                self._redis.set(key, health, ex=HEARTBEAT_TTL_S)
 
     def finish(self) -> None:
-        self._redis.delete(self._key)
+        self._redis.delete(*self._keys)
 
 
 if __name__ == "__main__":

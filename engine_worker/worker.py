@@ -31,9 +31,9 @@ from engine_worker.frame_core import (
     NotUnderstoodError,
     SnapshotError,
 )
-from engine_worker.input import outgoing_frames
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
+from engine_worker.outbox import outgoing_frames
 from engine_worker.traces import trace_batch
 from engine_worker.unstored_orders import UnstoredOrders
 from protocol import streams

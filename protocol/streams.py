@@ -39,7 +39,7 @@ A market's read models carry the tag of the market's shard.
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
 | `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
-| `health:NAME`             | string   | every process    | its last heartbeat; expires when it falls silent              |
+| `health:NAME`             | string   | every process    | its last heartbeat, also under NAME@HOST.PID; expires         |
 | `waited:{k}`              | string   | readers of `ev`  | with replicas: the entry that a reader last waited for, until they had it |
 | `{dramatiq}:…`            | several  | persist          | Dramatiq's queue of nudges; one hash tag, so its script works on a cluster |
 """
@@ -327,6 +327,17 @@ def waited(shard: int) -> str:
 def health(process: str) -> str:
     """`health:NAME`; an engine's number is a hash tag, so that its heartbeat goes where its shard is."""
     return "health:" + _engine_number.sub(r"{\1}", process)
+
+
+def instance_health(process: str, instance: str) -> str:
+    """`health:NAME@HOST.PID`, where `health:NAME` is; `instance` is the part behind the `@`."""
+    key = health(process)
+    return f"{key}@{instance}" if "{" in key else f"health:{{{key}}}@{instance}"
+
+
+def process_of_health(key: str) -> str:
+    """Return NAME, or NAME@HOST.PID, of a heartbeat's key."""
+    return key.replace("{", "").replace("}", "").removeprefix("health:").removeprefix("health:")
 
 
 def shard_of(key: str) -> int:

@@ -65,6 +65,16 @@ class Health(msgspec.Struct, frozen=True):
     reads_rules: int = 0
 
 
+def own_instance() -> str:
+    """Return what tells this process from others of its name."""
+    return f"{socket.gethostname()}.{os.getpid()}"
+
+
+def health_keys(process: str) -> tuple[str, str]:
+    """Return where a process writes its heartbeat: by its name, and beside others that have the same name."""
+    return streams.health(process), streams.instance_health(process, own_instance())
+
+
 def health_now(lag_ms: int | None) -> Health:
     """Return what this process has to say."""
     return Health(os.getpid(), time.time(), lag_ms, *this_release())
@@ -169,9 +179,9 @@ class Heartbeat:
     """
 
     def __init__(self, settings: Settings, process: str, lag_ms: Callable[[], int] | None = None) -> None:
-        self._key = streams.health(process)
+        self._keys = health_keys(process)
         self._redis = redis_clients.client_for(
-            settings.resolved_redis_url(), self._key, socket_timeout=float(HEARTBEAT_TTL_S)
+            settings.resolved_redis_url(), self._keys[0], socket_timeout=float(HEARTBEAT_TTL_S)
         )
         self._lag_ms = lag_ms
         self._stopped = threading.Event()
@@ -186,7 +196,7 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join(HEARTBEAT_INTERVAL_S)
         try:
-            self._redis.delete(self._key)
+            self._redis.delete(*self._keys)
         except redis.RedisError as error:
             _log.debug("heartbeat not removed", error=str(error))
         self._redis.close()
@@ -195,7 +205,8 @@ class Heartbeat:
         while not self._stopped.is_set():
             health = health_now(self._lag_ms() if self._lag_ms else None)
             try:
-                self._redis.set(self._key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
+                for key in self._keys:
+                    self._redis.set(key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
             except redis.RedisError as error:
                 _log.debug("heartbeat not written", error=str(error))
             self._stopped.wait(HEARTBEAT_INTERVAL_S)
@@ -204,10 +215,14 @@ class Heartbeat:
 _decode_health = json_decoder(Health)
 
 
-def read_health(client: redis.Redis, process: str) -> Health | None:
-    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said cannot be read."""
-    payload = client.get(streams.health(process))
+def decode_health(payload: Any) -> Health | None:
+    """Return what a heartbeat says; None: there is none, or it cannot be read."""
     try:
         return _decode_health(payload) if isinstance(payload, bytes) else None
     except msgspec.MsgspecError:
         return None
+
+
+def read_health(client: redis.Redis, process: str) -> Health | None:
+    """Return what a process said last, None when it has been silent for `HEARTBEAT_TTL_S`, or what it said cannot be read."""
+    return decode_health(client.get(streams.health(process)))

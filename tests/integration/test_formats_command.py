@@ -10,10 +10,11 @@ import msgspec
 import pytest
 import redis
 from click.testing import CliRunner, Result
+from redis.crc import key_slot
 
 from cli.commands.convert import convert_all
 from cli.console import CommandError
-from cli.formats import expected
+from cli.formats import expected, plan_switch, read_readers
 from cli.main import main
 from engine_worker.core.snapshot import decode_snapshot, snapshot_format
 from engine_worker.worker import Worker
@@ -22,7 +23,7 @@ from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.release import Release, release_of, this_release
 from protocol.streams import COMMANDS_FIELD, StreamId
-from runtime.metrics import Health, health_now, read_health
+from runtime.metrics import Health, Heartbeat, decode_health, health_keys, health_now, read_health
 from runtime.operator_keys import first_config
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings, load_settings
@@ -99,6 +100,44 @@ def test_a_process_announces_what_it_reads(client: redis.Redis) -> None:
     assert (health.reads_format, health.reads_kinds, health.reads_rules) == this_release()
     client.set(streams.health("feeds"), b'{"pid": 1, "time": 5.0}')
     assert read_health(client, "feeds") == Health(1, 5.0, None, 0, 0, 0)
+
+
+def test_each_of_several_processes_of_one_name_announces(settings: Settings, client: redis.Redis) -> None:
+    """As the pods of a deployment do: the last one's heartbeat must not hide the others."""
+    for name in expected(settings):
+        say(client, name, NEXT)
+    old, new = streams.instance_health("gateway", "pod-1.7"), streams.instance_health("gateway", "pod-2.7")
+    client.set(new, msgspec.json.encode(Health(1, 5.0, None, *NEXT)))
+    names = [each.name for each in read_readers(client, settings)]
+    assert names == ["gateway", "engine-0", "engine-1", "feeds", "ws-edge", "persist-nudger", "persist-worker"]
+    client.set(old, msgspec.json.encode(Health(1, 5.0, None, *this_release())))
+    found = {each.name: each.reads for each in read_readers(client, settings)}
+    assert (found["gateway@pod-1.7"], found["gateway@pod-2.7"]) == (this_release(), NEXT)
+    client.delete(streams.health("gateway"), streams.health("feeds"))
+    lacking = plan_switch({}, read_readers(client, settings)).lacking
+    assert lacking == (("gateway@pod-1.7", this_release()), ("feeds", None))
+    say(client, "engine-0-1", NEXT)
+    say(client, "engine-1-standby-1", NEXT)
+    client.delete(streams.health("engine-0"), streams.health("engine-1"))
+    silent = [each.name for each in read_readers(client, settings) if each.reads is None]
+    assert silent == ["engine-1", "feeds"], "engine-0-1 is a pod of engine-0"
+
+
+@pytest.mark.parametrize("process", ["gateway", "engine-1"])
+def test_a_heartbeat_is_told_by_name_and_by_instance(settings: Settings, client: redis.Redis, process: str) -> None:
+    heartbeat = Heartbeat(settings, process)
+    heartbeat.start()
+    for key in health_keys(process):
+        until = time.monotonic() + 5
+        while (health := decode_health(client.get(key))) is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert (health.reads_format, health.reads_kinds, health.reads_rules) == this_release()
+        assert streams.process_of_health(key).partition("@")[0] == process
+    slots = {key_slot(key.encode()) for key in health_keys(process)}
+    assert len(slots) == 1, "on a cluster they are on one node"
+    heartbeat.stop()
+    assert client.exists(*health_keys(process)) == 0
 
 
 def test_the_shards_are_switched_once_everybody_reads_the_newest(

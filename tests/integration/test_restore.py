@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import psycopg
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import sql
 
 from cli.commands.restore import running_engines
@@ -21,8 +23,10 @@ from cli.restoring import (
     write_database,
     write_redis,
 )
+from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
+from engine_worker.worker import Worker
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
@@ -31,6 +35,7 @@ from persist.ingest import Progress, ShardIngest
 from protocol import streams
 from protocol.codec import encode_commands, encode_skip
 from protocol.commands import Deposit, SkipEntry
+from protocol.configuration import OperatorKey, Role, ShardConfig
 from protocol.events import EntrySkipped, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.lease import Leader, Standby
 from protocol.market import SHARD_COUNT_MAX, MarketMap
@@ -38,7 +43,7 @@ from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
 from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry, as_skipped
+from runtime.stream_log import Commit, Entry, Skip, as_skipped
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.keys import described, examples
 from tests.market_log import market_map
@@ -483,3 +488,29 @@ def test_a_restore_skips_what_an_operator_has_had_skipped(make: Make) -> None:
     exchange.ingest()
     assert query(exchange.database_url, "SELECT count(*) FROM transfers WHERE transfer_id = 'never'") == [(0,)]
     assert query(exchange.database_url, "SELECT * FROM dead_events") == []
+
+
+def test_a_forged_skip_in_the_archive_is_not_replayed(make: Make) -> None:
+    """Somebody has written into the log or the archive that an operator had the entry skipped."""
+    exchange = make(7, 1)
+    operator = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    config = ShardConfig(keys=(OperatorKey("ops", Role.OPERATOR, operator),))
+    exchange.client.flushall()  # a shard with keys takes the place of the one without
+    leader = Worker(exchange.log, 0, exchange.markets, batch_entries_max=9, config=config)
+    leader.start()
+    while leader.step(1):
+        pass
+    deposit = Deposit(1, "gate", AccountId(1), "USDT", AssetUnits(5), "passed over")
+    fields = {COMMANDS_FIELD: encode_commands([deposit], time.time_ns() // 1_000)}
+    entry = exchange.log.append(streams.commands(0), fields)
+    forged = encode_skip(SkipEntry(0, "", entry, "ada", "nobody said so"), time.time_ns() // 1_000)
+    exchange.log.commit(Commit(0, exchange.log.position(0), entry, skip=Skip(entry, forged)))
+    exchange.archiver.step()
+    with psycopg.connect(exchange.database_url) as connection:
+        past = Past(None, connection, exchange.markets).shards[0]
+        replay = past.replay_from(lambda _: True, "now")
+        with pytest.raises(InvariantBroken, match=f"instruction to skip entry {entry} is not genuine"):
+            deque(steps(replay, past, past.end()), maxlen=0)
+        assert replay.position != entry
+    with pytest.raises(RestoreError, match="is not genuine"):
+        exchange.restore()
