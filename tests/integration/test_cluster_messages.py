@@ -20,6 +20,7 @@ from runtime.settings import PREFIX
 from tests.e2e.api import eventually
 from tests.integration.test_worker import check_contiguous, deposits, events_of, trading
 from tests.redis_servers import RedisServers
+from tests.treasury import signed
 
 SHARDS = range(3)
 DEATHS = 6
@@ -101,8 +102,9 @@ def run(url: str, folder: Path, *, broken_dedup: bool) -> tuple[int, list[str]]:
             time.sleep(0.02)
         commands = [*deposits(), *trading(seed=3, count=COMMANDS)]
         for number, command in enumerate(commands):
-            frame = {COMMANDS_FIELD: encode_frame([command])}
-            log.append(streams.commands(command.account_id % len(SHARDS)), frame)
+            shard = command.account_id % len(SHARDS)
+            frame = {COMMANDS_FIELD: encode_frame(signed(folder, shard, [command]))}
+            log.append(streams.commands(shard), frame)
             if number % 20 == 0:
                 engines.look()
         deadline = time.monotonic() + QUIET_S

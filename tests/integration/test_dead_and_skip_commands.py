@@ -30,8 +30,9 @@ from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, load_settings
 from tests.integration.persist.stored import query
 from tests.integration.test_worker import deposits, enqueue, events_of, market_map, run_until_quiet, worker
-from tests.market_log import START_MS, MarketLog, frame
+from tests.market_log import START_MS, MarketLog, frame, publish_markets
 from tests.market_log import deposit as deposited
+from tests.market_log import market_map as stored_markets
 
 MARKETS = market_map(3)
 UNKNOWN = [99, 8, "new", "what"]
@@ -151,6 +152,7 @@ def test_an_event_goes_back_into_the_database(
     trades = MarketLog()
     log.append(streams.events(0), {EVENTS_FIELD: frame(trades.trade(START_MS, 5, 1))})
     unknown = log.append(streams.events(0), {EVENTS_FIELD: encode_frame([UNKNOWN])})
+    publish_markets(log, stored_markets())
     ingest = ShardIngest(0, log, database_url, 1, 1_000)
     ingest.step()
     assert exchange("dead", "requeue", "dead_events", unknown, "--yes").exit_code == 1

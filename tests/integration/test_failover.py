@@ -35,6 +35,7 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREA
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from tests.treasury import signed
 
 SHARD = 0
 DEADLINE_S = 60
@@ -61,6 +62,7 @@ class Workers:
         self._folder = folder
         self._settings = {
             "lease_ms": lease_ms,
+            "data_dir": folder,
             "redis_url": url,
             "log_format": "json",
             "lost_tail_check_enabled": "false",
@@ -115,8 +117,10 @@ class Workers:
 class Traffic(threading.Thread):
     """Orders that trade with each other, one per entry, each sent until it is appended; and what was acknowledged of them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, folder: Path) -> None:
+        """`folder` is the workers' data folder, where the treasury's key is."""
         super().__init__()
+        self._folder = folder
         self._redis = redis.Redis.from_url(url, protocol=2)
         self._stop_asked = threading.Event()
         self.acknowledged: set[str] = set()
@@ -126,7 +130,9 @@ class Traffic(threading.Thread):
     def _append(self, command: Deposit | PlaceOrder) -> None:
         while True:
             try:
-                self._redis.xadd(streams.commands(SHARD), {COMMANDS_FIELD: encode_frame([command])})
+                self._redis.xadd(
+                    streams.commands(SHARD), {COMMANDS_FIELD: encode_frame(signed(self._folder, SHARD, [command]))}
+                )
             except redis.RedisError:
                 time.sleep(0.02)
                 continue
@@ -197,8 +203,8 @@ class Traffic(threading.Thread):
 
 
 @pytest.fixture
-def traffic(redis_url: str) -> Iterator[Traffic]:
-    traffic = Traffic(redis_url)
+def traffic(redis_url: str, tmp_path: Path) -> Iterator[Traffic]:
+    traffic = Traffic(redis_url, tmp_path)
     traffic.start()
     yield traffic
     traffic.stop()
@@ -421,7 +427,7 @@ def test_both_live_through_a_restart_of_redis(tmp_path: Path) -> None:
     server = subprocess.Popen(command.arguments, stdout=subprocess.DEVNULL)
     url = settings.resolved_redis_url()
     eventually("Redis answers", lambda: embedded.redis_ready(settings))
-    workers, traffic = Workers(url, tmp_path, lease_ms=1_000), Traffic(url)
+    workers, traffic = Workers(url, tmp_path, lease_ms=1_000), Traffic(url, tmp_path)
     try:
         workers.start_both()
         traffic.start()

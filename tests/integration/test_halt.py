@@ -26,7 +26,7 @@ from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
-from protocol.codec import decode_command_frame
+from protocol.codec import decode_command_frame, encode_commands
 from protocol.commands import Command, PlaceOrder, Withdraw
 from protocol.events import OrderAccepted, OrderFilled
 from protocol.orders import OrderType, Side, TimeInForce
@@ -45,6 +45,7 @@ from tests.integration.test_worker import (
     worker,
 )
 from tests.properties.test_planted_bugs import Plant, grow
+from tests.treasury import signed
 
 DEADLINE_S = 60
 
@@ -253,7 +254,9 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
             time.sleep(0.01)
 
     eventually("the configuration", lambda: log.position(0).stream_id != STREAM_START)
-    enqueue(log, [*deposits(), *TRADE[:1]], market_map(1))
+    signed_deposits = signed(settings.data_dir, 0, deposits())
+    log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands(signed_deposits, time.time_ns() // 1_000)})
+    enqueue(log, TRADE[:1], market_map(1))
     resting = split_stream_id(log.last_id(streams.commands(0)))
     eventually("the resting order", lambda: split_stream_id(log.position(0).stream_id) >= resting)
     enqueue(log, TRADE[1:], market_map(1))

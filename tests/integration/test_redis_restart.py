@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,7 @@ from runtime.settings import PREFIX
 from tests.deploy.rendered import ROOT
 from tests.e2e.api import eventually
 from tests.redis_programs import redis_programs, required
+from tests.treasury import signed
 
 DEADLINE_S: Final = 60
 ORDERS: Final = 400
@@ -143,7 +144,9 @@ class Server:
 class Trader:
     """Sends orders that rest, and remembers which were acknowledged."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, folder: Path) -> None:
+        """`folder` is the engine's data folder, where the treasury's key is."""
+        self._folder = folder
         self._client = redis.Redis.from_url(url, protocol=2, socket_timeout=1, socket_connect_timeout=1)
         self._replies = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._numbers = itertools.count(1)
@@ -201,13 +204,16 @@ class Trader:
         while time.monotonic() < deadline:
             try:
                 self._listen()
-                self._client.xadd(stream(0), {field: encode_frame([question])})
+                self._client.xadd(stream(0), {field: encode_frame(self._as_sent(question))})
                 for reply in self._heard(5):
                     if reply.request_id == question.request_id:
                         return reply
             except redis.RedisError:
                 time.sleep(0.05)
         raise AssertionError(f"no answer to {question}")
+
+    def _as_sent(self, question: Command | Query) -> Sequence[object]:
+        return signed(self._folder, 0, [question]) if isinstance(question, Deposit) else [question]
 
     def _append(self, command: Command) -> None:
         self._client.xadd(streams.commands(0), {COMMANDS_FIELD: encode_frame([command])})
@@ -242,7 +248,7 @@ def server_with_engine(
     try:
         server.start(*options)
         with engine_worker(folder, "engine", redis_url=server.url(acl.engine), **settings) as engine:
-            trader = Trader(server.url(acl.trader))
+            trader = Trader(server.url(acl.trader), folder)
             try:
                 yield server, trader, engine
             finally:
@@ -401,7 +407,7 @@ def test_valkey_takes_over_the_data_of_another_server(programs: dict[str, Path],
             eventually("a rewrite of the log", lambda: old.rewrites() > before, DEADLINE_S)
         old.kill()
         with server_with_engine(_program(programs, "Valkey 9"), tmp_path, acl) as (new, _, _):
-            successor = Trader(new.url(acl.trader))
+            successor = Trader(new.url(acl.trader), tmp_path)
             assert trader.acknowledged - successor.open_orders() == set()
             successor.close()
 

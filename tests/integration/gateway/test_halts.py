@@ -7,7 +7,7 @@ import redis
 
 from protocol import streams
 from protocol.codec import decode_commands
-from protocol.commands import Deposit
+from protocol.commands import Signed
 from protocol.streams import COMMANDS_FIELD, STREAM_START
 from runtime.halt import clear_halt, write_halt
 from runtime.redis_stream_log import RedisStreamLog
@@ -68,6 +68,6 @@ def api_shard(redis_url: str) -> int:
         for shard in range(3):
             for entry in log.read({streams.commands(shard): STREAM_START}, 1_000, block_ms=0):
                 commands = decode_commands(entry.fields.get(COMMANDS_FIELD, b"\x90"))
-                if any(isinstance(command, Deposit) for command in commands):
+                if any(isinstance(command, Signed) for command in commands):
                     return shard
     raise AssertionError("there is no deposit")

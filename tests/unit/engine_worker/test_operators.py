@@ -210,6 +210,13 @@ def test_only_the_entry_that_founds_a_shard_needs_no_signature() -> None:
     assert reason(reply) is RejectReason.NOT_AUTHORIZED
 
 
+def test_a_shard_that_nobody_has_configured_says_so_also_to_what_is_signed() -> None:
+    """Not that the key is wrong: who signs would look for it in vain."""
+    new = SignedExchange()
+    deposit = Deposit(0, "", BUYER, "USDT", AssetUnits(1), "t")
+    assert reason(new.tell(Role.TREASURY, deposit)) is RejectReason.UNKNOWN_ASSET
+
+
 class TestKeys:
     def test_are_rotated_by_a_signed_command(self, exchange: SignedExchange) -> None:
         keys = (key_of(Role.OPERATOR, STRANGER), *KEYS[1:])
