@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,6 +26,7 @@ from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityL
 from runtime.redis_stream_log import RedisStreamLog
 from tests.e2e.api import POLL_S, eventually
 from tests.e2e.running import RunningExchange
+from tests.treasury import signed
 
 pytestmark = pytest.mark.every_shard_count
 
@@ -40,10 +42,11 @@ ABSURD_ORDER = PlaceOrder(
 )  # fmt: skip
 
 
-def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
+def poison(shard: int, shard_count: int, folder: Path) -> dict[str, list[dict[bytes, bytes]]]:
     """Return garbage for each of a shard's streams: noise, wrong types, and frames that decode but mean nothing."""
     account = AccountId(shard + shard_count)
     deposit = Deposit(1, "poison", account, "USDT", AssetUnits(2**64 - 1), "t")
+    half = Deposit(1, "poison", account, "USDT", AssetUnits(7), "half")
     source = (shard + 1) % shard_count
     message = MatchOrder(
         OrderId(1), AccountId(-1), "NOSUCH", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1),
@@ -64,7 +67,7 @@ def poison(shard: int, shard_count: int) -> dict[str, list[dict[bytes, bytes]]]:
             {COMMANDS_FIELD: encode_frame([Deposit(1, "poison", account, "USDT", AssetUnits(1), "\0")])},
             {COMMANDS_FIELD: encode_frame([Deposit(1, "x" * 10_000, account, "USDT", AssetUnits(1), "t")])},
             # Half of it is all right, and applied.
-            {COMMANDS_FIELD: encode_frame([Deposit(1, "poison", account, "USDT", AssetUnits(7), "half"), deposit])},
+            {COMMANDS_FIELD: encode_frame([*signed(folder, shard, [half]), deposit])},
             {MESSAGES_FIELD: encode_messages(MessageFrame(source, shard, 0, (message,)))},
             # Of another shard it would halt this one: see alone/test_skip.py.
             {MESSAGES_FIELD: encode_messages(MessageFrame(shard, shard, 1, (message,)))},
@@ -109,7 +112,8 @@ def trading(exchange: RunningExchange) -> Iterator[list[int]]:
         for shard in range(shard_count):
             frame = [command for command in commands if command.account_id % shard_count == shard]
             if frame:
-                client.xadd(streams.commands(shard), {COMMANDS_FIELD: encode_frame(frame)})
+                said = signed(exchange.settings.data_dir, shard, frame)
+                client.xadd(streams.commands(shard), {COMMANDS_FIELD: encode_frame(said)})
 
     def run() -> None:
         try:
@@ -152,7 +156,7 @@ def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_sto
         kinds = {
             name: itertools.cycle(garbage)
             for shard in range(shard_count)
-            for name, garbage in poison(shard, shard_count).items()
+            for name, garbage in poison(shard, shard_count, exchange.settings.data_dir).items()
         }
         count = int(COMMANDS / FRAME * GARBAGE_SHARE)
         for number in range(max(count, 30)):
