@@ -36,7 +36,7 @@ from protocol.commands import MessageFrame, ShardMessage
 from protocol.events import Event, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market
 from protocol.market_data import INTERVALS, BookTicker, DepthSnapshot, interval_bounds
-from protocol.orders import OrderState, OrderStatus, Side
+from protocol.orders import CloseReason, OrderState, OrderStatus, Side
 from protocol.streams import (
     ARCHIVE_READER,
     EVENTS_FIELD,
@@ -59,10 +59,12 @@ ORDERS_SKIPPED_MAX: Final = 10**12
 bound one restore from an archive that is years old would use up the numbers that are left."""
 ORDER_COUNT_MAX: Final = (2**53 - 1) // SHARD_COUNT_MAX
 """Order ids are the count and two digits for the shard, and clients in JavaScript know whole numbers up to 2^53: some 9 x 10^13 orders,
-or 90 restores that leave out as many numbers as one can."""
+and as many executions: 22 restores that leave out as many numbers as one can."""
 SEQUENCES_PER_ORDER: Final = 10
 """As many numbers of each market's sequence are left out; who follows a book sees the gap and begins anew. An order makes a change of the
 book when it comes and one when it goes, and takes part in no more than two trades that no other order is counted for."""
+EXECUTIONS_PER_ORDER: Final = 4
+"""An order is accepted and closed once, and takes part in no more than two fills that no other order is counted for."""
 EPOCHS_SKIPPED: Final = 1_000
 BATCH: Final = 500
 KEYS_AT_ONCE: Final = 1_000
@@ -310,7 +312,9 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
     ).fetchone()
     last_order = row[0] // SHARD_COUNT_MAX if row and row[0] is not None else 0
     shard.order_count = max(shard.order_count, last_order) + skipped
-    if shard.order_count > ORDER_COUNT_MAX:
+    # Clients tell reports apart by these: one that was heard and is lost must not come again with something else in it.
+    shard.execution_count += skipped * EXECUTIONS_PER_ORDER
+    if max(shard.order_count, shard.execution_count) > ORDER_COUNT_MAX:
         raise RestoreError(f"Shard {shard.index} has no order numbers left that clients can read.")
     for symbol, state in shard.markets.items():
         row = connection.execute(
@@ -361,7 +365,8 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
     )
     for order_id, values in _orders_to_rewrite(connection, each, bound[0]):
         connection.execute(
-            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s WHERE order_id = %s",
+            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, close_reason = %s "
+            "WHERE order_id = %s",
             (*values, order_id),
         )
     connection.execute("UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (loss.after_id, shard))
@@ -369,19 +374,22 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
 
 def _orders_to_rewrite(
     connection: psycopg.Connection[Any], each: RestoredShard, since_ms: int
-) -> Iterable[tuple[int, tuple[int, int, int, int]]]:
+) -> Iterable[tuple[int, tuple[int, ...]]]:
     shard = each.shard
     rows = connection.execute(
-        "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote FROM orders "
+        "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM orders "
         "WHERE order_id %% %s = %s AND updated_time >= to_timestamp(%s / 1000.0)",
         (SHARD_COUNT_MAX, shard.index, since_ms),
     ).fetchall()
-    for order_id, account_id, market, quantity, cum_quantity, cum_quote in rows:
+    for order_id, account_id, market, quantity, cum_quantity, cum_quote, version in rows:
         order = _open_order(shard, account_id, market, order_id) or each.closed.get(order_id)
         if order is not None:
-            yield order_id, (order.status, order.quantity, order.cum_quantity, order.cum_quote)
+            amounts = (order.quantity, order.cum_quantity, order.cum_quote)
+            # With the version of then: the states that come next have larger ones, though not than those that are lost.
+            yield order_id, (order.status, *amounts, order.version, order.close_reason or 0)
         else:  # accepted or closed after the position
-            yield order_id, (OrderStatus.EXPIRED, quantity, cum_quantity, cum_quote)
+            amounts = (quantity, cum_quantity, cum_quote)
+            yield order_id, (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR)
 
 
 def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:

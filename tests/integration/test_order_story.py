@@ -231,4 +231,4 @@ def test_an_order_whose_market_skipped_its_mail(database_url: str, connection: p
     told.trading.work()
     (story,) = client_order_stories(told.past, connection, SELLER, "lost")
     assert [step.what for step in story.steps] == ["command", "held", "sent", "reached", "skipped"]
-    assert story.status == "PENDING_NEW"
+    assert story.status == "IN_FLIGHT"

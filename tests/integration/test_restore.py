@@ -242,6 +242,8 @@ def test_no_order_number_comes_twice_however_long_the_database_was_away(make: Ma
     trading.restart()
     restored = trading.workers[0].shard
     assert restored.order_count > acknowledged
+    # Each of those orders was accepted, filled twice and closed at most.
+    assert restored.execution_count > shard.execution_count + 4 * HOUR_MS // 1_000 * 1_000
     assert all(state.sequence > sequences[symbol] for symbol, state in restored.markets.items())
     # Their ids can still be read by a client in JavaScript.
     assert restored.order_count * SHARD_COUNT_MAX < 2**53 // 1_000
