@@ -6,14 +6,17 @@ messages take no time, so a command is over before the next one begins. `apply` 
 Where the documents leave something open, these are the rules. They were taken from what the engine does, and none contradicts a document:
 
 * An order is refused for the first rule of: market known, market TRADING, maintenance, type and amounts go together, client order id,
-  price, quantity, notional, account frozen, open orders (account, then market), orders in 10 s and in a day, funds. Then, by its market: band,
+  price, quantity, notional, open orders of the market, account frozen, its open orders, orders in 10 s and in a day, funds. Then, by its market: band,
   would match at once (LIMIT_MAKER), cost (a MARKET BUY that holds less than its worst case).
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
+* A MARKET order by quote quantity is FILLED when what is left buys no lot at the price of its last fill, or at the next price.
+* An account with limits is not closed; with limits that limit nothing it is, and its limits are forgotten.
 * Windows of ten seconds and of days begin at multiples of their length. An order counts when its funds are held, whatever its market says then,
   and only while the account has limits.
 * A deposit is refused for the first rule of: asset known, transfer id, amount, share of the supply; a withdrawal: asset, transfer id, amount, account
   frozen, funds; a withdrawal of fees as a withdrawal.
+* An order has its number before its market looks at it; one that is refused there leaves a gap.
 * An execution is numbered in this order: the taker is accepted, filled, closed; the makers are filled; makers that gave way are closed.
 * Maintenance refuses orders; cancels, transfers and operators' commands are taken.
 * A market's grid, assets and scales never change, also when there was no order, and when it is delisted.
@@ -330,9 +333,12 @@ class Oracle:
     def close_account(self, c: CloseAccount, place: Place, shard: int, time: int) -> Reply:
         """Forget an account that has nothing."""
         account = self.accounts.get(c.account_id, Account())
+        limits = account.limits
+        if limits and msgspec.structs.replace(limits, version=1) != AccountLimits(1):
+            raise No(RejectReason.ACCOUNT_IN_USE)
         if not account.has_nothing() or any(account_id == c.account_id for account_id, _ in place.keys):
             raise No(RejectReason.ACCOUNT_IN_USE)
-        account.available.clear()
+        self.accounts.pop(c.account_id, None)
         return FundsReply(c.request_id, time, ())  # type: ignore[arg-type]
 
     # Orders
@@ -375,15 +381,18 @@ class Oracle:
             for length in (10_000, DAY):
                 key = (length, time // length)
                 account.counts[key] = account.counts.get(key, 0) + 1
+        place.orders += 1
         return self.match(c, book, place, shard, time, hold, lots, budget)
 
     def check_limits(self, account: Account, market: Market, time: int) -> None:
         """Refuse what an operator does not let the account do, or the market."""
         limits = account.limits or AccountLimits(1)
+        in_market = sum(order.command.market == market.symbol for order in account.orders.values())
+        if in_market >= market.open_orders_max:
+            raise No(RejectReason.TOO_MANY_OPEN_ORDERS)
         if limits.is_frozen:
             raise No(RejectReason.ACCOUNT_FROZEN)
-        in_market = sum(order.command.market == market.symbol for order in account.orders.values())
-        if 0 < limits.open_orders_max <= len(account.orders) or in_market >= market.open_orders_max:
+        if 0 < limits.open_orders_max <= len(account.orders):
             raise No(RejectReason.TOO_MANY_OPEN_ORDERS)
         for length, most in ((10_000, limits.orders_10s_max), (DAY, limits.orders_1d_max)):
             if 0 < most <= account.counts.get((length, time // length), 0):
@@ -459,14 +468,15 @@ class Oracle:
         elif prevented:
             reason = CloseReason.SELF_TRADE_PREVENTED
         elif c.quote_quantity:
-            done = bool(fills) and (is_dear or spent == budget or not left)
+            assert budget is not None
+            last_lot = fills[-1][0].command.price * market.quote_per_tick_lot if fills else 0
+            done = is_dear and bool(fills) or budget - spent < last_lot
             reason = None if done else CloseReason.INSUFFICIENT_LIQUIDITY
         elif left and c.order_type is OrderType.MARKET:
             reason = CloseReason.INSUFFICIENT_LIQUIDITY
         elif left and c.time_in_force is TimeInForce.IOC:
             reason = CloseReason.UNFILLED_IOC
 
-        place.orders += 1
         order = Order(c, place.orders * 100 + shard, hold, time)
         account = self.account(c.account_id)
         asset = market.quote if side is Side.BUY else market.base
