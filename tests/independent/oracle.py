@@ -209,12 +209,15 @@ class Oracle:
         self.books: dict[str, Book] = {}
         self.trades: list[tuple[Any, ...]] = []
         """Of the last command."""
+        self.counts_twice = False
+        """Whether within the last command an account had more than 63 bits hold, because one side of its trade with itself was settled."""
 
     # What a command goes through
 
     def apply(self, command: Any, shard: int, time: int) -> Reply | None:
         """Apply a command at a shard, and return the reply."""
         self.trades = []
+        self.counts_twice = False
         place = self.places[shard]
         place.forget(time)
         request = (command.reply_to, command.request_id)
@@ -459,6 +462,8 @@ class Oracle:
             fills.append((maker, lots_now))
             left -= lots_now
             spent += lots_now * per_lot
+            if lots_now < maker.left:
+                break  # nobody behind comes before this one
         if budget is not None and spent > budget:
             raise No(RejectReason.INSUFFICIENT_BALANCE)
         reason = None
@@ -560,6 +565,7 @@ class Oracle:
         add(account.available, gives, order.held - held - given)
         order.held = held
         add(account.available, gets, got - fee)
+        self.counts_twice |= account.available[gets] + account.held.get(gets, 0) > LARGEST
         add(place.fees, gets, fee)
         add(place.settled, gets, got)
         add(place.settled, gives, -given)
