@@ -10,7 +10,8 @@ Where the documents leave something open, these are the rules. They were taken f
   would match at once (LIMIT_MAKER), cost (a MARKET BUY that holds less than its worst case).
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
-* A MARKET order by quote quantity is FILLED when what is left buys no lot at the price of its last fill, or at the next price.
+* A MARKET order by quote quantity is FILLED when what is left buys no lot at the price of its last fill. Otherwise
+  it is EXPIRED for want of liquidity, also when there is more which what is left cannot pay.
 * An account with limits is not closed; with limits that limit nothing it is, and its limits are forgotten.
 * Windows of ten seconds and of days begin at multiples of their length. An order counts when its funds are held, whatever its market says then,
   and only while the account has limits.
@@ -439,7 +440,7 @@ class Oracle:
         left, spent = lots, 0
         fills: list[tuple[Order, int]] = []
         gave_way: list[Order] = []
-        prevented = is_dear = False
+        prevented = False
         for maker in met:
             if not left:
                 break
@@ -449,7 +450,6 @@ class Oracle:
                 assert budget is not None
                 most = min(left, (budget - spent) // per_lot)
                 if not most:
-                    is_dear = True
                     break
             if maker.account_id == c.account_id and prevention is not SelfTradePrevention.NONE:
                 if prevention is not SelfTradePrevention.EXPIRE_TAKER:
@@ -475,7 +475,7 @@ class Oracle:
         elif c.quote_quantity:
             assert budget is not None
             last_lot = fills[-1][0].command.price * market.quote_per_tick_lot if fills else 0
-            done = is_dear and bool(fills) or budget - spent < last_lot
+            done = budget - spent < last_lot
             reason = None if done else CloseReason.INSUFFICIENT_LIQUIDITY
         elif left and c.order_type is OrderType.MARKET:
             reason = CloseReason.INSUFFICIENT_LIQUIDITY
