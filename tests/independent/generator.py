@@ -71,13 +71,17 @@ class Generator:
         self.markets: dict[str, dict[str, Any]] = {}
         self.shard_versions = [0] * shard_count
         self.limit_versions: dict[int, int] = {}
-        self.supplies = {asset: self.random.choice((0, 0, 10**4, 10**6)) for asset in "ABC"}
+        self.is_calm = self.random.random() < 0.6
+        """Few configurations, so that more is traded."""
+        self.is_high = self.random.random() < 0.4
+        """DE trades at its largest price."""
+        self.supplies = {asset: self.random.choice((0, 0, 10**5, 10**6)) for asset in "ABC"}
         self.queue: list[tuple[Any, int]] = [(self.shard_config(shard, True), shard) for shard in range(shard_count)]
         self.queue += [self.market_config(symbol, first=True) for symbol in SYMBOLS]
         for account_id in ACCOUNTS:
             for asset in ASSETS:
                 share = self.share(asset)
-                amount = self.random.choice((share // 6, share // 6, share // 50, share, 10**5, 10**7))
+                amount = self.random.choice((share // 6, share // 6, share // 7, share // 8, share // 20, share, 10**5))
                 self.queue.append(self.deposit(account_id, asset, max(1, amount)))
 
     def learn(self, order_id: int, account_id: int, symbol: str) -> None:
@@ -133,6 +137,8 @@ class Generator:
         account_id = self.account()
         shard = account_id % self.count
         dice = r.random()
+        if self.is_calm and dice > 0.9 and r.random() < 0.9:
+            dice = r.random() * 0.62
         symbol = r.choice(SYMBOLS[:4]) if r.random() < 0.97 else r.choice(("DB", "ZZ"))
         if dice < 0.62:
             return self.order(account_id, symbol), shard
@@ -208,11 +214,13 @@ class Generator:
         grid = self.markets.get(symbol) or GRIDS["AB"]
         side, order_type = r.choice(tuple(Side)), r.choices(tuple(OrderType), (7, 2, 3))[0]
         middle = min(100, grid["price_max"])
-        if symbol == "DE" and r.random() < 0.2:
+        if symbol == "DE" and self.is_high:
             middle = grid["price_max"] - 3
-        price = max(1, middle + r.randint(-4, 4))
+        price = max(1, middle + r.choice((-3, -2, -1, -1, 0, 0, 0, 1, 1, 2, 3)))
+        if order_type is OrderType.LIMIT_MAKER and r.random() < 0.7:
+            price += -3 if side is Side.BUY else 3
         quantity = r.randint(1, 6)
-        if r.random() < 0.06:
+        if r.random() < 0.03:
             price = r.choice((0, 1, grid["price_max"], grid["price_max"] - 1, grid["price_max"] + 1, LARGEST, middle * 5, 20))
         if r.random() < 0.06:
             most = grid["quantity_max"]
@@ -249,7 +257,7 @@ class Generator:
         none = r.random() < 0.5
         limits = AccountLimits(
             version,
-            r.random() < 0.15,
+            r.random() < 0.1,
             0 if none else r.choice((0, 1, 3, 10, 2**31)),
             0 if none else r.choice((0, 1, 5, 20, 2**31)),
             0 if none else r.choice((0, 30, 60, 2**31)),
@@ -269,7 +277,7 @@ class Generator:
                 self.request(), self.reply_to(), ShardConfig(version=version, windows=windows._replace(keys_max=0))
             )
         self.shard_versions[shard] = version
-        maintenance = 0 if first else r.choice((0, 0, 0, self.time + 1, self.time + 300, LARGEST))
+        maintenance = 0 if first else r.choice((0, 0, 0, LARGEST) if r.random() < 0.7 else (self.time + 1, self.time + 300))
         self.requests += 1
         config = ShardConfig(
             windows=Windows() if first else windows,
@@ -277,6 +285,12 @@ class Generator:
             maintenance_from=maintenance,  # type: ignore[arg-type]
             drained_per_command=r.choice((1, 100)),
         )
+        if 0 < maintenance < LARGEST:
+            self.queue += [self.fresh() for _ in range(r.randrange(1, 8))]
+            self.shard_versions[shard] += 1
+            self.requests += 1
+            over = ShardConfig(version=version + 1, windows=windows)
+            self.queue.append((ConfigureShard(self.requests, "conf", over), shard))
         return ConfigureShard(self.requests, "conf", config)
 
     def market_config(self, symbol: str, first: bool = False) -> tuple[Any, int]:
@@ -289,10 +303,10 @@ class Generator:
             fields |= {
                 "maker_fee_ppm": r.choice(FEES),
                 "taker_fee_ppm": r.choice(FEES),
-                "open_orders_max": r.choice((200, 200, 3, 1, 8)),
+                "open_orders_max": r.choice((200, 200, 200, 8, 3) if r.random() < 0.9 else (1, 2)),
                 "quantity_min": r.choice((1, 1, 2)) if symbol != "DB" else 1,
-                "band_up_ppm": r.choice((5_000_000, 1_020_000, 1_000_001, 10**12)),
-                "band_down_ppm": r.choice((200_000, 980_000, 999_999, 0)),
+                "band_up_ppm": r.choice((5_000_000, 10**12) if r.random() < 0.85 else (1_020_000, 1_000_001)),
+                "band_down_ppm": r.choice((200_000, 0) if r.random() < 0.85 else (980_000, 999_999)),
                 "base_supply": self.supplies.get(GRIDS[symbol]["base"], 0),
                 "quote_supply": self.supplies.get(GRIDS[symbol]["quote"], 0),
             }
