@@ -286,7 +286,7 @@ class Generator:
             drained_per_command=r.choice((1, 100)),
         )
         if 0 < maintenance < LARGEST:
-            self.queue += [self.fresh() for _ in range(r.randrange(1, 8))]
+            self.queue += [self.fresh_in(r.choice(SYMBOLS[:4])) for _ in range(r.randrange(1, 8))]
             self.shard_versions[shard] += 1
             self.requests += 1
             over = ShardConfig(version=version + 1, windows=windows)
