@@ -42,6 +42,8 @@ ATTEMPTS_MAX = 10
 """How often a migration is tried that is in a deadlock with somebody else."""
 LOCK_TIMEOUT_MS: Final = 500
 """How long a statement of a migration waits for a lock, and everybody else behind it."""
+BRIEF_FROM: Final = 5
+"""From this migration on, a statement is canceled that takes twice that time, since it may have locked a table; 0004 makes an index."""
 LOCK_PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Between tries to get a lock, in which those who waited get theirs; the last one again and again."""
 LOCK_WAIT_S_MAX: Final = 1_200.0
@@ -106,7 +108,7 @@ def migrate(
 
     Raises:
         MigrationError: a migration that was applied has changed or is gone, a missing one is older than an applied one, or one did
-            not get a lock within `lock_wait_s_max`.
+            not get its locks within `lock_wait_s_max`, or was too slow with them.
         psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
     """
     with psycopg.connect(database_url, autocommit=True, **_CONNECTING) as connection, _lock(connection):
@@ -142,8 +144,12 @@ def _apply(
     note = sql.SQL("INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})").format(
         migration.name, migration.number, str(flavour), migration.checksum
     )
+    statement_timeout_ms = 2 * lock_timeout_ms if migration.number >= BRIEF_FROM else 0
     # One message, which the server takes as one transaction: it never waits for this process while it holds a lock.
-    statements = f"SET LOCAL lock_timeout = {lock_timeout_ms};\n{migration.statements}\n;\n{note.as_string(connection)}"
+    statements = (
+        f"SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = {statement_timeout_ms};\n"
+        f"{migration.statements}\n;\n{note.as_string(connection)}"
+    )
     began_s, deadlocks = time.monotonic(), 0
     for attempt in itertools.count(1):
         try:
@@ -154,14 +160,16 @@ def _apply(
             if deadlocks == ATTEMPTS_MAX:
                 raise
             _log.info("migration met a policy at work; once more", migration=migration.name, reason=str(error))
-        except psycopg.errors.LockNotAvailable as error:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+            # A statement that needs many locks, those of a hypertable's chunks, may wait for each.
             holders = _lock_holders(connection, migration)
             if time.monotonic() - began_s >= lock_wait_s_max:
                 raise MigrationError(
-                    f"{migration.name}: no lock within {lock_wait_s_max:.0f} s; {holders}. Nothing of it was applied: "
-                    "end that transaction (pg_terminate_backend) and migrate again"
+                    f"{migration.name}: not applied within {lock_wait_s_max:.0f} s, since others would wait; {holders}. "
+                    "Nothing of it was applied: end that transaction (pg_terminate_backend) and migrate again"
                 ) from error
-            tell(f"migration {migration.name} waits for a lock, try {attempt}: {holders}")
+            trouble = "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            tell(f"migration {migration.name} {trouble}, try {attempt}: {holders}")
             time.sleep(LOCK_PAUSES_S[min(attempt, len(LOCK_PAUSES_S)) - 1])
         else:
             return

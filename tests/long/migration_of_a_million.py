@@ -1,6 +1,6 @@
 """A million orders and as many ledger entries are migrated while a writer is at work: how long it takes, and how long the writer waits.
 
-Run by `make long`; not part of `make test`, which does not collect files of such names.
+Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
 
 import sys

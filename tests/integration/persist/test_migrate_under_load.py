@@ -117,10 +117,26 @@ def test_without_the_timeout_everybody_would_wait(old_url: str) -> None:
 def test_a_lock_that_is_never_free_ends_the_migration_and_says_who_has_it(old_url: str) -> None:
     with psycopg.connect(old_url, application_name="report") as reader:
         reader.execute("SELECT count(*) FROM orders")
-        with pytest.raises(MigrationError, match=r"no lock within 1 s; orders is held by process \d+ \(report\)"):
+        with pytest.raises(
+            MigrationError, match=r"not applied within 1 s, .*; orders is held by process \d+ \(report\)"
+        ):
             migrate(old_url, lock_wait_s_max=1.0)
     assert query(old_url, "SELECT max(number) FROM schema_migrations") == [(5,)]
     migrate(old_url)
+
+
+def test_a_migration_that_is_slow_under_a_lock_is_rolled_back(old_url: str, tmp_path: Path) -> None:
+    (tmp_path / "version_before" / "0005_slow.sql").write_text("LOCK orders; SELECT pg_sleep(60)", "utf-8")
+    longest = 0.0
+    with psycopg.connect(old_url, autocommit=True) as writer, ThreadPoolExecutor(1) as pool:
+        migrating = pool.submit(migrate, old_url, tmp_path / "version_before", lock_wait_s_max=1.0)
+        while not migrating.done():
+            began = time.monotonic()
+            writer.execute("UPDATE orders SET cum_quantity = cum_quantity + 1 WHERE order_id = 1")
+            longest = max(longest, time.monotonic() - began)
+        with pytest.raises(MigrationError, match=r"0005_slow\.sql: not applied within 1 s"):
+            migrating.result()
+    assert 0.5 < longest < 1.5  # its statement_timeout of a second, and what the machine adds
 
 
 @pytest.mark.parametrize("batches", [1, 3])
