@@ -1,10 +1,10 @@
 # Every target is one line; CI runs the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test lint format bench load clean lock release
+.PHONY: help setup up down status test test-long lint format bench load clean lock release
 export PYTHON
 
 help:    ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 setup:   ## install what the lock files say, development tools included, into .venv
 	@scripts/setup dev
 up:      ## run the exchange until Ctrl-C; sets up what it needs
@@ -15,6 +15,8 @@ status:  ## show every process, its health, and the URLs
 	@scripts/setup runtime && exec .venv/bin/exchange status
 test:    ## run all tests, two at a time; ARGS are pytest's
 	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 2 $(ARGS)
+test-long: ## run the tests that take long and measure; ARGS are pytest's
+	@scripts/setup dev && exec .venv/bin/python -m pytest -s --timeout 1800 $(ARGS) tests/long/*.py
 lint:    ## check style, types, and which way imports point
 	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports && scripts/frontend lint
 format:  ## bring the code into shape

@@ -20,6 +20,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from persist.actors import IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
 from persist.archive import Archiver, Retention, withdraw
+from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
 from persist.first_start import SchemaNote, Wait, await_schema, migrate_when_there, why_not_migrated
 from persist.guard import LogGuard
@@ -209,6 +210,8 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     # Beside the rest: what is dropped may be much. A process that leaves meanwhile leaves it to the next time.
     dropping = (stopping, database_url, HistoryRetention.of(settings))
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
+    filling = (database_url, stopping)
+    threading.Thread(target=finish_backfills, args=filling, name="backfill", daemon=True).start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:
         while not stopping.wait(WATCH_PERIOD_S):
             watch.look()

@@ -2,10 +2,16 @@
 
 `schema/NNNN_name.sql` is for every database. A file of the same number in `schema/timescaledb/` or `schema/plain/` follows on it,
 depending on the flavour of the database, which is decided once, by the first migration.
+
+A migration runs beside an exchange that trades. Its statements wait for a lock for half a second at most, since everybody else then waits
+behind them; what does not get its lock is rolled back and tried again after a pause. So a file does nothing slow once it has locked a
+table that others use: it leaves data to be filled in afterwards (persist/backfill.py).
 """
 
 import hashlib
 import itertools
+import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,6 +21,9 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 import structlog
+from psycopg import sql
+
+from persist.backfill import Tell, run_backfills, tell_log
 
 _log = structlog.get_logger()
 
@@ -31,6 +40,14 @@ _CONNECTING: Final[dict[str, Any]] = {
 """A migration takes as long as it takes, but not after its server is gone."""
 ATTEMPTS_MAX = 10
 """How often a migration is tried that is in a deadlock with somebody else."""
+LOCK_TIMEOUT_MS: Final = 500
+"""How long a statement of a migration waits for a lock, and everybody else behind it."""
+BRIEF_FROM: Final = 5
+"""From this migration on, a statement is canceled that takes twice that time, since it may have locked a table; 0004 makes an index."""
+LOCK_PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
+"""Between tries to get a lock, in which those who waited get theirs; the last one again and again."""
+LOCK_WAIT_S_MAX: Final = 1_200.0
+"""How long a migration goes on trying; the Job's deadline for all of it is 30 minutes in docs/deploy.md."""
 TIMESCALEDB_VERSION_MIN = (2, 21)
 """The first whose refreshes take `buckets_per_batch`."""
 
@@ -77,11 +94,21 @@ def migrations_of(flavour: Flavour, folder: Traversable | None = None) -> list[M
     return sorted(found, key=lambda each: each.number)
 
 
-def migrate(database_url: str, folder: Traversable | None = None) -> Flavour:
-    """Apply what is missing and return the flavour of the database. Several may run at once: they take turns.
+def migrate(
+    database_url: str,
+    folder: Traversable | None = None,
+    tell: Tell = tell_log,
+    *,
+    lock_wait_s_max: float = LOCK_WAIT_S_MAX,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+) -> Flavour:
+    """Apply what is missing, run the backfills to their end, and return the flavour of the database.
+
+    Several may run at once: they take turns. `tell` gets lines of progress. Interrupted, it goes on where it was when run again.
 
     Raises:
-        MigrationError: a migration that was applied has changed or is gone, or a missing one is older than an applied one.
+        MigrationError: a migration that was applied has changed or is gone, a missing one is older than an applied one, or one did
+            not get its locks within `lock_wait_s_max`, or was too slow with them.
         psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
     """
     with psycopg.connect(database_url, autocommit=True, **_CONNECTING) as connection, _lock(connection):
@@ -98,27 +125,75 @@ def migrate(database_url: str, folder: Traversable | None = None) -> Flavour:
         for migration in migrations:
             if migration.name in applied:
                 continue
-            _apply(connection, migration, flavour)
-            _log.info("migration applied", migration=migration.name, flavour=flavour)
+            began_s = time.monotonic()
+            _apply(connection, migration, flavour, tell, lock_wait_s_max, lock_timeout_ms)
+            seconds = round(time.monotonic() - began_s, 3)
+            _log.info("migration applied", migration=migration.name, flavour=flavour, seconds=seconds)
+        run_backfills(connection, tell)
     return flavour
 
 
-def _apply(connection: psycopg.Connection[Any], migration: Migration, flavour: Flavour) -> None:
+def _apply(
+    connection: psycopg.Connection[Any],
+    migration: Migration,
+    flavour: Flavour,
+    tell: Tell,
+    lock_wait_s_max: float,
+    lock_timeout_ms: int,
+) -> None:
+    note = sql.SQL("INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})").format(
+        migration.name, migration.number, str(flavour), migration.checksum
+    )
+    statement_timeout_ms = 2 * lock_timeout_ms if migration.number >= BRIEF_FROM else 0
+    # One message, which the server takes as one transaction: it never waits for this process while it holds a lock.
+    statements = (
+        f"SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = {statement_timeout_ms};\n"
+        f"{migration.statements}\n;\n{note.as_string(connection)}"
+    )
+    began_s, deadlocks = time.monotonic(), 0
     for attempt in itertools.count(1):
         try:
-            with connection.transaction():
-                connection.execute(migration.statements.encode())
-                connection.execute(
-                    "INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES (%s, %s, %s, %s)",
-                    (migration.name, migration.number, flavour, migration.checksum),
-                )
+            connection.execute(statements.encode())
         except psycopg.errors.DeadlockDetected as error:
             # TimescaleDB's policies are at work from the moment that a migration has made them, and lock in an order of their own.
-            if attempt == ATTEMPTS_MAX:
+            deadlocks += 1
+            if deadlocks == ATTEMPTS_MAX:
                 raise
             _log.info("migration met a policy at work; once more", migration=migration.name, reason=str(error))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+            # A statement that needs many locks, those of a hypertable's chunks, may wait for each.
+            holders = _lock_holders(connection, migration)
+            if time.monotonic() - began_s >= lock_wait_s_max:
+                raise MigrationError(
+                    f"{migration.name}: not applied within {lock_wait_s_max:.0f} s, since others would wait; {holders}. "
+                    "Nothing of it was applied: end that transaction (pg_terminate_backend) and migrate again"
+                ) from error
+            trouble = "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            tell(f"migration {migration.name} {trouble}, try {attempt}: {holders}")
+            time.sleep(LOCK_PAUSES_S[min(attempt, len(LOCK_PAUSES_S)) - 1])
         else:
             return
+
+
+def _lock_holders(connection: psycopg.Connection[Any], migration: Migration) -> str:
+    """Return who keeps locks on tables that a migration names, the oldest transactions first, as text."""
+    words = set(re.findall(r"\w+", re.sub(r"--.*", "", migration.statements)))
+    rows = connection.execute(
+        "SELECT class.relname, lock.pid, activity.application_name, "
+        "extract(epoch FROM clock_timestamp() - min(activity.xact_start)) AS seconds "
+        "FROM pg_locks AS lock JOIN pg_class AS class ON class.oid = lock.relation "
+        "JOIN pg_stat_activity AS activity ON activity.pid = lock.pid "
+        "WHERE lock.granted AND lock.locktype = 'relation' AND lock.pid <> pg_backend_pid() AND class.relname = ANY(%s) "
+        "AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "GROUP BY 1, 2, 3 ORDER BY seconds DESC NULLS LAST LIMIT 3",
+        (list(words),),
+    ).fetchall()
+    holders = [
+        f"{relation} is held by process {pid}{f' ({name})' if name else ''}"
+        + (f", whose transaction is {seconds:.1f} s old" if seconds is not None else "")
+        for relation, pid, name, seconds in rows
+    ]
+    return "; ".join(holders) or "its holder has just let go"
 
 
 def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | None = None) -> list[str]:

@@ -1,0 +1,244 @@
+"""Backfills: data that a migration leaves to be filled in, in short transactions, while the exchange trades.
+
+A migration makes an empty table, sees to it that new rows reach it, and adds a row to `schema_backfills`. A backfill then goes through the
+old rows by their time, a window per transaction. The transaction that fills a window in moves `position` as well, so a run that is
+killed is taken up where it was. The row's lock makes several runs take turns. Run by `migrate`, and by a persist worker that finds a
+backfill undone.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final, LiteralString, NamedTuple
+
+import psycopg
+import structlog
+
+Tell = Callable[[str], None]
+
+BATCH_ROWS: Final = 10_000
+"""How many rows the first window is expected to have."""
+BATCH_S: Final = 0.25
+"""How long a batch should take; later windows are made shorter or longer by it."""
+BATCH_S_MAX: Final = 2.0
+"""A batch that takes longer is canceled and tried again with a shorter window."""
+FEW_ROWS: Final = 1_000
+"""A batch of fewer rows is not made smaller: its time goes into finding the rows."""
+WINDOW_MIN: Final = timedelta(milliseconds=1)
+WINDOW_MAX: Final = timedelta(days=365)
+TELL_EVERY_S: Final = 5.0
+
+_log = structlog.get_logger()
+
+
+class Backfill(NamedTuple):
+    """The statements of one backfill.
+
+    `survey` returns the first and the last time of the rows to fill in, and their number. `fill` fills in the rows of `start` <= time
+    < `end` and returns how many it read; run again it changes nothing. `prepare` runs once, before `survey`.
+    """
+
+    name: str
+    prepare: LiteralString | None
+    survey: LiteralString
+    fill: LiteralString
+
+
+# `lost`: what a restore could not bring back, so the transfer did not happen (cli/restoring.py). Of transfers with one id the first counts.
+_TRANSFERS = Backfill(
+    "transfers",
+    # Pages that are not summarized yet would be read by every batch. Hypertables have their chunks.
+    "SELECT brin_summarize_new_values('ledger_entries_by_time') WHERE EXISTS "
+    "(SELECT 1 FROM schema_migrations WHERE flavour = 'plain')",
+    "SELECT min(time), max(time), count(*) FROM ledger_entries WHERE kind IN ('deposit', 'withdrawal') AND account_id > 0",
+    """
+    WITH entries AS MATERIALIZED (
+        SELECT * FROM ledger_entries WHERE time >= %(start)s AND time < %(end)s
+        AND (kind IN ('deposit', 'withdrawal') AND account_id > 0 OR kind = 'loss')
+    ), filled AS (
+        INSERT INTO transfers (account_id, kind, transfer_id, asset, amount, time)
+        SELECT DISTINCT ON (account_id, kind, reference) account_id, kind, reference, asset, abs(amount), time
+        FROM entries AS moved WHERE kind <> 'loss' AND NOT EXISTS (
+            SELECT 1 FROM entries AS lost WHERE lost.kind = 'loss' AND lost.time = moved.time
+            AND (lost.shard, lost.stream_id, lost.event) = (moved.shard, moved.stream_id, moved.event)
+        )
+        ORDER BY account_id, kind, reference, time, stream_id, event
+        ON CONFLICT (account_id, kind, transfer_id) DO UPDATE
+        SET asset = excluded.asset, amount = excluded.amount, time = excluded.time WHERE excluded.time < transfers.time
+    )
+    SELECT count(*) FROM entries WHERE kind <> 'loss'
+    """,
+)
+BACKFILLS: Final = (_TRANSFERS,)
+
+
+class _Batch(NamedTuple):
+    rows: int
+    is_last: bool
+    rows_done: int
+    rows_total: int
+
+
+class _State(NamedTuple):
+    """A row of `schema_backfills`; all of it but `rows_done` is null before the backfill has begun."""
+
+    position: datetime
+    last_time: datetime
+    rows_done: int
+    rows_total: int
+
+
+def undone_backfills(connection: psycopg.Connection[Any]) -> list[str]:
+    """Return the names of the backfills that are not done, in a database that has their table or has not."""
+    exists = connection.execute("SELECT to_regclass('schema_backfills') IS NOT NULL").fetchone()
+    if exists != (True,):
+        return []
+    rows = connection.execute("SELECT name FROM schema_backfills WHERE done_time IS NULL ORDER BY name").fetchall()
+    return [name for (name,) in rows]
+
+
+def run_backfills(
+    connection: psycopg.Connection[Any],
+    tell: Tell,
+    stopping: threading.Event | None = None,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    after_batch: Callable[[], None] = lambda: None,
+) -> int:
+    """Run what is not done, to its end or until `stopping` is set. Return the number of batches. `connection` is in autocommit mode.
+
+    Raises:
+        psycopg.Error: the database is away, or refuses; the batches before are kept.
+    """
+    undone, batches = undone_backfills(connection), 0
+    for backfill in BACKFILLS:
+        if backfill.name in undone:
+            batches += _run(connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch)
+    return batches
+
+
+def _run(
+    connection: psycopg.Connection[Any],
+    backfill: Backfill,
+    tell: Tell,
+    stopping: threading.Event,
+    batch_rows: int,
+    after_batch: Callable[[], None],
+) -> int:
+    window = _begin(connection, backfill, tell, batch_rows)
+    began_s = told_s = time.monotonic()
+    batches, limit_s = 0, BATCH_S_MAX
+    while not stopping.is_set():
+        batch_began_s = time.monotonic()
+        try:
+            batch = _fill(connection, backfill, window, limit_s)
+        except psycopg.errors.QueryCanceled:
+            window, limit_s = max(window / 4, WINDOW_MIN), limit_s * 2
+            continue
+        except psycopg.errors.DeadlockDetected:
+            continue
+        now_s, limit_s = time.monotonic(), BATCH_S_MAX
+        if batch is None:  # another run has done the rest
+            return batches
+        batches += 1
+        after_batch()
+        if batch.is_last:
+            tell(
+                f"backfill {backfill.name}: done, {batch.rows_done:,} rows; "
+                f"{batches:,} batches in {now_s - began_s:.1f} s"
+            )
+            return batches
+        if now_s - told_s >= TELL_EVERY_S or batches == 1:
+            told_s = now_s
+            percent = min(99, batch.rows_done * 100 // max(1, batch.rows_total))
+            tell(f"backfill {backfill.name}: {batch.rows_done:,} of about {batch.rows_total:,} rows ({percent} %)")
+        window = _next_window(window, batch.rows, now_s - batch_began_s)
+    return batches
+
+
+def _next_window(window: timedelta, rows: int, seconds: float) -> timedelta:
+    if seconds > 2 * BATCH_S and rows > FEW_ROWS:
+        return max(window / 2, WINDOW_MIN)
+    if seconds < BATCH_S / 2:
+        return min(window * 2, WINDOW_MAX)
+    return window
+
+
+def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, batch_rows: int) -> timedelta:
+    """Note what there is to do unless it is noted, and return the length of the first window."""
+    row = _state(connection, backfill)
+    if row.position is None:
+        tell(f"backfill {backfill.name}: counting the rows")
+        if backfill.prepare is not None:
+            connection.execute(backfill.prepare)
+        survey = connection.execute(backfill.survey).fetchone()
+        assert survey is not None
+        # Nothing to do: a window of nothing, after which it is done.
+        first, last, count = survey if survey[2] else (datetime.fromtimestamp(0).astimezone(),) * 2 + (0,)
+        # Another run may have begun meanwhile.
+        connection.execute(
+            "UPDATE schema_backfills SET position = %s, last_time = %s, rows_total = %s WHERE name = %s AND position IS NULL",
+            (first, last, count, backfill.name),
+        )
+        row = _state(connection, backfill)
+    else:
+        tell(f"backfill {backfill.name}: going on after {row.rows_done:,} of about {row.rows_total:,} rows")
+    share = min(1.0, batch_rows / max(1, row.rows_total - row.rows_done))
+    return min(max((row.last_time - row.position) * share, WINDOW_MIN), WINDOW_MAX)
+
+
+def _state(connection: psycopg.Connection[Any], backfill: Backfill) -> _State:
+    row = connection.execute(
+        "SELECT position, last_time, rows_done, rows_total FROM schema_backfills WHERE name = %s", (backfill.name,)
+    ).fetchone()
+    assert row is not None, "undone_backfills has found it"
+    return _State(*row)
+
+
+def _fill(connection: psycopg.Connection[Any], backfill: Backfill, window: timedelta, limit_s: float) -> _Batch | None:
+    """Fill in one window. Return None when there is nothing left to do.
+
+    Raises:
+        psycopg.errors.QueryCanceled: it took longer than `limit_s`.
+    """
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT position, last_time FROM schema_backfills WHERE name = %s AND done_time IS NULL FOR UPDATE",
+            (backfill.name,),
+        ).fetchone()
+        if row is None:
+            return None
+        start, last = row
+        end = start + window
+        # A paused process must not keep other runs, or a transfer of the same id, waiting.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10s'")
+        connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}".encode())
+        found = connection.execute(backfill.fill, {"start": start, "end": end}).fetchone()
+        assert found is not None
+        is_last = end > last
+        totals = connection.execute(
+            "UPDATE schema_backfills SET position = %s, rows_done = rows_done + %s, "
+            "done_time = CASE WHEN %s THEN now() END WHERE name = %s RETURNING rows_done, rows_total",
+            (end, found[0], is_last, backfill.name),
+        ).fetchone()
+        assert totals is not None
+        return _Batch(found[0], is_last, *totals)
+
+
+def finish_backfills(database_url: str, stopping: threading.Event, retry_s: float = 5.0) -> None:
+    """Run what `migrate` has left undone, when the database is there, until it is done or `stopping` is set."""
+    while not stopping.is_set():
+        try:
+            with psycopg.connect(database_url, autocommit=True, application_name="backfill") as connection:
+                run_backfills(connection, tell_log, stopping)
+        except psycopg.Error as error:
+            _log.warning("a backfill was interrupted; it goes on", reason=str(error).strip())
+            stopping.wait(retry_s)
+        else:
+            return
+
+
+def tell_log(text: str) -> None:
+    """Log a line of progress."""
+    _log.info(text)
