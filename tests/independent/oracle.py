@@ -543,7 +543,15 @@ class Oracle:
         order.updated = time
 
     def fill(
-        self, order: Order, book: Book, trade_id: int, price: int, quantity: int, is_maker: bool, is_last: bool, time: int
+        self,
+        order: Order,
+        book: Book,
+        trade_id: int,
+        price: int,
+        quantity: int,
+        is_maker: bool,
+        is_last: bool,
+        time: int,
     ) -> FillReport:
         """Move the money of one side of a trade."""
         market, account = book.market, self.accounts[order.account_id]
