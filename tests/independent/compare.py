@@ -107,7 +107,9 @@ class Comparison:
                 self.step()
             except Difference as difference:
                 told = "\n".join(f"  {line}" for line in self.history[-8:])
-                raise Difference(f"seed {self.seed!r}, {self.count} shards, command {len(self.history)}:\n{told}\n{difference}") from None
+                raise Difference(
+                    f"seed {self.seed!r}, {self.count} shards, command {len(self.history)}:\n{told}\n{difference}"
+                ) from None
 
     def step(self) -> None:
         """Apply one command to both, and compare."""
@@ -128,7 +130,9 @@ class Comparison:
             [(to, reply) for to, reply in replies if to],
             [(command.reply_to, expected)] if command.reply_to else [],
         )
-        self.outcomes[f"{type(command).__name__} {expected.reason.name if isinstance(expected, Refused) else 'done'}"] += 1
+        self.outcomes[
+            f"{type(command).__name__} {expected.reason.name if isinstance(expected, Refused) else 'done'}"
+        ] += 1
         if isinstance(expected, OrderReply):
             order = expected.order
             self.generator.learn(order.order_id, order.account_id, order.market)
@@ -178,7 +182,11 @@ class Comparison:
         for symbol, book in oracle.books.items():
             bids, asks = book.levels(Side.BUY), book.levels(Side.SELL)
             depth = self.engine.shards[book.config.shard].depth(symbol)
-            same(f"book of {symbol}", (depth.bids, depth.asks, depth.sequence), (bids, asks, self.engine.sequences.get(symbol, 0)))
+            same(
+                f"book of {symbol}",
+                (depth.bids, depth.asks, depth.sequence),
+                (bids, asks, self.engine.sequences.get(symbol, 0)),
+            )
             levels = {(Side.BUY, price): quantity for price, quantity in bids}
             levels |= {(Side.SELL, price): quantity for price, quantity in asks}
             same(f"followed book of {symbol}", self.engine.depth.get(symbol, {}), levels)
@@ -188,7 +196,9 @@ class Comparison:
             same(f"configuration of shard {number}", config.shard, oracle.places[number].config)  # type: ignore[union-attr]
             same(f"markets of shard {number}", {one.market.symbol: one for one in config.markets}, markets)  # type: ignore[union-attr]
             _, audit = shard.answer(AuditQuery(1, "q"), time)  # type: ignore[arg-type]
-            same(f"audit of shard {number}", {row[0]: row[1:] for row in audit.rows if any(row[1:])}, self.audit(number))  # type: ignore[union-attr]
+            same(
+                f"audit of shard {number}", {row[0]: row[1:] for row in audit.rows if any(row[1:])}, self.audit(number)
+            )  # type: ignore[union-attr]
             same(f"open orders of shard {number}", audit.open_orders, open_orders[number])  # type: ignore[union-attr]
             total += sum(row[6] for row in audit.rows)  # type: ignore[union-attr]
         same("settled over all shards", total, 0)
@@ -197,7 +207,9 @@ class Comparison:
         """Return the oracle's books of money of a shard, added up anew."""
         place = self.oracle.places[number]
         rows = {}
-        accounts = [account for account_id, account in self.oracle.accounts.items() if account_id % self.count == number]
+        accounts = [
+            account for account_id, account in self.oracle.accounts.items() if account_id % self.count == number
+        ]
         for asset in {of.symbol for book in self.oracle.books.values() for of in book.market.assets}:
             row = (
                 sum(account.available.get(asset, 0) for account in accounts),

@@ -162,9 +162,7 @@ class Generator:
             asset = self.asset()
             transfer_id = r.choice(("t1", "t2", "", f"w{self.requests}", f"w{self.requests}"))
             amount = self.amount(asset)
-            return Withdraw(
-                self.request(), self.reply_to(), account_id, asset, amount, transfer_id, self.key()
-            ), shard  # type: ignore[return-value]
+            return Withdraw(self.request(), self.reply_to(), account_id, asset, amount, transfer_id, self.key()), shard  # type: ignore[return-value]
         if dice < 0.92:
             where = r.randrange(self.count)
             transfer_id = r.choice(("t1", "t2", f"f{self.requests}"))
@@ -205,7 +203,13 @@ class Generator:
         """Return a deposit."""
         name = f"d{self.requests}" if transfer_id is None else transfer_id
         return Deposit(
-            self.request(), self.reply_to(), account_id, asset, amount, name, self.key()  # type: ignore[arg-type]
+            self.request(),
+            self.reply_to(),
+            account_id,
+            asset,
+            amount,
+            name,
+            self.key(),  # type: ignore[arg-type]
         ), account_id % self.count
 
     def order(self, account_id: int, symbol: str) -> PlaceOrder:
@@ -221,7 +225,9 @@ class Generator:
             price += -3 if side is Side.BUY else 3
         quantity = r.randint(1, 6)
         if r.random() < 0.03:
-            price = r.choice((0, 1, grid["price_max"], grid["price_max"] - 1, grid["price_max"] + 1, LARGEST, middle * 5, 20))
+            price = r.choice(
+                (0, 1, grid["price_max"], grid["price_max"] - 1, grid["price_max"] + 1, LARGEST, middle * 5, 20)
+            )
         if r.random() < 0.06:
             most = grid["quantity_max"]
             quantity = r.choice((0, 1, most, most - 1, most + 1, LARGEST, most // 2))
@@ -234,7 +240,9 @@ class Generator:
             quantity = 0
             quote_quantity = middle * unit * r.randint(1, 12) + r.choice((0, 0, 1, -1, r.randrange(unit * 100)))
             if r.random() < 0.1:
-                quote_quantity = r.choice((0, 1, grid["notional_min"], max(0, grid["notional_min"] - 1), LARGEST, LARGEST - 1))
+                quote_quantity = r.choice(
+                    (0, 1, grid["notional_min"], max(0, grid["notional_min"] - 1), LARGEST, LARGEST - 1)
+                )
         elif r.random() < 0.01:
             quote_quantity = r.choice((1, 1_000))
         return PlaceOrder(
@@ -277,7 +285,9 @@ class Generator:
                 self.request(), self.reply_to(), ShardConfig(version=version, windows=windows._replace(keys_max=0))
             )
         self.shard_versions[shard] = version
-        maintenance = 0 if first else r.choice((0, 0, 0, LARGEST) if r.random() < 0.7 else (self.time + 1, self.time + 300))
+        maintenance = (
+            0 if first else r.choice((0, 0, 0, LARGEST) if r.random() < 0.7 else (self.time + 1, self.time + 300))
+        )
         self.requests += 1
         config = ShardConfig(
             windows=Windows() if first else windows,

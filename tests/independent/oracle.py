@@ -11,7 +11,7 @@ Where the documents leave something open, these are the rules. They were taken f
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
 * A MARKET order by quote quantity is FILLED when what is left buys no lot at the price of its last fill. Otherwise
-  it is EXPIRED for want of liquidity, also when there is more which what is left cannot pay.
+  it is EXPIRED_IN_MATCH when it met an own order, or EXPIRED for want of liquidity, also when there is more which what is left cannot pay.
 * An account with limits is not closed; with limits that limit nothing it is, and its limits are forgotten.
 * Windows of ten seconds and of days begin at multiples of their length. An order counts when its funds are held, whatever its market says then,
   and only while the account has limits.
@@ -470,7 +470,7 @@ class Oracle:
         if c.time_in_force is TimeInForce.FOK and left:
             fills, gave_way, prevented = [], [], False
             reason = CloseReason.UNFILLED_FOK
-        elif prevented:
+        elif prevented and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
             reason = CloseReason.SELF_TRADE_PREVENTED
         elif c.quote_quantity:
             assert budget is not None
@@ -508,6 +508,10 @@ class Oracle:
             insort(book.sides[side], order)
         return OrderReply(c.request_id, time, taken, tuple(reports))  # type: ignore[arg-type]
 
+    def is_spent(self, market: Market, fills: list[tuple[Order, int]], left: int) -> bool:
+        """Tell whether what is left of a quote quantity buys no lot at the price of the last fill."""
+        return left < fills[-1][0].command.price * market.quote_per_tick_lot
+
     def number_trades(self, book: Book, order: Order, fills: list[tuple[Order, int]]) -> list[int]:
         """Give the trades of an arriving order their numbers."""
         ids = []
@@ -543,7 +547,15 @@ class Oracle:
         order.updated = time
 
     def fill(
-        self, order: Order, book: Book, trade_id: int, price: int, quantity: int, is_maker: bool, is_last: bool, time: int
+        self,
+        order: Order,
+        book: Book,
+        trade_id: int,
+        price: int,
+        quantity: int,
+        is_maker: bool,
+        is_last: bool,
+        time: int,
     ) -> FillReport:
         """Move the money of one side of a trade."""
         market, account = book.market, self.accounts[order.account_id]
