@@ -143,7 +143,7 @@ class ConfigureShard(msgspec.Struct, frozen=True, array_like=True, gc=False, for
 class ConfigureMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=8):
     """List a market (version 1), or change one (its version and one). Enters at the market's own shard, which tells the others.
 
-    What may not change once there was an order: base, quote, tick and lot. Answered by `Configured`.
+    What may never change: base, quote, tick and lot, and the assets' scales. Answered by `Configured`.
     """
 
     request_id: Annotated[int, _Stored]
@@ -166,7 +166,9 @@ class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
 
 
 class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10):
-    """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered. It comes back by a deposit.
+    """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered, and neither frozen nor limited.
+
+    It comes back by a deposit, and its limits begin with version 1 again.
 
     Refused with ACCOUNT_IN_USE. An account that is closed already stays so.
     """
@@ -253,7 +255,8 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     """Account's shard to market's shard: match this order, whose funds are held.
 
     `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). When `budget_is_limit`, the
-    order is by quote quantity and simply stops there; otherwise a BUY that would cost more is refused.
+    order is by quote quantity and stops there, filled when what is left pays no lot at its last price, otherwise expired. Without it
+    a BUY that would cost more is refused.
     """
 
     order_id: Annotated[OrderId, _Positive]

@@ -86,7 +86,7 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     keys: Annotated[tuple[OperatorKey, ...], Meta(max_length=50)] = ()
     """Who may sign the commands of operators and of the treasury. With no key, unsigned ones count: that is for tests alone."""
     maintenance_from: Annotated[TimeMs, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = TimeMs(0)
-    """From this time of the shard on only cancels are taken; 0: no maintenance. A time to come is an announcement."""
+    """From this time of the shard on orders are refused, and nothing else; 0: no maintenance. A time to come is an announcement."""
     slots: Annotated[bytes, Meta(max_length=ACCOUNT_SLOTS)] = b""
     """The shard of each account slot, a byte each. Empty: dealt out in order (`dealt_slots`)."""
     drained_per_command: Annotated[int, Meta(ge=1, le=10_000)] = 100
@@ -106,6 +106,6 @@ class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
     """Open orders in all markets together."""
     orders_10s_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    """Orders in each ten seconds of the shard's time."""
+    """Orders in each ten seconds of the shard's time, counted while the account has limits."""
     orders_1d_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
     """Orders in each day (UTC) of the shard's time."""

@@ -93,7 +93,7 @@ class CloseReason(IntEnum):
     UNFILLED_IOC = 6
     UNFILLED_FOK = 7
     INSUFFICIENT_LIQUIDITY = 8
-    """A MARKET order found no more to trade with within its protective price."""
+    """A MARKET order has something left: nobody trades with it within its protective price, or it has no more to trade with."""
     REJECTED = 9
     """A triggered or pending order broke a rule when it was to begin to work. This reason and those below are not produced yet."""
     OCO_TRIGGERED = 10

@@ -150,6 +150,8 @@ STATE_HASH_INTERVAL: Final = 10_000
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
+BALANCE_UNITS_MAX: Final = 2 * AMOUNT_UNITS_MAX
+"""Of one asset; what an account may have for a moment, and what every writer of 64 bits holds."""
 _NEVER: Final = TimeMs(2**63)
 
 DROPS_PER_COMMAND: Final = 64
@@ -955,8 +957,9 @@ class Shard:
         )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
-        if received_funds.available + received_funds.held > AMOUNT_UNITS_MAX:
-            # No more than the supply is there, but a shard that hears late of what an account gave may count the same money twice.
+        if received_funds.available + received_funds.held > BALANCE_UNITS_MAX:
+            # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
+            # taker before it pays as the maker. So does one of which its shard hears late what it gave.
             raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before

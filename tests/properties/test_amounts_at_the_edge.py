@@ -254,11 +254,12 @@ def test_nothing_leaves_63_bits_while_messages_of_one_market_are_in_flight(
 def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
     """What decision 4 does not exclude: it comes back by another market before its shard hears that it was given away."""
     symbols = ("OTHERBTC", "SHIBUSDT", "SHIBPEPE")  # on shards 0, 1, 2
-    markets = MarketMap.of([shib_market(symbol, maker_fee_ppm=0, taker_fee_ppm=0) for symbol in symbols], 3)
+    free = [shib_market(symbol, maker_fee_ppm=0, taker_fee_ppm=0) for symbol in symbols]
+    markets = MarketMap.of([msgspec.structs.replace(market, open_orders_max=20) for market in free], 3)
     engine, produced = Engine(markets, WINDOWS), Produced()
     seller, buyer, quantity = 3, 1, 3 * 10**10
     for number, (account, asset, amount) in enumerate(
-        [(seller, "SHIB", quantity * ONE), (seller, "PEPE", 4 * quantity), (buyer, "USDT", 4 * quantity)], start=1
+        [(seller, "SHIB", quantity * ONE), (seller, "PEPE", 12 * quantity), (buyer, "USDT", 12 * quantity)], start=1
     ):
         engine.apply(deposit(number, account, asset, amount), number)
     round_trip = (
@@ -269,7 +270,7 @@ def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
     )
 
     def trade() -> None:
-        for number, (account, symbol, side) in enumerate(4 * round_trip, start=10):
+        for number, (account, symbol, side) in enumerate(12 * round_trip, start=10):
             engine.submit(limit(number, account, symbol, side, 1, quantity), number, produced)
             while ways := [way for way in engine.mail if way != (1, 0)]:
                 engine.deliver(min(ways), number, produced)
