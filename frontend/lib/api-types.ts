@@ -691,7 +691,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Status */
+        /**
+         * Status
+         * @description Return whether the exchange takes orders (status 0) or is under maintenance (1).
+         *
+         *         `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
+         */
         get: operations["get_sapi_v1_system_status"];
         put?: never;
         post?: never;
