@@ -50,7 +50,7 @@ def balance(api: Api, asset: str) -> str:
     return str(text)
 
 
-@pytest.mark.parametrize("shard_count", ["1", "3"])
+@pytest.mark.parametrize("shard_count", ["3"])
 def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
     file = tmp_path / "markets.toml"
     text = CURRENCIES_FILE.read_text("utf-8")

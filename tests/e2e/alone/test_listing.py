@@ -94,7 +94,7 @@ def subscribable(url: str) -> bool:
         return Socket(connection).subscribe(f"{SYMBOL.lower()}@depth").get("result", "refused") is None
 
 
-@pytest.mark.parametrize("shard_count", ["1", "3"])
+@pytest.mark.parametrize("shard_count", ["3"])
 def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
     file = tmp_path / "markets.toml"
     text = importlib.resources.files("protocol").joinpath("markets.toml").read_text("utf-8")

@@ -17,7 +17,7 @@ SYMBOL = "BTCUSDT"
 TIMEOUT_S = 30
 
 
-@pytest.fixture(params=["1", "3"])
+@pytest.fixture(params=["3"])
 def operated(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[RunningExchange]:
     with running_exchange(data_dir, mm_enabled="false", shard_count=request.param, orders_per_10s="1000") as running:
         yield running
