@@ -534,9 +534,10 @@ def endowment(market_map: MarketMap) -> list[tuple[int, list[Deposit]]]:
             market_map.shard_of_account(AccountId(number + 1)),
             [
                 Deposit(
-                    0, "start", AccountId(number + 1), asset, AssetUnits(120_000 if number else 4_000), f"start-{asset}"
+                    *(100 * number + place, "start", AccountId(number + 1), asset),
+                    *(AssetUnits(120_000 if number else 4_000), f"start-{asset}"),
                 )
-                for asset in market_map.assets
+                for place, asset in enumerate(market_map.assets, start=1)
             ],
         )
         for number in range(CLIENTS)
