@@ -5,6 +5,8 @@ A standby looks at the lease every so often and decides by what it sees:
 | lease                  | the leader's connection  | before that                                | decision  |
 | ---------------------- | ------------------------ | ------------------------------------------ | --------- |
 | held                   | there                    | –                                          | follow    |
+| held for longer than leases last | there          | seen so for less than a lease              | follow    |
+| held for longer than leases last | there          | seen so for a lease                        | take over |
 | held                   | gone                     | not seen gone for `GONE_PART` of the lease | follow    |
 | held                   | gone                     | seen gone for so long, and nothing else    | take over |
 | free, run out, given up | –                       | Redis was away or stalled less than a lease ago | follow |
@@ -46,6 +48,8 @@ class Watch:
         self._gone: Leader | None = None
         """Whose connection was gone at the last look."""
         self._gone_since_ms = 0
+        self._overlong_since_ms: int | None = None
+        """Since when the lease is to last longer than a leader may take it for."""
         self._patient_until_ms = 0
         self._looked_ms: int | None = None
 
@@ -60,7 +64,12 @@ class Watch:
             return Decision.TAKE_OVER
         if sight.connected:
             self._gone = None
-            return Decision.FOLLOW
+            if sight.remaining_ms <= 2 * sight.leader.lease_ms:
+                self._overlong_since_ms = None
+                return Decision.FOLLOW
+            # Renewed while Redis's clock was ahead, and not since it was set right: a leader that lives would have.
+            self._overlong_since_ms = now_ms if self._overlong_since_ms is None else self._overlong_since_ms
+            return Decision.TAKE_OVER if now_ms - self._overlong_since_ms >= self._lease_ms else Decision.FOLLOW
         if sight.leader != self._gone:
             self._gone, self._gone_since_ms = sight.leader, now_ms
         gone_ms = now_ms - self._gone_since_ms
