@@ -80,3 +80,16 @@ def test_a_late_renewal_is_done_once() -> None:
 
 def test_a_leader_is_read_as_it_was_written() -> None:
     assert leader_of(f"{LEADER.epoch}|{LEADER.text()}") == LEADER
+
+
+def test_a_lease_that_lasts_longer_than_leases_can_is_taken_over_after_the_time_of_one() -> None:
+    """It was renewed while Redis's clock was ahead, and its leader ended before it could do so again."""
+    leader = Leader("engine-0", 1, 1_000, 1)
+    watch = Watch(1_000)
+    hour = 3_600_000
+    looks = [watch.decide(Sight(leader, hour - now, True), now) for now in range(0, 1_050, 50)]
+    assert looks == [Decision.FOLLOW] * 20 + [Decision.TAKE_OVER]
+    living = Watch(1_000)
+    assert {living.decide(Sight(leader, hour if now < 250 else 1_000, True), now) for now in range(0, 3_000, 50)} == {
+        Decision.FOLLOW
+    }
