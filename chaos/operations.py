@@ -207,7 +207,7 @@ class Operations:
             wanted = change(known)
             is_gone = wanted.status is MarketStatus.DELISTING and known.status is MarketStatus.DELISTED
             if wanted != known and not is_gone:
-                apply(client, self._settings, msgspec.structs.replace(with_status(wanted, wanted.status)))
+                apply(client, self._settings, with_status(wanted, wanted.status))
 
     # ------------------------------------------------------------------ accounts and the exchange
 
@@ -235,13 +235,12 @@ class Operations:
 
     def _set_limits(self, account_id: AccountId, **limits: int) -> None:
         def ensure(operator: Operator) -> None:
-            known = operator.funds(account_id).limits or AccountLimits(0 + 1)
-            wanted = msgspec.structs.replace(known, **limits)
-            has_none = operator.funds(account_id).limits is None
-            if wanted == known and not has_none:
+            known = operator.funds(account_id).limits
+            wanted = msgspec.structs.replace(known or AccountLimits(1), **limits)
+            if wanted == known:
                 return
-            version = 1 if has_none else known.version + 1
-            wanted = msgspec.structs.replace(wanted, version=version)
+            if known is not None:
+                wanted = msgspec.structs.replace(wanted, version=known.version + 1)
             operator.tell(
                 operator.shard_of(account_id),
                 Role.OPERATOR,

@@ -20,7 +20,7 @@ from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, DecimalError, TimeMs, format_amount, parse_decimal
-from runtime.operator_keys import key_name, private_key, public_half, replace_private_key
+from runtime.operator_keys import key_name, private_key, public_half, replace_private_key, shard_key
 from runtime.settings import Settings, SettingsError
 
 _COUNTS_MS: Final = 20_000
@@ -156,7 +156,10 @@ def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, 
     public = public_half(new) if new is not None else public_key or b""
     name = key_name(role, public)
     old = {key.name: key for config in operator.configs.values() for key in config.keys if key.role is role}
-    added = OperatorKey(name, role, public, next((key.limits for key in old.values()), ()))
+    added = shard_key(operator.settings, role, public)
+    if old:
+        # Limits were perhaps changed since the settings gave them.
+        added = msgspec.structs.replace(added, limits=next(iter(old.values())).limits)
     operator.change_keys(lambda known: (*(key for key in known if key.name != name), added))
     if new is not None:
         operator.use(role, new)

@@ -48,7 +48,7 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
     """
     if not settings.operator_keys:
         roles = [role for role in Role if role is not Role.FAUCET or settings.faucet_enabled]
-        return tuple(_key(settings, role, public_half(private_key(settings, role))) for role in roles)
+        return tuple(shard_key(settings, role, public_half(private_key(settings, role))) for role in roles)
     keys = []
     for text in settings.operator_keys.split(","):
         name, _, key = text.strip().partition(":")
@@ -58,7 +58,7 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
             raise SettingsError(f"{PREFIX}OPERATOR_KEYS: {name!r} is no role; there are {_roles()}") from None
         public = decoded_key(key, f"{PREFIX}OPERATOR_KEYS: {name}")
         if role is not Role.FAUCET or settings.faucet_enabled:
-            keys.append(_key(settings, role, public))
+            keys.append(shard_key(settings, role, public))
     if len({key.name for key in keys}) != len(keys) or not any(key.role is Role.OPERATOR for key in keys):
         raise SettingsError(f"{PREFIX}OPERATOR_KEYS: one key per role, and an operator's among them")
     return tuple(keys)
@@ -84,11 +84,12 @@ def first_config(settings: Settings) -> ShardConfig:
     return ShardConfig(windows=settings.windows(), keys=public_keys(settings))
 
 
-def _key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
+def shard_key(settings: Settings, role: Role, public: bytes) -> OperatorKey:
+    """Return a key as shards are told of it; a faucet's with the limits that the settings give it."""
     limits: tuple[KeyLimit, ...] = ()
     if role is Role.FAUCET:
         # Of every asset, whatever its scale: see `KeyLimit.asset`.
-        most = settings.faucet_amount_max * UNITS_PER_ASSET
+        most = min(settings.faucet_amount_max * UNITS_PER_ASSET, AMOUNT_UNITS_MAX)
         limits = (KeyLimit("", AssetUnits(most), AssetUnits(min(most * _FAUCET_DAILY, AMOUNT_UNITS_MAX))),)
     return OperatorKey(key_name(role, public), role, public, limits)
 

@@ -200,7 +200,7 @@ class Shard:
         self._is_founding = False
         """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
         self._closed_from = _NEVER
-        """From when on only cancels are taken."""
+        """From when on orders are refused."""
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)

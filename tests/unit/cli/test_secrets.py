@@ -5,9 +5,9 @@ from click.testing import CliRunner
 from cli.commands.secrets import secrets
 from cli.secret_files import Hosts, secret_files
 from protocol.configuration import Role
-from runtime.operator_keys import private_key, public_half, public_keys
+from runtime.operator_keys import private_key, public_half, public_keys, shard_key
 from runtime.redis_clients import parse_address
-from runtime.settings import load_settings
+from runtime.settings import Settings, load_settings
 
 
 def _made(folder: Path) -> dict[str, str]:
@@ -95,3 +95,9 @@ def test_files_can_be_read_by_whoever_gets_the_folder_and_the_seed_by_its_owner(
     _made(tmp_path)
     assert (tmp_path / "redis/users.acl").stat().st_mode & 0o777 == 0o444
     assert (tmp_path / "operator/seed").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_faucet_is_never_given_limits_that_no_shard_can_read() -> None:
+    """Else the command that configures a new shard is a dead letter, and the shard stays without markets."""
+    (limit,) = shard_key(Settings(faucet_amount_max=10**15), Role.FAUCET, bytes(32)).limits
+    assert (limit.deposit_max, limit.daily_max) == (2**63 - 1, 2**63 - 1)
