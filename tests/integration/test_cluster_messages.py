@@ -142,9 +142,8 @@ def wrong_with_messages(log: RedisStreamLog) -> list[str]:
         for source, numbers in seen.items():
             doubled += sum(count - 1 for count in numbers.values())
             if sorted(numbers) != list(range(1, len(numbers) + 1)):
-                wrong.append(
-                    f"messages from {source} to {shard} are missing: {sorted(set(range(1, max(numbers) + 1)) - set(numbers))[:5]} of {max(numbers)}"
-                )
+                missing = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
+                wrong.append(f"messages {missing[:5]} of {max(numbers)} from {source} to {shard} are missing")
     if not doubled:
         wrong.append("no message was delivered twice, so nothing was tested")
     return wrong
