@@ -18,7 +18,7 @@ import msgspec
 
 from cli import embedded, processes
 from cli.embedded import ServerCommand
-from engine_worker.core.outcomes import FirstOutcomes
+from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from protocol import streams
 from protocol.commands import LoggedCommand, PlaceOrder, Signed, SignedBody
@@ -101,7 +101,7 @@ def _break_dedup() -> None:
 
     def apply_anew(self: Shard, command: LoggedCommand) -> None:
         if isinstance(command, PlaceOrder):
-            self.requests = FirstOutcomes(0)
+            self.requests = AnsweredRequests(0)
             command = msgspec.structs.replace(command, idempotency_key="")
         apply_command(self, command)
 

@@ -147,16 +147,19 @@ class EngineWorker(Process):
         worker = self._worker
         if worker is None or self.leads or self.busy or self._diverged is not None:
             return
-        shard, apply = worker.shard, worker.shard.apply
+        process, follower = self, worker
 
-        def apply_wrongly(command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
-            apply(command, time)
-            if self._diverged is None and not worker.leads:
-                shard.order_count += 1
-                self._diverged = shard
-                self.surroundings.inject("a follower diverges")
+        class DivergingShard(Shard):
+            __slots__ = ()
 
-        shard.apply = apply_wrongly  # type: ignore[method-assign]
+            def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
+                super().apply(command, time)
+                if process._diverged is None and not follower.leads:
+                    self.order_count += 1
+                    process._diverged = self
+                    process.surroundings.inject("a follower diverges")
+
+        worker.shard.__class__ = DivergingShard
 
     def look(self) -> None:
         """Compare its state with the twin's, when it is between two steps."""

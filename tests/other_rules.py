@@ -7,7 +7,6 @@ snapshot from the log.
 import os
 import sys
 from collections.abc import Mapping
-from types import MethodType
 from typing import Any
 
 import msgspec
@@ -35,6 +34,13 @@ def _settle_otherwise(
     return _settle(self, account, order, other, *fill, **options)
 
 
+class ShardWithOtherRules(Shard):
+    """A shard that takes another fee."""
+
+    __slots__ = ()
+    _settle = _settle_otherwise
+
+
 class WorkerWithOtherRules(Worker):
     """A worker each of whose shards follows the other rules, a restored one as well."""
 
@@ -44,8 +50,7 @@ class WorkerWithOtherRules(Worker):
 
     @core.setter
     def core(self, core: FrameCore) -> None:
-        shard = shard_of(core)
-        shard._settle = MethodType(_settle_otherwise, shard)  # type: ignore[method-assign]
+        shard_of(core).__class__ = ShardWithOtherRules
         self._core = core
 
 

@@ -9,6 +9,7 @@ What was deposited, withdrawn and settled grows for as long as the exchange live
 
 import msgspec
 
+from engine_worker.core.members import make_balance
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.configuration import AccountLimits
 from protocol.orders import Balance, OrderState, RejectReason
@@ -165,13 +166,14 @@ class Account:
         funds = self.funds.get(asset)
         if funds is None:
             return Balance(asset, AssetUnits(0), AssetUnits(0))
-        return Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
+        return make_balance(asset, funds.available, funds.held)
 
-    def forget_if_empty(self, asset: str) -> None:
+    def forget_if_empty(self, *assets: str) -> None:
         """Keep no record of nothing. The caller knows that no open order of the account needs it."""
-        funds = self.funds.get(asset)
-        if funds is not None and not funds.available and not funds.held:
-            del self.funds[asset]
+        for asset in assets:
+            funds = self.funds.get(asset)
+            if funds is not None and not funds.available and not funds.held:
+                del self.funds[asset]
 
     def is_in_use(self, now: TimeMs) -> bool:
         """Return whether there is anything that must not be forgotten."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 from sortedcontainers import SortedList
 
-from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL
+from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL, make_level_change
 from protocol.events import LevelChange
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
@@ -55,14 +55,14 @@ class BookSide:
 
     __slots__ = ("best", "changed", "levels", "ranks", "side", "sign")
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, changed: dict[int, PriceLevel]) -> None:
         self.side = side
         self.sign = 1 if side is SELL else -1
         self.levels: dict[int, PriceLevel] = {}
         self.ranks: SortedList[int] = SortedList()
         self.best: PriceLevel | None = None
-        self.changed: dict[int, PriceLevel] = {}
-        """Levels touched since the book's last `take_changes`, by rank."""
+        self.changed = changed
+        """The book's."""
 
     def in_priority(self) -> Iterator[PriceLevel]:
         """Yield the levels, best first."""
@@ -70,7 +70,7 @@ class BookSide:
         for rank in self.ranks:
             yield levels[rank]
 
-    def add(self, order_id: OrderId, account_id: AccountId, price: PriceTicks, quantity: QuantityLots) -> RestingOrder:
+    def add(self, order_id: OrderId, account_id: AccountId, price: PriceTicks, quantity: int) -> RestingOrder:
         """Append an order to its price's queue."""
         rank = price * self.sign
         level = self.levels.get(rank)
@@ -120,14 +120,16 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     order_id: OrderId
     account_id: AccountId
     price: PriceTicks
-    quantity: QuantityLots
+    quantity: int
+    """Lots."""
 
 
 class Matching(msgspec.Struct, frozen=True, gc=False):
     """What an arriving order did to the book."""
 
     matches: list[Match]
-    leaves_quantity: QuantityLots
+    leaves_quantity: int
+    """Lots."""
     makers_expired: list[tuple[OrderId, AccountId]]
     """Makers that self-trade prevention took out."""
     taker_expired: bool
@@ -137,13 +139,15 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
 class Book:
     """The two sides of one market, and where each resting order is."""
 
-    __slots__ = ("asks", "bids", "orders", "quote_per_tick_lot")
+    __slots__ = ("asks", "bids", "changed", "orders", "quote_per_tick_lot")
 
     def __init__(self, quote_per_tick_lot: int) -> None:
         """Make an empty book in which one lot at a price of one tick costs `quote_per_tick_lot` quote units."""
         self.quote_per_tick_lot = quote_per_tick_lot
-        self.bids = BookSide(BUY)
-        self.asks = BookSide(SELL)
+        self.changed: dict[int, PriceLevel] = {}
+        """Levels touched since the last `take_changes`, by rank: those of bids are negative, those of asks positive."""
+        self.bids = BookSide(BUY, self.changed)
+        self.asks = BookSide(SELL, self.changed)
         self.orders: dict[OrderId, RestingOrder] = {}
 
     def side(self, side: Side) -> BookSide:
@@ -155,9 +159,7 @@ class Book:
         opposite = self.asks if side is BUY else self.bids
         return opposite.best is not None and opposite.best.rank <= price * opposite.sign
 
-    def add(
-        self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: QuantityLots
-    ) -> None:
+    def add(self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: int) -> None:
         """Let an order rest behind all others at its price. It must not cross (see `crosses`)."""
         half = self.bids if side is BUY else self.asks
         self.orders[order_id] = half.add(order_id, account_id, price, quantity)
@@ -201,7 +203,7 @@ class Book:
                     expired.append((maker.order_id, maker.account_id))
                     self.cancel(maker.order_id)
                 if prevention is not EXPIRE_MAKER:
-                    return Matching(matches, QuantityLots(leaves), expired, taker_expired=True)
+                    return Matching(matches, leaves, expired, taker_expired=True)
                 level = opposite.best
                 continue
             traded = maker.quantity if maker.quantity < leaves else leaves
@@ -209,7 +211,7 @@ class Book:
                 cost_per_lot = level.price * self.quote_per_tick_lot
                 traded = min(traded, budget // cost_per_lot)
                 budget -= traded * cost_per_lot
-            matches.append(Match(maker.order_id, maker.account_id, level.price, QuantityLots(traded)))
+            matches.append(Match(maker.order_id, maker.account_id, level.price, traded))
             leaves -= traded
             if traded == maker.quantity:
                 del self.orders[maker.order_id]
@@ -219,7 +221,7 @@ class Book:
                 maker.quantity -= traded
                 level.quantity -= traded
                 opposite.changed[level.rank] = level
-        return Matching(matches, QuantityLots(leaves), expired, taker_expired=False)
+        return Matching(matches, leaves, expired, taker_expired=False)
 
     def fillable(
         self,
@@ -262,12 +264,11 @@ class Book:
 
     def take_changes(self) -> tuple[LevelChange, ...]:
         """Return the levels that changed since the last call, bids first, each with the quantity that rests there now."""
-        bids, asks = self.bids.changed, self.asks.changed
-        changes = (
-            [LevelChange(BUY, level.price, QuantityLots(level.quantity)) for level in bids.values()] if bids else []
-        )
-        if asks:
-            changes += [LevelChange(SELL, level.price, QuantityLots(level.quantity)) for level in asks.values()]
-            asks.clear()
-        bids.clear()
+        changed = self.changed
+        if len(changed) == 1:  # as for most orders
+            _, level = changed.popitem()
+            return (make_level_change(level.side.side, level.price, level.quantity),)
+        changes = [make_level_change(BUY, each.price, each.quantity) for rank, each in changed.items() if rank < 0]
+        changes += [make_level_change(SELL, each.price, each.quantity) for rank, each in changed.items() if rank > 0]
+        changed.clear()
         return tuple(changes)

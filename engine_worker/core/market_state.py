@@ -1,12 +1,22 @@
 """A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of it."""
 
 from engine_worker.core.book import Book, Match
-from engine_worker.core.members import BUY, FOK, GTC, LIMIT_MAKER, MARKET
+from engine_worker.core.members import (
+    BUY,
+    FOK,
+    GTC,
+    LIMIT_MAKER,
+    MARKET,
+    make_depth_changed,
+    make_maker_fill,
+    make_taker_fill,
+    make_trade,
+)
 from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
-from protocol.events import DepthChanged, Event, TradeExecuted
+from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, RejectReason
-from protocol.units import PPM, Sequence, TimeMs, TradeId
+from protocol.units import PPM, TimeMs
 
 MakerMessage = MakerFill | RestingClosed
 
@@ -48,7 +58,7 @@ class MarketState:
         if reason is not None:
             return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
-        leaves = order.quantity
+        leaves: int = order.quantity
         expired_in_match = False
         makers: list[MakerMessage] = []
         opposite = book.asks if side is BUY else book.bids
@@ -64,10 +74,8 @@ class MarketState:
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
-            makers.extend(
-                RestingClosed(maker_id, account_id, order.market, expired_in_match=True)
-                for maker_id, account_id in matching.makers_expired
-            )
+            for maker_id, account_id in matching.makers_expired:
+                makers.append(RestingClosed(maker_id, account_id, order.market, expired_in_match=True))
         rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match
         if rests:
             book.add(order.order_id, order.account_id, side, price, leaves)
@@ -84,8 +92,9 @@ class MarketState:
                 cancel.market,
                 cancel.request_id,
                 cancel.reply_to,
-                cancel_id=cancel.cancel_id,
-                reason=cancel.reason,
+                False,
+                cancel.cancel_id,
+                cancel.reason,
             )
         return cancel_missed(cancel)
 
@@ -142,11 +151,11 @@ class MarketState:
                 self.aggregate_id += 1
                 last_price = price
             events.append(
-                TradeExecuted(
+                make_trade(
                     time,
                     symbol,
-                    Sequence(sequence),
-                    TradeId(trade_id),
+                    sequence,
+                    trade_id,
                     self.aggregate_id,
                     price,
                     quantity,
@@ -157,15 +166,15 @@ class MarketState:
                     account_id,
                 )
             )
-            makers.append(MakerFill(match.order_id, match.account_id, symbol, TradeId(trade_id), price, quantity))
-            fills.append(TakerFill(TradeId(trade_id), price, quantity))
+            makers.append(make_maker_fill(match.order_id, match.account_id, symbol, trade_id, price, quantity))
+            fills.append(make_taker_fill(trade_id, price, quantity))
         self.trade_id, self.sequence = trade_id, sequence
         self.last_price = last_price or self.last_price
         return fills
 
     def _tell_depth(self, time: TimeMs, events: list[Event]) -> None:
         """Say which levels changed, once for all that one command did."""
-        changes = self.book.take_changes()
-        if changes:
+        if self.book.changed:
+            changes = self.book.take_changes()
             self.sequence += 1
-            events.append(DepthChanged(time, self.market.symbol, Sequence(self.sequence), changes))
+            events.append(make_depth_changed(time, self.market.symbol, self.sequence, changes))

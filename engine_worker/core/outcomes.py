@@ -104,6 +104,68 @@ class FirstOutcomes(Remembered[K, FirstOutcome[K]]):
     __slots__ = ()
 
 
+class AnsweredRequest(msgspec.Struct, frozen=True, gc=False):
+    """A request's first reply, and when it was given."""
+
+    time: TimeMs
+    reply_to: str
+    reply: Reply
+
+
+class AnsweredRequests:
+    """First outcomes by reply channel and request id, for `window_ms` each.
+
+    Every command comes by here, so this is `Remembered` for that case only: no key is made, and the ids of a channel, which follow
+    each other, lie side by side in the channel's dict.
+    """
+
+    __slots__ = ("by_channel", "oldest_first", "window_ms")
+
+    def __init__(self, window_ms: int) -> None:
+        self.window_ms = window_ms
+        self.oldest_first: deque[AnsweredRequest] = deque()
+        """A request that came again after its window may be here twice."""
+        self.by_channel: dict[str, dict[int, AnsweredRequest]] = {}
+        """No channel is empty. Whether one that is here still counts, `find` says."""
+
+    def __len__(self) -> int:
+        """How many requests there are, with those that are too old and not dropped yet."""
+        return sum(map(len, self.by_channel.values()))
+
+    def find(self, reply_to: str, request_id: int, now: TimeMs) -> Reply | None:
+        """Return the first reply, or None when there is none or it is too old."""
+        channel = self.by_channel.get(reply_to)
+        answered = channel.get(request_id) if channel is not None else None
+        return None if answered is None or now - answered.time > self.window_ms else answered.reply
+
+    def remember(self, time: TimeMs, reply_to: str, reply: Reply) -> None:
+        """Keep the reply that was given at `time`, the newest of all."""
+        answered = AnsweredRequest(time, reply_to, reply)
+        channel = self.by_channel.get(reply_to)
+        if channel is None:
+            channel = self.by_channel[reply_to] = {}
+        channel[reply.request_id] = answered
+        self.oldest_first.append(answered)
+
+    def kept(self, now: TimeMs) -> list[FirstOutcome[Request]]:
+        """Return those that are not too old, oldest first."""
+        kept = dropwhile(lambda answered: now - answered.time > self.window_ms, self.oldest_first)
+        return [FirstOutcome((each.reply_to, each.reply.request_id), each.time, each.reply) for each in kept]
+
+    def drop_old(self, now: TimeMs, most: int) -> None:
+        """Drop up to `most` that are too old."""
+        oldest_first, window_ms = self.oldest_first, self.window_ms
+        for _ in range(most):
+            if not oldest_first or now - oldest_first[0].time <= window_ms:
+                return
+            answered = oldest_first.popleft()
+            channel = self.by_channel[answered.reply_to]
+            if channel.get(answered.reply.request_id) is answered:
+                del channel[answered.reply.request_id]
+                if not channel:
+                    del self.by_channel[answered.reply_to]
+
+
 class Transfers(Remembered[bytes, Transfer]):
     """Transfers by the digest of their ids. Deposits, withdrawals and fees have ids of their own, and so has every account."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, OrderCounts, PlacedOrder
-from engine_worker.core.authority import ROLES, Authority
+from engine_worker.core.authority import Authority
 from engine_worker.core.drains import Drain
 from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
 from engine_worker.core.members import (
@@ -37,10 +37,14 @@ from engine_worker.core.members import (
     NEW,
     PARTIALLY_FILLED,
     TAKER,
+    make_balance,
+    make_fill_report,
+    make_order,
+    make_order_filled,
 )
 from engine_worker.core.outcomes import (
+    AnsweredRequests,
     FirstOutcome,
-    FirstOutcomes,
     KeyedCommand,
     KeyedRequest,
     KeyedRequests,
@@ -92,7 +96,6 @@ from protocol.events import (
     MarketConfigured,
     OrderAccepted,
     OrderClosed,
-    OrderFilled,
     ShardConfigured,
     StateHashed,
     TimePassed,
@@ -160,7 +163,8 @@ DROPS_PER_COMMAND: Final = 64
 
 _FIRST: Final = ShardConfig(rules=1)
 """With the lowest numbers that there are."""
-_NEED_SIGNATURE: Final = frozenset({Signed, *ROLES})
+_OF_CLIENTS: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
+"""These need no signature, and have a deadline."""
 
 
 class Output(NamedTuple):
@@ -187,6 +191,49 @@ class CancelAllRequest:
 
 class Shard:
     """The state machine. `apply` changes it, `take` returns what came of that, `answer` only looks."""
+
+    __slots__ = (
+        "_all_kept_until",
+        "_checksummed",
+        "_closed_from",
+        "_command_handlers",
+        "_entered",
+        "_events",
+        "_hash_due",
+        "_is_founding",
+        "_message_handlers",
+        "_not_trading",
+        "_outbox",
+        "_replies",
+        "_reply_to",
+        "_request_id",
+        "_signer",
+        "_switched",
+        "accounts",
+        "authority",
+        "cancel_alls",
+        "checksum",
+        "command_count",
+        "config",
+        "drains",
+        "execution_count",
+        "index",
+        "key_expiries",
+        "market_configs",
+        "market_map",
+        "markets",
+        "order_count",
+        "received",
+        "requests",
+        "requests_under_way",
+        "sent",
+        "shard_count",
+        "slots",
+        "time",
+        "totals",
+        "transfers",
+        "windows",
+    )
 
     def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
         """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market: not configured yet."""
@@ -216,14 +263,17 @@ class Shard:
         self.command_count = 0
         self.drains: deque[Drain] = deque()
         """Orders that are to be canceled, some with each command."""
-        self.requests: FirstOutcomes[Request] = FirstOutcomes(windows.request_ms)
+        self.requests = AnsweredRequests(windows.request_ms)
         self.requests_under_way: dict[Request, None] = {}
         """Commands that wait for another shard; a repetition of one gets the answer when that comes."""
-        self._request: Request | None = None
-        """The command that is being handled, until it is answered."""
+        self._reply_to = ""
+        self._request_id: int | None = None
+        """Of the command that is being handled, until it is answered."""
         self.key_expiries: deque[tuple[TimeMs, AccountId]] = deque()
         """When which account got an outcome that it keeps under an idempotency key, oldest first."""
         self.transfers = Transfers(windows.transfer_ms)
+        self._all_kept_until = TimeMs(0)
+        """Up to then no outcome is too old; nor is any that is remembered meanwhile."""
         self.cancel_alls: dict[Request, CancelAllRequest] = {}
         self.received: dict[int, int] = {}
         """Source shard -> the number of its last message that was applied."""
@@ -290,7 +340,8 @@ class Shard:
         """
         self.time = time
         self.command_count += 1
-        self._drop_old_outcomes()
+        if time > self._all_kept_until:
+            self._drop_old_outcomes()
         handle = self._message_handlers.get(type(command))
         if handle is not None:
             handle(command)
@@ -424,33 +475,37 @@ class Shard:
 
     def _apply_command(self, command: LoggedCommand) -> None:
         """Handle a command, unless it is a repetition: then its first outcome is its answer."""
-        if isinstance(command, Tick):
+        deadline_ms = 0
+        if isinstance(command, _OF_CLIENTS):
+            deadline_ms = command.deadline_ms
+        elif isinstance(command, Tick):
             self._events.append(TimePassed(self.time))
             return
-        self._signer = None
-        if type(command) in _NEED_SIGNATURE:
-            authorized = self._authorized(command)  # type: ignore[arg-type]  # as the line above says
+        else:
+            self._signer = None
+            authorized = self._authorized(command)
             if authorized is None:
                 return
             command = authorized
-        reply_to, request_id = command.reply_to, command.request_id  # type: ignore[union-attr]  # not `Signed` any more
+        reply_to, request_id = command.reply_to, command.request_id
         if reply_to and request_id:
-            request = (reply_to, request_id)
-            first = self.requests.find(request, self.time)
-            if first is not None:
-                self._replies.append((reply_to, first.reply))
+            channel = self.requests.by_channel.get(reply_to)
+            if channel is not None and request_id in channel:
+                first = self.requests.find(reply_to, request_id, self.time)
+                if first is not None:
+                    self._replies.append((reply_to, first))
+                    return
+            if self.requests_under_way and (reply_to, request_id) in self.requests_under_way:
                 return
-            if request in self.requests_under_way:
-                return
-            self._request = request
-        if 0 < getattr(command, "deadline_ms", 0) < self._entered:
+            self._reply_to, self._request_id = reply_to, request_id
+        if deadline_ms and deadline_ms < self._entered:
             # Before its idempotency key is looked at: whoever comes with that again in time wants it done.
             self._refuse(reply_to, request_id, RejectReason.TOO_LATE)
-        elif not getattr(command, "idempotency_key", "") or self._is_first_of_its_key(command):  # type: ignore[arg-type]
+        else:
             self._command_handlers[type(command)](command)
-        if self._request is not None:
-            self.requests_under_way[self._request] = None
-            self._request = None
+        if self._request_id is not None:
+            self.requests_under_way[reply_to, request_id] = None
+            self._request_id = None
 
     def _authorized(self, command: Signed | SignedBody) -> SignedBody | None:
         """Return the command that a key has signed, or that needs no signature; refuse what does not count.
@@ -503,9 +558,8 @@ class Shard:
     def _reply(self, reply_to: str, reply: Reply) -> None:
         """Answer a command, and remember the answer."""
         self._replies.append((reply_to, reply))
-        request = self._request
-        if request is not None and request[1] == reply.request_id and request[0] == reply_to:
-            self._request = None  # as nearly always: a command that is answered at once
+        if reply.request_id == self._request_id and reply_to == self._reply_to:
+            self._request_id = None  # as nearly always: a command that is answered at once
         elif self.requests_under_way:
             request = (reply_to, reply.request_id)
             if request not in self.requests_under_way:
@@ -513,13 +567,15 @@ class Shard:
             del self.requests_under_way[request]
         else:
             return
-        self.requests.remember(FirstOutcome(request, self.time, reply))
+        self.requests.remember(self.time, reply_to, reply)
 
     def _reply_keyed(self, account_id: AccountId, key: str, reply_to: str, reply: Reply) -> None:
         """Answer a command that may have an idempotency key, and whoever has repeated it meanwhile."""
         self._reply(reply_to, reply)
-        if not key:
-            return
+        if key:
+            self._keep_outcome(account_id, key, reply)
+
+    def _keep_outcome(self, account_id: AccountId, key: str, reply: Reply) -> None:
         keyed = self.accounts[account_id].keyed
         if keyed is None or key not in keyed.under_way:
             raise InvariantBroken(f"account {account_id}: an idempotency key has an outcome, but no request")
@@ -540,12 +596,20 @@ class Shard:
             self.transfers.drop_old(now, DROPS_PER_COMMAND)
         for _ in range(DROPS_PER_COMMAND):
             if not expiries or now - expiries[0][0] <= self.windows.key_ms:
-                return
+                break
             account = self.accounts.get(expiries.popleft()[1])
             if account is not None and account.keyed is not None:  # it may have been closed since
                 account.keyed.outcomes.drop_old(now, 1)
                 if not account.keyed.outcomes.oldest_first and not account.keyed.under_way:
                     account.keyed = None
+        windows = self.windows
+        self._all_kept_until = TimeMs(
+            min(
+                (oldest_first[0].time if oldest_first else now) + windows.request_ms,
+                (transfers[0].time if transfers else now) + windows.transfer_ms,
+                (expiries[0][0] if expiries else now) + windows.key_ms,
+            )
+        )
 
     def _refuse(self, reply_to: str, request_id: int, reason: RejectReason) -> None:
         self._reply(reply_to, Refused(request_id, self.time, reason))
@@ -600,6 +664,7 @@ class Shard:
         if config.slots:
             self.slots = config.slots
             self._map_markets()
+        self._all_kept_until = TimeMs(0)
         self.requests.window_ms = config.windows.request_ms
         self.transfers.window_ms = config.windows.transfer_ms
         for account in self.accounts.values():
@@ -699,6 +764,8 @@ class Shard:
     # ------------------------------------------------------------------ the account's half: placing
 
     def _place_order(self, command: PlaceOrder) -> None:
+        if command.idempotency_key and not self._is_first_of_its_key(command):
+            return
         account = self.accounts.get(command.account_id)
         market = self.market_map.by_symbol.get(command.market)
         if market is None:
@@ -726,7 +793,7 @@ class Shard:
         order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
         if account.limits is not None:
             account.count_order(self.time)
-        order = OrderState(
+        order = make_order(
             order_id,
             command.account_id,
             command.client_order_id,
@@ -740,9 +807,9 @@ class Shard:
             command.self_trade_prevention,
             # Nobody can look before this very shard has matched it, so there the order is at once what it then becomes.
             NEW if is_local else IN_FLIGHT,
-            QuantityLots(0),
-            AssetUnits(0),
-            AssetUnits(hold),
+            0,
+            0,
+            hold,
             self.time,
             self.time,
             # Counted once the order is accepted: one that is refused takes no number.
@@ -784,15 +851,13 @@ class Shard:
     def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         is_market = order_type is MARKET
-        if (
-            (is_market and command.time_in_force is not IOC)
-            or (order_type is LIMIT_MAKER and command.time_in_force is not GTC)
-            or quantity < 0
-            or quote_quantity < 0
-            or (quantity > 0) == (quote_quantity > 0)
-            or (quote_quantity > 0 and not is_market)
-            or command.terms is not None
-        ):
+        if is_market:
+            by_one = (quantity > 0 and not quote_quantity) or (quote_quantity > 0 and not quantity)
+            fits = by_one and command.time_in_force is IOC
+        else:
+            fits = quantity > 0 and not quote_quantity
+            fits = fits and (order_type is not LIMIT_MAKER or command.time_in_force is GTC)
+        if not fits or command.terms is not None:
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
@@ -833,12 +898,13 @@ class Shard:
 
     def _match_order(self, order: MatchOrder) -> None:
         makers: Sequence[MakerMessage] = ()
-        if order.market not in self.markets:
+        market = self.markets.get(order.market)
+        if market is None:
             outcome = refused_taker(order, RejectReason.UNKNOWN_MARKET)
         elif order.market in self._not_trading:
             outcome = refused_taker(order, RejectReason.MARKET_CLOSED)
         else:
-            outcome, makers = self.markets[order.market].match_order(order, self.time, self._events)
+            outcome, makers = market.match_order(order, self.time, self._events)
         self._send(self.slots[order.account_id % ACCOUNT_SLOTS], outcome)
         for message in makers:
             self._send(self.slots[message.account_id % ACCOUNT_SLOTS], message)
@@ -880,7 +946,7 @@ class Shard:
             self.execution_count += 1
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
-        balance = Balance(asset, AssetUnits(funds.available), AssetUnits(funds.held))
+        balance = make_balance(asset, funds.available, funds.held)
         self._events.append(OrderAccepted(self.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
@@ -907,7 +973,9 @@ class Shard:
                 CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else _reason_to_expire(order),
             )
         reply = OrderReply(placed.request_id, self.time, order, reports)
-        self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, reply)
+        self._reply(placed.reply_to, reply)
+        if placed.idempotency_key:
+            self._keep_outcome(account.account_id, placed.idempotency_key, reply)
 
     def _maker_fill(self, fill: MakerFill) -> None:
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
@@ -957,18 +1025,20 @@ class Shard:
         )
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
-        if received_funds.available + received_funds.held > BALANCE_UNITS_MAX:
+        received_after = received_funds.available + received_funds.held
+        if received_after > BALANCE_UNITS_MAX:
             # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
             # taker before it pays as the maker. So does one of which its shard hears late what it gave.
             raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
-        received_totals.funds += received_funds.available + received_funds.held - received_before
+        received_totals.funds += received_after - received_before
         paid_totals.settled -= paid
         received_totals.settled += received
         received_totals.fees += fee
 
-        order = OrderState(
+        self.execution_count += 1
+        order = make_order(
             order.order_id,
             order.account_id,
             order.client_order_id,
@@ -977,32 +1047,32 @@ class Shard:
             order.order_type,
             order.time_in_force,
             order.price,
-            QuantityLots(cum_quantity) if filled else order.quantity,
+            cum_quantity if filled else order.quantity,
             order.quote_quantity,
             order.self_trade_prevention,
             FILLED if filled else PARTIALLY_FILLED,
-            QuantityLots(cum_quantity),
-            AssetUnits(cum_quote),
-            AssetUnits(held),
+            cum_quantity,
+            cum_quote,
+            held,
             order.accepted_time,
             self.time,
-            self._next_execution(),
+            self.execution_count * SHARD_COUNT_MAX + self.index,
             order.version + 1,
         )
         self._events.append(
-            OrderFilled(
+            make_order_filled(
                 self.time,
                 order,
                 trade_id,
                 price,
                 quantity,
-                AssetUnits(quote),
+                quote,
                 liquidity,
-                AssetUnits(fee),
+                fee,
                 received_asset,
                 (
-                    Balance(paid_asset, AssetUnits(paid_funds.available), AssetUnits(paid_funds.held)),
-                    Balance(received_asset, AssetUnits(received_funds.available), AssetUnits(received_funds.held)),
+                    make_balance(paid_asset, paid_funds.available, paid_funds.held),
+                    make_balance(received_asset, received_funds.available, received_funds.held),
                 ),
             )
         )
@@ -1010,7 +1080,7 @@ class Shard:
             self._forget_open(account, order)
         else:
             account.open_orders[order.market][order.order_id] = order
-        return order, FillReport(trade_id, price, quantity, AssetUnits(fee), received_asset)
+        return order, make_fill_report(trade_id, price, quantity, fee, received_asset)
 
     def _resting_closed(self, closed: RestingClosed) -> None:
         account, order = self._open_order(closed.account_id, closed.market, closed.order_id)
@@ -1033,10 +1103,12 @@ class Shard:
         """Release what the order still holds and close it."""
         market = self.market_map.by_symbol[order.market]
         asset = market.quote if order.side is BUY else market.base
-        account.funds[asset].release(order.held)
+        funds = account.funds[asset]
+        funds.release(order.held)
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
-        self._events.append(OrderClosed(self.time, order, reason, (account.balance(asset),), cancel_id))
+        balance = make_balance(asset, funds.available, funds.held)
+        self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id))
         self._forget_open(account, order)
         return order
 
@@ -1049,8 +1121,7 @@ class Shard:
         del account.client_order_ids[order.client_order_id]
         # Another open order of the account holds something, so what is empty belongs to none.
         market = self.market_map.by_symbol[order.market]
-        account.forget_if_empty(market.base)
-        account.forget_if_empty(market.quote)
+        account.forget_if_empty(market.base, market.quote)
 
     def _replace(
         self,
@@ -1062,7 +1133,8 @@ class Shard:
         held: int,
         close_reason: CloseReason | None = None,
     ) -> OrderState:
-        return OrderState(
+        self.execution_count += 1
+        return make_order(
             order.order_id,
             order.account_id,
             order.client_order_id,
@@ -1071,23 +1143,19 @@ class Shard:
             order.order_type,
             order.time_in_force,
             order.price,
-            QuantityLots(quantity),
+            quantity,
             order.quote_quantity,
             order.self_trade_prevention,
             status,
-            QuantityLots(cum_quantity),
-            AssetUnits(cum_quote),
-            AssetUnits(held),
+            cum_quantity,
+            cum_quote,
+            held,
             order.accepted_time,
             self.time,
-            self._next_execution(),
+            self.execution_count * SHARD_COUNT_MAX + self.index,
             order.version + 1,
             close_reason,
         )
-
-    def _next_execution(self) -> int:
-        self.execution_count += 1
-        return self.execution_count * SHARD_COUNT_MAX + self.index
 
     # ------------------------------------------------------------------ the account's half: canceling
 
@@ -1095,7 +1163,7 @@ class Shard:
         order = self._find_open(command.account_id, command.market, command.order_id, command.client_order_id)
         if order is None:
             self._refuse(command.reply_to, command.request_id, RejectReason.UNKNOWN_ORDER)
-        elif self._is_halted(command.market):
+        elif self._not_trading and self._is_halted(command.market):
             self._refuse(command.reply_to, command.request_id, RejectReason.MARKET_CLOSED)
         else:
             self._request_cancel(order, command)
@@ -1131,7 +1199,7 @@ class Shard:
 
     def _cancel_answered(self, answer: RestingClosed | CancelMissed, order: OrderState | None) -> None:
         """Tell who asked that the order is canceled, or (None) that there was nothing to cancel any more."""
-        request = self.cancel_alls.get((answer.reply_to, answer.request_id))
+        request = self.cancel_alls.get((answer.reply_to, answer.request_id)) if self.cancel_alls else None
         if request is not None:
             self._one_of_several_answered(request, answer, order)
         elif order is None:
@@ -1157,6 +1225,8 @@ class Shard:
 
     def _transfer(self, command: Deposit | Withdraw) -> None:
         """Bring money in or take it out; a repeat of a transfer that the shard remembers changes nothing."""
+        if command.idempotency_key and not self._is_first_of_its_key(command):
+            return
         account = self.accounts.get(command.account_id)
         key = transfer_key(type(command).__name__, command.account_id, command.transfer_id)
         first = self.transfers.find(key, self.time)

@@ -321,7 +321,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
                     state.book.add(order_id, account_id, half.side, level.price, quantity)
         state.book.take_changes()
     for outcome in snapshot.requests:
-        shard.requests.remember(outcome)
+        shard.requests.remember(outcome.time, outcome.key[0], outcome.reply)
     for transfer in snapshot.transfers:
         shard.transfers.remember(transfer)
     shard.requests_under_way = dict.fromkeys(snapshot.requests_under_way)

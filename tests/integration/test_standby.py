@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from engine_worker.candidate import Candidate
+from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
@@ -282,13 +283,15 @@ def test_a_leader_that_falls_silent_loses_its_lease(log: MemoryStreamLog, clock:
         one.step(1)
 
 
-def test_a_long_batch_does_not_cost_the_lease(log: MemoryStreamLog, clock: Clock) -> None:
+def test_a_long_batch_does_not_cost_the_lease(
+    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Time passes with every entry that is applied, more in one batch than a lease is long."""
     worker = Worker(log, 0, market_map(1), batch_entries_max=1_000, now_ms=clock)
     candidate = Candidate(worker, log, "one", 1, LEASE_MS, clock)
     candidate.join()
     candidate.step(1)
-    apply = worker.shard.apply
+    apply = Shard.apply
     least_ms = LEASE_MS
 
     def slow(*arguments: object) -> None:
@@ -297,7 +300,7 @@ def test_a_long_batch_does_not_cost_the_lease(log: MemoryStreamLog, clock: Clock
         least_ms = min(least_ms, log.lease(0).remaining_ms)
         apply(*arguments)  # type: ignore[arg-type]
 
-    worker.shard.apply = slow  # type: ignore[assignment,method-assign]
+    monkeypatch.setattr(Shard, "apply", slow)
     enqueue(log, trading(seed=7, count=1_000), market_map(1))
     assert candidate.step(1) == 1_000
     assert log.position(0).stream_id != STREAM_START

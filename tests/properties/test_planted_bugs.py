@@ -14,7 +14,7 @@ import pytest
 from engine_worker.core.accounts import Account, InvariantBroken
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.market_state import MarketState
-from engine_worker.core.outcomes import FirstOutcomes, KeyedRequests
+from engine_worker.core.outcomes import AnsweredRequests, FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
 from protocol.market import MarketMap
 from tests.oracle.exchange import AnyCommand
@@ -41,7 +41,7 @@ PLANTS = (
     Plant("improvement not released", Shard, "_settle", "elif is_buy and", "elif False and"),
     Plant("time priority reversed", Book, "match", "level.first", "level.last"),
     Plant("price priority reversed", BookSide, "remove", "self.ranks[0]", "self.ranks[-1]"),
-    Plant("trade at the taker's price", Book, "match", "level.price, QuantityLots(traded)", "price, QuantityLots(traded)"),
+    Plant("trade at the taker's price", Book, "match", "level.price, traded)", "price, traded)"),
     Plant("budget overspent", Book, "match", "budget // cost_per_lot)", "1 + budget // cost_per_lot)"),
     Plant(
         "spent order prevents",
@@ -72,13 +72,15 @@ PLANTS = (
     Plant("repeated cancel refused", Shard, "_apply_command", "if first is not None:",
           "if first is not None and not isinstance(command, CancelOrder):"),
     Plant("refusals not remembered", Shard, "_apply_command", "if first is not None:",
-          "if first is not None and not isinstance(first.reply, Refused):"),
+          "if first is not None and not isinstance(first, Refused):"),
     Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
-          "if first is not None and not (isinstance(first.reply, OrderReply) and first.reply.order.status is FILLED):"),
-    Plant("requests forgotten too early", FirstOutcomes, "drop_old", "> window_ms", "> window_ms // 2"),
+          "if first is not None and not (isinstance(first, OrderReply) and first.order.status is FILLED):"),
+    Plant("requests forgotten too early", AnsweredRequests, "drop_old", "<= window_ms", "<= window_ms // 2"),
+    Plant("requests too old too early", AnsweredRequests, "find", "> self.window_ms", "> self.window_ms // 2"),
+    Plant("outcomes forgotten too early", FirstOutcomes, "drop_old", "> window_ms", "> window_ms // 2"),
     Plant("outcomes too old too early", FirstOutcomes, "find", "> self.window_ms", "> self.window_ms // 2"),
-    Plant("requests remembered too long", Shard, "__init__", "FirstOutcomes(windows.request_ms)",
-          "FirstOutcomes(2 * windows.request_ms)"),
+    Plant("requests remembered too long", Shard, "__init__", "AnsweredRequests(windows.request_ms)",
+          "AnsweredRequests(2 * windows.request_ms)"),
     Plant("idempotency keys forgotten too early", Shard, "_is_first_of_its_key",
           "KeyedRequests(self.windows.key_ms)", "KeyedRequests(self.windows.key_ms // 2)"),
     Plant("oldest idempotency key makes room", KeyedRequests, "has_room", "return False",

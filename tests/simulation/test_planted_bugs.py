@@ -7,7 +7,7 @@ import pytest
 
 from engine_worker.core.accounts import Account
 from engine_worker.core.authority import Authority
-from engine_worker.core.outcomes import FirstOutcomes
+from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.unstored_orders import UnstoredOrders
@@ -50,17 +50,17 @@ PLANTS = (
         Worker,
         "_restore_shard",
         "self.core, self.position = core,",
-        "core.shard.requests = FirstOutcomes(0); self.core, self.position = core,",
+        "core.shard.requests = AnsweredRequests(0); self.core, self.position = core,",
     ),
-    Plant("requests forgotten too early", FirstOutcomes, "find", "> self.window_ms", "> 0"),
+    Plant("requests forgotten too early", AnsweredRequests, "find", "> self.window_ms", "> 0"),
     Plant("repeated cancel refused", Shard, "_apply_command", "if first is not None:",
           "if first is not None and not isinstance(command, CancelOrder):"),
     Plant("client order id of a closed order refused", Shard, "_reason_to_refuse",
           "command.client_order_id in account.client_order_ids",
-          "any(command.client_order_id == request.client_order_id for request in self.__dict__.setdefault('seen', [])"
-          " if request.account_id == command.account_id) or self.__dict__.setdefault('seen', []).append(command)"),
+          "any(command.client_order_id == request.client_order_id for request in self._command_handlers.setdefault('seen', [])"
+          " if request.account_id == command.account_id) or self._command_handlers.setdefault('seen', []).append(command)"),
     Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
-          "if first is not None and not (isinstance(first.reply, OrderReply) and first.reply.order.status is FILLED):"),
+          "if first is not None and not (isinstance(first, OrderReply) and first.order.status is FILLED):"),
     Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
     Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
           "<= stored_to", "<= (10**18, 0)"),

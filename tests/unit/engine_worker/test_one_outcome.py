@@ -3,6 +3,7 @@
 import pytest
 
 from engine_worker.core import shard as shard_module
+from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.orders import OrderStatus, OrderType, RejectReason, Side, TimeInForce
@@ -163,6 +164,19 @@ def test_old_outcomes_are_dropped_a_few_per_command(exchange: Exchange, monkeypa
     for number in range(11, 16):
         exchange.ask(cancel(number))
     assert len(shard.requests) == 10 - 5 * 2 + 5
+
+
+def test_a_request_that_came_again_after_its_window_stays_when_its_older_outcome_is_dropped() -> None:
+    answered = AnsweredRequests(window_ms=10)
+    first, second = (Refused(7, TimeMs(time), RejectReason.UNKNOWN_ORDER) for time in (0, 11))
+    answered.remember(TimeMs(0), "gateway", first)
+    answered.remember(TimeMs(11), "gateway", second)
+    answered.drop_old(TimeMs(11), 64)
+    assert answered.find("gateway", 7, TimeMs(21)) is second
+    assert answered.find("gateway", 7, TimeMs(22)) is None
+    answered.drop_old(TimeMs(22), 64)
+    assert len(answered) == 0
+    assert answered.by_channel == {}
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
