@@ -80,6 +80,7 @@ class BatchMetrics:
     def __init__(self, shard: int) -> None:
         TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
         DIFFERS.labels(shard)
+        self.held = HELD.labels(shard)
         self._entries = ENTRIES.labels(shard)
         self._batch_commands = BATCH_COMMANDS.labels(shard)
         self._commands = COMMANDS.labels(shard)

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.events import Event, OrderClosed, OrderFilled
-from protocol.orders import OrderState, RejectReason
+from protocol.orders import OPEN_STATUSES, OrderState, RejectReason
 from protocol.replies import OrderQuery, OrderReply, Refused
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
+_CLOSING: Final = (OrderClosed, OrderFilled)
 """Orders let go of between two batches: some milliseconds."""
 
 _Name = tuple[AccountId, str, str]
@@ -58,7 +59,7 @@ class UnstoredOrders:
     def add(self, events: Iterable[Event]) -> None:
         """Take in the orders that were closed by committed events; again changes nothing."""
         for event in events:
-            if isinstance(event, OrderClosed | OrderFilled) and not event.order.status.is_open:
+            if isinstance(event, _CLOSING) and event.order.status not in OPEN_STATUSES:
                 self._add(event.order)
 
     def _add(self, order: OrderState) -> None:
@@ -95,6 +96,8 @@ class UnstoredOrders:
 
     def drop_stored(self) -> None:
         """Let go of orders that the database has; of many at once only the first."""
+        if not self._batches:
+            return
         stored_to, left = split_stream_id(self._stored_to), _DROPPED_AT_ONCE
         while self._batches and split_stream_id(self._batches[0][0]) <= stored_to:
             batch = self._batches[0][1]

@@ -32,7 +32,7 @@ from engine_worker.frame_core import (
     SnapshotError,
 )
 from engine_worker.leadership import Renewals
-from engine_worker.metrics import HELD, TAKEOVERS, BatchMetrics
+from engine_worker.metrics import TAKEOVERS, BatchMetrics
 from engine_worker.outbox import outgoing_frames
 from engine_worker.traces import trace_batch
 from engine_worker.unstored_orders import UnstoredOrders
@@ -276,7 +276,7 @@ class Worker:
             if not is_new and split_stream_id(entry.stream_id) > collected_to:
                 is_new = True
                 self._take()
-            self._apply(entry)
+            self._apply(entry, [])
         output = self._take()
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
@@ -552,7 +552,7 @@ class Worker:
         dead_letters: list[DeadLetter] = []
         for number, entry in enumerate(entries):
             try:
-                letters = self._apply(entry)
+                self._apply(entry, dead_letters)
             except LaterFormatError as error:
                 self._hold(entry, error)
                 entries = entries[:number]
@@ -563,11 +563,10 @@ class Worker:
                 # Nothing of it was applied, so what came before it can be committed; it halts the next step.
                 entries = entries[:number]
                 break
-            dead_letters += letters
             if number % _RENEW_ENTRIES == _RENEW_ENTRIES - 1:
                 self._keep_lease()
         else:
-            HELD.labels(self._index).set(0)
+            self._metrics.held.set(0)
         if not entries:
             return
         self._keep_lease()
@@ -605,7 +604,7 @@ class Worker:
 
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
-        HELD.labels(self._index).set(error.number)
+        self._metrics.held.set(error.number)
         _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
@@ -615,12 +614,13 @@ class Worker:
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
             self._streams.renew_lease(self._index, leader)
 
-    def _apply(self, entry: Entry) -> list[DeadLetter]:
-        """Apply one entry; return what of it could not be understood, or was skipped. Nothing of that is applied."""
+    def _apply(self, entry: Entry, letters: list[DeadLetter]) -> None:
+        """Apply one entry; add to `letters` what of it could not be understood, or was skipped. Nothing of that is applied."""
         try:
             dead = self.core.apply_frame(entry.stream_id, entry.fields)
         except NotUnderstoodError as error:
-            return [_dead_letter(entry, str(error))]
+            letters.append(_dead_letter(entry, str(error)))
+            return
         except LaterFormatError:
             raise
         except InvariantBroken as error:
@@ -629,7 +629,10 @@ class Worker:
         except Exception as error:
             # The core is pure: the same entry raises at every start. A halt says so once, instead of a process that starts for ever.
             raise InvariantBroken(f"entry {entry.stream_id}: {type(error).__name__}: {error}") from error
-        return [_skipped_letter(entry)] if SKIPPED_FIELD in entry.fields else _item_letters(entry, dead)
+        if dead:
+            letters += _item_letters(entry, dead)
+        elif SKIPPED_FIELD in entry.fields:
+            letters.append(_skipped_letter(entry))
 
     def _take(self) -> FrameOutput:
         try:

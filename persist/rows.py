@@ -185,17 +185,21 @@ class Rows:
         try:
             for index, event in batch.numbered():
                 # By how often they happen.
-                if isinstance(event, FeesWithdrawn):
-                    self._add_fee_withdrawal(batch.stream_id, index, event)
-                elif isinstance(event, DepthChanged | FundsReleased | ShardEvent):
-                    continue
-                elif isinstance(event, OrderAccepted | OrderClosed):
-                    self.orders[event.order.order_id] = event.order
-                elif isinstance(event, OrderFilled):
+                if isinstance(event, OrderFilled):
                     self._add_fill(batch.stream_id, index, event)
+                elif isinstance(event, OrderAccepted):
+                    self.orders[event.order.order_id] = event.order
+                elif isinstance(event, DepthChanged):
+                    continue
                 elif isinstance(event, TradeExecuted):
                     market = self._markets[event.market]
                     self.trades.append((event, market.notional(event.price, event.quantity)))
+                elif isinstance(event, OrderClosed):
+                    self.orders[event.order.order_id] = event.order
+                elif isinstance(event, FeesWithdrawn):
+                    self._add_fee_withdrawal(batch.stream_id, index, event)
+                elif isinstance(event, FundsReleased | ShardEvent):
+                    continue
                 else:
                     self._add_transfer(batch.stream_id, index, event)
         except KeyError as error:

@@ -75,10 +75,12 @@ class OrderStatus(IntEnum):
     @property
     def is_open(self) -> bool:
         """Whether the order can still trade."""
-        return self in _OPEN
+        return self in OPEN_STATUSES
 
 
-_OPEN = frozenset({OrderStatus.IN_FLIGHT, OrderStatus.PENDING_NEW, OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED})
+OPEN_STATUSES = frozenset(
+    {OrderStatus.IN_FLIGHT, OrderStatus.PENDING_NEW, OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED}
+)
 
 
 class CloseReason(IntEnum):

@@ -41,6 +41,7 @@ from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 
+_WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
 
@@ -100,7 +101,7 @@ class CommandQueue:
     def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
         shard = self._shard_of_account(command.account_id)
-        if deadline_us and isinstance(command, PlaceOrder | CancelOrder | CancelAllOrders):
+        if deadline_us and isinstance(command, _WITH_DEADLINE):
             deadline_ms = max(1, deadline_us // 1_000 + self._backlog.clock_offset_ms[shard])
             command = msgspec.structs.replace(command, deadline_ms=deadline_ms)
         self._refuse_when_not_possible(shard)

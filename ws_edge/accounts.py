@@ -43,6 +43,9 @@ from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
 
+# A union made anew for every event costs as much again as looking at it.
+_OfNoAccount = TradeExecuted | DepthChanged | ShardEvent
+_OfOrder = OrderAccepted | OrderFilled | OrderClosed
 _READ_ENTRIES: Final = 500
 _CAUGHT_UP_AT_ONCE: Final = 1_000
 """Accounts that are caught up before everything else has a turn."""
@@ -327,7 +330,7 @@ class AccountStreams:
     def _tell(self, account: _Account, events: list[Event]) -> None:
         now, markets = self._now_ms(), self._listing().known
         for event in events:
-            if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
+            if isinstance(event, _OfNoAccount):
                 continue
             if unknown := _unknown(event, markets):
                 _log.error("account event of an unknown market", market=unknown[0])
@@ -339,9 +342,9 @@ class AccountStreams:
 
 def _unknown(event: Event, markets: MarketMap) -> list[str]:
     """Return which market of an account's event, or which asset of the balances in it, is none of `markets`."""
-    if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
+    if isinstance(event, _OfNoAccount):
         return []
-    if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.market not in markets.by_symbol:
+    if isinstance(event, _OfOrder) and event.order.market not in markets.by_symbol:
         return [event.order.market]
     assets = [each.asset for each in event.balances]
     if isinstance(event, FundsDeposited | FundsWithdrawn):
@@ -370,8 +373,8 @@ def _understood(frame: bytes) -> list[Event]:
 
 
 def _account_of(event: Event) -> AccountId | None:
-    if isinstance(event, TradeExecuted | DepthChanged | ShardEvent):
+    if isinstance(event, _OfNoAccount):
         return None
-    if isinstance(event, OrderAccepted | OrderFilled | OrderClosed):
+    if isinstance(event, _OfOrder):
         return event.order.account_id
     return event.account_id

@@ -75,6 +75,7 @@ from protocol.streams import (
 from protocol.units import TimeMs
 
 _SWITCHING = (Signed, ConfigureShard)
+_MOST_FREQUENT = (PlaceOrder, CancelOrder)
 _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
@@ -297,6 +298,16 @@ def skipped(stream_id: StreamId, fields: Mapping[bytes, bytes]) -> Skipped | Non
 def apply_fields(shard: Shard, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> list[DeadItem]:
     """Apply one entry of the shard's input; see `FrameCore.apply_frame`."""
     dead: list[DeadItem] = []
+    if len(fields) == 1 and COMMANDS_FIELD in fields:  # as nearly always
+        items, refused, time = _enter_commands(shard, stream_id, fields[COMMANDS_FIELD])
+        if refused:
+            for _ in _apply_others(shard, items, refused, time, dead):
+                pass
+        else:
+            apply = shard.apply
+            for command in items:
+                apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
+        return dead
     for _ in apply_one_by_one(shard, stream_id, fields, dead):
         pass
     return dead
@@ -319,29 +330,47 @@ def apply_one_by_one(
     if (commands is None) == (messages is None):
         has = "neither" if commands is None else "both"
         raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
-    entered = TimeMs(split_stream_id(stream_id)[0])
     if commands is not None:
-        items, written_us = _read_commands(commands)
-        refused = _refused(items, shard.index, shard.market_map)
-        if type(items[0] if items else None) in _SWITCHING:
-            _check_is_no_later_switch(shard, items[0], entered)  # type: ignore[arg-type]  # as the line above says
-        time = shard.enter(entered, written_us)
-        for number, command in enumerate(items):
-            if refused and (unread := refused.get(number)) is not None:
-                if dead is not None:
-                    dead.append(DeadItem(*unread[:3]))
-                if unread.reply_to and unread.request_id:
-                    shard.refuse_unread(unread.reply_to, unread.request_id)
-                continue
-            shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
-            yield command  # type: ignore[misc]  # likewise
+        items, refused, time = _enter_commands(shard, stream_id, commands)
+        yield from _apply_others(shard, items, refused, time, dead)
     else:
         assert messages is not None
         frame = _read_messages(shard, messages)
-        time = shard.enter(entered, frame.written_us)
+        time = shard.enter(TimeMs(split_stream_id(stream_id)[0]), frame.written_us)
         for message in shard.new_messages(frame):
             shard.apply(message, time)
             yield message
+
+
+def _enter_commands(
+    shard: Shard, stream_id: StreamId, frame: bytes
+) -> tuple[Sequence[LoggedCommand | UnreadItem], dict[int, UnreadItem], TimeMs]:
+    """Read a frame of commands; return its items, those of them that are refused, by their numbers, and the entry's time."""
+    items, written_us = _read_commands(frame)
+    entered = TimeMs(split_stream_id(stream_id)[0])
+    if items and isinstance(items[0], _SWITCHING):
+        _check_is_no_later_switch(shard, items[0], entered)
+    return items, _refused(items, shard.index, shard.market_map), shard.enter(entered, written_us)
+
+
+def _apply_others(
+    shard: Shard,
+    items: Sequence[LoggedCommand | UnreadItem],
+    refused: Mapping[int, UnreadItem],
+    time: TimeMs,
+    dead: list[DeadItem] | None,
+) -> Iterator[LoggedCommand]:
+    """Apply the items that are not refused; yield each once it is applied."""
+    for number, command in enumerate(items):
+        unread = refused.get(number)
+        if unread is None:
+            shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
+            yield command  # type: ignore[misc]  # likewise
+            continue
+        if dead is not None:
+            dead.append(DeadItem(*unread[:3]))
+        if unread.reply_to and unread.request_id:
+            shard.refuse_unread(unread.reply_to, unread.request_id)
 
 
 def applicable_commands(frame: bytes, index: int, market_map: MarketMap) -> list[LoggedCommand]:
@@ -410,7 +439,7 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
     refused: dict[int, UnreadItem] = {}
     slots = market_map.slots
     for number, command in enumerate(items):
-        if isinstance(command, PlaceOrder | CancelOrder):
+        if isinstance(command, _MOST_FREQUENT):
             account_id = command.account_id
             if account_id < 1 or slots[account_id % ACCOUNT_SLOTS] != index:
                 refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
