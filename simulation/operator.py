@@ -3,14 +3,14 @@
 Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the shards tell.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core.shard import Shard
-from protocol import streams
+from protocol import streams, switching
 from protocol.codec import encode_commands
 from protocol.commands import (
     CancelOrders,
@@ -38,8 +38,10 @@ from protocol.events import (
 )
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD
+from protocol.switching import Reader
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
+from simulation.next_release import NEXT
 from simulation.process import Surroundings, Violation
 from simulation.schedule import CLIENTS, Dice
 
@@ -82,9 +84,31 @@ class Operator:
         what, role, body = self._body(self._state_of(shard), shard, dice)
         self._note(body)
         self._surroundings.inject(f"operator: {what}")
+        self._sign(shard, role, body)
+
+    def _sign(self, shard: int, role: Role, body: SignedBody) -> None:
         number = next((number for number, key in enumerate(_OPERATOR_KEYS) if key in self._config(shard).keys), 0)
         private, name = (TREASURY, "treasury") if role is Role.TREASURY else (OPERATORS[number], f"operator {number}")
         self._append(shard, sign(private, name, shard, self._deadline(), body))
+
+    def switch(self, shards: Iterable[int], readers: Sequence[Reader], *, asks: bool) -> bool:
+        """Switch the shards to what the next release brings, as `exchange formats switch` does; return whether it was ordered.
+
+        One who does not ask (`asks`) orders it whatever the processes read.
+        """
+        planned = switching.plan_switch({shard: self._config(shard) for shard in shards}, readers)
+        if asks and planned.lacking:
+            self._surroundings.inject("switch refused: not every process reads it")
+            return False
+        for shard in planned.shards:
+            self._count += 1
+            config = switching.switched(self._config(shard), NEXT if not asks else planned.newest)
+            body = ConfigureShard(self._count, "operator", config)
+            self._note(body)
+            self._sign(shard, Role.OPERATOR, body)
+        if planned.shards:
+            self._surroundings.inject(f"operator: switch{'' if asks else ' without asking'}")
+        return bool(planned.shards)
 
     def forge(self, shard: int, dice: Dice) -> None:
         """Say one thing that does not count."""
