@@ -250,8 +250,8 @@ class Witness(Watch):
         """(shard, id of the entry in the event log, its events), as they were committed."""
         self.commands: list[tuple[int, TimeMs, Command]] = []
         """(shard, time, command), as they were committed."""
-        self.command_count = 0
-        """Of clients, of operators and of those who forge, as they were committed: without ticks and without messages."""
+        self.requests: set[tuple[str, int]] = set()
+        """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each once however often it came."""
         self.queries: set[tuple[str, int]] = set()
         """(reply_to, request id) of what was asked, as opposed to commanded."""
         self.garbage: list[tuple[str, StreamId]] = []
@@ -329,7 +329,7 @@ class Witness(Watch):
             for command in apply_one_by_one(twin, entry):
                 said = decode_signed_body(command.command) if isinstance(command, Signed) else command
                 if isinstance(said, SignedBody | Command):
-                    self.command_count += 1
+                    self.requests.add((said.reply_to, said.request_id))
                 if isinstance(said, Command):
                     self.commands.append((twin.index, twin.time, said))
         except NotUnderstoodError:
