@@ -33,7 +33,7 @@ from runtime.memory_stream_log import MemoryStreamLog
 from simulation.faulty_log import FaultyLog
 from simulation.markets import MARKETS, PRICE
 from simulation.next_release import Program
-from simulation.operator import by_treasury
+from simulation.operator import by_treasury, entry_ms
 from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
 from simulation.witness import Books, Witness, require
@@ -68,6 +68,7 @@ class Gateway(Process):
         super().__init__(surroundings, f"gateway {number}")
         self._witness = witness
         self._log = FaultyLog(log, self, witness)
+        self._shared = log
         self._starts = 1
         self._last_id = 0
         self._format = OLDEST_FORMAT
@@ -146,7 +147,8 @@ class Gateway(Process):
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query]) -> None:
         if field == COMMANDS_FIELD:
-            frame = encode_commands([self._as_sent(each) for each in batch], self.surroundings.now * 1_000, self._format)  # type: ignore[arg-type]
+            sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
+            frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
         else:
             frame = encode_frame(batch)
         try:
@@ -159,7 +161,7 @@ class Gateway(Process):
         if not isinstance(command, Deposit | Withdraw):
             return command
         shard = self._witness.market_map.shard_of_account(command.account_id)
-        return by_treasury(shard, command, self.surroundings.now + self.surroundings.redis_ahead_ms)
+        return by_treasury(shard, command, entry_ms(self._shared, shard))
 
     def hear(self, payload: bytes) -> None:
         """Hand out one frame of replies."""
@@ -406,6 +408,7 @@ class Client:
 
         def moved(reply: Reply | None) -> None:
             if reply is not None and not isinstance(reply, Refused):
+                self.told["transferred"] += 1
                 self.transfers[transfer_id] = command.amount if kind is Deposit else -command.amount
 
         self._submit(gateway, command, moved)

@@ -176,6 +176,8 @@ class Running:
         """Become the program."""
         self._before = become(self._program)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Become what was before."""
         become(self._before)

@@ -16,7 +16,6 @@ import structlog
 
 import engine_worker.worker
 import feeds.worker
-
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
 from feeds.state import InvariantError
@@ -25,7 +24,7 @@ from protocol import streams
 from protocol.codec import encode_commands
 from protocol.events import Event
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, split_stream_id
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.switching import Reader
 from runtime.stream_log import Commit, ShardPosition
 from simulation.clients import Client, Gateway, endowment
@@ -149,8 +148,10 @@ class Simulation:
         yield from self._missing(further)
 
     def _missing(self, further: Iterator[Action]) -> Iterator[Action]:
-        if len(self.witness.requests) < self.plan.commands_min:
-            self._upgrade_for_the_switch()
+        if self._is_switch_ordered and len(self.witness.requests) < self.plan.commands_min:
+            # Once a switch is ordered there is no way back: what holds or refuses is replaced.
+            for target in range(len(self._slots())):
+                yield self._take(Action(Act.UPGRADE, target, 0))
         for count, action in enumerate(further):
             if len(self.witness.requests) >= self.plan.commands_min:
                 return
@@ -271,20 +272,12 @@ class Simulation:
                 f"{process.name} does not read what the shards were switched to, although its operator has asked",
             )
 
-    def _upgrade_for_the_switch(self) -> None:
-        """Once a switch is ordered there is no way back: what holds or refuses is replaced."""
-        if self._is_switch_ordered:
-            for target in range(len(self._slots())):
-                self._deploy(target, Program.NEXT)
-
     def _complete_switch(self) -> None:
-        """Order the switch again for shards that have refused it, as one of an outdated configuration or too late."""
+        """Replace what holds or refuses, and order the switch again for shards that have refused it, as one that came too late."""
         if not self._is_switch_ordered:
             return
-        self._upgrade_for_the_switch()
-        # After a clock was wrong Redis stamps entries with its last time until it gets there again; what is signed now is too late then.
-        ids = [self.log.last_id(streams.commands(shard)) for shard in range(self.plan.shard_count)]
-        self.surroundings.now = max(self.surroundings.now, *(split_stream_id(each)[0] for each in ids))
+        for target in range(len(self._slots())):
+            self._deploy(target, Program.NEXT)
         for _ in range(SWITCHES_MAX):
             for _ in range(10):
                 self._round()
@@ -527,14 +520,15 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Let programs that hold their input look again at once: the clock is not a real one."""
-    waits = [(module, module._HELD_S) for module in (engine_worker.worker, feeds.worker)]
-    for module, _ in waits:
-        module._HELD_S = 0.0
+    modules = [vars(module) for module in (engine_worker.worker, feeds.worker)]
+    waits = [module["_HELD_S"] for module in modules]
+    for module in modules:
+        module["_HELD_S"] = 0.0
     try:
         yield
     finally:
-        for module, wait_s in waits:
-            module._HELD_S = wait_s
+        for module, wait_s in zip(modules, waits, strict=True):
+            module["_HELD_S"] = wait_s
 
 
 @contextmanager

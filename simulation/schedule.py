@@ -212,7 +212,7 @@ _DIVERGENCES = (0, 0, 1, 2, 4)
 _OPERATIONS = (0, 0, 0, 3, 10, 30)
 _JUMPS = (0, 0, 0, 0, 1, 3)
 _JUMPS_MS = (900, 5_000, 61_000, 3_700_000)
-_ACTIONS_PER_COMMAND = 4
+_ACTIONS_PER_COMMAND = 5
 """About; what is missing is drawn at the end."""
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
 
@@ -243,7 +243,7 @@ def plan_of(
 
     For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
     its end, `is_operated` whether operators and forgers may have a part, and `has_two_versions` whether a new release is deployed.
-    A run of `commands_min` commands has as many more actions before the drawn faults are over.
+    With `commands_min` the run goes on until there were so many different commands.
     """
     source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
     shard_count = source.randint(1, SHARDS_MAX)
@@ -259,9 +259,7 @@ def plan_of(
     if source.random() < 1 / 8 if loses_tail is None else loses_tail:
         acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
     batch_entries_max, ingest_entries_max = source.choice((1, 3, 512)), source.choice((1, 4, 2_000))
-    mixture = Mixture(
-        tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles)
-    )
+    mixture = Mixture(tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles))
     actions = [mixture.action(act, source) for act in acts]
     # From a source of their own, so that the seeds mean otherwise what they did.
     diverging = random.Random(f"diverging {seed}")  # noqa: S311 - as above
@@ -325,5 +323,6 @@ def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Rand
             place(Act.TAKE_BACK, slot, 0.42, 0.8)
             place(Act.UPGRADE, slot, 0.8, 1.0)
     # From the last on, so that the places of the others stay; of those at one place the first drawn comes first.
-    for share, action in sorted(reversed(placed), key=lambda each: each[0], reverse=True):
+    placed.sort(key=lambda each: each[0])
+    for share, action in reversed(placed):
         actions.insert(round(share * size), action)

@@ -234,7 +234,9 @@ class Books:
 def _is_later(entry: Entry) -> bool:
     """Return whether an entry is a frame that the next release wrote in its own format."""
     return any(
-        format_of(entry.fields[field]) == NEXT.format for field in (COMMANDS_FIELD, MESSAGES_FIELD) if field in entry.fields
+        format_of(entry.fields[field]) == NEXT.format
+        for field in (COMMANDS_FIELD, MESSAGES_FIELD)
+        if field in entry.fields
     )
 
 
@@ -414,8 +416,10 @@ class Witness(Watch):
         require(not books.legs, f"never settled: {list(books.legs)[:3]}")
 
     def check_replays(self) -> None:
-        """Let both releases replay all that each shard has applied: the next one comes to the same state, and so does this one as long as
-        the shard is not switched; it stops at the very entry that switches it, or that a switched shard has sent.
+        """Let both releases replay all that each shard has applied, if both had a part in it.
+
+        The next one comes to the same state. So does this one when the shard was not switched; otherwise it stops at the very entry that
+        switches it, or that a switched shard has sent.
         """
         for index, entries in enumerate(self._inputs if self.program is Program.NEXT else ()):
             self._replay(index, entries, Program.NEXT, None)

@@ -133,8 +133,6 @@ PLANTS = (
 )  # fmt: skip
 
 
-
-
 class VersionPlant(NamedTuple):
     """A bug that takes two versions side by side: `plants` together, and what happens to whom."""
 
