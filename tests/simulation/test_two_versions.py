@@ -41,10 +41,10 @@ def test_what_is_new_is_told_after_the_switch_alone_and_stored_by_who_reads_it()
 
 def test_each_program_has_its_numbers_only_for_as_long_as_it_runs() -> None:
     with Running(Program.NEXT):
-        assert codec.FORMAT == NEXT.format
+        assert NEXT.format == codec.FORMAT
         with Running(Program.THIS):
             assert codec.FORMAT == FORMAT
-        assert codec.FORMAT == NEXT.format
+        assert NEXT.format == codec.FORMAT
     assert codec.FORMAT == FORMAT
     assert become(Program.THIS) is Program.THIS
 
