@@ -1,36 +1,16 @@
-"""Which numbers each process reads and each shard writes, and whether all shards may be switched to the newest."""
+"""Which numbers each process reads."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-import msgspec
 import redis
 
 from cli.processes import engines, gateways, readers
 from protocol import streams
-from protocol.configuration import ShardConfig
-from protocol.release import Release, release_of
+from protocol.release import Release
+from protocol.switching import Reader
 from runtime.metrics import Health, decode_health
 from runtime.settings import Settings
-
-
-class Reader(NamedTuple):
-    """A process that reads or writes what stands in the log."""
-
-    name: str
-    reads: Release | None
-    """None: it has not been heard lately."""
-
-
-class Switch(NamedTuple):
-    """What a switch would do."""
-
-    newest: Release
-    """The newest that any process reads."""
-    lacking: tuple[Reader, ...]
-    """Processes that do not read it, or have not been heard: they forbid the switch."""
-    shards: tuple[int, ...]
-    """The shards that do not write it yet."""
 
 
 def expected(settings: Settings) -> list[str]:
@@ -75,29 +55,6 @@ def _place(name: str, names: Sequence[str]) -> tuple[int, str]:
 def _reader(name: str, health: Health | None) -> Reader:
     reads = Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
     return Reader(name, reads)
-
-
-def plan_switch(configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()) -> Switch:
-    """Return what a switch to the newest would do, `without` the processes that an operator says will not come back."""
-    counted = [each for each in found if each.reads is not None or each.name not in without]
-    written = [release_of(config) for config in configs.values()]
-    newest = _highest([*(each.reads for each in counted if each.reads is not None), *written])
-    lacking = tuple(each for each in counted if each.reads is None or not _reads(each.reads, newest))
-    behind = tuple(shard for shard, config in configs.items() if release_of(config) != newest)
-    return Switch(newest, lacking, behind)
-
-
-def _highest(releases: Sequence[Release]) -> Release:
-    return Release(*(max(numbers) for numbers in zip(*releases, strict=True)))
-
-
-def _reads(reads: Release, wanted: Release) -> bool:
-    return all(own >= number for own, number in zip(reads, wanted, strict=True))
-
-
-def switched(config: ShardConfig, newest: Release) -> ShardConfig:
-    """Return the next version of a shard's configuration, with these numbers."""
-    return msgspec.structs.replace(config, version=config.version + 1, **newest._asdict())
 
 
 def release_text(release: Release | None) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import redis
@@ -18,7 +18,7 @@ from protocol.configuration import MarketConfig, OperatorKey, Role, ShardConfig
 from protocol.market import ACCOUNT_SLOTS, assets_of
 from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply, Refused, Reply
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD
+from protocol.streams import COMMANDS_FIELD, split_stream_id
 from protocol.units import AccountId, AssetUnits, DecimalError, TimeMs, format_amount, parse_decimal
 from runtime.operator_keys import key_name, private_key, public_half, replace_private_key, shard_key
 from runtime.settings import Settings, SettingsError
@@ -51,8 +51,7 @@ def tell(
     key = private_key(settings, role)
     with command_waiter(client) as (name, replies):
         request_id = time.time_ns() // 1_000
-        seconds, microseconds = client.time()
-        deadline = TimeMs(seconds * 1_000 + microseconds // 1_000 + _COUNTS_MS)
+        deadline = TimeMs(_entry_ms(client, shard) + _COUNTS_MS)
         signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number)
         frame = encode_commands([signed], time.time_ns() // 1_000, number)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
@@ -63,6 +62,17 @@ def tell(
                 raise OperatingError(f"shard {shard} refuses to {what}: {reply.reason}")
             return reply
     raise OperatingError(f"shard {shard} did not answer; nobody knows yet whether it did {what}")
+
+
+def _entry_ms(client: redis.Redis, shard: int) -> int:
+    """Return the time that the next entry of a shard's input gets, with which deadlines are compared (docs/decisions/0025).
+
+    After Redis's clock was ahead that is the time of the last entry, until the clock is there again.
+    """
+    seconds, microseconds = client.time()
+    newest: Any = client.xrevrange(streams.commands(shard), count=1)
+    last_ms = split_stream_id(newest[0][0].decode())[0] if newest else 0
+    return max(seconds * 1_000 + microseconds // 1_000, last_ms)
 
 
 class Operator:

@@ -4,13 +4,48 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from simulation.run import Outcome, run
 from simulation.schedule import Plan, plan_of
 from simulation.shrink import shrink
 
 SEEDS_PER_TASK = 20
+FEATURES: Final[dict[str, tuple[str, ...]]] = {
+    "markets configured (fees, halts, delistings)": tuple(
+        f"operator: {what}" for what in ("fees", "halted", "cancel_only", "delisting", "trading")
+    ),
+    "shards configured (maintenance, keys, a switch)": (
+        "operator: maintenance",
+        "operator: key rotation",
+        "operator: switch",
+    ),
+    "accounts limited or closed": ("operator: limits", "operator: closing"),
+    "signed operator commands": ("operator: ",),
+    "forged operator commands": ("forged: ",),
+    "jumps of Redis's clock": ("clock wrong",),
+    "two versions side by side": ("two versions side by side",),
+    "a release taken back before the switch": ("taken back before",),
+    "a switch to what the next release brings": ("switched",),
+    "a switch refused: not every process reads it": ("switch refused",),
+    "a switch by an operator who does not ask": ("operator: switch without asking",),
+    "a release taken back after the switch": ("taken back after",),
+    "processes that hold, or do not start, at a later release": ("held (", "too old for the log"),
+    "crashes": ("crash ", "kill "),
+    "lost connections": ("disconnect ",),
+    "pauses": ("pause ",),
+    "takeovers": ("takeover", "usurpation", "hand-over"),
+    "stale leaders fenced": ("fenced",),
+    "replies lost": ("replies lost",),
+    "torn snapshots": ("torn snapshot",),
+    "followers that diverge": ("a follower diverges",),
+    "garbage": ("garbage",),
+    "a lost end of the log": ("tail lost",),
+}
+"""What a seed may have -> how what was injected begins."""
+TRANSFERS: Final = "transfers of clients"
+"""What it may have, too."""
 
 
 class Failure(NamedTuple):
@@ -23,11 +58,13 @@ class Failure(NamedTuple):
     """The smallest schedule that breaks it, an action a line."""
     trace: Sequence[str]
     """That schedule as it ran."""
+    commands_min: int = 0
 
     @property
     def command(self) -> str:
         """The command that shows it again."""
-        return f"exchange simulate --seed {self.seed} --trace"
+        length = f" --commands-min {self.commands_min}" if self.commands_min else ""
+        return f"exchange simulate --seed {self.seed}{length} --trace"
 
 
 class Tally(NamedTuple):
@@ -37,6 +74,10 @@ class Tally(NamedTuple):
     injected: Counter[str]
     seeds_with: Counter[str]
     """What was injected -> in how many seeds."""
+    commands: list[int]
+    """How many different commands each seed had."""
+    seeds_of: Counter[str]
+    """What a seed may have (`features`) -> how many had it."""
     counts: Counter[str]
     failures: list[tuple[int, str]]
     """(seed, what was broken)."""
@@ -47,20 +88,31 @@ class Tally(NamedTuple):
             self.seeds + other.seeds,
             self.injected + other.injected,
             self.seeds_with + other.seeds_with,
+            self.commands + other.commands,
+            self.seeds_of + other.seeds_of,
             self.counts + other.counts,
             self.failures + other.failures,
         )
 
 
-EMPTY = Tally(0, Counter(), Counter(), Counter(), [])
+EMPTY = Tally(0, Counter(), Counter(), [], Counter(), Counter(), [])
 
 
-def simulate(seeds: Iterable[int]) -> Tally:
-    """Run some seeds in this process."""
+def features(outcome: Outcome) -> set[str]:
+    """Return which of the `FEATURES`, and whether `TRANSFERS`, a run had."""
+    found = {name for name, prefixes in FEATURES.items() if any(what.startswith(prefixes) for what in outcome.injected)}
+    return found | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
+
+
+def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
+    """Run some seeds in this process, each until it had so many commands."""
+    commands, seeds_of = list[int](), Counter[str]()
     injected, seeds_with, counts = Counter[str](), Counter[str](), Counter[str]()
     failures, number = list[tuple[int, str]](), 0
     for seed in seeds:
-        outcome = run(plan_of(seed))
+        outcome = run(plan_of(seed, commands_min=commands_min))
+        commands.append(outcome.counts["commands"])
+        seeds_of.update(features(outcome))
         number += 1
         injected += outcome.injected
         seeds_with.update(outcome.injected.keys())
@@ -69,26 +121,29 @@ def simulate(seeds: Iterable[int]) -> Tally:
             counts["lost ends of the log noticed"] += 1
         if outcome.failure:
             failures.append((seed, outcome.failure))
-    return Tally(number, injected, seeds_with, counts, failures)
+    return Tally(number, injected, seeds_with, commands, seeds_of, counts, failures)
 
 
-def simulate_on_all_cores(seeds: range, processes: int) -> Iterator[Tally]:
+def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
     """Run the seeds on so many processes (0: one per core); yield what every few of them came to."""
     tasks = [seeds[start : start + SEEDS_PER_TASK] for start in range(0, len(seeds), SEEDS_PER_TASK)]
     processes = min(processes or os.cpu_count() or 1, len(tasks))
+    simulate_task = partial(simulate, commands_min=commands_min)
     if processes == 1:
-        yield from map(simulate, tasks)
+        yield from map(simulate_task, tasks)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(simulate, tasks)
+        yield from pool.imap_unordered(simulate_task, tasks)
 
 
-def explain(seed: int, progress: Callable[[int], None] = lambda _actions: None) -> Failure | None:
+def explain(
+    seed: int, progress: Callable[[int], None] = lambda _actions: None, commands_min: int = 0
+) -> Failure | None:
     """Run a seed again and shrink its schedule; None when nothing is broken. `progress` is told how many actions are left."""
-    plan = plan_of(seed)
-    outcome = run(plan)
+    outcome = run(plan_of(seed, commands_min=commands_min))
     if not outcome.failure:
         return None
+    plan = outcome.plan
     kind = _kind(outcome)
 
     def fails(smaller: Plan) -> bool:
@@ -100,7 +155,8 @@ def explain(seed: int, progress: Callable[[int], None] = lambda _actions: None) 
     small = shrink(plan, fails)
     trace: list[str] = []
     failure = run(small, trace.append).failure
-    return Failure(seed, failure, len(plan.actions), [str(action) for action in small.actions], trace)
+    schedule = [str(action) for action in small.actions]
+    return Failure(seed, failure, len(plan.actions), schedule, trace, commands_min)
 
 
 def _kind(outcome: Outcome) -> str:

@@ -12,8 +12,9 @@ import msgspec
 import redis
 
 from protocol import streams
-from protocol.codec import decode_replies, encode_commands, encode_frame
+from protocol.codec import OLDEST_FORMAT, decode_replies, encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder, Withdraw
+from protocol.listing import Listing, decode_configuration
 from protocol.market import MarketMap
 from protocol.orders import (
     OrderState,
@@ -31,7 +32,8 @@ from protocol.windows import DEFAULT_WINDOWS
 from runtime.memory_stream_log import MemoryStreamLog
 from simulation.faulty_log import FaultyLog
 from simulation.markets import MARKETS, PRICE
-from simulation.operator import by_treasury
+from simulation.next_release import Program
+from simulation.operator import by_treasury, entry_ms
 from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
 from simulation.witness import Books, Witness, require
@@ -40,6 +42,8 @@ REPLY_TIMEOUT_MS = 5_000
 OUTSTANDING_MAX = 4
 REPEATS_EVERY = 10
 """Steps of a gateway, about, between two in which it listens to its reply channel anew."""
+LOOKS_EVERY = 8
+"""Steps of a gateway, about, between two in which it looks which format the shards write."""
 _KINDS = (
     *[(OrderType.LIMIT, TimeInForce.GTC)] * 9,
     (OrderType.LIMIT, TimeInForce.IOC),
@@ -64,8 +68,11 @@ class Gateway(Process):
         super().__init__(surroundings, f"gateway {number}")
         self._witness = witness
         self._log = FaultyLog(log, self, witness)
+        self._shared = log
         self._starts = 1
         self._last_id = 0
+        self._format = OLDEST_FORMAT
+        """The format that it writes commands in: the lowest that any shard has been switched to."""
         self._commands: dict[int, list[Command]] = {}
         self._queries: dict[int, list[Query]] = {}
         self._to_retry: list[tuple[str, bytes, list[Command] | list[Query]]] = []
@@ -100,6 +107,8 @@ class Gateway(Process):
     def step(self, action: Action) -> None:
         """Give up what has waited too long, send again what may have lost its answer, and send the micro-batch."""
         now = self.surroundings.now
+        if self.surroundings.program is Program.NEXT and Dice(action.dice).below(LOOKS_EVERY) == 2:
+            self._look_for_the_format()
         for request_id, (deadline, _) in list(self._waiting.items()):
             if deadline <= now:
                 self._answer(request_id, None)
@@ -117,6 +126,16 @@ class Gateway(Process):
         for shard, asked in queries.items():
             self._append(streams.queries(shard), QUERIES_FIELD, asked)
 
+    def _look_for_the_format(self) -> None:
+        """Read how the shards are configured, as gateways do every second."""
+        shard_count = self._witness.market_map.shard_count
+        try:
+            values = {shard: self._log.configuration(shard) for shard in range(shard_count)}
+        except redis.ConnectionError:
+            return
+        known = {shard: decode_configuration(value) for shard, value in values.items() if value is not None}
+        self._format = Listing.of(known, shard_count).format
+
     def _repeat_unanswered(self) -> None:
         """Send all again whose answers may have been published to nobody."""
         by_shard: dict[int, list[Command]] = {}
@@ -128,7 +147,8 @@ class Gateway(Process):
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query]) -> None:
         if field == COMMANDS_FIELD:
-            frame = encode_commands([self._as_sent(each) for each in batch], self.surroundings.now * 1_000)  # type: ignore[arg-type]
+            sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
+            frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
         else:
             frame = encode_frame(batch)
         try:
@@ -141,7 +161,7 @@ class Gateway(Process):
         if not isinstance(command, Deposit | Withdraw):
             return command
         shard = self._witness.market_map.shard_of_account(command.account_id)
-        return by_treasury(shard, command, self.surroundings.now + self.surroundings.redis_ahead_ms)
+        return by_treasury(shard, command, entry_ms(self._shared, shard))
 
     def hear(self, payload: bytes) -> None:
         """Hand out one frame of replies."""
@@ -158,6 +178,7 @@ class Gateway(Process):
         """Everyone who waited loses the connection, and does not know."""
         waiting, self._waiting = self._waiting, {}
         self._commands, self._queries, self._to_retry, self._sent = {}, {}, [], {}
+        self._format = OLDEST_FORMAT
         self._starts += 1
         for _, answer in waiting.values():
             answer(None)
@@ -387,6 +408,7 @@ class Client:
 
         def moved(reply: Reply | None) -> None:
             if reply is not None and not isinstance(reply, Refused):
+                self.told["transferred"] += 1
                 self.transfers[transfer_id] = command.amount if kind is Deposit else -command.amount
 
         self._submit(gateway, command, moved)

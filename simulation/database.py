@@ -16,17 +16,23 @@ import redis
 
 from persist.candles import CandleKey, CandlePart, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
-from persist.rows import Row, Rows, TradeGapError
+from persist.rows import EventBatch, Row, Rows, TradeGapError
 from protocol.orders import OrderState
 from protocol.streams import STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
+from runtime.stream_log import Entry
 from simulation.faulty_log import FaultyLog
+from simulation.next_release import Program, news_of
 from simulation.process import Process, Surroundings
 from simulation.schedule import Action
 from simulation.witness import Witness
 
 LOCK_MS_MAX = 10_000
 """`idle_in_transaction_session_timeout` of the ingest's sessions."""
+
+
+News = tuple[int, StreamId, int, tuple[str, str | int]]
+"""(shard, entry, event, what) of something that only the next release knows of."""
 
 
 class Tables:
@@ -40,6 +46,8 @@ class Tables:
         self.candles: dict[CandleKey, CandlePart] = {}
         self.last_ids: dict[int, StreamId] = {}
         self.last_trade_ids: dict[str, int] = {}
+        self.news: list[News] = []
+        """What only the next release knows of; its ingest stores it."""
         self.dead_events: dict[tuple[int, StreamId], str] = {}
         self.locks: dict[int, tuple[MemoryConnection, int]] = {}
         """Shard -> who holds its row in `ingest`, and since when."""
@@ -118,7 +126,7 @@ class MemoryConnection:
         """Move the markets' last trades on."""
         self._staged.append(("last_trade_ids", parameters))
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: Rows, news: Sequence[News]) -> None:
         """Write the rows of some entries, refusing what is there already."""
         trades = {(str(row[1]), int(row[2])): row for row in rows.trade_rows()}
         fills = {(int(row[1]), int(row[3]), int(row[4])): row for row in rows.fills}
@@ -127,6 +135,7 @@ class MemoryConnection:
         self._staged.append(
             ("rows", (trades, fills, rows.ledger_entries, dict(rows.orders), candle_parts(rows.trades)))
         )
+        self._staged.append(("news", news))
 
     def _commit(self) -> None:
         if self.is_broken:
@@ -142,6 +151,8 @@ class MemoryConnection:
                     tables.dead_events[value[0], value[1]] = value[2]
                 case "rows":
                     self._write_rows(*value)
+                case "news":
+                    tables.news += value
         self._staged.clear()
         self.unlock()
 
@@ -185,6 +196,7 @@ class MemoryIngest(ShardIngest):
         self._tables = tables
         self._process = process
         self._memory: MemoryConnection | None = None
+        self._news: list[News] = []
 
     def close(self) -> None:
         """See `ShardIngest`."""
@@ -201,8 +213,24 @@ class MemoryIngest(ShardIngest):
         locked: MemoryConnection = connection
         return self._process.call("database lock", locked.lock)
 
+    def _readable(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
+        readable, held = super()._readable(entries)
+        if held:
+            self._process.surroundings.inject("held (ingest)")
+        return readable, held
+
+    def _rows_of(self, batches: Sequence[EventBatch]) -> Rows:
+        if self._process.program is Program.NEXT:
+            self._news = [
+                (self._shard, batch.stream_id, number, news)
+                for batch in batches
+                for number, event in batch.numbered()
+                if (news := news_of(event)) is not None
+            ]
+        return super()._rows_of(batches)
+
     def _write(self, connection: Any, rows: Rows) -> None:
-        self._process.call("database write", lambda: connection.write(rows))
+        self._process.call("database write", lambda: connection.write(rows, self._news))
 
 
 class IngestProcess(Process):

@@ -11,12 +11,14 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
+from protocol.codec import LaterFormatError
 from protocol.commands import LoggedCommand, ShardMessage
 from protocol.lease import Leader
 from protocol.streams import StreamId
 from protocol.units import TimeMs
-from runtime.stream_log import Fenced
+from runtime.stream_log import Entry, Fenced
 from simulation.faulty_log import FaultyLog, LosingLog
+from simulation.next_release import NextCores, Program, Running
 from simulation.operator import CONFIG
 from simulation.process import Process, Surroundings
 from simulation.schedule import Act, Action, Dice, Plan
@@ -81,6 +83,9 @@ class EngineWorker(Process):
             what = "differs" if isinstance(error, StateDiffers) else "breaks an invariant"
             self.surroundings.inject(f"halt of a follower that {what}")
             self.end()
+        except LaterFormatError:
+            self.surroundings.inject("too old for the log (engine)")
+            self.end()
         except redis.ConnectionError:
             if self._candidate is not None:
                 self._candidate.redis_was_away()
@@ -90,18 +95,24 @@ class EngineWorker(Process):
 
     def _join(self) -> None:
         clock = self.surroundings
-        worker = Worker(
+        worker = _Worker(
             self._log,
             self.shard,
             self.witness.market_map,
             batch_entries_max=self._batch_entries_max,
             config=CONFIG,
             now_ms=lambda: clock.now,
+            cores=NextCores() if self.program is Program.NEXT else None,
         )
+        worker.surroundings = clock
         candidate = Candidate(worker, self._log, self.name, 1, LEASE_MS, lambda: clock.now)
         try:
             candidate.join()
         except redis.ConnectionError:
+            self.end()
+            return
+        except LaterFormatError:
+            self.surroundings.inject("too old for the log (engine)")
             self.end()
             return
         self._worker, self._candidate = worker, candidate
@@ -139,7 +150,8 @@ class EngineWorker(Process):
             return None
         self._compare()
         stream_id = self._worker.position.stream_id
-        self._child = SnapshotChild(self, encode_snapshot(self._worker.shard, stream_id), stream_id)
+        with Running(self.program):
+            self._child = SnapshotChild(self, encode_snapshot(self._worker.shard, stream_id), stream_id)
         return self._child
 
     def diverge(self) -> None:
@@ -171,6 +183,14 @@ class EngineWorker(Process):
             self.witness.compare_state(self._worker.shard, self._worker.position.stream_id)
 
 
+class _Worker(Worker):
+    surroundings: Surroundings
+
+    def _hold(self, entry: Entry, error: LaterFormatError) -> None:
+        self.surroundings.inject("held (engine)")
+        super()._hold(entry, error)
+
+
 class _Snapshotter(Snapshotter):
     def has_news(self) -> bool:
         """Return whether a snapshot now would reach further than the newest one."""
@@ -188,6 +208,7 @@ class SnapshotChild(Process):
 
     def __init__(self, parent: EngineWorker, snapshot: bytes, stream_id: StreamId) -> None:
         super().__init__(parent.surroundings, f"snapshot of {parent.name} at {stream_id}")
+        self.program = parent.program
         self.is_done = False
         self.is_saved = False
         self._shard = parent.shard

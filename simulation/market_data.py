@@ -11,7 +11,7 @@ from feeds.state import TRADES_MAX, Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
 from feeds.worker import FeedsWorker
 from protocol import streams
-from protocol.codec import decode_readable_events
+from protocol.codec import LaterFormatError, decode_readable_events, format_of
 from protocol.events import Event, ShardEvent, TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import (
@@ -29,6 +29,7 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, MarketDataKind, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import DeadLetter
+from simulation.next_release import Program, Running
 from simulation.process import Process, Surroundings
 from simulation.schedule import Action
 from simulation.witness import Books, Witness, require
@@ -94,6 +95,11 @@ class MemoryFeedsStore(FeedsStore):
         entries = self._process.call("read", lambda: self._memory.read(wanted, count, block_ms))
         return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
 
+    def next_entry(self, shard: int) -> list[tuple[int, StreamId, bytes]]:
+        """Return the entry behind the mark, if there is one; without faults."""
+        entries = self._memory.read({streams.events(shard): self._hashes[shard].mark.stream_id}, 1, 0)
+        return [(shard, entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
+
     def commit(
         self,
         shard: int,
@@ -133,8 +139,9 @@ class MemoryFeedsStore(FeedsStore):
             for name in saved.expired:
                 found.chunks.pop(name, None)
             self._memory.mark_passed(shard, EventReader.FEEDS, following.stream_id)
-        for channel, payload in outputs.messages:
-            self._subscriber.hear(channel, payload)
+        with Running(self._process.surroundings.program):
+            for channel, payload in outputs.messages:
+                self._subscriber.hear(channel, payload)
 
     def close(self) -> None:
         """See `FeedsStore`."""
@@ -175,6 +182,22 @@ class FeedsProcess(Process):
             self.end()
         except (redis.ConnectionError, RewoundError):
             self._is_restored = False
+        except LaterFormatError:
+            self.surroundings.inject("too old for the log (feeds)")
+            self.end()
+        else:
+            self._note_held()
+
+    def _note_held(self) -> None:
+        """Note that it waits for a program that reads what comes next."""
+        if self.program is Program.NEXT:
+            return
+        for shard in range(self._market_map.shard_count):
+            for _, _, frame in self._store.next_entry(shard):
+                try:
+                    format_of(frame)
+                except LaterFormatError:
+                    self.surroundings.inject("held (feeds)")
 
     def end(self) -> None:
         """Forget the state."""

@@ -3,14 +3,14 @@
 Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the shards tell.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core.shard import Shard
-from protocol import streams
+from protocol import streams, switching
 from protocol.codec import encode_commands
 from protocol.commands import (
     CancelOrders,
@@ -37,9 +37,11 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD
+from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.switching import Reader
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
+from simulation.next_release import NEXT
 from simulation.process import Surroundings, Violation
 from simulation.schedule import CLIENTS, Dice
 
@@ -59,6 +61,11 @@ _TREASURY_KEY: Final = _public("treasury", Role.TREASURY, TREASURY)
 _OPERATOR_KEYS: Final = [_public(f"operator {number}", Role.OPERATOR, key) for number, key in enumerate(OPERATORS)]
 CONFIG: Final = ShardConfig(keys=(_OPERATOR_KEYS[0], _TREASURY_KEY), drained_per_command=2)
 """What new shards begin with."""
+
+
+def entry_ms(log: MemoryStreamLog, shard: int) -> int:
+    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the last."""
+    return max(log.now_ms(), split_stream_id(log.last_id(streams.commands(shard)))[0])
 
 
 def by_treasury(shard: int, command: Deposit | Withdraw, now: int) -> Signed:
@@ -82,9 +89,31 @@ class Operator:
         what, role, body = self._body(self._state_of(shard), shard, dice)
         self._note(body)
         self._surroundings.inject(f"operator: {what}")
+        self._sign(shard, role, body)
+
+    def _sign(self, shard: int, role: Role, body: SignedBody) -> None:
         number = next((number for number, key in enumerate(_OPERATOR_KEYS) if key in self._config(shard).keys), 0)
         private, name = (TREASURY, "treasury") if role is Role.TREASURY else (OPERATORS[number], f"operator {number}")
-        self._append(shard, sign(private, name, shard, self._deadline(), body))
+        self._append(shard, sign(private, name, shard, self._deadline(shard), body))
+
+    def switch(self, shards: Iterable[int], readers: Sequence[Reader], *, asks: bool) -> bool:
+        """Switch the shards to what the next release brings, as `exchange formats switch` does; return whether it was ordered.
+
+        One who does not ask (`asks`) orders it whatever the processes read.
+        """
+        planned = switching.plan_switch({shard: self._config(shard) for shard in shards}, readers)
+        if asks and planned.lacking:
+            self._surroundings.inject("switch refused: not every process reads it")
+            return False
+        for shard in planned.shards:
+            self._count += 1
+            config = switching.switched(self._config(shard), NEXT if not asks else planned.newest)
+            body = ConfigureShard(self._count, "operator", config)
+            self._note(body)
+            self._sign(shard, Role.OPERATOR, body)
+        if planned.shards:
+            self._surroundings.inject(f"operator: switch{'' if asks else ' without asking'}")
+        return bool(planned.shards)
 
     def forge(self, shard: int, dice: Dice) -> None:
         """Say one thing that does not count."""
@@ -97,16 +126,16 @@ class Operator:
             case 0:
                 how, command = "unsigned", body
             case 1:
-                how, command = "stranger", sign(STRANGER, name, shard, self._deadline(), body)
+                how, command = "stranger", sign(STRANGER, name, shard, self._deadline(shard), body)
             case 2:
                 wrong = (OPERATORS[0], "operator 0") if role is Role.TREASURY else (TREASURY, "treasury")
-                how, command = "other role", sign(*wrong, shard, self._deadline(), body)
+                how, command = "other role", sign(*wrong, shard, self._deadline(shard), body)
             case 3:
-                how, command = "other shard", sign(private, name, shard + 1, self._deadline(), body)
+                how, command = "other shard", sign(private, name, shard + 1, self._deadline(shard), body)
             case 4:
                 how, command = "too late", sign(private, name, shard, TimeMs(self._log.now_ms() - 1), body)
             case _:
-                true = sign(private, name, shard, self._deadline(), body)
+                true = sign(private, name, shard, self._deadline(shard), body)
                 other = msgspec.structs.replace(body, request_id=body.request_id + 1)
                 how, command = "changed", msgspec.structs.replace(true, command=msgspec.msgpack.encode(other))
         self._surroundings.inject(f"forged: {how} {what}")
@@ -141,8 +170,8 @@ class Operator:
         frame = encode_commands([command], self._surroundings.now * 1_000)
         self._log.append(streams.commands(shard), {COMMANDS_FIELD: frame})
 
-    def _deadline(self) -> TimeMs:
-        return TimeMs(self._log.now_ms() + SIGNED_MS)
+    def _deadline(self, shard: int) -> TimeMs:
+        return TimeMs(entry_ms(self._log, shard) + SIGNED_MS)
 
     def _config(self, shard: int) -> ShardConfig:
         return self._state_of(shard).config or CONFIG

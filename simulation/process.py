@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import redis
 
+from simulation.next_release import Program, become
 from simulation.schedule import Action, Fault, Trouble, Where
 
 _Answer = TypeVar("_Answer")
@@ -26,6 +27,8 @@ class Surroundings:
         self.now = start_ms
         self.redis_ahead_ms = 0
         """By how much Redis's clock is wrong."""
+        self.program = Program.THIS
+        """What does what no process does. The next release where some processes are of it, since it reads what both write."""
         self.injected: Counter[str] = Counter()
         """What was injected, in words -> how often."""
         self.trace: Callable[[str], None] | None = None
@@ -51,6 +54,12 @@ class Process:
     def __init__(self, surroundings: Surroundings, name: str) -> None:
         self.surroundings = surroundings
         self.name = name
+        self.program = Program.THIS
+        """What it runs."""
+        self.was_asked = False
+        """Whether the program that it runs was asked, before a switch, up to what it reads."""
+        self._deployed = Program.THIS
+        """What it runs when it is started again."""
         self.busy = False
         """In the middle of a step: paused, when somebody else looks."""
         self.is_deaf = False
@@ -81,7 +90,9 @@ class Process:
             case Trouble.DISCONNECT:
                 raise redis.ConnectionError("the connection was lost")
             case Trouble.PAUSE:
+                own = become(self.surroundings.program)
                 self.surroundings.pass_by(fault.length)
+                become(own)
                 if self._is_killed:
                     raise Crashed
 
@@ -91,11 +102,13 @@ class Process:
             return
         self.busy, self._fault, self._calls = True, action.fault, 0
         self.is_deaf = action.fault is not None and action.fault.trouble is Trouble.DEAF
+        before = become(self.program)
         try:
             self.step(action)
         except Crashed:
             self._ended()
         finally:
+            become(before)
             self.busy, self._is_killed, self._fault, self.is_deaf = False, False, None, False
 
     def kill(self) -> None:
@@ -105,8 +118,15 @@ class Process:
         else:
             self._ended()
 
+    def deploy(self, program: Program) -> None:
+        """End the process, and let it run that program when it is started again."""
+        self._deployed = program
+        self.kill()
+
     def _ended(self) -> None:
         self.surroundings.say(f"{self.name} has ended")
+        if self.program is not self._deployed:
+            self.program, self.was_asked = self._deployed, False
         self.end()
 
     def step(self, action: Action) -> None:

@@ -9,6 +9,7 @@ from protocol.market_data import INTERVALS
 from protocol.streams import events
 from simulation.database import Tables
 from simulation.market_data import candles_of
+from simulation.next_release import news_of
 from simulation.witness import Witness, require
 
 
@@ -54,6 +55,16 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         "the database has other orders than happened",
     )
     _check_ledger(tables, witness)
+    news = [
+        (shard, stream_id, number, told)
+        for shard, stream_id, found in witness.happened
+        for number, event in enumerate(found)
+        if (told := news_of(event)) is not None
+    ]
+    require(
+        sorted(tables.news) == sorted(news),
+        f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other ones",
+    )
     for market in markets.values():
         of_market = books.trades[market.symbol]
         for interval in INTERVALS:

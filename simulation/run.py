@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
+import engine_worker.worker
+import feeds.worker
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
 from feeds.state import InvariantError
@@ -23,6 +25,8 @@ from protocol.codec import encode_commands
 from protocol.events import Event
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
+from protocol.switching import Reader
+from runtime.stream_log import Commit, ShardPosition
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
 from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
@@ -30,6 +34,7 @@ from simulation.faulty_log import LosingLog
 from simulation.garbage import BROKEN_TEXT, DEEP
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
+from simulation.next_release import NEXT, READS, Program, Running
 from simulation.operator import Operator, by_treasury
 from simulation.process import Process, Surroundings, Violation
 from simulation.relations import check_relations
@@ -45,6 +50,10 @@ ROUNDS_MAX = 400
 """After so many rounds without a fault everything must be quiet."""
 TOLD_MS_MAX = 2_100
 """So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may have been ahead."""
+FURTHER_ACTIONS_MAX = 20_000
+"""So many more actions must be enough commands."""
+SWITCHES_MAX = 40
+"""So often a switch is ordered at the end, until every shard has followed it."""
 QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
@@ -53,6 +62,7 @@ class Outcome(NamedTuple):
     """What one run came to."""
 
     plan: Plan
+    """With the actions that have happened."""
     failure: str
     """What was broken; empty: nothing."""
     detected: str
@@ -69,6 +79,7 @@ class Simulation:
         self.surroundings = Surroundings(START_MS)
         self.surroundings.trace = trace
         self.surroundings.pass_by = self._pass_by
+        self.surroundings.program = Program.NEXT if plan.has_two_versions else Program.THIS
         self.log = LosingLog(lambda: self.surroundings.now + self.surroundings.redis_ahead_ms)
         self.markets = market_map(plan.shard_count)
         self.witness = HearingWitness(self)
@@ -96,7 +107,10 @@ class Simulation:
         self.children: list[SnapshotChild] = []
         self.tail = Tail(self)
         self.operator = Operator(self.surroundings, self.log, self.witness.twin)
-        self._actions = iter(plan.actions)
+        self._actions = self._drawn()
+        self.taken: list[Action] = []
+        """The actions that have happened, which are a schedule of their own."""
+        self._is_switch_ordered = False
         self._depth = 0
         self._steps = 0
 
@@ -108,6 +122,10 @@ class Simulation:
         Raises:
             Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
         """
+        with Running(self.surroundings.program):
+            self._run()
+
+    def _run(self) -> None:
         while not self.witness.knows_all_markets():
             self._round()
         for shard, deposits in endowment(self.markets):
@@ -119,6 +137,31 @@ class Simulation:
             self._do(action)
         self.settle()
         self.check()
+
+    def _drawn(self) -> Iterator[Action]:
+        """Yield the plan's actions, and as many more as it takes until there were `commands_min` commands."""
+        further = self.plan.further_actions()
+        for action in self.plan.actions:
+            if action.act is Act.LOSE_TAIL:
+                yield from self._missing(further)
+            yield self._take(action)
+        yield from self._missing(further)
+
+    def _missing(self, further: Iterator[Action]) -> Iterator[Action]:
+        if self._is_switch_ordered and len(self.witness.requests) < self.plan.commands_min:
+            # Once a switch is ordered there is no way back: what holds or refuses is replaced.
+            for target in range(len(self._slots())):
+                yield self._take(Action(Act.UPGRADE, target, 0))
+        for count, action in enumerate(further):
+            if len(self.witness.requests) >= self.plan.commands_min:
+                return
+            if count == FURTHER_ACTIONS_MAX:
+                raise Violation(f"{count} more actions are only {len(self.witness.requests)} commands")
+            yield self._take(action)
+
+    def _take(self, action: Action) -> Action:
+        self.taken.append(action)
+        return action
 
     def _pass_by(self, count: int) -> None:
         if self._depth == NESTING_MAX:
@@ -174,6 +217,10 @@ class Simulation:
                 is_wrong = self.surroundings.redis_ahead_ms != 0
                 self.surroundings.redis_ahead_ms = 0 if is_wrong else action.wait_ms
                 self.surroundings.inject(f"clock {'right again' if is_wrong else 'wrong'}")
+            case Act.UPGRADE | Act.TAKE_BACK:
+                self._deploy(target, Program.NEXT if action.act is Act.UPGRADE else Program.THIS)
+            case Act.SWITCH:
+                self._switch(asks=bool(target))
             case Act.LOSE_TAIL:
                 self.tail.lose(shard, dice)
         if self._steps % 16 == 0:
@@ -184,6 +231,61 @@ class Simulation:
         workers = [worker for pair in self.workers for worker in pair]
         ingests = [ingest for pair in self.ingests for ingest in pair]
         return [*workers, *workers, *self.gateways, *self.feeds, *ingests, *self.children]
+
+    def _slots(self) -> list[Process]:
+        """Return the processes that are upgraded; the children of workers run what their parents do."""
+        workers = [worker for pair in self.workers for worker in pair]
+        ingests = [ingest for pair in self.ingests for ingest in pair]
+        return [*workers, *ingests, *self.gateways, *self.feeds]
+
+    def _deploy(self, target: int, program: Program) -> None:
+        slots = self._slots()
+        process = slots[target % len(slots)]
+        others = {each.program for each in slots if each is not process}
+        if process.program is program:
+            return
+        if program is Program.THIS:
+            self.surroundings.inject(f"taken back {'after' if self._is_switch_ordered else 'before'} the switch")
+        else:
+            self.surroundings.inject("upgraded")
+        process.deploy(program)
+        if others != {program}:
+            self.surroundings.inject("two versions side by side")
+
+    def _switch(self, *, asks: bool) -> None:
+        slots = self._slots()
+        readers = [Reader(process.name, READS[process.program]) for process in slots]
+        if self.operator.switch(range(self.plan.shard_count), readers, asks=asks):
+            self._is_switch_ordered = True
+            for process in slots:
+                process.was_asked = process.was_asked or asks
+
+    def check_was_asked(self) -> None:
+        """Refuse a switch by an operator who has asked, while a process that was there then does not read what it brings.
+
+        Raises:
+            Violation: there is such a process. It holds from now on, or will not start again.
+        """
+        for process in self._slots():
+            require(
+                process.program is Program.NEXT or not process.was_asked,
+                f"{process.name} does not read what the shards were switched to, although its operator has asked",
+            )
+
+    def _complete_switch(self) -> None:
+        """Replace what holds or refuses, and order the switch again for shards that have refused it, as one that came too late."""
+        if not self._is_switch_ordered:
+            return
+        for target in range(len(self._slots())):
+            self._deploy(target, Program.NEXT)
+        for _ in range(SWITCHES_MAX):
+            for _ in range(10):
+                self._round()
+            if all(self.witness.twin(shard).format == NEXT.format for shard in range(self.plan.shard_count)):
+                self.surroundings.inject("switched")
+                return
+            self._switch(asks=True)
+        raise Violation("the switch is not followed")
 
     def end_everything(self) -> None:
         """End all processes, and the children that write snapshots."""
@@ -244,6 +346,7 @@ class Simulation:
         """
         quiet, shards = 0, range(self.plan.shard_count)
         self.surroundings.redis_ahead_ms = 0
+        self._complete_switch()
         for number in range(ROUNDS_MAX):
             before = self._progress()
             self._round()
@@ -311,6 +414,7 @@ class Simulation:
             require(not self.log.undelivered(shard), f"shard {shard} has undelivered messages")
             self._restart(shard)
         witness.check_twins()
+        witness.check_replays()
         for client in self.clients:
             client.check(witness)
         happened: list[Event] = [
@@ -335,7 +439,8 @@ class Simulation:
     def counts(self) -> Counter[str]:
         """Return what the run consisted of."""
         books, counted = self.witness.books, Counter[str]()
-        counted["commands"] = len(self.witness.commands)
+        counted["commands"] = len(self.witness.requests)
+        counted["transfers"] = len(books.transfers)
         counted["orders"] = len(books.histories)
         counted["trades"] = sum(len(trades) for trades in books.trades.values())
         counted["steps"] = self._steps
@@ -357,11 +462,28 @@ class HearingWitness(Witness):
     """The witness, and the way of what is published to the gateways."""
 
     def __init__(self, simulation: Simulation) -> None:
-        super().__init__(simulation.markets, simulation.log)
+        super().__init__(simulation.markets, simulation.log, simulation.surroundings.program)
         self._simulation = simulation
+
+    def committed(self, process: Process, commit: Commit) -> None:
+        """See `Watch`."""
+        known = self.twin(commit.shard).format
+        with Running(self.program):
+            super().committed(process, commit)
+        if self.twin(commit.shard).format != known:
+            self._simulation.check_was_asked()
+
+    def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
+        """See `Watch`."""
+        with Running(self.program):
+            super().took_over(process, shard, position)
 
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `Watch`."""
+        with Running(self.program):
+            self._published(process, messages)
+
+    def _published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
         super().published(process, messages)
         if process.is_deaf:
             self._simulation.surroundings.inject("replies lost")
@@ -378,7 +500,7 @@ DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a plan and say what came of it."""
-    with silent_logs():
+    with silent_logs(), no_waiting():
         simulation = Simulation(plan, trace)
         failure = detected = ""
         try:
@@ -391,7 +513,22 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
                 detected = said
             else:
                 failure = said
-    return Outcome(plan, failure, detected, simulation.surroundings.injected, simulation.counts())
+    taken = plan._replace(actions=tuple(simulation.taken), commands_min=0)
+    return Outcome(taken, failure, detected, simulation.surroundings.injected, simulation.counts())
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let programs that hold their input look again at once: the clock is not a real one."""
+    modules = [vars(module) for module in (engine_worker.worker, feeds.worker)]
+    waits = [module["_HELD_S"] for module in modules]
+    for module in modules:
+        module["_HELD_S"] = 0.0
+    try:
+        yield
+    finally:
+        for module, wait_s in zip(modules, waits, strict=True):
+            module["_HELD_S"] = wait_s
 
 
 @contextmanager

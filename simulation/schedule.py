@@ -6,6 +6,7 @@ or many, short batches or long): what a mean mixture hides, an extreme one shows
 """
 
 import random
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -49,6 +50,12 @@ class Act(Enum):
     """Somebody says such a thing who may not, or not so."""
     JUMP = "jump"
     """Redis's clock jumps, and is wrong until it jumps back."""
+    UPGRADE = "upgrade"
+    """A process is ended, and from then on runs the next release."""
+    TAKE_BACK = "take back"
+    """Likewise, and runs this release again."""
+    SWITCH = "switch"
+    """An operator switches the shards to what the next release brings."""
     LOSE_TAIL = "lose tail"
     """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
 
@@ -121,6 +128,35 @@ class Dice:
         return choice
 
 
+class Mixture(NamedTuple):
+    """How often what happens in a run."""
+
+    weights: tuple[tuple[Act, float], ...]
+    fault_rate: float
+    troubles: tuple[Trouble, ...]
+
+    def actions(self, count: int, source: random.Random) -> list[Action]:
+        """Draw so many actions."""
+        acts = source.choices([act for act, _ in self.weights], [weight for _, weight in self.weights], k=count)
+        return [self.action(act, source) for act in acts]
+
+    def action(self, act: Act, source: random.Random) -> Action:
+        """Draw who does it, when, and with which fault."""
+        dice = source.getrandbits(96)
+        if act is Act.CLOCK:
+            return Action(act, 0, dice, source.choice(_LONG_WAITS))
+        fault = None
+        if act in _STEPS and source.random() < self.fault_rate:
+            trouble = source.choice(self.troubles)
+            fault = Fault(
+                trouble,
+                source.choice(_CALLS),
+                source.choice((Where.BEFORE, Where.AFTER)),
+                source.choice(_PAUSES) if trouble is Trouble.PAUSE else 0,
+            )
+        return Action(act, dice & 0xFF, dice >> 8, source.choice(_WAITS), fault)
+
+
 class Plan(NamedTuple):
     """All that a run depends on."""
 
@@ -129,6 +165,21 @@ class Plan(NamedTuple):
     batch_entries_max: int
     ingest_entries_max: int
     actions: tuple[Action, ...]
+    mixture: Mixture
+    """What further actions are drawn from."""
+    commands_min: int = 0
+    """Further actions happen until there were so many commands: before the log loses its end, or at the end of the plan."""
+
+    @property
+    def has_two_versions(self) -> bool:
+        """Whether some processes are of the next release for a while."""
+        return any(action.act is Act.UPGRADE for action in self.actions)
+
+    def further_actions(self) -> Iterator[Action]:
+        """Draw actions without end, the same each time."""
+        source = random.Random(f"further {self.seed}")  # noqa: S311 - chance that can be repeated is the point
+        while True:
+            yield from self.mixture.actions(100, source)
 
     @property
     def loses_tail(self) -> bool:
@@ -161,7 +212,21 @@ _DIVERGENCES = (0, 0, 1, 2, 4)
 _OPERATIONS = (0, 0, 0, 3, 10, 30)
 _JUMPS = (0, 0, 0, 0, 1, 3)
 _JUMPS_MS = (900, 5_000, 61_000, 3_700_000)
+_ACTIONS_PER_COMMAND = 5
+"""About; what is missing is drawn at the end."""
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
+
+
+class _Course(Enum):
+    """How the deployment of a new release goes on."""
+
+    UPGRADE = "upgrade"
+    TAKE_BACK = "take back"
+    SWITCH = "switch"
+    SWITCH_WITHOUT_ASKING = "switch without asking"
+
+
+_COURSES = (_Course.UPGRADE, _Course.TAKE_BACK, _Course.SWITCH, _Course.SWITCH, _Course.SWITCH_WITHOUT_ASKING)
 
 
 def plan_of(
@@ -171,11 +236,14 @@ def plan_of(
     fault_rate: float | None = None,
     loses_tail: bool | None = None,
     is_operated: bool = True,
+    has_two_versions: bool | None = None,
+    commands_min: int = 0,
 ) -> Plan:
     """Return what the seed stands for.
 
     For tests, `length` fixes the number of actions, `fault_rate` how many of the steps have a fault, `loses_tail` whether the log loses
-    its end, and `is_operated` whether operators and forgers may have a part.
+    its end, `is_operated` whether operators and forgers may have a part, and `has_two_versions` whether a new release is deployed.
+    With `commands_min` the run goes on until there were so many different commands.
     """
     source = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
     shard_count = source.randint(1, SHARDS_MAX)
@@ -186,12 +254,13 @@ def plan_of(
     weights[Act.INGEST] += 1
     own_fault_rate = source.choice((0.0, 0.02, 0.05, 0.1, 0.2))
     troubles = source.choices(tuple(Trouble), k=4)
-    count = length or source.randint(400, 800)
+    count = length or max(source.randint(400, 800), commands_min * _ACTIONS_PER_COMMAND)
     acts = source.choices(tuple(weights), tuple(weights.values()), k=count)
     if source.random() < 1 / 8 if loses_tail is None else loses_tail:
         acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
     batch_entries_max, ingest_entries_max = source.choice((1, 3, 512)), source.choice((1, 4, 2_000))
-    actions = [_action(act, source, own_fault_rate if fault_rate is None else fault_rate, troubles) for act in acts]
+    mixture = Mixture(tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles))
+    actions = [mixture.action(act, source) for act in acts]
     # From a source of their own, so that the seeds mean otherwise what they did.
     diverging = random.Random(f"diverging {seed}")  # noqa: S311 - as above
     for _ in range(diverging.choice(_DIVERGENCES)):
@@ -207,20 +276,53 @@ def plan_of(
         place = operating.randrange(len(actions) + 1)
         wait_ms = operating.choice((-1, 1)) * operating.choice(_JUMPS_MS) if act is Act.JUMP else 0
         actions.insert(place, Action(act, operating.getrandbits(8), operating.getrandbits(88), wait_ms))
-    return Plan(seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions))
+    upgrading = random.Random(f"two versions {seed}")  # noqa: S311 - as above
+    if upgrading.random() < 1 / 3 if has_two_versions is None else has_two_versions:
+        _insert_upgrade(actions, shard_count, upgrading)
+    return Plan(seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions), mixture, commands_min)
 
 
-def _action(act: Act, source: random.Random, fault_rate: float, troubles: list[Trouble]) -> Action:
-    dice = source.getrandbits(96)
-    if act is Act.CLOCK:
-        return Action(act, 0, dice, source.choice(_LONG_WAITS))
-    fault = None
-    if act in _STEPS and source.random() < fault_rate:
-        trouble = source.choice(troubles)
-        fault = Fault(
-            trouble,
-            source.choice(_CALLS),
-            source.choice((Where.BEFORE, Where.AFTER)),
-            source.choice(_PAUSES) if trouble is Trouble.PAUSE else 0,
-        )
-    return Action(act, dice & 0xFF, dice >> 8, source.choice(_WAITS), fault)
+def slot_count(shard_count: int) -> int:
+    """Return how many processes can be upgraded: workers, ingests, gateways and feeds."""
+    return 2 * SLOTS * shard_count + GATEWAYS + SLOTS
+
+
+def _insert_upgrade(actions: list[Action], shard_count: int, source: random.Random) -> None:
+    """Insert how a new release is deployed: process by process, in any order, for a part of the run.
+
+    In some runs processes are taken back; in some an operator switches the shards, after all are upgraded or without asking. Then the
+    release before may be started again by mistake, also the moment after.
+    """
+    slots, size = range(slot_count(shard_count)), len(actions)
+    placed: list[tuple[float, Action]] = []
+
+    def place(act: Act, slot: int, since: float, until: float) -> None:
+        placed.append((source.uniform(since, until), Action(act, slot, source.getrandbits(88))))
+
+    course = source.choice(_COURSES)
+    end = 0.4 if course is _Course.SWITCH else 0.9
+    for slot in slots:
+        if course is not _Course.UPGRADE or source.random() < 0.8:
+            place(Act.UPGRADE, slot, 0.02, end)
+    if course is _Course.TAKE_BACK or source.random() < 0.3:
+        for slot in slots:
+            if source.random() < 0.7:
+                place(Act.TAKE_BACK, slot, end / 2, end)
+                if course is _Course.SWITCH:
+                    place(Act.UPGRADE, slot, end, end)
+    if course in (_Course.SWITCH, _Course.SWITCH_WITHOUT_ASKING):
+        asks = course is _Course.SWITCH
+        for moment in (0.42, 0.5, 0.6, 0.7):
+            placed.append((moment, Action(Act.SWITCH, int(asks), 0)))
+            if source.random() < 0.3:
+                # At once: what orders the switch is in the input, and nobody has followed it yet.
+                placed += [(moment, Action(Act.TAKE_BACK, slot, 0)) for slot in slots]
+                for slot in slots:
+                    place(Act.UPGRADE, slot, moment, moment + 0.2)
+        for slot in source.choices(slots, k=source.randrange(4)):
+            place(Act.TAKE_BACK, slot, 0.42, 0.8)
+            place(Act.UPGRADE, slot, 0.8, 1.0)
+    # From the last on, so that the places of the others stay; of those at one place the first drawn comes first.
+    placed.sort(key=lambda each: each[0])
+    for share, action in reversed(placed):
+        actions.insert(round(share * size), action)

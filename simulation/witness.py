@@ -14,8 +14,8 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
-from protocol.codec import decode_messages, decode_replies
-from protocol.commands import Command, MessageFrame, ShardMessage, Signed
+from protocol.codec import LaterFormatError, decode_messages, decode_replies, format_of
+from protocol.commands import Command, MessageFrame, ShardMessage, Signed, SignedBody
 from protocol.events import (
     DepthChanged,
     Event,
@@ -32,11 +32,12 @@ from protocol.market import MarketMap
 from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
 from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.signing import decode_signed_body
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry, ShardPosition
 from simulation.faulty_log import Watch
+from simulation.next_release import NEXT, Program, Running, as_run_by
 from simulation.process import Process, Violation
 
 
@@ -230,16 +231,29 @@ class Books:
             require(told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}")
 
 
+def _is_later(entry: Entry) -> bool:
+    """Return whether an entry is a frame that the next release wrote in its own format."""
+    return any(
+        format_of(entry.fields[field]) == NEXT.format
+        for field in (COMMANDS_FIELD, MESSAGES_FIELD)
+        if field in entry.fields
+    )
+
+
 class Witness(Watch):
     """Sees everything that the shards do."""
 
-    def __init__(self, market_map: MarketMap, log: MemoryStreamLog) -> None:
+    def __init__(self, market_map: MarketMap, log: MemoryStreamLog, program: Program = Program.THIS) -> None:
+        """See what is done on `log`; the twins run `program`. When that is the next release, the input is kept for replays."""
         self.market_map = market_map
+        self.program = program
         self.books = Books(market_map)
         self.happened: list[tuple[int, StreamId, list[Event]]] = []
         """(shard, id of the entry in the event log, its events), as they were committed."""
         self.commands: list[tuple[int, TimeMs, Command]] = []
         """(shard, time, command), as they were committed."""
+        self.requests: set[tuple[str, int]] = set()
+        """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each once however often it came."""
         self.queries: set[tuple[str, int]] = set()
         """(reply_to, request id) of what was asked, as opposed to commanded."""
         self.garbage: list[tuple[str, StreamId]] = []
@@ -247,11 +261,18 @@ class Witness(Watch):
         self._log = log
         self._leaders: dict[int, Process] = {}
         shards = range(market_map.shard_count)
-        self._twins = [Shard(shard, MarketMap.placed([], market_map.shard_count)) for shard in shards]
+        self._twins = [self._new_shard(shard, program) for shard in shards]
+        self._inputs: list[list[Entry]] = [[] for _ in shards]
+        """What each shard has applied, when it is kept."""
+        self._later_from: dict[int, StreamId] = {}
+        """Shard -> the first entry that only the next release reads: the switch, or messages of a shard that is switched."""
         self.positions = [STREAM_START for _ in shards]
         """Up to where each twin is."""
         self._hashes: dict[int, tuple[StreamId, str]] = {}
         self._replies: defaultdict[tuple[str, int], list[Reply]] = defaultdict(list)
+
+    def _new_shard(self, index: int, program: Program) -> Shard:
+        return as_run_by(program, Shard(index, MarketMap.placed([], self.market_map.shard_count)))
 
     def twin(self, shard: int) -> Shard:
         """Return a shard as it was last committed; only to look at."""
@@ -286,6 +307,10 @@ class Witness(Watch):
             if split_stream_id(entry.stream_id) > goal:
                 break
             self._apply(twin, entry)
+            if self.program is Program.NEXT:
+                self._inputs[shard].append(entry)
+                if shard not in self._later_from and (twin.format == NEXT.format or _is_later(entry)):
+                    self._later_from[shard] = entry.stream_id
         output = twin.take()
         self.positions[shard] = commit.stream_id
         require(
@@ -305,6 +330,8 @@ class Witness(Watch):
         try:
             for command in apply_one_by_one(twin, entry):
                 said = decode_signed_body(command.command) if isinstance(command, Signed) else command
+                if isinstance(said, SignedBody | Command):
+                    self.requests.add((said.reply_to, said.request_id))
                 if isinstance(said, Command):
                     self.commands.append((twin.index, twin.time, said))
         except NotUnderstoodError:
@@ -351,6 +378,11 @@ class Witness(Watch):
         index = shard.index
         if stream_id != self.positions[index]:
             return
+        with Running(self.program):
+            self._compare_state(shard, stream_id)
+
+    def _compare_state(self, shard: Shard, stream_id: StreamId) -> None:
+        index = shard.index
         known = self._hashes.get(index)
         if known is None or known[0] != stream_id:
             known = self._hashes[index] = (stream_id, state_hash(self._twins[index]))
@@ -382,6 +414,38 @@ class Witness(Watch):
                 )
         require(not any(settled.values()), f"settlements do not sum to zero although all is quiet: {dict(settled)}")
         require(not books.legs, f"never settled: {list(books.legs)[:3]}")
+
+    def check_replays(self) -> None:
+        """Let both releases replay all that each shard has applied, if both had a part in it.
+
+        The next one comes to the same state. So does this one when the shard was not switched; otherwise it stops at the very entry that
+        switches it, or that a switched shard has sent.
+        """
+        for index, entries in enumerate(self._inputs if self.program is Program.NEXT else ()):
+            self._replay(index, entries, Program.NEXT, None)
+            self._replay(index, entries, Program.THIS, self._later_from.get(index))
+
+    def _replay(self, index: int, entries: Sequence[Entry], program: Program, stops_at: StreamId | None) -> None:
+        shard, stopped_at = self._new_shard(index, program), None
+        with Running(program):
+            for entry in entries:
+                try:
+                    for _ in apply_one_by_one(shard, entry):
+                        pass
+                except NotUnderstoodError:
+                    continue
+                except LaterFormatError:
+                    stopped_at = entry.stream_id
+                    break
+            shard.take()
+        require(
+            stopped_at == stops_at,
+            f"shard {index}: a replay by {program.value} stops at {stopped_at}, it should at {stops_at}",
+        )
+        twin = self._twins[index]
+        with Running(self.program):
+            is_same = (shard.checksum, state_hash(shard)) == (twin.checksum, state_hash(twin))
+        require(is_same or stops_at is not None, f"shard {index}: a replay by {program.value} comes to another state")
 
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
         """Return what a shard's event log held in all."""

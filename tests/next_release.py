@@ -1,71 +1,20 @@
-"""A planted next release, for tests of the switch: a new kind of event, a field more in an old one, other rules, other snapshots.
+"""The planted next release of the simulation, for tests of the switch.
 
 `with next_release():` around a call lets that call be made by its program; the rest of the test is this program.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
-from operator import or_
-from typing import Any, get_args
+from typing import Any
 
-import msgspec
 import pytest
 
-from engine_worker.core import snapshot
 from engine_worker.core.shard import Shard
-from protocol import codec, configuration, release
-from protocol.codec import FORMAT
-from protocol.commands import Deposit
-from protocol.configuration import RULES
-from protocol.decoding import msgpack_decoder
-from protocol.events import Event, FundsDeposited
-from protocol.release import KINDS, LEVELS, Release
-from protocol.units import TimeMs
+from simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, move_funds
 
-NEXT = Release(FORMAT + 1, KINDS + 1, RULES + 1)
-"""Its numbers."""
+__all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release"]
 
-
-class LaterDeposit(FundsDeposited, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
-    """`FundsDeposited` with a field more."""
-
-    note: str = ""
-
-
-class DepositsCounted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=99):
-    """The new kind."""
-
-    time: TimeMs
-    count: int
-
-
-_EVENTS: Any = reduce(
-    or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
-)
 _move_funds = Shard._move_funds
-
-
-class _Events(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    number: int
-    written_us: int
-    events: list[_EVENTS]
-
-
-def _move_funds_later(shard: Shard, command: Any, account: Any) -> None:
-    _move_funds(shard, command, account)
-    if not isinstance(command, Deposit):
-        return
-    config = shard.config
-    assert config is not None
-    told = shard._events[-1]
-    note = "of the next release" if config.format > FORMAT else ""
-    fields = [getattr(told, name) for name in told.__struct_fields__]
-    shard._events[-1] = LaterDeposit(*fields, note)  # type: ignore[call-arg]  # all fields in order
-    if config.rules > RULES:
-        shard.execution_count += 1  # something that is in the state
-    if config.kinds > KINDS:
-        shard._events.append(DepositsCounted(shard.time, shard.execution_count))  # type: ignore[arg-type]  # it is new
 
 
 def _tell_kind(shard: Shard, command: Any, account: Any) -> None:
@@ -86,16 +35,6 @@ _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
 @contextmanager
 def next_release(careless_with: str = "") -> Iterator[None]:
     """Let what is done meanwhile be done by the next release; a careless one uses its new `kind`, or `field`, before the switch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "FORMAT", NEXT.format)
-        patch.setattr(release, "KINDS", NEXT.kinds)
-        patch.setattr(configuration, "RULES", NEXT.rules)
-        patch.setattr(release, "LEVELS", {**LEVELS, LaterDeposit: 1, DepositsCounted: NEXT.kinds})
-        patch.setattr(codec, "FIELDS_BEFORE", {FORMAT: {LaterDeposit: len(FundsDeposited.__struct_fields__)}})
-        patch.setattr(codec, "_decode_events", msgpack_decoder(_Events))
-        patch.setattr(codec, "_unnumbered_events", msgpack_decoder(list[_EVENTS]))
-        patch.setattr(codec, "_event", msgpack_decoder(_EVENTS))
-        patch.setattr(snapshot, "VERSIONS", {**snapshot.VERSIONS, NEXT.format: snapshot.FORMAT_VERSION + 1})
-        patch.setattr(snapshot, "FORMAT_VERSION", snapshot.FORMAT_VERSION + 1)
-        patch.setattr(Shard, "_move_funds", _CARELESSLY.get(careless_with, _move_funds_later))
+    with Running(Program.NEXT), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds))
         yield

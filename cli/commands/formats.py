@@ -3,12 +3,13 @@
 import rich_click as click
 
 from cli.console import CommandError, console, plain_table, print_json
-from cli.formats import Reader, Switch, plan_switch, read_readers, release_text, switched
+from cli.formats import read_readers, release_text
 from cli.operating import Operator, operating
 from cli.probes import connect
 from protocol.commands import ConfigureShard
 from protocol.configuration import Role, ShardConfig
 from protocol.release import release_of
+from protocol.switching import Reader, Switch, plan_switch, switched
 
 
 @click.group(invoke_without_command=True)

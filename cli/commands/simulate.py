@@ -2,12 +2,13 @@
 
 import sys
 from collections import Counter
+from statistics import median_low
 
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.console import console, plain_table, print_json
-from simulation.campaign import EMPTY, Failure, Tally, explain, simulate_on_all_cores
+from simulation.campaign import EMPTY, FEATURES, TRANSFERS, Failure, Tally, explain, simulate_on_all_cores
 from simulation.run import run
 from simulation.schedule import plan_of
 
@@ -25,11 +26,19 @@ _TROUBLES = ("crash", "disconnect", "pause")
 @click.option(
     "--seed", "only", default=None, type=click.IntRange(min=0), help="Run this seed alone; shrink it if it fails."
 )
+@click.option(
+    "--commands-min",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed says, about 150.",
+)
 @click.option("--trace", is_flag=True, help="With --seed: print what happens, step by step.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: counts, what was injected, failures with their schedules."
 )
-def simulate(seeds: int, first_seed: int, processes: int, only: int | None, trace: bool, as_json: bool) -> None:
+def simulate(
+    seeds: int, first_seed: int, processes: int, only: int | None, commands_min: int, trace: bool, as_json: bool
+) -> None:
     """Run the whole pipeline in memory, under a simulated clock and with faults, once per seed; exit 1 if a rule is broken.
 
     Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash before and after
@@ -39,13 +48,20 @@ def simulate(seeds: int, first_seed: int, processes: int, only: int | None, trac
     if only is not None:
         first_seed, seeds = only, 1
         if trace:
-            run(plan_of(only), lambda line: console.print(line, highlight=False, markup=False))
-    tally = _run(range(first_seed, first_seed + seeds), processes, show_progress=not as_json)
-    failures = [failure for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX] if (failure := _explained(seed))]
+            run(
+                plan_of(only, commands_min=commands_min),
+                lambda line: console.print(line, highlight=False, markup=False),
+            )
+    tally = _run(range(first_seed, first_seed + seeds), processes, commands_min, show_progress=not as_json)
+    failures = [
+        failure for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX] if (failure := _explained(seed, commands_min))
+    ]
     if as_json:
         print_json(
             {
                 "seeds": tally.seeds,
+                "commands": {"min": min(tally.commands), "median": median_low(tally.commands)},
+                "seeds_with": {name: tally.seeds_of[name] for name in (*FEATURES, TRANSFERS)},
                 "counts": tally.counts,
                 "injected": tally.injected,
                 "failed": [{"seed": seed, "what": what} for seed, what in sorted(tally.failures)],
@@ -62,7 +78,7 @@ def simulate(seeds: int, first_seed: int, processes: int, only: int | None, trac
         sys.exit(1)
 
 
-def _run(seeds: range, processes: int, *, show_progress: bool) -> Tally:
+def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool) -> Tally:
     tally = EMPTY
     columns = (
         TextColumn("seeds"),
@@ -74,21 +90,31 @@ def _run(seeds: range, processes: int, *, show_progress: bool) -> Tally:
     )
     with Progress(*columns, console=console, transient=True, disable=not show_progress) as progress:
         task = progress.add_task("none failed", total=len(seeds))
-        for part in simulate_on_all_cores(seeds, processes):
+        for part in simulate_on_all_cores(seeds, processes, commands_min):
             tally = tally.add(part)
             failed = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "none failed"
             progress.update(task, advance=part.seeds, description=failed)
     return tally
 
 
-def _explained(seed: int) -> Failure | None:
+def _explained(seed: int, commands_min: int) -> Failure | None:
     with console.status(f"Shrinking the schedule of seed {seed} …") as status:
-        return explain(seed, lambda left: status.update(f"Shrinking the schedule of seed {seed}: {left} actions …"))
+        return explain(
+            seed, lambda left: status.update(f"Shrinking the schedule of seed {seed}: {left} actions …"), commands_min
+        )
 
 
 def _show(tally: Tally) -> None:
     verdict = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "[green]none failed[/]"
     console.print(f"{tally.seeds:,} seeds, {verdict}", highlight=False)
+    least, middle = min(tally.commands), median_low(tally.commands)
+    console.print(f"commands per seed: {least:,} at least, {middle:,} in the median", highlight=False)
+    console.print()
+    had = plain_table("seeds with", "seeds")
+    for name in FEATURES:
+        had.add_row(name, f"{tally.seeds_of[name]:,}")
+    had.add_row(TRANSFERS, f"{tally.seeds_of[TRANSFERS]:,}")
+    console.print(had)
     console.print()
     happened = plain_table("what happened", "times", "per seed")
     for what, count in tally.counts.most_common():

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from cli.commands.convert import convert_all
 from cli.console import CommandError
-from cli.formats import expected, plan_switch, read_readers
+from cli.formats import expected, read_readers
 from cli.main import main
 from engine_worker.core.snapshot import decode_snapshot, snapshot_format
 from engine_worker.worker import Worker
@@ -23,6 +23,7 @@ from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.release import Release, release_of, this_release
 from protocol.streams import COMMANDS_FIELD, StreamId
+from protocol.switching import plan_switch
 from runtime.metrics import Health, Heartbeat, decode_health, health_keys, health_now, read_health
 from runtime.operator_keys import first_config
 from runtime.redis_stream_log import RedisStreamLog

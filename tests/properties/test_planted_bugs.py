@@ -7,6 +7,7 @@ the test says so.
 import inspect
 import random
 import textwrap
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,7 +29,7 @@ class Plant(NamedTuple):
     """A bug: in `owner.method`, `right` becomes `wrong`."""
 
     bug: str
-    owner: type
+    owner: type | ModuleType
     method: str
     right: str
     wrong: str

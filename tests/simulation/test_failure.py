@@ -26,10 +26,17 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Plant:
 def test_a_failing_schedule_is_shrunk_to_what_the_failure_needs(planted: Plant) -> None:
     failure = explain(0)
     assert failure is not None
-    assert failure.actions >= 400
+    assert failure.actions >= 100
     assert len(failure.schedule) <= 15
     assert any("takeover (engine)" in line for line in failure.trace)
     assert failure.command == "exchange simulate --seed 0 --trace"
+
+
+def test_a_failure_after_many_commands_is_shrunk_from_the_actions_that_happened(planted: Plant) -> None:
+    failure = explain(2, commands_min=300)
+    assert failure is not None
+    assert len(failure.schedule) <= 15
+    assert failure.command == "exchange simulate --seed 2 --commands-min 300 --trace"
 
 
 def test_shrinking_keeps_only_what_is_needed() -> None:
@@ -67,6 +74,15 @@ def test_the_command_says_what_was_injected() -> None:
     assert (report["seeds"], report["failed"]) == (3, [])
     assert report["counts"]["commands"] > 100
     assert report["injected"]["takeover (engine)"] > 0
+    assert report["commands"]["min"] <= report["commands"]["median"] < 500
+    assert report["seeds_with"]["takeovers"] == 3
+
+
+def test_the_command_lets_seeds_go_on_and_counts_what_they_had() -> None:
+    result = CliRunner().invoke(main, ["simulate", "--seeds", "2", "--processes", "1", "--commands-min", "200"])
+    assert result.exit_code == 0, result.output
+    assert "commands per seed: 2" in result.output
+    assert "signed operator commands" in result.output
 
 
 def test_the_command_traces_one_seed() -> None:

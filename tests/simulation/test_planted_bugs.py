@@ -3,8 +3,13 @@
 Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how many seeds each took.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import pytest
 
+from engine_worker.core import frames, snapshot
 from engine_worker.core.accounts import Account
 from engine_worker.core.authority import Authority
 from engine_worker.core.outcomes import AnsweredRequests
@@ -14,13 +19,17 @@ from engine_worker.unstored_orders import UnstoredOrders
 from engine_worker.worker import Worker
 from feeds.worker import _ShardFollower
 from persist.ingest import ShardIngest
+from protocol import codec, switching
 from runtime.memory_stream_log import MemoryStreamLog
+from simulation import next_release
 from simulation.clients import Gateway
 from simulation.run import run
 from simulation.schedule import plan_of
 from tests.properties.test_planted_bugs import Plant, grow
 
-SEEDS_MAX = 300
+SEEDS_MAX = 150
+ONE_VERSION_SEEDS = 10
+"""So many seeds with one version must not notice what takes two."""
 
 PLANTS = (
     Plant(
@@ -124,14 +133,120 @@ PLANTS = (
 )  # fmt: skip
 
 
-def seeds_until_found(plant: Plant) -> int:
-    """Return how many seeds it takes; 0: more than `SEEDS_MAX`."""
-    method = getattr(plant.owner, plant.method)
-    setattr(plant.owner, plant.method, grow(plant))
-    try:
+class VersionPlant(NamedTuple):
+    """A bug that takes two versions side by side: `plants` together, and what happens to whom."""
+
+    bug: str
+    plants: tuple[Plant, ...]
+    seen_as: str
+    """What only a process of the other release can show. One version alone agrees with itself."""
+
+
+_NEW_KIND = Plant("", next_release, "move_funds", "if config.kinds > KINDS:", "if True:")
+_NEW_FIELD = Plant("", next_release, "move_funds", 'if config.format > FORMAT else ""', 'if True else ""')
+_NOT_HELD = Plant(
+    "",
+    frames,
+    "_check_is_no_later_switch",
+    "if counts and body.config.version == version + 1:",
+    "if False:",
+)
+
+VERSION_PLANTS = (
+    VersionPlant("new kind before the switch", (_NEW_KIND,), "the guard in Shard.take halts the leader of the next release"),
+    VersionPlant("new field before the switch", (_NEW_FIELD,), "the guard in encode_as halts the leader of the next release"),
+    VersionPlant(
+        "new rules before the switch",
+        (Plant("", next_release, "move_funds", "if config.rules > RULES:", "if True:"),),
+        "no event tells of it and no guard knows it: workers of this release have another state than a replay by the next one",
+    ),
+    VersionPlant(
+        "new kind before the switch, and no guard",
+        (
+            _NEW_KIND,
+            Plant("", Shard, "take", "if self.config is not None and self.config.kinds < this_release().kinds:", "if False:"),
+        ),
+        "the checksum of a follower of this release differs, its ingest puts the event aside",
+    ),
+    VersionPlant(
+        "new field before the switch, dropped without a word",
+        (_NEW_FIELD, Plant("", codec, "_with_fields", "if getattr(value, field.name) != field.default:", "if False:")),
+        "what was told is not what readers get",
+    ),
+    VersionPlant(
+        "all fields written before the switch",
+        (Plant("", codec, "_with_fields", "kept = fields.get(type(value), len(names))", "kept = len(names)"),),
+        "followers and readers of this release get bytes that it would not write",
+    ),
+    VersionPlant(
+        "new snapshots before the switch",
+        (Plant("", snapshot, "_snapshot_of", "version=VERSIONS[shard.format]", "version=FORMAT_VERSION"),),
+        "this release cannot be started again",
+    ),
+    VersionPlant(
+        "gateway writes the newest format before the switch",
+        (Plant("", Gateway, "_look_for_the_format", "Listing.of(known, shard_count).format",
+               "__import__('protocol.codec').codec.FORMAT"),),
+        "workers of this release hold the commands for ever",
+    ),
+    VersionPlant(
+        "leader does not hold what a later release wrote",
+        (Plant("", Worker, "_process", "self._hold(entry, error)", "dead_letters += [_dead_letter(entry, str(error))]; continue"),),
+        "a leader of this release commits past the switch, which a replay by the next one follows",
+    ),
+    VersionPlant(
+        "worker takes what a later release wrote for garbage",
+        (Plant("", Worker, "_apply", "except LaterFormatError:\n        raise",
+               "except LaterFormatError as error:\n        return [_dead_letter(entry, str(error))]"),),
+        "the same, and a follower of this release takes a switched shard over",
+    ),
+    VersionPlant(
+        "switch refused by who does not read it",
+        (
+            _NOT_HELD,
+            Plant("", Shard, "_configure_shard",
+                  'raise InvariantBroken(f"the shard is switched to what another release does: it {reason}")',
+                  "self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_REFUSED)"),
+        ),
+        "the next release follows the same entry",
+    ),
+    VersionPlant(
+        "switch halts who does not read it",
+        (_NOT_HELD,),
+        "the shard halts instead of waiting for the next release",
+    ),
+    VersionPlant(
+        "ingest skips what a later release wrote",
+        (Plant("", ShardIngest, "_readable", "return entries[:number], True",
+               "return [each for each in entries if each.fields[EVENTS_FIELD][1] != error.number], False"),),
+        "what an ingest of this release read after the switch is missing from the database",
+    ),
+    VersionPlant(
+        "feeds skip what a later release wrote",
+        (Plant("", _ShardFollower, "follow", "self._hold(stream_id, error)", "self.feeds.skip(stream_id); continue"),),
+        "what feeds of this release read after the switch is missing from the streams",
+    ),
+    VersionPlant(
+        "switch allowed although a process does not read it",
+        (Plant("", switching, "plan_switch", "lacking = tuple(each for each in counted if", "lacking = tuple(each for each in () if"),),
+        "the process holds from then on, or does not start again",
+    ),
+)  # fmt: skip
+
+
+@contextmanager
+def planted(plants: Iterable[Plant]) -> Iterator[None]:
+    """Plant some bugs for as long as this lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for plant in plants:
+            patch.setattr(plant.owner, plant.method, grow(plant))
+        yield
+
+
+def seeds_until_found(*plants: Plant) -> int:
+    """Return how many seeds it takes to find the bugs together; 0: more than `SEEDS_MAX`."""
+    with planted(plants):
         return next((seed + 1 for seed in range(SEEDS_MAX) if run(plan_of(seed)).failure), 0)
-    finally:
-        setattr(plant.owner, plant.method, method)
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=[plant.bug.replace(" ", "-") for plant in PLANTS])
@@ -139,6 +254,14 @@ def test_planted_bug_is_found(plant: Plant) -> None:
     assert seeds_until_found(plant), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
 
 
+@pytest.mark.parametrize("plant", VERSION_PLANTS, ids=[plant.bug.replace(" ", "-") for plant in VERSION_PLANTS])
+def test_planted_bug_of_two_versions_is_found_by_them_alone(plant: VersionPlant) -> None:
+    assert seeds_until_found(*plant.plants), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
+    with planted(plant.plants):
+        assert not any(run(plan_of(seed, has_two_versions=False)).failure for seed in range(ONE_VERSION_SEEDS))
+
+
 if __name__ == "__main__":
-    for each in PLANTS:
-        print(f"| {each.bug} | {seeds_until_found(each) or '–'} |", flush=True)  # noqa: T201 - it is a program here
+    for each in (*PLANTS, *VERSION_PLANTS):
+        found = seeds_until_found(*(each.plants if isinstance(each, VersionPlant) else (each,)))
+        print(f"| {each.bug} | {found or '–'} |", flush=True)  # noqa: T201 - it is a program here

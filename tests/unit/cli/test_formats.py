@@ -2,9 +2,10 @@
 
 import pytest
 
-from cli.formats import Reader, expected, plan_switch, release_text, switched
+from cli.formats import expected, release_text
 from protocol.configuration import ShardConfig
 from protocol.release import Release
+from protocol.switching import Reader, plan_switch, switched
 from runtime.settings import Settings
 
 OLD, NEW = Release(2, 1, 1), Release(3, 2, 1)
