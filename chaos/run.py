@@ -18,7 +18,7 @@ from chaos.faults import Faults
 from chaos.load import Load, Trader
 from chaos.operations import Operation, Operations
 from chaos.plan import Fault
-from chaos.rolling import Rolling, longest_wait_s
+from chaos.rolling import Rolling, Step, longest_wait_s, restart_of
 from chaos.sabotage import Break, command_of
 from chaos.verdict import Verdict, judge
 from chaos.watchers import Watchers
@@ -51,6 +51,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rolling: bool = False
     """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
     restart: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    """Of a rolling run: what is done instead of one restart."""
     accounts: int = 12
     lanes: int = 48
     watchers: int = 2
@@ -198,7 +200,7 @@ class _Run:
         self._show = show
         self._evidence = Evidence(self._settings.market_map(), [], graceful=scenario.rolling)
         self._faults: Faults | Rolling = (
-            Rolling(exchange, scenario.restart)
+            Rolling(exchange, scenario.steps or (restart_of(scenario.restart),))
             if scenario.rolling
             else Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
         )

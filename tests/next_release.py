@@ -1,16 +1,17 @@
 """A planted next release, for tests of the switch: a new kind of event, a field more in an old one, other rules, other snapshots.
 
-`with next_release():` around a call lets that call be made by its program; the rest of the test is this program.
+`with next_release():` around a call lets that call be made by its program; the rest of the test is this program. `plant()` makes the
+whole process a process of the next release.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import or_
 from typing import Any, get_args
+from unittest.mock import patch
 
 import msgspec
-import pytest
 
 from engine_worker.core import snapshot
 from engine_worker.core.shard import Shard
@@ -83,19 +84,33 @@ def _tell_field(shard: Shard, command: Any, account: Any) -> None:
 _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
 
 
+def _changes(careless_with: str) -> list[tuple[Any, str, Any]]:
+    """Return (module or class, name, value) of what is different in the next release."""
+    return [
+        (codec, "FORMAT", NEXT.format),
+        (release, "KINDS", NEXT.kinds),
+        (configuration, "RULES", NEXT.rules),
+        (release, "LEVELS", {**LEVELS, LaterDeposit: 1, DepositsCounted: NEXT.kinds}),
+        (codec, "FIELDS_BEFORE", {FORMAT: {LaterDeposit: len(FundsDeposited.__struct_fields__)}}),
+        (codec, "_decode_events", msgpack_decoder(_Events)),
+        (codec, "_unnumbered_events", msgpack_decoder(list[_EVENTS])),
+        (codec, "_event", msgpack_decoder(_EVENTS)),
+        (snapshot, "VERSIONS", {**snapshot.VERSIONS, NEXT.format: snapshot.FORMAT_VERSION + 1}),
+        (snapshot, "FORMAT_VERSION", snapshot.FORMAT_VERSION + 1),
+        (Shard, "_move_funds", _CARELESSLY.get(careless_with, _move_funds_later)),
+    ]
+
+
 @contextmanager
 def next_release(careless_with: str = "") -> Iterator[None]:
     """Let what is done meanwhile be done by the next release; a careless one uses its new `kind`, or `field`, before the switch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "FORMAT", NEXT.format)
-        patch.setattr(release, "KINDS", NEXT.kinds)
-        patch.setattr(configuration, "RULES", NEXT.rules)
-        patch.setattr(release, "LEVELS", {**LEVELS, LaterDeposit: 1, DepositsCounted: NEXT.kinds})
-        patch.setattr(codec, "FIELDS_BEFORE", {FORMAT: {LaterDeposit: len(FundsDeposited.__struct_fields__)}})
-        patch.setattr(codec, "_decode_events", msgpack_decoder(_Events))
-        patch.setattr(codec, "_unnumbered_events", msgpack_decoder(list[_EVENTS]))
-        patch.setattr(codec, "_event", msgpack_decoder(_EVENTS))
-        patch.setattr(snapshot, "VERSIONS", {**snapshot.VERSIONS, NEXT.format: snapshot.FORMAT_VERSION + 1})
-        patch.setattr(snapshot, "FORMAT_VERSION", snapshot.FORMAT_VERSION + 1)
-        patch.setattr(Shard, "_move_funds", _CARELESSLY.get(careless_with, _move_funds_later))
+    with ExitStack() as stack:
+        for owner, name, value in _changes(careless_with):
+            stack.enter_context(patch.object(owner, name, value))
         yield
+
+
+def plant(careless_with: str = "") -> None:
+    """Make this process one of the next release, for its life."""
+    for owner, name, value in _changes(careless_with):
+        setattr(owner, name, value)
