@@ -15,12 +15,16 @@ import msgspec
 
 from engine_worker.core import snapshot
 from engine_worker.core.shard import Shard
+from feeds import frames
+from feeds import state as feeds_state
+from feeds.frames import EventHead, ShardHead
+from persist import rows
 from protocol import codec, configuration, release
 from protocol.codec import FORMAT
 from protocol.commands import Deposit
 from protocol.configuration import RULES
 from protocol.decoding import msgpack_decoder
-from protocol.events import Event, FundsDeposited
+from protocol.events import Event, FundsDeposited, ShardEvent
 from protocol.release import KINDS, LEVELS, Release
 from protocol.units import TimeMs
 
@@ -41,6 +45,13 @@ class DepositsCounted(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
     count: int
 
 
+class CountHead(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=99):
+    """What feeds read of it: nobody's news."""
+
+    time: TimeMs
+
+
+_HEADS: Any = EventHead | CountHead
 _EVENTS: Any = reduce(
     or_, (each for each in get_args(Event) if each is not FundsDeposited), LaterDeposit | DepositsCounted
 )
@@ -97,6 +108,10 @@ def _changes(careless_with: str) -> list[tuple[Any, str, Any]]:
         (codec, "_event", msgpack_decoder(_EVENTS)),
         (snapshot, "VERSIONS", {**snapshot.VERSIONS, NEXT.format: snapshot.FORMAT_VERSION + 1}),
         (snapshot, "FORMAT_VERSION", snapshot.FORMAT_VERSION + 1),
+        (frames, "_heads", msgpack_decoder(list[_HEADS])),
+        (frames, "_head", msgpack_decoder(_HEADS)),
+        (feeds_state, "ShardHead", ShardHead | CountHead),
+        (rows, "ShardEvent", ShardEvent | DepositsCounted),
         (Shard, "_move_funds", _CARELESSLY.get(careless_with, _move_funds_later)),
     ]
 

@@ -20,12 +20,18 @@ from chaos.scenarios import rolling as rolling_scenario
 from cli.own_exchange import OwnExchangeError
 from cli.processes import engines, gateways, readers
 from protocol.release import Release, this_release
+from protocol.streams import STREAM_START, split_stream_id
 from tests.long.upgrading import Observer, ReleaseFolder, Teller, broken, pairs_text, say, tell
 from tests.next_release import NEXT, next_release
 
 SHARDS = 3
 ORDERS = 4_000
-RATE = 100.0
+SETTINGS = {"snapshot_interval_s": "3600"}
+"""Only workers that stop save their state. So what Redis keeps of a log goes back over the last border, and can be replayed."""
+RATE = 60.0
+DEPOSIT_SHARE = 0.02
+MIXED_S = 30.0
+"""How long may pass until two releases were seen beside each other in every shard."""
 NEW_EVENTS_S = 90.0
 """How long may pass until every shard has taken a deposit."""
 
@@ -37,8 +43,8 @@ class Upgrade:
         self._folder = folder
         self._teller = teller
         self.observer: Observer | None = None
-        self.replays: dict[str, list[dict[str, Any]]] = {}
-        self.events_at_switch: dict[int, int] = {}
+        self.replays: list[list[dict[str, Any]]] = []
+        """Of each replay, a report per shard."""
 
     def steps(self) -> tuple[Step, ...]:
         return (self._forward, self._back, self._forward, self._switch)
@@ -47,11 +53,12 @@ class Upgrade:
         self._observe(rolling)
         self._folder.become_next()
         await self._restart(rolling, "the next release", NEXT)
+        await self._replay(rolling)
 
     async def _back(self, rolling: Rolling) -> None:
         self._folder.become_this()
         await self._restart(rolling, "this release", this_numbers())
-        self.replays["taken back"] = await _replay(rolling)
+        await self._replay(rolling)
 
     async def _switch(self, rolling: Rolling) -> None:
         assert self.observer is not None
@@ -63,17 +70,29 @@ class Upgrade:
             assert self.observer.failure is None
             await asyncio.sleep(0.2)
         self._teller.say("what is new was written on every shard")
-        self.replays["switched"] = await _replay(rolling)
+        await self._replay(rolling)
+
+    async def _replay(self, rolling: Rolling) -> None:
+        """Replay all shards, by the release that is there now, from where Redis still has their logs."""
+        self.replays.append(json.loads(await rolling.command("replay", "--verify", "--json")))
 
     def _observe(self, rolling: Rolling) -> None:
         if self.observer is None:
             self.observer = rolling.opened.enter_context(Observer(rolling.exchange.settings, NEXT))
 
     async def _restart(self, rolling: Rolling, name: str, wanted: Release) -> None:
+        """Restart one engine worker of each shard, and then everything, as `exchange restart` does without names."""
+        assert self.observer is not None
+        settings, began = rolling.exchange.settings, len(self.observer.sights)
+        self._teller.say(f"restarting a part of the engine workers with {name}")
+        await rolling.restart([spec.name for spec in engines(settings) if "standby" in spec.name])
+        deadline = time.monotonic() + MIXED_S
+        while not all(_is_mixed(self.observer, shard, began) for shard in range(settings.shard_count)):
+            assert time.monotonic() < deadline, "the releases were not seen beside each other"
+            await asyncio.sleep(0.2)
         self._teller.say(f"restarting everything with {name}")
         await rolling.restart()
         said = json.loads(await rolling.command("formats", "--json"))
-        settings = rolling.exchange.settings
         expected = {spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))}
         announced = {process: Release(**reads) for process, reads in said["processes"].items() if reads is not None}
         assert {process: release for process, release in announced.items() if "@" not in process} == dict.fromkeys(
@@ -83,12 +102,10 @@ class Upgrade:
         assert shards == [this_numbers()] * settings.shard_count, "nothing is switched yet"
 
 
-async def _replay(rolling: Rolling) -> list[dict[str, Any]]:
-    """Replay all shards from the beginning of their logs."""
-    reports: list[dict[str, Any]] = json.loads(
-        await rolling.command("replay", "--verify", "--from-beginning", "--json")
-    )
-    return reports
+def _is_mixed(observer: Observer, shard: int, began: int) -> bool:
+    """Return whether leader and standby of a shard were of two releases at a moment since `began`."""
+    pairs = (sight.pair(shard) for sight in observer.sights[began:])
+    return any(pair is not None and pair[0] != pair[1] for pair in pairs)
 
 
 def this_numbers() -> Release:
@@ -103,7 +120,11 @@ def upgrade(folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, s
     """Run an exchange, and the steps while it trades; the load and the verdict read what the next release writes."""
     scenario = rolling_scenario(1, orders=ORDERS, rate=RATE, shards=shards)
     with next_release():
-        return run(msgspec.structs.replace(scenario, steps=steps), teller, keep=False)
+        return run(
+            msgspec.structs.replace(scenario, steps=steps, settings=SETTINGS, deposit_share=DEPOSIT_SHARE),
+            teller,
+            keep=False,
+        )
 
 
 @pytest.fixture
@@ -136,13 +157,19 @@ def test_forwards_and_back_and_forwards_and_switched_under_load(folder: ReleaseF
         assert log.new_after > 0
         assert log.formats == {this.format, new.format}
 
-    for name, reports in planned.replays.items():
-        assert len(reports) == SHARDS
-        for each in reports:
+    # The replays together go from the beginning to the end, over each border.
+    assert len(planned.replays) == 4
+    for shard in observer.logs:
+        reached = STREAM_START
+        for each in (reports[shard] for reports in planned.replays):
             verdict = each["verdict"]
-            say(f"replay, {name}: shard {verdict['shard']} from {verdict['start']}: {verdict['commands']:,} commands")
+            say(f"replay of shard {shard}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
             assert each["same"], verdict["difference"]
-            assert verdict["start"] == "0-0"
+            assert split_stream_id(verdict["start"]) <= split_stream_id(reached)
+            reached = verdict["end"]
+        switched = observer.logs[shard].switched
+        assert switched is not None
+        assert split_stream_id(switched) <= split_stream_id(reached)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +191,8 @@ def test_control_a_release_that_writes_what_is_new_too_early_stops(
         try:
             await rolling.restart([spec.name for spec in engines(settings)])
             deadline = time.monotonic() + NEW_EVENTS_S
-            while time.monotonic() < deadline and not _stopped(settings.data_dir):
+            while not _stopped(settings.data_dir):
+                assert time.monotonic() < deadline, "no engine worker has stopped"
                 await asyncio.sleep(0.2)
         finally:
             logs.append(_stopped(settings.data_dir))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 from rich.console import Console
@@ -58,7 +58,11 @@ class Sight(NamedTuple):
         """Return the releases of a shard's leader and of its other engine worker; None when one of them is not heard."""
         leader = self.leaders.get(shard)
         other = next(
-            (name for name in (f"engine-{shard}", f"engine-{shard}-standby-1") if name != leader and name in self.reads),
+            (
+                name
+                for name in (f"engine-{shard}", f"engine-{shard}-standby-1")
+                if name != leader and name in self.reads
+            ),
             None,
         )
         return None if leader not in self.reads or other is None else (self.reads[leader], self.reads[other])
@@ -81,7 +85,8 @@ class ShardLog:
         self.formats.add(number)
         if number >= newest.format and self.switched is None:
             self.new_before.append(f"{stream_id} has format {number}")
-        for event in decode_events(frame):
+        told: list[Any] = list(decode_events(frame))
+        for event in told:
             if isinstance(event, ShardConfigured) and release_of(event.config) == newest and self.switched is None:
                 self.switched = stream_id
             if isinstance(event, DepositsCounted) or (isinstance(event, LaterDeposit) and event.note):
@@ -126,8 +131,8 @@ class Observer:
 
     def _look(self, client: redis.Redis) -> None:
         for shard, log in self.logs.items():
-            found = client.xread({streams.events(shard): log.heard}, ENTRIES_PER_READ)
-            for _, entries in found or ():  # type: ignore[union-attr]  # it is not awaitable
+            found: Any = client.xread({streams.events(shard): log.heard}, ENTRIES_PER_READ)
+            for _, entries in found or ():
                 for stream_id, fields in entries:
                     log.hear(StreamId(stream_id.decode()), fields[EVENTS_FIELD], self._newest)
         reads = {each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None}
