@@ -121,14 +121,24 @@ def down(settings: Settings, console: Console) -> bool:
         try:
             process = psutil.Process(state.pid)
             process.terminate()
-            process.wait(READY_TIMEOUT_S)
         except psutil.NoSuchProcess:
             return True
-        except psutil.TimeoutExpired as error:
-            raise StartError(
-                f"Process {state.pid} does not stop; the terminal that runs `exchange up` may say why."
-            ) from error
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while _runs(process):
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"Process {state.pid} does not stop; the terminal that runs `exchange up` may say why."
+                )
+            time.sleep(LOOK_EVERY_S)
     return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Return whether a process has not ended. One that has is still listed until its parent waits for it, which not every parent does."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]) -> None:
