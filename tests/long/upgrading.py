@@ -83,8 +83,6 @@ class ShardLog:
     def hear(self, stream_id: StreamId, frame: bytes, newest: Release) -> None:
         number = format_of(frame)
         self.formats.add(number)
-        if number >= newest.format and self.switched is None:
-            self.new_before.append(f"{stream_id} has format {number}")
         told: list[Any] = list(decode_events(frame))
         for event in told:
             if isinstance(event, ShardConfigured) and release_of(event.config) == newest and self.switched is None:
@@ -94,6 +92,9 @@ class ShardLog:
                     self.new_before.append(f"{stream_id} has {event}")
                 else:
                     self.new_after += 1
+        if number >= newest.format and self.switched is None:
+            # The frame that tells of the switch is the first that has the new format.
+            self.new_before.append(f"{stream_id} has format {number}")
         self.heard = stream_id
 
 
