@@ -168,6 +168,11 @@ def check(crossing: Crossing, result: Result, shards: int) -> None:
     assert len(crossing.replays[0]) == shards
 
 
+def _unwrapped(text: str) -> str:
+    """Return a message without the box and the line ends that a terminal has given it."""
+    return " ".join(text.replace("│", " ").split())
+
+
 def _check_replay(found: Mapping[str, Any]) -> None:
     verdict = found["verdict"]
     say(f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
@@ -187,6 +192,7 @@ def test_the_old_version_is_stopped_and_this_one_goes_on_under_load(
 def test_after_a_kill_this_version_refuses_until_the_old_one_has_stopped(old_program: tuple[str, ...]) -> None:
     crossing, result = cross(old_program, shards=1, standbys=0, is_killed_first=True)
     refused, not_converted = crossing.refusals
-    for said in (" ".join(refused.split()), " ".join(not_converted.split())):
+    for said in (_unwrapped(refused), _unwrapped(not_converted)):
+        say(said)
         assert "start that release again and stop all engine workers of the earlier release" in said
     check(crossing, result, 1)
