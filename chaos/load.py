@@ -32,7 +32,7 @@ from chaos.evidence import (
     client_order_id,
 )
 from chaos.http_connection import HttpConnection, NotConnectedError
-from chaos.trading import Cancel, Deposit, Trading
+from chaos.trading import DEPOSIT_SHARE, Cancel, Deposit, Trading
 from functions.errors import STATUS_UNKNOWN
 from protocol.market import Market
 from protocol.orders import OrderStatus, OrderType
@@ -169,20 +169,22 @@ class Load:
         rate: float,
         lanes: int,
         double_share: float,
+        keyed_share_max: float = KEYED_SHARE_MAX,
+        deposit_share: float = DEPOSIT_SHARE,
         may_end: Callable[[], bool],
     ) -> None:
         """`may_end` says whether the load may end when all orders have their answer."""
         self._settings = settings
         self._evidence = evidence
         self._traders = {trader.account_id: trader for trader in traders}
-        self.trading = Trading(evidence.markets, evidence.accounts, seed)
+        self.trading = Trading(evidence.markets, evidence.accounts, seed, deposit_share)
         self._random = random.Random(seed + 1)
         self._orders_max = orders_max
         self._interval_s = 1 / rate
         self._lanes = lanes
         self._double_share = double_share
         keys_per_s = KEYED_PART * DEFAULT_WINDOWS.keys_max * len(traders) / (DEFAULT_WINDOWS.key_ms / 1_000)
-        self._keyed_share = min(KEYED_SHARE_MAX, keys_per_s / rate)
+        self._keyed_share = min(keyed_share_max, keys_per_s / rate)
         self._may_end = may_end
         self._gateways = [(settings.host, port) for port in settings.rest_ports()]
         urls = edge_urls(settings)

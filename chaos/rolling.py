@@ -1,10 +1,10 @@
-"""A rolling restart of a running exchange, in the place of faults: `exchange restart`, while the load goes on."""
+"""A rolling restart of a running exchange, or other steps of an upgrade, in the place of faults, while the load goes on."""
 
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import Final
 
@@ -20,13 +20,15 @@ BEGIN_SHARE: Final = 0.1
 
 
 class Rolling:
-    """What was restarted; as `Faults`, as far as a run asks."""
+    """The steps and what they restarted; as `Faults`, as far as a run asks."""
 
-    def __init__(self, exchange: OwnExchange, names: Sequence[str]) -> None:
-        """Restart the processes of these names, all when there are none."""
-        self._exchange = exchange
-        self._names = names
+    def __init__(self, exchange: OwnExchange, steps: "Sequence[Step]") -> None:
+        """Carry out `steps`, one after the other; orders are placed before, between and after them."""
+        self.exchange = exchange
+        self._steps = steps
         self._command: asyncio.subprocess.Process | None = None
+        self.opened = ExitStack()
+        """What a step has started; it is closed when the run has seen everything."""
         self.restarted: list[Restarted] = []
         self.done: Counter[FaultKind] = Counter()
         self.by_process: Counter[str] = Counter()
@@ -35,34 +37,65 @@ class Rolling:
         self.is_over = False
 
     async def run(self, progress: Callable[[], float]) -> None:
-        """Restart when there is load; `progress` is the share of the orders that have their answer.
+        """Begin when there is load; `progress` is the share of the orders that have their answer.
 
         Raises:
-            OwnExchangeError: the restart failed.
+            OwnExchangeError: a step failed.
         """
         await _reach(progress, BEGIN_SHARE)
+        for step in self._steps:
+            await step(self)
+            await _reach(progress, progress() + AFTERMATH_SHARE)
+        self.is_over = True
+
+    async def command(self, *arguments: str) -> str:
+        """Return what an `exchange` command prints.
+
+        Raises:
+            OwnExchangeError: the command failed.
+        """
         self._command = await asyncio.create_subprocess_exec(
-            *(*EXCHANGE, "restart", "--json", *self._names),
-            env=self._exchange.environment,
+            *(*EXCHANGE, *arguments),
+            env=self.exchange.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        said, complained = await self._command.communicate()
+        output, errors = await self._command.communicate()
         if self._command.returncode:
-            raise OwnExchangeError(f"exchange restart: {complained.decode()}")
-        self.restarted = msgspec.json.decode(said, type=list[Restarted])
-        for each in self.restarted:
+            raise OwnExchangeError(f"exchange {' '.join(arguments)}: {(errors or output).decode()}")
+        return output.decode()
+
+    async def restart(self, names: Sequence[str] = ()) -> None:
+        """Restart the processes of these names, all when there are none.
+
+        Raises:
+            OwnExchangeError: the restart failed.
+        """
+        restarted = msgspec.json.decode(await self.command("restart", "--json", *names), type=list[Restarted])
+        self.restarted += restarted
+        for each in restarted:
             self.done[FaultKind.RESTART] += 1
             self.by_process[each.process] += 1
-        await _reach(progress, progress() + AFTERMATH_SHARE)
-        self.is_over = True
 
     def close(self) -> None:
-        """Restart nothing more."""
+        """Restart nothing more, and end what the steps have started."""
         if self._command is not None:
             with suppress(ProcessLookupError):
                 self._command.kill()
+        self.opened.close()
+
+
+Step = Callable[[Rolling], Awaitable[None]]
+
+
+def restart_of(names: Sequence[str]) -> Step:
+    """Return the step that restarts the processes of these names, all when there are none."""
+
+    async def step(rolling: Rolling) -> None:
+        await rolling.restart(names)
+
+    return step
 
 
 async def _reach(progress: Callable[[], float], share: float) -> None:

@@ -15,11 +15,12 @@ from chaos import collecting
 from chaos.database import Database
 from chaos.evidence import CatchUp, Ending, Evidence, Outcome
 from chaos.faults import Faults
-from chaos.load import Load, Trader
+from chaos.load import KEYED_SHARE_MAX, Load, Trader
 from chaos.operations import Operation, Operations
 from chaos.plan import Fault
-from chaos.rolling import Rolling, longest_wait_s
+from chaos.rolling import Rolling, Step, longest_wait_s, restart_of
 from chaos.sabotage import Break, command_of
+from chaos.trading import DEPOSIT_SHARE
 from chaos.verdict import Verdict, judge
 from chaos.watchers import Watchers
 from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
@@ -51,11 +52,23 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rolling: bool = False
     """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
     restart: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    """Of a rolling run: what is done instead of one restart."""
+    stops: bool = False
+    """A step stops everything for a while, so clients are turned away."""
+    up: tuple[str, ...] = ()
+    """The command that starts the exchange; empty: `exchange up` of this program."""
     accounts: int = 12
     lanes: int = 48
     watchers: int = 2
     double_share: float = 0.01
     """Of the orders, those that are sent twice at once."""
+    keyed_share_max: float = KEYED_SHARE_MAX
+    """Of the orders, those that have an idempotency key."""
+    deposit_share: float = DEPOSIT_SHARE
+    """Of what the load does, the deposits."""
+    settings: Mapping[str, str] = {}
+    """Further settings of the exchange."""
     only: str = ""
     """Kills and pauses hit only processes with this in their name."""
     broken: Break | None = None
@@ -152,7 +165,7 @@ def run(scenario: Scenario, show: Show, *, keep: bool) -> Result:
             database.wait()
             environment["EXCHANGE_DATABASE_URL"] = database.url
             broken = scenario.broken
-            up = command_of("cli.main", "up", broken=broken) if broken else (*EXCHANGE, "up")
+            up = command_of("cli.main", "up", broken=broken) if broken else scenario.up or (*EXCHANGE, "up")
             with own_exchange(environment, up) as exchange:
                 return uvloop.run(_Run(scenario, exchange, database, show).run())
         finally:
@@ -185,6 +198,7 @@ def _settings(scenario: Scenario) -> Mapping[str, str]:
         "redis_mode": scenario.redis_mode,
         "redis_replicas_min": "1" if scenario.redis_mode == "sentinel" else "0",
         **({"standbys": str(scenario.standbys)} if scenario.standbys else {}),
+        **scenario.settings,
     }
 
 
@@ -196,9 +210,9 @@ class _Run:
         self._exchange = exchange
         self._settings: Settings = exchange.settings
         self._show = show
-        self._evidence = Evidence(self._settings.market_map(), [], graceful=scenario.rolling)
+        self._evidence = Evidence(self._settings.market_map(), [], graceful=scenario.rolling and not scenario.stops)
         self._faults: Faults | Rolling = (
-            Rolling(exchange, scenario.restart)
+            Rolling(exchange, scenario.steps or (restart_of(scenario.restart),))
             if scenario.rolling
             else Faults(exchange, database, scenario.plan, scenario.only, scenario.broken)
         )
@@ -255,6 +269,8 @@ class _Run:
             rate=scenario.rate,
             lanes=scenario.lanes,
             double_share=scenario.double_share,
+            keyed_share_max=scenario.keyed_share_max,
+            deposit_share=scenario.deposit_share,
             may_end=lambda: self._faults.is_over and self._operations.is_over,
         )
         self._operations.trading = load.trading

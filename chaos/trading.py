@@ -39,8 +39,11 @@ Wish = SentOrder | Cancel | Deposit
 class Trading:
     """All accounts' decisions."""
 
-    def __init__(self, markets: MarketMap, accounts: list[int], seed: int) -> None:
+    def __init__(
+        self, markets: MarketMap, accounts: list[int], seed: int, deposit_share: float = DEPOSIT_SHARE
+    ) -> None:
         self._random = random.Random(seed)
+        self._deposit_share = deposit_share
         self._markets = [market for market in markets.markets if market.symbol in _START_PRICES]
         self._accounts = accounts
         self._mids = {
@@ -65,10 +68,10 @@ class Trading:
         chosen = self._random
         account_id = self._accounts[chosen.randrange(len(self._accounts))]
         mine, drawn = self._open[account_id], chosen.random()
-        if drawn < DEPOSIT_SHARE:
+        if drawn < self._deposit_share:
             asset = chosen.choice(list(FUNDS))
             return account_id, Deposit(asset, chosen.randint(1, 1_000) * UNITS_PER_ASSET // 100)
-        if mine and (drawn < DEPOSIT_SHARE + CANCEL_SHARE or len(mine) > OPEN_ORDERS_MAX):
+        if mine and (drawn < self._deposit_share + CANCEL_SHARE or len(mine) > OPEN_ORDERS_MAX):
             place = 0 if len(mine) > OPEN_ORDERS_MAX else chosen.randrange(len(mine))
             return account_id, Cancel(mine.pop(place))
         return account_id, self._order(account_id)

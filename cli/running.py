@@ -19,11 +19,13 @@ from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
 from cli.supervisor import Supervisor
+from engine_worker.conversion import why_not
 from persist.guard import LogGuard
 from persist.migrate import MigrationError, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.settings import PREFIX, Settings
+from runtime.operator_keys import first_config
+from runtime.settings import PREFIX, Settings, SettingsError
 
 READY_TIMEOUT_S = 120.0
 RESTARTS_MAX = 3
@@ -121,14 +123,24 @@ def down(settings: Settings, console: Console) -> bool:
         try:
             process = psutil.Process(state.pid)
             process.terminate()
-            process.wait(READY_TIMEOUT_S)
         except psutil.NoSuchProcess:
             return True
-        except psutil.TimeoutExpired as error:
-            raise StartError(
-                f"Process {state.pid} does not stop; the terminal that runs `exchange up` may say why."
-            ) from error
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while _runs(process):
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"Process {state.pid} does not stop; the terminal that runs `exchange up` may say why."
+                )
+            time.sleep(LOOK_EVERY_S)
     return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Return whether a process has not ended. One that has is still listed until its parent waits for it, which not every parent does."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]) -> None:
@@ -157,6 +169,8 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
         supervisor.start(ProcessSpec("postgres", embedded.postgres_command(settings)))
     start(gateways(settings))
     wait_for("Redis", lambda: embedded_redis.redis_ready(settings))
+    # Before the database is brought up to date: what an earlier release must still finish, it finishes with its own.
+    _check_snapshots(settings)
     start(engines(settings))
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")
@@ -170,6 +184,18 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(pages(settings))
     wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
     supervisor.mark_ready()
+
+
+def _check_snapshots(settings: Settings) -> None:
+    """Refuse what an earlier release has left, and this one cannot go on with, while nothing has been changed yet."""
+    try:
+        market_map, config = settings.market_map(), first_config(settings)
+    except SettingsError as error:
+        raise StartError(str(error)) from error
+    with closing(probes.connect_log(settings)) as log:
+        for shard in range(settings.shard_count):
+            if reason := why_not(log, shard, market_map, config):
+                raise StartError(f"Shard {shard} does not open, and nothing has been changed: {reason}.")
 
 
 def _check_log(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from protocol import streams
 from protocol.codec import UNNUMBERED, LaterFormatError, format_of
 from protocol.configuration import ShardConfig
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from runtime.stream_log import StreamLog
 
 _ENTRIES: Final = 1_000
@@ -77,9 +77,17 @@ def convert(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConf
     Raises:
         SnapshotError: it cannot be used: its release goes on, something was committed after it, or it does not fit the markets.
     """
-    position = log.position(shard).stream_id
     if log.lease(shard).leader is not None:
         raise SnapshotError(f"the snapshot has format {FORMAT}, and somebody leads the shard; {_STOP}")
+    converted, stream_id = _converted(log, shard, market_map, config, snapshot)
+    log.save_snapshot(shard, converted, stream_id, replaces=True)
+    return converted
+
+
+def _converted(
+    log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig, snapshot: bytes
+) -> tuple[bytes, StreamId]:
+    position = log.position(shard).stream_id
     state, stream_id = decode_snapshot_2(snapshot, market_map, config)
     if stream_id != position:
         raise SnapshotError(
@@ -87,9 +95,28 @@ def convert(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConf
         )
     if state.index != shard:
         raise SnapshotError(f"the snapshot is of shard {state.index}, this is shard {shard}")
-    converted = encode_snapshot(state, stream_id)
-    log.save_snapshot(shard, converted, stream_id, replaces=True)
-    return converted
+    return encode_snapshot(state, stream_id), stream_id
+
+
+def why_not(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConfig) -> str:
+    """Return why no worker of this release can go on with what an earlier one has left of a shard; empty: it can. Nothing is changed."""
+    snapshots = log.snapshots(shard)
+    try:
+        if snapshots and is_convertible(snapshots[0]):
+            _converted(log, shard, market_map, config, snapshots[0])
+    except SnapshotError as error:
+        return str(error)
+    first = log.read({streams.events(shard): STREAM_START}, 1, block_ms=0)
+    if not snapshots and first and not _has_number(first[0].fields.get(EVENTS_FIELD, b"")):
+        return f"an earlier release wrote its log, and has saved no state; start that release again and {_STOP}"
+    return ""
+
+
+def _has_number(frame: bytes) -> bool:
+    try:
+        return format_of(frame) != UNNUMBERED
+    except LaterFormatError:
+        return True
 
 
 def counts_text(counts: dict[int, int]) -> str:

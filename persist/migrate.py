@@ -121,7 +121,8 @@ def migrate(
         flavour = Flavour(rows[0][2]) if rows else _choose_flavour(connection)
         migrations = migrations_of(flavour, folder)
         applied = {name: (number, checksum) for name, number, _, checksum in rows}
-        _check(migrations, applied)
+        if later := _check(migrations, applied):
+            tell(f"the database has {', '.join(later)} of a later release, which this one works with")
         for migration in migrations:
             if migration.name in applied:
                 continue
@@ -212,10 +213,17 @@ def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | 
     return [migration.name for migration in migrations_of(flavour, folder) if migration.name not in applied]
 
 
-def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]]) -> None:
+def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]]) -> list[str]:
+    """Return the applied migrations of a later release, which was taken back: they are such that the one before works with them.
+
+    Raises:
+        MigrationError: any other difference.
+    """
     known = {migration.name for migration in migrations}
+    newest_known = max((migration.number for migration in migrations), default=0)
+    unknown = {name: number for name, (number, _) in applied.items() if name not in known}
     mistakes = [
-        f"{name}: applied, but not part of this program (a newer version's?)" for name in applied if name not in known
+        f"{name}: applied, but not part of this program" for name, number in unknown.items() if number <= newest_known
     ]
     newest = max((number for number, _ in applied.values()), default=0)
     for migration in migrations:
@@ -226,6 +234,7 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
             mistakes.append(f"{migration.name}: changed after it was applied; make a new migration instead")
     if mistakes:
         raise MigrationError("\n".join(mistakes))
+    return sorted(name for name, number in unknown.items() if number > newest_known)
 
 
 @contextmanager

@@ -160,8 +160,9 @@ class EngineWorker(Process):
         if worker is None or self.leads or self.busy or self._diverged is not None:
             return
         process, follower = self, worker
+        release: Any = type(worker.shard)
 
-        class DivergingShard(Shard):
+        class DivergingShard(release):  # type: ignore[misc]  # whichever release it is of
             __slots__ = ()
 
             def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:

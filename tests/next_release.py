@@ -1,18 +1,18 @@
 """The planted next release of the simulation, for tests of the switch.
 
-`with next_release():` around a call lets that call be made by its program; the rest of the test is this program.
+`with next_release():` around a call lets that call be made by its program; the rest of the test is this program. `plant()` makes the
+whole process a process of the next release.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import pytest
+from unittest.mock import patch
 
 from engine_worker.core.shard import Shard
-from simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, move_funds
+from simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, become, move_funds
 
-__all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release"]
+__all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release", "plant"]
 
 _move_funds = Shard._move_funds
 
@@ -35,6 +35,11 @@ _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
 @contextmanager
 def next_release(careless_with: str = "") -> Iterator[None]:
     """Let what is done meanwhile be done by the next release; a careless one uses its new `kind`, or `field`, before the switch."""
-    with Running(Program.NEXT), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds))
+    with Running(Program.NEXT), patch.object(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds)):
         yield
+
+
+def plant(careless_with: str = "") -> None:
+    """Make this process one of the next release, for its life."""
+    become(Program.NEXT)
+    Shard._move_funds = _CARELESSLY.get(careless_with, move_funds)  # type: ignore[assignment,method-assign]

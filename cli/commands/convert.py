@@ -9,7 +9,7 @@ import rich_click as click
 from cli.commands.restore import running_engines
 from cli.console import CommandError, console, own_settings, plain_table, print_json
 from cli.servers import servers_of_stopped
-from engine_worker.conversion import Formats, counts_text, formats_of
+from engine_worker.conversion import Formats, counts_text, formats_of, why_not
 from engine_worker.conversion import convert as convert_snapshot
 from engine_worker.core.snapshot import FORMAT_VERSION, SnapshotError
 from runtime.operator_keys import first_config
@@ -18,7 +18,7 @@ from runtime.settings import Settings, SettingsError
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what there is.")
+@click.option("--dry-run", is_flag=True, help="Only show what there is, and what forbids to convert it.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: a list of shard, snapshots, input, events, converted, reason."
 )
@@ -56,8 +56,9 @@ def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> li
     market_map, config = settings.market_map(), first_config(settings)
     rows = []
     for shard in range(settings.shard_count):
-        found, reason, converted = formats_of(log, shard), "", False
-        if not found.is_present and not dry_run:
+        found, converted = formats_of(log, shard), False
+        reason = why_not(log, shard, market_map, config)
+        if not found.is_present and not dry_run and not reason:
             try:
                 convert_snapshot(log, shard, market_map, config, log.snapshots(shard)[0])
                 found, converted = formats_of(log, shard), True
@@ -80,7 +81,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
             ", ".join(map(str, row["snapshots"])) or "none",
             counts_text(row["input"]),
             counts_text(row["events"]),
-            "not converted" if row["reason"] else verdict,
+            "cannot be converted" if row["reason"] else verdict,
         )
     console.print(table)
     for row in rows:

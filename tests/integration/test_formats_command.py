@@ -22,7 +22,7 @@ from protocol import streams
 from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.release import Release, release_of, this_release
-from protocol.streams import COMMANDS_FIELD, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
 from protocol.switching import plan_switch
 from runtime.metrics import Health, Heartbeat, decode_health, health_keys, health_now, read_health
 from runtime.operator_keys import first_config
@@ -209,11 +209,22 @@ def test_what_was_committed_after_a_snapshot_forbids_to_convert_it(settings: Set
     stopped(log)
     later = log.append(streams.commands(0), {COMMANDS_FIELD: msgspec.msgpack.encode([])})
     log.commit(Commit(0, log.position(0), later))
+    looked_at, _ = convert_all(settings, log, dry_run=True)
+    assert "committed is" in looked_at["reason"]
     first, second = convert_all(settings, log, dry_run=False)
     assert "committed is" in first["reason"]
     assert (first["converted"], first["input"]) == (False, {1: 1})
     assert second["converted"]
     assert snapshot_format(log.snapshots(0)[0]) == 2
+
+
+def test_a_log_of_an_earlier_release_without_a_snapshot_cannot_be_converted(
+    settings: Settings, log: RedisStreamLog
+) -> None:
+    log.append(streams.events(1), {EVENTS_FIELD: msgspec.msgpack.encode([])})
+    first, second = convert_all(settings, log, dry_run=True)
+    assert first["reason"] == ""
+    assert "start that release again and stop all engine workers" in second["reason"]
 
 
 def test_nothing_is_converted_while_somebody_leads(settings: Settings, log: RedisStreamLog) -> None:

@@ -68,7 +68,8 @@ def test_a_failing_migration_leaves_nothing_behind(empty_url: str, tmp_path: Pat
     ("before", "after", "message"),
     [
         ({"m0002_b": ""}, {"m0001_a": "", "m0002_b": ""}, r"0001_a\.sql: not applied, but older"),
-        ({"m0001_a": "", "m0002_b": ""}, {"m0001_a": ""}, r"0002_b\.sql: applied, but not part of this program"),
+        ({"m0001_a": "", "m0003_c": ""}, {"m0003_c": ""}, r"0001_a\.sql: applied, but not part of this program"),
+        ({"m0001_a": "", "m0002_b": ""}, {"m0001_a": "", "m0002_c": ""}, r"0002_b\.sql: applied, but not part"),
     ],
 )
 def test_migrations_that_do_not_fit_are_an_error(
@@ -80,6 +81,19 @@ def test_migrations_that_do_not_fit_are_an_error(
     migrate(empty_url, tmp_path / "before")
     with pytest.raises(MigrationError, match=message):
         migrate(empty_url, tmp_path / "after")
+
+
+def test_a_release_that_is_taken_back_leaves_migrations_that_the_one_before_works_with(
+    empty_url: str, tmp_path: Path
+) -> None:
+    for name, files in (("next", ("m0001_a", "m0002_b", "m0003_c")), ("this", ("m0001_a",))):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, **dict.fromkeys(files, "SELECT 1"))
+    migrate(empty_url, tmp_path / "next")
+    said: list[str] = []
+    migrate(empty_url, tmp_path / "this", tell=said.append)
+    assert said == ["the database has 0002_b.sql, 0003_c.sql of a later release, which this one works with"]
+    assert len(query(empty_url, "SELECT name FROM schema_migrations")) == 3
 
 
 def test_two_migrations_of_one_number_are_an_error(empty_url: str, tmp_path: Path) -> None:
