@@ -47,7 +47,7 @@ START_MS = 1_767_225_500_000
 NESTING_MAX = 3
 """So many processes may be paused in the middle of each other's pauses."""
 ROUNDS_MAX = 400
-"""After so many rounds without a fault everything must be quiet."""
+"""After so many rounds without a fault, and one for each entry of an input, everything must be quiet."""
 TOLD_MS_MAX = 2_100
 """So far a shard's time may be past the last that it told: a tick's second, and the second that a clock may have been ahead."""
 FURTHER_ACTIONS_MAX = 20_000
@@ -347,7 +347,9 @@ class Simulation:
         quiet, shards = 0, range(self.plan.shard_count)
         self.surroundings.redis_ahead_ms = 0
         self._complete_switch()
-        for number in range(ROUNDS_MAX):
+        # A worker that takes one entry at a time needs a round for each of those that a long run has left.
+        rounds_max = ROUNDS_MAX + max(len(self.log.entries(streams.commands(shard))) for shard in shards)
+        for number in range(rounds_max):
             before = self._progress()
             self._round()
             is_quiet = not self._is_anyone_waiting(number) and self._progress() == before
