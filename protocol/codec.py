@@ -9,7 +9,8 @@ A frame is decoded whole, which is fast. Only when that fails is it decoded item
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Annotated, Final, NamedTuple, TypeVar
+from functools import cache
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -59,18 +60,49 @@ def encode_as(number: int, value: object) -> bytes:
 
 
 def _with_fields(value: object, fields: Mapping[type, int]) -> object:
+    kind: Any = type(value)
     if isinstance(value, msgspec.Struct):
+        if not _has_any_of(kind, frozenset(fields)):
+            return value
         names = value.__struct_fields__
         kept = fields.get(type(value), len(names))
-        for field in msgspec.structs.fields(value)[kept:]:
-            if getattr(value, field.name) != field.default:
-                raise ValueError(f"{type(value).__name__}.{field.name} is not written before the switch")
+        if kept < len(names):
+            for field in msgspec.structs.fields(value)[kept:]:
+                if getattr(value, field.name) != field.default:
+                    raise ValueError(f"{kind.__name__}.{field.name} is not written before the switch")
         tag = value.__struct_config__.tag
         head = [] if tag is None else [tag]
         return head + [_with_fields(getattr(value, name), fields) for name in names[:kept]]
     if isinstance(value, dict):
         return {key: _with_fields(each, fields) for key, each in value.items()}
     return [_with_fields(each, fields) for each in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
+    """Return whether a struct is one of those that have changed, or may have one of them in a field.
+
+    Few have, and the others are encoded as they are: to take a struct apart costs many times what encoding it does.
+    """
+    seen: set[object] = set()
+    unseen: list[Any] = [kind]
+    while unseen:
+        found = unseen.pop()
+        if found in (Any, object) or isinstance(found, TypeVar) or found in changed:
+            return True
+        if isinstance(found, type) and found in seen:
+            continue
+        seen.add(found)
+        # Of a union, a container, a generic struct, or what is annotated; of a NewType.
+        unseen += get_args(found)
+        unseen += [
+            inside for inside in (get_origin(found), getattr(found, "__supertype__", None)) if inside is not None
+        ]
+        if isinstance(found, type) and issubclass(found, msgspec.Struct):
+            unseen += [field.type for field in msgspec.structs.fields(found)]
+        elif isinstance(found, type) and issubclass(found, tuple):
+            unseen += get_type_hints(found).values()
+    return False
 
 
 class CommandFrame(NamedTuple):

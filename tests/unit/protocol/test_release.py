@@ -1,11 +1,11 @@
 """What a release reads and writes, in numbers; and a value as an earlier format has it."""
 
-from typing import NamedTuple, get_args
+from typing import Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 import pytest
 
-from protocol.codec import FIELDS_BEFORE, FORMAT, OLDEST_FORMAT, encode_as
+from protocol.codec import FIELDS_BEFORE, FORMAT, OLDEST_FORMAT, _has_any_of, encode_as
 from protocol.commands import LoggedCommand, ShardMessage, SignedBody, SkipEntry
 from protocol.configuration import RULES, ShardConfig
 from protocol.events import Event
@@ -51,6 +51,9 @@ def test_what_only_an_earlier_program_follows(monkeypatch: pytest.MonkeyPatch) -
     assert why_too_early(ShardConfig(format=3)) == "follows rules 1, this program knows them from 2 on"
 
 
+T = TypeVar("T")
+
+
 class Inner(msgspec.Struct, frozen=True, array_like=True):
     """Without a tag; `b` is new."""
 
@@ -82,3 +85,39 @@ def test_a_value_without_the_fields_of_a_later_format(monkeypatch: pytest.Monkey
     for unsaid, name in ((Inner(1, 5), "Inner.b"), (Outer((), {}, "x"), "Outer.more")):
         with pytest.raises(ValueError, match=f"{name} is not written before the switch"):
             encode_as(FORMAT, [unsaid])
+
+
+class Boxed(msgspec.Struct, Generic[T], frozen=True, array_like=True):
+    """Generic; what it has in it is not changed."""
+
+    held: T
+    beside: int | list[Inner]
+
+
+class Around(msgspec.Struct, frozen=True, array_like=True):
+    """Has what is changed deep inside."""
+
+    boxes: tuple[Boxed[str], ...]
+
+
+class Beside(msgspec.Struct, frozen=True, array_like=True):
+    """Has nothing that is changed, but itself."""
+
+    text: str
+    further: "Beside | None" = None
+
+
+class Paired(msgspec.Struct, frozen=True, array_like=True):
+    """Has it in a tuple with names."""
+
+    pair: Pair
+
+
+def test_what_is_changed_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FIELDS_BEFORE, FORMAT, {Inner: 1})
+    value = [Around((Boxed("a", [Inner(1)]),)), Paired(Pair(Inner(2), 3)), Beside("b", Beside("c"))]
+    expected = [[[["a", [[1]]]]], [[[2], 3]], ["b", ["c", None]]]
+    assert encode_as(FORMAT, value) == msgspec.msgpack.encode(expected)
+    assert _has_any_of(Around, frozenset({Inner}))
+    assert _has_any_of(Paired, frozenset({Inner}))
+    assert not _has_any_of(Beside, frozenset({Inner}))
