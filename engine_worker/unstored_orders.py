@@ -17,8 +17,8 @@ from protocol.streams import STREAM_START, StreamId, split_stream_id
 from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
-_CLOSING: Final = (OrderClosed, OrderFilled)
 """Orders let go of between two batches: some milliseconds."""
+_CLOSING: Final = (OrderClosed, OrderFilled)
 
 _Name = tuple[AccountId, str, str]
 """(account, market, client order id)."""
