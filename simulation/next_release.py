@@ -110,7 +110,9 @@ class NextShard(Shard):
     """A shard that follows the rules of the next release."""
 
     __slots__ = ()
-    _move_funds = move_funds
+
+    def _move_funds(self, command: Any, account: Any) -> None:
+        move_funds(self, command, account)
 
 
 def as_run_by(program: Program, shard: Shard) -> Shard:
