@@ -257,8 +257,7 @@ def encode_commands(
 
 def decode_command_frame(frame: bytes) -> CommandFrame:
     """Return what one `COMMANDS_FIELD` says."""
-    is_newest = len(frame) > 1 and frame[1] == FORMAT and _FIXED_ARRAY < frame[0] < _FIXED_ARRAY_END
-    if not is_newest and format_of(frame) == UNNUMBERED:
+    if format_of(frame) == UNNUMBERED:
         return CommandFrame(_unnumbered_commands(frame), None)
     read = _decode_commands(frame)
     return CommandFrame(read.commands, read.written_us)

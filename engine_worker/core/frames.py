@@ -76,6 +76,7 @@ from protocol.units import TimeMs
 
 _SWITCHING = (Signed, ConfigureShard)
 _MOST_FREQUENT = (PlaceOrder, CancelOrder)
+_TO_MARKET = (MatchOrder, CancelResting)
 _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
 
@@ -570,7 +571,7 @@ def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | N
     if isinstance(message, KnowMarket):
         symbol = message.config.market.symbol
         return f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
-    to_market = isinstance(message, MatchOrder | CancelResting)
+    to_market = isinstance(message, _TO_MARKET)
     account_shard, market_shard = (source, shard.index) if to_market else (shard.index, source)
     if message.account_id < 1 or shard.market_map.shard_of_account(message.account_id) != account_shard:
         return f"account {message.account_id} is not one of shard {account_shard}"

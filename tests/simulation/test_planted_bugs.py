@@ -197,7 +197,7 @@ VERSION_PLANTS = (
     VersionPlant(
         "worker takes what a later release wrote for garbage",
         (Plant("", Worker, "_apply", "except LaterFormatError:\n        raise",
-               "except LaterFormatError as error:\n        return [_dead_letter(entry, str(error))]"),),
+               "except LaterFormatError as error:\n        letters.append(_dead_letter(entry, str(error)))\n        return"),),
         "the same, and a follower of this release takes a switched shard over",
     ),
     VersionPlant(
