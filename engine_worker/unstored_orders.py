@@ -28,16 +28,20 @@ class UnstoredOrders:
     """The last state of closed orders, up to `orders_max` of them, by number and by client order id.
 
     Which entry of the events an order is in is not asked when it is added, but from time to time: `look` tells the newest entry,
-    and whatever was added before is in that one at the latest.
+    and whatever was added before is in that one at the latest. Every batch adds some and few are asked for, so they are found by number
+    and name only from when somebody asks.
     """
 
     def __init__(self, orders_max: int) -> None:
         self._orders_max = orders_max
+        self._count = 0
         self._orders: dict[OrderId, OrderState] = {}
         self._newest: dict[_Name, OrderId] = {}
-        self._added: deque[OrderId] = deque()
+        self._unindexed: deque[OrderState] = deque()
+        """The newest ones, which are not in the two above yet, oldest first."""
+        self._added: deque[OrderState] = deque()
         """Since the last look, oldest first."""
-        self._batches: deque[tuple[StreamId, deque[OrderId]]] = deque()
+        self._batches: deque[tuple[StreamId, deque[OrderState]]] = deque()
         """(the newest entry at a look, what was added before it), oldest first."""
         self._stored_to = STREAM_START
         self._lost_to = STREAM_START
@@ -48,8 +52,8 @@ class UnstoredOrders:
         """Orders that did not fit."""
 
     def __len__(self) -> int:
-        """How many orders are here."""
-        return len(self._orders)
+        """How many orders are here; one that was added twice counts twice."""
+        return self._count
 
     @property
     def is_complete(self) -> bool:
@@ -58,20 +62,21 @@ class UnstoredOrders:
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in the orders that were closed by committed events; again changes nothing."""
-        for event in events:
-            if isinstance(event, _CLOSING) and event.order.status not in OPEN_STATUSES:
-                self._add(event.order)
-
-    def _add(self, order: OrderState) -> None:
-        order_id = order.order_id
-        if order_id in self._orders:
-            return
-        self._orders[order_id] = order
-        self._added.append(order_id)
-        name = (order.account_id, order.market, order.client_order_id)
-        self._newest[name] = max(order_id, self._newest.get(name, order_id))
-        if len(self._orders) > self._orders_max:
+        closed = [
+            event.order for event in events if type(event) in _CLOSING and event.order.status not in OPEN_STATUSES
+        ]
+        self._added += closed
+        self._unindexed += closed
+        self._count += len(closed)
+        while self._count > self._orders_max:
             self._lose_oldest()
+
+    def _index(self) -> None:
+        for order in self._unindexed:
+            name = (order.account_id, order.market, order.client_order_id)
+            self._orders[order.order_id] = order
+            self._newest[name] = max(order.order_id, self._newest.get(name, order.order_id))
+        self._unindexed.clear()
 
     def _lose_oldest(self) -> None:
         self.lost += 1
@@ -108,14 +113,21 @@ class UnstoredOrders:
                 self._drop(batch.popleft())
             self._batches.popleft()
 
-    def _drop(self, order_id: OrderId) -> None:
-        order = self._orders.pop(order_id)
+    def _drop(self, order: OrderState) -> None:
+        """Let go of the oldest."""
+        self._count -= 1
+        if self._count < len(self._unindexed):
+            self._unindexed.popleft()
+            return
         name = (order.account_id, order.market, order.client_order_id)
-        if self._newest.get(name) == order_id:
+        self._orders.pop(order.order_id, None)
+        if self._newest.get(name) == order.order_id:
             del self._newest[name]
 
     def answer(self, query: OrderQuery, time: TimeMs) -> OrderReply | Refused:
         """Answer a query for an order that is not open."""
+        if self._unindexed:
+            self._index()
         order_id = query.order_id or self._newest.get(
             (query.account_id, query.market, query.client_order_id), OrderId(0)
         )

@@ -75,7 +75,7 @@ def test_an_order_is_kept_until_the_database_has_its_events() -> None:
     orders.look(at(1), STREAM_START)
     orders.add([closed(200, "a"), closed(100, "a")])  # one of them again, at a start
     orders.drop_stored()
-    assert len(orders) == 2
+    assert [found(orders, each) for each in (100, 200)] == [100, 200]
     orders.look(at(5), at(1))
     orders.drop_stored()
     assert found(orders, 100) is RejectReason.UNKNOWN_ORDER
@@ -127,6 +127,22 @@ def test_many_are_let_go_of_in_slices() -> None:
         orders.drop_stored()
         sizes.append(len(orders))
     assert sizes == [15_000, 5_000, 0]
+
+
+@pytest.mark.parametrize("asked_at", [0, 1, 2, 3])
+def test_whenever_somebody_asks_first_the_answers_are_the_same(asked_at: int) -> None:
+    orders = UnstoredOrders(3)
+    for number in (1, 2, 3, 4):
+        if number > asked_at:
+            found(orders, 987_600)
+        orders.add([closed(number * 100, "a")])
+        orders.look(at(number), STREAM_START)
+    assert (len(orders), orders.lost) == (3, 1)
+    assert found(orders, 100) is RejectReason.ORDER_NOT_REMEMBERED
+    orders.look(at(4), at(2))
+    orders.drop_stored()
+    assert [found(orders, each) for each in (200, 300, 400)] == [RejectReason.UNKNOWN_ORDER, 300, 400]
+    assert found(orders, name="a") == 400
 
 
 class Exchange:
