@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError, snapshot_format, snapshot_stream_id
-from protocol.events import Event
+from protocol.orders import OrderState
 from protocol.replies import OrderQuery
 from protocol.streams import StreamId
 from protocol.units import TimeMs
@@ -63,8 +63,8 @@ class FrameOutput(Protocol):
         """Return target shard -> frame of messages."""
         ...
 
-    def events(self) -> Sequence[Event]:
-        """Return the events that are in the frame."""
+    def closed_orders(self) -> Sequence[OrderState]:
+        """Return the last state of the orders that the events of the frame have closed, in order."""
         ...
 
 

@@ -7,7 +7,7 @@ is not here is that it may be one of them.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from protocol.events import Event, OrderClosed, OrderFilled
@@ -18,10 +18,18 @@ from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
 """Orders let go of between two batches: some milliseconds."""
-_CLOSING: Final = (OrderClosed, OrderFilled)
 
 _Name = tuple[AccountId, str, str]
 """(account, market, client order id)."""
+
+
+def closed_orders(events: Iterable[Event]) -> list[OrderState]:
+    """Return the last state of the orders that events have closed."""
+    return [
+        event.order
+        for event in events
+        if isinstance(event, OrderClosed | OrderFilled) and event.order.status not in OPEN_STATUSES
+    ]
 
 
 class UnstoredOrders:
@@ -60,11 +68,8 @@ class UnstoredOrders:
         """Whether every closed order is here or in the database."""
         return not self._has_lost_added and split_stream_id(self._stored_to) >= split_stream_id(self._lost_to)
 
-    def add(self, events: Iterable[Event]) -> None:
-        """Take in the orders that were closed by committed events; again changes nothing."""
-        closed = [
-            event.order for event in events if type(event) in _CLOSING and event.order.status not in OPEN_STATUSES
-        ]
+    def add(self, closed: Sequence[OrderState]) -> None:
+        """Take in orders that were closed by committed events; again changes nothing."""
         self._added += closed
         self._unindexed += closed
         self._count += len(closed)

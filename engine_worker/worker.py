@@ -35,7 +35,7 @@ from engine_worker.leadership import Renewals
 from engine_worker.metrics import TAKEOVERS, BatchMetrics
 from engine_worker.outbox import outgoing_frames
 from engine_worker.traces import trace_batch
-from engine_worker.unstored_orders import UnstoredOrders
+from engine_worker.unstored_orders import UnstoredOrders, closed_orders
 from protocol import streams
 from protocol.codec import (
     LaterFormatError,
@@ -281,7 +281,7 @@ class Worker:
         if entries:
             self.position = ShardPosition(0, entries[-1].stream_id)
             if is_new:
-                self.unstored_orders.add(output.events())
+                self.unstored_orders.add(output.closed_orders())
         self._look_what_is_stored()
         self._compare()
         self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
@@ -373,7 +373,7 @@ class Worker:
                     events = decode_readable_events(event_items(entry.fields.get(EVENTS_FIELD, b"")))
                 except msgspec.MsgspecError:
                     continue  # a stranger's; whoever reads the events reports it
-                self.unstored_orders.add(events)
+                self.unstored_orders.add(closed_orders(events))
 
     def _look_what_is_stored(self) -> None:
         """Ask about once a second up to where the database has the events, and let go of orders that it has."""
@@ -474,14 +474,14 @@ class Worker:
             renew=self._renewals.due(self._now_ms()) if self._renewals is not None else None,
         )
         self._to_say, self._answers = [], []
-        if not entries:
-            return 0
-        inputs = [entry for entry in entries if entry.stream == self._inputs]
-        if inputs:
-            self._process(inputs)
-            self._single_entries = max(0, self._single_entries - len(inputs))
-        if len(inputs) < len(entries):
-            self._answer(entry for entry in entries if entry.stream != self._inputs)
+        count = len(entries)
+        while count and entries[count - 1].stream != self._inputs:  # the queries come last
+            count -= 1
+        if count:
+            self._process(entries[:count])
+            self._single_entries = max(0, self._single_entries - count)
+        if count < len(entries):
+            self._answer(entries[count:])
         return len(entries)
 
     def _write_configuration(self) -> None:
@@ -591,7 +591,7 @@ class Worker:
         self._delivery_unsure = bool(outbox)
         if output.frame:
             self._told_second = self.core.time // 1_000
-        self.unstored_orders.add(output.events())
+        self.unstored_orders.add(output.closed_orders())
         commands = self.core.command_count - known
         self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
         if self._tracer is not None:

@@ -105,13 +105,6 @@ def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
     return False
 
 
-class CommandFrame(NamedTuple):
-    """Commands that were enqueued together; `written_us` is their writer's clock, None in format 1."""
-
-    commands: list[LoggedCommand]
-    written_us: int | None
-
-
 class UnreadItem(NamedTuple):
     """One item of a frame that is not understood."""
 
@@ -160,12 +153,6 @@ class _Head(msgspec.Struct, array_like=True):
     written_us: int
 
 
-class _Commands(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    number: int
-    written_us: int
-    commands: list[LoggedCommand]
-
-
 class _Events(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     number: int
     written_us: int
@@ -201,7 +188,7 @@ class _UnnumberedMessages(msgspec.Struct, array_like=True):
 
 
 _decode_head = msgpack_decoder(_Head)
-_decode_commands = msgpack_decoder(_Commands)
+_decode_commands = msgpack_decoder(tuple[int, int, list[LoggedCommand]])
 _decode_events = msgpack_decoder(_Events)
 _decode_raw_events = msgpack_decoder(_RawEvents)
 _decode_messages = msgpack_decoder(_Messages)
@@ -219,6 +206,11 @@ _sender = msgpack_decoder(
 )
 _skip = msgpack_decoder(_Skip)
 _skip_body = msgpack_decoder(SkipEntry)
+_NUMBERED_FIELDS: Final = 3
+_NUMBERED_HEADS: Final = frozenset(
+    bytes([_FIXED_ARRAY + _NUMBERED_FIELDS, number]) for number in range(UNNUMBERED + 1, FORMAT + 1)
+)
+"""How frames of commands and events begin that have a number."""
 _UNNUMBERED_MESSAGES_HEAD: Final = bytes([_FIXED_ARRAY + 4])
 _NIL: Final = b"\xc0"
 _SINCE_US, _UNTIL_US = 1_500_000_000_000_000, 5_000_000_000_000_000
@@ -255,17 +247,17 @@ def encode_commands(
     return encode_as(number, (number, written_us, commands))
 
 
-def decode_command_frame(frame: bytes) -> CommandFrame:
-    """Return what one `COMMANDS_FIELD` says."""
-    if format_of(frame) == UNNUMBERED:
-        return CommandFrame(_unnumbered_commands(frame), None)
-    read = _decode_commands(frame)
-    return CommandFrame(read.commands, read.written_us)
+def decode_command_frame(frame: bytes) -> tuple[list[LoggedCommand], int | None]:
+    """Return the commands of one `COMMANDS_FIELD`, and their writer's clock in microseconds; None in format 1."""
+    if frame[:2] not in _NUMBERED_HEADS and format_of(frame) == UNNUMBERED:
+        return _unnumbered_commands(frame), None
+    _, written_us, commands = _decode_commands(frame)
+    return commands, written_us
 
 
 def decode_commands(frame: bytes) -> list[LoggedCommand]:
     """Return the commands of one `COMMANDS_FIELD`."""
-    return decode_command_frame(frame).commands
+    return decode_command_frame(frame)[0]
 
 
 def decode_command_items(frame: bytes) -> CommandItems:
@@ -288,7 +280,7 @@ def _items_of(frame: bytes, name: str) -> tuple[list[bytes], int | None]:
     found = array_items(frame)
     if format_of(frame) == UNNUMBERED:
         return found, None
-    if len(found) != len(_Commands.__struct_fields__):
+    if len(found) != _NUMBERED_FIELDS:
         raise msgspec.ValidationError(f"a frame of {name} has 3 fields, not {len(found)}")
     _, written_us, items = found
     return array_items(items), _number(written_us)

@@ -49,6 +49,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NewType
 
+from protocol.units import TimeMs
+
 StreamId = NewType("StreamId", str)
 """A Redis stream entry's id, `milliseconds-number`."""
 
@@ -354,6 +356,11 @@ def split_stream_id(stream_id: str) -> tuple[int, int]:
     """Return (milliseconds, number), which compare as the ids do."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds), int(number or 0)
+
+
+def time_of_stream_id(stream_id: str) -> TimeMs:
+    """Return the time at which an entry was appended, by Redis's clock."""
+    return TimeMs(int(stream_id.partition("-")[0]))
 
 
 def preceding_stream_id(stream_id: str) -> StreamId:

@@ -897,12 +897,14 @@ def _by_id(found: Any) -> dict[StreamId, bytes]:
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    if len(flat) == 2:  # as nearly always
+        return {flat[0]: flat[1]}
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _entries(response: Any) -> list[Entry]:
-    return [
-        Entry(name.decode(), _text(stream_id), _fields(fields))
-        for name, entries in response or ()
-        for stream_id, fields in entries
-    ]
+    entries: list[Entry] = []
+    for name, found in response or ():
+        stream = name.decode()
+        entries += [Entry(stream, stream_id.decode(), _fields(flat)) for stream_id, flat in found]
+    return entries

@@ -191,7 +191,7 @@ class StreamLog(Protocol):
         answers: Sequence[tuple[str, bytes]] = (),
         renew: Leader | None = None,
     ) -> list[Entry]:
-        """Return up to `count` commands after `position`, and as many new queries; wait up to `block_ms` for one.
+        """Return up to `count` commands after `position`, then as many new queries; wait up to `block_ms` for one.
 
         Before that, in the same round trip: publishes the (channel, payload) pairs, those of `answers` only if `position` still is
         what `pos` holds, and renews the lease of `renew` if its epoch still does.

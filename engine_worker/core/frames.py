@@ -58,9 +58,9 @@ from protocol.commands import (
     WithdrawFees,
 )
 from protocol.decoding import msgpack_decoder
-from protocol.events import Event
 from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import ACCOUNT_SLOTS, MarketMap
+from protocol.orders import OrderState
 from protocol.release import LaterReleaseError, why_later
 from protocol.replies import AuditReply, OrderQuery, Refused, Reply
 from protocol.signing import decode_signed_body
@@ -70,7 +70,7 @@ from protocol.streams import (
     SKIPPED_ENTRY_FIELD,
     SKIPPED_FIELD,
     StreamId,
-    split_stream_id,
+    time_of_stream_id,
 )
 from protocol.units import TimeMs
 
@@ -120,9 +120,9 @@ class ObjectOutput:
             for target, numbered in by_target.items()
         }
 
-    def events(self) -> Sequence[Event]:
+    def closed_orders(self) -> Sequence[OrderState]:
         """See `FrameOutput`."""
-        return self._output.events
+        return self._output.closed
 
 
 class ObjectCore:
@@ -301,13 +301,13 @@ def apply_fields(shard: Shard, stream_id: StreamId, fields: Mapping[bytes, bytes
     dead: list[DeadItem] = []
     if len(fields) == 1 and COMMANDS_FIELD in fields:  # as nearly always
         items, refused, time = _enter_commands(shard, stream_id, fields[COMMANDS_FIELD])
-        if refused:
-            for _ in _apply_others(shard, items, refused, time, dead):
-                pass
-        else:
+        if not refused:
             apply = shard.apply
             for command in items:
                 apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
+            return dead
+        for _ in _apply_others(shard, items, refused, time, dead):
+            pass
         return dead
     for _ in apply_one_by_one(shard, stream_id, fields, dead):
         pass
@@ -337,7 +337,7 @@ def apply_one_by_one(
     else:
         assert messages is not None
         frame = _read_messages(shard, messages)
-        time = shard.enter(TimeMs(split_stream_id(stream_id)[0]), frame.written_us)
+        time = shard.enter(time_of_stream_id(stream_id), frame.written_us)
         for message in shard.new_messages(frame):
             shard.apply(message, time)
             yield message
@@ -348,7 +348,7 @@ def _enter_commands(
 ) -> tuple[Sequence[LoggedCommand | UnreadItem], dict[int, UnreadItem], TimeMs]:
     """Read a frame of commands; return its items, those of them that are refused, by their numbers, and the entry's time."""
     items, written_us = _read_commands(frame)
-    entered = TimeMs(split_stream_id(stream_id)[0])
+    entered = time_of_stream_id(stream_id)
     if items and isinstance(items[0], _SWITCHING):
         _check_is_no_later_switch(shard, items[0], entered)
     return items, _refused(items, shard.index, shard.market_map), shard.enter(entered, written_us)

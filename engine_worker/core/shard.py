@@ -177,6 +177,8 @@ class Output(NamedTuple):
     """(target shard, sequence, message)."""
     frame: bytes
     """The events as a frame; empty when there are none."""
+    closed: list[OrderState]
+    """The orders that the events have closed."""
 
 
 class CancelAllRequest:
@@ -195,6 +197,7 @@ class Shard:
     __slots__ = (
         "_all_kept_until",
         "_checksummed",
+        "_closed",
         "_closed_from",
         "_command_handlers",
         "_entered",
@@ -293,6 +296,7 @@ class Shard:
         self._events: list[Event] = []
         self._replies: list[tuple[str, Reply]] = []
         self._outbox: list[tuple[int, int, ShardMessage]] = []
+        self._closed: list[OrderState] = []
         self._command_handlers: dict[type, Callable[[Any], None]] = {
             PlaceOrder: self._place_order,
             CancelOrder: self._cancel_order,
@@ -329,8 +333,10 @@ class Shard:
         self._entered = entered
         self._is_founding = self.config is None
         if written_us is not None:
-            entered = min(entered, TimeMs(written_us // 1_000 + WRITER_BEHIND_MS_MAX))
-        return max(self.time, entered)
+            written = TimeMs(written_us // 1_000 + WRITER_BEHIND_MS_MAX)
+            if written < entered:
+                entered = written
+        return entered if entered > self.time else self.time
 
     def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
         """Apply one command, at `time`.
@@ -405,8 +411,9 @@ class Shard:
                 self._checksum_events()
             else:
                 self.checksum = zlib.crc32(frame_items(items, len(events)), self.checksum)
-        output = Output(events, self._replies, self._outbox, frame)
-        self._events, self._replies, self._outbox, self._checksummed, self._switched = [], [], [], 0, []
+        output = Output(events, self._replies, self._outbox, frame, self._closed)
+        self._events, self._replies, self._outbox, self._closed = [], [], [], []
+        self._checksummed, self._switched = 0, []
         return output
 
     @property
@@ -1077,6 +1084,7 @@ class Shard:
             )
         )
         if filled:
+            self._closed.append(order)
             self._forget_open(account, order)
         else:
             account.open_orders[order.market][order.order_id] = order
@@ -1109,6 +1117,7 @@ class Shard:
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
         balance = make_balance(asset, funds.available, funds.held)
         self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id))
+        self._closed.append(order)
         self._forget_open(account, order)
         return order
 

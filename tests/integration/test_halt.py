@@ -26,7 +26,7 @@ from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
-from protocol.codec import decode_command_frame, encode_commands
+from protocol.codec import decode_commands, encode_commands
 from protocol.commands import Command, PlaceOrder, Withdraw
 from protocol.events import OrderAccepted, OrderFilled
 from protocol.orders import OrderType, Side, TimeInForce
@@ -270,7 +270,7 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
     assert any(isinstance(event, OrderAccepted) for event in events_of(log, 0))
     assert not any(isinstance(event, OrderFilled) for event in events_of(log, 0))
     untold = log.read({streams.commands(0): position}, 10, block_ms=0)[0].fields[COMMANDS_FIELD]
-    assert TRADE[1] in decode_command_frame(untold).commands
+    assert TRADE[1] in decode_commands(untold)
     state = read_state(settings)
     # `read_state` knows only a running `exchange up`, which this process stands for.
     assert state is not None

@@ -18,10 +18,12 @@ from engine_worker.core.snapshot import encode_snapshot
 from engine_worker.first_configuration import first_configuration
 from engine_worker.frame_core import Cores, DeadItem, FrameCore, InvariantBroken, NotUnderstoodError
 from engine_worker.input import apply_entry
+from engine_worker.unstored_orders import closed_orders
 from protocol import streams
 from protocol.codec import (
     FORMAT,
     LaterFormatError,
+    decode_events,
     decode_queries,
     encode_commands,
     encode_frame,
@@ -258,6 +260,7 @@ class Running:
             return Made(dead)
         output = core.take()
         replies, outbox = tuple(output.replies()), tuple(output.outbox().items())
+        assert output.closed_orders() == closed_orders(decode_events(output.frame) if output.frame else ())
         return Made(dead, output.frame, replies, outbox, state_checksum(core), core.digest())
 
     def restore(self, cores: Cores) -> None:

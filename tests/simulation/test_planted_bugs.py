@@ -73,7 +73,8 @@ PLANTS = (
     Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
     Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
           "<= stored_to", "<= (10**18, 0)"),
-    Plant("closed orders not read at a start", Worker, "_collect_unstored_orders", "self.unstored_orders.add(events)", "pass"),
+    Plant("closed orders not read at a start", Worker, "_collect_unstored_orders",
+          "self.unstored_orders.add(closed_orders(events))", "pass"),
     Plant(
         "numbers of received messages forgotten at restart",
         Worker,

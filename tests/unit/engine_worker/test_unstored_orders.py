@@ -10,9 +10,7 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.commands import Command, Deposit, PlaceOrder
-from protocol.events import OrderClosed
 from protocol.orders import (
-    CloseReason,
     OrderState,
     OrderStatus,
     OrderType,
@@ -31,8 +29,8 @@ MARKET = "BTCUSDT"
 SELLER, BUYER = AccountId(1), AccountId(2)
 
 
-def closed(order_id: int, name: str = "a", market: str = MARKET, account_id: AccountId = BUYER) -> OrderClosed:
-    order = OrderState(
+def closed(order_id: int, name: str = "a", market: str = MARKET, account_id: AccountId = BUYER) -> OrderState:
+    return OrderState(
         *(OrderId(order_id), account_id, name, market, Side.BUY, OrderType.LIMIT, TimeInForce.IOC, PriceTicks(5)),
         *(
             QuantityLots(1),
@@ -44,7 +42,6 @@ def closed(order_id: int, name: str = "a", market: str = MARKET, account_id: Acc
         ),
         *(AssetUnits(0), TimeMs(1), TimeMs(1)),
     )
-    return OrderClosed(TimeMs(1), order, CloseReason.EXPIRED, ())
 
 
 def found(orders: UnstoredOrders, order_id: int = 0, name: str = "", market: str = MARKET) -> int | RejectReason:
