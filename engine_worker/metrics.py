@@ -80,7 +80,8 @@ class BatchMetrics:
     def __init__(self, shard: int) -> None:
         TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
         DIFFERS.labels(shard)
-        self.held = HELD.labels(shard)
+        self._held = HELD.labels(shard)
+        self._held_format = -1
         self._entries = ENTRIES.labels(shard)
         self._batch_commands = BATCH_COMMANDS.labels(shard)
         self._commands = COMMANDS.labels(shard)
@@ -96,6 +97,12 @@ class BatchMetrics:
         self._wait.observe(max(0.0, waited_s))
         self._apply.observe(apply_s)
         self._commit.observe(commit_s)
+
+    def held(self, number: int) -> None:
+        """Tell the format of an entry that cannot be read, 0 when there is none."""
+        if number != self._held_format:
+            self._held_format = number
+            self._held.set(number)
 
     def delivered(self, deliver_s: float) -> None:
         """Count that a batch's messages have reached the other shards."""

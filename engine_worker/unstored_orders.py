@@ -56,6 +56,8 @@ class UnstoredOrders:
         """Up to this entry there may be closed orders that did not fit."""
         self._has_lost_added = False
         """Whether there are such since the last look."""
+        self._may_drop = False
+        """Whether the database may have some that are still here."""
         self.lost = 0
         """Orders that did not fit."""
 
@@ -103,10 +105,11 @@ class UnstoredOrders:
         if self._has_lost_added:
             self._lost_to, self._has_lost_added = newest_id, False
         self._stored_to = stored_to
+        self._may_drop = True
 
     def drop_stored(self) -> None:
         """Let go of orders that the database has; of many at once only the first."""
-        if not self._batches:
+        if not self._may_drop:
             return
         stored_to, left = split_stream_id(self._stored_to), _DROPPED_AT_ONCE
         while self._batches and split_stream_id(self._batches[0][0]) <= stored_to:
@@ -117,6 +120,7 @@ class UnstoredOrders:
                 left -= 1
                 self._drop(batch.popleft())
             self._batches.popleft()
+        self._may_drop = False
 
     def _drop(self, order: OrderState) -> None:
         """Let go of the oldest."""

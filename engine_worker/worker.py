@@ -566,7 +566,7 @@ class Worker:
             if number % _RENEW_ENTRIES == _RENEW_ENTRIES - 1:
                 self._keep_lease()
         else:
-            self._metrics.held.set(0)
+            self._metrics.held(0)
         if not entries:
             return
         self._keep_lease()
@@ -604,7 +604,7 @@ class Worker:
 
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
-        self._metrics.held.set(error.number)
+        self._metrics.held(error.number)
         _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()

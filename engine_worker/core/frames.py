@@ -26,6 +26,7 @@ from engine_worker.frame_core import (
     NotUnderstoodError,
 )
 from protocol.codec import (
+    CommandItems,
     LaterFormatError,
     MessageItems,
     UnreadItem,
@@ -302,9 +303,8 @@ def apply_fields(shard: Shard, stream_id: StreamId, fields: Mapping[bytes, bytes
     if len(fields) == 1 and COMMANDS_FIELD in fields:  # as nearly always
         items, refused, time = _enter_commands(shard, stream_id, fields[COMMANDS_FIELD])
         if not refused:
-            apply = shard.apply
             for command in items:
-                apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
+                shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
             return dead
         for _ in _apply_others(shard, items, refused, time, dead):
             pass
@@ -347,7 +347,11 @@ def _enter_commands(
     shard: Shard, stream_id: StreamId, frame: bytes
 ) -> tuple[Sequence[LoggedCommand | UnreadItem], dict[int, UnreadItem], TimeMs]:
     """Read a frame of commands; return its items, those of them that are refused, by their numbers, and the entry's time."""
-    items, written_us = _read_commands(frame)
+    items: Sequence[LoggedCommand | UnreadItem]
+    try:
+        items, written_us = decode_command_frame(frame)
+    except msgspec.MsgspecError:
+        items, written_us = _read_items(frame)
     entered = time_of_stream_id(stream_id)
     if items and isinstance(items[0], _SWITCHING):
         _check_is_no_later_switch(shard, items[0], entered)
@@ -401,7 +405,11 @@ def _read_commands(frame: bytes) -> tuple[Sequence[LoggedCommand | UnreadItem], 
     try:
         return decode_command_frame(frame)
     except msgspec.MsgspecError:
-        pass
+        return _read_items(frame)
+
+
+def _read_items(frame: bytes) -> CommandItems:
+    """Read what is not understood as a whole."""
     try:
         return decode_command_items(frame)
     except msgspec.MsgspecError as error:
