@@ -160,14 +160,12 @@ class Snapshotter:
         self._trim()
 
     def finish(self) -> None:
-        """End a running child, and save once more if this was the only worker: the next start has nothing to apply."""
+        """End a running child, and save once more what this worker led: the next start has nothing to apply.
+
+        Also where there is a standby. When all stop it may be told to before it has taken over, and then nobody else saves.
+        """
         self.abandon()
-        if (
-            self._worker.leads
-            and self._has_news()
-            and not self._streams.standbys(self._index)
-            and save(self._worker, self._streams, self._index)
-        ):
+        if self._worker.leads and self._has_news() and save(self._worker, self._streams, self._index):
             _log.info("last snapshot saved", shard=self._index)
             self._trim()
 

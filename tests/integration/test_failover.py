@@ -292,8 +292,23 @@ def test_a_leader_that_is_told_to_stop_hands_over(workers_of: MakeWorkers, traff
         workers.wait_for_standby(leader)
         leader = other(leader)
     check_that_one_has_written(workers, traffic)
-    for worker in (ENGINE, STANDBY):
-        assert "last snapshot saved" not in workers.said(worker), "with a standby there is nothing to save for"
+
+
+def test_a_leader_saves_its_state_before_a_standby_that_is_told_to_stop_as_well(
+    workers_of: MakeWorkers, traffic: Traffic
+) -> None:
+    workers = workers_of(PATIENT_MS)
+    workers.start_both()
+    traffic.wait_for_more()
+    workers.send(STANDBY, signal.SIGSTOP)  # it stands by, and does not get to taking over
+    workers.send(ENGINE, signal.SIGTERM)
+    assert workers.running[ENGINE].wait(DEADLINE_S) == 0
+    workers.send(STANDBY, signal.SIGTERM)
+    workers.send(STANDBY, signal.SIGCONT)
+    assert workers.running[STANDBY].wait(DEADLINE_S) == 0
+    assert workers.leader() is None
+    saved = workers.log.saved_snapshots(SHARD)[0]
+    assert saved.stream_id == workers.log.position(SHARD).stream_id
 
 
 def test_the_last_worker_to_stop_saves_its_state(workers_of: MakeWorkers, traffic: Traffic) -> None:
