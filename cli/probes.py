@@ -147,7 +147,7 @@ def shards_answer(settings: Settings, timeout_s: float = 0.2) -> bool:
         return False
 
 
-def says_health(settings: Settings, name: str, pid: int, lag_ms_max: int) -> bool:
+def says_health(settings: Settings, name: str, pid: int, lag_ms_max: int = 2**63) -> bool:
     """Return whether the process of this name and pid has sent a heartbeat, and is no further behind."""
     try:
         with connect(settings) as client:

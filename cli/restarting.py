@@ -167,7 +167,9 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
         # As at a start, nobody waits for what it may have to build.
         return probes.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
-    return probes.says_health(settings, name, pid, LAG_MS_MAX if name == "feeds" else 2**63)
+    if name == "feeds":
+        return probes.says_health(settings, name, pid, LAG_MS_MAX)
+    return probes.says_health(settings, name, pid)
 
 
 def _is_quoted(settings: Settings) -> bool:

@@ -182,7 +182,13 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(readers(settings))
     start(clients(settings))
     start(pages(settings))
-    wait_for("feeds and persistence", lambda: probes.say_health(settings, readers(settings)))
+    # By their process ids: what the processes of an exchange that was killed have said may still be there.
+    said = [spec.name for spec in readers(settings)]
+    wait_for(
+        "feeds, edges and persistence",
+        lambda: all(probes.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
+    )
+    wait_for("the doors", lambda: all(probes.serving(settings).values()))
     supervisor.mark_ready()
 
 

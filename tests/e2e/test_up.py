@@ -100,6 +100,13 @@ def test_ctrl_c_leaves_nothing_behind(data_dir: Path) -> None:
     assert not (data_dir / "state.json").exists()
 
 
+LATE_EDGE = """
+import sys, time
+if "ws_edge.main" in sys.orig_argv:
+    time.sleep(4)
+"""
+
+
 def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
     with running_exchange(data_dir, mm_enabled="false") as exchange:
         state = read_state(exchange.settings)
@@ -107,8 +114,13 @@ def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
         os.kill(state.pid, signal.SIGKILL)
         eventually("no supervisor", lambda: read_state(exchange.settings) is None)
         assert not exchange.command("status")["ready"]
+        # What the processes that were killed have said of themselves is still there; it must not be taken for the new ones'.
+        late = data_dir / "late"
+        late.mkdir()
+        (late / "sitecustomize.py").write_text(LATE_EDGE)
+        environment = {**exchange.environment, "PYTHONPATH": str(late)}
         up = subprocess.run(
-            [*EXCHANGE, "up", "--detach"], env=exchange.environment, capture_output=True, text=True, timeout=TIMEOUT_S
+            [*EXCHANGE, "up", "--detach"], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
         )
         assert up.returncode == 0, up.stderr
         assert exchange.command("status")["ready"]
