@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
 import psycopg
 import redis
 
@@ -29,6 +28,7 @@ from chaos.evidence import (
     TradeRow,
 )
 from chaos.load import Trader
+from chaos.quiet import Progress
 from chaos.trading import FUNDS
 from cli.api import request
 from cli.market_configs import by_symbol, known_configs
@@ -38,7 +38,7 @@ from cli.state import log_folder
 from protocol import streams
 from protocol.market_data import INTERVALS
 from protocol.orders import OrderStatus, Side
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.streams import STREAM_START, StreamId
 from protocol.units import UNITS_PER_ASSET, parse_decimal
 from runtime.settings import Settings
 
@@ -173,42 +173,6 @@ def _signed(settings: Settings, trader: Trader, path: str) -> Any:
     )
     with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as response:  # noqa: S310
         return json.loads(response.read())
-
-
-class Progress(msgspec.Struct):
-    """How far each part of the exchange is, by shard."""
-
-    inputs: list[StreamId] = []
-    """The newest command."""
-    positions: list[StreamId] = []
-    """Up to where commands are committed."""
-    events: list[StreamId] = []
-    """The newest event."""
-    published: list[StreamId] = []
-    """Up to where the feeds are."""
-    stored: list[StreamId] = []
-    """Up to where the database is."""
-    undelivered: int = 0
-    errors: list[str] = []
-    """Why ingests stand still."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is on its way."""
-        pairs = ((self.inputs, self.positions), (self.events, self.published), (self.events, self.stored))
-        return not self.undelivered and all(
-            split_stream_id(new) <= split_stream_id(done)
-            for newest, reached in pairs
-            for new, done in zip(newest, reached, strict=True)
-        )
-
-    @property
-    def behind_ms(self) -> int:
-        """By how much of the log's time the database is behind, at most."""
-        return max(
-            (split_stream_id(new)[0] - split_stream_id(done)[0] if split_stream_id(new) > split_stream_id(done) else 0)
-            for new, done in zip(self.events, self.stored, strict=True)
-        )
 
 
 def progress(settings: Settings) -> Progress | None:

@@ -18,6 +18,7 @@ from chaos.faults import Faults
 from chaos.load import KEYED_SHARE_MAX, Load, Trader
 from chaos.operations import Operation, Operations
 from chaos.plan import Fault
+from chaos.quiet import Progress, Quiet
 from chaos.rolling import Rolling, Step, longest_wait_s, restart_of
 from chaos.sabotage import Break, command_of
 from chaos.trading import DEPOSIT_SHARE
@@ -29,6 +30,8 @@ from runtime.tasks import end_tasks
 
 LOOK_EVERY_S: Final = 0.25
 SETTLE_EVERY_S: Final = 0.3
+QUIET_S: Final = 1.5
+"""So long nothing may happen before everything has come to its end: longer than a message between shards is on its way."""
 CAUGHT_UP_MS: Final = 1_000
 """A database that is less behind has caught up."""
 
@@ -224,7 +227,7 @@ class _Run:
             faults_max=len(scenario.plan),
             operations_max=len(scenario.operations),
         )
-        self._progress: collecting.Progress | None = None
+        self._progress: Progress | None = None
         self._behind_ms_max = 0
 
     async def run(self) -> Result:
@@ -332,9 +335,8 @@ class _Run:
         self._say("waiting until everything has come to its end")
         ending: Ending = self._evidence.ending
         began = time.monotonic()
-        quiet = 0
-        last: object = None
-        while quiet < 3:
+        quiet, is_quiet = Quiet(QUIET_S), False
+        while not is_quiet:
             await asyncio.sleep(SETTLE_EVERY_S)
             watchers.check()
             if time.monotonic() > began + self._scenario.settle_s:
@@ -344,10 +346,11 @@ class _Run:
             if progress is not None and progress.errors:
                 ending.settled = False
                 break
-            seen = (progress, dict(watchers.heard), self._heard())
-            caught_up = progress is not None and progress.is_done and list(watchers.heard.values()) == progress.events
-            quiet = quiet + 1 if caught_up and seen == last and self._books_are_done() else 0
-            last = seen
+            if progress is not None:
+                progress.heard = list(watchers.heard.values())
+            stream = self._evidence.stream
+            happened = (stream.events - stream.passed, self._heard())
+            is_quiet = quiet.look(time.monotonic(), happened, progress) and self._books_are_done()
         ending.settle_s = time.monotonic() - began
         progress = await asyncio.to_thread(collecting.progress, self._settings)
         ending.standing_still += progress.errors if progress is not None else ["Redis or the database does not answer"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from protocol.events import DepthChanged, Event, TradeExecuted
+from protocol.events import DepthChanged, Event, TimePassed, TradeExecuted
 
 BREACHES_KEPT: Final = 20
 """Of one kind, so many are kept in words; all are counted."""
@@ -31,11 +31,14 @@ class StreamWatch:
         self.last_trade_ids: dict[str, int] = {}
         self.last_sequences: dict[str, int] = {}
         self.events = 0
+        self.passed = 0
+        """So many of them say only that time has passed."""
 
     def hear(self, events: Iterable[Event]) -> None:
         """Take the events of one entry."""
         for event in events:
             self.events += 1
+            self.passed += isinstance(event, TimePassed)
             if isinstance(event, TradeExecuted | DepthChanged):
                 self._follow(self.last_sequences, event.market, "sequence", event.sequence)
             if isinstance(event, TradeExecuted):
