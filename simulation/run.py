@@ -16,6 +16,7 @@ import structlog
 
 import engine_worker.worker
 import feeds.worker
+from engine_worker.core.shard import WRITER_BEHIND_MS_MAX
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
 from feeds.state import InvariantError
@@ -409,6 +410,11 @@ class Simulation:
         for shard in shards:
             require(
                 witness.twin(shard).time - told[shard] <= TOLD_MS_MAX, f"shard {shard} does not tell that time passes"
+            )
+            ahead_ms = witness.twin(shard).time - self.surroundings.now
+            require(
+                ahead_ms <= WRITER_BEHIND_MS_MAX,
+                f"the time of shard {shard} is {ahead_ms} ms ahead of every right clock",
             )
         for shard in shards:
             done, last = self.log.position(shard).stream_id, self.log.last_id(streams.commands(shard))

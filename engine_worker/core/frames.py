@@ -337,7 +337,7 @@ def apply_one_by_one(
     else:
         assert messages is not None
         frame = _read_messages(shard, messages)
-        time = shard.enter(time_of_stream_id(stream_id), frame.written_us)
+        time = shard.enter(time_of_stream_id(stream_id), frame.written_us, behind_ms_max=0)
         for message in shard.new_messages(frame):
             shard.apply(message, time)
             yield message

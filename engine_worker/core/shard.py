@@ -324,16 +324,17 @@ class Shard:
 
     # ------------------------------------------------------------------ in and out
 
-    def enter(self, entered: TimeMs, written_us: int | None) -> TimeMs:
+    def enter(self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX) -> TimeMs:
         """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
 
         The earlier of the two counts, with a second of grace for the writer's, and no time is before the last: so neither clock, when
-        it is wrong alone, can move the shard's time from what is right by more than that second.
+        it is wrong alone, can move the shard's time from what is right by more than that second. Another shard's stamp, its time, has
+        that second in it: with `behind_ms_max` 0 mail to and fro adds none.
         """
         self._entered = entered
         self._is_founding = self.config is None
         if written_us is not None:
-            written = TimeMs(written_us // 1_000 + WRITER_BEHIND_MS_MAX)
+            written = TimeMs(written_us // 1_000 + behind_ms_max)
             if written < entered:
                 entered = written
         return entered if entered > self.time else self.time

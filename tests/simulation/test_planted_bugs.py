@@ -71,6 +71,7 @@ PLANTS = (
     Plant("filled order trades again when its request is repeated", Shard, "_apply_command", "if first is not None:",
           "if first is not None and not (isinstance(first, OrderReply) and first.order.status is FILLED):"),
     Plant("idempotency key forgotten early", Shard, "_is_first_of_its_key", "keyed.outcomes.find(key, self.time)", "None"),
+    Plant("every mail between shards moves time by a second", Shard, "enter", "+ behind_ms_max", "+ 1_000"),
     Plant("closed orders forgotten before they are stored", UnstoredOrders, "drop_stored",
           "<= stored_to", "<= (10**18, 0)"),
     Plant("closed orders not read at a start", Worker, "_collect_unstored_orders",

@@ -1,12 +1,26 @@
-"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone. Deadlines: by the entry's id."""
+"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone. Deadlines: by the entry's id.
 
+Other shards stamp their mail with their own time, which has that second in it already: no second is added to it.
+"""
+
+import msgspec
 import pytest
 
+from engine_worker.core.frames import ObjectCore
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
 from engine_worker.input import apply_entry
 from protocol.codec import encode_commands, encode_frame, encode_messages
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, MessageFrame, PlaceOrder, Tick
+from protocol.commands import (
+    CancelAllOrders,
+    CancelMissed,
+    CancelOrder,
+    Command,
+    Deposit,
+    MessageFrame,
+    PlaceOrder,
+    Tick,
+)
 from protocol.events import OrderAccepted, TimePassed
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import OrderReply, Refused
@@ -83,7 +97,39 @@ def test_messages_bring_their_shards_time() -> None:
     frame = encode_messages(MessageFrame(1, 0, 1, (), (NOON + 7) * 1_000))
     apply_entry(receiver, Entry("in:{0}", StreamId(f"{NOON + HOUR}-0"), {MESSAGES_FIELD: frame}))
     assert receiver.time == 0  # nothing was applied
-    assert receiver.enter(TimeMs(NOON + HOUR), (NOON + 7) * 1_000) == NOON + 1_007
+    missed = CancelMissed(OrderId(3), AccountId(2), "ETHUSDT", 1, "r")
+    frame = encode_messages(MessageFrame(1, 0, 1, (missed,), (NOON + 7) * 1_000))
+    apply_entry(receiver, Entry("in:{0}", StreamId(f"{NOON + HOUR}-1"), {MESSAGES_FIELD: frame}))
+    assert receiver.time == NOON + 7
+
+
+def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
+    """Each order of another shard's account is answered; with a second more at each end, time would run away from every clock."""
+    markets = Settings(shard_count=2).market_map()
+    there = markets.shard_of_market("BTCUSDT")
+    here = 1 - there
+    account = next(AccountId(number) for number in range(1, 9) if markets.shard_of_account(AccountId(number)) == here)
+    shards = [Shard(index, markets) for index in range(2)]
+    number = 0
+
+    def entered(index: int, field: bytes, frame: bytes) -> dict[int, bytes]:
+        nonlocal number
+        number += 1
+        core = ObjectCore(shards[index])
+        assert core.apply_frame(StreamId(f"{NOON + HOUR}-{number}"), {field: frame}) == []
+        return core.take().outbox()
+
+    def commanded(written: int, command: Command) -> None:
+        mail = entered(here, COMMANDS_FIELD, encode_commands([command], written * 1_000))
+        while mail:
+            ((target, frame),) = mail.items()
+            mail = entered(target, MESSAGES_FIELD, frame)
+
+    commanded(NOON, Deposit(1, "r", account, "USDT", AssetUnits(10**15), "in"))
+    for request_id in range(2, 12):
+        commanded(NOON + request_id, msgspec.structs.replace(order(request_id), account_id=account))
+    assert [each.order_count for each in shards] == [10 if index == here else 0 for index in range(2)]
+    assert [each.time for each in shards] == [NOON + 1_011] * 2
 
 
 def test_time_stands_in_the_snapshot() -> None:
