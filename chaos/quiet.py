@@ -48,25 +48,37 @@ def _reaches(done: Sequence[StreamId], goals: Sequence[StreamId]) -> bool:
     return all(split_stream_id(at) >= split_stream_id(goal) for at, goal in zip(done, goals, strict=True))
 
 
+WHILES = 3
+"""One after the other: what goes to another shard, and its answer, are input that was not there when the first began."""
+
+
 class Quiet:
-    """Looks for a while in which nothing happens, and at whose end everybody is as far as things were at its begin.
+    """Looks for some whiles in which nothing happens, each with everybody at its end as far as things were at its begin.
 
     The logs themselves never rest: the time of an idle shard passes by an event every second.
     """
 
     def __init__(self, length_s: float) -> None:
-        """Look for a while of `length_s`."""
-        self._length_s = length_s
+        """Look for whiles that take `length_s` together, or longer."""
+        self._length_s = length_s / WHILES
+        self._passed = 0
         self._began: tuple[float, Progress] | None = None
         self._happened: object = None
 
     def look(self, now_s: float, happened: object, progress: Progress | None) -> bool:
-        """Return whether there was such a while up to now. `happened` is another value once anything but time has passed."""
+        """Return whether there were such whiles up to now.
+
+        `happened` is another value once anything but time has passed; it is from before `progress` was asked for, so that what is
+        heard meanwhile makes the next one another.
+        """
         if progress is None:
             self._began = None
             return False
         if self._began is None or happened != self._happened:
-            self._began, self._happened = (now_s, progress), happened
+            self._began, self._happened, self._passed = (now_s, progress), happened, 0
             return False
         began_s, begin = self._began
-        return now_s - began_s >= self._length_s and progress.has_passed(begin)
+        if now_s - began_s >= self._length_s and progress.has_passed(begin):
+            self._began = (now_s, progress)
+            self._passed += 1
+        return self._passed >= WHILES

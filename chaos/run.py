@@ -336,20 +336,20 @@ class _Run:
         ending: Ending = self._evidence.ending
         began = time.monotonic()
         quiet, is_quiet = Quiet(QUIET_S), False
+        stream = self._evidence.stream
         while not is_quiet:
             await asyncio.sleep(SETTLE_EVERY_S)
             watchers.check()
             if time.monotonic() > began + self._scenario.settle_s:
                 ending.settled = False
                 break
+            happened = (stream.events - stream.passed, self._heard())
             progress = await asyncio.to_thread(collecting.progress, self._settings)
             if progress is not None and progress.errors:
                 ending.settled = False
                 break
             if progress is not None:
                 progress.heard = list(watchers.heard.values())
-            stream = self._evidence.stream
-            happened = (stream.events - stream.passed, self._heard())
             is_quiet = quiet.look(time.monotonic(), happened, progress) and self._books_are_done()
         ending.settle_s = time.monotonic() - began
         progress = await asyncio.to_thread(collecting.progress, self._settings)

@@ -165,7 +165,14 @@ class Snapshotter:
         Also where there is a standby. When all stop it may be told to before it has taken over, and then nobody else saves.
         """
         self.abandon()
-        if self._worker.leads and self._has_news() and save(self._worker, self._streams, self._index):
+        worker, index = self._worker, self._index
+        # Asked first, too: what another worker has gone beyond need not be encoded beside it.
+        if (
+            worker.leads
+            and self._has_news()
+            and self._streams.reaches(index, worker.position)
+            and save(worker, self._streams, index)
+        ):
             _log.info("last snapshot saved", shard=self._index)
             self._trim()
 

@@ -18,6 +18,8 @@ from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
 """Orders let go of between two batches: some milliseconds."""
+_UNINDEXED_MAX: Final = 20_000
+"""Orders that a question has to index first: some milliseconds, too. The database is seldom further behind."""
 
 _Name = tuple[AccountId, str, str]
 """(account, market, client order id)."""
@@ -77,13 +79,16 @@ class UnstoredOrders:
         self._count += len(closed)
         while self._count > self._orders_max:
             self._lose_oldest()
+        self._index(_UNINDEXED_MAX)
 
-    def _index(self) -> None:
-        for order in self._unindexed:
+    def _index(self, left: int) -> None:
+        """Index the oldest of what is not yet, so that no more than `left` remain."""
+        unindexed = self._unindexed
+        while len(unindexed) > left:
+            order = unindexed.popleft()
             name = (order.account_id, order.market, order.client_order_id)
             self._orders[order.order_id] = order
             self._newest[name] = max(order.order_id, self._newest.get(name, order.order_id))
-        self._unindexed.clear()
 
     def _lose_oldest(self) -> None:
         self.lost += 1
@@ -135,8 +140,7 @@ class UnstoredOrders:
 
     def answer(self, query: OrderQuery, time: TimeMs) -> OrderReply | Refused:
         """Answer a query for an order that is not open."""
-        if self._unindexed:
-            self._index()
+        self._index(0)
         order_id = query.order_id or self._newest.get(
             (query.account_id, query.market, query.client_order_id), OrderId(0)
         )

@@ -16,15 +16,13 @@ def at(second: int) -> Progress:
 def test_it_is_over_while_the_time_of_an_idle_shard_goes_on() -> None:
     quiet = Quiet(1.5)
     looks = [quiet.look(0.3 * number, "nothing", at(number)) for number in range(8)]
-    assert looks == [False] * 5 + [True] * 3
+    assert looks == [False] * 6 + [True] * 2
 
 
-def test_whatever_happens_begins_the_while_anew() -> None:
+def test_whatever_happens_begins_anew() -> None:
     quiet = Quiet(1.5)
-    assert not quiet.look(0, 1, at(0))
-    assert not quiet.look(2, 2, at(2))
-    assert not quiet.look(3, 2, at(3))
-    assert quiet.look(3.5, 2, at(3))
+    assert [quiet.look(now, 1, at(0)) for now in (0, 1, 2)] == [False] * 3
+    assert [quiet.look(now, 2, at(2)) for now in (3, 4, 5, 6)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("reader", ["positions", "published", "stored", "heard"])
@@ -32,16 +30,23 @@ def test_whoever_is_behind_what_was_there_at_the_begin_is_waited_for(reader: str
     quiet = Quiet(1.5)
     assert not quiet.look(0, 1, at(10))
     behind = msgspec.structs.replace(at(12), **{reader: [stream_id_of(9_999)]})
-    assert not quiet.look(5, 1, behind)
-    in_step = msgspec.structs.replace(at(12), **{reader: [stream_id_of(10_000)]})
-    assert quiet.look(6, 1, in_step)
+    assert [quiet.look(now, 1, behind) for now in (5, 10, 15, 20)] == [False] * 4
+    assert [quiet.look(now, 1, at(12)) for now in (21, 22, 23)] == [False, False, True]
+
+
+def test_what_another_shard_sends_meanwhile_is_waited_for() -> None:
+    """An order of another shard's account makes no event before the market's shard has answered."""
+    quiet = Quiet(1.5)
+    assert not quiet.look(0, 1, at(10))
+    sent = msgspec.structs.replace(at(11), inputs=[stream_id_of(11_001)])
+    assert [quiet.look(now, 1, sent) for now in (1, 2, 3, 4)] == [False] * 4
+    assert not quiet.look(5, 2, at(12)), "the answer is an event"
 
 
 def test_nothing_is_over_with_mail_on_its_way_or_without_an_answer() -> None:
     quiet = Quiet(1.5)
     assert not quiet.look(0, 1, at(0))
-    assert not quiet.look(5, 1, msgspec.structs.replace(at(5), undelivered=1))
-    assert quiet.look(6, 1, at(6))
-    assert not quiet.look(7, 1, None)
-    assert not quiet.look(8, 1, at(8))
-    assert quiet.look(10, 1, at(9))
+    assert [quiet.look(now, 1, msgspec.structs.replace(at(5), undelivered=1)) for now in (1, 2, 3, 4)] == [False] * 4
+    assert [quiet.look(now, 1, at(6)) for now in (5, 6, 7)] == [False, False, True]
+    assert not quiet.look(8, 1, None)
+    assert [quiet.look(now, 1, at(9)) for now in (9, 10, 11, 12)] == [False, False, False, True]

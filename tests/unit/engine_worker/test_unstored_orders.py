@@ -50,6 +50,22 @@ def found(orders: UnstoredOrders, order_id: int = 0, name: str = "", market: str
     return answer.order.order_id if isinstance(answer, OrderReply) else answer.reason
 
 
+def test_only_so_many_are_left_for_a_question_to_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine_worker.unstored_orders._UNINDEXED_MAX", 3)
+    orders = UnstoredOrders(6)
+    for number in range(1, 10):
+        orders.add([closed(number, f"c{number}")])
+        assert len(orders._unindexed) <= 3
+    assert [found(orders, each) for each in range(4, 10)] == list(range(4, 10))
+    assert found(orders, 3) is RejectReason.ORDER_NOT_REMEMBERED
+    assert (len(orders), orders.lost) == (6, 3)
+    orders.look(at(1), at(1))
+    orders.drop_stored()
+    assert not orders._count
+    assert not orders._orders
+    assert not orders._newest
+
+
 def at(number: int) -> StreamId:
     return streams.stream_id_of(number)
 
