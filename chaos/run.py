@@ -343,7 +343,7 @@ class _Run:
             if time.monotonic() > began + self._scenario.settle_s:
                 ending.settled = False
                 break
-            happened = (stream.events - stream.passed, self._heard())
+            happened = (stream.events - stream.ticks, self._heard())
             progress = await asyncio.to_thread(collecting.progress, self._settings)
             if progress is not None and progress.errors:
                 ending.settled = False

@@ -31,14 +31,14 @@ class StreamWatch:
         self.last_trade_ids: dict[str, int] = {}
         self.last_sequences: dict[str, int] = {}
         self.events = 0
-        self.passed = 0
-        """So many of them say only that time has passed."""
+        self.ticks = 0
+        """How many of them say only that time has passed."""
 
     def hear(self, events: Iterable[Event]) -> None:
         """Take the events of one entry."""
         for event in events:
             self.events += 1
-            self.passed += isinstance(event, TimePassed)
+            self.ticks += isinstance(event, TimePassed)
             if isinstance(event, TradeExecuted | DepthChanged):
                 self._follow(self.last_sequences, event.market, "sequence", event.sequence)
             if isinstance(event, TradeExecuted):

@@ -38,8 +38,8 @@ class UnstoredOrders:
     """The last state of closed orders, up to `orders_max` of them, by number and by client order id.
 
     Which entry of the events an order is in is not asked when it is added, but from time to time: `look` tells the newest entry,
-    and whatever was added before is in that one at the latest. Every batch adds some and few are asked for, so they are found by number
-    and name only from when somebody asks.
+    and whatever was added before is in that one at the latest. Every batch adds some and few are asked for, so the newest are found by
+    number and name only from when somebody asks.
     """
 
     def __init__(self, orders_max: int) -> None:
