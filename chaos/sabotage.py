@@ -21,9 +21,10 @@ from cli.embedded import ServerCommand
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from protocol import streams
-from protocol.commands import LoggedCommand, PlaceOrder, Signed, SignedBody
+from protocol.commands import LoggedCommand, PlaceOrder, ShardMessage, Signed, SignedBody
 from protocol.signing import decode_signed_body
 from protocol.streams import StreamId
+from protocol.units import TimeMs
 from runtime import lifecycle, redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
@@ -97,15 +98,15 @@ def _break_fence() -> None:
 
 
 def _break_dedup() -> None:
-    apply_command: Callable[[Shard, LoggedCommand], None] = Shard._apply_command
+    apply = Shard.apply
 
-    def apply_anew(self: Shard, command: LoggedCommand) -> None:
+    def apply_anew(self: Shard, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
         if isinstance(command, PlaceOrder):
             self.requests = AnsweredRequests(0)
             command = msgspec.structs.replace(command, idempotency_key="")
-        apply_command(self, command)
+        apply(self, command, time)
 
-    Shard._apply_command = apply_anew  # type: ignore[method-assign]
+    Shard.apply = apply_anew  # type: ignore[method-assign]
 
 
 def _break_wait() -> None:

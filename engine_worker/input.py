@@ -37,7 +37,7 @@ def apply_entry(shard: Shard, entry: Entry) -> list[DeadItem]:
     Raises:
         NotUnderstoodError, LaterFormatError, InvariantBroken: as `FrameCore.apply_frame`.
     """
-    return frames.apply_fields(shard, entry.stream_id, entry.fields)
+    return frames.ObjectCore(shard).apply_frame(entry.stream_id, entry.fields)
 
 
 def apply_one_by_one(

@@ -563,7 +563,7 @@ class Worker:
                 # Nothing of it was applied, so what came before it can be committed; it halts the next step.
                 entries = entries[:number]
                 break
-            if number % _RENEW_ENTRIES == _RENEW_ENTRIES - 1:
+            if not number % _RENEW_ENTRIES:
                 self._keep_lease()
         else:
             self._metrics.held(0)

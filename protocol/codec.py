@@ -207,7 +207,7 @@ _sender = msgpack_decoder(
 _skip = msgpack_decoder(_Skip)
 _skip_body = msgpack_decoder(SkipEntry)
 _NUMBERED_FIELDS: Final = 3
-_NUMBERED_HEADS: Final = frozenset(
+_NUMBERED_HEADS: Final = tuple(
     bytes([_FIXED_ARRAY + _NUMBERED_FIELDS, number]) for number in range(UNNUMBERED + 1, FORMAT + 1)
 )
 """How frames of commands and events begin that have a number."""
@@ -249,7 +249,7 @@ def encode_commands(
 
 def decode_command_frame(frame: bytes) -> tuple[list[LoggedCommand], int | None]:
     """Return the commands of one `COMMANDS_FIELD`, and their writer's clock in microseconds; None in format 1."""
-    if frame[:2] not in _NUMBERED_HEADS and format_of(frame) == UNNUMBERED:
+    if not frame.startswith(_NUMBERED_HEADS) and format_of(frame) == UNNUMBERED:
         return _unnumbered_commands(frame), None
     _, written_us, commands = _decode_commands(frame)
     return commands, written_us

@@ -11,7 +11,7 @@ each time it connects. So after a failover it is enough that a connection breaks
 """
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -123,6 +123,33 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
         connection_class=_FoundConnection, find=_finder(address, key), **address.options, **options
     )
     return redis.Redis(connection_pool=pool)
+
+
+def exchange(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
+    """Send `commands` to a plain client's server at once, and return its answers as they come, errors among them.
+
+    The library's pipelines do the same; what they do besides takes as long as a small batch.
+
+    Raises:
+        redis.ConnectionError: the answers did not all come.
+    """
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+        return [_answer(connection) for _ in commands]
+    except BaseException:
+        connection.disconnect()  # type: ignore[no-untyped-call]  # answers that are still to come must not be taken for those to what is asked next
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 def client(url: str, **options: Any) -> redis.Redis:

@@ -14,7 +14,7 @@ import structlog
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.redis_clients import ShardServers
+from runtime.redis_clients import ShardServers, exchange
 from runtime.redis_durability import Ask
 from runtime.stream_log import (
     Commit,
@@ -441,26 +441,24 @@ class RedisStreamLog:
         inputs, queries = streams.commands(shard), streams.queries(shard)
         heard = self._heard.get(shard, STREAM_START)
         self._release(shard)
-        with self.at(shard).pipeline(transaction=False) as pipeline:
-            for channel, payload in publish:
-                pipeline.publish(channel, payload)
-            if answers:
-                pipeline.execute_command(*_answering(shard, position, answers))  # type: ignore[no-untyped-call]
-            if renew is not None:
-                pipeline.execute_command(*self._renewal(shard, renew))  # type: ignore[no-untyped-call]
-            pipeline.execute_command(  # type: ignore[no-untyped-call]
-                "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard
-            )
-            pipeline.get(streams.position(shard))
-            try:
-                *_, response, current = pipeline.execute()
-            except redis.ResponseError as error:
-                if "UNBLOCKED" in str(error):  # this Redis has just become a replica
-                    raise redis.ReadOnlyError(str(error)) from error
-                raise
-        found = _position(current or b"0|0-0")
-        if found != position:
-            raise _displaced(shard, position, found)
+        commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
+        if answers:
+            commands.append(_answering(shard, position, answers))
+        if renew is not None:
+            commands.append(self._renewal(shard, renew))
+        commands += (
+            ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard),
+            ("GET", streams.position(shard)),
+        )
+        found = exchange(self.at(shard), *commands)
+        if error := next((each for each in found if isinstance(each, redis.ResponseError)), None):
+            if "UNBLOCKED" in str(error):  # this Redis has just become a replica
+                raise redis.ReadOnlyError(str(error)) from error
+            raise error
+        response, current = found[-2:]
+        is_at = _position(current or b"0|0-0")
+        if is_at != position:
+            raise _displaced(shard, position, is_at)
         entries = _entries(response)
         if entries and entries[-1].stream == queries:
             self._heard[shard] = entries[-1].stream_id
@@ -629,18 +627,14 @@ class RedisStreamLog:
     def _run_commit(self, shard: int, keys: list[str], arguments: list[Any]) -> tuple[bool, int]:
         """Run the commit, and wait for replicas in the same round trip. Return whether it was written, and how many have it."""
         client = self.at(shard)
-        if not self._replicas_min:
-            return bool(self._commit(keys=keys, args=arguments, client=client)), 0
-        with client.pipeline(transaction=False) as pipeline:
-            pipeline.evalsha(self._commit.sha, len(keys), *keys, *arguments)
-            pipeline.execute_command("WAIT", self._replicas_min, WAIT_MS)  # type: ignore[no-untyped-call]
-            written, acknowledged = pipeline.execute(raise_on_error=False)
+        wait = (("WAIT", self._replicas_min, WAIT_MS),) if self._replicas_min else ()
+        written, *waited = exchange(client, ("EVALSHA", self._commit.sha, len(keys), *keys, *arguments), *wait)
         if isinstance(written, redis.exceptions.NoScriptError):
             return bool(self._commit(keys=keys, args=arguments, client=client)), 0
-        for answer in (written, acknowledged):
+        for answer in (written, *waited):
             if isinstance(answer, Exception):
                 raise answer
-        return bool(written), int(acknowledged)
+        return bool(written), int(waited[0]) if waited else 0
 
     def _keep_lease(self, shard: int) -> None:
         # Replicas may be missing for long; a standby could not do better than wait for them, too.

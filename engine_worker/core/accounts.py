@@ -172,7 +172,7 @@ class Account:
         """Keep no record of nothing. The caller knows that no open order of the account needs it."""
         for asset in assets:
             funds = self.funds.get(asset)
-            if funds is not None and not funds.available and not funds.held:
+            if funds is not None and not (funds.available or funds.held):
                 del self.funds[asset]
 
     def is_in_use(self, now: TimeMs) -> bool:

@@ -75,8 +75,9 @@ from protocol.streams import (
 )
 from protocol.units import TimeMs
 
-_SWITCHING = (Signed, ConfigureShard)
-_MOST_FREQUENT = (PlaceOrder, CancelOrder)
+_SWITCHING = frozenset((Signed, ConfigureShard))
+_ALWAYS_APPLIED = (Tick, PlaceOrder, CancelOrder)
+"""The last two when they are the shard's, which is looked at first."""
 _TO_MARKET = (MatchOrder, CancelResting)
 _NOT_AUTHORIZED = "no key of an operator of this shard has signed it"
 _decode_fields = msgpack_decoder(dict[bytes, bytes])
@@ -208,7 +209,21 @@ class ObjectCore:
 
     def apply_frame(self, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> list[DeadItem]:
         """See `FrameCore`."""
-        return apply_fields(self.shard, stream_id, fields)
+        shard = self.shard
+        commands = fields.get(COMMANDS_FIELD)
+        dead: list[DeadItem] = []
+        if commands is not None and len(fields) == 1:  # as nearly always
+            items, refused, time = _enter_commands(shard, stream_id, commands)
+            if not refused:
+                for command in items:
+                    shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
+                return dead
+            for _ in _apply_others(shard, items, refused, time, dead):
+                pass
+            return dead
+        for _ in apply_one_by_one(shard, stream_id, fields, dead):
+            pass
+        return dead
 
     def why_not_followed(self, instruction: bytes) -> str | None:
         """See `FrameCore`."""
@@ -297,23 +312,6 @@ def skipped(stream_id: StreamId, fields: Mapping[bytes, bytes]) -> Skipped | Non
     return Skipped(instruction, signed, inside)
 
 
-def apply_fields(shard: Shard, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> list[DeadItem]:
-    """Apply one entry of the shard's input; see `FrameCore.apply_frame`."""
-    dead: list[DeadItem] = []
-    if len(fields) == 1 and COMMANDS_FIELD in fields:  # as nearly always
-        items, refused, time = _enter_commands(shard, stream_id, fields[COMMANDS_FIELD])
-        if not refused:
-            for command in items:
-                shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
-            return dead
-        for _ in _apply_others(shard, items, refused, time, dead):
-            pass
-        return dead
-    for _ in apply_one_by_one(shard, stream_id, fields, dead):
-        pass
-    return dead
-
-
 def apply_one_by_one(
     shard: Shard, stream_id: StreamId, fields: Mapping[bytes, bytes], dead: list[DeadItem] | None = None
 ) -> Iterator[LoggedCommand | ShardMessage | SkipEntry]:
@@ -352,9 +350,9 @@ def _enter_commands(
         items, written_us = decode_command_frame(frame)
     except msgspec.MsgspecError:
         items, written_us = _read_items(frame)
-    entered = time_of_stream_id(stream_id)
-    if items and isinstance(items[0], _SWITCHING):
-        _check_is_no_later_switch(shard, items[0], entered)
+    entered: TimeMs = int(stream_id.partition("-")[0])  # type: ignore[assignment]  # as `time_of_stream_id`, without its call
+    if items and type(items[0]) in _SWITCHING:
+        _check_is_no_later_switch(shard, items[0], entered)  # type: ignore[arg-type]  # it is of these kinds
     return items, _refused(items, shard.index, shard.market_map), shard.enter(entered, written_us)
 
 
@@ -448,15 +446,15 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
     refused: dict[int, UnreadItem] = {}
     slots = market_map.slots
     for number, command in enumerate(items):
-        if isinstance(command, _MOST_FREQUENT):
+        if type(command) is PlaceOrder or type(command) is CancelOrder:
             account_id = command.account_id
             if account_id < 1 or slots[account_id % ACCOUNT_SLOTS] != index:
                 refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
-            elif isinstance(command, PlaceOrder) and "\0" in command.client_order_id:
+            elif type(command) is PlaceOrder and "\0" in command.client_order_id:
                 refused[number] = _unread(number, command, "a client order id has a NUL in it")
         elif isinstance(command, UnreadItem):
             refused[number] = command
-        elif not isinstance(command, Tick) and (reason := _why_not(command, index, market_map)) is not None:
+        elif not isinstance(command, _ALWAYS_APPLIED) and (reason := _why_not(command, index, market_map)) is not None:
             refused[number] = _unread(number, command, reason)
     return refused
 

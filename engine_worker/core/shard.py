@@ -163,8 +163,6 @@ DROPS_PER_COMMAND: Final = 64
 
 _FIRST: Final = ShardConfig(rules=1)
 """With the lowest numbers that there are."""
-_OF_CLIENTS: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
-"""These need no signature, and have a deadline."""
 
 
 class Output(NamedTuple):
@@ -202,9 +200,9 @@ class Shard:
         "_command_handlers",
         "_entered",
         "_events",
+        "_handlers",
         "_hash_due",
         "_is_founding",
-        "_message_handlers",
         "_not_trading",
         "_outbox",
         "_replies",
@@ -310,7 +308,11 @@ class Shard:
             LimitAccount: self._limit_account,
             CancelOrders: self._cancel_orders,
         }
-        self._message_handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            PlaceOrder: self._apply_command,
+            CancelOrder: self._apply_command,
+            CancelAllOrders: self._apply_command,
+            Tick: self._tick,
             MatchOrder: self._match_order,
             CancelResting: self._cancel_resting,
             TakerOutcome: self._taker_outcome,
@@ -334,9 +336,9 @@ class Shard:
         self._entered = entered
         self._is_founding = self.config is None
         if written_us is not None:
-            written = TimeMs(written_us // 1_000 + behind_ms_max)
+            written = written_us // 1_000 + behind_ms_max
             if written < entered:
-                entered = written
+                entered = written  # type: ignore[assignment]  # to name the unit is a call, and every entry comes by here
         return entered if entered > self.time else self.time
 
     def apply(self, command: LoggedCommand | ShardMessage, time: TimeMs) -> None:
@@ -349,11 +351,7 @@ class Shard:
         self.command_count += 1
         if time > self._all_kept_until:
             self._drop_old_outcomes()
-        handle = self._message_handlers.get(type(command))
-        if handle is not None:
-            handle(command)
-        else:
-            self._apply_command(command)  # type: ignore[arg-type]  # what is no message is a command
+        self._handlers.get(type(command), self._apply_of_operator)(command)
         if self.drains:
             self._drain()
         if self.command_count >= self._hash_due:
@@ -474,27 +472,31 @@ class Shard:
 
     def _send(self, target: int, message: ShardMessage) -> None:
         if target == self.index:
-            self._message_handlers[type(message)](message)
+            self._handlers[type(message)](message)
         else:
             sequence = self.sent[target] = self.sent.get(target, 0) + 1
             self._outbox.append((target, sequence, message))
 
     # ------------------------------------------------------------------ one outcome per request
 
-    def _apply_command(self, command: LoggedCommand) -> None:
-        """Handle a command, unless it is a repetition: then its first outcome is its answer."""
-        deadline_ms = 0
-        if isinstance(command, _OF_CLIENTS):
-            deadline_ms = command.deadline_ms
-        elif isinstance(command, Tick):
-            self._events.append(TimePassed(self.time))
-            return
-        else:
-            self._signer = None
-            authorized = self._authorized(command)
-            if authorized is None:
-                return
-            command = authorized
+    def _tick(self, _: Tick) -> None:
+        self._events.append(TimePassed(self.time))
+
+    def _apply_of_operator(self, command: Signed | SignedBody) -> None:
+        self._signer = None
+        authorized = self._authorized(command)
+        if authorized is not None:
+            self._apply_command(authorized, 0)
+
+    def _apply_command(
+        self, command: PlaceOrder | CancelOrder | CancelAllOrders | SignedBody, deadline_ms: int | None = None
+    ) -> None:
+        """Handle a command, unless it is a repetition: then its first outcome is its answer.
+
+        Of an operator's it must be said that it has no deadline.
+        """
+        if deadline_ms is None:
+            deadline_ms = command.deadline_ms  # type: ignore[union-attr]  # a client's command
         reply_to, request_id = command.reply_to, command.request_id
         if reply_to and request_id:
             channel = self.requests.by_channel.get(reply_to)
@@ -798,14 +800,14 @@ class Shard:
         market_shard = self.market_map.shards[command.market]
         is_local = market_shard == self.index
         self.order_count += 1
-        order_id = OrderId(self.order_count * SHARD_COUNT_MAX + self.index)
+        order_id: OrderId = self.order_count * SHARD_COUNT_MAX + self.index  # type: ignore[assignment]  # to name the unit is a call
         if account.limits is not None:
             account.count_order(self.time)
         order = make_order(
             order_id,
             command.account_id,
             command.client_order_id,
-            command.market,
+            market.symbol,
             side,
             command.order_type,
             command.time_in_force,
@@ -824,9 +826,9 @@ class Shard:
             (self.execution_count + 1) * SHARD_COUNT_MAX + self.index if is_local else 0,
             1 if is_local else 0,
         )
-        orders = account.open_orders.get(command.market)
+        orders = account.open_orders.get(market.symbol)
         if orders is None:
-            orders = account.open_orders[command.market] = {}
+            orders = account.open_orders[market.symbol] = {}
         orders[order_id] = order
         account.client_order_ids[command.client_order_id] = PlacedOrder(
             order_id, command.request_id, command.reply_to, command.idempotency_key
@@ -839,22 +841,23 @@ class Shard:
                 quantity = QuantityLots(budget // k if side is BUY else hold // market.base_per_lot)
             elif side is BUY:
                 budget = AssetUnits(hold)
-        self._send(
-            market_shard,
-            MatchOrder(
-                order_id,
-                command.account_id,
-                command.market,
-                side,
-                command.order_type,
-                command.time_in_force,
-                command.price,
-                quantity,
-                budget,
-                command.quote_quantity > 0,
-                command.self_trade_prevention,
-            ),
+        to_match = MatchOrder(
+            order_id,
+            command.account_id,
+            market.symbol,
+            side,
+            command.order_type,
+            command.time_in_force,
+            command.price,
+            quantity,
+            budget,
+            command.quote_quantity > 0,
+            command.self_trade_prevention,
         )
+        if is_local:
+            self._match_order(to_match)
+        else:
+            self._send(market_shard, to_match)
 
     def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
@@ -913,9 +916,14 @@ class Shard:
             outcome = refused_taker(order, RejectReason.MARKET_CLOSED)
         else:
             outcome, makers = market.match_order(order, self.time, self._events)
-        self._send(self.slots[order.account_id % ACCOUNT_SLOTS], outcome)
+        index, slots = self.index, self.slots
+        taker_shard = slots[order.account_id % ACCOUNT_SLOTS]
+        if taker_shard == index:
+            self._taker_outcome(outcome)
+        else:
+            self._send(taker_shard, outcome)
         for message in makers:
-            self._send(self.slots[message.account_id % ACCOUNT_SLOTS], message)
+            self._send(slots[message.account_id % ACCOUNT_SLOTS], message)
 
     def _cancel_resting(self, cancel: CancelResting) -> None:
         market = self.markets.get(cancel.market)
@@ -942,7 +950,7 @@ class Shard:
             account.funds[asset].release(order.held)
             if order.status is IN_FLIGHT:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
-            self._forget_open(account, order)
+            self._forget_open(account, order, market)
             refused = Refused(placed.request_id, self.time, outcome.reject_reason)
             self._reply_keyed(account.account_id, placed.idempotency_key, placed.reply_to, refused)
             return
@@ -1011,8 +1019,12 @@ class Shard:
         quote, base = price * quantity * k, quantity * market.base_per_lot
         cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
         is_buy = order.side is BUY
-        paid_asset, received_asset = (market.quote, market.base) if is_buy else (market.base, market.quote)
-        paid, received = (quote, base) if is_buy else (base, quote)
+        if is_buy:
+            paid_asset, received_asset = market.quote, market.base
+            paid, received = quote, base
+        else:
+            paid_asset, received_asset = market.base, market.quote
+            paid, received = base, quote
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
@@ -1026,11 +1038,10 @@ class Shard:
         else:
             held = order.held - paid
 
-        paid_funds, received_funds = account.funds_in(paid_asset), account.funds_in(received_asset)
-        paid_before, received_before = (
-            paid_funds.available + paid_funds.held,
-            received_funds.available + received_funds.held,
-        )
+        paid_funds = account.funds[paid_asset]  # something is held
+        received_funds = account.funds.get(received_asset) or account.funds_in(received_asset)
+        paid_before = paid_funds.available + paid_funds.held
+        received_before = received_funds.available + received_funds.held
         paid_funds.pay(paid, order.held - paid - held)
         received_funds.available += received - fee
         received_after = received_funds.available + received_funds.held
@@ -1086,7 +1097,7 @@ class Shard:
         )
         if filled:
             self._closed.append(order)
-            self._forget_open(account, order)
+            self._forget_open(account, order, market)
         else:
             account.open_orders[order.market][order.order_id] = order
         return order, make_fill_report(trade_id, price, quantity, fee, received_asset)
@@ -1119,10 +1130,10 @@ class Shard:
         balance = make_balance(asset, funds.available, funds.held)
         self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id))
         self._closed.append(order)
-        self._forget_open(account, order)
+        self._forget_open(account, order, market)
         return order
 
-    def _forget_open(self, account: Account, order: OrderState) -> None:
+    def _forget_open(self, account: Account, order: OrderState, market: Market) -> None:
         """Take a closed order out of the state; its client order id may be used again."""
         orders = account.open_orders[order.market]
         del orders[order.order_id]
@@ -1130,7 +1141,6 @@ class Shard:
             del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
         # Another open order of the account holds something, so what is empty belongs to none.
-        market = self.market_map.by_symbol[order.market]
         account.forget_if_empty(market.base, market.quote)
 
     def _replace(
