@@ -1,6 +1,8 @@
 """One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory twin."""
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -8,6 +10,7 @@ import redis
 from protocol import streams
 from protocol.lease import Leader
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
+from runtime import redis_clients
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StateChecksum, StreamLog
@@ -216,37 +219,54 @@ def test_published_messages_reach_who_listens(redis_url: str) -> None:
     listener.close()
 
 
-class LossyConnection(redis.Redis):
+class LossyConnection(redis.Connection):
     """A connection that breaks after the server has done what was asked, before the answer arrives."""
 
     lose_next = False
 
-    def execute_command(self, *arguments: object, **options: object) -> object:
-        answer = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
-        if self.lose_next:
-            self.lose_next = False
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        answer = super().read_response(*arguments, **options)
+        if LossyConnection.lose_next:
+            LossyConnection.lose_next = False
             raise redis.ConnectionError("lost")
         return answer
 
 
 @pytest.fixture
-def lossy(redis_url: str) -> LossyConnection:
-    client = LossyConnection.from_url(redis_url, protocol=2)
-    assert isinstance(client, LossyConnection)
-    return client
+def lossy(redis_url: str) -> Iterator[redis.Redis]:
+    pool = redis.ConnectionPool.from_url(redis_url, protocol=2, connection_class=LossyConnection)
+    yield redis.Redis(connection_pool=pool)
+    pool.disconnect()
+    LossyConnection.lose_next = False
 
 
-def test_a_commit_whose_answer_is_lost_is_written_once(lossy: LossyConnection) -> None:
+def test_a_commit_whose_answer_is_lost_is_written_once(lossy: redis.Redis) -> None:
     log = RedisStreamLog(lossy)
     position = log.take_over(SHARD)
     ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(2)]
     log.commit(Commit(SHARD, position, ids[0], events=b"first"))  # so that the script is known
-    lossy.lose_next = True
+    LossyConnection.lose_next = True
     log.commit(Commit(SHARD, ShardPosition(1, ids[0]), ids[1], events=b"second"))
+    assert not LossyConnection.lose_next
     assert [entry.fields[EVENTS_FIELD] for entry in log.read({EVENTS: STREAM_START}, 10, block_ms=0)] == [
         b"first",
         b"second",
     ]
+
+
+def test_answers_come_as_they_are_errors_among_them(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        first, error, last = redis_clients.exchange(client, ("SET", "a", "1"), ("LPUSH", "a", "2"), ("GET", "a"))
+        assert (first, last) == (b"OK", b"1")
+        assert isinstance(error, redis.ResponseError)
+        assert str(error).startswith("WRONGTYPE")
+
+
+def test_after_a_lost_answer_nothing_is_taken_for_the_answer_to_something_else(lossy: redis.Redis) -> None:
+    LossyConnection.lose_next = True
+    with pytest.raises(redis.ConnectionError):
+        redis_clients.exchange(lossy, ("ECHO", "a"), ("BLPOP", "nothing", 0.2))  # its answer is still to come then
+    assert redis_clients.exchange(lossy, ("ECHO", "d")) == [b"d"]
 
 
 def test_the_groups_cursor_is_the_committed_position(redis_url: str) -> None:
