@@ -5,6 +5,7 @@ from typing import Any
 
 from engine_worker.main import main
 from protocol import streams
+from protocol.lease import Leader
 from runtime import redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Entry, ShardPosition
@@ -19,10 +20,14 @@ def _read_inputs(
     count: int,
     block_ms: int,
     publish: Sequence[tuple[str, bytes]] = (),
+    *,
+    renew: Leader | None = None,
     **_others: Any,
 ) -> list[Entry]:
     if publish:
         self.publish(publish)
+    if renew is not None:  # or it would lose its lease whenever nothing comes for a while
+        self.renew_lease(shard, renew)
     return self.read({streams.commands(shard): position.stream_id}, count, block_ms)
 
 
