@@ -125,7 +125,7 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
     return redis.Redis(connection_pool=pool)
 
 
-def exchange(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
+def pipelined(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
     """Send `commands` to a plain client's server at once, and return its answers as they come, errors among them.
 
     The library's pipelines do the same; what they do besides takes as long as a small batch.

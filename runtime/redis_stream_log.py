@@ -14,7 +14,7 @@ import structlog
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.redis_clients import ShardServers, exchange
+from runtime.redis_clients import ShardServers, pipelined
 from runtime.redis_durability import Ask
 from runtime.stream_log import (
     Commit,
@@ -450,7 +450,7 @@ class RedisStreamLog:
             ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard),
             ("GET", streams.position(shard)),
         )
-        found = exchange(self.at(shard), *commands)
+        found = pipelined(self.at(shard), *commands)
         if error := next((each for each in found if isinstance(each, redis.ResponseError)), None):
             if "UNBLOCKED" in str(error):  # this Redis has just become a replica
                 raise redis.ReadOnlyError(str(error)) from error
@@ -628,7 +628,7 @@ class RedisStreamLog:
         """Run the commit, and wait for replicas in the same round trip. Return whether it was written, and how many have it."""
         client = self.at(shard)
         wait = (("WAIT", self._replicas_min, WAIT_MS),) if self._replicas_min else ()
-        written, *waited = exchange(client, ("EVALSHA", self._commit.sha, len(keys), *keys, *arguments), *wait)
+        written, *waited = pipelined(client, ("EVALSHA", self._commit.sha, len(keys), *keys, *arguments), *wait)
         if isinstance(written, redis.exceptions.NoScriptError):
             return bool(self._commit(keys=keys, args=arguments, client=client)), 0
         for answer in (written, *waited):

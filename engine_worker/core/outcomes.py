@@ -8,7 +8,6 @@ effect and is in no snapshot, so it may be dropped at any time: a few with every
 import hashlib
 from collections import deque
 from itertools import dropwhile
-from sys import intern
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -141,7 +140,7 @@ class AnsweredRequests:
 
     def remember(self, time: TimeMs, reply_to: str, reply: Reply) -> None:
         """Keep the reply that was given at `time`, the newest of all."""
-        answered = AnsweredRequest(time, intern(reply_to), reply)
+        answered = AnsweredRequest(time, reply_to, reply)
         channel = self.by_channel.get(reply_to)
         if channel is None:
             channel = self.by_channel[reply_to] = {}

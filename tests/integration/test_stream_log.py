@@ -256,7 +256,7 @@ def test_a_commit_whose_answer_is_lost_is_written_once(lossy: redis.Redis) -> No
 
 def test_answers_come_as_they_are_errors_among_them(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url, protocol=2) as client:
-        first, error, last = redis_clients.exchange(client, ("SET", "a", "1"), ("LPUSH", "a", "2"), ("GET", "a"))
+        first, error, last = redis_clients.pipelined(client, ("SET", "a", "1"), ("LPUSH", "a", "2"), ("GET", "a"))
         assert (first, last) == (b"OK", b"1")
         assert isinstance(error, redis.ResponseError)
         assert str(error).startswith("WRONGTYPE")
@@ -266,8 +266,8 @@ def test_after_a_lost_answer_nothing_is_taken_for_the_answer_to_something_else(l
     lossy.ping()
     LossyConnection.lose_next = True
     with pytest.raises(redis.ConnectionError):
-        redis_clients.exchange(lossy, ("ECHO", "a"), ("BLPOP", "nothing", 0.2))  # its answer is still to come then
-    assert redis_clients.exchange(lossy, ("ECHO", "d")) == [b"d"]
+        redis_clients.pipelined(lossy, ("ECHO", "a"), ("BLPOP", "nothing", 0.2))  # its answer is still to come then
+    assert redis_clients.pipelined(lossy, ("ECHO", "d")) == [b"d"]
 
 
 def test_the_groups_cursor_is_the_committed_position(redis_url: str) -> None:
