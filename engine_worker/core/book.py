@@ -1,20 +1,29 @@
 """One market's order book: price-time priority over whole numbers.
 
-Each side keeps its price levels in a dict by *rank* and the ranks in a sorted list. The rank of an ask is its price, that of a
+Each side keeps its price levels in a dict by *rank* and the ranks in order. The rank of an ask is its price, that of a
 bid its negative price, so on both sides the best level has the smallest rank and the code is written once. A level is a
 doubly linked list of orders in the order of their arrival. So adding, reducing and removing an order by its id, and looking at
 the best price, cost the same however many orders rest; only opening or closing a level costs the logarithm of their number.
+
+The ranks are in blocks of some hundred, and each block knows what rests on its levels. Whether an order could be filled, and for how
+much, is a question about sums: a block that is taken whole is one step, and only the levels of the last one are looked at one by one.
+So an order that is refused costs next to nothing, whatever rests. How a side is divided depends on how it came about; no answer does.
 """
 
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
-from sortedcontainers import SortedList
 
 from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL, make_level_change
 from protocol.events import LevelChange
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
+
+BLOCK_LEVELS: Final = 256
+"""A block with twice as many levels is divided; one that has become small is joined with its neighbour if both have no more than this."""
 
 
 class RestingOrder(msgspec.Struct, eq=False, gc=False):
@@ -31,10 +40,11 @@ class RestingOrder(msgspec.Struct, eq=False, gc=False):
 class PriceLevel:
     """The orders at one price, first come first; `quantity` is their sum."""
 
-    __slots__ = ("first", "last", "order_count", "price", "quantity", "rank", "side")
+    __slots__ = ("block", "first", "last", "order_count", "price", "quantity", "rank", "side")
 
     def __init__(self, side: "BookSide", price: PriceTicks, rank: int) -> None:
         self.side = side
+        self.block = _NO_BLOCK
         self.price = price
         self.rank = rank
         self.quantity = 0
@@ -50,16 +60,37 @@ class PriceLevel:
             order = order.following
 
 
+class Block:
+    """Neighbouring levels of a side: their ranks in order, and what rests there."""
+
+    __slots__ = ("cost", "quantity", "ranks")
+
+    def __init__(self, ranks: list[int], quantity: int = 0, cost: int = 0) -> None:
+        self.ranks = ranks
+        self.quantity = quantity
+        """Lots."""
+        self.cost = cost
+        """The sum of each level's price times its quantity: ticks × lots."""
+
+
+_NO_BLOCK: Final = Block([])
+
+
 class BookSide:
     """One half of the book."""
 
-    __slots__ = ("best", "changed", "levels", "ranks", "side", "sign")
+    __slots__ = ("best", "blocks", "changed", "firsts", "levels", "own", "side", "sign")
 
     def __init__(self, side: Side, changed: dict[int, PriceLevel]) -> None:
         self.side = side
         self.sign = 1 if side is SELL else -1
         self.levels: dict[int, PriceLevel] = {}
-        self.ranks: SortedList[int] = SortedList()
+        self.blocks: list[Block] = []
+        """Best first; none is empty."""
+        self.firsts: list[int] = []
+        """The first rank of each block."""
+        self.own: dict[AccountId, dict[OrderId, RestingOrder]] = {}
+        """The orders of each account that has some."""
         self.best: PriceLevel | None = None
         self.changed = changed
         """The book's."""
@@ -67,8 +98,9 @@ class BookSide:
     def in_priority(self) -> Iterator[PriceLevel]:
         """Yield the levels, best first."""
         levels = self.levels
-        for rank in self.ranks:
-            yield levels[rank]
+        for block in self.blocks:
+            for rank in block.ranks:
+                yield levels[rank]
 
     def add(self, order_id: OrderId, account_id: AccountId, price: PriceTicks, quantity: int) -> RestingOrder:
         """Append an order to its price's queue."""
@@ -76,7 +108,7 @@ class BookSide:
         level = self.levels.get(rank)
         if level is None:
             level = self.levels[rank] = PriceLevel(self, price, rank)
-            self.ranks.add(rank)
+            self._open(level)
             if self.best is None or rank < self.best.rank:
                 self.best = level
         order = RestingOrder(order_id, account_id, quantity, level)
@@ -87,10 +119,28 @@ class BookSide:
             last.following = order
             order.preceding = last
         level.last = order
+        own = self.own.get(account_id)
+        if own is None:
+            self.own[account_id] = {order_id: order}
+        else:
+            own[order_id] = order
         level.quantity += quantity
         level.order_count += 1
+        block = level.block
+        block.quantity += quantity
+        block.cost += quantity * price
         self.changed[rank] = level
         return order
+
+    def reduce(self, order: RestingOrder, quantity: int) -> None:
+        """Take so many lots, fewer than it has, off an order; it keeps its place."""
+        order.quantity -= quantity
+        level = order.level
+        level.quantity -= quantity
+        block = level.block
+        block.quantity -= quantity
+        block.cost -= quantity * level.price
+        self.changed[level.rank] = level
 
     def remove(self, order: RestingOrder) -> None:
         """Take an order out of its queue, and its level out of the book when it was the last one there."""
@@ -104,14 +154,113 @@ class BookSide:
             level.last = before
         else:
             after.preceding = before
-        level.quantity -= order.quantity
+        own = self.own[order.account_id]
+        del own[order.order_id]
+        if not own:
+            del self.own[order.account_id]
+        quantity = order.quantity
+        level.quantity -= quantity
         level.order_count -= 1
+        block = level.block
+        block.quantity -= quantity
+        block.cost -= quantity * level.price
         self.changed[level.rank] = level
         if level.first is None:
             del self.levels[level.rank]
-            self.ranks.remove(level.rank)
+            self._close(level)
             if level is self.best:
-                self.best = self.levels[self.ranks[0]] if self.ranks else None
+                self.best = self.levels[self.firsts[0]] if self.firsts else None
+
+    def _open(self, level: PriceLevel) -> None:
+        """Put a new level, with nothing in it yet, into its block."""
+        rank, firsts = level.rank, self.firsts
+        if not firsts:
+            level.block = Block([rank])
+            self.blocks.append(level.block)
+            firsts.append(rank)
+            return
+        at = bisect_right(firsts, rank) - 1
+        if at < 0:
+            at = 0
+            firsts[0] = rank
+        block = level.block = self.blocks[at]
+        insort(block.ranks, rank)
+        if len(block.ranks) >= 2 * BLOCK_LEVELS:
+            self._divide(at)
+
+    def _close(self, level: PriceLevel) -> None:
+        """Take a level with nothing left in it out of its block."""
+        rank, firsts, ranks = level.rank, self.firsts, level.block.ranks
+        at = bisect_right(firsts, rank) - 1
+        del ranks[bisect_left(ranks, rank)]
+        if not ranks:
+            del self.blocks[at], firsts[at]
+            return
+        firsts[at] = ranks[0]
+        if len(ranks) <= BLOCK_LEVELS // 4 and len(firsts) > 1:
+            before = at - 1 if at else 0
+            if len(self.blocks[before].ranks) + len(self.blocks[before + 1].ranks) <= BLOCK_LEVELS:
+                self._join(before)
+
+    def _divide(self, at: int) -> None:
+        block, levels = self.blocks[at], self.levels
+        moved = block.ranks[BLOCK_LEVELS:]
+        del block.ranks[BLOCK_LEVELS:]
+        other = Block(moved)
+        for rank in moved:
+            level = levels[rank]
+            level.block = other
+            other.quantity += level.quantity
+            other.cost += level.quantity * level.price
+        block.quantity -= other.quantity
+        block.cost -= other.cost
+        self.blocks.insert(at + 1, other)
+        self.firsts.insert(at + 1, moved[0])
+
+    def _join(self, at: int) -> None:
+        """Join a block with the one behind it."""
+        block, other = self.blocks[at], self.blocks[at + 1]
+        for rank in other.ranks:
+            self.levels[rank].block = block
+        block.ranks += other.ranks
+        block.quantity += other.quantity
+        block.cost += other.cost
+        del self.blocks[at + 1], self.firsts[at + 1]
+
+    def sums(self, rank_max: int, quantity: int, without: AccountId | None = None) -> tuple[int, int]:
+        """Return how many of `quantity` lots rest up to a rank, best first, and their cost in ticks × lots.
+
+        The orders of the account `without` do not count. Costs a step for each block, and one for each level of one block.
+        """
+        found, cost = 0, 0
+        levels = self.levels
+        own = self.own.get(without) if without is not None else None
+        own_lots, own_cost = defaultdict[Block | PriceLevel, int](int), defaultdict[Block, int](int)
+        for order in own.values() if own is not None else ():
+            level = order.level
+            own_lots[level] += order.quantity
+            own_lots[level.block] += order.quantity
+            own_cost[level.block] += order.quantity * level.price
+        for block in self.blocks:
+            lots, worth = block.quantity, block.cost
+            if own is not None and block in own_lots:
+                lots, worth = lots - own_lots[block], worth - own_cost[block]
+            if block.ranks[-1] <= rank_max and found + lots <= quantity:
+                found += lots
+                cost += worth
+                continue
+            for rank in block.ranks:
+                if rank > rank_max or found == quantity:
+                    break
+                level = levels[rank]
+                lots = level.quantity
+                if own is not None and level in own_lots:
+                    lots -= own_lots[level]
+                lots = min(lots, quantity - found)
+                found += lots
+                cost += lots * level.price
+            break
+        return found, cost
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):
@@ -218,9 +367,7 @@ class Book:
                 opposite.remove(maker)
                 level = opposite.best
             else:
-                maker.quantity -= traded
-                level.quantity -= traded
-                opposite.changed[level.rank] = level
+                opposite.reduce(maker, traded)
         return Matching(matches, leaves, expired, taker_expired=False)
 
     def fillable(
@@ -238,29 +385,28 @@ class Book:
         """
         opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
-        found, cost = 0, 0
-        for level in opposite.in_priority():
-            if level.rank > rank_max or found == quantity:
-                break
-            lots = 0
-            ended = False
-            if prevention is PREVENT_NOTHING:
-                lots = level.quantity
-            else:
-                for order in level.orders():
-                    if order.account_id != account_id:
-                        lots += order.quantity
-                    elif prevention is not EXPIRE_MAKER:
-                        ended = True
-                        break
-                    if found + lots >= quantity:
-                        break
-            lots = min(lots, quantity - found)
-            found += lots
-            cost += lots * level.price
-            if ended:
-                break
+        own = opposite.own.get(account_id) if prevention is not PREVENT_NOTHING else None
+        if own is None:
+            found, cost = opposite.sums(rank_max, quantity)
+        elif prevention is EXPIRE_MAKER:
+            found, cost = opposite.sums(rank_max, quantity, without=account_id)
+        else:
+            found, cost = self._before_own(opposite, rank_max, quantity, account_id)
         return QuantityLots(found), AssetUnits(cost * self.quote_per_tick_lot)
+
+    def _before_own(self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId) -> tuple[int, int]:
+        """Return what an order of the account would get, and its cost, that ends at the first order of the same account."""
+        rank = min(order.level.rank for order in half.own[account_id].values())
+        if rank > rank_max:
+            return half.sums(rank_max, quantity)
+        found, cost = half.sums(rank - 1, quantity)
+        level, lots = half.levels[rank], 0
+        for order in level.orders():
+            if order.account_id == account_id or found + lots >= quantity:
+                break
+            lots += order.quantity
+        lots = min(lots, quantity - found)
+        return found + lots, cost + lots * level.price
 
     def take_changes(self) -> tuple[LevelChange, ...]:
         """Return the levels that changed since the last call, bids first, each with the quantity that rests there now."""

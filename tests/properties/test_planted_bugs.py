@@ -41,7 +41,7 @@ PLANTS = (
     Plant("fee not credited to the house", Shard, "_settle", "received_totals.fees += fee", "pass"),
     Plant("improvement not released", Shard, "_settle", "elif is_buy and", "elif False and"),
     Plant("time priority reversed", Book, "match", "level.first", "level.last"),
-    Plant("price priority reversed", BookSide, "remove", "self.ranks[0]", "self.ranks[-1]"),
+    Plant("price priority reversed", BookSide, "remove", "self.firsts[0]", "self.blocks[-1].ranks[-1]"),
     Plant("trade at the taker's price", Book, "match", "level.price, traded)", "price, traded)"),
     Plant("budget overspent", Book, "match", "budget // cost_per_lot)", "1 + budget // cost_per_lot)"),
     Plant(
