@@ -5,7 +5,7 @@ entry and which time everything has been written and published), `state` and the
 `state_id` (the entry that the state belongs to).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,20 +22,24 @@ from runtime.redis_clients import ShardServers
 from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
 from runtime.stream_log import DeadLetter
 
-# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing.
+# Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
+# last: should a command fail in the middle, what came before it is done again.
 _COMMIT = """
 local at = redis.call('HMGET', KEYS[1], 'epoch', 'published_id', 'published_time')
 if at[1] ~= ARGV[1] or (at[2] or '0-0') ~= ARGV[2] or (at[3] or '0') ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
 local i = 6
 while i <= #ARGV do
   local count = tonumber(ARGV[i])
   redis.call(unpack(ARGV, i + 1, i + count))
   i = i + count + 1
 end
+redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
 return 1
 """
 
+
+ITEMS_PER_COMMAND = 1_000
+"""A script gives a command 8,000 arguments at most: so many fit on Lua's stack."""
 
 _log = structlog.get_logger()
 
@@ -171,15 +175,23 @@ def markets_of(value: bytes | None) -> list[Market] | None:
 def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
     commands: list[tuple[Any, ...]] = [("SET", key, value) for key, value in outputs.values.items()]
     for key, trades in outputs.trades.items():
-        commands += (("LPUSH", key, *map(bytes, trades)), ("LTRIM", key, 0, TRADES_MAX - 1))
+        commands += _in_parts("LPUSH", key, [(bytes(trade),) for trade in trades])
+        commands.append(("LTRIM", key, 0, TRADES_MAX - 1))
     for key, candles in outputs.candles.items():
-        commands.append(("HSET", key, *(part for item in candles.items() for part in item)))
+        commands += _in_parts("HSET", key, list(candles.items()))
     for key, diff in outputs.diffs.items():
         commands += (("LPUSH", key, diff), ("LTRIM", key, 0, DIFFS_MAX - 1))
     for key, closed in outputs.closed_candles.items():
-        commands += (("LPUSH", key, *closed[-CLOSED_CANDLES_MAX:]), ("LTRIM", key, 0, CLOSED_CANDLES_MAX - 1))
+        commands += _in_parts("LPUSH", key, [(candle,) for candle in closed[-CLOSED_CANDLES_MAX:]])
+        commands.append(("LTRIM", key, 0, CLOSED_CANDLES_MAX - 1))
     commands += [("PUBLISH", channel, payload) for channel, payload in outputs.messages]
     return commands
+
+
+def _in_parts(name: str, key: str, items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the commands that give `key` all of the items, some at a time."""
+    for at in range(0, len(items), ITEMS_PER_COMMAND):
+        yield name, key, *(part for item in items[at : at + ITEMS_PER_COMMAND] for part in item)
 
 
 def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
@@ -189,8 +201,9 @@ def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
 
 def _save(shard: int, position: StreamId, saved: SavedState) -> list[tuple[Any, ...]]:
     key = streams.feeds_state(shard)
-    chunks = (part for item in saved.chunks.items() for part in item)
-    commands: list[tuple[Any, ...]] = [("HSET", key, "state", saved.state, "state_id", position, *chunks)]
-    if saved.expired:
-        commands.append(("HDEL", key, *saved.expired))
-    return [*commands, ("HSET", streams.passed(shard), EventReader.FEEDS, position)]
+    return [
+        ("HSET", key, "state", saved.state, "state_id", position),
+        *_in_parts("HSET", key, list(saved.chunks.items())),
+        *_in_parts("HDEL", key, [(name,) for name in saved.expired]),
+        ("HSET", streams.passed(shard), EventReader.FEEDS, position),
+    ]
