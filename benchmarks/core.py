@@ -10,6 +10,7 @@ from benchmarks.workload import LIVE_ORDERS, MID_PRICE, Operation, commands, dep
 from engine_worker.core.book import Book
 from engine_worker.core.shard import Shard
 from protocol.codec import decode_commands, encode_frame
+from protocol.market import MATCHES_MAX
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 
@@ -44,7 +45,7 @@ def _run_book(book: Book, mixed: list[Operation]) -> None:
         elif kind == "cancel":
             book.cancel(order_id)
         else:
-            book.match(side, price, quantity, taker, prevention)
+            book.match(side, price, quantity, taker, prevention, MATCHES_MAX)
 
 
 def _run_nothing(mixed: list[Operation]) -> None:

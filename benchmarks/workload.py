@@ -14,7 +14,7 @@ import msgspec
 
 from engine_worker.core.book import Book
 from protocol.commands import CancelOrder, Command, Deposit, PlaceOrder
-from protocol.market import Market, MarketMap
+from protocol.market import MATCHES_MAX, Market, MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from runtime.settings import Settings
@@ -73,7 +73,7 @@ def operations(count: int, live_orders: int = LIVE_ORDERS, seed: int = 1) -> tup
         side = chosen.choice((Side.BUY, Side.SELL))
         price = PriceTicks(MID_PRICE + (LEVELS if side is Side.BUY else -LEVELS))
         quantity = QuantityLots(QUANTITY * chosen.randrange(1, 6))
-        for match in book.match(side, price, quantity, AccountId(1), SelfTradePrevention.NONE).matches:
+        for match in book.match(side, price, quantity, AccountId(1), SelfTradePrevention.NONE, MATCHES_MAX).matches:
             if match.order_id not in book.orders:
                 forget(match.order_id)
         return Operation("take", OrderId(next(numbers)), side, price, quantity)

@@ -309,7 +309,8 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     """Market's shard to account's shard: what became of a `MatchOrder`.
 
     Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
-    rests (`rests`), or expired (`expired_in_match` when self-trade prevention ended it).
+    rests (`rests`), or expired: `expired_in_match` when self-trade prevention ended it, `limit_reached` when it had met as many resting
+    orders as one may.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -320,6 +321,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     expired_in_match: bool = False
     reject_reason: RejectReason | None = None
     prevented: tuple[Prevented, ...] = ()
+    limit_reached: bool = False
 
 
 class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):

@@ -69,6 +69,10 @@ class Asset(msgspec.Struct, frozen=True):
         return AssetUnits(self.supply * 10**self.scale or AMOUNT_UNITS_MAX)
 
 
+MATCHES_MAX: Final = 2_000
+"""Orders that an arriving order may meet where a market does not say otherwise: some 20 ms of its shard's time."""
+
+
 class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """One tradable pair.
 
@@ -104,6 +108,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     quote_supply: int = 0
     base_per_lot: int = 0
     """Base units in one lot. Derived, too."""
+    matches_max: int = MATCHES_MAX
+    """Resting orders that one arriving order may meet. What is left when it would meet one more expires."""
 
     def __post_init__(self) -> None:
         """Refuse a definition on which money could not stay whole.
@@ -137,7 +143,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
                 f"{self.symbol}: price_max x quantity_max is more than {format_amount(AMOUNT_UNITS_MAX // 10, quote.scale)} "
                 f"{quote.symbol}: take a smaller price_max or quantity_max, or a smaller scale for {quote.symbol}"
             )
-        if min(self.price_max, self.quantity_min, self.open_orders_max) < 1:
+        if min(self.price_max, self.quantity_min, self.open_orders_max, self.matches_max) < 1:
             raise MarketError(f"{self.symbol}: sizes and limits must be positive")
         if not (0 <= self.maker_fee_ppm < PPM and 0 <= self.taker_fee_ppm < PPM):
             raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")
@@ -220,6 +226,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     maker_fee: str = "0.001"
     taker_fee: str = "0.001"
     open_orders_max: int = 200
+    matches_max: int = MATCHES_MAX
 
     def to_market(self, assets: Mapping[str, Asset] = NO_ASSETS) -> Market:
         """Return the market in whole numbers; an asset that `assets` does not have is one of eight decimals.
@@ -247,6 +254,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 maker_fee_ppm=parse_decimal(self.maker_fee, 6),
                 taker_fee_ppm=parse_decimal(self.taker_fee, 6),
                 open_orders_max=self.open_orders_max,
+                matches_max=self.matches_max,
                 base_scale=base.scale,
                 quote_scale=quote.scale,
                 base_supply=base.supply,

@@ -102,6 +102,8 @@ class CloseReason(IntEnum):
     OTO_PHASE_ONE_EXPIRED = 11
     PRICE_RANGE_EXCEEDED = 12
     GOOD_TILL_DATE = 13
+    TOO_MANY_MATCHES = 14
+    """It has met as many resting orders as one order may (`Market.matches_max`), and would have met more."""
 
 
 class Liquidity(IntEnum):
@@ -154,6 +156,8 @@ class RejectReason(StrEnum):
     """Only cancels are taken."""
     MARKET_OPEN = "market_open"
     """The market trades: an operator cancels its orders only after it was closed for new ones."""
+    TOO_MANY_MATCHES = "too_many_matches"
+    """A FOK order would meet more resting orders than one order may (`Market.matches_max`)."""
     ACCOUNT_IN_USE = "account_in_use"
     """The account has funds, open orders, or idempotency keys that are remembered."""
 

@@ -24,6 +24,7 @@ def _market(
         maker_fee_ppm=maker_ppm,
         taker_fee_ppm=taker_ppm,
         open_orders_max=12,
+        matches_max=3,
     )
 
 

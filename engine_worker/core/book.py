@@ -283,6 +283,8 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
     """Makers that self-trade prevention took out."""
     taker_expired: bool
     """Whether self-trade prevention ended the taker."""
+    limit_reached: bool = False
+    """Whether the taker has met as many orders as it may, and would meet one more."""
 
 
 class Book:
@@ -328,12 +330,13 @@ class Book:
         quantity: QuantityLots,
         account_id: AccountId,
         prevention: SelfTradePrevention,
+        matches_max: int,
         quote_budget: AssetUnits | None = None,
     ) -> Matching:
         """Trade an arriving order of `side` against the opposite half, up to `price`, `quantity` and `quote_budget`.
 
         With a budget it trades at each maker the most whole lots that the rest of the budget covers, and stops at the
-        first maker where that is none.
+        first maker where that is none. It meets `matches_max` orders at most; own ones that are prevented count.
         """
         opposite = self.asks if side is BUY else self.bids
         rank_max = price * opposite.sign
@@ -347,6 +350,8 @@ class Book:
             assert maker is not None  # an empty level is removed at once
             if budget is not None and budget < level.price * self.quote_per_tick_lot:
                 break  # before self-trade prevention: what cannot trade prevents nothing
+            if len(matches) + len(expired) == matches_max:
+                return Matching(matches, leaves, expired, taker_expired=False, limit_reached=True)
             if maker.account_id == account_id and prevention is not PREVENT_NOTHING:
                 if prevention is not EXPIRE_TAKER:
                     expired.append((maker.order_id, maker.account_id))
@@ -393,6 +398,30 @@ class Book:
         else:
             found, cost = self._before_own(opposite, rank_max, quantity, account_id)
         return QuantityLots(found), AssetUnits(cost * self.quote_per_tick_lot)
+
+    def meets_more_than(
+        self,
+        most: int,
+        side: Side,
+        price: PriceTicks,
+        quantity: QuantityLots,
+        account_id: AccountId,
+        prevention: SelfTradePrevention,
+    ) -> bool:
+        """Return whether an order that is filled whole meets more than `most` orders. Looks at no more than `most` and one."""
+        opposite = self.asks if side is BUY else self.bids
+        skips_own = prevention is EXPIRE_MAKER
+        leaves, met = int(quantity), 0
+        for level in opposite.in_priority():
+            for maker in level.orders():
+                if leaves <= 0:
+                    return False
+                met += 1
+                if met > most:
+                    return True
+                if not (skips_own and maker.account_id == account_id):
+                    leaves -= maker.quantity
+        return False
 
     def _before_own(self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId) -> tuple[int, int]:
         """Return what an order of the account would get, and its cost, that ends at the first order of the same account."""

@@ -59,28 +59,41 @@ class MarketState:
             return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
         leaves: int = order.quantity
-        expired_in_match = False
+        expired_in_match = limit_reached = False
         makers: list[MakerMessage] = []
         opposite = book.asks if side is BUY else book.bids
         crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
         if crosses and not (order.time_in_force is FOK and not self._fills_whole(order)):
+            if order.time_in_force is FOK and self._meets_too_many(order):
+                return refused_taker(order, RejectReason.TOO_MANY_MATCHES), []
             matching = book.match(
                 side,
                 price,
                 order.quantity,
                 order.account_id,
                 order.self_trade_prevention,
+                self.market.matches_max,
                 order.quote_budget if order.budget_is_limit else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
+            limit_reached = matching.limit_reached
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
             for maker_id, account_id in matching.makers_expired:
                 makers.append(RestingClosed(maker_id, account_id, order.market, expired_in_match=True))
-        rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match
+        rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match and not limit_reached
         if rests:
             book.add(order.order_id, order.account_id, side, price, leaves)
         self._tell_depth(time, events)
-        return TakerOutcome(order.order_id, order.account_id, order.market, fills, rests, expired_in_match), makers
+        outcome = TakerOutcome(
+            order.order_id,
+            order.account_id,
+            order.market,
+            fills,
+            rests,
+            expired_in_match,
+            limit_reached=limit_reached,
+        )
+        return outcome, makers
 
     def cancel_resting(self, cancel: CancelResting, time: TimeMs, events: list[Event]) -> RestingClosed | CancelMissed:
         """Take an order out of the book, and return what its account is told."""
@@ -135,6 +148,16 @@ class MarketState:
             order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
         )
         return found == order.quantity
+
+    def _meets_too_many(self, order: MatchOrder) -> bool:
+        return self.book.meets_more_than(
+            self.market.matches_max,
+            order.side,
+            order.price,
+            order.quantity,
+            order.account_id,
+            order.self_trade_prevention,
+        )
 
     def _trade(
         self, taker: MatchOrder, matches: list[Match], time: TimeMs, events: list[Event], makers: list[MakerMessage]

@@ -986,7 +986,7 @@ class Shard:
                 account,
                 order,
                 EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
-                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else _reason_to_expire(order),
+                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else _reason_to_expire(order, outcome),
             )
         reply = OrderReply(placed.request_id, self.time, order, reports)
         self._reply(placed.reply_to, reply)
@@ -1551,8 +1551,10 @@ class Shard:
                 raise InvariantBroken(f"{symbol}: the book is crossed, {bid.price} >= {ask.price}")
 
 
-def _reason_to_expire(order: OrderState) -> CloseReason:
+def _reason_to_expire(order: OrderState, outcome: TakerOutcome) -> CloseReason:
     """Return why an order that may not rest has something left."""
+    if outcome.limit_reached:
+        return CloseReason.TOO_MANY_MATCHES
     if order.order_type is MARKET:
         return CloseReason.INSUFFICIENT_LIQUIDITY
     return CloseReason.UNFILLED_FOK if order.time_in_force is FOK else CloseReason.UNFILLED_IOC

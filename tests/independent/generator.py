@@ -316,6 +316,7 @@ class Generator:
                 "maker_fee_ppm": r.choice(FEES),
                 "taker_fee_ppm": r.choice(FEES),
                 "open_orders_max": r.choice((200, 200, 200, 8, 3) if r.random() < 0.9 else (1, 2)),
+                "matches_max": r.choice((2_000, 2_000, 5, 2, 1)),
                 "quantity_min": r.choice((1, 1, 2)) if symbol != "DB" else 1,
                 "band_up_ppm": r.choice((5_000_000, 10**12) if r.random() < 0.85 else (1_020_000, 1_000_001)),
                 "band_down_ppm": r.choice((200_000, 0) if r.random() < 0.85 else (980_000, 999_999)),

@@ -442,7 +442,8 @@ class Oracle:
         left, spent = lots, 0
         fills: list[tuple[Order, int]] = []
         gave_way: list[Order] = []
-        prevented = False
+        turns: list[tuple[Order, int]] = []  # everybody whom it meets, with the lots that it takes of them
+        prevented = limited = False
         for maker in met:
             if not left:
                 break
@@ -454,6 +455,7 @@ class Oracle:
                 if not most:
                     break
             if maker.account_id == c.account_id and prevention is not SelfTradePrevention.NONE:
+                turns.append((maker, 0))
                 if prevention is not SelfTradePrevention.EXPIRE_TAKER:
                     gave_way.append(maker)
                 if prevention is not SelfTradePrevention.EXPIRE_MAKER:
@@ -462,14 +464,26 @@ class Oracle:
                 continue
             lots_now = min(maker.left, most)
             fills.append((maker, lots_now))
+            turns.append((maker, lots_now))
             left -= lots_now
             spent += lots_now * per_lot
             if lots_now < maker.left:
                 break  # nobody behind comes before this one
         if budget is not None and spent > budget:
             raise No(RejectReason.INSUFFICIENT_BALANCE)
+        if len(turns) > market.matches_max and not (c.time_in_force is TimeInForce.FOK and left):
+            if c.time_in_force is TimeInForce.FOK:
+                raise No(RejectReason.TOO_MANY_MATCHES)
+            limited, prevented = True, False
+            turns = turns[: market.matches_max]
+            fills = [(maker, taken) for maker, taken in turns if taken]
+            gave_way = [maker for maker, taken in turns if not taken]
+            left = lots - sum(taken for _, taken in fills)
+            spent = sum(maker.command.price * market.quote_per_tick_lot * taken for maker, taken in fills)
         reason = None
-        if c.time_in_force is TimeInForce.FOK and left:
+        if limited and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
+            reason = CloseReason.TOO_MANY_MATCHES
+        elif c.time_in_force is TimeInForce.FOK and left:
             fills, gave_way, prevented = [], [], False
             reason = CloseReason.UNFILLED_FOK
         elif prevented and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):

@@ -85,7 +85,7 @@ def test_a_planted_fault_of_the_engine_is_found(wrong: type[Shard], monkeypatch:
             raise Difference(what)
 
     monkeypatch.setattr("tests.independent.compare.same", markets_differ_only_there)
-    with pytest.raises(Difference, match=r"replies|balances|trades|audit"):
+    with pytest.raises(Difference, match=r"replies|orders|balances|trades|audit"):
         for number in range(10):
             Comparison(f"planted/{number}", 1, wrong).run(400)
 

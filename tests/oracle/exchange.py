@@ -154,9 +154,23 @@ class Outcome:
 class Walk:
     """What an arriving order would do to the other side of the book."""
 
-    takes: list[tuple[Order, int]] = field(default_factory=list)
+    meets: list[tuple[Order, int]] = field(default_factory=list)
+    """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives way, or that ends it."""
     prevented: list[Order] = field(default_factory=list)
     stopped_by_own_order: bool = False
+    stopped_by_limit: bool = False
+
+    @property
+    def takes(self) -> list[tuple[Order, int]]:
+        """Return what it trades with."""
+        return [(maker, lots) for maker, lots in self.meets if lots]
+
+    def up_to(self, matches_max: int) -> "Walk":
+        """Return what is left of it when it may meet only so many."""
+        if len(self.meets) <= matches_max:
+            return self
+        meets = self.meets[:matches_max]
+        return Walk(meets, [maker for maker, _ in meets if maker in self.prevented], stopped_by_limit=True)
 
     @property
     def lots(self) -> int:
@@ -415,6 +429,7 @@ class Exchange:
         order = Order(command, self.order_counts[shard] * 100 + shard, command.quantity, hold, time, time)
         walk = self._walk(order, market)
         self._check_in_market(order, market, walk)
+        walk = walk.up_to(market.matches_max)
 
         self.available[purse] -= hold
         self.held[purse] += hold
@@ -436,6 +451,8 @@ class Exchange:
         if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
             cost = sum(lot_cost(market, maker.command.price) * lots for maker, lots in walk.takes)
             require(cost <= order.held, RejectReason.INSUFFICIENT_BALANCE)
+        if command.time_in_force is TimeInForce.FOK and walk.lots == command.quantity:
+            require(len(walk.meets) <= market.matches_max, RejectReason.TOO_MANY_MATCHES)
 
     def _walk(self, taker: Order, market: Market) -> Walk:
         """Look, without touching, at what the order would trade with."""
@@ -452,6 +469,8 @@ class Exchange:
                 break
             if maker.command.account_id == command.account_id:
                 prevention = command.self_trade_prevention
+                if prevention is not SelfTradePrevention.NONE:
+                    walk.meets.append((maker, 0))
                 if prevention in (SelfTradePrevention.EXPIRE_MAKER, SelfTradePrevention.EXPIRE_BOTH):
                     walk.prevented.append(maker)
                 if prevention in (SelfTradePrevention.EXPIRE_TAKER, SelfTradePrevention.EXPIRE_BOTH):
@@ -459,7 +478,7 @@ class Exchange:
                     break
                 if prevention is SelfTradePrevention.EXPIRE_MAKER:
                     continue
-            walk.takes.append((maker, lots))
+            walk.meets.append((maker, lots))
             lots_left -= lots
             budget -= lots * cost
             if lots < maker.leaves:
@@ -505,10 +524,12 @@ class Exchange:
                 )
             )
 
-        rests = command.time_in_force is TimeInForce.GTC and not walk.stopped_by_own_order
+        order_ends = walk.stopped_by_own_order or walk.stopped_by_limit
+        rests = command.time_in_force is TimeInForce.GTC and not order_ends
         if taker.is_open and not rests:
             status = OrderStatus.EXPIRED_IN_MATCH if walk.stopped_by_own_order else OrderStatus.EXPIRED
-            outcome.steps.append(self._close(taker, status, time))
+            reason = CloseReason.TOO_MANY_MATCHES if walk.stopped_by_limit else None
+            outcome.steps.append(self._close(taker, status, time, reason=reason))
         return fills
 
     def _fill(
@@ -544,9 +565,11 @@ class Exchange:
             self._release(order, lot_cost(market, command.price) * order.leaves)
         return Step(order.state(), Fill(trade.trade_id, trade.price, trade.quantity, quote, liquidity, fee, asset))
 
-    def _close(self, order: Order, status: OrderStatus, time: int, cancel_id: str = "") -> Step:
+    def _close(
+        self, order: Order, status: OrderStatus, time: int, cancel_id: str = "", reason: CloseReason | None = None
+    ) -> Step:
         order.status = status
-        order.close_reason = close_reason(order)
+        order.close_reason = reason or close_reason(order)
         order.updated_time = time
         order.version += 1
         if by_quote(order.command):

@@ -53,6 +53,7 @@ MARKETS = (
         maker_fee_ppm=0,
         taker_fee_ppm=2_500,
         open_orders_max=5,
+        matches_max=1,
         **_scales(_KIWI, _PLUM),
     ),
     Market(
@@ -70,6 +71,7 @@ MARKETS = (
         maker_fee_ppm=100_000,
         taker_fee_ppm=999_999,
         open_orders_max=200,
+        matches_max=3,
         **_scales(_FIG, _KIWI),
     ),
 )

@@ -69,7 +69,7 @@ def steps(chosen: random.Random, book: Book, count: int) -> Iterator[None]:
         else:
             reach = PriceTicks(200 + offset if side is Side.BUY else 200 - offset)
             prevention = chosen.choice(list(SelfTradePrevention))
-            book.match(side, reach, QuantityLots(chosen.randrange(1, 60)), account, prevention)
+            book.match(side, reach, QuantityLots(chosen.randrange(1, 60)), account, prevention, 2_000)
         yield
 
 
