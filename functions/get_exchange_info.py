@@ -49,6 +49,8 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     permission_sets: list[list[str]]
     default_self_trade_prevention_mode: str
     allowed_self_trade_prevention_modes: list[str]
+    matches_max: int
+    """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
 
 
 class ExchangeInfoShape(msgspec.Struct, rename="camel"):
@@ -122,6 +124,7 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
         permission_sets=[["SPOT"]] if show_permission_sets else [],
         default_self_trade_prevention_mode=SelfTradePrevention.EXPIRE_MAKER.name,
         allowed_self_trade_prevention_modes=_PREVENTIONS,
+        matches_max=market.matches_max,
     )
 
 

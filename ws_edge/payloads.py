@@ -303,6 +303,8 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
 def _expiry_reason(order: OrderState) -> str:
     if order.close_reason in (CloseReason.CANCELED_BY_OPERATOR, CloseReason.MARKET_DELISTED):
         return "EXCHANGE_CANCELED"
+    if order.close_reason is CloseReason.TOO_MANY_MATCHES:
+        return "TOO_MANY_MATCHES"
     if order.order_type is OrderType.MARKET:
         return "INSUFFICIENT_LIQUIDITY"
     fill_or_kill = order.time_in_force is TimeInForce.FOK

@@ -786,6 +786,7 @@ export interface components {
             permissionSets: string[][];
             defaultSelfTradePreventionMode: string;
             allowedSelfTradePreventionModes: string[];
+            matchesMax: number;
         };
         /**
          * DepthShape

@@ -89,20 +89,23 @@ class Scenario:
     taker_fee: str = "0"
     band_down: str = "0.1"
     band_up: str = "10"
+    matches_max: int = 2_000
     scales: dict[str, int] = field(default_factory=lambda: {"ACME": 8, "CASH": 8})
 
     @classmethod
     def read(cls, path: Path) -> "Scenario":
-        """Read the file at `path`; its head names fees, band and decimals."""
+        """Read the file at `path`; its head names fees, band, decimals and matches."""
         texts = path.read_text(encoding="utf-8").splitlines()
         lines = [(number, text.partition("#")[0].rstrip()) for number, text in enumerate(texts, start=1)]
         scenario = cls(title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()])
-        while scenario.lines[0][1].split()[0] in ("fees", "band", "decimals"):
+        while scenario.lines[0][1].split()[0] in ("fees", "band", "decimals", "matches"):
             match scenario.lines.pop(0)[1].split():
                 case ["fees", "maker", maker_fee, "taker", taker_fee]:
                     scenario.maker_fee, scenario.taker_fee = maker_fee, taker_fee
                 case ["band", band_down, band_up]:
                     scenario.band_down, scenario.band_up = band_down, band_up
+                case ["matches", most]:
+                    scenario.matches_max = int(most)
                 case ["decimals", "ACME", acme, "CASH", cash]:
                     scenario.scales = {"ACME": int(acme), "CASH": int(cash)}
                 case words:
@@ -126,6 +129,7 @@ class Scenario:
             maker_fee_ppm=parse_decimal(self.maker_fee, 6),
             taker_fee_ppm=parse_decimal(self.taker_fee, 6),
             open_orders_max=5,
+            matches_max=self.matches_max,
             base_scale=self.scales["ACME"],
             quote_scale=self.scales["CASH"],
         )

@@ -124,6 +124,7 @@ def test_a_fill() -> None:
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.IOC, ("EXPIRED", "", "UNFILLED_IOC_QUANTITY_EXPIRED")),
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.FOK, ("EXPIRED", "", "UNFILLED_FOK_ORDER_EXPIRED")),
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC, ("EXPIRED", "", "INSUFFICIENT_LIQUIDITY")),
+        (CloseReason.TOO_MANY_MATCHES, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.GTC, ("EXPIRED", "", "TOO_MANY_MATCHES")),
         (CloseReason.SELF_TRADE_PREVENTED, OrderStatus.EXPIRED_IN_MATCH, OrderType.LIMIT, TimeInForce.GTC, ("TRADE_PREVENTION", "", None)),
     ],
 )  # fmt: skip
@@ -134,7 +135,9 @@ def test_an_order_that_closes(
     time_in_force: TimeInForce,
     expected: tuple[str, str, str | None],
 ) -> None:
-    order = msgspec.structs.replace(ORDER, status=status, order_type=order_type, time_in_force=time_in_force)
+    order = msgspec.structs.replace(
+        ORDER, status=status, order_type=order_type, time_in_force=time_in_force, close_reason=reason
+    )
     report = told(OrderClosed(TimeMs(START_MS), order, reason, ()))[0]
     assert (report["x"], report["C"], report.get("eR")) == expected
     assert (report["X"], report["c"]) == (status.name, "mine")
