@@ -4,7 +4,7 @@ The worker, its standbys, replays and snapshots use a core only by what is here,
 the same bytes (docs/decisions/0029). `engine_worker/cores.py` says which cores there are.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from engine_worker.core.accounts import InvariantBroken
@@ -154,8 +154,17 @@ class FrameCore(Protocol):
         """Return the value of `config:{k}` at the position `stream_id`."""
         ...
 
-    def apply_frame(self, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> list[DeadItem]:
+    @property
+    def waiting_events(self) -> int:
+        """How many events the next `take` returns."""
+        ...
+
+    def apply_frame(
+        self, stream_id: StreamId, fields: Mapping[bytes, bytes], progressed: Callable[[], None] | None = None
+    ) -> list[DeadItem]:
         """Apply everything in one entry of the shard's input; return those of its commands that could not be.
+
+        Calls `progressed` in between, when the entry has many commands.
 
         Raises:
             NotUnderstoodError: it cannot be applied; nothing of it was.

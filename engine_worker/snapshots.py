@@ -29,6 +29,8 @@ FORK_BYTES_MAX = 100 << 20
 PATIENCE_S = 120
 """A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing else to do: niceness alone
 would let it finish its slice while matching waits. When that takes longer than this, or fails, the next one is forked, and merely nice."""
+HANGS_S = 120
+"""So long may one take that is merely nice: what has not ended by then hangs, on a connection for instance, and would be the last."""
 _NICENESS = 10
 IMPOSSIBLE = 4
 """How a child ends when the state must not be saved, nor used any further."""
@@ -100,6 +102,7 @@ class Snapshotter:
         metrics.SNAPSHOT_FAILURES.labels(index)  # at 0, so that the first one is seen as an increase
         self._child: _Child | None = None
         self._patience_s: float = PATIENCE_S
+        self._hangs_s: float = HANGS_S
         self._is_urgent = False
         """Whether the last snapshot was not saved, or not in time."""
         self._newest = STREAM_START
@@ -122,12 +125,21 @@ class Snapshotter:
             if pid:
                 child, self._child = self._child, None
                 self._ended(child, os.waitstatus_to_exitcode(status))
-            elif self._child.is_patient and time.perf_counter() - self._child.began_s > self._patience_s:
-                _log.info("no core is idle for a snapshot; the next one takes its share", shard=self._index)
-                self._is_urgent = True
-                self.abandon()
+            elif time.perf_counter() - self._child.began_s > (
+                self._patience_s if self._child.is_patient else self._hangs_s
+            ):
+                self._ran_late(self._child)
         elif self._worker.is_compared and self._falls_due() and self._has_news() and self._is_its_turn():
             self._child = self._start()
+
+    def _ran_late(self, child: _Child) -> None:
+        if child.is_patient:
+            _log.info("no core is idle for a snapshot; the next one takes its share", shard=self._index)
+        else:
+            metrics.SNAPSHOT_FAILURES.labels(self._index).inc()
+            _log.warning("snapshot hangs, and is ended", shard=self._index)
+        self._is_urgent = True
+        self.abandon()
 
     def _falls_due(self) -> bool:
         """Return whether a snapshot is due, once in an interval."""

@@ -199,8 +199,9 @@ class RedisStreamLog:
         keep_unparsed(client)
         self._heard: dict[int, StreamId] = {}
         """Shard -> the last query that was read."""
-        self._last_input: Entry | None = None
-        """The last command that was read: when the connection has changed since, whether it is still there tells whether all is."""
+        self._inputs_read: list[Entry] = []
+        """What was read last, the commands first: when the connection has changed since, whether the last of them that was taken is still
+        there tells whether all is."""
         self._asked: dict[int, Any] = {}
         """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
         self._commit = client.register_script(_COMMIT)
@@ -462,7 +463,8 @@ class RedisStreamLog:
         entries = _entries(response)
         if entries and entries[-1].stream == queries:
             self._heard[shard] = entries[-1].stream_id
-        self._last_input = next((entry for entry in reversed(entries) if entry.stream == inputs), self._last_input)
+        if entries and entries[0].stream == inputs:
+            self._inputs_read = entries
         # What is committed next must go where this was read.
         self._hold(shard)
         return entries
@@ -649,9 +651,12 @@ class RedisStreamLog:
         Raises:
             Rewound: it is not; the new master never had it, and may have other input under the same position.
         """
-        shard, last = commit.shard, self._last_input
+        shard = commit.shard
+        # Of what was read a worker may have taken only the first entries.
+        taken = (streams.commands(shard), commit.stream_id)
+        last = next((each for each in self._inputs_read if (each.stream, each.stream_id) == taken), None)
         self._release(shard)
-        if last is None or last.stream_id != commit.stream_id:
+        if last is None:
             self.position(shard)
         else:
             found = _run(self.at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)

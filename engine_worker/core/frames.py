@@ -7,7 +7,7 @@ operator has had skipped is passed over, by everybody who reads the log.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -75,6 +75,8 @@ from protocol.streams import (
 )
 from protocol.units import TimeMs
 
+PROGRESS_COMMANDS = 16
+"""After as many commands of one entry `apply_frame` says that it gets on."""
 _SWITCHING = frozenset((Signed, ConfigureShard))
 _ALWAYS_APPLIED = (Tick, PlaceOrder, CancelOrder)
 """The last two when they are the shard's, which is looked at first."""
@@ -207,22 +209,31 @@ class ObjectCore:
         own.sort(key=lambda each: each.market.symbol)
         return encode_configuration(ShardConfiguration(stream_id, shard.config, tuple(own)))
 
-    def apply_frame(self, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> list[DeadItem]:
+    @property
+    def waiting_events(self) -> int:
+        """See `FrameCore`."""
+        return self.shard.waiting_events
+
+    def apply_frame(
+        self, stream_id: StreamId, fields: Mapping[bytes, bytes], progressed: Callable[[], None] | None = None
+    ) -> list[DeadItem]:
         """See `FrameCore`."""
         shard = self.shard
         commands = fields.get(COMMANDS_FIELD)
         dead: list[DeadItem] = []
+        applied: Iterator[object]
         if commands is not None and len(fields) == 1:  # as nearly always
             items, refused, time = _enter_commands(shard, stream_id, commands)
-            if not refused:
+            if not refused and (progressed is None or len(items) < PROGRESS_COMMANDS):
                 for command in items:
                     shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
                 return dead
-            for _ in _apply_others(shard, items, refused, time, dead):
-                pass
-            return dead
-        for _ in apply_one_by_one(shard, stream_id, fields, dead):
-            pass
+            applied = _apply_others(shard, items, refused, time, dead)
+        else:
+            applied = apply_one_by_one(shard, stream_id, fields, dead)
+        for number, _ in enumerate(applied, start=1):
+            if progressed is not None and not number % PROGRESS_COMMANDS:
+                progressed()
         return dead
 
     def why_not_followed(self, instruction: bytes) -> str | None:

@@ -326,6 +326,11 @@ class Shard:
 
     # ------------------------------------------------------------------ in and out
 
+    @property
+    def waiting_events(self) -> int:
+        """How many events the next `take` returns."""
+        return len(self._events)
+
     def enter(self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX) -> TimeMs:
         """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
 

@@ -245,6 +245,24 @@ def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(log: RedisStreamLog, 
     assert (logs[1]["event"], logs[1]["from_log"]) == ("snapshot saved", False)
 
 
+def test_a_forked_snapshot_that_hangs_is_ended_and_made_anew(
+    log: RedisStreamLog, worker: Worker, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deposit(log, worker, 0)
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
+    snapshotter._is_urgent = True
+    snapshotter._hangs_s = 0.2
+    with monkeypatch.context() as hanging, structlog.testing.capture_logs() as logs:
+        hanging.setattr("engine_worker.snapshots.save", lambda *_: time.sleep(60))
+        deadline = time.monotonic() + DEADLINE_S
+        while not logs:
+            assert time.monotonic() < deadline, "it was not ended"
+            snapshotter.run()
+        assert not snapshotter.busy
+    assert [each["event"] for each in logs] == ["snapshot hangs, and is ended"]
+    saved(snapshotter, log, [])
+
+
 def test_a_standby_forks(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
     deposit(log, worker, 0)
     standby = Worker(log, 0, MARKETS, batch_entries_max=100)

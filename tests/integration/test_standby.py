@@ -12,7 +12,7 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import MarketMap
 from protocol.replies import BalancesQuery, FundsReply
-from protocol.streams import QUERIES_FIELD, STREAM_START
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START
 from protocol.units import AccountId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Fenced
@@ -305,3 +305,78 @@ def test_a_long_batch_does_not_cost_the_lease(
     assert candidate.step(1) == 1_000
     assert log.position(0).stream_id != STREAM_START
     assert least_ms > LEASE_MS / 4
+
+
+def test_a_long_entry_does_not_cost_the_lease(
+    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, within one entry."""
+    worker = Worker(log, 0, market_map(1), batch_entries_max=1_000, now_ms=clock)
+    candidate = Candidate(worker, log, "one", 1, LEASE_MS, clock)
+    candidate.join()
+    candidate.step(1)
+    apply, least_ms = Shard.apply, LEASE_MS
+
+    def slow(*arguments: object) -> None:
+        nonlocal least_ms
+        clock.now_ms += 5
+        least_ms = min(least_ms, log.lease(0).remaining_ms)
+        apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Shard, "apply", slow)
+    log.append(streams.commands(0), {COMMANDS_FIELD: encode_frame(list(trading(seed=7, count=1_000)))})
+    assert candidate.step(1)
+    assert worker.core.command_count > 1_000
+    assert least_ms > LEASE_MS / 2
+
+
+def test_an_entry_that_hangs_costs_the_lease(
+    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not get on is not renewed for: nothing else could end it."""
+    worker = Worker(log, 0, market_map(1), batch_entries_max=1_000, now_ms=clock)
+    candidate = Candidate(worker, log, "one", 1, LEASE_MS, clock)
+    (two, _) = make_candidate(log, clock, "two")
+    candidate.join()
+    candidate.step(1)
+    enqueue(log, trading(seed=7, count=3), market_map(1))
+
+    def hangs(*_: object) -> None:
+        clock.now_ms += 10 * LEASE_MS
+        raise SystemExit
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(Shard, "apply", hangs)
+        with pytest.raises(SystemExit):
+            candidate.step(1)
+    two.step(1)
+    clock.now_ms += LEASE_MS + 1  # it has not looked for so long that it gives the leader time
+    two.step(1)
+    assert two.leads
+
+
+@pytest.mark.parametrize(("size", "events_max", "steps"), [(300, 10**9, 3), (1, 600, 4)])
+def test_a_batch_is_bounded_by_commands_and_events(
+    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch, size: int, events_max: int, steps: int
+) -> None:
+    """2,400 commands, up to 800 in a commit; or 600 events of one order each."""
+    monkeypatch.setattr("engine_worker.worker.BATCH_COMMANDS_MAX", 800)
+    monkeypatch.setattr("engine_worker.worker.BATCH_EVENTS_MAX", events_max)
+    worker = Worker(log, 0, market_map(1), batch_entries_max=5_000, now_ms=clock)
+    worker.start()
+    while worker.step(0):
+        pass
+    commands = [*deposits(), *trading(seed=7, count=2_400 - len(deposits()))]
+    for first in range(0, len(commands), size):
+        log.append(streams.commands(0), {COMMANDS_FIELD: encode_frame(commands[first : first + size])})
+    before, position, taken = worker.core.command_count, worker.position, []
+    while worker.step(0):
+        assert worker.position != position
+        position = worker.position
+        taken.append(worker.core.command_count - before)
+        before = worker.core.command_count
+    assert sum(taken) >= 2_400
+    assert len(taken) >= steps
+    if size > 1:
+        assert max(taken) <= 800 + size
+    assert log.position(0).stream_id == log.last_id(streams.commands(0))
