@@ -1,0 +1,49 @@
+"""Whether a shard answers is asked again and again: it must cost the same however much there is to know."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from cli import probes
+from engine_worker.core.shard import Shard
+from engine_worker.worker import Worker
+from runtime.redis_stream_log import RedisStreamLog
+from runtime.settings import Settings
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    return Settings(redis_url=redis_url)
+
+
+@pytest.fixture
+def running(redis_url: str, settings: Settings) -> Iterator[None]:
+    worker = Worker(RedisStreamLog.connect(redis_url), 0, settings.market_map(), batch_entries_max=10)
+    worker.start()
+    stopping = threading.Event()
+
+    def run() -> None:
+        while not stopping.is_set():
+            worker.step(20)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stopping.set()
+    thread.join()
+
+
+def test_it_adds_nothing_up(running: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def adds_up(_: Shard) -> list[object]:
+        raise AssertionError("the books were added up")
+
+    monkeypatch.setattr(Shard, "audit", adds_up)
+    monkeypatch.setattr(Shard, "digest", adds_up)
+    assert probes.shards_answer(settings, 5)
+    with probes.connect(settings) as client:
+        assert probes.audit(client, [0], 0.3) == {}, "the control: an audit does"
+
+
+def test_a_shard_that_is_not_there_does_not_answer(redis_url: str, settings: Settings) -> None:
+    assert not probes.shards_answer(settings, 0.1)
