@@ -132,6 +132,8 @@ _REFUSALS: Final[dict[RejectReason, tuple[int, str]]] = {
     RejectReason.QUANTITY_OUT_OF_RANGE: (-1013, "Filter failure: LOT_SIZE"),
     RejectReason.NOTIONAL_TOO_SMALL: (-1013, "Filter failure: NOTIONAL"),
     RejectReason.TOO_MANY_OPEN_ORDERS: (-1013, "Filter failure: MAX_NUM_ORDERS"),
+    RejectReason.EMPTY_BOOK: (-2010, "Order book liquidity is less than symbol minimum quantity."),
+    RejectReason.THIN_BOOK: (-2010, "Order book liquidity is less than `LOT_SIZE` filter minimum quantity."),
     RejectReason.TOO_MANY_MATCHES: (-2010, "Order would trade with more orders than one order may."),
     RejectReason.AMOUNT_OUT_OF_RANGE: (-1130, "Data sent for parameter 'amount' is not valid."),
     RejectReason.INVALID_COMBINATION: (-1014, "Unsupported order combination."),

@@ -310,7 +310,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
 
     Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
     rests (`rests`), or expired: `expired_in_match` when self-trade prevention ended it, `limit_reached` when it had met as many resting
-    orders as one may.
+    orders as one may. `budget_spent` when what is left of its quote quantity pays no lot of the next order that it would meet.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -322,6 +322,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     reject_reason: RejectReason | None = None
     prevented: tuple[Prevented, ...] = ()
     limit_reached: bool = False
+    budget_spent: bool = False
 
 
 class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):

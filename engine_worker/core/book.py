@@ -285,6 +285,8 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
     """Whether self-trade prevention ended the taker."""
     limit_reached: bool = False
     """Whether the taker has met as many orders as it may, and would meet one more."""
+    budget_spent: bool = False
+    """Whether what is left of the budget pays no lot of the next order."""
 
 
 class Book:
@@ -349,7 +351,8 @@ class Book:
             maker = level.first
             assert maker is not None  # an empty level is removed at once
             if budget is not None and budget < level.price * self.quote_per_tick_lot:
-                break  # before self-trade prevention: what cannot trade prevents nothing
+                # Before self-trade prevention: what cannot trade prevents nothing.
+                return Matching(matches, leaves, expired, taker_expired=False, budget_spent=True)
             if len(matches) + len(expired) == matches_max:
                 return Matching(matches, leaves, expired, taker_expired=False, limit_reached=True)
             if maker.account_id == account_id and prevention is not PREVENT_NOTHING:

@@ -16,7 +16,7 @@ from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder
 from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, RejectReason
-from protocol.units import PPM, TimeMs
+from protocol.units import PPM, QuantityLots, TimeMs
 
 MakerMessage = MakerFill | RestingClosed
 
@@ -59,7 +59,7 @@ class MarketState:
             return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
         leaves: int = order.quantity
-        expired_in_match = limit_reached = False
+        expired_in_match = limit_reached = budget_spent = False
         makers: list[MakerMessage] = []
         opposite = book.asks if side is BUY else book.bids
         crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
@@ -76,7 +76,7 @@ class MarketState:
                 order.quote_budget if order.budget_is_limit else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            limit_reached = matching.limit_reached
+            limit_reached, budget_spent = matching.limit_reached, matching.budget_spent
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
             for maker_id, account_id in matching.makers_expired:
                 makers.append(RestingClosed(maker_id, account_id, order.market, expired_in_match=True))
@@ -92,6 +92,7 @@ class MarketState:
             rests,
             expired_in_match,
             limit_reached=limit_reached,
+            budget_spent=budget_spent,
         )
         return outcome, makers
 
@@ -125,7 +126,9 @@ class MarketState:
     def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
         market = self.market
         if order.order_type is MARKET:
-            if order.side is BUY and not order.budget_is_limit:
+            if order.budget_is_limit:
+                return self._reason_not_to_spend(order)
+            if order.side is BUY:
                 budget = order.quote_budget
                 if order.price * order.quantity * market.quote_per_tick_lot > budget:
                     _, cost = self.book.fillable(
@@ -142,6 +145,21 @@ class MarketState:
         if order.order_type is LIMIT_MAKER and self.book.crosses(order.side, order.price):
             return RejectReason.WOULD_MATCH_IMMEDIATELY
         return None
+
+    def _reason_not_to_spend(self, order: MatchOrder) -> RejectReason | None:
+        """Return why a MARKET order by quote quantity is refused: nobody is there, too few are, or it has less to sell than it takes."""
+        market, book = self.market, self.book
+        opposite = book.asks if order.side is BUY else book.bids
+        found, cost = opposite.sums(order.price * opposite.sign, market.quantity_min)
+        if not found:
+            return RejectReason.EMPTY_BOOK
+        if found < market.quantity_min or cost * market.quote_per_tick_lot > order.quote_budget:
+            return RejectReason.THIN_BOOK
+        if order.side is BUY or order.quantity >= market.quantity_max:
+            return None
+        more = QuantityLots(order.quantity + 1)
+        found, brings = book.fillable(order.side, order.price, more, order.account_id, order.self_trade_prevention)
+        return RejectReason.INSUFFICIENT_BALANCE if found == more and brings <= order.quote_budget else None
 
     def _fills_whole(self, order: MatchOrder) -> bool:
         found, _ = self.book.fillable(

@@ -843,7 +843,8 @@ class Shard:
         if command.order_type is MARKET:
             if budget:
                 k = market.quote_per_tick_lot
-                quantity = QuantityLots(budget // k if side is BUY else hold // market.base_per_lot)
+                lots = budget // k if side is BUY else hold // market.base_per_lot
+                quantity = QuantityLots(min(lots, market.quantity_max))
             elif side is BUY:
                 budget = AssetUnits(hold)
         to_match = MatchOrder(
@@ -983,6 +984,7 @@ class Shard:
                     fill.quantity,
                     TAKER,
                     is_last=fill.trade_id == last and not outcome.rests,
+                    is_spent=outcome.budget_spent,
                 )
                 collected.append(report)
             reports = tuple(collected)
@@ -1014,6 +1016,7 @@ class Shard:
         liquidity: Liquidity,
         *,
         is_last: bool,
+        is_spent: bool = False,
     ) -> tuple[OrderState, FillReport]:
         """Move the money of one fill and return the order after it.
 
@@ -1033,8 +1036,8 @@ class Shard:
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
-        # By quote: what is left cannot buy one more lot at this price, and no later price is better, so the budget is used up.
-        budget_used = is_last and order.quote_quantity - cum_quote < price * k
+        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is better: it is used up.
+        budget_used = is_last and (is_spent or order.quote_quantity - cum_quote < price * k)
         filled = budget_used if order.quote_quantity else cum_quantity == order.quantity
         if filled:
             held = 0

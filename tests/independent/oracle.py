@@ -12,8 +12,10 @@ Where the documents leave something open, these are the rules. They were taken f
   would match at once (LIMIT_MAKER), cost (a MARKET BUY that holds less than its worst case).
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
-* A MARKET order by quote quantity is FILLED when what is left buys no lot at the price of its last fill. Otherwise
-  it is EXPIRED_IN_MATCH when it met an own order, or EXPIRED for want of liquidity, also when there is more which what is left cannot pay.
+* A MARKET order by quote quantity is refused where nobody is within its price, and where the smallest quantity of the market is not there, or costs
+  more than the order has; own orders count as being there. One that sells is refused when it could sell a lot more than it has for no more than it
+  asks for. It trades the largest quantity of the market at most. It is FILLED when it has traded and what is left buys no lot at the price of its
+  last fill, or of the next order. Otherwise it is EXPIRED_IN_MATCH when it met an own order, or EXPIRED for want of liquidity.
 * An account with limits is not closed; with limits that limit nothing it is, and its limits are forgotten.
 * Windows of ten seconds and of days begin at multiples of their length. An order counts when its funds are held, whatever its market says then,
   and only while the account has limits.
@@ -439,11 +441,14 @@ class Oracle:
         if c.order_type is OrderType.LIMIT_MAKER and met:
             raise No(RejectReason.WOULD_MATCH_IMMEDIATELY)
         prevention = c.self_trade_prevention
+        if c.quote_quantity:
+            self.check_market_by_quote(c, market, met, lots)
+            lots = min(lots, market.quantity_max)
         left, spent = lots, 0
         fills: list[tuple[Order, int]] = []
         gave_way: list[Order] = []
         turns: list[tuple[Order, int]] = []  # everybody whom it meets, with the lots that it takes of them
-        prevented = limited = False
+        prevented = limited = pays_no_more = False
         for maker in met:
             if not left:
                 break
@@ -453,6 +458,7 @@ class Oracle:
                 assert budget is not None
                 most = min(left, (budget - spent) // per_lot)
                 if not most:
+                    pays_no_more = True
                     break
             if maker.account_id == c.account_id and prevention is not SelfTradePrevention.NONE:
                 turns.append((maker, 0))
@@ -474,7 +480,7 @@ class Oracle:
         if len(turns) > market.matches_max and not (c.time_in_force is TimeInForce.FOK and left):
             if c.time_in_force is TimeInForce.FOK:
                 raise No(RejectReason.TOO_MANY_MATCHES)
-            limited, prevented = True, False
+            limited, prevented, pays_no_more = True, False, False
             turns = turns[: market.matches_max]
             fills = [(maker, taken) for maker, taken in turns if taken]
             gave_way = [maker for maker, taken in turns if not taken]
@@ -491,7 +497,7 @@ class Oracle:
         elif c.quote_quantity:
             assert budget is not None
             last_lot = fills[-1][0].command.price * market.quote_per_tick_lot if fills else 0
-            done = budget - spent < last_lot
+            done = bool(fills) and (pays_no_more or budget - spent < last_lot)
             reason = None if done else CloseReason.INSUFFICIENT_LIQUIDITY
         elif left and c.order_type is OrderType.MARKET:
             reason = CloseReason.INSUFFICIENT_LIQUIDITY
@@ -523,6 +529,31 @@ class Oracle:
             order.arrival = book.arrivals
             insort(book.sides[side], order)
         return OrderReply(c.request_id, time, taken, tuple(reports))  # type: ignore[arg-type]
+
+    def check_market_by_quote(self, c: PlaceOrder, market: Market, met: list[Order], lots: int) -> None:
+        """Refuse what would trade less than the smallest order, or sell more than there is."""
+        if not met:
+            raise No(RejectReason.EMPTY_BOOK)
+        needed, cost = int(market.quantity_min), 0
+        for maker in met:
+            now = min(needed, maker.left)
+            needed -= now
+            cost += now * maker.command.price * market.quote_per_tick_lot
+        if needed or cost > c.quote_quantity:
+            raise No(RejectReason.THIN_BOOK)
+        if c.side is Side.BUY or lots >= market.quantity_max:
+            return
+        wanted, brings = lots + 1, 0
+        for maker in met:
+            if maker.account_id == c.account_id and c.self_trade_prevention is not SelfTradePrevention.NONE:
+                if c.self_trade_prevention is SelfTradePrevention.EXPIRE_MAKER:
+                    continue
+                break
+            now = min(wanted, maker.left)
+            wanted -= now
+            brings += now * maker.command.price * market.quote_per_tick_lot
+        if not wanted and brings <= c.quote_quantity:
+            raise No(RejectReason.INSUFFICIENT_BALANCE)
 
     def is_spent(self, market: Market, fills: list[tuple[Order, int]], left: int) -> bool:
         """Tell whether what is left of a quote quantity buys no lot at the price of the last fill."""

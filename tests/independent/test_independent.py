@@ -19,6 +19,7 @@ from protocol.orders import (
     OrderState,
     OrderStatus,
     OrderType,
+    RejectReason,
     SelfTradePrevention,
     Side,
     TimeInForce,
@@ -127,10 +128,16 @@ class Bench:
         self.do(Deposit(self.requests, "g", account_id, asset, amount, str(self.requests)))  # type: ignore[arg-type]
 
     def order(self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0) -> OrderState:
+        """Place an order that is accepted, and return it."""
+        reply = self.place(account_id, side, price, quantity, quote_quantity)
+        assert isinstance(reply, OrderReply)
+        return reply.order
+
+    def place(self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0) -> Any:
         """Place a LIMIT order, or a MARKET order by quote quantity; trades with oneself are let happen."""
         self.requests += 1
         order_type = OrderType.MARKET if quote_quantity else OrderType.LIMIT
-        reply = self.do(
+        return self.do(
             PlaceOrder(
                 self.requests,
                 "g",
@@ -146,8 +153,6 @@ class Bench:
                 SelfTradePrevention.NONE,
             )
         )
-        assert isinstance(reply, OrderReply)
-        return reply.order
 
 
 def test_a_trade_with_oneself_of_all_there_is() -> None:
@@ -159,21 +164,43 @@ def test_a_trade_with_oneself_of_all_there_is() -> None:
     assert bench.order(1, Side.SELL, 1, 1).status is OrderStatus.FILLED
 
 
-def test_a_sale_by_quote_quantity_that_runs_out_of_base_expires() -> None:
-    """CloseReason.INSUFFICIENT_LIQUIDITY: also when it has no more to trade with itself."""
+def test_a_sale_by_quote_quantity_that_runs_out_of_base_is_refused() -> None:
+    """One lot is there, which brings 100; for 400 four would be needed."""
     bench = Bench()
     bench.deposit(1, "B", 10**6)
     bench.deposit(2, "A", 100)
     bench.order(1, Side.BUY, 100, 5)
-    assert bench.order(2, Side.SELL, 90, 0, 40_000).close_reason is CloseReason.INSUFFICIENT_LIQUIDITY
+    assert bench.place(2, Side.SELL, 90, 0, 40_000).reason is RejectReason.INSUFFICIENT_BALANCE
+    assert bench.order(2, Side.SELL, 90, 0, 10_000).status is OrderStatus.FILLED
 
 
-def test_a_purchase_by_quote_quantity_is_filled_when_the_rest_pays_no_lot_at_its_last_price() -> None:
-    """MatchOrder. A lot is offered at 102 next; what is left is 101 in the first case, and 99 in the second."""
-    for budget, status in ((20_100, OrderStatus.EXPIRED), (19_900, OrderStatus.FILLED)):
+def test_a_purchase_by_quote_quantity_is_filled_when_the_rest_pays_no_lot_of_the_next_order() -> None:
+    """A lot is offered at 102 next; what is left is 103 in the first case, then 101, and 99: less than the last lot, too."""
+    for budget, traded in ((20_300, 2), (20_100, 1), (19_900, 1)):
         bench = Bench()
         bench.deposit(1, "A", 1_000)
         bench.deposit(2, "B", 10**6)
         bench.order(1, Side.SELL, 100, 1)
         bench.order(1, Side.SELL, 102, 1)
-        assert bench.order(2, Side.BUY, 110, 0, budget).status is status
+        bought = bench.order(2, Side.BUY, 110, 0, budget)
+        assert (bought.status, bought.cum_quantity) == (OrderStatus.FILLED, traded)
+
+
+def test_a_purchase_by_quote_quantity_expires_when_nobody_is_left() -> None:
+    bench = Bench()
+    bench.deposit(1, "A", 1_000)
+    bench.deposit(2, "B", 10**6)
+    bench.order(1, Side.SELL, 100, 1)
+    assert bench.order(2, Side.BUY, 110, 0, 20_100).close_reason is CloseReason.INSUFFICIENT_LIQUIDITY
+
+
+def test_an_order_by_quote_quantity_that_meets_too_little_is_refused() -> None:
+    bench = Bench()
+    bench.deposit(1, "A", 1_000)
+    bench.deposit(2, "B", 10**6)
+    assert bench.place(2, Side.BUY, 110, 0, 10_000).reason is RejectReason.EMPTY_BOOK
+    bench.order(1, Side.SELL, 111, 1)
+    assert bench.place(2, Side.BUY, 110, 0, 10_000).reason is RejectReason.EMPTY_BOOK
+    bench.order(1, Side.SELL, 100, 1)
+    assert bench.place(2, Side.BUY, 110, 0, 9_999).reason is RejectReason.THIN_BOOK
+    assert bench.order(2, Side.BUY, 110, 0, 10_000).status is OrderStatus.FILLED

@@ -159,6 +159,7 @@ class Walk:
     prevented: list[Order] = field(default_factory=list)
     stopped_by_own_order: bool = False
     stopped_by_limit: bool = False
+    cannot_pay_the_next: bool = False
 
     @property
     def takes(self) -> list[tuple[Order, int]]:
@@ -451,21 +452,52 @@ class Exchange:
         if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
             cost = sum(lot_cost(market, maker.command.price) * lots for maker, lots in walk.takes)
             require(cost <= order.held, RejectReason.INSUFFICIENT_BALANCE)
+        if by_quote(command):
+            self._check_what_it_would_meet(order, market)
         if command.time_in_force is TimeInForce.FOK and walk.lots == command.quantity:
             require(len(walk.meets) <= market.matches_max, RejectReason.TOO_MANY_MATCHES)
+
+    def _check_what_it_would_meet(self, order: Order, market: Market) -> None:
+        """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than there is."""
+        command = order.command
+        met = [each for each in self.resting(market.symbol, command.side.opposite) if reaches(command, each)]
+        require(bool(met), RejectReason.EMPTY_BOOK)
+        prices = [each.command.price for each in met for _ in range(min(each.leaves, market.quantity_min))]
+        prices = prices[: market.quantity_min]
+        cost = sum(lot_cost(market, price) for price in prices)
+        enough = len(prices) == market.quantity_min and cost <= command.quote_quantity
+        require(enough, RejectReason.THIN_BOOK)
+        has = order.held // lot(market)
+        if command.side is Side.SELL and has < market.quantity_max:
+            buyers = []
+            for each in met:
+                is_own = each.command.account_id == command.account_id
+                if is_own and command.self_trade_prevention is SelfTradePrevention.EXPIRE_MAKER:
+                    continue
+                if is_own and command.self_trade_prevention is not SelfTradePrevention.NONE:
+                    break
+                buyers += [each.command.price] * min(each.leaves, has + 1)
+            one_more = buyers[: has + 1]
+            brings = sum(lot_cost(market, price) for price in one_more)
+            would_sell_more = len(one_more) == has + 1 and brings <= command.quote_quantity
+            require(not would_sell_more, RejectReason.INSUFFICIENT_BALANCE)
 
     def _walk(self, taker: Order, market: Market) -> Walk:
         """Look, without touching, at what the order would trade with."""
         command, walk = taker.command, Walk()
         lots_left, budget = int(command.quantity), int(command.quote_quantity)
         if by_quote(command):
-            lots_left = budget if command.side is Side.BUY else taker.held // lot(market)
+            lots_left = min(budget if command.side is Side.BUY else taker.held // lot(market), market.quantity_max)
         for maker in self.resting(market.symbol, command.side.opposite):
             cost = lot_cost(market, maker.command.price)
             lots = min(maker.leaves, lots_left)
+            if not reaches(command, maker):
+                break
             if by_quote(command):
-                lots = min(lots, floor(Fraction(budget, cost)))
-            if lots == 0 or not reaches(command, maker):
+                payable = floor(Fraction(budget, cost))
+                walk.cannot_pay_the_next = lots > 0 and payable == 0
+                lots = min(lots, payable)
+            if lots == 0:
                 break
             if maker.command.account_id == command.account_id:
                 prevention = command.self_trade_prevention
@@ -510,7 +542,8 @@ class Exchange:
             )
             outcome.trades.append(trade)
             outcome.steps.append(self._fill(maker, trade, market, Liquidity.MAKER, time))
-            step = self._fill(taker, trade, market, Liquidity.TAKER, time, is_last=number == len(walk.takes))
+            is_last = number == len(walk.takes)
+            step = self._fill(taker, trade, market, Liquidity.TAKER, time, is_last, walk.cannot_pay_the_next)
             outcome.steps.append(step)
             fill = step.fill
             assert fill is not None
@@ -533,7 +566,14 @@ class Exchange:
         return fills
 
     def _fill(
-        self, order: Order, trade: Trade, market: Market, liquidity: Liquidity, time: int, *, is_last: bool = False
+        self,
+        order: Order,
+        trade: Trade,
+        market: Market,
+        liquidity: Liquidity,
+        time: int,
+        is_last: bool = False,
+        cannot_pay_the_next: bool = False,
     ) -> Step:
         """Pay for one trade out of the order's hold, and receive less the fee."""
         command, account_id = order.command, order.command.account_id
@@ -554,7 +594,7 @@ class Exchange:
         order.status = OrderStatus.PARTIALLY_FILLED
         if by_quote(command):
             budget_left = command.quote_quantity - order.cum_quote
-            done = is_last and budget_left < lot_cost(market, trade.price)
+            done = is_last and (cannot_pay_the_next or budget_left < lot_cost(market, trade.price))
         else:
             done = order.leaves == 0
         if done:

@@ -155,6 +155,16 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
             symbol = "NONE"
         case 5:
             order_type, time_in_force = OrderType(1 + odder % 3), TimeInForce(1 + odder // 3 % 3)
+        case 8 | 9 | 10 | 11 | 12 | 13:
+            # Money that does not come out even, or more than an order may buy for.
+            order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
+            quantity, quote_quantity = 0, 10_000 if odder % 8 == 0 else 90 + 7 * odder + size
+        case 14 | 15 | 16 | 17 if earlier is not None and earlier.quantity:
+            # Money for one lot more than an order before this has, which is too little where the next order wants more for it.
+            symbol, side = earlier.market, earlier.side.opposite
+            order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
+            per_lot = earlier.price * next((each.quote_per_tick_lot for each in MARKETS if each.symbol == symbol), 1)
+            quantity, quote_quantity = 0, min((earlier.quantity + 1) * per_lot, AMOUNT_UNITS_MAX)
         case 6 | 7 if earlier is not None:
             client_order_id = earlier.client_order_id
     return PlaceOrder(

@@ -15,6 +15,8 @@ from protocol.orders import RejectReason
         (RejectReason.UNKNOWN_ORDER, -2011, "Unknown order sent."),
         (RejectReason.PRICE_OUTSIDE_BAND, -1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
         (RejectReason.TOO_MANY_OPEN_ORDERS, -1013, "Filter failure: MAX_NUM_ORDERS"),
+        (RejectReason.EMPTY_BOOK, -2010, "Order book liquidity is less than symbol minimum quantity."),
+        (RejectReason.THIN_BOOK, -2010, "Order book liquidity is less than `LOT_SIZE` filter minimum quantity."),
         (RejectReason.TOO_MANY_MATCHES, -2010, "Order would trade with more orders than one order may."),
         (RejectReason.NOTIONAL_TOO_SMALL, -1013, "Filter failure: NOTIONAL"),
     ],
