@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
-from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch
+from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch, lease_after
+from engine_worker.metrics import FRUITLESS_TAKEOVERS
 from engine_worker.worker import Worker, monotonic_ms
 from protocol.lease import STANDBY_TTL_MS, Leader, Standby
 from runtime.stream_log import Fenced, Rewound, StreamLog
@@ -68,7 +69,12 @@ class Candidate:
             InvariantBroken: the state is wrong; nothing of the batch was published.
         """
         if self.leads:
-            return self._worker.step(block_ms)
+            led_from = self._worker.position
+            processed = self._worker.step(block_ms)
+            if self._worker.position != led_from:
+                self._worker.shorten_lease(self._lease_ms)
+                FRUITLESS_TAKEOVERS.labels(self._index).set(0)
+            return processed
         followed = self._worker.follow()
         now_ms = self._now_ms()
         if now_ms >= self._announce_ms:
@@ -84,7 +90,12 @@ class Candidate:
         if self._watch.decide(sight, now_ms) is not Decision.TAKE_OVER:
             return
         try:
-            self._worker.lead(Leader(self._process, self._pid, self._lease_ms), over=sight.leader)
+            fruitless = self._streams.fruitless_takeovers(self._index)
+            FRUITLESS_TAKEOVERS.labels(self._index).set(fruitless)
+            lease_ms = lease_after(fruitless, self._lease_ms)
+            if fruitless:
+                _log.warning("takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms)
+            self._worker.lead(Leader(self._process, self._pid, lease_ms), over=sight.leader)
         except Rewound:
             raise
         except Fenced:

@@ -31,6 +31,15 @@ GONE_PART = 5
 LATE_PART = 2
 """A look that comes later than this part of a lease after the one before says nothing about the leader."""
 RENEWALS_PER_LEASE = 4
+LEASE_FACTOR_MAX = 8
+
+
+def lease_after(fruitless: int, lease_ms: int) -> int:
+    """Return how long a lease lasts that is taken after so many takeovers in turn that led to nothing: each time twice as long.
+
+    What takes longer than a lease would otherwise be begun by one worker after the other, and never be committed.
+    """
+    return lease_ms * min(1 << fruitless, LEASE_FACTOR_MAX)
 
 
 class Decision(Enum):
@@ -89,6 +98,12 @@ class Renewals:
         """The lease of `leader` was taken at `now_ms`."""
         self.leader = leader
         self._due_ms = now_ms + leader.lease_ms // RENEWALS_PER_LEASE
+
+    def shorten(self, lease_ms: int) -> None:
+        """Renew for so long from now on."""
+        if self.leader.lease_ms != lease_ms:
+            self.leader = self.leader._replace(lease_ms=lease_ms)
+            self._due_ms = 0
 
     def due(self, now_ms: int) -> Leader | None:
         """Return whose lease to renew now, None when it is not due; who asks does so."""

@@ -12,6 +12,11 @@ _SIZE_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 LEADER: Final = Gauge("engine_leader", "1: this worker leads the shard; 0: it stands by", ["shard"])
 EPOCH: Final = Gauge("engine_epoch", "The epoch in which this worker leads; 0: it does not", ["shard"])
 TAKEOVERS: Final = Counter("engine_takeovers", "Times that this worker has taken the shard over", ["shard"])
+FRUITLESS_TAKEOVERS: Final = Gauge(
+    "engine_fruitless_takeovers",
+    "Workers in turn that have taken the shard over and committed nothing, when this one did",
+    ["shard"],
+)
 STANDBYS: Final = Gauge("engine_standbys", "Standbys of the shard, as its leader sees them", ["shard"])
 LAG: Final = Gauge("engine_standby_lag_seconds", "How far a standby is behind the committed position", ["shard"])
 DIFFERS: Final = Gauge(
@@ -78,6 +83,7 @@ class BatchMetrics:
     """What one shard's worker counts with each batch; looked up once."""
 
     def __init__(self, shard: int) -> None:
+        FRUITLESS_TAKEOVERS.labels(shard)
         TAKEOVERS.labels(shard)  # at 0, so that the first one is seen as an increase
         DIFFERS.labels(shard)
         self._held = HELD.labels(shard)

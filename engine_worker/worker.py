@@ -618,6 +618,11 @@ class Worker:
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
 
+    def shorten_lease(self, lease_ms: int) -> None:
+        """Renew the lease for so long from now on, if it was taken for longer."""
+        if self._renewals is not None:
+            self._renewals.shorten(lease_ms)
+
     def _keep_lease(self) -> None:
         """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:

@@ -171,6 +171,11 @@ def checksum(shard: int) -> str:
     return f"pos:{{{shard}}}:checksum"
 
 
+def takeovers(shard: int) -> str:
+    """`pos:{k}:takeovers`: the position of the last takeover, and how many before it found the same, "ID|COUNT"."""
+    return f"pos:{{{shard}}}:takeovers"
+
+
 def events(shard: int) -> str:
     """`ev:{k}`."""
     return f"ev:{{{shard}}}"

@@ -29,6 +29,7 @@ class MemoryStreamLog:
         self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
         self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
         self._positions: dict[int, ShardPosition] = {}
+        self._takeovers: dict[int, tuple[StreamId, int]] = {}
         self._checksums: dict[int, StateChecksum] = {}
         self._configurations: dict[int, bytes] = {}
         self._heard: dict[int, StreamId] = {}
@@ -97,6 +98,7 @@ class MemoryStreamLog:
             raise Fenced(f"another worker leads shard {shard}")
         epoch, stream_id = self.position(shard)
         self._positions[shard] = ShardPosition(epoch + 1, stream_id)
+        self._takeovers[shard] = (stream_id, self.fruitless_takeovers(shard) + 1)
         last = self._last_ids[streams.queries(shard)]
         if candidate is None:
             self._heard[shard] = last
@@ -105,6 +107,11 @@ class MemoryStreamLog:
             self._heard[shard] = min(recent, last, key=split_stream_id)
             self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
+
+    def fruitless_takeovers(self, shard: int) -> int:
+        """See `StreamLog`."""
+        stream_id, count = self._takeovers.get(shard, (STREAM_START, 0))
+        return count if stream_id == self.position(shard).stream_id else 0
 
     def read_inputs(
         self,

@@ -71,6 +71,8 @@ local raised = string.format('%d', epoch + 1)
 redis.call('SET', KEYS[1], raised .. '|' .. id)
 if ARGV[2] ~= '' then redis.call('SET', KEYS[3], raised .. '|' .. ARGV[2], 'PX', ARGV[3]) end
 redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[1], id, 'MKSTREAM')
+local at, count = string.match(redis.call('GET', KEYS[4]) or '', '^(.+)|(%d+)$')
+redis.call('SET', KEYS[4], id .. '|' .. string.format('%d', at == id and count + 1 or 1))
 return {raised .. '|' .. id, redis.call('TIME')[1]}
 """
 
@@ -399,7 +401,7 @@ class RedisStreamLog:
 
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
-        keys = [streams.position(shard), streams.commands(shard), streams.lease(shard)]
+        keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
             lease = [self._text_of(shard, candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
@@ -515,12 +517,20 @@ class RedisStreamLog:
         if not found or (known is not None and _fields(found[0][1]) != known):
             raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
 
+    def fruitless_takeovers(self, shard: int) -> int:
+        """See `StreamLog`."""
+        found = self.at(shard).get(streams.takeovers(shard))
+        stream_id, _, count = found.decode().partition("|") if isinstance(found, bytes) else ("", "", "0")
+        return int(count) if stream_id == self.position(shard).stream_id else 0
+
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
 
         While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
         """
         is_held = self._is_held(shard)
+        if shard in self._held:
+            self._held[shard] = leader
         try:
             _run(self.at(shard), *self._renewal(shard, leader))
         except Unreachable as error:

@@ -205,6 +205,10 @@ class StreamLog(Protocol):
         """Return up to `count` entries of the input after the given id that are committed; never waits."""
         ...
 
+    def fruitless_takeovers(self, shard: int) -> int:
+        """Return how many workers in turn have taken the shard over at its present position, and committed nothing."""
+        ...
+
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """Keep the lease for another `lease_ms`, if the leader's epoch still is the shard's."""
         ...

@@ -143,6 +143,10 @@ class FaultyLog(MemoryStreamLog):
             checksum,
         )
 
+    def fruitless_takeovers(self, shard: int) -> int:
+        """See `StreamLog`."""
+        return self._call("fruitless_takeovers", lambda: self._log.fruitless_takeovers(shard))
+
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`."""
         self._call("renew_lease", lambda: self._log.renew_lease(shard, leader))

@@ -12,7 +12,7 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import MarketMap
 from protocol.replies import BalancesQuery, FundsReply
-from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Fenced
@@ -380,3 +380,38 @@ def test_a_batch_is_bounded_by_commands_and_events(
     if size > 1:
         assert max(taken) <= 800 + size
     assert log.position(0).stream_id == log.last_id(streams.commands(0))
+
+
+def test_what_takes_longer_than_a_lease_is_committed_at_last(
+    log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command takes 5 leases. Whoever leads loses the shard over it, until a lease is long enough: 1, 1, 2, 4, 8 of them."""
+    leader, _ = make_candidate(log, clock, "first")
+    for _ in range(5):
+        leader.step(1)
+    enqueue(log, list(trading(seed=7, count=1)), market_map(1))
+    slow = log.last_id(streams.commands(0))
+    apply, lost = Shard.apply, 0
+    while split_stream_id(log.position(0).stream_id) < split_stream_id(slow):
+        standby, _ = make_candidate(log, clock, f"standby-{lost}")
+
+        def slowly(*arguments: object, standby: Candidate = standby) -> None:
+            monkeypatch.setattr(Shard, "apply", apply)  # whatever the standby applies
+            for _ in range(50):
+                clock.now_ms += LEASE_MS // 10
+                standby.step(0)
+                if standby.leads:
+                    break
+            apply(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Shard, "apply", slowly)
+        try:
+            leader.step(1)
+        except Fenced:
+            lost += 1
+            assert lost < 20, "one after the other takes it over, and nobody gets on"
+            leader = standby
+        monkeypatch.setattr(Shard, "apply", apply)
+    assert lost == 4
+    leader.step(1)
+    assert log.lease(0).remaining_ms <= LEASE_MS, "it is as short as ever once there was a commit"
