@@ -113,6 +113,7 @@ pidfile "{folder / "redis.pid"}"
 appendonly yes
 appendfsync always
 save ""
+maxmemory {settings.redis_memory_mb}mb
 maxmemory-policy noeviction
 repl-diskless-sync-delay 0
 """

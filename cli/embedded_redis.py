@@ -92,7 +92,8 @@ def _password(settings: Settings) -> str:
 
 def _server(settings: Settings, number: int, port: int, extra: str) -> ServerCommand:
     folder = settings.data_dir / f"redis-{number}"
-    return _made(settings, folder, embedded.redis_configuration(settings, folder, port) + extra)
+    made = _made(settings, folder, embedded.redis_configuration(settings, folder, port) + extra)
+    return _with_memory(settings, made)
 
 
 def _sentinel(settings: Settings, number: int, port: int, master_port: int) -> ServerCommand:
@@ -121,6 +122,11 @@ def _made(settings: Settings, folder: Path, configuration: str) -> ServerCommand
         file.touch(0o600)
         file.write_text(configuration, "utf-8")
     return ServerCommand((str(program), str(file)))
+
+
+def _with_memory(settings: Settings, command: ServerCommand) -> ServerCommand:
+    """Give a server its memory as the settings say now: its file is its own since it was made."""
+    return ServerCommand((*command.arguments, "--maxmemory", f"{settings.redis_memory_mb}mb"))
 
 
 def _node(settings: Settings, port: int) -> redis.Redis:

@@ -35,6 +35,7 @@ from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_keys, 
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_durability import NotDurableError, check_durability
+from runtime.redis_reserve import write_reserved
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
@@ -244,7 +245,7 @@ class _Heartbeat:
             lag_ms = None if self._worker.leads else self._worker.lag_ms
             health = msgspec.json.encode(health_now(lag_ms))
             for key in self._keys:
-                self._redis.set(key, health, ex=HEARTBEAT_TTL_S)
+                write_reserved(self._redis, "SET", key, health, "EX", HEARTBEAT_TTL_S)
 
     def finish(self) -> None:
         self._redis.delete(*self._keys)

@@ -19,12 +19,15 @@ from protocol.listing import decode_configuration
 from protocol.market import Market
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
 from runtime.redis_clients import ShardServers
+from runtime.redis_reserve import RESERVE
 from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
 from runtime.stream_log import DeadLetter
 
 # Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
 # last: should a command fail in the middle, what came before it is done again.
-_COMMIT = """
+_COMMIT = (
+    RESERVE
+    + """
 local at = redis.call('HMGET', KEYS[1], 'epoch', 'published_id', 'published_time')
 if at[1] ~= ARGV[1] or (at[2] or '0-0') ~= ARGV[2] or (at[3] or '0') ~= ARGV[3] then return 0 end
 local i = 6
@@ -35,6 +38,10 @@ while i <= #ARGV do
 end
 redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
 return 1
+"""
+)
+_TAKE_OVER = f"""{RESERVE}redis.call('HSETNX', KEYS[2], '{EventReader.FEEDS}', '{STREAM_START}')
+return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 """
 
 
@@ -91,10 +98,8 @@ class FeedsStore:
 
     def take_over(self, shard: int) -> None:
         """Make this process the only one that writes the shard's feeds."""
-        with self._at(shard).pipeline() as pipeline:
-            pipeline.hincrby(streams.feeds_state(shard), "epoch", 1)
-            pipeline.hsetnx(streams.passed(shard), EventReader.FEEDS, STREAM_START)
-            epoch, _ = pipeline.execute()
+        keys = (streams.feeds_state(shard), streams.passed(shard))
+        epoch: Any = self._at(shard).eval(_TAKE_OVER, len(keys), *keys)
         self._epochs[shard] = b"%d" % epoch
 
     def load(self, shard: int) -> Saved:

@@ -24,6 +24,7 @@ from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from protocol import streams
 from protocol.streams import JOBS_NAMESPACE, STREAM_START, StreamId
 from runtime.redis_clients import client_for
+from runtime.redis_reserve import write_reserved
 from runtime.stream_log import DeadLetter
 
 QUEUE = "ingest"
@@ -74,7 +75,8 @@ class NudgeBroker(RedisBroker):
         named: Any = self.client.hgetall(f"{source}.msgs")
         names = [name.decode("utf-8", "replace") for name, value in named.items() if value == payload]
         letter = DeadLetter(source, StreamId(names[0] if names else STREAM_START), reason, payload)
-        self.letters.xadd(streams.dead_letters(0), dict(letter.fields()))  # type: ignore[arg-type]
+        fields = (part for pair in letter.fields().items() for part in pair)
+        write_reserved(self.letters, "XADD", streams.dead_letters(0), "*", *fields)
         if names:
             self.do_ack(queue_name, names[0])
 

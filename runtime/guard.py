@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import redis
 
 from protocol import streams
+from runtime.redis_reserve import write_reserved
 
 # In a script, so that it is the run id of the very node that holds the shard, also on a cluster.
 _READ = """
@@ -37,4 +38,4 @@ def read_guard(client: redis.Redis, shard: int) -> Guard:
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:
     """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must not open, if so."""
-    client.set(streams.guard(shard), f"{run_id}|{reason}")
+    write_reserved(client, "SET", streams.guard(shard), f"{run_id}|{reason}")

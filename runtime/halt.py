@@ -11,6 +11,7 @@ import redis
 
 from protocol import streams
 from protocol.decoding import json_decoder
+from runtime.redis_reserve import write_reserved
 
 HALTED_EXIT_CODE = 4
 """A process that ends with it has found something wrong that another start will find again."""
@@ -30,7 +31,8 @@ def write_halt(client: redis.Redis, shard: int, reason: str) -> None:
     """Say that a shard stopped; the time of a halt for the same reason stays."""
     known = read_halt(client, shard)
     if known is None or known.reason != reason:
-        client.set(streams.halted(shard), msgspec.json.encode(Halt(reason, time.time())))
+        halt = msgspec.json.encode(Halt(reason, time.time()))
+        write_reserved(client, "SET", streams.halted(shard), halt)
 
 
 def clear_halt(client: redis.Redis, shard: int) -> None:

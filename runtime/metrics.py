@@ -29,6 +29,7 @@ from protocol.decoding import json_decoder
 from protocol.release import this_release
 from runtime import redis_clients
 from runtime.probes import Probes, Reach
+from runtime.redis_reserve import write_reserved
 from runtime.settings import PREFIX, Settings, SettingsError
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -206,7 +207,7 @@ class Heartbeat:
             health = health_now(self._lag_ms() if self._lag_ms else None)
             try:
                 for key in self._keys:
-                    self._redis.set(key, msgspec.json.encode(health), ex=HEARTBEAT_TTL_S)
+                    write_reserved(self._redis, "SET", key, msgspec.json.encode(health), "EX", HEARTBEAT_TTL_S)
             except redis.RedisError as error:
                 _log.debug("heartbeat not written", error=str(error))
             self._stopped.wait(HEARTBEAT_INTERVAL_S)

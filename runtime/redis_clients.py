@@ -43,6 +43,14 @@ _PASSING: Final = ("READONLY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN", "CLUSTER
 _PASSING_TEXTS: Final = (*(f"-{code} " for code in _PASSING), "WAIT cannot be used with replica", "read only replica")
 
 
+_FULL: Final = ("OOM", "MISCONF")
+_FULL_TEXTS: Final = tuple(f"-{code} " for code in _FULL)
+
+
+class FullError(redis.ResponseError):
+    """This server takes no such write now: its memory or its disk is full. Nothing was done; to ask elsewhere would not help."""
+
+
 class NotNowError(redis.ConnectionError):
     """This server cannot do it now: it is a replica, lacks replicas, or another one has the keys. Nothing was done."""
 
@@ -390,6 +398,14 @@ def is_passing(error: object) -> bool:
     return text.startswith(_PASSING) or any(part in text for part in _PASSING_TEXTS)
 
 
+def is_full(error: object) -> bool:
+    """Return whether an error that Redis answered says that its memory or its disk is full."""
+    text = str(error)
+    return (
+        isinstance(error, redis.OutOfMemoryError) or text.startswith(_FULL) or any(part in text for part in _FULL_TEXTS)
+    )
+
+
 class _Found(redis.Connection):
     """A connection that asks where its server is each time it connects, if there is somebody to ask."""
 
@@ -486,6 +502,8 @@ _CONNECTIONS: Final[Mapping[type, type]] = {
 
 
 def _raise_passing(error: redis.ResponseError) -> None:
+    if is_full(error):
+        _raise(FullError(f"Redis is full: {error}"), error)
     # The library strips the codes that it knows and has classes for them.
     known = (
         redis.ReadOnlyError,

@@ -14,8 +14,9 @@ import structlog
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.redis_clients import ShardServers, pipelined
+from runtime.redis_clients import FullError, ShardServers, pipelined
 from runtime.redis_durability import Ask
+from runtime.redis_reserve import RESERVE, reserved
 from runtime.stream_log import (
     Commit,
     Committed,
@@ -33,7 +34,8 @@ from runtime.stream_log import (
 # the position, its checksum and the group's cursor: all or nothing.
 # An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
 _COMMIT = (
-    """
+    RESERVE
+    + """
 local function append(stream, ...)
   if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
 end
@@ -61,7 +63,9 @@ return 1
 )
 
 # Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one has it.
-_TAKE_OVER = """
+_TAKE_OVER = (
+    RESERVE
+    + """
 if ARGV[2] ~= '' then
   local held = redis.call('GET', KEYS[3])
   if held and held ~= ARGV[4] then return {false, 0} end
@@ -75,9 +79,12 @@ local at, count = string.match(redis.call('GET', KEYS[4]) or '', '^(.+)|(%d+)$')
 redis.call('SET', KEYS[4], id .. '|' .. string.format('%d', at == id and count + 1 or 1))
 return {raised .. '|' .. id, redis.call('TIME')[1]}
 """
+)
 
 # These travel as they are, in pipelines and on a connection that has just been made: no script has to be known.
-_RENEW = """
+_RENEW = (
+    RESERVE
+    + """
 if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return 0 end
 if ARGV[4] == '1' or string.match(redis.call('GET', KEYS[2]) or '', '^%d+') ~= ARGV[1] then
   redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
@@ -86,6 +93,7 @@ else
 end
 return 1
 """
+)
 _RELEASE = """
 if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
@@ -96,18 +104,23 @@ return 1
 """
 
 # The value is compared first, so that to say the same again is no write.
-_WRITE_CONFIGURATION = """
+_WRITE_CONFIGURATION = (
+    RESERVE
+    + """
 if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
 return 1
 """
+)
 
 _DROP = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 # The time is Redis's own, so that everybody means the same by it.
-_ANNOUNCE = """
+_ANNOUNCE = (
+    RESERVE
+    + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '|' .. string.format('%d', now))
@@ -117,9 +130,12 @@ for i = 1, #found, 2 do
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """
+)
 
 # List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as far already.
-_KEEP_SNAPSHOT = """
+_KEEP_SNAPSHOT = (
+    RESERVE
+    + """
 local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
 local newest = string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^saved|([^|]+)|')
 if newest and ARGV[1] ~= '0-0' then
@@ -141,6 +157,11 @@ while redis.call('LLEN', KEYS[1]) > 2 do
   if name then redis.call('UNLINK', ARGV[3] .. name) end
 end
 return 1
+"""
+)
+
+_ADD_PIECE = f"""{RESERVE}redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 SNAPSHOT_PIECE_BYTES = 131_072
@@ -169,11 +190,14 @@ return redis.call('XDEL', KEYS[1], ARGV[1])
 """
 
 # Write the position again as it is, so that waiting for this write is waiting for all before it.
-_CONFIRM = """
+_CONFIRM = (
+    RESERVE
+    + """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
+)
 
 RETRY_AFTER_S = 0.05
 """Pause between attempts while Redis is away."""
@@ -182,8 +206,8 @@ WAIT_MS = 500
 
 _log = structlog.get_logger()
 
-Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
-"""What passes by itself: Redis is away, starting, being replaced, or has just become a replica (`NotNowError` is one of these)."""
+Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError, FullError)
+"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
 
 
 class RedisStreamLog:
@@ -316,7 +340,7 @@ class RedisStreamLog:
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
         arguments = (part for pair in fields.items() for part in pair)
-        return _text(_run(self._of(stream), "XADD", stream, "*", *arguments))
+        return _text(_run(self._of(stream), *reserved("XADD", stream, "*", *arguments)))
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
@@ -343,7 +367,7 @@ class RedisStreamLog:
 
     def _write_waited(self, shard: int, stream_id: StreamId) -> None:
         # A write on the connection that has read: replicas that have it have everything that was read.
-        self.at(shard).set(streams.waited(shard), stream_id)
+        _run(self.at(shard), *reserved("SET", streams.waited(shard), stream_id))
         self._await_replicas(shard)
 
     def _wait_for_any(self, after: Mapping[str, StreamId], block_ms: int) -> None:
@@ -691,7 +715,7 @@ class RedisStreamLog:
 
     def order_skip(self, shard: int, frame: bytes) -> None:
         """See `StreamLog`."""
-        self.at(shard).set(streams.skip(shard), frame)
+        _run(self.at(shard), *reserved("SET", streams.skip(shard), frame))
         self._await_replicas(shard)
 
     def skip(self, shard: int) -> bytes | None:
@@ -728,7 +752,7 @@ class RedisStreamLog:
         else:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for target, frame in outgoing.frames.items():
-                    pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
+                    pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
                 pipeline.execute()
         self._drop_delivered(shard, outgoing)
 
@@ -740,7 +764,7 @@ class RedisStreamLog:
         # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
         client = self.at(target)
         with client.pipeline(transaction=False) as pipeline:
-            pipeline.xadd(streams.commands(target), {MESSAGES_FIELD: frame})
+            pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
             if self._replicas_min:
                 pipeline.execute_command("WAIT", self._replicas_min, WAIT_MS)  # type: ignore[no-untyped-call]
             _, *acknowledged = pipeline.execute()
@@ -793,10 +817,8 @@ class RedisStreamLog:
         for first in range(0, len(compressed), SNAPSHOT_PIECE_BYTES):
             while time.monotonic() < patient_until and client.info("persistence")["aof_rewrite_in_progress"]:
                 time.sleep(_REWRITE_POLL_S)
-            with client.pipeline() as pipeline:
-                pipeline.rpush(key, compressed[first : first + SNAPSHOT_PIECE_BYTES])
-                pipeline.expire(key, _UNFINISHED_TTL_S)
-                pipeline.execute()
+            piece = compressed[first : first + SNAPSHOT_PIECE_BYTES]
+            _run(client, "EVAL", _ADD_PIECE, 1, key, piece, _UNFINISHED_TTL_S)
         prefix = streams.snapshot(shard, "")
         keys = (streams.snapshots(shard), key)
         _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, stream_id, name, prefix, int(replaces))
@@ -831,7 +853,7 @@ class RedisStreamLog:
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""
-        self.at(shard).hset(streams.passed(shard), reader, stream_id)
+        _run(self.at(shard), *reserved("HSET", streams.passed(shard), reader, stream_id))
 
     def passed(self, shard: int) -> dict[str, StreamId]:
         """See `StreamLog`."""
@@ -847,6 +869,10 @@ def keep_unparsed(client: redis.Redis) -> None:
 
 def _run(client: redis.Redis, *arguments: Any) -> Any:
     return client.execute_command(*arguments)  # type: ignore[no-untyped-call]  # the library lacks the annotation
+
+
+def _message(target: int, frame: bytes) -> tuple[Any, ...]:
+    return reserved("XADD", streams.commands(target), "*", MESSAGES_FIELD, frame)
 
 
 def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:

@@ -9,6 +9,7 @@ from typing import Any, Final, LiteralString
 import redis
 
 from protocol import streams
+from runtime.redis_reserve import write_reserved
 
 SCHEMA_NUMBER: Final = 6
 """The newest migration's. A test compares it with the files in persist/schema."""
@@ -36,4 +37,4 @@ def read_schema(client: redis.Redis) -> int:
 
 def note_schema(client: redis.Redis) -> None:
     """Note that a database with the schema of this version was seen."""
-    client.set(streams.schema(), SCHEMA_NUMBER)
+    write_reserved(client, "SET", streams.schema(), SCHEMA_NUMBER)

@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
     """What the embedded Redis is: one server; a master with a replica and three sentinels, on five ports from EXCHANGE_REDIS_PORT on;
     or a cluster of three masters, on three."""
+    redis_memory_mb: Positive = 2_048
+    """`maxmemory` of each server of the embedded Redis. Gateways refuse orders before it is used up, and cancels last."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
     """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
@@ -102,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
+    log_mb_max: Positive = 1_024
+    """Orders are refused with 503 while the log of a shard, which its slowest reader keeps from being trimmed, takes more of Redis."""
     market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000
     """How far beyond the best price, in parts per million, a MARKET order may trade."""
     pending_requests_max: Positive = 20_000

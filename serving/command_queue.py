@@ -42,6 +42,9 @@ from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 
 _WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
+_CANCELS: Final = (CancelOrder, CancelAllOrders)
+_CANCELS_MAY: Final = 1.2
+"""Cancels, which make room, are refused last: at so much more of what orders are refused at."""
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
 
@@ -105,10 +108,10 @@ class CommandQueue:
             deadline_ms = max(1, deadline_us // 1_000 + self._backlog.clock_offset_ms[shard])
             command = msgspec.structs.replace(command, deadline_ms=deadline_ms)
         self._refuse_when_not_possible(shard)
-        if self._backlog.halted:
-            self._refuse_when_halted(shard, command)
-        if self._backlog.age_ms[shard] > self._age_ms_max:
-            raise overloaded()
+        concerned = self._concerned(shard, command)
+        if not self._backlog.halted.isdisjoint(concerned):
+            raise halted()
+        self._refuse_when_behind(concerned, _CANCELS_MAY if isinstance(command, _CANCELS) else 1.0)
         self._commands.setdefault(shard, []).append(command)
         self._flush_soon()
         reply = self._replies.wait_for(command.request_id, command)
@@ -179,12 +182,22 @@ class CommandQueue:
         """Repeat nothing more."""
         await end_tasks([self._repeater])
 
-    def _refuse_when_halted(self, shard: int, command: Command) -> None:
-        market = getattr(command, "market", "")
-        shards = self._listing().known.shards
-        of_market = {shards[market]} if market in shards else set[int]()
-        if not self._backlog.halted.isdisjoint({shard} | of_market):
-            raise halted()
+    def _concerned(self, shard: int, command: Command) -> tuple[int, ...]:
+        """Return the shards without which a command gets no answer: the account's, and the market's if it names one."""
+        of_market = self._listing().known.shards.get(getattr(command, "market", ""), shard)
+        return (shard,) if of_market == shard else (shard, of_market)
+
+    def _refuse_when_behind(self, concerned: tuple[int, ...], may: float) -> None:
+        """Refuse what would wait for a shard that is behind, or fill one that is full; `may`: how much more than for orders is allowed.
+
+        A market's shard counts as the account's does. Else all who trade there would wait for an answer until they must be told that
+        nobody knows, and its input would grow with what they send.
+        """
+        for shard in concerned:
+            if not self._links.of(shard).ready:
+                raise unavailable()
+            if self._backlog.age_ms[shard] > self._age_ms_max * may or self._backlog.filled[shard] > may:
+                raise overloaded()
 
     def _refuse_when_not_possible(self, shard: int) -> None:
         if not self._links.of(shard).ready or not self._replies_link.ready:

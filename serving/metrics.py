@@ -18,6 +18,11 @@ PENDING: Final = Gauge("gateway_pending_requests", "Requests that wait for a sha
 BACKLOG: Final = Gauge(
     "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
 )
+FILLED: Final = Gauge(
+    "gateway_log_filled_ratio",
+    "How full a shard's Redis, or what a shard's log may take of it, is: new orders are refused above 1, cancels above 1.2.",
+    ["shard"],
+)
 CLOCK_OFFSET: Final = Gauge(
     "gateway_clock_offset_seconds", "How far the clock of a shard's entries is ahead of this process's own.", ["shard"]
 )

@@ -71,7 +71,9 @@ async def opened(
         probes.ready_when("markets", markets.why_not, once=True)
         replies = ReplyWaiter(settings.reply_timeout_ms)
         stack.push_async_callback(replies.close)
-        backlog = Backlog(client, settings.shard_count, reach_redis(probes, process, once=True))
+        backlog = Backlog(
+            client, settings.shard_count, reach_redis(probes, process, once=True), settings.log_mb_max << 20
+        )
         stack.push_async_callback(backlog.close)
         replies_link = RedisLink(
             url, key=streams.replies(reply_to), on_message=lambda _channel, payload: replies.resolve(payload)

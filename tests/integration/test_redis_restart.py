@@ -184,6 +184,12 @@ class Trader:
                 waiting.clear()  # nobody knows what became of them; they count only once they are acknowledged
                 time.sleep(0.05)
 
+    def append_one(self) -> str:
+        """Append one order, wait for nothing, and return its client order id."""
+        order = _order(next(self._numbers))
+        self._append(order)
+        return order.client_order_id
+
     def open_orders(self) -> set[str]:
         """Return the client order ids of what rests, by the shard."""
         found: set[str] = set()

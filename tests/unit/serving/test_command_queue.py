@@ -11,10 +11,10 @@ import pytest
 from functions.errors import ApiError
 from protocol import streams
 from protocol.codec import decode_commands, encode_frame
-from protocol.commands import CancelOrder, Command, LoggedCommand
-from protocol.orders import RejectReason
+from protocol.commands import CancelOrder, Command, LoggedCommand, PlaceOrder
+from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import Refused
-from protocol.units import AccountId, OrderId, TimeMs
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 from serving.backlog import Backlog
 from serving.command_queue import CommandQueue
@@ -45,7 +45,9 @@ class Wire:
 
 
 class NoBacklog:
-    age_ms: tuple[int, ...] = (0,)
+    age_ms: tuple[int, ...] = (0, 0)
+    filled: tuple[float, ...] = (0.0, 0.0)
+    clock_offset_ms: tuple[int, ...] = (0, 0)
     halted = frozenset[int]()
 
 
@@ -62,13 +64,22 @@ class Queue(NamedTuple):
         ]
         return commands, [self.queue.submit(each) for each in commands]
 
+    def order(self, market: str) -> None:
+        """Submit an order of an account of shard 0."""
+        _ = self.queue.submit(
+            PlaceOrder(
+                *(self.queue.next_request_id(), "test", AccountId(0), "", market, Side.BUY),
+                *(OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1), QuantityLots(1)),
+            )
+        )
+
     def refuse(self, command: Command) -> None:
         self.replies.resolve(encode_frame([Refused(command.request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)]))
 
 
 @asynccontextmanager
-async def made(timeout_ms: int = 5_000) -> AsyncIterator[Queue]:
-    wire, settings, backlog = Wire(), Settings(reply_timeout_ms=timeout_ms), NoBacklog()
+async def made(timeout_ms: int = 5_000, shards: int = 1) -> AsyncIterator[Queue]:
+    wire, settings, backlog = Wire(), Settings(reply_timeout_ms=timeout_ms, shard_count=shards), NoBacklog()
     listing, replies = listing_of(settings.market_map()), ReplyWaiter(timeout_ms)
     queue = CommandQueue(
         cast("RedisLinks", wire), cast("RedisLink", wire), replies, cast("Backlog", backlog), "test",
@@ -153,3 +164,39 @@ async def test_what_its_shard_has_gone_past_without_an_answer_is_sent_once_more(
         each.queue.repeat_overdue()
         each.queue.repeat_overdue()
         assert each.wire.commands() == [commands, commands[1:]]
+
+
+def market_of(shard: int) -> str:
+    """A market of one of two shards."""
+    markets = Settings(shard_count=2).market_map()
+    return markets.markets_of_shard(shard)[0].symbol
+
+
+@pytest.mark.parametrize("behind", ["age", "memory"])
+@pytest.mark.parametrize("shard", [0, 1])
+async def test_a_markets_shard_that_is_behind_is_refused_at_once_to_accounts_of_every_shard(
+    shard: int, behind: str
+) -> None:
+    async with made(shards=2) as each:
+        if behind == "age":
+            each.backlog.age_ms = (0,) * shard + (2_001,) + (0,) * (1 - shard)
+        else:
+            each.backlog.filled = (0.0,) * shard + (1.01,) + (0.0,) * (1 - shard)
+        with pytest.raises(ApiError, match="-1008") as refused:
+            each.order(market_of(shard))
+        assert (refused.value.status, refused.value.retry_after_s) == (503, 1)
+        if shard == 1:
+            each.order(market_of(0))  # what does not need it goes on
+        await asyncio.sleep(0)
+        assert len(each.wire.sent) == shard
+
+
+async def test_cancels_are_refused_last() -> None:
+    async with made() as each:
+        each.backlog.filled = (1.1,)
+        with pytest.raises(ApiError, match="-1008"):
+            each.order("BTCUSDT")
+        each.cancels(1)
+        each.backlog.filled = (1.21,)
+        with pytest.raises(ApiError, match="-1008"):
+            each.cancels(1)
