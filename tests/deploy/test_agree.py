@@ -248,3 +248,30 @@ def test_what_workers_scale_on_is_a_metric() -> None:
     query = named(rendered("production"), "ScaledObject", "persist-worker")["spec"]["triggers"][0]["metadata"]["query"]
     (metric,) = re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?=\{)", query)
     assert f'"{metric}"' in (ROOT / "persist" / "nudge.py").read_text("utf-8")
+
+
+MEMORY: Final = {"m": 1 << 20, "g": 1 << 30}
+LIMITED: Final = {
+    "deploy/redis/redis.conf": ("docker-compose.yml", r"x-redis:.*?memory: (\d+)(G)"),
+    "k8s/components/redis-single/redis.conf": (
+        "k8s/components/redis-single/redis.yaml",
+        r"limits: .*memory: (\d+)(G)i",
+    ),
+    "k8s/components/redis-sentinel/redis.conf": (
+        "k8s/components/redis-sentinel/redis.yaml",
+        r"limits: .*memory: (\d+)(G)i",
+    ),
+}
+"""Configuration -> what limits the container of the server, and how it says so."""
+
+
+@pytest.mark.parametrize("configuration", LIMITED)
+def test_redis_refuses_writes_before_its_container_is_ended(configuration: str) -> None:
+    """A server at its `maxmemory` still needs memory: copies while it rewrites its log, buffers, what was accepted before."""
+    file, pattern = LIMITED[configuration]
+    limit = re.search(pattern, (ROOT / file).read_text("utf-8"), re.DOTALL)
+    memory = re.search(r"^maxmemory (\d+)(m)b$", (ROOT / configuration).read_text("utf-8"), re.MULTILINE)
+    assert limit is not None
+    assert memory is not None
+    limit_bytes, bytes_max = (int(found[1]) * MEMORY[found[2].lower()] for found in (limit, memory))
+    assert 0.6 <= bytes_max / limit_bytes <= 0.7
