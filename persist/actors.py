@@ -157,6 +157,7 @@ class IngestRunner:
         self._stopping = stopping
         self._stopped: dict[int, str] = {}
         self._began_s: dict[int, float | None] = dict.fromkeys(ingests)
+        self._asked_s = dict.fromkeys(ingests, time.monotonic())
 
     def run(self, shard: int) -> None:
         """Ingest one shard. An error of the database or of Redis goes up, so that Dramatiq tries again."""
@@ -164,6 +165,7 @@ class IngestRunner:
             _log.error("nudged about a shard that is not configured", shard=shard)
             return
         ingest, lock = self._ingests[shard]
+        self._asked_s[shard] = time.monotonic()
         with lock:
             try:
                 while not self._stopping.is_set() and self._step(shard, ingest) is Progress.MORE:
@@ -180,6 +182,17 @@ class IngestRunner:
             return ingest.step()
         finally:
             self._began_s[shard] = None
+
+    def sweep(self, unasked_s: float) -> bool:
+        """Ingest the shards that no nudge has asked for in so long, and return whether there were any.
+
+        The queue, which may be lost, away or full, only makes it soon. An error of the database or of Redis goes up.
+        """
+        now_s = time.monotonic()
+        unasked = [shard for shard, asked_s in self._asked_s.items() if now_s - asked_s >= unasked_s]
+        for shard in unasked:
+            self.run(shard)
+        return bool(unasked)
 
     def stopped(self) -> dict[int, str]:
         """Return why shards' ingests stand still."""

@@ -212,6 +212,8 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
     filling = (database_url, stopping)
     threading.Thread(target=finish_backfills, args=filling, name="backfill", daemon=True).start()
+    sweeping = (stopping, runner, archiver if settings.archive_enabled else None, 2 * settings.ingest_sweep_s)
+    threading.Thread(target=_sweep_until, args=sweeping, name="sweep", daemon=True).start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:
         while not stopping.wait(WATCH_PERIOD_S):
             watch.look()
@@ -296,6 +298,16 @@ class _Watch:
     def _why_not_ingesting(self) -> str | None:
         stopped = self._runner.stopped()
         return "; ".join(stopped.values()) if stopped else None
+
+
+def _sweep_until(stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float) -> None:
+    """Ingest and archive what no nudge has asked for. Without it, what is wrong with the queue would fill up the log."""
+    while not stopping.wait(unasked_s / 2):
+        try:
+            if runner.sweep(unasked_s) and archiver is not None:
+                archive_once(archiver)
+        except (psycopg.Error, *redis_clients.RedisOutage) as error:
+            _log.warning("a sweep was not finished; there will be another", error=str(error).strip())
 
 
 def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:

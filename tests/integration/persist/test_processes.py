@@ -98,7 +98,7 @@ def test_killed_workers_lose_and_double_nothing(redis_url: str, database_url: st
     trading.trade(4_000)
     trading.append_to(log)
     start("nudge", ingest_batch_entries=100, ingest_sweep_s=3_600)
-    work = start("work", ingest_batch_entries=100)
+    work = start("work", ingest_batch_entries=100, ingest_sweep_s=3_600)
     for _ in range(4):
         before = last_ids(database_url).get(0)
         until(lambda before=before: last_ids(database_url).get(0, before) != before)  # type: ignore[misc]
@@ -107,11 +107,22 @@ def test_killed_workers_lose_and_double_nothing(redis_url: str, database_url: st
         work.wait(DEADLINE_S)
         assert not caught_up(log, database_url), "it was killed in the middle"
         before = last_ids(database_url)[0]
-        work = start("work", ingest_batch_entries=100)
+        work = start("work", ingest_batch_entries=100, ingest_sweep_s=3_600)
         # Without a sweep: only the dead worker's own message can bring its work back. A new process takes a second to start.
         until(lambda before=before: last_ids(database_url)[0] != before, PICKED_UP_S)  # type: ignore[misc]
     until(lambda: caught_up(log, database_url))
     assert_stored(database_url, trading.events(), markets)
+
+
+def test_without_a_queue_everything_is_stored_all_the_same(redis_url: str, database_url: str, start: Start) -> None:
+    """Nobody nudges: the queue is lost, away or full. The control is the test before, whose worker does not sweep in time."""
+    markets, log = market_map(), RedisStreamLog.connect(redis_url)
+    start("work", ingest_sweep_s=1)
+    trading = ShardLog(9, markets, START_MS)
+    trading.append_to(log)
+    until(lambda: caught_up(log, database_url))
+    assert_stored(database_url, trading.events(), markets)
+    until(lambda: log.passed(0)[EventReader.PERSIST] == log.last_id(events(0)))
 
 
 def test_doubled_reordered_and_needless_nudges_are_harmless(redis_url: str, database_url: str, start: Start) -> None:
