@@ -87,6 +87,33 @@ def redis_command(settings: Settings) -> ServerCommand:
     return ServerCommand((str(program), str(configuration)))
 
 
+def cache_command(settings: Settings) -> ServerCommand:
+    """Return how to start the embedded Redis of what may be lost: nothing of it is on disk, and what expires makes room.
+
+    Raises:
+        ServerError: there is no usable redis-server.
+    """
+    folder = settings.data_dir / "redis-cache"
+    program = program_for(folder, settings.redis_bin)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = folder / "redis.conf"
+    file.touch(0o600)
+    file.write_text(
+        f"""bind 127.0.0.1
+port {settings.cache_port}
+requirepass {settings.password_file.read_text("ascii").strip()}
+dir "{folder}"
+pidfile "{folder / "redis.pid"}"
+appendonly no
+save ""
+maxmemory {settings.cache_memory_mb}mb
+maxmemory-policy volatile-ttl
+""",
+        "utf-8",
+    )
+    return ServerCommand((str(program), str(file)))
+
+
 def program_for(folder: Path, redis_bin: str = "") -> Path:
     """Return the server program of the Redis family to use for the data in `folder`.
 
@@ -123,6 +150,17 @@ def redis_ready(settings: Settings) -> bool:
     """Return whether Redis answers, its data loaded."""
     try:
         with redis.Redis.from_url(settings.resolved_redis_url(), socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def cache_ready(settings: Settings) -> bool:
+    """Return whether the embedded Redis of what may be lost answers, if there is one."""
+    if not settings.has_own_cache():
+        return True
+    try:
+        with redis.Redis.from_url(settings.resolved_cache_url(), socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

@@ -31,6 +31,12 @@ def redis_commands(settings: Settings) -> Mapping[str, ServerCommand]:
         ServerError: there is no usable redis-server, or the data belong to another mode.
     """
     _check_mode(settings)
+    cache = {"redis-cache": embedded.cache_command(settings)} if settings.has_own_cache() else {}
+    return {**_log_commands(settings), **cache}
+
+
+def _log_commands(settings: Settings) -> dict[str, ServerCommand]:
+    """Return how to start the servers that keep everything."""
     if settings.redis_mode == "single":
         return {"redis": embedded.redis_command(settings)}
     ports = settings.redis_ports()
@@ -50,6 +56,8 @@ def redis_commands(settings: Settings) -> Mapping[str, ServerCommand]:
 
 def redis_ready(settings: Settings) -> bool:
     """Return whether Redis answers, its data loaded, and all that belongs to it is there; joins the nodes of a new cluster."""
+    if not embedded.cache_ready(settings):
+        return False
     try:
         if settings.redis_mode == "cluster" and not settings.redis_url:
             return _cluster_ready(settings)

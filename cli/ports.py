@@ -38,6 +38,8 @@ def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
             yield "127.0.0.1", port, f"{PREFIX}REDIS_PORT"
             if settings.redis_mode == "cluster":
                 yield "127.0.0.1", port + 10_000, f"{PREFIX}REDIS_PORT"
+    if settings.has_own_cache():
+        yield "127.0.0.1", settings.cache_port, f"{PREFIX}CACHE_PORT"
     if not settings.database_url:
         yield "127.0.0.1", settings.postgres_port, f"{PREFIX}POSTGRES_PORT"
 

@@ -404,17 +404,22 @@ _TAG: Final = re.compile(r"[^{]*\{([0-9]{1,3})\}.*", re.DOTALL)
 
 def write_redis(
     client: redis.Redis,
+    cache: redis.Redis,
     log: RedisStreamLog,
     connection: psycopg.Connection[Any],
     plan: Plan,
     now_ms: int,
 ) -> None:
-    """Replace what Redis has of the shards. A shard's position comes last: without it nothing of it opens."""
-    _delete_replaced(client, {each.shard.index for each in plan.shards})
+    """Replace what Redis has of the shards; `cache` is where what may be lost is.
+
+    A shard's position comes last: without it nothing of it opens.
+    """
+    for server in (client, cache):
+        _delete_replaced(server, {each.shard.index for each in plan.shards})
     for each in plan.shards:
         log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
-        _write_feeds(client, connection, each, now_ms)
+        _write_feeds(client, cache, connection, each, now_ms)
         client.set(streams.position(each.shard.index), f"{each.epoch}|{each.position}")
 
 
@@ -472,7 +477,9 @@ def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
         client.xdel(stream, stream_id)
 
 
-def _write_feeds(client: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
+def _write_feeds(
+    client: redis.Redis, cache: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int
+) -> None:
     """Write what the feeds know at the position: what the database tells, and the events that it does not have yet."""
     shard, base = each.shard.index, each.base
     base_time, time = (split_stream_id(stream_id)[0] for stream_id in (base.stream_id, each.position))
@@ -490,14 +497,14 @@ def _write_feeds(client: redis.Redis, connection: psycopg.Connection[Any], each:
             *_ticker_window(connection, market, base_time),
         )
         if trades:
-            client.lpush(streams.trades(shard, market.symbol), *map(encode_frame, trades))
+            cache.lpush(streams.trades(shard, market.symbol), *map(encode_frame, trades))
     feeds = ShardFeeds.rebuilt(shard, markets, base.stream_id, base_time, states)
     for stream_id, frame in each.events:
         feeds.apply(stream_id, frame)
     feeds.skip(each.position)
     for key, frames in feeds.take_outputs(time).trades.items():
-        client.lpush(key, *map(bytes, frames))
-        client.ltrim(key, 0, TRADES_MAX - 1)
+        cache.lpush(key, *map(bytes, frames))
+        cache.ltrim(key, 0, TRADES_MAX - 1)
     feeds.go_on_from({symbol: state.sequence for symbol, state in each.shard.markets.items()})
     saved = feeds.save()
     fields: Any = {
@@ -509,12 +516,12 @@ def _write_feeds(client: redis.Redis, connection: psycopg.Connection[Any], each:
         **saved.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
-    # The other read models are written at the feeds' start; this one only when it changes.
+    # The other read models are written at the feeds' start, and this one, too; until then there may be somebody who asks.
     for symbol in each.shard.markets:
         depth = each.shard.depth(symbol)
         best_bid, best_ask = depth.bids[:1] or (_NO_LEVEL,), depth.asks[:1] or (_NO_LEVEL,)
         ticker = BookTicker(TimeMs(time), symbol, depth.sequence, *best_bid[0], *best_ask[0])
-        client.set(streams.book_ticker(shard, symbol), encode_frame(ticker))
+        cache.set(streams.book_ticker(shard, symbol), encode_frame(ticker))
 
 
 def _last_trades(connection: psycopg.Connection[Any], market: Market) -> list[TradeExecuted]:

@@ -51,7 +51,9 @@ def main() -> None:
 def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> None:
     """Run until SIGTERM or SIGINT; then save the state."""
     stopping = stop_flag()
-    store = FeedsStore.connect(settings.resolved_redis_url(), settings.redis_replicas_min)
+    store = FeedsStore.connect(
+        settings.resolved_redis_url(), settings.redis_replicas_min, settings.resolved_cache_url()
+    )
     worker = FeedsWorker(store, range(settings.shard_count), settings.feeds_save_period_ms, tracer)
 
     reach = reach_redis(probes, "feeds")

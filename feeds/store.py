@@ -3,6 +3,9 @@
 `feeds:{k}` is a hash: `epoch` (which process may write: the one that started last), `published_id` and `published_time` (up to which
 entry and which time everything has been written and published), `state` and the window's chunks (what `ShardFeeds.save` returned),
 `state_id` (the entry that the state belongs to).
+
+With a Redis of its own for what may be lost, what is said and up to where is there, and the state stays beside the log. When the former
+is lost, everything that tells of a state is written anew from the latter, and what was said since it was saved is said once more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +20,7 @@ from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.listing import decode_configuration
 from protocol.market import Market
-from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
+from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, split_stream_id
 from runtime.redis_clients import ShardServers
 from runtime.redis_reserve import RESERVE
 from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
@@ -42,6 +45,29 @@ return 1
 )
 _TAKE_OVER = f"""{RESERVE}redis.call('HSETNX', KEYS[2], '{EventReader.FEEDS}', '{STREAM_START}')
 return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+"""
+
+
+# Beside the log: the state, how far it reaches, and what could not be understood. Redis may be full; the log is trimmed by this.
+_KEEP = (
+    RESERVE
+    + """
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local i = 2
+while i <= #ARGV do
+  local count = tonumber(ARGV[i])
+  redis.call(unpack(ARGV, i + 1, i + count))
+  i = i + count + 1
+end
+return 1
+"""
+)
+# Where what may be lost is: let nobody write who has not started last. Nothing but the epoch is there of a Redis that was emptied.
+_ENTER = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if epoch > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+return 1
 """
 
 
@@ -79,19 +105,33 @@ class Mark(NamedTuple):
 class FeedsStore:
     """Feeds' side of Redis; not for use by several threads."""
 
-    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
-        """Use `client`, which must neither decode responses nor repeat commands by itself; with `servers`, each shard's own of these."""
+    def __init__(
+        self,
+        client: redis.Redis,
+        servers: ShardServers | None = None,
+        replicas_min: int = 0,
+        cache: ShardServers | None = None,
+    ) -> None:
+        """Use `client`, which must neither decode responses nor repeat commands by itself; with `servers`, each shard's own of these.
+
+        `cache` is where what may be lost is, if that is another Redis.
+        """
         self._redis = client
         self._servers = servers
         self._log = RedisStreamLog(client, servers, replicas_min)
+        self._cache = cache
         self._commit = client.register_script(_COMMIT)
         self._epochs: dict[int, bytes] = {}
 
     @classmethod
-    def connect(cls, url: str, replicas_min: int = 0) -> "FeedsStore":
-        """Return the store on the Redis at `url`; events count as there when `replicas_min` replicas have them."""
+    def connect(cls, url: str, replicas_min: int = 0, cache_url: str = "") -> "FeedsStore":
+        """Return the store on the Redis at `url`; events count as there when `replicas_min` replicas have them.
+
+        What may be lost is in the Redis at `cache_url`; empty: in the same.
+        """
         servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True)
-        return cls(servers.of(0), servers, replicas_min)
+        cache = ShardServers(cache_url, socket_keepalive=True) if cache_url not in ("", url) else None
+        return cls(servers.of(0), servers, replicas_min, cache)
 
     def _at(self, shard: int) -> redis.Redis:
         return self._servers.of(shard) if self._servers is not None else self._redis
@@ -101,6 +141,12 @@ class FeedsStore:
         keys = (streams.feeds_state(shard), streams.passed(shard))
         epoch: Any = self._at(shard).eval(_TAKE_OVER, len(keys), *keys)
         self._epochs[shard] = b"%d" % epoch
+        if self._cache is not None:
+            self._enter(shard, self._cache.of(shard))
+
+    def _enter(self, shard: int, cache: redis.Redis) -> None:
+        if not cache.eval(_ENTER, 1, streams.feeds_state(shard), self._epochs[shard]):
+            raise SupersededError(f"another feeds process has taken over shard {shard}")
 
     def load(self, shard: int) -> Saved:
         """Return what was saved.
@@ -111,13 +157,27 @@ class FeedsStore:
         found: Any = self._at(shard).hgetall(streams.feeds_state(shard))
         if found.pop(b"epoch", None) != self._epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
-        found.pop(b"state_id", None)
-        return Saved(
-            StreamId(found.pop(b"published_id", STREAM_START.encode()).decode()),
-            int(found.pop(b"published_time", 0)),
-            found.pop(b"state", b""),
-            {name.decode(): chunk for name, chunk in found.items()},
-        )
+        state_id = _id_of(found.pop(b"state_id", None))
+        published = Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0)))
+        if self._cache is not None:
+            published = self._load_published(shard, self._cache.of(shard), state_id, published)
+        return Saved(*published, found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()})
+
+    def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> Mark:
+        """Return up to where everything was said. Where that is lost: up to where the state reaches, which is written down again.
+
+        `known` is what the log's own Redis says, when it has played both roles before.
+        """
+        self._enter(shard, cache)
+        key = streams.feeds_state(shard)
+        found: Any = cache.hmget(key, ["published_id", "published_time"])
+        published = Mark(_id_of(found[0]), int(found[1] or 0))
+        if split_stream_id(published.stream_id) >= split_stream_id(state_id):
+            return published
+        published = max(known, Mark(state_id, 0), key=lambda mark: split_stream_id(mark.stream_id))
+        _log.warning("what was published is lost", shard=shard, goes_on_from=published.stream_id)
+        cache.hset(key, mapping={"published_id": published.stream_id, "published_time": published.time})
+        return published
 
     def markets(self, shard: int) -> list[Market] | None:
         """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this program can read."""
@@ -144,17 +204,36 @@ class FeedsStore:
             SupersededError: another process has taken over. Nothing was written.
             RewoundError: nobody has, but what was written last is lost. Nothing was written.
         """
-        commands = _commands(outputs)
-        commands += [_dead_letter(shard, letter) for letter in dead_letters]
-        if saved is not None:
-            commands += _save(shard, following.stream_id, saved)
+        said = _commands(outputs)
+        letters = [_dead_letter(shard, letter) for letter in dead_letters]
+        kept = _save(shard, following.stream_id, saved) if saved is not None else []
+        if self._cache is None:
+            self._say(shard, self._at(shard), expected, following, [*said, *letters, *kept])
+            return
+        # In this order a process that dies in between repeats a dead letter, and never says what the state already has in it.
+        self._keep(shard, letters)
+        self._say(shard, self._cache.of(shard), expected, following, said)
+        self._keep(shard, kept)
+
+    def _keep(self, shard: int, commands: Sequence[tuple[Any, ...]]) -> None:
+        if not commands:
+            return
+        state = streams.feeds_state(shard)
+        keys = list(dict.fromkeys((state, *(command[1] for command in commands))))
+        arguments = [part for command in commands for part in (len(command), *command)]
+        if not self._at(shard).eval(_KEEP, len(keys), *keys, self._epochs[shard], *arguments):
+            raise SupersededError(f"another feeds process has taken over shard {shard}")
+
+    def _say(
+        self, shard: int, client: redis.Redis, expected: Mark, following: Mark, commands: Sequence[tuple[Any, ...]]
+    ) -> None:
         arguments: list[Any] = [self._epochs[shard], *expected, *following]
         for command in commands:
             arguments += (len(command), *command)
         keys = list(dict.fromkeys(command[1] for command in commands if command[0] != "PUBLISH"))
         state = streams.feeds_state(shard)
-        if not self._commit(keys=[state, *keys], args=arguments, client=self._at(shard)):
-            if self._at(shard).hget(state, "epoch") == self._epochs[shard]:
+        if not self._commit(keys=[state, *keys], args=arguments, client=client):
+            if client.hget(state, "epoch") in (self._epochs[shard], None):
                 raise RewoundError(f"shard {shard}: not all that was published is there any more")
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
@@ -163,6 +242,12 @@ class FeedsStore:
         self._redis.close()
         if self._servers is not None:
             self._servers.close()
+        if self._cache is not None:
+            self._cache.close()
+
+
+def _id_of(value: bytes | None) -> StreamId:
+    return StreamId(value.decode()) if value is not None else STREAM_START
 
 
 def markets_of(value: bytes | None) -> list[Market] | None:

@@ -1,20 +1,34 @@
 """GET /api/v3/trades: the newest trades."""
 
+from typing import Any
+
 from functions.function import SYMBOL, Function, Group, limit_parameter
 from functions.ports import Call, Ports
 from functions.trade_shapes import TradeShape, trade_shape
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
+_BEFORE = """
+    SELECT trade_id, price, quantity, (extract(epoch from time) * 1000)::bigint, taker_side FROM trades
+    WHERE market = %(market)s AND trade_id < %(before)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
+"""
+_NO_ID = 2**63 - 1
 
 
 async def get_trades(ports: Ports, call: Call) -> object:
-    """Return the newest trades, oldest first."""
+    """Return the newest trades, oldest first.
+
+    The read model has them, unless it was lost and is still short: then the database has those before.
+    """
     market = call.parameters.market(ports.markets)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    return [
-        trade_shape(market, trade.trade_id, trade.price, trade.quantity, trade.time, trade.taker_side, call.time_scale)
-        for trade in await ports.read_models.trades(market.symbol, limit)
-    ]
+    found = await ports.read_models.trades(market.symbol, limit)
+    rows: list[Any] = [(trade.trade_id, trade.price, trade.quantity, trade.time, trade.taker_side) for trade in found]
+    first = rows[0][0] if rows else _NO_ID
+    if len(rows) < limit and first > 1:
+        await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
+        before = {"market": market.symbol, "before": first, "limit": limit - len(rows)}
+        rows = [*reversed(await ports.database.fetch(_BEFORE, before)), *rows]
+    return [trade_shape(market, *row, call.time_scale) for row in rows]
 
 
 FUNCTION = Function(

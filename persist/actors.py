@@ -115,8 +115,8 @@ class _Counting(Middleware):
         _job_seconds.labels(message.actor_name).observe(time.perf_counter() - self._thread.began)
 
 
-def make_broker(redis_url: str) -> RedisBroker:
-    """Return the broker that nudges go through."""
+def make_broker(redis_url: str, letters_url: str = "") -> RedisBroker:
+    """Return the broker that nudges go through, at `redis_url`; what is none becomes a dead letter at `letters_url`, or there, too."""
     broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
         # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
         client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
@@ -125,7 +125,7 @@ def make_broker(redis_url: str) -> RedisBroker:
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_CHANCE,
     )
-    broker.letters = client_for(redis_url, streams.dead_letters(0))
+    broker.letters = client_for(letters_url or redis_url, streams.dead_letters(0))
     return broker
 
 

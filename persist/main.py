@@ -98,7 +98,7 @@ def main() -> None:
 def nudge(settings: Settings, probes: Probes) -> None:
     """Nudge the workers until SIGTERM or SIGINT."""
     stopping = stop_flag()
-    broker = make_broker(settings.resolved_redis_url())
+    broker = make_broker(settings.resolved_cache_url(), settings.resolved_redis_url())
     ingest = declare_ingest(broker, _not_here)
     log = RedisStreamLog.connect(settings.resolved_redis_url(), replicas_min=settings.redis_replicas_min)
     nudger = Nudger(
@@ -196,7 +196,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
         for shard in range(settings.shard_count)
     }
     runner = IngestRunner(ingests, stopping)
-    broker = make_broker(redis_url)
+    broker = make_broker(settings.resolved_cache_url(), redis_url)
     declare_ingest(broker, runner.run)
     threads = min(settings.shard_count, WORKER_THREADS_MAX)
     if settings.archive_enabled:

@@ -67,6 +67,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     or a cluster of three masters, on three."""
     redis_memory_mb: Positive = 2_048
     """`maxmemory` of each server of the embedded Redis. Gateways refuse orders before it is used up, and cancels last."""
+    cache_url: str = ""
+    """The Redis of what may be lost and is made anew within seconds: read models, public streams, counters, the queue of nudges (forms:
+    as EXCHANGE_REDIS_URL). Empty: a second embedded one beside an embedded Redis, else that Redis plays both roles."""
+    cache_enabled: bool = True
+    """Run a second embedded Redis for what may be lost; else one plays both roles, and all of that costs disk syncs."""
+    cache_port: Port = 6399
+    """Port of the embedded Redis of what may be lost."""
+    cache_memory_mb: Positive = 512
+    """Its `maxmemory`."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
     """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
@@ -232,6 +241,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return f"redis+cluster://:{self._password()}@{hosts}"
         return f"redis+sentinel://:{self._password()}@{hosts}/exchange?sentinel_password={self._password()}"
 
+    def resolved_cache_url(self) -> str:
+        """Return the URL of the Redis of what may be lost; it may be the one that keeps everything."""
+        if self.cache_url or not self.has_own_cache():
+            return self.cache_url or self.resolved_redis_url()
+        return f"redis://:{self._password()}@127.0.0.1:{self.cache_port}/0"
+
+    def has_own_cache(self) -> bool:
+        """Return whether `exchange up` starts a Redis for what may be lost."""
+        return self.cache_enabled and not (self.cache_url or self.redis_url)
+
     def redis_ports(self) -> list[int]:
         """Return the ports of the embedded Redis: those of servers with data first, then those of sentinels."""
         count = {"single": 1, "sentinel": 5, "cluster": 3}[self.redis_mode]
@@ -356,11 +375,11 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     settings.market_map()
-    if settings.redis_url:
+    for name in ("redis_url", "cache_url"):
         try:
-            parse_address(settings.redis_url)
+            parse_address(getattr(settings, name) or "redis://")
         except AddressError as error:
-            raise SettingsError(f"{PREFIX}REDIS_URL: {error}") from error
+            raise SettingsError(f"{PREFIX}{name.upper()}: {error}") from error
     return settings
 
 

@@ -65,6 +65,8 @@ async def opened(
         url = settings.resolved_redis_url()
         client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
         stack.push_async_callback(client.aclose)
+        cache = asyncio_client(settings.resolved_cache_url(), _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
+        stack.push_async_callback(cache.aclose)
         markets = MarketWatch(client, settings.shard_count)
         await markets.start()
         stack.push_async_callback(markets.close)
@@ -105,14 +107,14 @@ async def opened(
         # Once: what is answered while the database is away is for the functions to say.
         probes.ready_when("schema", schema.why_not, once=True)
         limits = RateLimits(settings)
-        stack.push_async_callback(RateLimitExchange(limits, client, now_ms).close)
+        stack.push_async_callback(RateLimitExchange(limits, cache, now_ms).close)
         key_values = RedisKeyValues(client)
         PENDING.set_function(lambda: len(replies))
         ports = Ports(
             settings=settings,
             listing=markets.listing,
             shards=queue,
-            read_models=RedisReadModels(client, markets.listing),
+            read_models=RedisReadModels(cache, markets.listing),
             database=database,
             key_values=key_values,
             passwords=ArgonPasswords(),

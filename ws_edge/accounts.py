@@ -123,13 +123,15 @@ class AccountStreams:
         listing: Callable[[], Listing],
         shard_count: int,
         links: RedisLinks,
-        client: "redis.asyncio.Redis",
+        cache: "redis.asyncio.Redis",
+        log: "redis.asyncio.Redis",
         now_ms: Callable[[], TimeMs],
     ) -> None:
         self._listing = listing
         self._shard_count = shard_count
         self._links = links
-        self._client = client
+        self._cache = cache
+        self._log = log
         self._now_ms = now_ms
         self._accounts: dict[AccountId, _Account] = {}
         self._repair: asyncio.Task[None] | None = None
@@ -255,7 +257,7 @@ class AccountStreams:
         return self._links.of(self._shard_of(account_id))
 
     async def _published(self, shard: int) -> Position:
-        found = await self._client.hget(streams.feeds_state(shard), "published_id")
+        found = await self._cache.hget(streams.feeds_state(shard), "published_id")
         return split_stream_id(found.decode() if isinstance(found, bytes) else STREAM_START)
 
     async def _catch_up(self) -> None:
@@ -284,7 +286,7 @@ class AccountStreams:
             return
         found = defaultdict[AccountId, list[Event]](list)
         while start < published:
-            entries: Any = await self._client.xrange(
+            entries: Any = await self._log.xrange(
                 streams.events(shard), f"({start[0]}-{start[1]}", f"{published[0]}-{published[1]}", _READ_ENTRIES
             )
             if not entries:
@@ -324,7 +326,7 @@ class AccountStreams:
 
     async def _reaches_back(self, shard: int, start: Position) -> bool:
         """Return whether the log still has everything after `start`."""
-        oldest: Any = await self._client.xrange(streams.events(shard), "-", "+", 1)
+        oldest: Any = await self._log.xrange(streams.events(shard), "-", "+", 1)
         return not oldest or start == (0, 0) or split_stream_id(oldest[0][0].decode()) <= start
 
     def _tell(self, account: _Account, events: list[Event]) -> None:

@@ -66,26 +66,27 @@ class Hub:
     def __init__(
         self,
         shard_count: int,
-        redis_url: str,
-        client: "redis.asyncio.Redis",
+        cache_url: str,
+        cache: "redis.asyncio.Redis",
+        log: "redis.asyncio.Redis",
         average_price: AveragePrice,
         now_ms: Callable[[], TimeMs],
         listing: Callable[[], Listing],
     ) -> None:
-        """Use `client` for what is read; what is said is heard on connections of their own, each where its shard says it.
+        """Use `cache` for what feeds have written, and `log` for events.
 
-        There is no market before `follow`.
+        What is said is heard on connections of their own, each where its shard's feeds say it. There is no market before `follow`.
         """
-        self._client = client
+        self._client = cache
         self._average_price = average_price
         self._now_ms = now_ms
         self._subscribers: dict[str, dict[EdgeConnection, None]] = {}
         self._streams: dict[str, MarketStreams] = {}
         self._shards: dict[str, int] = {}
-        self._links = RedisLinks(redis_url, shard_count, on_message=self._hear)
+        self._links = RedisLinks(cache_url, shard_count, on_message=self._hear)
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
-        self.accounts = AccountStreams(listing, shard_count, self._links, client, now_ms)
+        self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms)
         self.connections: dict[EdgeConnection, None] = {}
         self._addresses: Counter[str] = Counter()
         self._repairs: dict[str, asyncio.Task[None]] = {}

@@ -77,16 +77,16 @@ def listen(settings: Settings) -> socket.socket:
 async def run(settings: Settings, listener: socket.socket, probes: Probes) -> None:
     """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
     stop = stop_event()
-    url = settings.resolved_redis_url()
+    url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
     name = settings.name_of_process(PROCESS)
     async with opened(settings, name, probes) as surroundings, probes.turning():
-        client = asyncio_client(url, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S)
+        client, cache = (asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url))
 
         async def average_price(market: Market) -> tuple[str, int]:
             return await average_of(surroundings.ports, market, now_ms())
 
         markets = surroundings.markets
-        hub = Hub(settings.shard_count, url, client, average_price, now_ms, markets.listing)
+        hub = Hub(settings.shard_count, cache_url, cache, client, average_price, now_ms, markets.listing)
         markets.call_when_changed(hub.follow)
         _connections.set_function(lambda: len(hub.connections))
         _subscriptions.set_function(hub.subscription_count)
@@ -110,6 +110,7 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
                 heartbeat.stop()
         finally:
             await hub.close()
+            await cache.aclose()
             await client.aclose()
 
 

@@ -70,6 +70,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
     url = settings.resolved_redis_url()
     with (
         redis_clients.client(url) as client,
+        redis_clients.client(settings.resolved_cache_url()) as cache,
         closing(RedisStreamLog.connect(url)) as log,
         psycopg.connect(database_url) as connection,
         _bars(quiet) as progress,
@@ -84,7 +85,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
         now_ms = time.time_ns() // 1_000_000
         write_database(connection, plan, now_ms)
         connection.commit()
-        write_redis(client, log, connection, plan, now_ms)
+        write_redis(client, cache, log, connection, plan, now_ms)
     return plan, True
 
 

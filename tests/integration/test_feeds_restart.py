@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from feeds import store as store_module
 from feeds.state import CLOSED_CANDLES_MAX
-from feeds.store import FeedsStore, SupersededError
+from feeds.store import FeedsStore, RewoundError, SupersededError
 from feeds.worker import FeedsWorker, MarketsUnknownError
 from protocol import streams
 from protocol.codec import FORMAT, decode_events, encode_frame
@@ -32,8 +32,10 @@ from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, D
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
+from runtime.redis_clients import ShardServers
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from tests.integration.conftest import OwnRedis
 from tests.market_log import (
     BTC,
     ETH,
@@ -75,7 +77,7 @@ class Fault:
             raise KilledError
 
 
-def connect(url: str, fault: Fault) -> FeedsStore:
+def connect(url: str, fault: Fault, cache_url: str = "") -> FeedsStore:
     class Connection(redis.Connection):
         def send_packed_command(self, command: Any, check_health: bool = True) -> None:
             fault.sending()
@@ -86,22 +88,42 @@ def connect(url: str, fault: Fault) -> FeedsStore:
             fault.received()
             return response
 
-    pool = redis.ConnectionPool.from_url(url, connection_class=Connection, protocol=2, retry=Retry(NoBackoff(), 0))
-    return FeedsStore(redis.Redis(connection_pool=pool))
+    def client(url: str) -> redis.Redis:
+        pool = redis.ConnectionPool.from_url(url, connection_class=Connection, protocol=2, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(connection_pool=pool)
+
+    cache = Servers(client(cache_url)) if cache_url else None
+    return FeedsStore(client(url), cache=cast("ShardServers", cache))
+
+
+class Servers(NamedTuple):
+    """As `ShardServers`, of one client."""
+
+    client: redis.Redis
+
+    def of(self, _shard: int) -> redis.Redis:
+        return self.client
+
+    def close(self) -> None:
+        self.client.close()
 
 
 class Exchange:
     """Writes what a shard writes, and listens to what the feeds make of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache_url: str = "") -> None:
         self.redis = redis.Redis.from_url(url)
+        self.cache = redis.Redis.from_url(cache_url or url)
+        """Where what may be lost is."""
+        self.lists_are_lost = False
+        """Whether the lists of the newest trades and candles begin later than what happened, and only open candles were written again."""
         self._url = url
         self.say(MARKETS)
         self.log = MarketLog()
         self.account_events: list[AccountEvent] = []
         self._heard: list[AccountEvent] = []
         self._followers = {market: MarketFollower(market) for market in (BTC, ETH)}
-        self._pubsub = self.redis.pubsub()  # type: ignore[no-untyped-call]
+        self._pubsub = self.cache.pubsub()  # type: ignore[no-untyped-call]
         for pattern in ("pub:*", "account:*"):
             self._pubsub.psubscribe(pattern)
             assert self._pubsub.get_message(timeout=5), "not subscribed"
@@ -120,6 +142,7 @@ class Exchange:
 
     def close(self) -> None:
         self._pubsub.close()
+        self.cache.close()
         self.redis.close()
 
     def check(self, now: int) -> None:
@@ -143,8 +166,11 @@ class Exchange:
         assert follower.sequence == self.log.sequences.get(market, 0)
         assert tuple(sorted(follower.levels[Side.BUY].items(), reverse=True)) == bids
         assert tuple(sorted(follower.levels[Side.SELL].items())) == asks
-        listed: Any = self.redis.lrange(streams.trades(0, market), 0, -1)
-        assert [msgspec.msgpack.decode(each, type=TradeExecuted) for each in listed] == trades[:-1001:-1]
+        listed: Any = self.cache.lrange(streams.trades(0, market), 0, -1)
+        assert (
+            self.lists_are_lost
+            or [msgspec.msgpack.decode(each, type=TradeExecuted) for each in listed] == trades[:-1001:-1]
+        )
         if market in self.log.sequences:
             snapshot = self._model(streams.depth(0, market), DepthSnapshot)
             assert (snapshot.sequence, snapshot.bids, snapshot.asks) == (self.log.sequences[market], bids, asks)
@@ -157,19 +183,22 @@ class Exchange:
         assert ticker == follower.ticker
         expected = ticker_of(MARKETS.by_symbol[market], trades, now)
         assert msgspec.structs.replace(expected, open_time=ticker.open_time, close_time=ticker.close_time) == ticker
-        stored: Any = self.redis.hgetall(streams.candles(0, market))
+        stored: Any = self.cache.hgetall(streams.candles(0, market))
         for interval in INTERVALS:
             candles = candles_of(MARKETS.by_symbol[market], interval, trades, now)
             assert follower.candles(interval) == candles
-            assert msgspec.msgpack.decode(stored[interval.encode()], type=Candle) == candles[-1]
-            kept: Any = self.redis.lrange(streams.closed_candles(0, market, interval), 0, -1)
+            if interval.encode() in stored or not self.lists_are_lost or not candles[-1].closed:
+                assert msgspec.msgpack.decode(stored[interval.encode()], type=Candle) == candles[-1]
+            kept: Any = self.cache.lrange(streams.closed_candles(0, market, interval), 0, -1)
             closed = [candle for candle in candles if candle.closed]
-            assert [msgspec.msgpack.decode(each, type=Candle) for each in kept] == closed[
-                : -CLOSED_CANDLES_MAX - 1 : -1
-            ]
+            assert (
+                self.lists_are_lost
+                or [msgspec.msgpack.decode(each, type=Candle) for each in kept]
+                == closed[: -CLOSED_CANDLES_MAX - 1 : -1]
+            )
 
     def _model(self, key: str, kind: type[Any]) -> Any:
-        payload = self.redis.get(key)
+        payload = self.cache.get(key)
         assert payload is not None, key
         return msgspec.msgpack.decode(payload, type=kind)  # type: ignore[arg-type]
 
@@ -207,11 +236,11 @@ def stages(exchange: Exchange) -> Iterator[int]:
     yield at
 
 
-def run_to_the_end(exchange: Exchange, url: str, fault: Fault) -> None:
+def run_to_the_end(exchange: Exchange, url: str, fault: Fault, cache_url: str = "") -> None:
     """Follow the log with a process that `fault` ends once, and with another one after that."""
 
     def make(fault: Fault) -> FeedsWorker:
-        worker = FeedsWorker(connect(url, fault), [0], SAVE_PERIOD_MS)
+        worker = FeedsWorker(connect(url, fault, cache_url), [0], SAVE_PERIOD_MS)
         worker.start()
         worker.restore()
         return worker
@@ -237,27 +266,100 @@ def run_to_the_end(exchange: Exchange, url: str, fault: Fault) -> None:
     worker.finish(next(rounds) * 400)
     exchange.check(last)
     letters: Any = exchange.redis.xrange(streams.dead_letters(0))
-    assert [(fields[b"source"], fields[b"payload"]) for _, fields in letters] == [
-        (streams.events(0).encode(), b""),
-        (streams.events(0).encode(), b"\xc1"),
-    ]
+    found = [(fields[b"source"], fields[b"payload"]) for _, fields in letters]
+    if cache_url:
+        found = list(dict.fromkeys(found))  # a process that ends between two servers repeats a letter
+    assert found == [(streams.events(0).encode(), b""), (streams.events(0).encode(), b"\xc1")]
     newest: Any = exchange.redis.xinfo_stream(streams.events(0))["last-generated-id"]
     assert exchange.redis.hget(streams.passed(0), EventReader.FEEDS) == newest
 
 
-def test_ended_at_every_point(exchange: Exchange, redis_url: str) -> None:
+@pytest.mark.parametrize("emptied_after", range(5))
+def test_what_may_be_lost_is_written_anew(redis_url: str, own_redis: OwnRedis, emptied_after: int) -> None:
+    """Emptied under a process that goes on, after each stage in turn; nobody hears anything twice, for the state was saved."""
+    cache_url = own_redis.settings.resolved_redis_url()
+    with closing(Exchange(redis_url, cache_url)) as exchange:
+        exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+        worker = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        times, rewound, kept = itertools.count(400, 400), 0, set[bytes]()
+        for number, at in enumerate(stages(exchange)):
+            for _ in range(4):
+                try:
+                    worker.step(next(times), 0)
+                except RewoundError:
+                    rewound += 1
+                    worker.restore()
+            if number == emptied_after:
+                worker.finish(next(times))
+                kept = set(exchange.cache.scan_iter())
+                exchange.cache.flushall()
+                exchange.lists_are_lost = True
+            last = at
+        for _ in range(40):
+            worker.step(next(times), 0)
+        assert rewound == 1
+        exchange.check(last)
+        missing = kept - set(exchange.cache.scan_iter())
+        assert {key for key in missing if key.split(b":")[0] not in LISTS} == set()
+        assert not [key for key in exchange.redis.scan_iter() if key.split(b":")[0] in (*MODELS, *LISTS)]
+
+
+MODELS = (b"depth", b"book_ticker", b"ticker", b"candles")
+LISTS = (b"trades", b"depth_diffs", b"closed_candles")
+"""What was in these is in the database, or needed only by who has heard a part."""
+
+
+def test_what_was_said_since_the_state_was_saved_is_said_again(redis_url: str, own_redis: OwnRedis) -> None:
+    cache_url = own_redis.settings.resolved_redis_url()
+    with closing(Exchange(redis_url, cache_url)) as exchange:
+        exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+        log = exchange.log
+        worker = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        exchange.commit(f"{START_MS}-0", log.depth(START_MS, (Side.BUY, 90, 5), (Side.SELL, 110, 5)))
+        worker.step(0, 0)
+        exchange.commit(f"{START_MS}-1", log.trade(START_MS, 100, 2))
+        worker.step(100, 0)  # not saved: that is due every 700 ms
+        exchange.cache.flushall()
+        again = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        again.start()
+        again.restore()
+        again.step(200, 0)
+        listed: Any = exchange.cache.lrange(streams.trades(0, BTC), 0, -1)
+        assert [msgspec.msgpack.decode(each, type=TradeExecuted) for each in listed] == log.trades[BTC]
+        assert exchange._model(streams.ticker(0, BTC), Ticker) == ticker_of(
+            MARKETS.by_symbol[BTC], log.trades[BTC], START_MS
+        )
+        exchange.commit(f"{START_MS}-2", log.trade(START_MS, 101, 2))
+        with pytest.raises(SupersededError):
+            worker.step(300, 0)
+
+
+@pytest.mark.parametrize("roles", ["one Redis", "two"])
+def test_ended_at_every_point(redis_url: str, own_redis: OwnRedis, roles: str) -> None:
+    cache_url = own_redis.settings.resolved_redis_url() if roles == "two" else ""
+
+    def new_exchange() -> Exchange:
+        for url in (redis_url, cache_url or redis_url):
+            with redis.Redis.from_url(url) as client:
+                client.flushall()
+        exchange = Exchange(redis_url, cache_url)
+        # Something waits in the input, so that the log's time is that of the shard's position.
+        exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+        return exchange
+
     fault = Fault()
-    run_to_the_end(exchange, redis_url, fault)
+    with closing(new_exchange()) as exchange:
+        run_to_the_end(exchange, redis_url, fault, cache_url)
     points = fault.count
     assert points > 30
     for after in (False, True):
         for at in range(1, points + 1):
-            exchange.close()
-            exchange.redis.flushall()
-            exchange = Exchange(redis_url)
-            exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
-            run_to_the_end(exchange, redis_url, Fault(at, after=after))
-    exchange.close()
+            with closing(new_exchange()) as exchange:
+                run_to_the_end(exchange, redis_url, Fault(at, after=after), cache_url)
 
 
 def wake_after_take_over(exchange: Exchange, url: str) -> None:

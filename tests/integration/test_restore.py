@@ -126,7 +126,7 @@ class Exchange:
                 now_ms = now_ms or time.time_ns() // 1_000_000
                 write_database(connection, plan, now_ms)
                 connection.commit()
-                write_redis(self.client, self.log, connection, plan, now_ms)
+                write_redis(self.client, self.client, self.log, connection, plan, now_ms)
             return [f"{loss.shard}" for loss in plan.losses]
 
     def guard(self) -> list[str]:
