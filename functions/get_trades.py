@@ -28,7 +28,10 @@ async def get_trades(ports: Ports, call: Call) -> object:
         await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
         before = {"market": market.symbol, "before": first, "limit": limit - len(rows)}
         rows = [*reversed(await ports.database.fetch(_BEFORE, before)), *rows]
-    return [trade_shape(market, *row, call.time_scale) for row in rows]
+    return [
+        trade_shape(market, trade_id, price, quantity, time, taker_side, call.time_scale)
+        for trade_id, price, quantity, time, taker_side in rows
+    ]
 
 
 FUNCTION = Function(

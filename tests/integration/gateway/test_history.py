@@ -7,8 +7,13 @@ from typing import Any
 import httpx
 import psycopg
 
+from protocol import streams
+from protocol.codec import encode_frame
+from protocol.events import TradeExecuted
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
+from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from runtime import redis_clients
 from runtime.memory_stream_log import MemoryStreamLog
 from tests.e2e.api import Api, new_account, refused
 from tests.integration.gateway.conftest import Processes
@@ -107,6 +112,10 @@ def test_orders_and_fills(processes: Processes) -> None:
         ids(startTime=T0, endTime=T0 + DAY_MS + 1)
 
 
+def markets_shard(processes: Processes) -> int:
+    return market_map(processes.shard_count).shard_of_market("BTCUSDT")
+
+
 def test_public_trades(processes: Processes) -> None:
     processes.shards()
     with rows_of(processes) as connection:
@@ -125,6 +134,15 @@ def test_public_trades(processes: Processes) -> None:
         "isBestMatch": True,
     }
     assert [trade["id"] for trade in api.get("/api/v3/historicalTrades", symbol="BTCUSDT", limit=1)] == [3]
+    # A read model that was lost has only what came since; the database has the others.
+    with redis_clients.client(processes.redis_url) as client:
+        since = TradeExecuted(
+            *(TimeMs(T0 + 4), "BTCUSDT", Sequence(9), TradeId(4), 3, PriceTicks(5_000_200), QuantityLots(100)),
+            *(Side.BUY, OrderId(1), OrderId(2), AccountId(1), AccountId(2)),
+        )
+        client.lpush(streams.trades(markets_shard(processes), "BTCUSDT"), encode_frame(since))
+    for limit, ids in ((1, [4]), (3, [2, 3, 4]), (1_000, [1, 2, 3, 4])):
+        assert [trade["id"] for trade in api.get("/api/v3/trades", symbol="BTCUSDT", limit=limit)] == ids
     aggregates = api.get("/api/v3/aggTrades", symbol="BTCUSDT")
     assert aggregates[0] == {
         "a": 1,
