@@ -20,7 +20,7 @@ START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 ASK_EVERY_S = 0.1
 EXCHANGE = (sys.executable, "-m", "cli.main")
-_PORTS = {"rest_port": "gateways", "ws_port": "ws_edges", "frontend_port": "", "postgres_port": ""}
+_PORTS = {"rest_port": "gateways", "ws_port": "ws_edges", "frontend_port": "", "postgres_port": "", "cache_port": ""}
 """By what each is for: the setting that says how many there are of it."""
 _REDIS_PORTS = 5
 """As many as any mode of the embedded Redis takes."""

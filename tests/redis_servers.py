@@ -27,7 +27,9 @@ class RedisServers:
         mode: Literal["single", "sentinel", "cluster"],
         redis_bin: str = os.environ.get("TEST_REDIS_BIN", ""),
     ) -> None:
-        self.settings = Settings(data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=redis_bin)
+        self.settings = Settings(
+            data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=redis_bin, cache_enabled=False
+        )
         embedded.make_data_dir(self.settings)
         self._commands = embedded_redis.redis_commands(self.settings)
         self._ports = dict(zip(self._commands, self.settings.redis_ports(), strict=True))

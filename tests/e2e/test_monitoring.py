@@ -113,7 +113,7 @@ def exposed(exchange: RunningExchange) -> dict[str, set[str] | None]:
 def test_every_process_tells_its_metrics_and_is_ready(exchange: RunningExchange) -> None:
     urls: dict[str, str] = exchange.command("status")["metrics"]
     names = [each.name for each in exchange.processes()]
-    assert sorted(urls) == sorted(set(names) - {"redis", "postgres", "frontend"})
+    assert sorted(urls) == sorted(set(names) - {"redis", "redis-cache", "postgres", "frontend"})
     for name, url in urls.items():
         for path in ("/livez", "/readyz"):
 

@@ -23,7 +23,7 @@ def test_status_has_every_process_in_the_order_of_the_pipeline(exchange: Running
     assert status["urls"]["rest"] == exchange.url
     engines = [f"engine-{shard}" for shard in range(exchange.settings.shard_count)]
     assert [process["name"] for process in status["processes"]] == [
-        *("redis", "postgres", "gateway", *engines),
+        *("redis", "redis-cache", "postgres", "gateway", *engines),
         *("feeds", "ws-edge", "persist-nudger", "persist-worker", "mm", "frontend"),
     ]
     assert all(set(process) == {"name", "pid", "state", "restarts", "answers"} for process in status["processes"])
@@ -49,7 +49,7 @@ def test_status_can_be_watched(exchange: RunningExchange) -> None:
         assert all(shard["conserved"] and shard["epoch"] >= 1 and shard["resting"] > 0 for shard in shards)
         assert [market["market"] for market in view["markets"]] == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
         silent = {each["name"] for each in view["processes"] if each["ready"] is None}
-        assert silent == {"redis", "postgres", "frontend"}
+        assert silent == {"redis", "redis-cache", "postgres", "frontend"}
     finally:
         watching.send_signal(signal.SIGINT)
         assert watching.wait(TIMEOUT_S) == 0
