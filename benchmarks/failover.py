@@ -16,22 +16,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.filling import fill, make_rich
 from benchmarks.http import Target
 from benchmarks.report import Result
-from benchmarks.workload import commands, deposits, operations, roomy_markets_file
+from benchmarks.workload import commands, operations, roomy_markets_file
 from cli import embedded
 from cli.ports import free_port
 from protocol import streams
 from protocol.codec import decode_replies, encode_commands
-from protocol.commands import Command
 from protocol.orders import Side
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import PriceTicks
 from runtime import redis_clients
 from runtime.redis_stream_log import RedisStreamLog
@@ -43,9 +42,6 @@ BEFORE_S, AFTER_S = 0.5, 1.5
 """So long orders are placed before the leader is stopped, and after one has been accepted again."""
 OUTAGE_MAX_S = 60
 DEADLINE_S = 1_800
-PREFILL_FRAME, PREFILL_PIPELINED = 500, 8
-PREFILL_WAITING_MAX = 50_000
-"""Orders that wait at once while the book is filled: the log is not to become larger than it is in use."""
 PAUSE_RATE = 500
 PAUSE_SNAPSHOTS = 3
 PAUSE_SNAPSHOT_INTERVAL_S = 30
@@ -60,7 +56,7 @@ def failover(target: Target, kills: int, resting: int, lease_ms: int) -> list[Re
     """Stop the leader again and again, by each signal, and time how long no order is accepted."""
     log = RedisStreamLog.connect(target.settings.resolved_redis_url())
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
-        _fill(client, resting)
+        _fill(target.settings, client, resting)
     results = []
     for number, name in ((signal.SIGKILL, "kill -9"), (signal.SIGTERM, "SIGTERM")):
         outages: list[float] = []
@@ -173,48 +169,19 @@ async def _place_order(target: Target) -> bool:
         writer.close()
 
 
-def _fill(client: redis.Redis, resting: int) -> None:
+def _fill(settings: Settings, client: redis.Redis, resting: int) -> None:
     """Put resting orders into the book through the shard's input, and wait until all is committed."""
     if not resting:
         return
-    market = Settings().market_map().markets[0]
+    markets = Settings().market_map()
     steps, _ = operations(0, resting)
     # Far from each other, so that the orders placed while measuring rest between them and none of them trades.
-    filling = (
+    filling = [
         step._replace(price=PriceTicks(step.price + (-1_000_000 if step.side is Side.BUY else 1_000_000)))
         for step in steps
-    )
-    _append(client, deposits(Settings().market_map()))
-    batch: list[Command] = []
-    for command in commands(list(filling), market):
-        batch.append(command)
-        if len(batch) == PREFILL_WAITING_MAX:
-            _append(client, batch)
-            batch = []
-    _append(client, batch)
-
-
-def _position(client: redis.Redis) -> tuple[int, int]:
-    found: Any = client.get(streams.position(SHARD))
-    return split_stream_id(found.partition(b"|")[2].decode()) if found else (0, 0)
-
-
-def _append(client: redis.Redis, steps: list[Command]) -> None:
-    if not steps:
-        return
-    now_us = time.time_ns() // 1_000
-    frames = [encode_commands(steps[at : at + PREFILL_FRAME], now_us) for at in range(0, len(steps), PREFILL_FRAME)]
-    for at in range(0, len(frames), PREFILL_PIPELINED):
-        with client.pipeline(transaction=False) as pipeline:
-            for frame in frames[at : at + PREFILL_PIPELINED]:
-                pipeline.xadd(streams.commands(SHARD), {COMMANDS_FIELD: frame})
-            last = pipeline.execute()[-1]
-    deadline = time.monotonic() + DEADLINE_S
-    end = split_stream_id(last.decode())
-    while _position(client) < end:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the worker did not finish; is it running?")
-        time.sleep(0.01)
+    ]
+    make_rich(settings, client, markets)
+    fill(client, commands(filling, markets.markets[0]))
 
 
 def pauses(resting: int) -> list[Result]:
@@ -225,7 +192,7 @@ def pauses(resting: int) -> list[Result]:
 def _pause(resting: int, standbys: int) -> Result:
     with _workers(standbys) as (settings, client, pids, metrics_ports):
         log = RedisStreamLog.connect(settings.resolved_redis_url())
-        _fill(client, resting)
+        _fill(settings, client, resting)
         if standbys:
             _wait_for_standby(log)
         leader = log.lease(SHARD).leader

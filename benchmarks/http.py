@@ -94,7 +94,7 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
         placed = load.run(target.settings.rest_port, count, seconds, _order_maker(target))
         if set(placed.statuses) != {200}:
             raise RuntimeError(f"not every order was accepted: {dict(placed.statuses)}")
-        behind_s = _catch_up(target.settings)
+        behind_s = catch_up(target.settings)
         quantiles = [each * 1_000 for each in statistics.quantiles(placed.latencies, n=100)]
         results.append(
             Result(
@@ -173,7 +173,7 @@ def _echo(connections: int, seconds: int) -> float:
         server.wait(START_S)
 
 
-def _catch_up(settings: Settings) -> float:
+def catch_up(settings: Settings) -> float:
     """Return the seconds until the database has everything that the shard has said."""
     began = time.monotonic()
     with (

@@ -9,6 +9,7 @@ import msgspec
 import rich_click as click
 from rich.console import Console
 
+from benchmarks import attacks as attacks_bench
 from benchmarks import core as core_benches
 from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
@@ -161,4 +162,19 @@ def failover(
             results += failover_bench.failover(target, kills, resting, lease_ms)
     if pauses:
         results += failover_bench.pauses(resting)
+    _finish(results, as_json=as_json, record=record, document=RELIABILITY)
+
+
+@bench.command()
+@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
+@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
+    """Attack an exchange of its own with the dearest requests that it takes, and measure what others notice.
+
+    The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader which is silent for too long.
+    """
+    with http_bench.exchange_of_its_own(standbys="1", log_level="error") as target:
+        results = attacks_bench.attack_results(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
