@@ -13,6 +13,7 @@ from benchmarks import attacks as attacks_bench
 from benchmarks import core as core_benches
 from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
+from benchmarks import flood as flood_bench
 from benchmarks import http as http_bench
 from benchmarks import klines as klines_bench
 from benchmarks import persist as persist_bench
@@ -177,4 +178,20 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """
     with http_bench.exchange_of_its_own(standbys="1", log_level="error") as target:
         results = attacks_bench.attack_results(target, pairs, seconds)
+    _finish(results, as_json=as_json, record=record, document=RELIABILITY)
+
+
+@bench.command()
+@click.option("--orders", default=1_000_000, show_default=True, help="Orders that arrive during each fault.")
+@click.option("--rate", default=8_000.0, show_default=True, help="Orders per second.")
+@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def flood(orders: int, rate: float, as_json: bool, record: bool) -> None:
+    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays within its bounds.
+
+    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit. Redis may use 512 MB.
+    """
+    own = {"redis_memory_mb": str(flood_bench.MAXMEMORY_MB), "log_level": "error", "pending_requests_max": "100000"}
+    with http_bench.exchange_of_its_own(**own) as target:
+        results = flood_bench.flood(target, orders, rate, flood_bench.quiet)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
