@@ -1,7 +1,8 @@
 """The way to the shards: commands and queries of one event-loop tick leave together, one stream entry per target shard.
 
 Under load a tick collects many commands, so the cost of an entry is shared; at light load a tick is one command, and
-nothing waits for a timer. A command is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or it is
+nothing waits for a timer. A shard that has enough to do gets no more until it answers; meanwhile commands wait here, where accounts take
+turns (fair_queue.py). A command is refused before it is enqueued (`overloaded`, `unavailable`: nothing happened), or it is
 enqueued and answered, or its outcome is unknown.
 
 A command whose answer may be lost is sent again under its number: the shard answers one that it has seen with its first outcome
@@ -36,6 +37,7 @@ from runtime.settings import Settings
 from runtime.tasks import end_tasks
 from runtime.tracing import Tracer
 from serving.backlog import Backlog
+from serving.fair_queue import FairQueue, Window
 from serving.metrics import APPEND, BATCH, REPEATED
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
@@ -45,6 +47,7 @@ _WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
 _CANCELS: Final = (CancelOrder, CancelAllOrders)
 _CANCELS_MAY: Final = 1.2
 """Cancels, which make room, are refused last: at so much more of what orders are refused at."""
+_ADAPTED_S: Final = 0.1
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
 
@@ -91,6 +94,13 @@ class CommandQueue:
         """So long a signature counts: as long as a command may be repeated."""
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, list[Command]] = {}
+        shards = range(settings.shard_count)
+        self._waiting = [FairQueue[Command]() for _ in shards]
+        """Shard -> commands that wait until it has less to do."""
+        self._windows = [Window() for _ in shards]
+        self._in_flight = [0] * settings.shard_count
+        """Shard -> commands that it has, or is about to get, and has not answered."""
+        self._settled = [partial(self._answered, shard) for shard in shards]
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
         self._began_s = 0.0
@@ -100,6 +110,7 @@ class CommandQueue:
         self._repeated_to = [0] * settings.shard_count
         """Shard -> the last request id that was sent again for being overdue; once is enough."""
         self._repeater = self._loop.create_task(self._repeat_overdue())
+        self._adapter = self._loop.create_task(self._adapt_windows())
 
     def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
@@ -111,10 +122,18 @@ class CommandQueue:
         concerned = self._concerned(shard, command)
         if not self._backlog.halted.isdisjoint(concerned):
             raise halted()
-        self._refuse_when_behind(concerned, _CANCELS_MAY if isinstance(command, _CANCELS) else 1.0)
-        self._commands.setdefault(shard, []).append(command)
+        is_cancel = isinstance(command, _CANCELS)
+        self._refuse_when_behind(concerned, _CANCELS_MAY if is_cancel else 1.0)
+        waiting = self._waiting[shard]
+        if waiting or self._in_flight[shard] >= self._windows[shard].size:
+            if not waiting.put(command.account_id, command, is_urgent=is_cancel):
+                raise overloaded()
+        else:
+            self._commands.setdefault(shard, []).append(command)
+            self._in_flight[shard] += 1
         self._flush_soon()
         reply = self._replies.wait_for(command.request_id, command)
+        reply.add_done_callback(self._settled[shard])
         if self._tracer is not None and isinstance(command, PlaceOrder):
             self._trace(self._tracer, command, reply)
         return reply
@@ -143,7 +162,7 @@ class CommandQueue:
     def repeat_unanswered(self) -> None:
         """Send again all commands that wait, for their replies may have been published to nobody; for the reply link's `on_ready`."""
         lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
-        unsent = {command.request_id for batch in self._commands.values() for command in batch}
+        unsent = {command.request_id for batch in self._commands.values() for command in batch} | self._waiting_here()
         self._repeat(command for _, command in self._replies.commands() if command.request_id not in lost | unsent)
 
     def repeat_overdue(self) -> None:
@@ -152,10 +171,11 @@ class CommandQueue:
         The worker may have ended between its commit and its reply.
         """
         overdue = []
+        unsent = self._waiting_here()
         for waited_s, command in self._replies.commands(self._overdue_s):
             shard = self._shard_of_account(command.account_id)
             is_passed = self._backlog.age_ms[shard] < waited_s * 1_000 - _BACKLOG_STALE_MS
-            if command.request_id > self._repeated_to[shard] and is_passed:
+            if command.request_id > self._repeated_to[shard] and is_passed and command.request_id not in unsent:
                 self._repeated_to[shard] = command.request_id
                 overdue.append(command)
         self._repeat(overdue)
@@ -180,7 +200,7 @@ class CommandQueue:
 
     async def close(self) -> None:
         """Repeat nothing more."""
-        await end_tasks([self._repeater])
+        await end_tasks([self._repeater, self._adapter])
 
     def _concerned(self, shard: int, command: Command) -> tuple[int, ...]:
         """Return the shards without which a command gets no answer: the account's, and the market's if it names one."""
@@ -211,8 +231,42 @@ class CommandQueue:
             self._began_s = self._loop.time()
             self._loop.call_soon(self._flush)
 
+    def _waiting_here(self) -> set[int]:
+        return {command.request_id for waiting in self._waiting for command in waiting}
+
+    def _answered(self, shard: int, _reply: object) -> None:
+        self._in_flight[shard] -= 1
+        if self._waiting[shard]:
+            self._flush_soon()
+
+    def _take_waiting(self) -> None:
+        """Let as many of those that wait go as their shards may have."""
+        for shard, waiting in enumerate(self._waiting):
+            room = self._windows[shard].size - self._in_flight[shard]
+            if waiting and room > 0:
+                taken = waiting.take(room)
+                self._commands.setdefault(shard, []).extend(taken)
+                self._in_flight[shard] += len(taken)
+
+    async def _adapt_windows(self) -> None:
+        while True:
+            await asyncio.sleep(_ADAPTED_S)
+            self.adapt_windows()
+
+    def adapt_windows(self) -> None:
+        """Fit what each shard may have to how long that takes it, and refuse what has waited here for too long: nothing of it was done."""
+        still = self._replies.waiting_for(self._age_ms_max / 1_000) if any(self._waiting) else set()
+        for shard, waiting in enumerate(self._waiting):
+            self._windows[shard].adapt(self._backlog.age_ms[shard], is_full=bool(waiting))
+            for command in waiting.drop(lambda command: command.request_id not in still):
+                self._in_flight[shard] += 1  # the answer takes it off again
+                self._replies.fail(command.request_id, overloaded())
+            if waiting:
+                self._flush_soon()
+
     def _flush(self) -> None:
         self._flush_is_due = False
+        self._take_waiting()
         commands, self._commands = self._commands, {}
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():

@@ -56,6 +56,11 @@ class ReplyWaiter:
         waiting = self._waiting.get(request_id)
         return waiting is not None and waiting.deadline_s > self._loop.time()
 
+    def waiting_for(self, age_s: float) -> set[int]:
+        """Return the ids of the requests that have waited for less than `age_s`."""
+        soonest_s = self._loop.time() + self._timeout_s - age_s
+        return {request_id for request_id, each in self._waiting.items() if each.deadline_s > soonest_s}
+
     def commands(self, age_s: float = 0) -> Iterator[tuple[float, Command]]:
         """Yield (seconds waited, command) of the commands that have waited for at least `age_s`, oldest first."""
         now_s = self._loop.time()

@@ -18,6 +18,7 @@ from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 from serving.backlog import Backlog
 from serving.command_queue import CommandQueue
+from serving.fair_queue import PER_ACCOUNT_MAX, SIZE_FIRST
 from serving.redis_link import OnReply, RedisLink
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
@@ -200,3 +201,63 @@ async def test_cancels_are_refused_last() -> None:
         each.backlog.filled = (1.21,)
         with pytest.raises(ApiError, match="-1008"):
             each.cancels(1)
+
+
+def placing(queue: CommandQueue, account: int) -> tuple[int, asyncio.Future[Any]]:
+    """Submit an order of an account; return its request id and its reply."""
+    request_id = queue.next_request_id()
+    order = PlaceOrder(
+        *(request_id, "test", AccountId(account), "", "BTCUSDT", Side.BUY),
+        *(OrderType.LIMIT, TimeInForce.GTC, PriceTicks(1), QuantityLots(1)),
+    )
+    return request_id, queue.submit(order)
+
+
+def sent_ids(each: Queue) -> list[list[int]]:
+    return [[cast("PlaceOrder", command).request_id for command in batch] for batch in each.wire.commands()]
+
+
+async def test_a_shard_gets_no_more_than_it_can_take_and_accounts_take_turns() -> None:
+    async with made() as each:
+        first = [placing(each.queue, 1)[0] for _ in range(SIZE_FIRST)]
+        heavy = [placing(each.queue, 1) for _ in range(PER_ACCOUNT_MAX)]
+        with pytest.raises(ApiError, match="-1008"):
+            placing(each.queue, 1)  # it alone has too much waiting
+        light = placing(each.queue, 2)
+        (cancel,), _ = each.cancels(1)
+        await asyncio.sleep(0)
+        assert sent_ids(each) == [first], "what fits goes in the order in which it came"
+        for request_id in first[:3]:
+            each.replies.resolve(encode_frame([Refused(request_id, TimeMs(1), RejectReason.UNKNOWN_ORDER)]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sent_ids(each)[1:] == [[cancel.request_id, heavy[0][0], light[0]]]
+        # What waits here was never sent, so it is not repeated either.
+        each.queue.repeat_unanswered()
+        repeated = {request_id for batch in sent_ids(each)[2:] for request_id in batch}
+        assert repeated == {*first[3:], cancel.request_id, heavy[0][0], light[0]}
+
+
+async def test_what_waits_here_for_too_long_is_refused_and_was_not_sent() -> None:
+    async with made(10_000) as each:
+        each.backlog.age_ms = (300,)
+        for _ in range(SIZE_FIRST):
+            placing(each.queue, 1)
+        _, waiting = placing(each.queue, 2)
+        await asyncio.sleep(1.9)
+        each.queue.adapt_windows()
+        assert not waiting.done()
+        await asyncio.sleep(0.3)
+        each.queue.adapt_windows()
+        with pytest.raises(ApiError, match="-1008"):
+            await waiting
+        assert len(sent_ids(each)) == 1
+
+
+async def test_a_window_follows_what_the_shard_can_take() -> None:
+    async with made() as each:
+        each.backlog.age_ms = (201,)
+        each.queue.adapt_windows()
+        sent = [placing(each.queue, account)[0] for account in range(SIZE_FIRST)]
+        await asyncio.sleep(0)
+        assert sent_ids(each) == [sent[:750]]
