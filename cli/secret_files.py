@@ -34,6 +34,7 @@ class Hosts(NamedTuple):
     """Where the servers are."""
 
     redis: str = "redis:6379"
+    cache: str = "redis-cache:6379"
     sentinels: tuple[str, ...] = ("redis-sentinel-1:26379", "redis-sentinel-2:26379", "redis-sentinel-3:26379")
     database: str = "database:5432"
 
@@ -49,6 +50,7 @@ def secret_files(seed: bytes, hosts: Hosts) -> dict[str, str]:
     for user in REDIS_USERS[:-2]:
         account = f"{user}:{passwords[user]}"
         files[f"{user}/redis-url"] = f"redis://{account}@{hosts.redis}/0"
+        files[f"{user}/cache-url"] = f"redis://{account}@{hosts.cache}/0"
         files[f"{user}/redis-sentinel-url"] = (
             f"redis+sentinel://{account}@{','.join(hosts.sentinels)}/{SERVICE}?sentinel_password={sentinel_password}"
         )

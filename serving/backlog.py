@@ -5,7 +5,7 @@ How long the oldest waiting command has waited, and which time it is there, is s
 
 import asyncio
 import time
-from typing import Final
+from typing import Any, Final
 
 import redis.asyncio
 import structlog
@@ -23,13 +23,8 @@ _FILLED_EVERY: Final = 5
 """Each so many looks it is asked how full Redis is: that costs it some 20 us for each shard."""
 MEMORY_FOR_ORDERS: Final = 0.75
 """While Redis uses a larger part of its `maxmemory`, orders are refused. The rest is for cancels, and for what was accepted."""
-
-# Asked of each shard's own server. What nobody has passed stays in these streams, so that is what their sizes tell.
-_FILLED_BY = """
-local memory, log = redis.call('INFO', 'memory'), 0
-for _, key in ipairs(KEYS) do log = log + (redis.call('MEMORY', 'USAGE', key) or 0) end
-return {string.match(memory, 'used_memory:(%d+)'), string.match(memory, 'maxmemory:(%d+)'), log}
-"""
+_LOG: Final = (streams.commands, streams.events, streams.outbox)
+"""What nobody has passed stays in these streams, so their sizes tell how much that is."""
 
 _log = structlog.get_logger()
 
@@ -101,14 +96,24 @@ class Backlog:
             HALTED.labels(shard).set(shard in self.halted)
 
     async def _look_how_full(self) -> None:
-        commands = []
-        for shard in range(len(self.filled)):
-            keys = (streams.commands(shard), streams.events(shard), streams.outbox(shard))
-            commands.append(("EVAL", _FILLED_BY, len(keys), *keys))
-        for shard, numbers in enumerate(await pipelined(self._client, commands)):
-            used, maxmemory, log = map(int, numbers)
-            self.filled[shard] = filled(used, maxmemory, log, self._log_bytes_max)
+        shards = range(len(self.filled))
+        servers = await self._memory()
+        sizes = await pipelined(self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG])
+        for shard in shards:
+            log = sum(size or 0 for size in sizes[shard * len(_LOG) : (shard + 1) * len(_LOG)])
+            # Of several servers the fullest counts: an order may need any of them.
+            self.filled[shard] = max(filled(*server, log, self._log_bytes_max) for server in servers)
             FILLED.labels(shard).set(self.filled[shard])
+
+    async def _memory(self) -> list[tuple[int, int]]:
+        """Return (bytes used, `maxmemory`) of each server."""
+        found: list[Any]
+        if isinstance(self._client, redis.asyncio.RedisCluster):
+            nodes = self._client.get_primaries()
+            found = [await self._client.info("memory", target_nodes=node) for node in nodes]
+        else:
+            found = [await self._client.info("memory")]
+        return [(int(each["used_memory"]), int(each["maxmemory"])) for each in found]
 
     async def close(self) -> None:
         """Stop looking."""

@@ -16,9 +16,10 @@ SEED_FILE: Final = "operator/seed"
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--redis", default=Hosts().redis, show_default=True, help="HOST:PORT of Redis.")
+@click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
 @click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-def secrets(folder: Path, redis: str, sentinels: str, database: str) -> None:
+def secrets(folder: Path, redis: str, cache: str, sentinels: str, database: str) -> None:
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
     Everything comes of FOLDER/operator/seed, which is made when there is none: keep a copy of it. With the same seed the same
@@ -26,7 +27,8 @@ def secrets(folder: Path, redis: str, sentinels: str, database: str) -> None:
     """
     try:
         seed = _seed(folder / SEED_FILE)
-        for path, text in secret_files(seed, Hosts(redis, tuple(sentinels.split(",")), database)).items():
+        hosts = Hosts(redis, cache, tuple(sentinels.split(",")), database)
+        for path, text in secret_files(seed, hosts).items():
             _write(folder / path, text)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error

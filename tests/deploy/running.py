@@ -29,13 +29,13 @@ DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
 REPLACED: Final = frozenset(
-    {"host", "data_dir", "markets_file", "redis_url", "database_url", "master_key", "mm_rest_url"}
+    {"host", "data_dir", "markets_file", "redis_url", "cache_url", "database_url", "master_key", "mm_rest_url"}
     | {"operator_keys", "faucet_key", "operator_key", "treasury_key", *PORTS}
 )
 """The settings that are other than in the manifest."""
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-_SECRETS: Final = ("redis_url", "database_url", "master_key", "operator_keys", "faucet_key")
+_SECRETS: Final = ("redis_url", "cache_url", "database_url", "master_key", "operator_keys", "faucet_key")
 _KEYS: Final = {role: bytes([role]) * 32 for role in Role}
 """Private keys, where a deployment has its own."""
 
@@ -165,7 +165,7 @@ def _is_replaced(variable: str) -> bool:
 
 def _secret(setting: str, content: str | None, servers: Servers) -> str:
     match setting:
-        case "redis_url_file":
+        case "redis_url_file" | "cache_url_file":
             return servers.redis_url(content)
         case "database_url_file":
             return servers.database_url

@@ -68,13 +68,13 @@ def mistakes(workload: Workload, folder: Path) -> str:
             *(
                 f"{PREFIX}{each}_FILE"
                 for each in (
-                    *("REDIS_URL", "DATABASE_URL", "MASTER_KEY"),
+                    *("REDIS_URL", "CACHE_URL", "DATABASE_URL", "MASTER_KEY"),
                     *("OPERATOR_KEYS", "OPERATOR_KEY", "TREASURY_KEY", "FAUCET_KEY"),
                 )
             ),
         ):
             file = folder / f"{name}-{len(list(folder.iterdir()))}"
-            unknown = "redis://127.0.0.1:1/0" if "REDIS" in name else "x"
+            unknown = "redis://127.0.0.1:1/0" if "REDIS" in name or "CACHE" in name else "x"
             file.write_text(workload.files.get(value) or unknown, "utf-8")
             values[name] = str(file)
     try:
@@ -252,6 +252,7 @@ def test_what_workers_scale_on_is_a_metric() -> None:
 
 MEMORY: Final = {"m": 1 << 20, "g": 1 << 30}
 LIMITED: Final = {
+    "deploy/redis/cache.conf": ("docker-compose.yml", r"redis-cache:.*?memory: (\d+)(M)"),
     "deploy/redis/redis.conf": ("docker-compose.yml", r"x-redis:.*?memory: (\d+)(G)"),
     "k8s/components/redis-single/redis.conf": (
         "k8s/components/redis-single/redis.yaml",
