@@ -17,11 +17,12 @@ from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.streams import STREAM_START, StreamId, split_stream_id
+from runtime.portion import Portion
 from runtime.stream_log import LETTERS_PER_ENTRY_MAX, DeadLetter
 from runtime.tracing import Tracer, trace_events
 
 READ_ENTRIES = 200
-"""Entries of a shard that are read at once."""
+"""Entries of a shard that are read at once, if they are small."""
 COMMIT_EVENTS = 5_000
 """Events after which a batch is committed: it bounds what one script writes."""
 _HELD_S = 0.2
@@ -74,6 +75,7 @@ class _ShardFollower:
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
         self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
         _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
+        self._portion = Portion(READ_ENTRIES)
         self._has_read_all = False
         """Whether there was nothing new when it was looked last."""
         _LAG.labels(shard).set_function(lambda: self.behind_ms() / 1_000)
@@ -100,7 +102,8 @@ class _ShardFollower:
         self.mark = Mark(saved.published_id, saved.published_time)
         end = split_stream_id(saved.published_id)
         while split_stream_id(self.feeds.position) < end:
-            entries = self._store.read({self._shard: self.feeds.position}, READ_ENTRIES, 0)
+            entries = self._store.read({self._shard: self.feeds.position}, self._portion.count, 0)
+            self._portion.note(len(entries), sum(len(frame) for _, _, frame in entries))
             known = [entry for entry in entries if split_stream_id(entry[1]) <= end]
             for _, stream_id, frame in known:
                 self._apply(stream_id, frame)
@@ -242,6 +245,7 @@ class FeedsWorker:
         tracer: Tracer | None = None,
     ) -> None:
         self._store = store
+        self._portion = Portion(READ_ENTRIES)
         self._followers = {shard: _ShardFollower(store, shard, save_period_ms, tracer) for shard in shards}
 
     def start(self) -> None:
@@ -271,8 +275,11 @@ class FeedsWorker:
         block = min([block_ms, *(follower.wait_ms(now) for follower in self._followers.values())])
         after = {shard: follower.feeds.position for shard, follower in self._followers.items()}
         entries: dict[int, list[tuple[StreamId, bytes]]] = {}
-        for shard, stream_id, frame in self._store.read(after, READ_ENTRIES, block):
+        size = 0
+        for shard, stream_id, frame in self._store.read(after, self._portion.count, block):
             entries.setdefault(shard, []).append((stream_id, frame))
+            size += len(frame)
+        self._portion.note(max(map(len, entries.values()), default=0), size)
         count = 0
         for shard, follower in self._followers.items():
             with self._unless_superseded(shard):

@@ -53,8 +53,8 @@ _QUERIES_KEPT: Final = 10_000
 
 _BACKLOG_STALE_MS: Final = 500
 """By so much at most the age of a backlog is that of a moment ago."""
-_REPEATED_TOGETHER: Final = 500
-"""Commands in one frame of repetitions."""
+_TOGETHER: Final = 500
+"""Commands in one frame: who reads entries reads many at once."""
 
 _Pack = Callable[[int, Sequence[Any]], bytes]
 """(shard, batch) -> the command that appends it."""
@@ -195,8 +195,8 @@ class CommandQueue:
         for command in commands:
             by_shard.setdefault(self._shard_of_account(command.account_id), []).append(command)
         for shard, batch in by_shard.items():
-            for first in range(0, len(batch), _REPEATED_TOGETHER):
-                self._send(shard, self._commands_entry, batch[first : first + _REPEATED_TOGETHER], is_retry=True)
+            for frame in _frames(batch):
+                self._send(shard, self._commands_entry, frame, is_retry=True)
 
     async def close(self) -> None:
         """Repeat nothing more."""
@@ -271,7 +271,8 @@ class CommandQueue:
         queries, self._queries = self._queries, {}
         for shard, batch in commands.items():
             BATCH.observe(len(batch))
-            self._send(shard, self._commands_entry, batch)
+            for frame in _frames(batch):
+                self._send(shard, self._commands_entry, frame)
         for shard, asked in queries.items():
             self._send(shard, _queries_entry, asked)
 
@@ -341,6 +342,12 @@ class CommandQueue:
     def _fail(self, batch: Sequence[Any]) -> None:
         for each in batch:
             self._replies.fail(each.request_id, unavailable())
+
+
+def _frames(batch: list[Command]) -> Iterable[list[Command]]:
+    if len(batch) <= _TOGETHER:
+        return (batch,)
+    return (batch[first : first + _TOGETHER] for first in range(0, len(batch), _TOGETHER))
 
 
 def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None:
