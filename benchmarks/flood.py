@@ -23,7 +23,7 @@ from benchmarks.filling import SHARD, make_rich
 from benchmarks.http import Target
 from benchmarks.report import Result
 from benchmarks.workload import ACCOUNTS, MID_PRICE
-from functions.errors import ApiError
+from functions.errors import STATUS_UNKNOWN, ApiError
 from protocol import streams
 from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
@@ -245,7 +245,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
     def note(reply: asyncio.Future[Reply]) -> None:
         error = reply.exception()
         if isinstance(error, ApiError):
-            answers["refused" if error.code == -1001 else "unknown"] += 1
+            answers["unknown" if error.code == STATUS_UNKNOWN else "refused"] += 1
         elif error is not None:
             raise error
         else:
@@ -256,7 +256,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
         async with opened(target.settings, "flood", probes) as surroundings:
             shards = surroundings.ports.shards
             probes.turned()
-            await _until(lambda: not probes.why_not_ready())
+            await until(lambda: not probes.why_not_ready())
 
             def begin() -> None:
                 during.enter_context(fault.during(target, client))
@@ -267,7 +267,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
                 due = min(orders, int((loop.time() - began) * rate))
                 for number in range(sent, due):
                     try:
-                        order = _order(shards.next_request_id(), shards.reply_to, number)
+                        order = order_of(shards.next_request_id(), shards.reply_to, number, 1 + number % ACCOUNTS)
                         asyncio.ensure_future(shards.submit(order)).add_done_callback(note)
                     except ApiError as error:
                         if error.status != 503:
@@ -277,11 +277,12 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
                 if marks and sent >= marks[0][0] * orders:
                     marks.popleft()[1]()
                 await asyncio.sleep(TICK_S)
-            await _until(lambda: sum(answers.values()) == orders)
+            await until(lambda: sum(answers.values()) == orders)
     return answers
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
     while not is_so():  # noqa: ASYNC110 - what it waits for tells nobody
         await asyncio.sleep(TICK_S)
 
@@ -292,14 +293,14 @@ def _outcome(reply: Reply) -> str:
     return str(reply.reason) if isinstance(reply, Refused) else type(reply).__name__
 
 
-def _order(request_id: int, reply_to: str, number: int) -> PlaceOrder:
-    """Return one of two orders, the second of which takes the first."""
+def order_of(request_id: int, reply_to: str, number: int, account: int) -> PlaceOrder:
+    """Return one of an account's orders: every second one takes one that rests."""
     rests = number % 2 == 0
     return PlaceOrder(
         request_id,
         reply_to,
-        AccountId(1 + number % ACCOUNTS),
-        "",
+        AccountId(account),
+        f"{reply_to[-8:]}-{request_id}",
         "BTCUSDT",
         Side.SELL if rests else Side.BUY,
         OrderType.LIMIT,

@@ -19,6 +19,7 @@ from benchmarks import klines as klines_bench
 from benchmarks import persist as persist_bench
 from benchmarks import pipeline as pipeline_bench
 from benchmarks import replay as replay_bench
+from benchmarks import share as share_bench
 from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
 from runtime.settings import load_settings
 
@@ -194,4 +195,21 @@ def flood(orders: int, rate: float, as_json: bool, record: bool) -> None:
     own = {"redis_memory_mb": str(flood_bench.MAXMEMORY_MB), "log_level": "error", "pending_requests_max": "100000"}
     with http_bench.exchange_of_its_own(**own) as target:
         results = flood_bench.flood(target, orders, rate, flood_bench.quiet)
+    _finish(results, as_json=as_json, record=record, document=RELIABILITY)
+
+
+@bench.command()
+@click.option(
+    "--pairs",
+    default=10,
+    show_default=True,
+    help="Times with an account that sends too much, and as many without, in turn.",
+)
+@click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
+@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
+    """Let one account send ten times its share to a shard that has enough to do, and measure what the others get and notice."""
+    with http_bench.exchange_of_its_own(log_level="error", pending_requests_max="100000") as target:
+        results = share_bench.share(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
