@@ -11,7 +11,7 @@ from tests.deploy.rendered import Object, of_kind
 
 APART: Final = frozenset({"engine", "redis", "sentinel"})
 """Where two on one node would be as good as one: anti-affinity, or as even as the nodes are (test_scheduling.py)."""
-SERVERS: Final = frozenset({"redis", "sentinel", "timescaledb"})
+SERVERS: Final = frozenset({"redis", "redis-cache", "sentinel", "timescaledb"})
 """What processes connect to by name, and is there once under each name."""
 PATIENCE_S: Final = 60
 PATIENCE_RETRIES: Final = 6

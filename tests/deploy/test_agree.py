@@ -254,6 +254,7 @@ MEMORY: Final = {"m": 1 << 20, "g": 1 << 30}
 LIMITED: Final = {
     "deploy/redis/cache.conf": ("docker-compose.yml", r"redis-cache:.*?memory: (\d+)(M)"),
     "deploy/redis/redis.conf": ("docker-compose.yml", r"x-redis:.*?memory: (\d+)(G)"),
+    "k8s/components/redis-cache/cache.conf": ("k8s/components/redis-cache/cache.yaml", r"limits: .*memory: (\d+)(G)i"),
     "k8s/components/redis-single/redis.conf": (
         "k8s/components/redis-single/redis.yaml",
         r"limits: .*memory: (\d+)(G)i",

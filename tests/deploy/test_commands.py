@@ -121,7 +121,7 @@ def test_a_restore_meets_no_process_in_any_overlay(overlay: str, tree: Path) -> 
         done = run([f"kubectl apply -k k8s/overlays/{overlay}", restore], tree, server)
         assert done.returncode == 0, done.stderr
         left = [each.rpartition("-")[0] for each in server.beside["restore"] if not each.startswith("migrate-")]
-        assert set(left) == {"redis", "timescaledb", "frontend"}
+        assert set(left) == {"redis", "redis-cache", "timescaledb", "frontend"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -45,6 +45,7 @@ def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int
     storing = [*gateways, "ws-edge", "persist-nudger", "persist-worker", "restore"]
     database = "database" if production else "timescaledb"
     found = {(name, "redis", 6379) for name in (*engines, *storing, "feeds")}
+    found |= {(name, "redis-cache", 6379) for name in (*engines, *storing, "feeds")}
     found |= {(name, database, 5432) for name in (*storing, migrate)}
     if overlay != "minimal":
         found |= {("INGRESS", name, 8000) for name in gateways if name != "gateway"}

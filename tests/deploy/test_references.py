@@ -10,7 +10,7 @@ from tests.deploy.references import missing
 from tests.deploy.rendered import OVERLAYS, ROOT, Object, named, rendered
 
 PRODUCTION_SECRETS: Final[Mapping[str, Sequence[str]]] = {
-    "exchange-redis": ["url"],
+    "exchange-redis": ["url", "cache-url"],
     "redis-users": ["users.acl", "replica-password", "sentinel-password"],
     "exchange-master-key": ["key"],
     "exchange-tls": ["tls.crt", "tls.key"],
