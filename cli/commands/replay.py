@@ -18,6 +18,9 @@ from protocol.streams import split_stream_id
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
+ATTEMPTS_MAX = 3
+"""A log that is trimmed while it is replayed is begun anew from a newer snapshot, so often in all."""
+
 
 class _Report(msgspec.Struct, frozen=True):
     """A verdict, for --json."""
@@ -66,6 +69,18 @@ def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json
 
 
 def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quiet: bool) -> _Report:
+    """Replay one shard; where its log is trimmed meanwhile, once more from a newer snapshot."""
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            return _verify_once(settings, shard, from_beginning, quiet=quiet)
+        except SourceTrimmed as error:
+            if from_beginning or attempts == ATTEMPTS_MAX:
+                raise CommandError(f"This cannot be replayed: {error}.") from error
+
+
+def _verify_once(settings: Settings, shard: int, from_beginning: bool | None, *, quiet: bool) -> _Report:
     log = RedisStreamLog.connect(settings.resolved_redis_url())
     checksum = log.checksum(shard)  # before the goal is known, so that it is not beyond
     with connect(settings) as client:
@@ -78,8 +93,6 @@ def _verify(settings: Settings, shard: int, from_beginning: bool | None, *, quie
         began = time.monotonic()
         _run(verifier, reply, shard, quiet=quiet)
         seconds = time.monotonic() - began
-    except SourceTrimmed as error:
-        raise CommandError(f"This cannot be replayed: {error}.") from error
     except InvariantBroken as error:
         raise CommandError(f"The replay of shard {shard} breaks an invariant: {error}") from error
     if reply is not None:
