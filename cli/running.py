@@ -13,6 +13,7 @@ import psycopg
 from rich.console import Console
 
 from cli import embedded, embedded_redis, probes
+from cli.backups import RECEIVER, backup_file, receiver
 from cli.console import plain_table
 from cli.market_configs import markets_are_known
 from cli.ports import PortError, check_ports
@@ -66,6 +67,7 @@ def up(settings: Settings, console: Console) -> None:
             _start(settings, supervisor, stopping, say)
         _show_running(settings, console, time.monotonic() - began)
         while not stopping.is_set():
+            _follow_with_backup(settings, supervisor)
             supervisor.look()
             stopping.wait(LOOK_EVERY_S)
     except _StoppedError:
@@ -189,6 +191,13 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
         lambda: all(probes.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
     )
     supervisor.mark_ready()
+
+
+def _follow_with_backup(settings: Settings, supervisor: Supervisor) -> None:
+    """Start what writes the database's log into a backup, once there is one; never before trading, which does not depend on it."""
+    if RECEIVER not in supervisor.restarts() and backup_file(settings).exists() and not settings.database_url:
+        supervisor.start(receiver())
+        supervisor.mark_ready()
 
 
 def _check_snapshots(settings: Settings) -> None:
