@@ -357,7 +357,9 @@ def _chunks(source: Path, target: Path | None) -> Iterator[bytes]:
                     written.write(chunk)
                 yield chunk
         finally:
-            if written is not None:  # to disk goes it with everything else: PostgreSQL syncs a copy before it replays the log
+            if (
+                written is not None
+            ):  # to disk goes it with everything else: PostgreSQL syncs a copy before it replays the log
                 written.close()
 
 

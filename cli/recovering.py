@@ -23,7 +23,7 @@ import psycopg
 from psycopg import sql
 
 from cli import embedded
-from cli.backups import BackupError, Base, Progress, copied, programs_of, version_of_data, wal_since
+from cli.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
 from cli.state import read_state
 from runtime.settings import Settings
 
@@ -83,6 +83,8 @@ def recover(
         for each in (unfinished, wal):
             _give(each, account)
         last_commit = _replay(settings, programs, unfinished, wal, account, to, replayed)
+        # What is recovered has no slot for a backup, and writes a log of its own.
+        backup_file(settings).unlink(missing_ok=True)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(wal, ignore_errors=True)

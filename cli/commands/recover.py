@@ -14,6 +14,7 @@ from cli.past import PastError, parse_time
 from cli.recovering import recover as recover_database
 from cli.recovering import why_not
 from cli.running import StartError, stop_leftovers
+from runtime.settings import Settings
 
 
 @click.command()
@@ -26,8 +27,8 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
     """Put the database back from a backup in FOLDER that `exchange backup` made.
 
     The data folder must have no database, and the exchange must be stopped. What was committed up to the end of the log comes back,
-    or up to --to. Put the data folder's keys back as well (master.key, operator.key, …). Then `exchange restore` rebuilds Redis from the
-    database, and `exchange up` goes on.
+    or up to --to. Put the data folder's keys back as well (master.key, operator.key, …). Where Redis has lost its data, too, or --to was
+    given, `exchange restore` then rebuilds it from the database; `exchange up` goes on.
     """
     settings = own_settings()
     try:
@@ -49,8 +50,17 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
         print_json({"base": str(base.folder), "lastCommit": until.isoformat()})
         return
     console.print(
-        f"The database is recovered; its last transaction is of {until.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}. Next: `exchange "
-        "restore` rebuilds Redis from it, then `exchange up` goes on. This database has no backup yet: `exchange backup DIR` begins one.",
+        f"The database is recovered; its last transaction is of {until.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}. {_next(settings, to)} This "
+        "database has no backup yet: `exchange backup DIR` begins one.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _next(settings: Settings, to: datetime | None) -> str:
+    if to is None and any(settings.data_dir.glob("redis*/appendonlydir")):
+        return (
+            f"Next: {settings.data_dir} still has Redis's data. If they are the newest, `exchange up` goes on from them, and what the "
+            "database lacks is stored once more; `exchange restore` would take that back. If they are not, `exchange restore` first."
+        )
+    return "Next: `exchange restore` rebuilds Redis from it, then `exchange up` goes on."

@@ -170,3 +170,42 @@ def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_coun
         seen = [what_is_seen(account) for account in (buyer, seller)]
         assert seen == before
         eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
+
+
+@pytest.mark.timeout(600)
+def test_a_database_that_is_lost_alone_catches_up_from_redis(data_dir: Path, backup_dir: Path) -> None:
+    """Redis still has its data, so nothing is restored, and nothing that was acknowledged is lost."""
+    with running_exchange(data_dir, **SETTINGS) as exchange:
+        buyer = new_account(exchange.url, USDT="100000")
+        seller = new_account(exchange.url, SOL="1000")
+        trade(buyer, seller, 5)
+        assert exchange.command("backup", str(backup_dir), timeout_s=120)["ok"]
+        trade(buyer, seller, 5)
+        ordering = Ordering(buyer)
+        ordering.start()
+        time.sleep(5)
+        kill_everything(exchange)
+    environment = exchange.environment
+    ordering.join(30)
+    shutil.rmtree(data_dir / "postgres")
+    succeeds(environment, "recover", str(backup_dir))
+    with running_exchange(data_dir, **SETTINGS) as exchange:
+        buyer, seller = (Api(exchange.url, each.key, each.secret) for each in (buyer, seller))
+        eventually("ten trades in the history", lambda: len(seller.historical_trades(SYMBOL)) >= 10)
+        missing = [at for at, order_id in ordering.acknowledged if not is_known(buyer, order_id)]
+        assert (len(missing), len(ordering.acknowledged) > 100) == (0, True)
+        orders = eventually(
+            "the last orders in the history",
+            lambda: (
+                found
+                if (found := buyer.signed("GET", "/api/v3/allOrders", symbol=SYMBOL))[-1]["orderId"]
+                >= ordering.acknowledged[-1][1]
+                else None
+            ),
+        )
+        assert orders
+        trade(buyer, seller, 3)
+        eventually("the new trades are stored", lambda: len(seller.historical_trades(SYMBOL)) >= 13)
+        eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
+        assert "There is no backup of this database" in fails(environment, "backup", "--status")
+        assert exchange.command("backup", str(backup_dir), timeout_s=120)["folder"] == str(backup_dir / "0002")
