@@ -23,9 +23,10 @@ import psycopg
 
 from cli import embedded
 from cli.processes import ProcessSpec
+from cli.state import BACKUP_PROCESS
 from runtime.settings import Settings
 
-RECEIVER: Final = "wal-receiver"
+RECEIVER: Final = BACKUP_PROCESS
 """The process that `exchange up` runs, and what the server knows it by."""
 SLOT: Final = "exchange_backup"
 BASES_KEPT: Final = 2

@@ -18,7 +18,7 @@ from cli.console import plain_table
 from cli.market_configs import markets_are_known
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
+from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file, trading_processes
 from cli.supervisor import Supervisor
 from engine_worker.conversion import why_not
 from persist.guard import LogGuard
@@ -233,7 +233,7 @@ def _refuse_second(settings: Settings) -> None:
 def _all_running(settings: Settings) -> bool:
     state = read_state(settings)
     return bool(state and state.processes) and all(
-        each.state is ProcessStatus.RUNNING for each in (state.processes if state else ())
+        each.state is ProcessStatus.RUNNING for each in trading_processes(state.processes if state else ())
     )
 
 

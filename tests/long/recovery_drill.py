@@ -17,10 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.alone.test_backup import follows
 from tests.e2e.alone.test_disaster import SYMBOL, exchange_command, kill_everything, trade, what_is_seen
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.e2e.running import running_exchange
 
 RPO_S = 2.0
 """As docs/operations.md says: what was acknowledged longer than this before the loss comes back."""
@@ -94,11 +95,6 @@ def succeeds(environment: Any, *arguments: str) -> tuple[str, float]:
     return result.stdout, time.monotonic() - began
 
 
-def backed_up(exchange: RunningExchange) -> bool:
-    found = exchange.command("backup", "--status")
-    return bool(found["ok"]) and found["receiving"]["behind_bytes"] == 0
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard_count", ["1", "3"])
 def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_count: str) -> None:
@@ -111,9 +107,9 @@ def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_coun
         first = exchange.command("backup", str(backup_dir), timeout_s=120)
         assert first["ok"], first
         trade(buyer, seller, 5)
-        eventually("the log in the backup", lambda: backed_up(exchange))
+        eventually("the log in the backup", lambda: follows(exchange))
         eventually("ten trades in the history", lambda: len(seller.historical_trades(SYMBOL)) >= 10)
-        eventually("the log in the backup", lambda: backed_up(exchange))
+        eventually("the log in the backup", lambda: follows(exchange))
         before = [what_is_seen(account) for account in (buyer, seller)]
         time.sleep(2)
         midway = datetime.now(UTC)
