@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ import psycopg
 from cli import embedded
 from cli.processes import ProcessSpec
 from cli.state import BACKUP_PROCESS
+from cli.supervisor import end_with_parent
 from runtime.settings import Settings
 
 RECEIVER: Final = BACKUP_PROCESS
@@ -287,7 +289,11 @@ def _run(command: Sequence[str], progress: Progress) -> None:
     """Run pg_basebackup; it tells how far it is in lines of its own."""
     said = bytearray()
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=end_with_parent(signal.SIGTERM),
     ) as process:
         assert process.stderr is not None
         try:

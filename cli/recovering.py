@@ -25,6 +25,7 @@ from psycopg import sql
 from cli import embedded
 from cli.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
 from cli.state import read_state
+from cli.supervisor import end_with_parent
 from runtime.settings import Settings
 
 LOOK_EVERY_S: Final = 0.1
@@ -127,7 +128,7 @@ def _replay(
         access = private / "pg_hba.conf"
         access.write_text("local all exchange trust\n", "ascii")
         _give(private, account)
-        restore = f"cp {shlex.quote(str(wal))}/%f %p"
+        restore = f"cp {shlex.quote(str(wal)).replace('%', '%%')}/%f %p"
         options = [
             "listen_addresses=",
             f"unix_socket_directories={private}",
@@ -164,6 +165,7 @@ def _server(command: embedded.ServerCommand, log: Path) -> Iterator[Callable[[],
             group=command.group,
             extra_groups=[] if command.user is not None else None,
             start_new_session=True,
+            preexec_fn=end_with_parent(command.stop_signal),
         )
 
     def why_ended() -> str | None:

@@ -74,7 +74,7 @@ class Backup:
         folder.chmod(0o755)
         server = OwnPostgres(folder)
         server.settings = Settings(
-            data_dir=folder / "data of 'another'", postgres_port=free_port(), postgres_bin=self.settings.postgres_bin
+            data_dir=folder / "100%f of 'another'", postgres_port=free_port(), postgres_bin=self.settings.postgres_bin
         )
         said: list[str] = []
         try:
@@ -183,6 +183,29 @@ def test_damage_and_gaps_are_found_before_anything_is_put_in_place(backup: Backu
     largest.unlink()
     with pytest.raises(BackupError, match="is missing: use an older base backup"):
         backup.recovered(base)
+
+
+def test_what_was_recovered_is_backed_up_and_recovered_in_turn(backup: Backup) -> None:
+    """A recovered database goes on in a timeline of its own; its log stands in a line of its own."""
+    backup.add(1)
+    first = backup.take()
+    backup.connection.close()
+    backup.server.kill()
+    backup.settings.data_dir.joinpath("postgres").rename(backup.settings.data_dir / "before")
+    recover(backup.settings, first, None, lambda _done, _total: None, lambda _: None)
+    assert backups.read_note(backup.settings) is None
+    backup.server.start()
+    backup.connection = psycopg.connect(backup.server.url, autocommit=True)
+    assert backup.begin().name == "0002"
+    with backup.receiving():
+        second = backup.take()
+        assert second.first_segment().startswith("00000002")
+        backup.add(2)
+        backup.switch()
+        backup.add(3)
+    assert backups.choose_base(backup.folder, None) == second
+    assert backup.recovered(second)[0] == [1, 2, 3]
+    assert backup.recovered(first)[0] == [1]
 
 
 def test_an_interrupted_recovery_is_repeated(backup: Backup) -> None:
