@@ -62,12 +62,13 @@ _TRADES: Final = f"""
 _FILLS: Final = f"""
     SELECT {_MS.format("time")}, account_id, market, order_id, trade_id, side, price, quantity, quote, liquidity, fee, fee_asset FROM fills
 """
+# Sums are numeric: they may be beyond 64 bits.
 _LEDGER: Final = (
-    "SELECT account_id, asset, kind, sum(amount)::bigint, count(*) FROM ledger_entries GROUP BY account_id, asset, kind"
+    "SELECT account_id, asset, kind, sum(amount), count(*) FROM ledger_entries GROUP BY account_id, asset, kind"
 )
 _CANDLES: Final = """
-    SELECT market, '{0}', {1}, open, high, low, close, volume::bigint, quote_volume::bigint, trade_count, taker_buy_volume::bigint,
-        taker_buy_quote::bigint, first_trade_id, last_trade_id FROM "candles_{0}"
+    SELECT market, {1}, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume,
+        taker_buy_quote, first_trade_id, last_trade_id FROM "candles_{0}"
 """
 
 
@@ -92,16 +93,19 @@ def stored(settings: Settings) -> Stored:
     """Return what the database holds."""
     with psycopg.connect(settings.resolved_database_url()) as database:
         candles = [
-            CandleRow(*row)
+            CandleRow(market, interval, *map(int, numbers))
             for interval in INTERVALS
-            for row in database.execute(_CANDLES.format(interval, _MS.format("open_time")).encode())
+            for market, *numbers in database.execute(_CANDLES.format(interval, _MS.format("open_time")).encode())
         ]
         (dead_events,) = database.execute("SELECT count(*) FROM dead_events").fetchone() or (0,)
         return Stored(
             orders=[OrderRow(*row) for row in database.execute(_ORDERS.encode())],
             trades=[TradeRow(*row) for row in database.execute(_TRADES.encode())],
             fills=[FillRow(*row) for row in database.execute(_FILLS.encode())],
-            ledger=[LedgerSum(*row) for row in database.execute(_LEDGER)],
+            ledger=[
+                LedgerSum(account_id, asset, kind, int(amount), entries)
+                for account_id, asset, kind, amount, entries in database.execute(_LEDGER)
+            ],
             candles=candles,
             dead_events=dead_events,
         )

@@ -16,7 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,8 @@ TIMESCALEDB_OPTIONS = (
     "max_worker_processes=20",
 )
 CONNECT_TIMEOUT_S = 2
+WAL_KEPT_MAX = "16GB"
+"""How much of its log PostgreSQL keeps for a backup that does not follow; beyond that the backup must begin anew."""
 
 
 class ServerError(RuntimeError):
@@ -172,22 +174,31 @@ def postgres_command(settings: Settings) -> ServerCommand:
     Raises:
         ServerError: there is no usable PostgreSQL, or its data folder cannot be made.
     """
-    folder = _postgres_folder(settings)
+    folder = postgres_folder(settings)
     programs = find_postgres(settings.postgres_bin, _version_of_data(folder))
-    account = _unprivileged_user()
+    account = unprivileged_user()
     if account is not None:
-        programs = _reachable_programs(programs, folder)
+        programs = reachable_programs(programs, folder)
     if not (folder / "PG_VERSION").exists():
         _make_database(settings, programs, folder, account)
+    options = ("listen_addresses=127.0.0.1", "unix_socket_directories=")
+    return server_of_data(settings, programs, folder, account, options)
+
+
+def server_of_data(
+    settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None, options: Iterable[str]
+) -> ServerCommand:
+    """Return how to start PostgreSQL on a data folder, with `options` that say whom it listens to, and more."""
     arguments = [str(programs / "postgres"), "-D", str(folder), "-p", str(settings.postgres_port)]
     for option in (
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
         "shared_buffers=128MB",
         "max_wal_size=2GB",
         "checkpoint_timeout=15min",
+        # A backup that cannot be written to must not fill the disk of the database (cli/backups.py).
+        f"max_slot_wal_keep_size={WAL_KEPT_MAX}",
         "timescaledb.telemetry_level=off",
         *(TIMESCALEDB_OPTIONS if _has_timescaledb(programs) else []),
+        *options,
     ):
         arguments += ["-c", option]
     return ServerCommand(
@@ -308,7 +319,12 @@ def _has_timescaledb(programs: Path) -> bool:
     return any(list(folder.glob("timescaledb.*")) for folder in libraries)
 
 
-def _unprivileged_user() -> pwd.struct_passwd | None:
+def unprivileged_user() -> pwd.struct_passwd | None:
+    """Return whom PostgreSQL runs as when we are root; None: it runs as we do.
+
+    Raises:
+        ServerError: there is no such user.
+    """
     if os.geteuid() != 0:
         return None
     for name in UNPRIVILEGED_USERS:
@@ -322,7 +338,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     )
 
 
-def _postgres_folder(settings: Settings) -> Path:
+def postgres_folder(settings: Settings) -> Path:
     """Return the data folder; a link to another place when root's data folder is closed to the user that PostgreSQL runs as."""
     folder = settings.data_dir.resolve() / "postgres"
     if os.geteuid() != 0 or _open_to_others(folder.parent):
@@ -345,7 +361,7 @@ def _open_to_others(path: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
 
-def _reachable_programs(programs: Path, folder: Path) -> Path:
+def reachable_programs(programs: Path, folder: Path) -> Path:
     """Return the programs, or a copy beside the data when they are in a folder that is closed to others."""
     if _open_to_others(programs):
         return programs

@@ -31,7 +31,7 @@ LEDGER_TIMEOUT_S = 10.0
 _LEDGER = """
 SELECT asset, account_id, sum(amount)::numeric FROM ledger_entries
 WHERE shard = %s AND account_id IN (%s, %s)
-  AND (split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::bigint) <= (%s, %s)
+  AND (split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric) <= (%s, %s)
 GROUP BY asset, account_id
 """
 

@@ -25,6 +25,8 @@ _MODULES = {
     "convert": "cli.commands.convert",
     "migrate": "cli.commands.migrate",
     "secrets": "cli.commands.secrets",
+    "backup": "cli.commands.backup",
+    "recover": "cli.commands.recover",
     "restore": "cli.commands.restore",
     "book": "cli.commands.book",
     "account": "cli.commands.account",

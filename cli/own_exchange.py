@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.ports import free_ports, free_replica_ports
-from cli.state import ProcessState, ProcessStatus, read_state
+from cli.state import ProcessState, ProcessStatus, read_state, trading_processes
 from runtime.settings import PREFIX, Settings, load_settings
 
 START_TIMEOUT_S = 120
@@ -101,5 +101,5 @@ def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE,
 
 
 def _is_running(exchange: OwnExchange) -> bool:
-    processes = exchange.processes()
+    processes = trading_processes(exchange.processes())
     return bool(processes) and all(each.state is ProcessStatus.RUNNING for each in processes)

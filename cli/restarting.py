@@ -14,7 +14,7 @@ import redis
 from cli import probes
 from cli.api import request
 from cli.processes import clients, edges, engines, gateways, pages, persist_workers, readers
-from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart
+from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
 from persist.migrate import MigrationError, migrate
 from runtime.settings import PREFIX, Settings
 
@@ -82,7 +82,8 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
             )
         if name not in (known := [each.name for each in processes if not each.name.startswith(SERVERS)]):
             raise RestartError(f"There is no process {name!r}. There are: {', '.join(known)}.")
-    if not names and (down := [each.name for each in processes if each.state is not ProcessStatus.RUNNING]):
+    needed = trading_processes(processes)
+    if not names and (down := [each.name for each in needed if each.state is not ProcessStatus.RUNNING]):
         raise RestartError(
             f"Not everything runs: {', '.join(down)}. `exchange logs {down[0]}` may say why; "
             f"`exchange restart {down[0]}` restarts it alone."

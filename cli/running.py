@@ -13,11 +13,12 @@ import psycopg
 from rich.console import Console
 
 from cli import embedded, embedded_redis, probes
+from cli.backups import RECEIVER, backup_file, receiver
 from cli.console import plain_table
 from cli.market_configs import markets_are_known
 from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file
+from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file, trading_processes
 from cli.supervisor import Supervisor
 from engine_worker.conversion import why_not
 from persist.guard import LogGuard
@@ -66,6 +67,7 @@ def up(settings: Settings, console: Console) -> None:
             _start(settings, supervisor, stopping, say)
         _show_running(settings, console, time.monotonic() - began)
         while not stopping.is_set():
+            _follow_with_backup(settings, supervisor)
             supervisor.look()
             stopping.wait(LOOK_EVERY_S)
     except _StoppedError:
@@ -191,6 +193,13 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     supervisor.mark_ready()
 
 
+def _follow_with_backup(settings: Settings, supervisor: Supervisor) -> None:
+    """Start what writes the database's log into a backup, once there is one; never before trading, which does not depend on it."""
+    if RECEIVER not in supervisor.restarts() and backup_file(settings).exists() and not settings.database_url:
+        supervisor.start(receiver())
+        supervisor.mark_ready()
+
+
 def _check_snapshots(settings: Settings) -> None:
     """Refuse what an earlier release has left, and this one cannot go on with, while nothing has been changed yet."""
     try:
@@ -224,7 +233,7 @@ def _refuse_second(settings: Settings) -> None:
 def _all_running(settings: Settings) -> bool:
     state = read_state(settings)
     return bool(state and state.processes) and all(
-        each.state is ProcessStatus.RUNNING for each in (state.processes if state else ())
+        each.state is ProcessStatus.RUNNING for each in trading_processes(state.processes if state else ())
     )
 
 

@@ -1,8 +1,10 @@
 """What `exchange up` writes down about itself, so that other commands find it: `state.json` in the data folder."""
 
 import os
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
@@ -51,6 +53,15 @@ class State(msgspec.Struct, frozen=True):
     started: float
     environment: dict[str, str]
     processes: list[ProcessState] = []
+
+
+BACKUP_PROCESS: Final = "wal-receiver"
+"""What writes the database's log into a backup; the exchange is ready without it."""
+
+
+def trading_processes(processes: Iterable[ProcessState]) -> list[ProcessState]:
+    """Return the processes that the exchange needs: all but what writes a backup, whose disk may be away."""
+    return [each for each in processes if each.name != BACKUP_PROCESS]
 
 
 def state_file(settings: Settings) -> Path:

@@ -22,6 +22,7 @@ _LAST = """
     WHERE market = %(market)s AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     ORDER BY time DESC, trade_id DESC LIMIT 1
 """
+# An aggregate's quantity is part of one order's, which a bigint holds.
 _HEAD = """
     SELECT aggregate_id, min(price), sum(quantity)::bigint, min(trade_id), max(trade_id),
         (extract(epoch from min(time)) * 1000)::bigint, min(taker_side)

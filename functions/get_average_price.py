@@ -8,7 +8,7 @@ from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 _MINUTES = 5
 _STATEMENT = """
-    SELECT coalesce(sum(quantity), 0)::bigint, coalesce(sum(quote), 0)::bigint,
+    SELECT coalesce(sum(quantity), 0), coalesce(sum(quote), 0),
         (extract(epoch from max(time)) * 1000)::bigint
     FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
 """
@@ -27,6 +27,8 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
     ((volume, quote_volume, closed),) = await ports.database.fetch(
         _STATEMENT, {"market": market.symbol, "start": start}
     )
+    # Sums of bigint are numeric, since they may be beyond 64 bits; of whole numbers they are whole.
+    volume, quote_volume = int(volume), int(quote_volume)
     if volume:
         price = average_price(market, quote_volume, QuantityLots(volume))
     else:

@@ -4,16 +4,20 @@ A migration makes an empty table, sees to it that new rows reach it, and adds a 
 old rows by their time, a window per transaction. The transaction that fills a window in moves `position` as well, so a run that is
 killed is taken up where it was. The row's lock makes several runs take turns. Run by `migrate`, and by a persist worker that finds a
 backfill undone.
+
+An index on a large table is built in the same place, without keeping writers from the table (CREATE INDEX CONCURRENTLY).
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 import structlog
+from psycopg import sql
 
 Tell = Callable[[str], None]
 
@@ -28,6 +32,9 @@ FEW_ROWS: Final = 1_000
 WINDOW_MIN: Final = timedelta(milliseconds=1)
 WINDOW_MAX: Final = timedelta(days=365)
 TELL_EVERY_S: Final = 5.0
+INDEX_LOCK: Final = 0x6578636A
+"""The advisory lock that whoever builds an index holds."""
+LOCK_POLL_S: Final = 0.5
 
 _log = structlog.get_logger()
 
@@ -73,6 +80,20 @@ _TRANSFERS = Backfill(
 BACKFILLS: Final = (_TRANSFERS,)
 
 
+class IndexBuild(NamedTuple):
+    """An index to build; `name` is that of the index and of its row in `schema_backfills`."""
+
+    name: str
+    table: str
+    create: LiteralString
+
+
+ORDERS_BY_AGE: Final = IndexBuild(
+    "orders_by_age", "orders", "CREATE INDEX CONCURRENTLY orders_by_age ON orders (accepted_time)"
+)
+INDEX_BUILDS: Final = (ORDERS_BY_AGE,)
+
+
 class _Batch(NamedTuple):
     rows: int
     is_last: bool
@@ -115,7 +136,80 @@ def run_backfills(
     for backfill in BACKFILLS:
         if backfill.name in undone:
             batches += _run(connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch)
+    for index in INDEX_BUILDS:
+        if index.name in undone:
+            _build(connection, index, tell, stopping or threading.Event())
     return batches
+
+
+def _build(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event) -> None:
+    """Build an index, unless another run builds it; return when it is there or `stopping` is set."""
+    while not stopping.is_set():
+        # Never wait inside a statement: the build waits for every statement that is older than a part of it.
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", (INDEX_LOCK,)).fetchone() != (True,):
+            stopping.wait(LOCK_POLL_S)
+            continue
+        try:
+            if index.name not in undone_backfills(connection) or _try_to_build(connection, index, tell):
+                return
+        finally:
+            if not connection.closed:
+                connection.execute("SELECT pg_advisory_unlock(%s)", (INDEX_LOCK,))
+        stopping.wait(LOCK_POLL_S)
+
+
+def _try_to_build(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell) -> bool:
+    row = connection.execute(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.name,)
+    ).fetchone()
+    if row == (False,):  # left by a build that was interrupted
+        tell(f"index {index.name}: removing what an interrupted build has left")
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(index.name)))
+    if row != (True,):
+        tell(f"index {index.name}: building it on {index.table}, beside whoever writes there")
+        began_s = time.monotonic()
+        try:
+            with _telling_progress(connection, index, tell):
+                connection.execute(index.create)
+        except psycopg.errors.DeadlockDetected as error:
+            tell(f"index {index.name}: once more, after a deadlock: {error}")
+            return False
+        tell(f"index {index.name}: done in {time.monotonic() - began_s:.1f} s")
+    connection.execute("UPDATE schema_backfills SET done_time = now() WHERE name = %s", (index.name,))
+    return True
+
+
+@contextmanager
+def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell) -> Iterator[None]:
+    """Tell every few seconds how far the build on `connection` is, from a connection of its own."""
+    ended, builder = threading.Event(), connection.info.backend_pid
+    parameters: dict[str, Any] = {**connection.info.get_parameters(), "password": connection.info.password}
+
+    def look() -> None:
+        try:
+            while not ended.wait(TELL_EVERY_S):
+                with psycopg.connect(**parameters, autocommit=True) as other:
+                    row = other.execute(_BUILD_PROGRESS, (builder,)).fetchone()
+                if row is not None:
+                    tell(f"index {index.name}: {row[0]}{f' ({row[1]} %)' if row[1] is not None else ''}{row[2]}")
+        except psycopg.Error as error:
+            _log.info("the progress of an index is not known", index=index.name, reason=str(error).strip())
+
+    thread = threading.Thread(target=look, name="index progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+# Waiting for old transactions is what takes long where nothing else does, so their owner is named.
+_BUILD_PROGRESS: Final = """
+SELECT phase, CASE WHEN blocks_total > 0 THEN blocks_done * 100 / blocks_total END,
+    CASE WHEN current_locker_pid > 0 THEN ', for process ' || current_locker_pid ELSE '' END
+FROM pg_stat_progress_create_index WHERE pid = %s
+"""
 
 
 def _run(

@@ -130,6 +130,9 @@ _delay_seconds = prometheus_client.Histogram(
 _events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
 _batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
 _dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
+_refused_candle_trades = prometheus_client.Counter(
+    "persist_refused_candle_trades", "Trades that are stored, and whose candles the database refused", ["shard"]
+)
 _stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
 _held = prometheus_client.Gauge(
     "persist_held_format",
@@ -144,6 +147,7 @@ _BY_SHARD = (
     _events_stored,
     _batches_stored,
     _dead_entries,
+    _refused_candle_trades,
     _stopped,
     _held,
 )
@@ -155,6 +159,10 @@ class IngestStoppedError(Exception):
 
 class NotPutAsideError(Exception):
     """There is nothing to store of what `dead_events` is asked for."""
+
+
+class _CandlesRefusedError(Exception):
+    """The database refuses the candles of a batch, and took everything else of it."""
 
 
 class Progress(Enum):
@@ -434,8 +442,7 @@ class ShardIngest:
         parts = batches if len(batches) > 1 else batches[0].halves()
         middle = len(parts) // 2
         last, refused = self._store_or_bisect(connection, parts[:middle], known)
-        # These tables empty themselves at the end of the transaction, which is too late here.
-        connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
+        self._empty_batch_tables(connection)
         last, refused_later = self._store_or_bisect(connection, parts[middle:], last)
         return last, refused | refused_later
 
@@ -447,7 +454,51 @@ class ShardIngest:
                 if not self._markets.learn(batches):
                     raise
 
+    def _empty_batch_tables(self, connection: psycopg.Connection[Any]) -> None:
+        """Empty them within a transaction, at whose end they empty themselves."""
+        connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
+
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
+        """Write rows, and their candles where the database makes none. Candles that are refused keep nothing else from being stored."""
+        if not (rows.trades and self._keeps_candles):
+            self._write_rows(connection, rows, candles=False)
+            return
+        try:
+            with connection.transaction():
+                self._write_rows(connection, rows, candles=True)
+        except _CandlesRefusedError:
+            self._empty_batch_tables(connection)
+            self._write_rows(connection, rows, candles=False)
+            self._write_candles_or_bisect(connection, rows.trades)
+
+    def _write_candles_or_bisect(
+        self, connection: psycopg.Connection[Any], trades: Sequence[tuple[TradeExecuted, int]]
+    ) -> None:
+        """Write the candles of all trades but those that are refused, which are counted and told."""
+        try:
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.execute("TRUNCATE batch_candles")
+                self._write_candles(cursor, trades)
+        except _CandlesRefusedError as error:
+            if len(trades) > 1:
+                middle = len(trades) // 2
+                self._write_candles_or_bisect(connection, trades[:middle])
+                self._write_candles_or_bisect(connection, trades[middle:])
+                return
+            ((trade, _),) = trades
+            _refused_candle_trades.labels(self._shard).inc()
+            _log.critical(
+                "a trade is in no candle", market=trade.market, trade_id=trade.trade_id, reason=str(error.__cause__)
+            )
+
+    def _write_candles(self, cursor: psycopg.Cursor[Any], trades: Sequence[tuple[TradeExecuted, int]]) -> None:
+        try:
+            copy_rows(cursor, CANDLES, candle_rows(trades), into="batch_candles")
+            cursor.execute(_UPSERT_CANDLES)
+        except _Refusal as error:
+            raise _CandlesRefusedError from error
+
+    def _write_rows(self, connection: psycopg.Connection[Any], rows: Rows, *, candles: bool) -> None:
         with connection.cursor() as cursor:
             copy_rows(cursor, TRADES, rows.trade_rows())
             copy_rows(cursor, FILLS, rows.fills)
@@ -458,9 +509,9 @@ class ShardIngest:
             if rows.orders:
                 copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)
-            if rows.trades and self._keeps_candles:
-                copy_rows(cursor, CANDLES, candle_rows(rows.trades), into="batch_candles")
-                cursor.execute(_UPSERT_CANDLES)
+            # Last: when they are refused, everything else was not.
+            if candles:
+                self._write_candles(cursor, rows.trades)
         if rows.trades and not self._keeps_candles:
             first, last = rows.trades[0][0].time, rows.trades[-1][0].time
             if first < _now_ms() - LATE_MS:

@@ -23,7 +23,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from persist.backfill import Tell, run_backfills, tell_log
+from persist.backfill import LOCK_POLL_S, Tell, run_backfills, tell_log
 
 _log = structlog.get_logger()
 
@@ -239,7 +239,9 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
 
 @contextmanager
 def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    # Not pg_advisory_lock: the build of an index waits for every statement that is older than a part of it, this one among them.
+    while connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone() != (True,):
+        time.sleep(LOCK_POLL_S)
     try:
         yield
     finally:

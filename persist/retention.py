@@ -1,7 +1,8 @@
-"""Drops what has become too old of the history: trades, fills, candles of a second. Larger candles and the ledger stay for ever.
+"""Drops what has become too old of the history: trades, fills, closed orders, candles of a second.
 
-TimescaleDB drops whole chunks, plain PostgreSQL deletes rows. Ages count from the event up to which every shard has been stored, not
-from the clock: so whatever is still to be stored falls into times of which nothing has been dropped.
+Larger candles, the ledger and open orders stay for ever. TimescaleDB drops whole chunks, plain PostgreSQL deletes rows; orders are an
+ordinary table in both, and are deleted (decision 30). Ages count from the event up to which every shard has been stored, not from the
+clock: so whatever is still to be stored falls into times of which nothing has been dropped.
 """
 
 from typing import Any, Final, NamedTuple
@@ -10,8 +11,10 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from persist.backfill import ORDERS_BY_AGE, undone_backfills
 from persist.ingest import REFRESH, SESSION_TIMESCALEDB
 from persist.migrate import Flavour
+from protocol.orders import OrderStatus
 from protocol.streams import StreamId, split_stream_id
 from runtime.settings import Settings
 
@@ -29,11 +32,13 @@ class HistoryRetention(NamedTuple):
     fills: int = 0
     seconds: int = 0
     """Candles of a second."""
+    orders: int = 0
+    """Closed orders, from the day they were closed."""
 
     @classmethod
     def of(cls, settings: Settings) -> "HistoryRetention":
         """Return what the settings say."""
-        return cls(settings.trades_days, settings.fills_days, settings.candles_1s_days)
+        return cls(settings.trades_days, settings.fills_days, settings.candles_1s_days, settings.orders_days)
 
 
 def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, int]:
@@ -66,6 +71,9 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             if days and (count := drop(connection, relation, stored_ms - days * 86_400_000)):
                 dropped[relation] = count
                 _log.info("history dropped", relation=relation, days=days, count=count)
+        if retention.orders and (count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)):
+            dropped["orders"] = count
+            _log.info("history dropped", relation="orders", days=retention.orders, count=count)
         return dropped
 
 
@@ -110,3 +118,33 @@ def _delete_rows(connection: psycopg.Connection[Any], relation: str, before_ms: 
     while count := connection.execute(statement, (before_ms, _ROWS_PER_DELETE)).rowcount:
         deleted += count
     return deleted
+
+
+# The rows of a window may be more than _ROWS_PER_DELETE by those that share its last millisecond.
+_WINDOW_END: Final = """
+SELECT accepted_time FROM orders WHERE accepted_time > %(after)s AND accepted_time < to_timestamp(%(before_ms)s / 1000.0)
+ORDER BY accepted_time OFFSET %(rows)s LIMIT 1
+"""
+_DELETE_ORDERS: Final = """
+DELETE FROM orders WHERE accepted_time > %(after)s AND accepted_time <= least(%(end)s, to_timestamp(%(before_ms)s / 1000.0))
+AND updated_time < to_timestamp(%(before_ms)s / 1000.0) AND status = ANY (%(closed)s)
+"""
+
+
+def _delete_orders(connection: psycopg.Connection[Any], before_ms: int) -> int:
+    """Delete orders that were closed before a time, going through all that were accepted before it, oldest first."""
+    if ORDERS_BY_AGE.name in undone_backfills(connection):
+        _log.info("orders are not dropped before their index is built", index=ORDERS_BY_AGE.name)
+        return 0
+    # An index scan whatever the planner knows: most of a large table may be due after `orders_days` was set for the first time.
+    connection.execute("SET enable_seqscan = off")
+    closed = [int(status) for status in OrderStatus if not status.is_open]
+    after, deleted = "-infinity", 0
+    while True:
+        window: dict[str, Any] = {"after": after, "before_ms": before_ms, "rows": _ROWS_PER_DELETE - 1}
+        row = connection.execute(_WINDOW_END, window).fetchone()
+        end = "infinity" if row is None else row[0]
+        deleted += connection.execute(_DELETE_ORDERS, {**window, "end": end, "closed": closed}).rowcount
+        if row is None:
+            return deleted
+        after = end

@@ -171,6 +171,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Days that public trades are kept in the database, 30 or more; 0: for ever. Candles stay."""
     fills_days: Annotated[int, Meta(ge=0)] = 0
     """The same for the accounts' own trades (`myTrades`)."""
+    orders_days: Annotated[int, Meta(ge=0)] = 0
+    """The same for closed orders, counted from when they were closed; open orders stay."""
     candles_1s_days: Annotated[int, Meta(ge=0)] = 0
     """The same for candles of a second; larger ones are always kept."""
 
@@ -369,7 +371,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(f"{PREFIX}SHARD: must be less than {PREFIX}SHARD_COUNT ({settings.shard_count})")
     mistakes = [
         f"{PREFIX}{name.upper()}: 0, or {HISTORY_DAYS_MIN} or more"
-        for name in ("trades_days", "fills_days", "candles_1s_days")
+        for name in ("trades_days", "fills_days", "orders_days", "candles_1s_days")
         if 0 < getattr(settings, name) < HISTORY_DAYS_MIN
     ]
     if mistakes:

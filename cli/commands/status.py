@@ -6,7 +6,7 @@ from cli.console import console, plain_table, print_json, running_settings
 from cli.live_status import watch
 from cli.probes import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.processes import metrics_urls, urls
-from cli.state import ProcessStatus, read_state
+from cli.state import ProcessStatus, read_state, trading_processes
 
 
 @click.command()
@@ -27,7 +27,8 @@ def status(as_json: bool, is_watching: bool) -> None:
         return
     state = read_state(settings)
     processes = state.processes if state else []
-    all_running = bool(processes) and all(process.state is ProcessStatus.RUNNING for process in processes)
+    needed = trading_processes(processes)
+    all_running = bool(needed) and all(process.state is ProcessStatus.RUNNING for process in needed)
     doors = serving(settings) if processes else {}
     ready = all_running and all(doors.values()) and shards_answer(settings, TIMEOUT_S)
     if as_json:

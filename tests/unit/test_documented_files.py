@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from cli import embedded
+from protocol.configuration import Role
+from runtime.operator_keys import private_key
 from runtime.settings import Settings
 from serving.secret_box import master_key
 
@@ -14,10 +16,12 @@ def test_the_files_to_back_up_are_those_of_the_data_folder(tmp_path: Path) -> No
     settings = Settings(data_dir=tmp_path / "data")
     embedded.make_data_dir(settings)
     master_key(settings)
+    for role in Role:
+        private_key(settings, role)
     backups = OPERATIONS.read_text("utf-8").partition("## Backups")[2].partition("\n## ")[0]
     names = re.search(r"data folder's ((?:`[^`]+`(?:, | and )?)+)", backups)
     assert names is not None
     files = re.findall(r"`([^`]+)`", names[1])
-    assert set(files) == {"master.key", "password"}
+    assert set(files) == {"master.key", "operator.key", "treasury.key", "faucet.key"}
     for file in files:
         assert (settings.data_dir / file).is_file(), file

@@ -77,6 +77,10 @@ class Processes:
                     self._awaits_markets = False
                 return url
 
+    def feeds(self) -> subprocess.Popen[bytes]:
+        """Start the feeds of every shard."""
+        return self._start("feeds.main")
+
     def edge(self) -> str:
         """Start an edge and return its URL once it answers."""
         self._say_markets()

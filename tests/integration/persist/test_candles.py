@@ -6,6 +6,8 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+import prometheus_client
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -23,7 +25,7 @@ from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from serving.database import PostgresDatabase
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
-from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
+from tests.market_log import BTC, ETH, START_MS, MarketLog, accepted, frame, market_map
 
 TRADES = int(os.environ.get("TEST_CANDLE_TRADES", "20000"))
 """In all markets together; 1000000 takes some minutes."""
@@ -182,3 +184,37 @@ def test_volumes_of_one_frame_beyond_64_bits_are_stored(database_url: str) -> No
         (5 * quantity, *2 * (sum(markets.by_symbol[BTC].notional(each.price, each.quantity) for each in trades),))
     ]
     assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
+
+
+def test_candles_that_are_refused_keep_nothing_else_from_being_stored(database_url: str) -> None:
+    """The database is told to refuse a candle: trades, orders and other markets' candles are stored all the same."""
+    if is_timescaledb(database_url):
+        pytest.skip("TimescaleDB makes candles itself, from what is stored")
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE candles ADD CONSTRAINT no_more CHECK (market <> 'BTCUSDT' OR volume < 100)")
+    markets, market_log, log = market_map(1), MarketLog(), MemoryStreamLog(lambda: START_MS)
+    trades = [market_log.trade(START_MS + number * 60_000, 7, quantity) for number, quantity in enumerate((60, 30, 50))]
+    others = [market_log.trade(START_MS + number, 9, 200, market=ETH) for number in range(3)]
+    log.append(events(0), {EVENTS_FIELD: frame(accepted(START_MS, 1), trades[0], others[0], trades[1])})
+    log.append(events(0), {EVENTS_FIELD: frame(others[1], trades[2], others[2])})
+    before = refused_candles()
+    ingest_all(log, database_url, markets)
+    assert query(database_url, "SELECT market, count(*) FROM trades GROUP BY 1 ORDER BY 1") == [(BTC, 3), (ETH, 3)]
+    assert query(database_url, "SELECT count(*) FROM orders") == [(1,)]
+    assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]
+    assert query(
+        database_url, "SELECT trade_count, volume FROM candles WHERE market = 'ETHUSDT' AND interval = '1d'"
+    ) == [(3, 600)]
+    # The third trade would make the day 140: it is in the tape, and in no candle.
+    assert query(
+        database_url, "SELECT trade_count, volume FROM candles WHERE market = 'BTCUSDT' AND interval = '1d'"
+    ) == [(2, 90)]
+    assert refused_candles() == before + 1
+    more = market_log.trade(START_MS + 300_000, 9, 1, market=ETH)
+    log.append(events(0), {EVENTS_FIELD: frame(more)})
+    ingest_all(log, database_url, markets)
+    assert query(database_url, "SELECT count(*) FROM trades") == [(7,)]
+
+
+def refused_candles() -> float:
+    return prometheus_client.REGISTRY.get_sample_value("persist_refused_candle_trades_total", {"shard": "0"}) or 0.0

@@ -145,13 +145,13 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(
 ) -> None:
     schema_only(old_url, monkeypatch)
     backfill_some(old_url, batches)
-    ((done,),) = query(old_url, "SELECT rows_done FROM schema_backfills")
+    ((done,),) = query(old_url, "SELECT rows_done FROM schema_backfills WHERE name = 'transfers'")
     assert query(old_url, "SELECT count(*) FROM transfers") == [(done,)]
     assert 0 < done < COUNT
     progress: list[str] = []
     migrate(old_url, tell=progress.append)
     assert progress[0] == f"backfill transfers: going on after {done:,} of about 5,000 rows"
-    assert f"backfill transfers: done, {COUNT:,} rows" in progress[-1]
+    assert any(f"backfill transfers: done, {COUNT:,} rows" in line for line in progress)
     assert query(old_url, TRANSFERS) == expected_transfers()
 
 
@@ -168,11 +168,13 @@ def test_a_process_that_is_killed_in_the_backfill_leaves_whole_batches(
         "run_backfills(connection, print, batch_rows=100, after_batch=kill)\n"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    ((done,),) = query(old_url, "SELECT rows_done FROM schema_backfills")
+    ((done,),) = query(old_url, "SELECT rows_done FROM schema_backfills WHERE name = 'transfers'")
     assert 0 < done < COUNT
     finish_backfills(old_url, threading.Event())
     assert query(old_url, TRANSFERS) == expected_transfers()
-    assert query(old_url, "SELECT rows_done FROM schema_backfills WHERE done_time IS NOT NULL") == [(COUNT,)]
+    assert query(
+        old_url, "SELECT rows_done FROM schema_backfills WHERE name = 'transfers' AND done_time IS NOT NULL"
+    ) == [(COUNT,)]
 
 
 def test_two_runs_at_once_take_turns(old_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +182,9 @@ def test_two_runs_at_once_take_turns(old_url: str, monkeypatch: pytest.MonkeyPat
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: finish_backfills(old_url, threading.Event()), range(2)))
     assert query(old_url, TRANSFERS) == expected_transfers()
-    assert query(old_url, "SELECT rows_done FROM schema_backfills WHERE done_time IS NOT NULL") == [(COUNT,)]
+    assert query(
+        old_url, "SELECT rows_done FROM schema_backfills WHERE name = 'transfers' AND done_time IS NOT NULL"
+    ) == [(COUNT,)]
 
 
 @pytest.mark.parametrize("batches", [0, 3], ids=["after the migration", "in the backfill"])

@@ -1,0 +1,285 @@
+"""Backups of a PostgreSQL of one's own: what is copied, checked, removed, found damaged, and put back."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cli import backups, embedded
+from cli.backups import BackupError, BackupNote, Base
+from cli.commands.backup import status
+from cli.ports import free_port
+from cli.recovering import Recovered, recover
+from runtime.settings import Settings
+from tests.e2e.api import eventually
+from tests.integration.conftest import OwnPostgres
+
+
+class Backup:
+    """A database with a table of numbers, and its backup."""
+
+    def __init__(self, server: OwnPostgres, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.settings = server.settings
+        server.start()
+        self.connection: psycopg.Connection[Any] = psycopg.connect(server.url, autocommit=True)
+        self.connection.execute("CREATE TABLE numbers (number bigint, at timestamptz DEFAULT clock_timestamp())")
+        self.line = self.begin()
+
+    def begin(self) -> Path:
+        backups.drop_slot(self.connection)
+        backups.make_slot(self.connection)
+        self.line = backups.new_line(self.folder)
+        backups.write_note(self.settings, BackupNote(str(self.line)))
+        return self.line
+
+    def add(self, number: int) -> datetime:
+        row = self.connection.execute("INSERT INTO numbers VALUES (%s) RETURNING at", (number,)).fetchone()
+        assert row is not None
+        return row[0]  # type: ignore[no-any-return]
+
+    def take(self) -> Base:
+        return backups.take_base(self.settings, self.line, lambda _done, _total: None, lambda: datetime.now(UTC))
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Follow while the context lasts; at its end everything is in the backup."""
+        process = subprocess.Popen(backups.receiver_arguments(self.settings), stderr=subprocess.DEVNULL)
+        try:
+            yield
+            eventually("the log in the backup", lambda: self.behind() == 0)
+        finally:
+            process.terminate()
+            process.wait()
+
+    def behind(self) -> int | None:
+        found = backups.receiving(self.connection)
+        return found.behind_bytes if found is not None and found.active else None
+
+    def switch(self) -> None:
+        """End a segment of the log."""
+        self.connection.execute("SELECT pg_switch_wal()")
+
+    def recovered(self, base: Base, to: datetime | None = None) -> tuple[list[int], Recovered]:
+        """Recover into a data folder of its own, and return the numbers that are there."""
+        folder = Path(tempfile.mkdtemp(prefix="exchange-test-"))
+        folder.chmod(0o755)
+        server = OwnPostgres(folder)
+        server.settings = Settings(
+            data_dir=folder / "100%f of 'another'", postgres_port=free_port(), postgres_bin=self.settings.postgres_bin
+        )
+        said: list[str] = []
+        try:
+            found = recover(server.settings, base, to, lambda _done, _total: None, said.append)
+            server.start()
+            with psycopg.connect(server.settings.resolved_database_url()) as connection:
+                rows = connection.execute("SELECT number FROM numbers ORDER BY 1").fetchall()
+                assert connection.execute("SHOW archive_mode").fetchone() == ("off",)
+                assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+            assert not (server.settings.data_dir / "wal.recovering").exists()
+            return [number for (number,) in rows], found
+        finally:
+            server.kill()
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def backup(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Backup]:
+    made = Backup(own_postgres, tmp_path / "a backup")
+    yield made
+    made.connection.close()
+
+
+def test_every_moment_since_the_base_backup_comes_back(backup: Backup) -> None:
+    backup.add(1)
+    with backup.receiving():
+        base = backup.take()
+        time.sleep(1)  # a base backup is named after the next whole second
+        second = backup.add(2)
+        assert base.complete < second
+        backup.switch()
+        third = backup.add(3)
+        backup.connection.execute("SELECT pg_sleep(0.01)")
+        backup.add(4)
+    assert (backup.folder.stat().st_mode & 0o777, backup.line.stat().st_mode & 0o777) == (0o700, 0o700)
+    numbers, found = backup.recovered(base)
+    assert numbers == [1, 2, 3, 4]
+    assert found.last_commit is not None
+    assert found.last_commit > third
+    assert backup.recovered(base, third + timedelta(milliseconds=5))[0] == [1, 2, 3]
+    assert backup.recovered(base, second - timedelta(microseconds=1))[0] == [1]
+    with pytest.raises(BackupError, match="ends before that time; its last transaction is of"):
+        backup.recovered(base, datetime.now(UTC) + timedelta(hours=1))
+
+
+def test_a_base_backup_is_recovered_without_any_log(backup: Backup) -> None:
+    """It has what was written while it was made."""
+    backup.add(1)
+    base = backup.take()
+    backup.add(2)
+    assert backup.recovered(base) == ([1], Recovered(base, None))
+
+
+def test_what_was_written_while_nothing_followed_is_in_the_backup_later(backup: Backup) -> None:
+    with backup.receiving():
+        base = backup.take()
+        backup.add(1)
+    for number in range(2, 6):
+        backup.add(number)
+        backup.switch()
+    assert backup.behind() is None
+    with backup.receiving():
+        backup.add(6)
+    assert backup.recovered(base)[0] == [1, 2, 3, 4, 5, 6]
+
+
+def test_older_base_backups_go_and_the_log_before_them(backup: Backup) -> None:
+    with backup.receiving():
+        made = []
+        for number in range(4):
+            backup.add(number)
+            made.append(backup.take())
+            backup.switch()
+        assert backups.prune(backup.settings, backup.line, 2) == 2
+        assert backups.prune(backup.settings, backup.line, 2) == 0
+    assert backups.bases(backup.line) == made[2:]
+    assert min(backups.wal_segments(backup.line / "wal")) == made[2].first_segment()
+    assert backup.recovered(made[2])[0] == [0, 1, 2, 3]
+    assert backups.choose_base(backup.folder, None) == made[3]
+    assert backups.choose_base(backup.folder, made[3].complete) == made[3]
+    assert backups.choose_base(backup.folder, made[3].complete - timedelta(seconds=1)) == made[2]
+    with pytest.raises(BackupError, match="earlier than that nothing can be recovered"):
+        backups.choose_base(backup.folder, made[2].complete - timedelta(seconds=1))
+
+
+def test_damage_and_gaps_are_found_before_anything_is_put_in_place(backup: Backup) -> None:
+    with backup.receiving():
+        base = backup.take()
+        for number in range(4):
+            backup.add(number)
+            backup.switch()
+    second = backups.wal_segments(backup.line / "wal")[2]
+    moved = backup.folder / "moved"
+    (backup.line / "wal" / second).rename(moved)
+    with pytest.raises(BackupError, match=r"has nothing between .* and "):
+        backup.recovered(base)
+    moved.rename(backup.line / "wal" / second)
+    largest = max(
+        (path for path in (base.folder / "base").rglob("*") if path.is_file()), key=lambda it: it.stat().st_size
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(BackupError, match=f"{largest.name} is damaged: use an older base backup"):
+        backup.recovered(base)
+    largest.unlink()
+    with pytest.raises(BackupError, match="is missing: use an older base backup"):
+        backup.recovered(base)
+
+
+def test_what_was_recovered_is_backed_up_and_recovered_in_turn(backup: Backup) -> None:
+    """A recovered database goes on in a timeline of its own; its log stands in a line of its own."""
+    backup.add(1)
+    first = backup.take()
+    backup.connection.close()
+    backup.server.kill()
+    backup.settings.data_dir.joinpath("postgres").rename(backup.settings.data_dir / "before")
+    recover(backup.settings, first, None, lambda _done, _total: None, lambda _: None)
+    assert backups.read_note(backup.settings) is None
+    backup.server.start()
+    backup.connection = psycopg.connect(backup.server.url, autocommit=True)
+    assert backup.begin().name == "0002"
+    with backup.receiving():
+        second = backup.take()
+        assert second.first_segment().startswith("00000002")
+        backup.add(2)
+        backup.switch()
+        backup.add(3)
+    assert backups.choose_base(backup.folder, None) == second
+    assert backup.recovered(second)[0] == [1, 2, 3]
+    assert backup.recovered(first)[0] == [1]
+
+
+def test_an_interrupted_recovery_is_repeated(backup: Backup) -> None:
+    backup.add(1)
+    base = backup.take()
+    folder = Path(tempfile.mkdtemp(prefix="exchange-test-"))
+    folder.chmod(0o755)
+    settings = Settings(data_dir=folder, postgres_port=free_port(), postgres_bin=backup.settings.postgres_bin)
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(settings, base, None, interrupt, lambda _: None)
+    (folder / "postgres.recovering").mkdir()
+    (folder / "postgres.recovering" / "left").touch()
+    assert recover(settings, base, None, lambda _done, _total: None, lambda _: None).base == base
+    assert not (folder / "postgres" / "left").exists()
+    shutil.rmtree(folder)
+
+
+def test_status_says_what_is_wrong(backup: Backup) -> None:
+    again = f"run `exchange backup {backup.folder}` again"
+    assert status(backup.settings).problem == f"no base backup is complete: {again}"
+    backup.take()
+    assert "the log is not written into the backup" in status(backup.settings).problem
+    with backup.receiving():
+        eventually("it follows", lambda: status(backup.settings).ok)
+    backups.drop_slot(backup.connection)
+    assert status(backup.settings).problem == f"the server knows of no backup: {again}"
+    shutil.move(backup.line, backup.folder / "elsewhere")
+    assert status(backup.settings).problem == f"{backup.line} is not there: is its disk mounted?"
+    backups.backup_file(backup.settings).unlink()
+    with pytest.raises(BackupError, match="There is no backup of this database"):
+        status(backup.settings)
+
+
+def test_a_backup_that_does_not_follow_does_not_fill_the_disk(
+    own_postgres: OwnPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit the server lets go of the log, says so, and the next backup begins anew."""
+    monkeypatch.setattr(embedded, "WAL_KEPT_MAX", "32MB")
+    backup = Backup(own_postgres, tmp_path / "backup")
+    with backup.receiving():
+        backup.take()
+    for number in range(6):
+        backup.add(number)
+        backup.switch()
+    backup.connection.execute("CHECKPOINT")
+    found = backups.receiving(backup.connection)
+    assert found is not None
+    assert found.lost
+    assert "the log has a gap" in status(backup.settings).problem
+    assert backup.begin().name == "0002"
+    with backup.receiving():
+        base = backup.take()
+        backup.add(7)
+    assert backup.recovered(base)[0] == [0, 1, 2, 3, 4, 5, 7]
+    assert backups.choose_base(backup.folder, None) == base
+    backup.connection.close()
+
+
+def test_a_password_is_in_no_argument(backup: Backup) -> None:
+    password = backup.settings.password_file.read_text("ascii").strip()
+    assert not any(password in argument for argument in backups.receiver_arguments(backup.settings))
+    assert (backup.settings.data_dir / "pgpass").stat().st_mode & 0o077 == 0
+
+
+def test_programs_that_are_missing_are_named(tmp_path: Path) -> None:
+    programs = embedded.find_postgres()
+    few = tmp_path / "bin"
+    few.mkdir()
+    for name in ("postgres", "initdb"):
+        (few / name).symlink_to(programs / name)
+    (few / "pg_basebackup").touch()
+    with pytest.raises((BackupError, embedded.ServerError), match=r"pg_receivewal|No PostgreSQL"):
+        backups.programs_of(Settings(data_dir=tmp_path, postgres_bin=str(few)))
