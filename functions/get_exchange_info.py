@@ -51,6 +51,8 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     allowed_self_trade_prevention_modes: list[str]
     matches_max: int
     """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
+    market_slippage: str
+    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets. What is left expires."""
 
 
 class ExchangeInfoShape(msgspec.Struct, rename="camel"):
@@ -125,6 +127,7 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
         default_self_trade_prevention_mode=SelfTradePrevention.EXPIRE_MAKER.name,
         allowed_self_trade_prevention_modes=_PREVENTIONS,
         matches_max=market.matches_max,
+        market_slippage=format_decimal(market.market_slippage_ppm, 6),
     )
 
 

@@ -102,8 +102,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
-    market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000
-    """How far beyond the best price, in parts per million, a MARKET order may trade."""
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000

@@ -36,6 +36,7 @@ from engine_worker.core.members import (
     MARKET,
     NEW,
     PARTIALLY_FILLED,
+    SELL,
     TAKER,
     make_balance,
     make_fill_report,
@@ -156,6 +157,8 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 BALANCE_UNITS_MAX: Final = 2 * AMOUNT_UNITS_MAX
 """Of one asset; what an account may have for a moment, and what every writer of 64 bits holds."""
 _NEVER: Final = TimeMs(2**63)
+_NO_PRICE: Final = PriceTicks(1)
+"""In a message about an order that has none."""
 
 DROPS_PER_COMMAND: Final = 64
 """Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
@@ -854,11 +857,12 @@ class Shard:
             side,
             command.order_type,
             command.time_in_force,
-            command.price,
+            command.price or _NO_PRICE,
             quantity,
             budget,
             command.quote_quantity > 0,
             command.self_trade_prevention,
+            bound_by_book=command.bound_by_book,
         )
         if is_local:
             self._match_order(to_match)
@@ -874,11 +878,15 @@ class Shard:
         else:
             fits = quantity > 0 and not quote_quantity
             fits = fits and (order_type is not LIMIT_MAKER or command.time_in_force is GTC)
-        if not fits or command.terms is not None:
+        by_book = command.bound_by_book
+        if not fits or command.terms is not None or (by_book and not is_market):
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
-        if not 1 <= command.price <= market.price_max:
+        if by_book and (command.side is SELL or quote_quantity):
+            if command.price:
+                return RejectReason.PRICE_OUT_OF_RANGE
+        elif not 1 <= command.price <= market.price_max:
             return RejectReason.PRICE_OUT_OF_RANGE
         if quantity and not market.quantity_min <= quantity <= market.quantity_max:
             return RejectReason.QUANTITY_OUT_OF_RANGE
@@ -902,6 +910,9 @@ class Shard:
         elif command.quote_quantity:
             if is_buy:
                 needed = command.quote_quantity
+            elif command.bound_by_book:
+                # What it has to sell is known when its market has been asked. Until then nobody else may sell it.
+                needed = min(available // market.base_per_lot, market.quantity_max) * market.base_per_lot
             else:
                 lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
                 needed = min(available // market.base_per_lot, lots) * market.base_per_lot
@@ -1564,5 +1575,6 @@ def _reason_to_expire(order: OrderState, outcome: TakerOutcome) -> CloseReason:
     if outcome.limit_reached:
         return CloseReason.TOO_MANY_MATCHES
     if order.order_type is MARKET:
-        return CloseReason.INSUFFICIENT_LIQUIDITY
+        too_dear = outcome.price_range_exceeded
+        return CloseReason.PRICE_RANGE_EXCEEDED if too_dear else CloseReason.INSUFFICIENT_LIQUIDITY
     return CloseReason.UNFILLED_FOK if order.time_in_force is FOK else CloseReason.UNFILLED_IOC

@@ -167,6 +167,13 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
             quantity, quote_quantity = 0, min((earlier.quantity + 1) * per_lot, AMOUNT_UNITS_MAX)
         case 6 | 7 if earlier is not None:
             client_order_id = earlier.client_order_id
+    by_book = order_type is OrderType.MARKET and prevention % 16 >= 4
+    if by_book:
+        # What the gateway expects of a price: about what it is, so that it is too little now and then.
+        is_estimated = side is Side.BUY and quantity and not quote_quantity
+        limit = (3 + price % 5 if odder % 3 else limit) if is_estimated else odder % 64 == 1
+    elif oddity % 64 == 18:
+        by_book = True
     return PlaceOrder(
         request_id=number,
         reply_to="test",
@@ -181,6 +188,7 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
         quote_quantity=AssetUnits(quote_quantity),
         self_trade_prevention=SelfTradePrevention(prevention % 4),
         idempotency_key=f"k{odder % 5}" if oddity % 64 >= 56 else "",
+        bound_by_book=by_book,
     )
 
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from engine_worker.core import shard
 from engine_worker.core.accounts import Account, InvariantBroken
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import AnsweredRequests, FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
-from protocol.market import MarketMap
+from protocol.market import Market, MarketMap
 from tests.oracle.exchange import AnyCommand
 from tests.properties.sequences import LENGTH_MAX, commands_of
 from tests.properties.twins import compare_throughout
@@ -61,6 +62,25 @@ PLANTS = (
     Plant("sells what there is and no more", MarketState, "_reason_not_to_spend", "if found == more and", "if False and"),
     Plant("budget that pays no more expires", Book, "match", "budget_spent=True", "budget_spent=False"),
     Plant("quote quantity beyond the largest order", Shard, "_place_order", "min(lots, market.quantity_max)", "lots"),
+    Plant("bound of a purchase beyond the slippage", Market, "market_bound",
+          "best * (PPM + self.market_slippage_ppm) // PPM", "-(-best * (PPM + self.market_slippage_ppm) // PPM)"),
+    Plant("bound of a sale beyond the slippage", Market, "market_bound",
+          "-(-best * (PPM - self.market_slippage_ppm) // PPM)", "best * (PPM - self.market_slippage_ppm) // PPM"),
+    Plant("MARKET order bounded by what its gateway expects", MarketState, "_bound", "if not order.bound_by_book:", "if True:"),
+    Plant("purchase that holds too little refused", MarketState, "_reason_to_refuse",
+          "if order.price * order.quantity * market.quote_per_tick_lot > budget:", "if True:"),
+    Plant("purchase beyond what it holds", MarketState, "_holds_for_its_estimate", "<= order.quote_budget", "< 0"),
+    Plant("worth of a MARKET order not asked for", MarketState, "_reason_to_refuse", "if order.bound_by_book and", "if False and"),
+    Plant("worth counted at the best price", MarketState, "_reason_of_worth", "self.last_price or", "0 or"),
+    Plant("worth unknown before the first trade", MarketState, "_reason_of_worth", "if best is not None else 0", "if False else 0"),
+    Plant("worth at its minimum refused", MarketState, "_reason_of_worth", "worth < self", "worth <= self"),
+    Plant("sale for money holds one lot", Shard, "_hold_for", "market.quantity_max) * market.base_per_lot", "1) * market.base_per_lot"),
+    Plant("sale for money holds more than the largest order", Shard, "_hold_for",
+          "min(available // market.base_per_lot, market.quantity_max)", "available // market.base_per_lot"),
+    Plant("dear book called empty", shard, "_reason_to_expire", "if too_dear else", "if False else"),
+    Plant("empty book called dear", MarketState, "match_order", "opposite.best is not None  #", "True  #"),
+    Plant("LIMIT order bounded by its book", Shard, "_reason_to_refuse", "(by_book and not is_market)", "False"),
+    Plant("MARKET order with two bounds", Shard, "_reason_to_refuse", "if command.price:", "if False:"),
     Plant("one match too many", Book, "match", "== matches_max", "> matches_max"),
     Plant("prevented makers do not count as met", Book, "match", "len(matches) + len(expired)", "len(matches)"),
     Plant("what is left after the last match rests", MarketState, "match_order", " and not limit_reached", ""),
