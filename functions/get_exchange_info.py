@@ -73,7 +73,7 @@ async def get_exchange_info(ports: Ports, call: Call) -> object:
         timezone="UTC",
         server_time=call.now * call.time_scale,
         rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
-        exchange_filters=[],
+        exchange_filters=exchange_filters(listing),
         symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
     )
 
@@ -129,6 +129,12 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
         matches_max=market.matches_max,
         market_slippage=format_decimal(market.market_slippage_ppm, 6),
     )
+
+
+def exchange_filters(listing: Listing) -> list[dict[str, object]]:
+    """Return the rules that an account must keep over all markets."""
+    most = listing.open_orders_max
+    return [{"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": most}] if most else []
 
 
 def filters(market: Market) -> list[dict[str, object]]:

@@ -128,6 +128,8 @@ class RejectReason(StrEnum):
     QUANTITY_OUT_OF_RANGE = "quantity_out_of_range"
     NOTIONAL_TOO_SMALL = "notional_too_small"
     TOO_MANY_OPEN_ORDERS = "too_many_open_orders"
+    TOO_MANY_OPEN_ORDERS_IN_ALL = "too_many_open_orders_in_all"
+    """In all markets together (`ShardConfig.open_orders_max`)."""
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     INVALID_COMBINATION = "invalid_combination"
     """The order's type, time in force and amounts do not go together."""

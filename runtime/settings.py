@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.configuration import OPEN_ORDERS_MAX
 from protocol.market import MarketError, MarketMap, MarketsFile
 from protocol.windows import REPLY_TIMEOUTS, Windows
 from runtime.redis_clients import AddressError, parse_address
@@ -102,6 +103,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
     backlog_age_ms_max: Positive = 2_000
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
+    open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
+    """Open orders that one account may have in all markets together, in a new exchange; from then on its log says so."""
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000

@@ -157,6 +157,7 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 BALANCE_UNITS_MAX: Final = 2 * AMOUNT_UNITS_MAX
 """Of one asset; what an account may have for a moment, and what every writer of 64 bits holds."""
 _NEVER: Final = TimeMs(2**63)
+UNBOUNDED: Final = 2**63
 _NO_PRICE: Final = PriceTicks(1)
 """In a message about an order that has none."""
 
@@ -207,6 +208,7 @@ class Shard:
         "_hash_due",
         "_is_founding",
         "_not_trading",
+        "_open_orders_max",
         "_outbox",
         "_replies",
         "_reply_to",
@@ -252,6 +254,7 @@ class Shard:
         """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
         self._closed_from = _NEVER
         """From when on orders are refused."""
+        self._open_orders_max = UNBOUNDED
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
@@ -679,6 +682,7 @@ class Shard:
         self.config, self.windows = config, config.windows
         self.authority.set_keys(config.keys)
         self._closed_from = config.maintenance_from or _NEVER
+        self._open_orders_max = config.open_orders_max or UNBOUNDED
         if config.slots:
             self.slots = config.slots
             self._map_markets()
@@ -895,6 +899,8 @@ class Shard:
             return RejectReason.NOTIONAL_TOO_SMALL
         if account is not None and len(account.open_orders.get(command.market, ())) >= market.open_orders_max:
             return RejectReason.TOO_MANY_OPEN_ORDERS
+        if account is not None and len(account.client_order_ids) >= self._open_orders_max:
+            return RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
         return None
 
     def _hold_for(self, command: PlaceOrder, market: Market, account: Account) -> int:

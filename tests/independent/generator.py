@@ -300,6 +300,7 @@ class Generator:
             version=version,
             maintenance_from=maintenance,  # type: ignore[arg-type]
             drained_per_command=r.choice((1, 100)),
+            open_orders_max=r.choice((0, 0, 1_000, 9, 4)),
         )
         if 0 < maintenance < LARGEST:
             self.queue += [self.fresh_in(r.choice(SYMBOLS[:4])) for _ in range(r.randrange(1, 8))]

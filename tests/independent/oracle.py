@@ -8,7 +8,7 @@ messages take no time, so a command is over before the next one begins. `apply` 
 Where the documents leave something open, these are the rules. They were taken from what the engine does, and none contradicts a document:
 
 * An order is refused for the first rule of: market known, market TRADING, maintenance, type and amounts go together, client order id,
-  price, quantity, notional, open orders of the market, account frozen, its open orders, orders in 10 s and in a day, funds. Then, by its market: band,
+  price, quantity, notional, open orders of the market, open orders of the account in all markets, account frozen, its open orders, orders in 10 s and in a day, funds. Then, by its market: band,
   would match at once (LIMIT_MAKER), cost (a MARKET BUY that holds less than its worst case).
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
@@ -385,7 +385,7 @@ class Oracle:
         per_lot = c.price * market.quote_per_tick_lot
         if (c.quote_quantity or not is_market) and (c.quote_quantity or per_lot * c.quantity) < market.notional_min:
             raise No(RejectReason.NOTIONAL_TOO_SMALL)
-        self.check_limits(account, market, time)
+        self.check_limits(account, market, time, place.config.open_orders_max)
         hold, lots, budget = self.hold_of(c, market, account)
         spent = market.quote if c.side is Side.BUY else market.base
         if hold > account.available.get(spent, 0):
@@ -397,12 +397,14 @@ class Oracle:
         place.orders += 1
         return self.match(c, book, place, shard, time, hold, lots, budget)
 
-    def check_limits(self, account: Account, market: Market, time: int) -> None:
+    def check_limits(self, account: Account, market: Market, time: int, most_in_all: int) -> None:
         """Refuse what an operator does not let the account do, or the market."""
         limits = account.limits or AccountLimits(1)
         in_market = sum(order.command.market == market.symbol for order in account.orders.values())
         if in_market >= market.open_orders_max:
             raise No(RejectReason.TOO_MANY_OPEN_ORDERS)
+        if 0 < most_in_all <= len(account.orders):
+            raise No(RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL)
         if limits.is_frozen:
             raise No(RejectReason.ACCOUNT_FROZEN)
         if 0 < limits.open_orders_max <= len(account.orders):

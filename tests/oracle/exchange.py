@@ -204,9 +204,11 @@ class RuleBrokenError(Exception):
 class Exchange:
     """Every account, order and fee of the exchange, one command at a time."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
+    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
         """Open an empty exchange; `market_map` is needed for its markets, and for how it numbers orders."""
         self.market_map = market_map
+        self.open_orders_max = open_orders_max
+        """Of one account in all markets; 0: any number."""
         self.windows = windows
         self.answered: list[Answered] = []
         """Every command that somebody waited for, but for repetitions of one."""
@@ -425,6 +427,8 @@ class Exchange:
         check_limits(command, market)
         open_count = len(self.open_orders(command.account_id, command.market))
         require(open_count < market.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS)
+        in_all = sum(len(self.open_orders(command.account_id, each)) for each in self.market_map.by_symbol)
+        require(not self.open_orders_max or in_all < self.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL)
 
         purse = (command.account_id, self._asset_paid(command))
         hold = hold_for(command, market, self.available[purse])

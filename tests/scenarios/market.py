@@ -3,6 +3,7 @@
 A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is the title:
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
+    open orders 3                          (of one person in all markets; without it as many as the market lets her have, 5)
     slippage 0.1                           (of MARKET orders; without it 0.05)
     band 0.5 2                             (fractions of the last price; without it 0.1 and 10)
     decimals ACME 2 CASH 0                 (of the assets' smallest units; without it 8 and 8)
@@ -47,6 +48,7 @@ from protocol.units import (
 )
 
 SYMBOL = "ACMECASH"
+HEADS = ("fees", "band", "decimals", "matches", "slippage", "open")
 PRICE_MAX = PriceTicks(10_000)
 PEOPLE = ("alice", "bob", "carol", "dave")
 OWN_ORDERS = {
@@ -94,15 +96,16 @@ class Scenario:
     band_up: str = "10"
     matches_max: int = 2_000
     slippage: str = "0.05"
+    open_orders_max: int = 0
     scales: dict[str, int] = field(default_factory=lambda: {"ACME": 8, "CASH": 8})
 
     @classmethod
     def read(cls, path: Path) -> "Scenario":
-        """Read the file at `path`; its head names fees, band, decimals, matches and slippage."""
+        """Read the file at `path`; its head names fees, band, decimals, matches, slippage and open orders."""
         texts = path.read_text(encoding="utf-8").splitlines()
         lines = [(number, text.partition("#")[0].rstrip()) for number, text in enumerate(texts, start=1)]
         scenario = cls(title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()])
-        while scenario.lines[0][1].split()[0] in ("fees", "band", "decimals", "matches", "slippage"):
+        while scenario.lines[0][1].split()[0] in HEADS:
             match scenario.lines.pop(0)[1].split():
                 case ["fees", "maker", maker_fee, "taker", taker_fee]:
                     scenario.maker_fee, scenario.taker_fee = maker_fee, taker_fee
@@ -110,6 +113,8 @@ class Scenario:
                     scenario.band_down, scenario.band_up = band_down, band_up
                 case ["matches", most]:
                     scenario.matches_max = int(most)
+                case ["open", "orders", most]:
+                    scenario.open_orders_max = int(most)
                 case ["slippage", slippage]:
                     scenario.slippage = slippage
                 case ["decimals", "ACME", acme, "CASH", cash]:

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from engine_worker.first_configuration import DEFAULT_CONFIG
 from protocol.codec import (
     FORMAT,
     LaterFormatError,
@@ -17,6 +18,7 @@ from protocol.codec import (
     format_of,
 )
 from protocol.commands import CancelMissed, CancelOrder, MessageFrame, PlaceOrder
+from protocol.configuration import ShardConfig
 from protocol.events import FundsReleased
 from protocol.units import AccountId, OrderId, TimeMs
 
@@ -41,6 +43,12 @@ def test_a_market_order_that_was_written_before_books_bounded_them_keeps_its_pro
     ((order,), _) = decode_command_frame(frame)
     assert isinstance(order, PlaceOrder)
     assert (order.price, order.bound_by_book) == (105, False)
+
+
+def test_a_shard_that_was_configured_before_open_orders_were_bounded_bounds_none() -> None:
+    before = [1, [50_000, 600_000, 10_000, 1], 1, [], 0, b"", 100, 2, 1]
+    assert msgspec.msgpack.decode(encode_frame(before), type=ShardConfig).open_orders_max == 0
+    assert DEFAULT_CONFIG.open_orders_max == 1_000
 
 
 def test_what_is_written_is_read() -> None:
