@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.filling import fill, make_rich
 from benchmarks.http import Target
 from benchmarks.report import Result
-from benchmarks.workload import commands, operations, roomy_markets_file
+from benchmarks.workload import OPEN_ORDERS_MAX, commands, operations, roomy_markets_file
 from cli import embedded
 from cli.ports import free_port
 from protocol import streams
@@ -317,6 +317,7 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
             "DATA_DIR": folder,
             "REDIS_PORT": str(settings.redis_port),
             "MARKETS_FILE": str(roomy_markets_file(Path(folder))),
+            "OPEN_ORDERS_MAX": str(OPEN_ORDERS_MAX),
             "LOG_LEVEL": "warning",
             "SNAPSHOT_INTERVAL_S": str(PAUSE_SNAPSHOT_INTERVAL_S),
             "LOST_TAIL_CHECK_ENABLED": "false",  # there is no database to compare with

@@ -19,7 +19,7 @@ import psycopg
 
 from benchmarks import load
 from benchmarks.report import Result
-from benchmarks.workload import roomy_markets_file
+from benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
 from cli.own_exchange import OwnExchange, own_environment, own_exchange
 from cli.ports import free_port
 from protocol import streams
@@ -57,6 +57,7 @@ def exchange_of_its_own(**others: str) -> Iterator[Target]:
         Path(folder).chmod(0o755)
         own = {
             "markets_file": str(roomy_markets_file(Path(folder))),
+            "open_orders_max": str(OPEN_ORDERS_MAX),
             "rate_limits_enabled": "false",
             "mm_enabled": "false",
             "frontend_enabled": "false",

@@ -11,7 +11,7 @@ import redis
 
 from benchmarks.report import Result
 from benchmarks.servers import process_on_redis
-from benchmarks.workload import commands, deposits, operations
+from benchmarks.workload import ROOMY_CONFIG, commands, deposits, operations
 from engine_worker.first_configuration import first_configuration
 from protocol import streams
 from protocol.codec import decode_replies, encode_commands
@@ -74,7 +74,7 @@ def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
 
 def _configure(client: redis.Redis) -> None:
     """Let the shard know its markets before the first deposit, as its leader does a moment later."""
-    frame = encode_commands(first_configuration(0, Settings().market_map()), time.time_ns() // 1_000)
+    frame = encode_commands(first_configuration(0, Settings().market_map(), ROOMY_CONFIG), time.time_ns() // 1_000)
     client.xadd(streams.commands(0), {COMMANDS_FIELD: frame})
 
 

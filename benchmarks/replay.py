@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.core import rate
 from benchmarks.report import Result
-from benchmarks.workload import commands, deposits, operations, roomy_market_map
+from benchmarks.workload import ROOMY_CONFIG, commands, deposits, operations, roomy_market_map
 from engine_worker.core.shard import Shard
 from engine_worker.first_configuration import first_configuration
 from engine_worker.input import apply_entry
@@ -63,7 +63,7 @@ def _recorded(market_map: MarketMap, steps: list[Command]) -> tuple[MemoryStream
     log = MemoryStreamLog(itertools.count(1).__next__)
     shard = Shard(0, MarketMap.placed([], 1))
     position = log.take_over(0)
-    frames: list[Sequence[LoggedCommand]] = [first_configuration(0, market_map)]
+    frames: list[Sequence[LoggedCommand]] = [first_configuration(0, market_map, ROOMY_CONFIG)]
     frames += [steps[at : at + FRAME_COMMANDS] for at in range(0, len(steps), FRAME_COMMANDS)]
     for frame in frames:
         fields = {COMMANDS_FIELD: encode_commands(frame, _WRITTEN_US)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from benchmarks.workload import roomy_markets_file
+from benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
 from cli import embedded
 from cli.ports import free_port
 from runtime import redis_clients
@@ -30,6 +30,7 @@ def redis_of_its_own() -> Iterator[tuple[Settings, redis.Redis]]:
             redis_port=free_port(),
             redis_bin=load_settings().redis_bin,  # so that two servers can be compared
             markets_file=str(markets),
+            open_orders_max=OPEN_ORDERS_MAX,
         )
         embedded.make_data_dir(own)
         server = subprocess.Popen(embedded.redis_command(own).arguments, stdout=subprocess.DEVNULL)
@@ -51,6 +52,7 @@ def process_on_redis(module: str, **settings: str) -> Iterator[tuple[redis.Redis
             "data_dir": str(own.data_dir),
             "redis_port": str(own.redis_port),
             "markets_file": own.markets_file,
+            "open_orders_max": str(own.open_orders_max),
             "log_level": "warning",
             "lost_tail_check_enabled": "false",  # there is no database to compare with
             **settings,

@@ -8,12 +8,13 @@ import random
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from engine_worker.core.book import Book
 from protocol.commands import CancelOrder, Command, Deposit, PlaceOrder
+from protocol.configuration import ShardConfig
 from protocol.market import MATCHES_MAX, Market, MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
@@ -120,6 +121,10 @@ def deposits(market_map: MarketMap) -> list[Command]:
         for account_id in range(1, ACCOUNTS + 1)
         for asset in market_map.assets
     ]
+
+
+ROOMY_CONFIG: Final = ShardConfig(open_orders_max=OPEN_ORDERS_MAX)
+"""Of a shard whose accounts may have any number of open orders in all markets together."""
 
 
 def roomy_market_map() -> MarketMap:

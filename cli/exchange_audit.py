@@ -1,6 +1,7 @@
 """All money of all shards at one moment, and whether it is what was deposited and not withdrawn.
 
-Each shard adds up its own books at a batch's end, whenever it is asked. That the shards' settlements cancel out is true only when
+Each shard answers with the books that it keeps, as of a batch's end, and looks at no account; whether the accounts have that much every
+snapshot's process checks. That the shards' settlements cancel out is true only when
 no message is on its way between them: when each shard has received, in its answer, as many as the others had sent in theirs.
 Answers are asked for again until that is so.
 """

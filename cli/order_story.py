@@ -322,8 +322,11 @@ class _Teller:
             else:
                 facts["quoteQuantity"] = market.format_quote(command.quote_quantity)
                 text += f" for {facts['quoteQuantity']} {market.quote}"
-            limit = "protected at" if command.order_type is OrderType.MARKET else "at"
-            text += f" {limit} {facts['price']}"
+            if not command.bound_by_book:
+                limit = "protected at" if command.order_type is OrderType.MARKET else "at"
+                text += f" {limit} {facts['price']}"
+            elif command.price:
+                text += f", estimated at {facts['price']} at most"
         text += f", as {command.client_order_id!r}, through {command.reply_to}"
         return self._step(past.shard, entry.stream_id, "command", text, facts)
 

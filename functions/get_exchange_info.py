@@ -51,6 +51,8 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     allowed_self_trade_prevention_modes: list[str]
     matches_max: int
     """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
+    market_slippage: str
+    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets. What is left expires."""
 
 
 class ExchangeInfoShape(msgspec.Struct, rename="camel"):
@@ -71,7 +73,7 @@ async def get_exchange_info(ports: Ports, call: Call) -> object:
         timezone="UTC",
         server_time=call.now * call.time_scale,
         rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
-        exchange_filters=[],
+        exchange_filters=exchange_filters(listing),
         symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
     )
 
@@ -125,7 +127,14 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
         default_self_trade_prevention_mode=SelfTradePrevention.EXPIRE_MAKER.name,
         allowed_self_trade_prevention_modes=_PREVENTIONS,
         matches_max=market.matches_max,
+        market_slippage=format_decimal(market.market_slippage_ppm, 6),
     )
+
+
+def exchange_filters(listing: Listing) -> list[dict[str, object]]:
+    """Return the rules that an account must keep over all markets."""
+    most = listing.open_orders_max
+    return [{"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": most}] if most else []
 
 
 def filters(market: Market) -> list[dict[str, object]]:

@@ -116,24 +116,18 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
     )
 
 
-def protective_price(request: OrderRequest, ticker: BookTicker | None, slippage_ppm: int) -> PriceTicks:
-    """Return the worst price that a MARKET order may trade at: `slippage_ppm` beyond the best price it would meet.
+def estimated_bound(request: OrderRequest, ticker: BookTicker | None) -> PriceTicks:
+    """Return about how much a lot of a MARKET BUY by quantity may cost: what the order holds is worked out from that, and nothing else.
 
-    Where nothing is known of the other side, the market's own bound: the order then expires, or meets what just arrived.
-
-    Raises:
-        ApiError: what the order would cost at the best price is below the smallest notional.
+    What bounds the order is its market's shard, by the book of the moment when it arrives there. `ticker` may be old. Where it knows no
+    ask, the estimate is the market's largest price.
     """
     market = request.market
-    if request.side is Side.BUY:
-        best = ticker.ask_price if ticker else 0
-        worst = -(-best * (PPM + slippage_ppm) // PPM) if best else market.price_max
-    else:
-        best = ticker.bid_price if ticker else 0
-        worst = best * (PPM - slippage_ppm) // PPM if best else 1
-    if best and request.quantity and market.notional(PriceTicks(best), request.quantity) < market.notional_min:
-        raise filter_failure("NOTIONAL")
-    return PriceTicks(min(max(worst, 1), market.price_max))
+    if ticker is None or not ticker.ask_price:
+        return market.price_max
+    # Rounded up: an estimate that is a tick too low would end the order early.
+    worst = -(-ticker.ask_price * (PPM + market.market_slippage_ppm) // PPM)
+    return PriceTicks(min(worst, market.price_max))
 
 
 def _invalid_side() -> ApiError:

@@ -116,7 +116,7 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 def shown_price(order: OrderState, market: Market) -> str:
-    """Return the limit; a MARKET order has none, its protective price stays inside."""
+    """Return the limit; a MARKET order has none."""
     return _ZERO if order.order_type is OrderType.MARKET else market.format_price(order.price)
 
 

@@ -5,17 +5,16 @@ import secrets
 from typing import Final
 
 from functions import order_shapes
-from functions.errors import FILTER_FAILURE, STATUS_UNKNOWN, ApiError, filter_failure, refusal, status_unknown
+from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
 from functions.function import Function, Group, Security
 from functions.idempotency import idempotency_key_of, name_of_key
-from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, parse_order, protective_price
+from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, estimated_bound, parse_order
 from functions.ports import Call, Ports
 from protocol.commands import PlaceOrder
-from protocol.orders import OrderType, RejectReason
+from protocol.orders import OrderType, Side
 from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
 
-_NO_PRICE: Final = PriceTicks(0)
 _ID_PREFIX: Final = secrets.token_urlsafe(12)
 _id_numbers = itertools.count(1)
 
@@ -25,25 +24,19 @@ def new_client_order_id() -> str:
     return f"{_ID_PREFIX}{next(_id_numbers):x}"
 
 
-async def worst_price(ports: Ports, request: OrderRequest) -> PriceTicks:
-    """Return the order's limit; for a MARKET order the protective price, from best bid and ask now."""
-    if request.order_type is not OrderType.MARKET:
+async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
+    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost; see `PlaceOrder`."""
+    if request.order_type is not OrderType.MARKET or request.side is Side.SELL or request.quote_quantity:
         return request.price
     (ticker,) = await ports.read_models.book_tickers([request.market.symbol])
-    return protective_price(request, ticker, ports.settings.market_slippage_ppm)
+    return estimated_bound(request, ticker)
 
 
 async def place_order(ports: Ports, call: Call) -> object:
     """Place an order; answer in the shape asked for."""
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
-    try:
-        price = request.price if request.price else await worst_price(ports, request)
-    except ApiError as error:
-        if not key or error.code != FILTER_FAILURE:
-            raise
-        # An earlier request with the key may have met a better price; only the shard knows. A new one it refuses for this price.
-        price = _NO_PRICE
+    price = request.price if request.price else await price_of(ports, request)
     ports.order_counts.count_order(call.account_id, call.now)
     try:
         reply = await ports.shards.submit(
@@ -61,6 +54,7 @@ async def place_order(ports: Ports, call: Call) -> object:
                 request.quote_quantity,
                 request.self_trade_prevention,
                 idempotency_key=key,
+                bound_by_book=request.order_type is OrderType.MARKET,
             ),
             call.deadline_us,
         )
@@ -79,8 +73,6 @@ async def place_order(ports: Ports, call: Call) -> object:
             return order_shapes.ack(reply.order, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)
-            if request.order_type is OrderType.MARKET and reply.reason is RejectReason.PRICE_OUT_OF_RANGE:
-                raise filter_failure("NOTIONAL")
             raise refusal(reply.reason)
         case _:
             raise status_unknown()

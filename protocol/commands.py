@@ -34,8 +34,12 @@ _Name = Meta(max_length=200)
 class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
     """Place an order.
 
-    `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round. `price` is the
-    limit, for a MARKET order the protective price: the worst that it may trade at.
+    `quantity` (lots) is 0 for a MARKET order by `quote_quantity` (quote units), and the other way round. `price` is the limit.
+
+    A MARKET order with `bound_by_book` is bounded by its market's shard, from the best price of that moment (`Market.market_bound`).
+    Its `price` is an estimate of that bound, from which only what a BUY by quantity holds is worked out; for all others it is 0. Without
+    `bound_by_book`, as before there was that, `price` is the protective price: the worst that it may trade at.
+
     `client_order_id` must not be that of another open order of the account.
 
     `request_id` and `reply_to` name who waits for the reply (replies.py). This holds for every command: one that has both in common
@@ -63,6 +67,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     deadline_ms: Annotated[TimeMs, _NotNegative] = TimeMs(0)
     idempotency_key: Annotated[str, _Name] = ""
     terms: OrderTerms | None = None
+    bound_by_book: bool = False
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
@@ -257,6 +262,9 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     `quote_budget` is the most quote units that a MARKET order may spend or receive (0: no bound). When `budget_is_limit`, the
     order is by quote quantity and stops there, filled when what is left pays no lot at its last price, otherwise expired. Without it
     a BUY that would cost more is refused.
+
+    `bound_by_book`: see `PlaceOrder`; the price is 1 where that has 0. A BUY by quantity whose budget is what it costs at the estimate
+    stops there and expires; it is refused only where its account has no more than its budget.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -271,6 +279,7 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     budget_is_limit: bool
     self_trade_prevention: SelfTradePrevention
     terms: OrderTerms | None = None
+    bound_by_book: bool = False
 
 
 class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
@@ -311,6 +320,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
     rests (`rests`), or expired: `expired_in_match` when self-trade prevention ended it, `limit_reached` when it had met as many resting
     orders as one may. `budget_spent` when what is left of its quote quantity pays no lot of the next order that it would meet.
+    `price_range_exceeded` when it would have met more, at prices beyond the bound of a MARKET order or beyond what it holds.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -323,6 +333,7 @@ class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     prevented: tuple[Prevented, ...] = ()
     limit_reached: bool = False
     budget_spent: bool = False
+    price_range_exceeded: bool = False
 
 
 class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=22):

@@ -15,6 +15,8 @@ from protocol.windows import DEFAULT_WINDOWS, Windows
 
 PUBLIC_KEY_BYTES: Final = 32
 
+OPEN_ORDERS_MAX: Final = 1_000
+"""Open orders that one account may have in all markets together, in a new exchange that does not say otherwise."""
 RULES: Final = 1
 """The version of the rules that this program follows: what comes of a command in a state."""
 
@@ -95,6 +97,8 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """The format of the frames and snapshots that the shard writes. The default is what shards wrote before they said so."""
     kinds: Annotated[int, Meta(ge=1, le=2**31)] = 1
     """The level of the kinds of events, messages and commands that are produced, see protocol/release.py; the default as above."""
+    open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    """Open orders that one account may have in all markets together. 0, the default as above: as many as its markets let it have."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

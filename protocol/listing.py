@@ -76,6 +76,8 @@ class Listing(msgspec.Struct, frozen=True):
     """The format that every shard has been switched to, so that all their workers read it."""
     kinds: int = 1
     """The level of kinds likewise: commands of a later one are not understood everywhere."""
+    open_orders_max: int = 0
+    """Open orders that an account may have in all markets together, at the shard that lets it have the fewest; 0: no shard says."""
 
     @classmethod
     def of(cls, configurations: Mapping[int, ShardConfiguration], shard_count: int) -> Self:
@@ -107,6 +109,7 @@ class Listing(msgspec.Struct, frozen=True):
             min((config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)),
             OLDEST_FORMAT if unknown else min(config.format for config in configs),
             1 if unknown else min(config.kinds for config in configs),
+            min((config.open_orders_max for config in configs if config.open_orders_max), default=0),
         )
 
     @property

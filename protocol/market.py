@@ -9,6 +9,7 @@ from typing import Final, Self
 
 import msgspec
 
+from protocol.orders import Side
 from protocol.units import (
     AMOUNT_UNITS_MAX,
     PPM,
@@ -69,6 +70,8 @@ class Asset(msgspec.Struct, frozen=True):
         return AssetUnits(self.supply * 10**self.scale or AMOUNT_UNITS_MAX)
 
 
+MARKET_SLIPPAGE_PPM: Final = 50_000
+"""How far beyond the best price a MARKET order may trade where a market does not say otherwise: 5 %."""
 MATCHES_MAX: Final = 2_000
 """Orders that an arriving order may meet where a market does not say otherwise: some 20 ms of its shard's time."""
 
@@ -110,6 +113,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     """Base units in one lot. Derived, too."""
     matches_max: int = MATCHES_MAX
     """Resting orders that one arriving order may meet. What is left when it would meet one more expires."""
+    market_slippage_ppm: int = MARKET_SLIPPAGE_PPM
+    """A MARKET order trades up to so far beyond the best price that it meets. What is left expires."""
 
     def __post_init__(self) -> None:
         """Refuse a definition on which money could not stay whole.
@@ -147,6 +152,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
             raise MarketError(f"{self.symbol}: sizes and limits must be positive")
         if not (0 <= self.maker_fee_ppm < PPM and 0 <= self.taker_fee_ppm < PPM):
             raise MarketError(f"{self.symbol}: a fee must be at least 0 and less than the whole")
+        if not 0 <= self.market_slippage_ppm < PPM:
+            raise MarketError(f"{self.symbol}: market_slippage must be at least 0 and less than the whole")
         if not 0 <= self.band_down_ppm < PPM < self.band_up_ppm:
             raise MarketError(f"{self.symbol}: the price band must contain the last price")
 
@@ -161,6 +168,15 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     def notional(self, price: PriceTicks, quantity: QuantityLots) -> AssetUnits:
         """Return what `quantity` costs at `price`, in quote units."""
         return AssetUnits(price * quantity * self.quote_per_tick_lot)
+
+    def market_bound(self, side: Side, best: PriceTicks) -> PriceTicks:
+        """Return the worst price at which a MARKET order of `side` may trade where `best` is the best price that it meets.
+
+        Rounded to the tick that is nearer to `best`, so that it is never beyond the slippage.
+        """
+        if side is Side.BUY:
+            return PriceTicks(min(best * (PPM + self.market_slippage_ppm) // PPM, self.price_max))
+        return PriceTicks(-(-best * (PPM - self.market_slippage_ppm) // PPM))
 
     def base_units(self, quantity: QuantityLots) -> AssetUnits:
         """Return `quantity` in base units."""
@@ -227,6 +243,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     taker_fee: str = "0.001"
     open_orders_max: int = 200
     matches_max: int = MATCHES_MAX
+    market_slippage: str = "0.05"
 
     def to_market(self, assets: Mapping[str, Asset] = NO_ASSETS) -> Market:
         """Return the market in whole numbers; an asset that `assets` does not have is one of eight decimals.
@@ -255,6 +272,7 @@ class MarketDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 taker_fee_ppm=parse_decimal(self.taker_fee, 6),
                 open_orders_max=self.open_orders_max,
                 matches_max=self.matches_max,
+                market_slippage_ppm=parse_decimal(self.market_slippage, 6),
                 base_scale=base.scale,
                 quote_scale=quote.scale,
                 base_supply=base.supply,

@@ -95,12 +95,13 @@ class CloseReason(IntEnum):
     UNFILLED_IOC = 6
     UNFILLED_FOK = 7
     INSUFFICIENT_LIQUIDITY = 8
-    """A MARKET order has something left: nobody trades with it within its protective price, or it has no more to trade with."""
+    """A MARKET order has something left: nobody is there to trade with it (any more), or it has no more to trade with."""
     REJECTED = 9
-    """A triggered or pending order broke a rule when it was to begin to work. This reason and those below are not produced yet."""
+    """A triggered or pending order broke a rule when it was to begin to work. Not produced yet, nor OCO, OTO and GOOD_TILL_DATE."""
     OCO_TRIGGERED = 10
     OTO_PHASE_ONE_EXPIRED = 11
     PRICE_RANGE_EXCEEDED = 12
+    """A MARKET order has something left, and whoever would trade with it asks for more than its bound, or than it holds."""
     GOOD_TILL_DATE = 13
     TOO_MANY_MATCHES = 14
     """It has met as many resting orders as one order may (`Market.matches_max`), and would have met more."""
@@ -127,6 +128,8 @@ class RejectReason(StrEnum):
     QUANTITY_OUT_OF_RANGE = "quantity_out_of_range"
     NOTIONAL_TOO_SMALL = "notional_too_small"
     TOO_MANY_OPEN_ORDERS = "too_many_open_orders"
+    TOO_MANY_OPEN_ORDERS_IN_ALL = "too_many_open_orders_in_all"
+    """In all markets together (`ShardConfig.open_orders_max`)."""
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     INVALID_COMBINATION = "invalid_combination"
     """The order's type, time in force and amounts do not go together."""
@@ -157,7 +160,7 @@ class RejectReason(StrEnum):
     MARKET_OPEN = "market_open"
     """The market trades: an operator cancels its orders only after it was closed for new ones."""
     EMPTY_BOOK = "empty_book"
-    """A MARKET order by quote quantity meets nobody."""
+    """A MARKET order by quote quantity meets nobody; or one by quantity, where nothing was ever traded that tells its worth."""
     THIN_BOOK = "thin_book"
     """What a MARKET order by quote quantity could trade is less than the smallest quantity of an order."""
     TOO_MANY_MATCHES = "too_many_matches"
@@ -206,7 +209,7 @@ class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """An order as its account's shard knows it; replaced, never changed, at every transition.
 
-    `price` is the limit in ticks, for a MARKET order the protective price. `quantity` is in lots; an order by
+    `price` is the limit in ticks, for a MARKET order that of `PlaceOrder`. `quantity` is in lots; an order by
     quote quantity has 0 there until it closes and then what it executed. `quote_quantity` (quote units) is 0
     unless the order was placed by quote quantity. `held` is what the order still holds: quote units for a
     BUY, base units for a SELL. `cum_quote` is the sum of price x quantity over the fills, in quote units.

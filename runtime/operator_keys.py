@@ -81,7 +81,7 @@ def first_config(settings: Settings) -> ShardConfig:
     Raises:
         SettingsError: the keys are wrong.
     """
-    return ShardConfig(windows=settings.windows(), keys=public_keys(settings))
+    return ShardConfig(windows=settings.windows(), keys=public_keys(settings), open_orders_max=settings.open_orders_max)
 
 
 def shard_key(settings: Settings, role: Role, public: bytes) -> OperatorKey:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.configuration import OPEN_ORDERS_MAX
 from protocol.market import MarketError, MarketMap, MarketsFile
 from protocol.windows import REPLY_TIMEOUTS, Windows
 from runtime.redis_clients import AddressError, parse_address
@@ -115,8 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Orders are refused with 503 while the oldest waiting command of their shard is older."""
     log_mb_max: Positive = 1_024
     """Orders are refused with 503 while the log of a shard, which its slowest reader keeps from being trimmed, takes more of Redis."""
-    market_slippage_ppm: Annotated[int, Meta(ge=0, lt=1_000_000)] = 50_000
-    """How far beyond the best price, in parts per million, a MARKET order may trade."""
+    open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
+    """Open orders that one account may have in all markets together, in a new exchange; from then on its log says so."""
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000

@@ -287,13 +287,18 @@ class Client:
         order_type, time_in_force = _KINDS[dice.below(len(_KINDS))]
         price = PRICE - 2 + dice.below(5)
         quantity, quote_quantity = 1 + dice.below(40), 0
+        by_book = False
         if order_type is OrderType.MARKET:
             price = PRICE + 8 if side is Side.BUY else PRICE - 8
+            by_book = dice.below(4) > 0  # the others are as the release before wrote them
             if dice.below(2):
                 quantity, quote_quantity = (
                     0,
                     market.notional(PriceTicks(PRICE), QuantityLots(quantity)) + dice.below(50),
                 )
+            if by_book:
+                # What its gateway expects, which may be too little.
+                price = PRICE - 4 + dice.below(12) if side is Side.BUY and quantity else 0
         if dice.below(16) == 0:
             price += 60 * dice.below(2)
             quantity *= 500 * dice.below(2)  # garbage, or more than the account has
@@ -312,6 +317,7 @@ class Client:
             AssetUnits(quote_quantity),
             SelfTradePrevention(dice.below(4)),
             idempotency_key=key,
+            bound_by_book=by_book,
         )
 
     def _free_name(self, dice: Dice) -> str:

@@ -25,6 +25,7 @@ def _market(
         taker_fee_ppm=taker_ppm,
         open_orders_max=12,
         matches_max=3,
+        market_slippage_ppm=100_000,
     )
 
 

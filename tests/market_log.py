@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from engine_worker.first_configuration import DEFAULT_CONFIG
 from protocol import streams
 from protocol.codec import encode_frame
-from protocol.configuration import MarketConfig, ShardConfig
+from protocol.configuration import MarketConfig
 from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, OrderAccepted, TradeExecuted
 from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
@@ -34,7 +35,7 @@ def configurations(markets: MarketMap) -> dict[int, ShardConfiguration]:
     return {
         shard: ShardConfiguration(
             STREAM_START,
-            ShardConfig(),
+            DEFAULT_CONFIG,
             tuple(MarketConfig(market, shard) for market in markets.markets_of_shard(shard)),
         )
         for shard in range(markets.shard_count)

@@ -305,6 +305,8 @@ def _expiry_reason(order: OrderState) -> str:
         return "EXCHANGE_CANCELED"
     if order.close_reason is CloseReason.TOO_MANY_MATCHES:
         return "TOO_MANY_MATCHES"
+    if order.close_reason is CloseReason.PRICE_RANGE_EXCEEDED:
+        return "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
     if order.order_type is OrderType.MARKET:
         return "INSUFFICIENT_LIQUIDITY"
     fill_or_kill = order.time_in_force is TimeInForce.FOK

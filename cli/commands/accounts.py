@@ -7,8 +7,8 @@ import rich_click as click
 
 from cli.console import console, print_json
 from cli.operating import operating
-from protocol.commands import CancelOrders, CloseAccount, LimitAccount
-from protocol.configuration import AccountLimits, Role
+from protocol.commands import CancelOrders, CloseAccount, ConfigureShard, LimitAccount
+from protocol.configuration import AccountLimits, Role, ShardConfig
 from protocol.replies import Canceling
 from protocol.units import AccountId
 
@@ -79,6 +79,26 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
         raise click.UsageError("Name at least one limit.")
     _limit(account, lambda limits: msgspec.structs.replace(limits, **changes))
     console.print(f"account {account}: {', '.join(f'{name} {most}' for name, most in changes.items())}")
+
+
+@accounts.command(name="limit-all")
+@click.option(
+    "--open-orders",
+    type=click.IntRange(0, 2**31),
+    required=True,
+    help="Open orders of one account in all markets together; 0: no limit beyond those of its markets.",
+)
+def limit_all(open_orders: int) -> None:
+    """Set what every account may have. Orders that are open stay; `exchangeInfo` tells clients (EXCHANGE_MAX_NUM_ORDERS)."""
+    with operating() as operator:
+        for shard, known in operator.configs.items():
+            config = msgspec.structs.replace(known, open_orders_max=open_orders, version=known.version + 1)
+
+            def command(request_id: int, reply_to: str, config: ShardConfig = config) -> ConfigureShard:
+                return ConfigureShard(request_id, reply_to, config)
+
+            operator.tell(shard, Role.OPERATOR, command, "limit the open orders")
+    console.print(f"every account: {open_orders or 'any number of'} open orders in all markets together")
 
 
 @accounts.command(name="cancel-orders")

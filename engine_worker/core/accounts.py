@@ -54,7 +54,7 @@ class Funds:
 class AssetTotals:
     """What one shard knows of one asset beyond its accounts' funds."""
 
-    __slots__ = ("deposited", "fees", "funds", "settled", "withdrawn")
+    __slots__ = ("deposited", "fees", "funds", "held", "settled", "withdrawn")
 
     def __init__(self, fees: int = 0, deposited: int = 0, withdrawn: int = 0, settled: int = 0) -> None:
         self.fees = fees
@@ -63,6 +63,8 @@ class AssetTotals:
         self.settled = settled
         self.funds = deposited - withdrawn + settled - fees
         """What all accounts have, by what was seen of it before and after each change."""
+        self.held = 0
+        """What of that is held, likewise. It follows from the open orders, so no snapshot has it."""
 
     @property
     def outstanding(self) -> int:

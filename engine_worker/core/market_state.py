@@ -16,7 +16,7 @@ from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder
 from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, RejectReason
-from protocol.units import PPM, QuantityLots, TimeMs
+from protocol.units import PPM, PriceTicks, QuantityLots, TimeMs
 
 MakerMessage = MakerFill | RestingClosed
 
@@ -53,13 +53,13 @@ class MarketState:
         Appends the trades, and then one change of depth, to `events`. Returns what the order's account is told, and what the
         makers' accounts are told.
         """
-        book, side, price = self.book, order.side, order.price
-        reason = self._reason_to_refuse(order)
+        book, side, price = self.book, order.side, self._bound(order)
+        reason = self._reason_to_refuse(order, price)
         if reason is not None:
             return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
         leaves: int = order.quantity
-        expired_in_match = limit_reached = budget_spent = False
+        expired_in_match = limit_reached = budget_spent = price_range_exceeded = False
         makers: list[MakerMessage] = []
         opposite = book.asks if side is BUY else book.bids
         crosses = opposite.best is not None and opposite.best.rank <= price * opposite.sign
@@ -73,13 +73,15 @@ class MarketState:
                 order.account_id,
                 order.self_trade_prevention,
                 self.market.matches_max,
-                order.quote_budget if order.budget_is_limit else None,
+                order.quote_budget if order.budget_is_limit or self._holds_for_its_estimate(order) else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            limit_reached, budget_spent = matching.limit_reached, matching.budget_spent
+            limit_reached, budget_spent = matching.limit_reached, matching.budget_spent and order.budget_is_limit
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
             for maker_id, account_id in matching.makers_expired:
                 makers.append(RestingClosed(maker_id, account_id, order.market, expired_in_match=True))
+        if order.bound_by_book and leaves and not (expired_in_match or limit_reached or budget_spent):
+            price_range_exceeded = opposite.best is not None  # it may not pay what that one asks for
         rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match and not limit_reached
         if rests:
             book.add(order.order_id, order.account_id, side, price, leaves)
@@ -93,6 +95,7 @@ class MarketState:
             expired_in_match,
             limit_reached=limit_reached,
             budget_spent=budget_spent,
+            price_range_exceeded=price_range_exceeded,
         )
         return outcome, makers
 
@@ -123,16 +126,34 @@ class MarketState:
         self._tell_depth(time, events)
         return closed
 
-    def _reason_to_refuse(self, order: MatchOrder) -> RejectReason | None:
+    def _bound(self, order: MatchOrder) -> PriceTicks:
+        """Return the worst price at which an order may trade."""
+        if not order.bound_by_book:
+            return order.price
+        best = (self.book.asks if order.side is BUY else self.book.bids).best
+        return self.market.market_bound(order.side, best.price) if best is not None else order.price
+
+    def _holds_for_its_estimate(self, order: MatchOrder) -> bool:
+        """Return whether a MARKET BUY by quantity holds what it costs at its gateway's estimate; otherwise all that its account has.
+
+        An estimate may be out of date: where the book is dearer now, what is held ends the order, and what is left expires.
+        """
+        if order.side is not BUY or not order.bound_by_book:
+            return False
+        return order.price * order.quantity * self.market.quote_per_tick_lot <= order.quote_budget
+
+    def _reason_to_refuse(self, order: MatchOrder, bound: PriceTicks) -> RejectReason | None:
         market = self.market
         if order.order_type is MARKET:
             if order.budget_is_limit:
-                return self._reason_not_to_spend(order)
+                return self._reason_not_to_spend(order, bound)
+            if order.bound_by_book and (reason := self._reason_of_worth(order)) is not None:
+                return reason
             if order.side is BUY:
                 budget = order.quote_budget
                 if order.price * order.quantity * market.quote_per_tick_lot > budget:
                     _, cost = self.book.fillable(
-                        order.side, order.price, order.quantity, order.account_id, order.self_trade_prevention
+                        order.side, bound, order.quantity, order.account_id, order.self_trade_prevention
                     )
                     if cost > budget:
                         return RejectReason.INSUFFICIENT_BALANCE
@@ -146,11 +167,20 @@ class MarketState:
             return RejectReason.WOULD_MATCH_IMMEDIATELY
         return None
 
-    def _reason_not_to_spend(self, order: MatchOrder) -> RejectReason | None:
+    def _reason_of_worth(self, order: MatchOrder) -> RejectReason | None:
+        """Return why a MARKET order by quantity is worth too little, by the last price, or by the best one before the first trade."""
+        best = (self.book.asks if order.side is BUY else self.book.bids).best
+        price = self.last_price or (best.price if best is not None else 0)
+        if not price:
+            return RejectReason.EMPTY_BOOK
+        worth = price * order.quantity * self.market.quote_per_tick_lot
+        return RejectReason.NOTIONAL_TOO_SMALL if worth < self.market.notional_min else None
+
+    def _reason_not_to_spend(self, order: MatchOrder, bound: PriceTicks) -> RejectReason | None:
         """Return why a MARKET order by quote quantity is refused: nobody is there, too few are, or it has less to sell than it takes."""
         market, book = self.market, self.book
         opposite = book.asks if order.side is BUY else book.bids
-        found, cost = opposite.sums(order.price * opposite.sign, market.quantity_min)
+        found, cost = opposite.sums(bound * opposite.sign, market.quantity_min)
         if not found:
             return RejectReason.EMPTY_BOOK
         if found < market.quantity_min or cost * market.quote_per_tick_lot > order.quote_budget:
@@ -158,7 +188,7 @@ class MarketState:
         if order.side is BUY or order.quantity >= market.quantity_max:
             return None
         more = QuantityLots(order.quantity + 1)
-        found, brings = book.fillable(order.side, order.price, more, order.account_id, order.self_trade_prevention)
+        found, brings = book.fillable(order.side, bound, more, order.account_id, order.self_trade_prevention)
         return RejectReason.INSUFFICIENT_BALANCE if found == more and brings <= order.quote_budget else None
 
     def _fills_whole(self, order: MatchOrder) -> bool:

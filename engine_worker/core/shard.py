@@ -36,6 +36,7 @@ from engine_worker.core.members import (
     MARKET,
     NEW,
     PARTIALLY_FILLED,
+    SELL,
     TAKER,
     make_balance,
     make_fill_report,
@@ -156,6 +157,9 @@ WRITER_BEHIND_MS_MAX: Final = 1_000
 BALANCE_UNITS_MAX: Final = 2 * AMOUNT_UNITS_MAX
 """Of one asset; what an account may have for a moment, and what every writer of 64 bits holds."""
 _NEVER: Final = TimeMs(2**63)
+UNBOUNDED: Final = 2**63
+_NO_PRICE: Final = PriceTicks(1)
+"""In a message about an order that has none."""
 
 DROPS_PER_COMMAND: Final = 64
 """Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
@@ -204,6 +208,7 @@ class Shard:
         "_hash_due",
         "_is_founding",
         "_not_trading",
+        "_open_orders_max",
         "_outbox",
         "_replies",
         "_reply_to",
@@ -223,6 +228,7 @@ class Shard:
         "market_configs",
         "market_map",
         "markets",
+        "open_order_count",
         "order_count",
         "received",
         "requests",
@@ -249,6 +255,7 @@ class Shard:
         """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
         self._closed_from = _NEVER
         """From when on orders are refused."""
+        self._open_orders_max = UNBOUNDED
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
@@ -260,6 +267,7 @@ class Shard:
         self.accounts: dict[AccountId, Account] = {}
         self.totals: dict[str, AssetTotals] = {}
         self.order_count = 0
+        self.open_order_count = 0
         self.execution_count = 0
         self.command_count = 0
         self.drains: deque[Drain] = deque()
@@ -676,6 +684,7 @@ class Shard:
         self.config, self.windows = config, config.windows
         self.authority.set_keys(config.keys)
         self._closed_from = config.maintenance_from or _NEVER
+        self._open_orders_max = config.open_orders_max or UNBOUNDED
         if config.slots:
             self.slots = config.slots
             self._map_markets()
@@ -801,7 +810,10 @@ class Shard:
             return
 
         side = command.side
-        account.funds[market.quote if side is BUY else market.base].hold(hold)
+        asset = market.quote if side is BUY else market.base
+        account.funds[asset].hold(hold)
+        self.totals[asset].held += hold
+        self.open_order_count += 1
         market_shard = self.market_map.shards[command.market]
         is_local = market_shard == self.index
         self.order_count += 1
@@ -854,11 +866,12 @@ class Shard:
             side,
             command.order_type,
             command.time_in_force,
-            command.price,
+            command.price or _NO_PRICE,
             quantity,
             budget,
             command.quote_quantity > 0,
             command.self_trade_prevention,
+            bound_by_book=command.bound_by_book,
         )
         if is_local:
             self._match_order(to_match)
@@ -874,11 +887,15 @@ class Shard:
         else:
             fits = quantity > 0 and not quote_quantity
             fits = fits and (order_type is not LIMIT_MAKER or command.time_in_force is GTC)
-        if not fits or command.terms is not None:
+        by_book = command.bound_by_book
+        if not fits or command.terms is not None or (by_book and not is_market):
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
-        if not 1 <= command.price <= market.price_max:
+        if by_book and (command.side is SELL or quote_quantity):
+            if command.price:
+                return RejectReason.PRICE_OUT_OF_RANGE
+        elif not 1 <= command.price <= market.price_max:
             return RejectReason.PRICE_OUT_OF_RANGE
         if quantity and not market.quantity_min <= quantity <= market.quantity_max:
             return RejectReason.QUANTITY_OUT_OF_RANGE
@@ -887,6 +904,8 @@ class Shard:
             return RejectReason.NOTIONAL_TOO_SMALL
         if account is not None and len(account.open_orders.get(command.market, ())) >= market.open_orders_max:
             return RejectReason.TOO_MANY_OPEN_ORDERS
+        if account is not None and len(account.client_order_ids) >= self._open_orders_max:
+            return RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
         return None
 
     def _hold_for(self, command: PlaceOrder, market: Market, account: Account) -> int:
@@ -902,6 +921,9 @@ class Shard:
         elif command.quote_quantity:
             if is_buy:
                 needed = command.quote_quantity
+            elif command.bound_by_book:
+                # What it has to sell is known when its market has been asked. Until then nobody else may sell it.
+                needed = min(available // market.base_per_lot, market.quantity_max) * market.base_per_lot
             else:
                 lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
                 needed = min(available // market.base_per_lot, lots) * market.base_per_lot
@@ -954,6 +976,7 @@ class Shard:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
             account.funds[asset].release(order.held)
+            self.totals[asset].held -= order.held
             if order.status is IN_FLIGHT:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
             self._forget_open(account, order, market)
@@ -1060,6 +1083,7 @@ class Shard:
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_after - received_before
+        paid_totals.held -= order.held - held
         paid_totals.settled -= paid
         received_totals.settled += received
         received_totals.fees += fee
@@ -1133,6 +1157,7 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         funds.release(order.held)
+        self.totals[asset].held -= order.held
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
         balance = make_balance(asset, funds.available, funds.held)
@@ -1143,6 +1168,7 @@ class Shard:
 
     def _forget_open(self, account: Account, order: OrderState, market: Market) -> None:
         """Take a closed order out of the state; its client order id may be used again."""
+        self.open_order_count -= 1
         orders = account.open_orders[order.market]
         del orders[order.order_id]
         if not orders:
@@ -1466,14 +1492,11 @@ class Shard:
                 configs = tuple(config for _, config in sorted(self.market_configs.items()))
                 reply = ConfigReply(request_id, time, self.config, configs)
             case AuditQuery(request_id, _):
-                open_orders = sum(
-                    len(orders) for account in self.accounts.values() for orders in account.open_orders.values()
-                )
                 reply = AuditReply(
                     request_id,
                     time,
-                    tuple(stored_audit_row(row) for row in self.audit()),
-                    open_orders,
+                    tuple(stored_audit_row(row) for row in self.books()),
+                    self.open_order_count,
                     self.command_count,
                     digest=self.digest(),
                     received=tuple(self.received.items()),
@@ -1481,8 +1504,18 @@ class Shard:
                 )
         return query.reply_to, reply
 
+    def books(self) -> list[AuditRow]:
+        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept: O(assets).
+
+        Whether the accounts have that much `check_invariants` asks, which every snapshot's process does.
+        """
+        return [
+            (asset, each.funds - each.held, each.held, each.fees, each.deposited, each.withdrawn, each.settled)
+            for asset, each in sorted(self.totals.items())
+        ]
+
     def audit(self) -> list[AuditRow]:
-        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), added up anew."""
+        """Return what `books` returns, added up anew: O(accounts × assets)."""
         rows = []
         for asset, totals in sorted(self.totals.items()):
             funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
@@ -1537,6 +1570,15 @@ class Shard:
                     f"{asset}: available {available} + held {held} + fees {fees} is not "
                     f"deposited {deposited} - withdrawn {withdrawn} + settled {settled}"
                 )
+            kept = self.totals[asset]
+            if (kept.held, kept.funds) != (held, available + held):
+                raise InvariantBroken(
+                    f"{asset}: the books say held {kept.held} of {kept.funds}, the accounts have held {held} "
+                    f"of {available + held}"
+                )
+        open_orders = sum(len(orders) for each in self.accounts.values() for orders in each.open_orders.values())
+        if open_orders != self.open_order_count:
+            raise InvariantBroken(f"{self.open_order_count} open orders are counted, the accounts have {open_orders}")
         for account in self.accounts.values():
             holds: dict[str, int] = {}
             if len(account.client_order_ids) != sum(map(len, account.open_orders.values())):
@@ -1564,5 +1606,6 @@ def _reason_to_expire(order: OrderState, outcome: TakerOutcome) -> CloseReason:
     if outcome.limit_reached:
         return CloseReason.TOO_MANY_MATCHES
     if order.order_type is MARKET:
-        return CloseReason.INSUFFICIENT_LIQUIDITY
+        too_dear = outcome.price_range_exceeded
+        return CloseReason.PRICE_RANGE_EXCEEDED if too_dear else CloseReason.INSUFFICIENT_LIQUIDITY
     return CloseReason.UNFILLED_FOK if order.time_in_force is FOK else CloseReason.UNFILLED_IOC

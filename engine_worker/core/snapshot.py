@@ -309,6 +309,9 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
+        for asset, _, held in account_snapshot.funds:
+            shard.totals[asset].held += held
+        shard.open_order_count += sum(map(len, account.open_orders.values()))
         account.keyed = _restore_keyed(account_snapshot, shard.windows)
         account.limits, account.order_counts = account_snapshot.limits, account_snapshot.order_counts
     for market in snapshot.markets:

@@ -787,6 +787,7 @@ export interface components {
             defaultSelfTradePreventionMode: string;
             allowedSelfTradePreventionModes: string[];
             matchesMax: number;
+            marketSlippage: string;
         };
         /**
          * DepthShape

@@ -247,6 +247,9 @@ class Generator:
                 )
         elif r.random() < 0.01:
             quote_quantity = r.choice((1, 1_000))
+        by_book = r.random() < (0.7 if order_type is OrderType.MARKET else 0.002)
+        if by_book and (side is Side.SELL or quote_quantity) and r.random() < 0.98:
+            price = 0
         return PlaceOrder(
             self.request(), self.reply_to(), account_id,
             r.choice(NAMES) if r.random() < 0.3 else f"o{self.requests}",
@@ -254,6 +257,7 @@ class Generator:
             r.choice(tuple(SelfTradePrevention)),
             idempotency_key=self.key(),
             terms=OrderTerms() if r.random() < 0.003 else None,
+            bound_by_book=by_book,
         )  # type: ignore[call-arg]  # fmt: skip
 
     def limits(self, account_id: int) -> LimitAccount:
@@ -296,6 +300,7 @@ class Generator:
             version=version,
             maintenance_from=maintenance,  # type: ignore[arg-type]
             drained_per_command=r.choice((1, 100)),
+            open_orders_max=r.choice((0, 0, 1_000, 9, 4)),
         )
         if 0 < maintenance < LARGEST:
             self.queue += [self.fresh_in(r.choice(SYMBOLS[:4])) for _ in range(r.randrange(1, 8))]
@@ -317,6 +322,7 @@ class Generator:
                 "taker_fee_ppm": r.choice(FEES),
                 "open_orders_max": r.choice((200, 200, 200, 8, 3) if r.random() < 0.9 else (1, 2)),
                 "matches_max": r.choice((2_000, 2_000, 5, 2, 1)),
+                "market_slippage_ppm": r.choice((50_000, 50_000, 10_000, 0, 999_999)),
                 "quantity_min": r.choice((1, 1, 2)) if symbol != "DB" else 1,
                 "band_up_ppm": r.choice((5_000_000, 10**12) if r.random() < 0.85 else (1_020_000, 1_000_001)),
                 "band_down_ppm": r.choice((200_000, 0) if r.random() < 0.85 else (980_000, 999_999)),

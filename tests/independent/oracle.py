@@ -8,10 +8,14 @@ messages take no time, so a command is over before the next one begins. `apply` 
 Where the documents leave something open, these are the rules. They were taken from what the engine does, and none contradicts a document:
 
 * An order is refused for the first rule of: market known, market TRADING, maintenance, type and amounts go together, client order id,
-  price, quantity, notional, open orders of the market, account frozen, its open orders, orders in 10 s and in a day, funds. Then, by its market: band,
+  price, quantity, notional, open orders of the market, open orders of the account in all markets, account frozen, its open orders, orders in 10 s and in a day, funds. Then, by its market: band,
   would match at once (LIMIT_MAKER), cost (a MARKET BUY that holds less than its worst case).
 * A notional is asked of LIMIT orders and of the quote quantity. A MARKET order by quantity has none, and no MARKET order has a band.
 * A MARKET SELL by quote quantity holds what would bring the amount at the protective price, rounded up to a lot, or all that is available.
+* With `bound_by_book` it holds all whole lots that are available, up to the largest quantity. A MARKET order by quantity is then worth what it
+  costs at the last price, or before the first trade at the best price; refused as EMPTY_BOOK where there is neither. A BUY by quantity that holds
+  what it costs at its price stops where that is used up; one that holds less is refused where it would cost more. Neither is what prevents a
+  trade with oneself: whom an order cannot pay it does not meet.
 * A MARKET order by quote quantity is refused where nobody is within its price, and where the smallest quantity of the market is not there, or costs
   more than the order has; own orders count as being there. One that sells is refused when it could sell a lot more than it has for no more than it
   asks for. It trades the largest quantity of the market at most. It is FILLED when it has traded and what is left buys no lot at the price of its
@@ -368,19 +372,20 @@ class Oracle:
         else:
             fits = bool(c.quantity) and not c.quote_quantity
             fits = fits and (c.order_type is OrderType.LIMIT or c.time_in_force is TimeInForce.GTC)
-        if not fits or c.terms is not None:
+        if not fits or c.terms is not None or (c.bound_by_book and not is_market):
             raise No(RejectReason.INVALID_COMBINATION)
         account = self.accounts.get(c.account_id, Account())
         if any(order.command.client_order_id == c.client_order_id for order in account.orders.values()):
             raise No(RejectReason.DUPLICATE_CLIENT_ORDER_ID)
-        if not 1 <= c.price <= market.price_max:
+        has_price = not c.bound_by_book or (c.side is Side.BUY and c.quantity)
+        if not (1 <= c.price <= market.price_max if has_price else c.price == 0):
             raise No(RejectReason.PRICE_OUT_OF_RANGE)
         if c.quantity and not market.quantity_min <= c.quantity <= market.quantity_max:
             raise No(RejectReason.QUANTITY_OUT_OF_RANGE)
         per_lot = c.price * market.quote_per_tick_lot
         if (c.quote_quantity or not is_market) and (c.quote_quantity or per_lot * c.quantity) < market.notional_min:
             raise No(RejectReason.NOTIONAL_TOO_SMALL)
-        self.check_limits(account, market, time)
+        self.check_limits(account, market, time, place.config.open_orders_max)
         hold, lots, budget = self.hold_of(c, market, account)
         spent = market.quote if c.side is Side.BUY else market.base
         if hold > account.available.get(spent, 0):
@@ -392,12 +397,14 @@ class Oracle:
         place.orders += 1
         return self.match(c, book, place, shard, time, hold, lots, budget)
 
-    def check_limits(self, account: Account, market: Market, time: int) -> None:
+    def check_limits(self, account: Account, market: Market, time: int, most_in_all: int) -> None:
         """Refuse what an operator does not let the account do, or the market."""
         limits = account.limits or AccountLimits(1)
         in_market = sum(order.command.market == market.symbol for order in account.orders.values())
         if in_market >= market.open_orders_max:
             raise No(RejectReason.TOO_MANY_OPEN_ORDERS)
+        if 0 < most_in_all <= len(account.orders):
+            raise No(RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL)
         if limits.is_frozen:
             raise No(RejectReason.ACCOUNT_FROZEN)
         if 0 < limits.open_orders_max <= len(account.orders):
@@ -419,6 +426,11 @@ class Oracle:
                     raise No(RejectReason.INSUFFICIENT_BALANCE)
                 return min(worst, available), c.quantity, min(worst, available)
             return worst, c.quantity, None
+        if c.quote_quantity and c.bound_by_book:
+            lots = min(account.available.get(market.base, 0) // market.base_per_lot, market.quantity_max)
+            if not lots:
+                raise No(RejectReason.INSUFFICIENT_BALANCE)
+            return lots * market.base_per_lot, lots, c.quote_quantity
         if c.quote_quantity:
             lots = min(-(-c.quote_quantity // per_lot), account.available.get(market.base, 0) // market.base_per_lot)
             if not lots:
@@ -437,7 +449,12 @@ class Oracle:
                 raise No(RejectReason.PRICE_OUTSIDE_BAND)
         others = book.sides[side.opposite]
         sign = 1 if side is Side.BUY else -1
-        met = [order for order in others if sign * order.command.price <= sign * c.price]
+        bound: int = c.price
+        if c.bound_by_book:
+            bound = self.bound_of(c, book, others)
+        met = [order for order in others if sign * order.command.price <= sign * bound]
+        is_held_by_price = c.bound_by_book and budget is not None and bool(c.quantity)
+        is_held_by_price = is_held_by_price and hold == c.price * market.quote_per_tick_lot * c.quantity
         if c.order_type is OrderType.LIMIT_MAKER and met:
             raise No(RejectReason.WOULD_MATCH_IMMEDIATELY)
         prevention = c.self_trade_prevention
@@ -454,7 +471,7 @@ class Oracle:
                 break
             per_lot = maker.command.price * market.quote_per_tick_lot
             most = left
-            if c.quote_quantity:
+            if c.quote_quantity or is_held_by_price:
                 assert budget is not None
                 most = min(left, (budget - spent) // per_lot)
                 if not most:
@@ -503,6 +520,12 @@ class Oracle:
             reason = CloseReason.INSUFFICIENT_LIQUIDITY
         elif left and c.time_in_force is TimeInForce.IOC:
             reason = CloseReason.UNFILLED_IOC
+        if reason is CloseReason.INSUFFICIENT_LIQUIDITY and c.bound_by_book and left:
+            gone = {maker.order_id for maker in gave_way} | {
+                maker.order_id for maker, lots in fills if lots == maker.left
+            }
+            if any(maker.order_id not in gone for maker in others) and not (c.quote_quantity and pays_no_more):
+                reason = CloseReason.PRICE_RANGE_EXCEEDED
 
         order = Order(c, place.orders * 100 + shard, hold, time)
         account = self.account(c.account_id)
@@ -529,6 +552,19 @@ class Oracle:
             order.arrival = book.arrivals
             insort(book.sides[side], order)
         return OrderReply(c.request_id, time, taken, tuple(reports))  # type: ignore[arg-type]
+
+    def bound_of(self, c: PlaceOrder, book: Book, others: list[Order]) -> int:
+        """Return the worst price of a MARKET order that its market bounds; refuse one by quantity that is worth too little."""
+        market = book.market
+        best = others[0].command.price if others else 0
+        if c.quantity:
+            if not (book.last or best):
+                raise No(RejectReason.EMPTY_BOOK)
+            if (book.last or best) * market.quote_per_tick_lot * c.quantity < market.notional_min:
+                raise No(RejectReason.NOTIONAL_TOO_SMALL)
+        if c.side is Side.BUY:
+            return min(best * (MILLION + market.market_slippage_ppm) // MILLION, market.price_max)
+        return -(-best * (MILLION - market.market_slippage_ppm) // MILLION)
 
     def check_market_by_quote(self, c: PlaceOrder, market: Market, met: list[Order], lots: int) -> None:
         """Refuse what would trade less than the smallest order, or sell more than there is."""

@@ -41,8 +41,9 @@ def test_it_adds_nothing_up(running: None, settings: Settings, monkeypatch: pyte
     monkeypatch.setattr(Shard, "audit", adds_up)
     monkeypatch.setattr(Shard, "digest", adds_up)
     assert probes.shards_answer(settings, 5)
+    # The control: an audit makes a digest.
     with probes.connect(settings) as client:
-        assert probes.audit(client, [0], 0.3) == {}, "the control: an audit does"
+        assert probes.audit(client, [0], 0.3) == {}
 
 
 def test_a_shard_that_is_not_there_does_not_answer(redis_url: str, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
 from protocol.commands import Command, MessageFrame, OperatorCommand, WithdrawFees
+from protocol.configuration import ShardConfig
 from protocol.events import Event, OrderClosed, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import OrderState, Side
@@ -40,13 +41,15 @@ class Produced:
 class Engine:
     """The shards of one exchange, with nothing between them but numbered mail."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
+    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
         """Start `market_map.shard_count` empty shards."""
         self.market_map = market_map
         self.windows = windows
         self.closed: dict[int, OrderState] = {}
         """Closed orders as the events tell them; the shards forget them."""
         self.shards = [Shard(index, market_map, windows) for index in range(market_map.shard_count)]
+        for shard in self.shards:
+            shard.set_config(ShardConfig(windows=windows, open_orders_max=open_orders_max))
         self.mail: dict[tuple[int, int], deque[MessageFrame]] = {}
         """(source, target) -> what is on its way, in order; no entry where there is nothing."""
 

@@ -63,6 +63,8 @@ class Order:
     version: int = 1
     """How many states it has had."""
     close_reason: CloseReason | None = None
+    limit: int = 0
+    """The worst price at which it may trade."""
 
     @property
     def is_open(self) -> bool:
@@ -160,6 +162,8 @@ class Walk:
     stopped_by_own_order: bool = False
     stopped_by_limit: bool = False
     cannot_pay_the_next: bool = False
+    next_is_too_dear: bool = False
+    """Whether somebody is left who would trade, but not at a price that a MARKET order by quantity may pay."""
 
     @property
     def takes(self) -> list[tuple[Order, int]]:
@@ -200,9 +204,11 @@ class RuleBrokenError(Exception):
 class Exchange:
     """Every account, order and fee of the exchange, one command at a time."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
+    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
         """Open an empty exchange; `market_map` is needed for its markets, and for how it numbers orders."""
         self.market_map = market_map
+        self.open_orders_max = open_orders_max
+        """Of one account in all markets; 0: any number."""
         self.windows = windows
         self.answered: list[Answered] = []
         """Every command that somebody waited for, but for repetitions of one."""
@@ -421,6 +427,8 @@ class Exchange:
         check_limits(command, market)
         open_count = len(self.open_orders(command.account_id, command.market))
         require(open_count < market.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS)
+        in_all = sum(len(self.open_orders(command.account_id, each)) for each in self.market_map.by_symbol)
+        require(not self.open_orders_max or in_all < self.open_orders_max, RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL)
 
         purse = (command.account_id, self._asset_paid(command))
         hold = hold_for(command, market, self.available[purse])
@@ -428,6 +436,7 @@ class Exchange:
         shard = self.market_map.shard_of_account(command.account_id)
         self.order_counts[shard] += 1
         order = Order(command, self.order_counts[shard] * 100 + shard, command.quantity, hold, time, time)
+        order.limit = self._worst_price(command, market)
         walk = self._walk(order, market)
         self._check_in_market(order, market, walk)
         walk = walk.up_to(market.matches_max)
@@ -441,13 +450,29 @@ class Exchange:
         outcome.reply = OrderReply(command.request_id, TimeMs(time), order.state(), tuple(fills))
         return outcome
 
+    def _worst_price(self, command: PlaceOrder, market: Market) -> int:
+        """Return what the order may pay at most, or take at least; where nobody is to trade with, anything."""
+        others = self.resting(market.symbol, command.side.opposite)
+        if not command.bound_by_book or not others:
+            return command.price
+        best, slippage = others[0].command.price, Fraction(market.market_slippage_ppm, PPM)
+        if command.side is Side.BUY:
+            return min(floor(best * (1 + slippage)), market.price_max)
+        return ceil(best * (1 - slippage))
+
     def _check_in_market(self, order: Order, market: Market, walk: Walk) -> None:
         command, last = order.command, self.last_price.get(market.symbol)
+        if command.bound_by_book and command.quantity:
+            others = self.resting(market.symbol, command.side.opposite)
+            price = last if last is not None else others[0].command.price if others else None
+            if price is None:
+                raise RuleBrokenError(RejectReason.EMPTY_BOOK)
+            require(lot_cost(market, price) * command.quantity >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
         if command.order_type is not OrderType.MARKET and last is not None:
             inside = last * market.band_down_ppm <= command.price * PPM <= last * market.band_up_ppm
             require(inside, RejectReason.PRICE_OUTSIDE_BAND)
         if command.order_type is OrderType.LIMIT_MAKER:
-            would_match = any(reaches(command, maker) for maker in self.resting(market.symbol, command.side.opposite))
+            would_match = any(reaches(order, maker) for maker in self.resting(market.symbol, command.side.opposite))
             require(not would_match, RejectReason.WOULD_MATCH_IMMEDIATELY)
         if command.order_type is OrderType.MARKET and command.side is Side.BUY and command.quantity:
             cost = sum(lot_cost(market, maker.command.price) * lots for maker, lots in walk.takes)
@@ -460,7 +485,7 @@ class Exchange:
     def _check_what_it_would_meet(self, order: Order, market: Market) -> None:
         """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than there is."""
         command = order.command
-        met = [each for each in self.resting(market.symbol, command.side.opposite) if reaches(command, each)]
+        met = [each for each in self.resting(market.symbol, command.side.opposite) if reaches(order, each)]
         require(bool(met), RejectReason.EMPTY_BOOK)
         prices = [each.command.price for each in met for _ in range(min(each.leaves, market.quantity_min))]
         prices = prices[: market.quantity_min]
@@ -485,14 +510,21 @@ class Exchange:
     def _walk(self, taker: Order, market: Market) -> Walk:
         """Look, without touching, at what the order would trade with."""
         command, walk = taker.command, Walk()
-        lots_left, budget = int(command.quantity), int(command.quote_quantity)
+        lots_left, budget, spent = int(command.quantity), int(command.quote_quantity), 0
+        by_quantity = command.side is Side.BUY and not by_quote(command) and command.bound_by_book
+        held_by_estimate = by_quantity and lot_cost(market, command.price) * command.quantity == taker.held
         if by_quote(command):
             lots_left = min(budget if command.side is Side.BUY else taker.held // lot(market), market.quantity_max)
         for maker in self.resting(market.symbol, command.side.opposite):
             cost = lot_cost(market, maker.command.price)
             lots = min(maker.leaves, lots_left)
-            if not reaches(command, maker):
+            if not reaches(taker, maker):
+                walk.next_is_too_dear = lots_left > 0
                 break
+            if held_by_estimate:
+                payable = floor(Fraction(taker.held - spent, cost))
+                walk.next_is_too_dear = lots > 0 and payable == 0
+                lots = min(lots, payable)
             if by_quote(command):
                 payable = floor(Fraction(budget, cost))
                 walk.cannot_pay_the_next = lots > 0 and payable == 0
@@ -513,7 +545,9 @@ class Exchange:
             walk.meets.append((maker, lots))
             lots_left -= lots
             budget -= lots * cost
+            spent += lots * cost
             if lots < maker.leaves:
+                walk.next_is_too_dear = held_by_estimate and lots_left > 0
                 break
         return walk
 
@@ -562,6 +596,8 @@ class Exchange:
         if taker.is_open and not rests:
             status = OrderStatus.EXPIRED_IN_MATCH if walk.stopped_by_own_order else OrderStatus.EXPIRED
             reason = CloseReason.TOO_MANY_MATCHES if walk.stopped_by_limit else None
+            if command.bound_by_book and walk.next_is_too_dear and not order_ends:
+                reason = CloseReason.PRICE_RANGE_EXCEEDED
             outcome.steps.append(self._close(taker, status, time, reason=reason))
         return fills
 
@@ -656,7 +692,7 @@ def payload(command: Command) -> Command:
     """Return what the client asked for: the command without who waits for it, and without a price that is not the client's."""
     asked = msgspec.structs.replace(command, request_id=0, reply_to="")
     if isinstance(asked, PlaceOrder) and asked.order_type is OrderType.MARKET:
-        return msgspec.structs.replace(asked, price=PriceTicks(0))
+        return msgspec.structs.replace(asked, price=PriceTicks(0), bound_by_book=False)
     return asked
 
 
@@ -665,11 +701,11 @@ def by_quote(command: PlaceOrder) -> bool:
     return command.quantity == 0
 
 
-def reaches(command: PlaceOrder, maker: Order) -> bool:
+def reaches(taker: Order, maker: Order) -> bool:
     """Whether the order's price is good enough for the maker's."""
-    if command.side is Side.BUY:
-        return command.price >= maker.command.price
-    return command.price <= maker.command.price
+    if taker.command.side is Side.BUY:
+        return taker.limit >= maker.command.price
+    return taker.limit <= maker.command.price
 
 
 def check_combination(command: PlaceOrder) -> None:
@@ -680,13 +716,17 @@ def check_combination(command: PlaceOrder) -> None:
         and min(command.quantity, command.quote_quantity) >= 0
         and (command.quantity > 0) != (command.quote_quantity > 0)
         and (command.quote_quantity == 0 or command.order_type is OrderType.MARKET)
+        and (not command.bound_by_book or command.order_type is OrderType.MARKET)
     )
     require(good, RejectReason.INVALID_COMBINATION)
 
 
 def check_limits(command: PlaceOrder, market: Market) -> None:
     """Refuse a price, quantity or notional outside the market's limits."""
-    require(1 <= command.price <= market.price_max, RejectReason.PRICE_OUT_OF_RANGE)
+    if command.bound_by_book and (by_quote(command) or command.side is Side.SELL):
+        require(command.price == 0, RejectReason.PRICE_OUT_OF_RANGE)
+    else:
+        require(1 <= command.price <= market.price_max, RejectReason.PRICE_OUT_OF_RANGE)
     if by_quote(command):
         require(command.quote_quantity >= market.notional_min, RejectReason.NOTIONAL_TOO_SMALL)
         return
@@ -739,6 +779,8 @@ def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
     if command.side is Side.BUY:
         whole = cost * command.quantity
         return min(available, whole) if command.order_type is OrderType.MARKET else whole
+    if by_quote(command) and command.bound_by_book:
+        return min(available // lot(market), market.quantity_max) * lot(market)
     if by_quote(command):
         lots = min(available // lot(market), ceil(Fraction(command.quote_quantity, cost)))
         return lots * lot(market)

@@ -36,6 +36,7 @@ MARKETS = (
         maker_fee_ppm=1_000,
         taker_fee_ppm=33_333,
         open_orders_max=4,
+        market_slippage_ppm=250_000,
         **_scales(_FIG, _PLUM),
     ),
     Market(
@@ -54,6 +55,7 @@ MARKETS = (
         taker_fee_ppm=2_500,
         open_orders_max=5,
         matches_max=1,
+        market_slippage_ppm=500_000,
         **_scales(_KIWI, _PLUM),
     ),
     Market(
@@ -72,6 +74,7 @@ MARKETS = (
         taker_fee_ppm=999_999,
         open_orders_max=200,
         matches_max=3,
+        market_slippage_ppm=340_000,
         **_scales(_FIG, _KIWI),
     ),
 )

@@ -158,7 +158,7 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
         case 8 | 9 | 10 | 11 | 12 | 13:
             # Money that does not come out even, or more than an order may buy for.
             order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
-            quantity, quote_quantity = 0, 10_000 if odder % 8 == 0 else 90 + 7 * odder + size
+            quantity, quote_quantity = 0, 8_000 if odder % 4 == 0 else 90 + 7 * odder + size
         case 14 | 15 | 16 | 17 if earlier is not None and earlier.quantity:
             # Money for one lot more than an order before this has, which is too little where the next order wants more for it.
             symbol, side = earlier.market, earlier.side.opposite
@@ -167,6 +167,14 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
             quantity, quote_quantity = 0, min((earlier.quantity + 1) * per_lot, AMOUNT_UNITS_MAX)
         case 6 | 7 if earlier is not None:
             client_order_id = earlier.client_order_id
+    # With a protective price, as before, every fourth; more where much money shall meet much.
+    by_book = order_type is OrderType.MARKET and prevention % 16 >= (4 if quote_quantity < 8_000 else 12)
+    if by_book:
+        # What the gateway expects of a price: about what it is, so that it is too little now and then.
+        is_estimated = side is Side.BUY and quantity and not quote_quantity
+        limit = (3 + price % 5 if odder % 3 else limit) if is_estimated else odder % 64 == 1
+    elif oddity % 64 == 18:
+        by_book = True
     return PlaceOrder(
         request_id=number,
         reply_to="test",
@@ -181,6 +189,7 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
         quote_quantity=AssetUnits(quote_quantity),
         self_trade_prevention=SelfTradePrevention(prevention % 4),
         idempotency_key=f"k{odder % 5}" if oddity % 64 >= 56 else "",
+        bound_by_book=by_book,
     )
 
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from engine_worker.core import shard
 from engine_worker.core.accounts import Account, InvariantBroken
 from engine_worker.core.book import Book, BookSide
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import AnsweredRequests, FirstOutcomes, KeyedRequests
 from engine_worker.core.shard import Shard
-from protocol.market import MarketMap
+from protocol.market import Market, MarketMap
 from tests.oracle.exchange import AnyCommand
 from tests.properties.sequences import LENGTH_MAX, commands_of
 from tests.properties.twins import compare_throughout
@@ -61,6 +62,25 @@ PLANTS = (
     Plant("sells what there is and no more", MarketState, "_reason_not_to_spend", "if found == more and", "if False and"),
     Plant("budget that pays no more expires", Book, "match", "budget_spent=True", "budget_spent=False"),
     Plant("quote quantity beyond the largest order", Shard, "_place_order", "min(lots, market.quantity_max)", "lots"),
+    Plant("bound of a purchase beyond the slippage", Market, "market_bound",
+          "best * (PPM + self.market_slippage_ppm) // PPM", "-(-best * (PPM + self.market_slippage_ppm) // PPM)"),
+    Plant("bound of a sale beyond the slippage", Market, "market_bound",
+          "-(-best * (PPM - self.market_slippage_ppm) // PPM)", "best * (PPM - self.market_slippage_ppm) // PPM"),
+    Plant("MARKET order bounded by what its gateway expects", MarketState, "_bound", "if not order.bound_by_book:", "if True:"),
+    Plant("purchase that holds too little refused", MarketState, "_reason_to_refuse",
+          "if order.price * order.quantity * market.quote_per_tick_lot > budget:", "if True:"),
+    Plant("purchase beyond what it holds", MarketState, "_holds_for_its_estimate", "<= order.quote_budget", "< 0"),
+    Plant("worth of a MARKET order not asked for", MarketState, "_reason_to_refuse", "if order.bound_by_book and", "if False and"),
+    Plant("worth counted at the best price", MarketState, "_reason_of_worth", "self.last_price or", "0 or"),
+    Plant("worth unknown before the first trade", MarketState, "_reason_of_worth", "if best is not None else 0", "if False else 0"),
+    Plant("worth at its minimum refused", MarketState, "_reason_of_worth", "worth < self", "worth <= self"),
+    Plant("sale for money holds one lot", Shard, "_hold_for", "market.quantity_max) * market.base_per_lot", "1) * market.base_per_lot"),
+    Plant("sale for money holds more than the largest order", Shard, "_hold_for",
+          "min(available // market.base_per_lot, market.quantity_max)", "available // market.base_per_lot"),
+    Plant("dear book called empty", shard, "_reason_to_expire", "if too_dear else", "if False else"),
+    Plant("empty book called dear", MarketState, "match_order", "opposite.best is not None  #", "True  #"),
+    Plant("LIMIT order bounded by its book", Shard, "_reason_to_refuse", "(by_book and not is_market)", "False"),
+    Plant("MARKET order with two bounds", Shard, "_reason_to_refuse", "if command.price:", "if False:"),
     Plant("one match too many", Book, "match", "== matches_max", "> matches_max"),
     Plant("prevented makers do not count as met", Book, "match", "len(matches) + len(expired)", "len(matches)"),
     Plant("what is left after the last match rests", MarketState, "match_order", " and not limit_reached", ""),
@@ -75,6 +95,10 @@ PLANTS = (
     Plant("aggregates too many", MarketState, "_trade", "if price != last_price:", "if True:"),
     Plant("hold leaks on close", Shard, "_close", "release(order.held)", "release(0)"),
     Plant("hold leaks on refusal", Shard, "_taker_outcome", "release(order.held)", "release(0)"),
+    Plant("held in the books not released on close", Shard, "_close", "held -= order.held", "held -= 0"),
+    Plant("held in the books not released on refusal", Shard, "_taker_outcome", "held -= order.held", "held -= 0"),
+    Plant("held in the books not paid", Shard, "_settle", "paid_totals.held -= order.held - held", "pass"),
+    Plant("open orders not counted", Shard, "_forget_open", "self.open_order_count -= 1", "pass"),
     Plant("depth silent on cancel", MarketState, "cancel_resting", "self._tell_depth(time, events)", "self.book.take_changes()"),
     Plant("client order id used twice", Shard, "_reason_to_refuse", "command.client_order_id in account", "False and account"),
     Plant("client order id of a closed order refused", Shard, "_forget_open",
@@ -90,8 +114,8 @@ PLANTS = (
     Plant("requests too old too early", AnsweredRequests, "find", "> self.window_ms", "> self.window_ms // 2"),
     Plant("outcomes forgotten too early", FirstOutcomes, "drop_old", "> window_ms", "> window_ms // 2"),
     Plant("outcomes too old too early", FirstOutcomes, "find", "> self.window_ms", "> self.window_ms // 2"),
-    Plant("requests remembered too long", Shard, "__init__", "AnsweredRequests(windows.request_ms)",
-          "AnsweredRequests(2 * windows.request_ms)"),
+    Plant("requests remembered too long", Shard, "set_config", "window_ms = config.windows.request_ms",
+          "window_ms = 2 * config.windows.request_ms"),
     Plant("idempotency keys forgotten too early", Shard, "_is_first_of_its_key",
           "KeyedRequests(self.windows.key_ms)", "KeyedRequests(self.windows.key_ms // 2)"),
     Plant("oldest idempotency key makes room", KeyedRequests, "has_room", "return False",
@@ -102,14 +126,16 @@ PLANTS = (
           "self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, refused)",
           "self._reply(command.reply_to, refused)"),
     Plant("one open order too many", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
+    Plant("one open order too many in all", Shard, "_reason_to_refuse", ">= self._open_orders_max", "> self._open_orders_max"),
+    Plant("open orders of all markets not counted", Shard, "set_config", "config.open_orders_max or UNBOUNDED", "UNBOUNDED"),
     Plant("notional at its minimum refused", Shard, "_reason_to_refuse", "notional < market", "notional <= market"),
     Plant("order numbers of another shard", Shard, "_place_order", "+ self.index", "+ (self.index + 1) % self.shard_count"),
     Plant("transfer counted twice", Shard, "_transfer", "self.transfers.find(key, self.time)", "None"),
     Plant("transfer repeated with another amount", Shard, "_reason_not_to_repeat",
           "(first.asset, first.amount) != (command.asset, command.amount)", "first.asset != command.asset"),
     Plant("deposits and withdrawals share ids", Shard, "_transfer", "type(command).__name__", "''"),
-    Plant("transfers forgotten too early", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(windows.transfer_ms // 2)"),
-    Plant("transfers remembered too long", Shard, "__init__", "Transfers(windows.transfer_ms)", "Transfers(2 * windows.transfer_ms)"),
+    Plant("transfers forgotten too early", Shard, "set_config", "= config.windows.transfer_ms", "= config.windows.transfer_ms // 2"),
+    Plant("transfers remembered too long", Shard, "set_config", "= config.windows.transfer_ms", "= 2 * config.windows.transfer_ms"),
     Plant("share of the supply ignored", Shard, "_reason_not_to_transfer",
           "RejectReason.AMOUNT_OUT_OF_RANGE if too_much", "RejectReason.AMOUNT_OUT_OF_RANGE if False"),
     Plant("declared supply ignored", MarketMap, "supply", "self.by_asset[asset].amount_max", "AMOUNT_UNITS_MAX"),

@@ -31,6 +31,8 @@ from tests.properties.sequences import ACCOUNTS, SWEEPER, endowment, sweeps
 
 WINDOWS = Windows(request_ms=60, key_ms=120, keys_max=3, transfer_ms=150)
 """Short, so that they end within a sequence of commands."""
+OPEN_ORDERS_MAX = 7
+"""Of one account; its three markets let it have 4, 5 and 200."""
 PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 """Request id modulo 16 -> how long nothing happens before the command; otherwise a millisecond."""
 
@@ -103,8 +105,8 @@ class Twins:
     def __init__(self, market_map: MarketMap, accounts: tuple[int, ...], windows: Windows = WINDOWS) -> None:
         self.market_map = market_map
         self.accounts = accounts
-        self.engine = Engine(market_map, windows)
-        self.oracle = Exchange(market_map, windows)
+        self.engine = Engine(market_map, windows, OPEN_ORDERS_MAX)
+        self.oracle = Exchange(market_map, windows, OPEN_ORDERS_MAX)
         self.follower = Follower()
         self.time = 1_000
 

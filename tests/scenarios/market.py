@@ -3,6 +3,8 @@
 A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is the title:
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
+    open orders 3                          (of one person in all markets; without it as many as the market lets her have, 5)
+    slippage 0.1                           (of MARKET orders; without it 0.05)
     band 0.5 2                             (fractions of the last price; without it 0.1 and 10)
     decimals ACME 2 CASH 0                 (of the assets' smallest units; without it 8 and 8)
     alice deposits 10 ACME                 (what follows `=>` is what comes of it; without it, it must simply work)
@@ -12,6 +14,7 @@ A scenario is a text file of lines like these, read from top to bottom; `#` star
     bob buys 2 @ 90 as bid                 (a name to cancel it by; `post-only`, `GTC`, `IOC`, `FOK` may stand before it)
     bob buys 2 at market up to 120         (its protective price; `sells … down to`)
     bob buys for 250 CASH at market up to 120
+    bob buys 2 at market                   (its market bounds it; `expecting 120` is what its gateway thinks that the bound is)
     bob buys 2 @ 90 if-own expire-taker    (self-trade prevention: trade, expire-taker, expire-maker, expire-both)
     bob cancels bid                        => CANCELED
     bob cancels all                        => 2
@@ -45,6 +48,8 @@ from protocol.units import (
 )
 
 SYMBOL = "ACMECASH"
+HEADS = ("fees", "band", "decimals", "matches", "slippage", "open")
+PRICE_MAX = PriceTicks(10_000)
 PEOPLE = ("alice", "bob", "carol", "dave")
 OWN_ORDERS = {
     "trade": SelfTradePrevention.NONE,
@@ -57,7 +62,7 @@ _PERSON = rf"(?P<who>{'|'.join(PEOPLE)})"
 _TRANSFER = re.compile(rf"{_PERSON} (?P<verb>deposits|withdraws) (?P<amount>\S+) (?P<asset>\w+)")
 _ORDER = re.compile(
     rf"{_PERSON} (?P<verb>buys|sells) (?:(?P<lots>-?\d+)|for (?P<quote>-?[\d.]+) CASH)"
-    r" (?:@ (?P<limit>-?\d+)|at market (?:up|down) to (?P<worst>\d+))"
+    r" (?:@ (?P<limit>-?\d+)|(?P<market>at market)(?: (?:up|down) to (?P<worst>\d+)| expecting (?P<estimate>\d+))?)"
     r"(?P<post_only> post-only)?(?: (?P<time_in_force>GTC|IOC|FOK))?"
     rf"(?: if-own (?P<own>{'|'.join(OWN_ORDERS)}))?(?: as (?P<name>\w+))?"
 )
@@ -90,15 +95,17 @@ class Scenario:
     band_down: str = "0.1"
     band_up: str = "10"
     matches_max: int = 2_000
+    slippage: str = "0.05"
+    open_orders_max: int = 0
     scales: dict[str, int] = field(default_factory=lambda: {"ACME": 8, "CASH": 8})
 
     @classmethod
     def read(cls, path: Path) -> "Scenario":
-        """Read the file at `path`; its head names fees, band, decimals and matches."""
+        """Read the file at `path`; its head names fees, band, decimals, matches, slippage and open orders."""
         texts = path.read_text(encoding="utf-8").splitlines()
         lines = [(number, text.partition("#")[0].rstrip()) for number, text in enumerate(texts, start=1)]
         scenario = cls(title=texts[0].lstrip("# "), lines=[(number, text) for number, text in lines if text.strip()])
-        while scenario.lines[0][1].split()[0] in ("fees", "band", "decimals", "matches"):
+        while scenario.lines[0][1].split()[0] in HEADS:
             match scenario.lines.pop(0)[1].split():
                 case ["fees", "maker", maker_fee, "taker", taker_fee]:
                     scenario.maker_fee, scenario.taker_fee = maker_fee, taker_fee
@@ -106,6 +113,10 @@ class Scenario:
                     scenario.band_down, scenario.band_up = band_down, band_up
                 case ["matches", most]:
                     scenario.matches_max = int(most)
+                case ["open", "orders", most]:
+                    scenario.open_orders_max = int(most)
+                case ["slippage", slippage]:
+                    scenario.slippage = slippage
                 case ["decimals", "ACME", acme, "CASH", cash]:
                     scenario.scales = {"ACME": int(acme), "CASH": int(cash)}
                 case words:
@@ -120,7 +131,7 @@ class Scenario:
             quote="CASH",
             tick_size=UNITS_PER_ASSET,
             lot_size=UNITS_PER_ASSET,
-            price_max=PriceTicks(10_000),
+            price_max=PRICE_MAX,
             quantity_min=QuantityLots(1),
             quantity_max=QuantityLots(1_000),
             notional_min=AssetUnits(5 * 10 ** self.scales["CASH"]),
@@ -130,6 +141,7 @@ class Scenario:
             taker_fee_ppm=parse_decimal(self.taker_fee, 6),
             open_orders_max=5,
             matches_max=self.matches_max,
+            market_slippage_ppm=parse_decimal(self.slippage, 6),
             base_scale=self.scales["ACME"],
             quote_scale=self.scales["CASH"],
         )
@@ -176,7 +188,9 @@ def command_of(said: str, number: int, scales: dict[str, int]) -> Command:
         amount = AssetUnits(parse_decimal(transfer["amount"], scales.get(transfer["asset"], 8)))
         return kind(number, "scenario", account_of(transfer["who"]), transfer["asset"], amount, f"line-{number}")
     if order := _ORDER.fullmatch(said):
-        at_market = order["worst"] is not None
+        at_market, by_book = order["market"] is not None, order["market"] is not None and order["worst"] is None
+        is_estimated = order["verb"] == "buys" and order["lots"]
+        unknown = str(PRICE_MAX) if by_book and is_estimated else "0"
         order_type = OrderType.MARKET if at_market else OrderType.LIMIT_MAKER if order["post_only"] else OrderType.LIMIT
         return PlaceOrder(
             request_id=number,
@@ -187,10 +201,11 @@ def command_of(said: str, number: int, scales: dict[str, int]) -> Command:
             side=Side.BUY if order["verb"] == "buys" else Side.SELL,
             order_type=order_type,
             time_in_force=TimeInForce[order["time_in_force"] or ("IOC" if at_market else "GTC")],
-            price=PriceTicks(int(order["worst"] or order["limit"])),
+            price=PriceTicks(int(order["worst"] or order["limit"] or order["estimate"] or unknown)),
             quantity=QuantityLots(int(order["lots"] or 0)),
             quote_quantity=AssetUnits(parse_decimal(order["quote"] or "0", scales["CASH"])),
             self_trade_prevention=OWN_ORDERS[order["own"] or "expire-maker"],
+            bound_by_book=by_book,
         )
     if cancel := _CANCEL.fullmatch(said):
         account = account_of(cancel["who"])

@@ -28,14 +28,14 @@ class PlayedEngine(Engine):
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_scenario_on_the_oracle(path: Path) -> None:
     scenario = Scenario.read(path)
-    scenario.play(PlayedOracle(scenario.market_map(1)))
+    scenario.play(PlayedOracle(scenario.market_map(1), open_orders_max=scenario.open_orders_max))
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_scenario_on_the_engine(path: Path, shard_count: int) -> None:
     scenario = Scenario.read(path)
-    scenario.play(PlayedEngine(scenario.market_map(shard_count)))
+    scenario.play(PlayedEngine(scenario.market_map(shard_count), open_orders_max=scenario.open_orders_max))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,23 @@ def test_money_comes_and_fees_go_by_the_treasurys_word(operated: RunningExchange
     assert "0 fee" not in run(operated, "replay", "--verify")
 
 
+def test_open_orders_of_every_account_are_bounded(operated: RunningExchange) -> None:
+    account, public = new_account(operated.url, USDT="1000"), Api(operated.url)
+
+    def shown() -> int:
+        (rule,) = public.get("/api/v3/exchangeInfo")["exchangeFilters"]
+        return int(rule["maxNumOrders"])
+
+    assert shown() == 1_000
+    run(operated, "accounts", "limit-all", "--open-orders", "1")
+    eventually("clients are told", lambda: shown() == 1, TIMEOUT_S)
+    buy(account)
+    with pytest.raises(RefusedError, match=r"-2010.*Filter failure: EXCHANGE_MAX_NUM_ORDERS"):
+        buy(account)
+    run(operated, "accounts", "limit-all", "--open-orders", "1000")
+    buy(account)
+
+
 def test_maintenance_is_announced_begins_and_ends(operated: RunningExchange) -> None:
     account, public = new_account(operated.url, USDT="1000"), Api(operated.url)
 

@@ -204,6 +204,8 @@ def test_empty_market_data(processes: Processes) -> None:
     assert api.get("/api/v3/ticker/price", symbols='["ETHUSDT"]')[0]["symbol"] == "ETHUSDT"
     info = api.get("/api/v3/exchangeInfo", symbol="BTCUSDT")
     assert [symbol["symbol"] for symbol in info["symbols"]] == ["BTCUSDT"]
+    assert (info["symbols"][0]["matchesMax"], info["symbols"][0]["marketSlippage"]) == (2_000, "0.050000")
+    assert info["exchangeFilters"] == [{"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": 1_000}]
     assert api.get("/api/v3/exchangeInfo", permissions="MARGIN")["symbols"] == []
     assert api.get("/api/v3/exchangeInfo", symbolStatus="HALT")["symbols"] == []
     for path in ("/sapi/v1/margin/allPairs", "/sapi/v1/spot/delist-schedule"):

@@ -1,5 +1,6 @@
 """One outcome per request: the window of requests, client order ids, and idempotency keys, by hand."""
 
+import msgspec
 import pytest
 
 from engine_worker.core import shard as shard_module
@@ -245,6 +246,9 @@ def test_the_protective_price_is_not_the_clients(exchange: Exchange) -> None:
     first = exchange.one(by_market(1, 5))
     assert isinstance(first, OrderReply)
     assert exchange.one(by_market(2, 6)) == OrderReply(2, first.time, first.order)
+    # A gateway of a later release asks its market's shard for the bound; the client asks for the same.
+    again = msgspec.structs.replace(by_market(3, 6), bound_by_book=True)
+    assert exchange.one(again) == OrderReply(3, first.time, first.order)
 
 
 def test_a_refusal_is_kept_under_its_key(exchange: Exchange) -> None:

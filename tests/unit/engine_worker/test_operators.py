@@ -310,6 +310,32 @@ class TestLimitsOfAnAccount:
         assert isinstance(exchange.tell(Role.OPERATOR, close), FundsReply)
 
 
+def test_open_orders_of_every_account_are_bounded_while_they_trade(exchange: SignedExchange) -> None:
+    """Lowered below what is there it takes nothing away; it stands in snapshots, and 0 takes it back."""
+    prices = iter(range(100, 120))
+
+    def bound(version: int, most: int) -> None:
+        config = ShardConfig(version=version, keys=KEYS, open_orders_max=most)
+        assert isinstance(exchange.tell(Role.OPERATOR, ConfigureShard(0, "", config)), Configured)
+
+    def place() -> Reply:
+        return exchange.ask(order(BUYER, Side.BUY, next(prices)))
+
+    placed = [place() for _ in range(3)]
+    bound(2, 2)
+    assert reason(place()) is RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
+    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, STREAM_START))
+    assert reason(place()) is RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
+    assert all(isinstance(reply, OrderReply) for reply in placed)
+    assert len(exchange.shard.accounts[BUYER].client_order_ids) == 3
+    assert isinstance(exchange.ask(order(SELLER, Side.SELL, 200)), OrderReply), "it is each account's own"
+    bound(3, 4)
+    assert isinstance(place(), OrderReply)
+    assert reason(place()) is RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
+    bound(4, 0)
+    assert isinstance(place(), OrderReply)
+
+
 def test_maintenance_begins_at_its_time_and_leaves_cancels(exchange: SignedExchange) -> None:
     assert isinstance(exchange.ask(order(BUYER, Side.BUY)), OrderReply)
     config = ShardConfig(version=2, keys=KEYS, maintenance_from=TimeMs(exchange.now + 1_000))

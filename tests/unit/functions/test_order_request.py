@@ -3,7 +3,7 @@
 import pytest
 
 from functions.errors import ApiError
-from functions.order_request import OrderRequest, ResponseType, parse_order, protective_price
+from functions.order_request import OrderRequest, ResponseType, estimated_bound, parse_order
 from functions.parameters import Parameters
 from protocol.market_data import BookTicker
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
@@ -114,20 +114,14 @@ def book(bid: int, ask: int) -> BookTicker:
     )
 
 
-def test_protective_prices() -> None:
-    buy, sell = parsed(QUOTE), parsed(MARKET)
+def test_what_a_purchase_is_estimated_to_cost() -> None:
+    buy = parsed(MARKET, side="BUY")
     price_max = buy.market.price_max
-    assert protective_price(buy, book(99, 101), 50_000) == 107  # 106.05, rounded away from the book
-    assert protective_price(sell, book(5_000_000, 5_000_100), 50_000) == 4_750_000
-    assert protective_price(buy, book(99, 0), 50_000) == price_max
-    assert protective_price(sell, book(0, 101), 50_000) == 1
-    assert protective_price(buy, None, 50_000) == price_max
-    assert protective_price(buy, book(1, price_max), 50_000) == price_max
-
-
-def test_a_market_order_worth_too_little_at_the_best_price() -> None:
-    with pytest.raises(ApiError, match="NOTIONAL"):
-        protective_price(parsed(MARKET, quantity="0.00001"), book(1_000, 1_001), 50_000)
+    assert estimated_bound(buy, book(99, 101)) == 107  # 106.05: not less than what its market's shard allows
+    assert estimated_bound(buy, book(99, 100)) == 105
+    assert estimated_bound(buy, book(99, 0)) == price_max
+    assert estimated_bound(buy, None) == price_max
+    assert estimated_bound(buy, book(1, price_max)) == price_max
 
 
 def test_an_amount_of_quote_has_the_decimals_of_its_asset() -> None:

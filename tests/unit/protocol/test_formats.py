@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from engine_worker.first_configuration import DEFAULT_CONFIG
 from protocol.codec import (
     FORMAT,
     LaterFormatError,
@@ -16,7 +17,8 @@ from protocol.codec import (
     event_items,
     format_of,
 )
-from protocol.commands import CancelMissed, CancelOrder, MessageFrame
+from protocol.commands import CancelMissed, CancelOrder, MessageFrame, PlaceOrder
+from protocol.configuration import ShardConfig
 from protocol.events import FundsReleased
 from protocol.units import AccountId, OrderId, TimeMs
 
@@ -32,6 +34,21 @@ def test_a_frame_begins_with_its_format_and_its_writers_clock() -> None:
     assert encode_events(encode_frame([RELEASED]), NOW_US) == b"\x93\x02" + STAMP + encode_frame([RELEASED])
     messages = MessageFrame(1, 0, 9, (MISSED,), NOW_US)
     assert encode_messages(messages) == b"\x96\x02" + STAMP + b"\x01\x00\x09" + encode_frame([MISSED])
+
+
+def test_a_market_order_that_was_written_before_books_bounded_them_keeps_its_protective_price() -> None:
+    """Its bytes are those of format 2 as they were: an array of the kind and 15 fields, with the price 105 as its ninth."""
+    before = [1, 7, "r", 5, "mine", "BTCUSDT", 1, 3, 2, 105, 3, 0, 2, 0, "", None]
+    frame = b"\x93\x02" + STAMP + b"\x91\xdc\x00\x10" + encode_frame(before)[3:]
+    ((order,), _) = decode_command_frame(frame)
+    assert isinstance(order, PlaceOrder)
+    assert (order.price, order.bound_by_book) == (105, False)
+
+
+def test_a_shard_that_was_configured_before_open_orders_were_bounded_bounds_none() -> None:
+    before = [1, [50_000, 600_000, 10_000, 1], 1, [], 0, b"", 100, 2, 1]
+    assert msgspec.msgpack.decode(encode_frame(before), type=ShardConfig).open_orders_max == 0
+    assert DEFAULT_CONFIG.open_orders_max == 1_000
 
 
 def test_what_is_written_is_read() -> None:

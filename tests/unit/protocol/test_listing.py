@@ -47,6 +47,14 @@ def test_markets_are_listed_by_symbol_on_the_shard_that_says_it_has_them() -> No
     assert listing.unknown_shards == ()
 
 
+def test_the_shard_that_allows_the_fewest_open_orders_is_told_of() -> None:
+    def allows(*numbers: int) -> int:
+        configs = [ShardConfiguration(StreamId("7-1"), ShardConfig(open_orders_max=most), ()) for most in numbers]
+        return Listing.of(dict(enumerate(configs)), len(configs)).open_orders_max
+
+    assert [allows(1_000, 900), allows(0, 1_000), allows(0, 0)] == [900, 1_000, 0]
+
+
 def test_a_delisted_market_is_known_and_not_listed() -> None:
     listing = Listing.of({0: shard(listed(BTC, 0, MarketStatus.DELISTED), listed(ETH, 0, MarketStatus.DELISTING))}, 1)
     assert listing.listed.by_symbol == {"ETHUSDT": ETH}

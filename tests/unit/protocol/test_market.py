@@ -13,11 +13,13 @@ from protocol.market import (
     MarketsFile,
     assets_of,
 )
+from protocol.orders import Side
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, format_amount, parse_decimal
 from runtime.settings import Settings, SettingsError, markets_of
 from tests.currencies import currencies
 
 CURRENCIES = currencies()
+RUPIAH = {"IDR": Asset("IDR", 2)}
 
 
 def definition(**changes: str | int) -> MarketDefinition:
@@ -121,6 +123,33 @@ def msgspec_asset(symbol: str, scale: int) -> Asset:
     asset = Asset(symbol)
     msgspec.structs.force_setattr(asset, "scale", scale)
     return asset
+
+
+@pytest.mark.parametrize(
+    ("slippage", "side", "best", "bound"),
+    [
+        ("0.05", Side.BUY, 100, 105),
+        ("0.05", Side.BUY, 101, 106),  # 106.05
+        ("0.05", Side.SELL, 101, 96),  # 95.95
+        ("0.05", Side.SELL, 100, 95),
+        ("0.05", Side.SELL, 1, 1),
+        ("0.05", Side.BUY, 1, 1),
+        ("0", Side.BUY, 77, 77),
+        ("0", Side.SELL, 77, 77),
+        ("0.999999", Side.SELL, 1_000, 1),
+        ("0.999999", Side.BUY, 99_999_999, 100_000_000),  # its market's largest price
+    ],
+)
+def test_the_bound_of_a_market_order_is_never_beyond_the_slippage(
+    slippage: str, side: Side, best: int, bound: int
+) -> None:
+    assert definition(market_slippage=slippage).to_market(RUPIAH).market_bound(side, PriceTicks(best)) == bound
+
+
+@pytest.mark.parametrize("slippage", ["1", "1.5"])
+def test_a_slippage_is_less_than_the_whole(slippage: str) -> None:
+    with pytest.raises(MarketError, match="market_slippage must be at least 0 and less than the whole"):
+        definition(market_slippage=slippage).to_market(RUPIAH)
 
 
 def test_a_supply_fits_63_bits() -> None:

@@ -124,6 +124,8 @@ def test_a_fill() -> None:
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.IOC, ("EXPIRED", "", "UNFILLED_IOC_QUANTITY_EXPIRED")),
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.FOK, ("EXPIRED", "", "UNFILLED_FOK_ORDER_EXPIRED")),
         (CloseReason.EXPIRED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC, ("EXPIRED", "", "INSUFFICIENT_LIQUIDITY")),
+        (CloseReason.PRICE_RANGE_EXCEEDED, OrderStatus.EXPIRED, OrderType.MARKET, TimeInForce.IOC,
+         ("EXPIRED", "", "EXECUTION_RULE_PRICE_RANGE_EXCEEDED")),
         (CloseReason.TOO_MANY_MATCHES, OrderStatus.EXPIRED, OrderType.LIMIT, TimeInForce.GTC, ("EXPIRED", "", "TOO_MANY_MATCHES")),
         (CloseReason.SELF_TRADE_PREVENTED, OrderStatus.EXPIRED_IN_MATCH, OrderType.LIMIT, TimeInForce.GTC, ("TRADE_PREVENTION", "", None)),
     ],
