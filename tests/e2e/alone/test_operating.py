@@ -62,7 +62,7 @@ def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchan
     run(operated, "accounts", "thaw", number)
     run(operated, "accounts", "limit", number, "--open-orders", "1", "--orders-1d", "2")
     buy(account)
-    with refused(-1013, "Filter failure: MAX_NUM_ORDERS"):
+    with refused(-2010, "Filter failure: MAX_NUM_ORDERS"):
         buy(account)
     run(operated, "accounts", "limit", number, "--open-orders", "0")
     buy(account)
