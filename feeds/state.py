@@ -152,8 +152,8 @@ class _MarketFeed:
         self.ask_changes: dict[PriceTicks, QuantityLots] = {}
         self._published_sequence = self.sequence
         self._best = (*self.bids.best(), *self.asks.best())
-        self._best_is_due = False
-        """Whether the best prices are to be written again, though they have not changed."""
+        self.best_is_lost = False
+        """Whether the best prices are to be said again, though they have not changed."""
         self._depth_due = _Paced(DEPTH_PERIOD_MS)
         self._candles_due = _Paced(CANDLE_PERIOD_MS)
         self._ticker_due = _Paced(TICKER_PERIOD_MS)
@@ -181,7 +181,6 @@ class _MarketFeed:
         self._published_sequence = self.sequence
         self._best = (*self.bids.best(), *self.asks.best())
         self._depth_due.changed = self._candles_due.changed = self._ticker_due.changed = self.sequence > 0
-        self._best_is_due = self.sequence > 0
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long it is until something is due; None: nothing has changed."""
@@ -208,9 +207,8 @@ class _MarketFeed:
             self.trade_frames = []
         if self.sequence != self._published_sequence:
             self._collect_depth(outputs)
-        if self._best_is_due:
-            outputs.values.setdefault(self._book_ticker_key, self._book_ticker())
-            self._best_is_due = False
+        if self.best_is_lost and self.sequence:
+            self._say_best(outputs)
         for candle in self.candles.take_closed():
             self._collect_candle(outputs, candle)
         if self._candles_due.take(now):
@@ -245,12 +243,13 @@ class _MarketFeed:
         best = (*self.bids.best(), *self.asks.best())
         if best != self._best:
             self._best = best
-            payload = self._book_ticker()
-            outputs.values[self._book_ticker_key] = payload
-            outputs.messages.append((self._channels[MarketDataKind.BOOK_TICKER], payload))
+            self._say_best(outputs)
 
-    def _book_ticker(self) -> bytes:
-        return encode_frame(BookTicker(self.changed_time, self.market.symbol, self.sequence, *self._best))
+    def _say_best(self, outputs: Outputs) -> None:
+        payload = encode_frame(BookTicker(self.changed_time, self.market.symbol, self.sequence, *self._best))
+        outputs.values[self._book_ticker_key] = payload
+        outputs.messages.append((self._channels[MarketDataKind.BOOK_TICKER], payload))
+        self.best_is_lost = False
 
     def _collect_candle(self, outputs: Outputs, candle: Candle) -> None:
         payload = encode_frame(candle)
@@ -448,6 +447,11 @@ class ShardFeeds:
         for market in self._markets.values():
             market.skip_batch()
         self._accounts.take(self.position)
+
+    def repeat_all(self) -> None:
+        """Say again what tells of a state and is said only when it changes: where it was written it is lost."""
+        for market in self._markets.values():
+            market.best_is_lost = True
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long after `now` (ms) something is due; None: nothing waits."""

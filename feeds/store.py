@@ -93,6 +93,8 @@ class Saved(NamedTuple):
     state: bytes
     """Empty when nothing was ever saved."""
     chunks: dict[str, bytes]
+    is_lost: bool = False
+    """Whether what was written for readers is gone."""
 
 
 class Mark(NamedTuple):
@@ -158,13 +160,14 @@ class FeedsStore:
         if found.pop(b"epoch", None) != self._epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         state_id = _id_of(found.pop(b"state_id", None))
-        published = Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0)))
+        published, is_lost = Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))), False
         if self._cache is not None:
-            published = self._load_published(shard, self._cache.of(shard), state_id, published)
-        return Saved(*published, found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()})
+            published, is_lost = self._load_published(shard, self._cache.of(shard), state_id, published)
+        state, chunks = found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()}
+        return Saved(*published, state, chunks, is_lost)
 
-    def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> Mark:
-        """Return up to where everything was said. Where that is lost: up to where the state reaches, which is written down again.
+    def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> tuple[Mark, bool]:
+        """Return up to where everything was said, and whether that is lost: then it is where the state reaches, which is noted.
 
         `known` is what the log's own Redis says, when it has played both roles before.
         """
@@ -173,11 +176,11 @@ class FeedsStore:
         found: Any = cache.hmget(key, ["published_id", "published_time"])
         published = Mark(_id_of(found[0]), int(found[1] or 0))
         if split_stream_id(published.stream_id) >= split_stream_id(state_id):
-            return published
+            return published, False
         published = max(known, Mark(state_id, 0), key=lambda mark: split_stream_id(mark.stream_id))
         _log.warning("what was published is lost", shard=shard, goes_on_from=published.stream_id)
         cache.hset(key, mapping={"published_id": published.stream_id, "published_time": published.time})
-        return published
+        return published, True
 
     def markets(self, shard: int) -> list[Market] | None:
         """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this program can read."""

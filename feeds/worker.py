@@ -114,6 +114,8 @@ class _ShardFollower:
                 )
         self.feeds.advance(saved.published_time)
         self.feeds.skip_outputs()
+        if saved.is_lost:
+            self.feeds.repeat_all()
         self._dead_letters.clear()
         _log.info(
             "feeds restored", shard=self._shard, saved=self._saved_id, published=saved.published_id, time=self.mark.time

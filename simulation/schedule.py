@@ -205,7 +205,7 @@ _WEIGHTS = {
 _CALM = (Act.CLIENT, Act.GATEWAY, Act.WORKER, Act.CLOCK)
 """What every mixture keeps as it is."""
 _STEPS = frozenset({Act.GATEWAY, Act.WORKER, Act.TAKE_OVER, Act.FEEDS, Act.INGEST, Act.SAVE})
-_CALLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9)
+_CALLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10, 11, 12)
 _PAUSES = (1, 2, 4, 8, 16, 32, 64)
 _WAITS = (0, 0, 0, 1, 1, 2, 5, 20)
 _DIVERGENCES = (0, 0, 1, 2, 4)

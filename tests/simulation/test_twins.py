@@ -57,16 +57,16 @@ def stores(request: pytest.FixtureRequest) -> Stores:
 
 def test_a_commit_is_written_whole_when_the_mark_is_as_expected(stores: Stores) -> None:
     store = stores.store()
-    assert store.load(SHARD) == (STREAM_START, 0, b"", {})
+    assert store.load(SHARD)[:4] == (STREAM_START, 0, b"", {})
     first, second = Mark(StreamId("5-0"), 5), Mark(StreamId("6-0"), 7)
     store.commit(SHARD, Mark(STREAM_START, 0), first, Outputs())
     store.commit(SHARD, first, second, Outputs(), saved=SavedState(b"state", {"a": b"1", "b": b"2"}))
-    assert store.load(SHARD) == (*second, b"state", {"a": b"1", "b": b"2"})
+    assert store.load(SHARD)[:4] == (*second, b"state", {"a": b"1", "b": b"2"})
     assert stores.log.passed(SHARD) == {EventReader.FEEDS: second.stream_id}
     with pytest.raises(RewoundError):
         store.commit(SHARD, first, Mark(StreamId("9-0"), 9), Outputs(), saved=SavedState(b"wrong"))
     store.commit(SHARD, second, Mark(StreamId("7-0"), 7), Outputs(), saved=SavedState(b"later", {}, ["a"]))
-    assert store.load(SHARD) == (StreamId("7-0"), 7, b"later", {"b": b"2"})
+    assert store.load(SHARD)[:4] == (StreamId("7-0"), 7, b"later", {"b": b"2"})
 
 
 def test_who_started_last_writes(stores: Stores) -> None:
