@@ -28,7 +28,10 @@ async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
     """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost; see `PlaceOrder`."""
     if request.order_type is not OrderType.MARKET or request.side is Side.SELL or request.quote_quantity:
         return request.price
-    (ticker,) = await ports.read_models.book_tickers([request.market.symbol])
+    try:
+        (ticker,) = await ports.read_models.book_tickers([request.market.symbol])
+    except ApiError:
+        ticker = None  # what may be lost is away: then it holds more than it needs, for a moment
     return estimated_bound(request, ticker)
 
 

@@ -90,6 +90,8 @@ export interface paths {
         /**
          * Recent trades
          * @description Return the newest trades, oldest first.
+         *
+         *         The read model has them, unless it was lost and is still short: then the database has those before.
          */
         get: operations["get_api_v3_trades"];
         put?: never;

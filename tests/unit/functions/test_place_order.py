@@ -6,7 +6,7 @@ import pytest
 
 from engine_worker.core.shard import Shard
 from functions.check_order import check_order
-from functions.errors import ApiError
+from functions.errors import ApiError, unavailable
 from functions.parameters import Parameters
 from functions.place_order import place_order
 from functions.ports import Call, Ports
@@ -28,6 +28,7 @@ class Exchange:
         self.shards = self.read_models = self.order_counts = self
         self.best = 3_000_000
         self.last = self.previous_close = 0
+        self.is_cache_away = False
         self._shard = Shard(0, self.markets)
         self._last_id = 0
         for account_id in (1, 2):
@@ -45,6 +46,8 @@ class Exchange:
         return reply
 
     async def book_tickers(self, _symbols: list[str]) -> list[BookTicker]:
+        if self.is_cache_away:
+            raise unavailable()
         return [cast("BookTicker", self)]
 
     tickers = book_tickers
@@ -91,6 +94,17 @@ async def test_a_ticker_that_is_too_low_ends_a_purchase_and_costs_no_more_than_i
     exchange.best = 50_000_000
     bought = await exchange.order(side="BUY", type="MARKET", quantity="0.002")
     assert (bought.status, bought.cummulative_quote_qty) == ("FILLED", "60.00000000")
+
+
+async def test_an_order_needs_no_ticker() -> None:
+    """What may be lost is away: a purchase holds what it costs at the market's largest price, or all there is, and gets the rest back."""
+    exchange = Exchange()
+    await exchange.order(2, side="SELL", type="LIMIT", timeInForce="GTC", quantity="1", price="30000")
+    exchange.is_cache_away = True
+    bought = await exchange.order(side="BUY", type="MARKET", quantity="0.002")
+    assert (bought.status, bought.cummulative_quote_qty) == ("FILLED", "60.00000000")
+    sold = await exchange.order(side="SELL", type="LIMIT", timeInForce="GTC", quantity="0.001", price="31000")
+    assert sold.status == "NEW"
 
 
 async def test_an_empty_side() -> None:
