@@ -6,8 +6,10 @@ says of which release they are. `exchange restart`, `exchange formats` and `exch
 """
 
 import asyncio
+import itertools
 import json
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,20 @@ from chaos.run import Result, run
 from chaos.scenarios import rolling as rolling_scenario
 from cli.own_exchange import OwnExchangeError
 from cli.processes import engines, gateways, readers
+from engine_worker.replay import Replay, Verdict, Verifier
+from engine_worker.worker import Worker
+from protocol import streams
 from protocol.release import Release, this_release
 from protocol.streams import STREAM_START, split_stream_id
-from tests.long.upgrading import Observer, ReleaseFolder, Teller, broken, pairs_text, say, tell
+from runtime.memory_stream_log import MemoryStreamLog
+from runtime.settings import Settings
+from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
 from tests.next_release import NEXT, next_release
 
 SHARDS = 3
 ORDERS = 4_000
 SETTINGS = {"snapshot_interval_s": "3600"}
-"""Only workers that stop save their state. So what Redis keeps of a log goes back over the last border, and can be replayed."""
+"""Only workers that start with nothing, or stop, save their state: what Redis keeps of a log goes back a while."""
 RATE = 60.0
 DEPOSIT_SHARE = 0.02
 MIXED_S = 30.0
@@ -157,19 +164,42 @@ def test_forwards_and_back_and_forwards_and_switched_under_load(folder: ReleaseF
         assert log.new_after > 0
         assert log.formats == {this.format, new.format}
 
-    # The replays together go from the beginning to the end, over each border.
+    # Each release replayed what Redis had kept then.
     assert len(planned.replays) == 4
-    for shard in observer.logs:
-        reached = STREAM_START
-        for each in (reports[shard] for reports in planned.replays):
-            verdict = each["verdict"]
-            say(f"replay of shard {shard}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
-            assert each["same"], verdict["difference"]
-            assert split_stream_id(verdict["start"]) <= split_stream_id(reached)
-            reached = verdict["end"]
-        switched = observer.logs[shard].switched
-        assert switched is not None
-        assert split_stream_id(switched) <= split_stream_id(reached)
+    for each in (each for reports in planned.replays for each in reports):
+        assert each["same"], each["verdict"]["difference"]
+    # The newest replays everything, over each border.
+    for shard, log in observer.logs.items():
+        verdict = replayed(log, shard)
+        say(f"replay of shard {shard}: the first {verdict.commands:,} commands, {verdict.events:,} events")
+        assert verdict.difference is None
+        assert log.switched is not None
+        assert split_stream_id(log.switched) < split_stream_id(verdict.end)
+
+
+def replayed(log: ShardLog, shard: int) -> Verdict:
+    """Replay a whole log from its beginning with the next release."""
+    with next_release():
+        verifier = Verifier(log, Replay(log, shard, SHARDS), log.outputs[-1].stream_id)
+        deque(verifier.run(), maxlen=0)
+        return verifier.verdict()
+
+
+def test_control_a_replay_notices_one_event_that_is_missing() -> None:
+    """The log of a shard as the observer keeps it, without one of its events."""
+    log = ShardLog()
+    memory = MemoryStreamLog(itertools.count(1_767_225_600_000).__next__)
+    worker = Worker(memory, 0, Settings(shard_count=SHARDS).market_map(), batch_entries_max=1)
+    worker.start()
+    for second in range(3):
+        worker.tick((1_767_225_700 + second) * 1_000_000)
+        while worker.step(block_ms=0):
+            pass
+    log.inputs = memory.read({streams.commands(0): STREAM_START}, 1_000, block_ms=0)
+    log.outputs = memory.read({streams.events(0): STREAM_START}, 1_000, block_ms=0)
+    assert replayed(log, 0).difference is None
+    del log.outputs[0]
+    assert replayed(log, 0).difference is not None
 
 
 @pytest.mark.parametrize(

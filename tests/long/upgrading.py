@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +20,9 @@ from protocol import streams
 from protocol.codec import decode_events, format_of
 from protocol.events import ShardConfigured
 from protocol.release import Release, release_of
-from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.settings import Settings
+from runtime.stream_log import Entry
 from tests.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2
@@ -69,10 +71,11 @@ class Sight(NamedTuple):
 
 
 class ShardLog:
-    """What was in a shard's events."""
+    """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed meanwhile."""
 
     def __init__(self) -> None:
-        self.heard = STREAM_START
+        self.inputs: list[Entry] = []
+        self.outputs: list[Entry] = []
         self.switched: StreamId | None = None
         """The entry that switched the shard to the next release."""
         self.new_before: list[str] = []
@@ -80,7 +83,21 @@ class ShardLog:
         self.new_after = 0
         self.formats: set[int] = set()
 
-    def hear(self, stream_id: StreamId, frame: bytes, newest: Release) -> None:
+    def snapshots(self) -> list[bytes]:
+        """See `ReplaySource`. None is needed to begin at the beginning."""
+        return []
+
+    def entries(self, after: StreamId, count: int) -> list[Entry]:
+        """See `ReplaySource`."""
+        return _after(self.inputs, after, count)
+
+    def events(self, after: StreamId, count: int) -> list[Entry]:
+        """See `ReplaySource`."""
+        return _after(self.outputs, after, count)
+
+    def hear(self, entry: Entry, newest: Release) -> None:
+        stream_id, frame = entry.stream_id, entry.fields[EVENTS_FIELD]
+        self.outputs.append(entry)
         number = format_of(frame)
         self.formats.add(number)
         told: list[Any] = list(decode_events(frame))
@@ -95,7 +112,11 @@ class ShardLog:
         if number >= newest.format and self.switched is None:
             # The frame that tells of the switch is the first that has the new format.
             self.new_before.append(f"{stream_id} has format {number}")
-        self.heard = stream_id
+
+
+def _after(entries: list[Entry], after: StreamId, count: int) -> list[Entry]:
+    begin = bisect_right(entries, split_stream_id(after), key=lambda entry: split_stream_id(entry.stream_id))
+    return entries[begin : begin + count]
 
 
 class Observer:
@@ -132,10 +153,9 @@ class Observer:
 
     def _look(self, client: redis.Redis) -> None:
         for shard, log in self.logs.items():
-            found: Any = client.xread({streams.events(shard): log.heard}, ENTRIES_PER_READ)
-            for _, entries in found or ():
-                for stream_id, fields in entries:
-                    log.hear(StreamId(stream_id.decode()), fields[EVENTS_FIELD], self._newest)
+            log.inputs += _read(client, streams.commands(shard), log.inputs)
+            for entry in _read(client, streams.events(shard), log.outputs):
+                log.hear(entry, self._newest)
         reads = {each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None}
         leaders = {shard: leader.process for shard in self.logs if (leader := leader_of(self._settings, shard))}
         self.sights.append(Sight(leaders, reads))
@@ -148,6 +168,16 @@ class Observer:
             if pair is not None and (not found or found[-1] != pair):
                 found.append(pair)
         return found
+
+
+def _read(client: redis.Redis, stream: str, known: list[Entry]) -> list[Entry]:
+    after = known[-1].stream_id if known else STREAM_START
+    found: Any = client.xread({stream: after}, ENTRIES_PER_READ)
+    return [
+        Entry(stream, StreamId(stream_id.decode()), fields)
+        for _, entries in found or ()
+        for stream_id, fields in entries
+    ]
 
 
 def say(text: str) -> None:
