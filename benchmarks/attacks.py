@@ -108,10 +108,14 @@ def _measure(
     epoch = log.position(SHARD).epoch
     attacked: list[float] = []
     usual: list[float] = []
+    is_whole = False
     for pair in range(pairs):
         for is_attack in (True, False) if pair % 2 else (False, True):
-            fill(client, _book(numbers))
-            _settle(target, client, log)
+            if not is_whole:
+                fill(client, _book(numbers))
+                _settle(target, client, log)
+            # What is refused leaves the book as it was.
+            is_whole = attack.rate is None or not is_attack
             p99_ms = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
             (attacked if is_attack else usual).append(p99_ms)
     ratios = [one / other for one, other in zip(attacked, usual, strict=True)]

@@ -33,7 +33,7 @@ from chaos.trading import FUNDS
 from cli.api import request
 from cli.market_configs import by_symbol, known_configs
 from cli.own_exchange import EXCHANGE
-from cli.probes import audit, connect
+from cli.probes import audit, connect, connect_cache
 from cli.state import log_folder
 from protocol import streams
 from protocol.market_data import INTERVALS
@@ -183,7 +183,7 @@ def progress(settings: Settings) -> Progress | None:
     """Return how far everything is; None when Redis or the database does not answer."""
     shards = range(settings.shard_count)
     try:
-        with connect(settings) as client:
+        with connect(settings) as client, connect_cache(settings) as cache:
             found = Progress(
                 inputs=[_last_id(client, streams.commands(shard)) for shard in shards],
                 events=[_last_id(client, streams.events(shard)) for shard in shards],
@@ -192,7 +192,7 @@ def progress(settings: Settings) -> Progress | None:
             for shard in shards:
                 position: Any = client.get(streams.position(shard))
                 found.positions.append(StreamId((position or b"0|0-0").decode().partition("|")[2]))
-                published: Any = client.hget(streams.feeds_state(shard), "published_id")
+                published: Any = cache.hget(streams.feeds_state(shard), "published_id")
                 found.published.append(StreamId((published or STREAM_START.encode()).decode()))
         with psycopg.connect(
             settings.resolved_database_url(), connect_timeout=1, options="-c statement_timeout=1000"

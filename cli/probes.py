@@ -192,6 +192,12 @@ def connect(settings: Settings) -> redis.Redis:
     return redis_clients.client(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S)
 
 
+def connect_cache(settings: Settings) -> redis.Redis:
+    """Return a connection to the Redis of what may be lost, which gives up after `TIMEOUT_S`."""
+    url = settings.resolved_cache_url()
+    return redis_clients.client(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S)
+
+
 def connect_log(settings: Settings) -> RedisStreamLog:
     """Return the exchange's stream log, which gives up after `TIMEOUT_S`."""
     return RedisStreamLog.connect(settings.resolved_redis_url(), timeout_s=TIMEOUT_S)

@@ -33,6 +33,10 @@ DEPOSITS = {"USDT": Decimal(1_000_000), "ETH": Decimal(300)}
 UNKNOWN = (-1001, -1007, -1008)
 
 
+EMPTY = "Order book liquidity is less than symbol minimum quantity."
+"""What a MARKET order is told where nobody has traded and nobody rests."""
+
+
 class Trader:
     """One client: places orders one after the other, and asks again until it knows what became of each."""
 
@@ -47,7 +51,11 @@ class Trader:
         """Trade until told to stop; the order under way is always brought to its end."""
         for number in itertools.count():
             client_order_id = f"{self._name}-{number}"
-            self.outcomes[client_order_id] = self._outcome(client_order_id, self._order())
+            try:
+                self.outcomes[client_order_id] = self._outcome(client_order_id, self._order())
+            except RefusedError as refusal:
+                if refusal.message != EMPTY:
+                    raise
             if stop.wait(ORDER_INTERVAL_S):
                 return
 

@@ -101,7 +101,7 @@ def test_a_database_that_goes_away_and_comes_back_meanwhile_is_waited_for(
     with psycopg.connect(empty_url, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (0x65786368,))
         part = start("migrate", empty_url)
-        waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        waits = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%'"
         (pid,) = eventually("it waits for its turn", lambda: other.execute(waits).fetchone(), TIMEOUT_S)
         other.execute("SELECT pg_terminate_backend(%s)", (pid,))
         part.says("waiting for the database")
