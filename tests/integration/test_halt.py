@@ -196,7 +196,7 @@ def test_the_full_check_beside_a_snapshot_stops_the_shard(redis_url: str) -> Non
             snapshotter.run()
             time.sleep(0.005)
 
-    with pytest.raises(InvariantBroken, match="the books say held 0 of [0-9]+, the accounts have held 7"):
+    with pytest.raises(InvariantBroken, match=r"the books say held 0 of [0-9]+, the accounts have held 7"):
         look()
     assert log.snapshots(0) == []
 
