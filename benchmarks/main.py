@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import rich_click as click
+import structlog
 from rich.console import Console
 
 from benchmarks import attacks as attacks_bench
@@ -53,6 +54,8 @@ def bench() -> None:
 
     Run it on an otherwise idle machine: the load generator needs its share of the same cores.
     """
+    # What parts of the exchange that run in this process have to say is no result.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 @bench.command()
