@@ -81,12 +81,7 @@ def redis_command(settings: Settings) -> ServerCommand:
         ServerError: there is no usable redis-server.
     """
     folder = settings.data_dir / "redis"
-    program = program_for(folder, settings.redis_bin)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    configuration = folder / "redis.conf"
-    configuration.touch(0o600)
-    configuration.write_text(redis_configuration(settings, folder, settings.redis_port), "utf-8")
-    return ServerCommand((str(program), str(configuration)))
+    return _with_configuration(settings, folder, redis_configuration(settings, folder, settings.redis_port))
 
 
 def cache_command(settings: Settings) -> ServerCommand:
@@ -96,24 +91,30 @@ def cache_command(settings: Settings) -> ServerCommand:
         ServerError: there is no usable redis-server.
     """
     folder = settings.data_dir / "redis-cache"
+    kept = f"""appendonly no
+save ""
+maxmemory {settings.cache_memory_mb}mb
+maxmemory-policy volatile-ttl
+"""
+    return _with_configuration(settings, folder, _access(settings, folder, settings.cache_port) + kept)
+
+
+def _with_configuration(settings: Settings, folder: Path, configuration: str) -> ServerCommand:
     program = program_for(folder, settings.redis_bin)
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "redis.conf"
     file.touch(0o600)
-    file.write_text(
-        f"""bind 127.0.0.1
-port {settings.cache_port}
+    file.write_text(configuration, "utf-8")
+    return ServerCommand((str(program), str(file)))
+
+
+def _access(settings: Settings, folder: Path, port: int) -> str:
+    return f"""bind 127.0.0.1
+port {port}
 requirepass {settings.password_file.read_text("ascii").strip()}
 dir "{folder}"
 pidfile "{folder / "redis.pid"}"
-appendonly no
-save ""
-maxmemory {settings.cache_memory_mb}mb
-maxmemory-policy volatile-ttl
-""",
-        "utf-8",
-    )
-    return ServerCommand((str(program), str(file)))
+"""
 
 
 def program_for(folder: Path, redis_bin: str = "") -> Path:
@@ -134,12 +135,8 @@ def program_for(folder: Path, redis_bin: str = "") -> Path:
 
 def redis_configuration(settings: Settings, folder: Path, port: int) -> str:
     """Return the configuration of a Redis that keeps everything it has acknowledged."""
-    return f"""bind 127.0.0.1
-port {port}
-requirepass {settings.password_file.read_text("ascii").strip()}
-dir "{folder}"
-pidfile "{folder / "redis.pid"}"
-appendonly yes
+    access = _access(settings, folder, port)
+    return f"""{access}appendonly yes
 appendfsync always
 save ""
 maxmemory {settings.redis_memory_mb}mb
@@ -150,19 +147,17 @@ repl-diskless-sync-delay 0
 
 def redis_ready(settings: Settings) -> bool:
     """Return whether Redis answers, its data loaded."""
-    try:
-        with redis.Redis.from_url(settings.resolved_redis_url(), socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
+    return _answers(settings.resolved_redis_url())
 
 
 def cache_ready(settings: Settings) -> bool:
     """Return whether the embedded Redis of what may be lost answers, if there is one."""
-    if not settings.has_own_cache():
-        return True
+    return not settings.has_own_cache() or _answers(settings.resolved_cache_url())
+
+
+def _answers(redis_url: str) -> bool:
     try:
-        with redis.Redis.from_url(settings.resolved_cache_url(), socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
+        with redis.Redis.from_url(redis_url, socket_connect_timeout=CONNECT_TIMEOUT_S) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

@@ -15,6 +15,8 @@ from runtime import redis_clients
 from runtime.settings import PREFIX, Settings
 
 SERVICE = "exchange"
+CACHE = "redis-cache"
+"""The process of the Redis of what may be lost."""
 DOWN_AFTER_MS = 1_000
 """A master that is silent for so long is replaced."""
 FAILOVER_TIMEOUT_MS = 4_000
@@ -31,7 +33,7 @@ def redis_commands(settings: Settings) -> Mapping[str, ServerCommand]:
         ServerError: there is no usable redis-server, or the data belong to another mode.
     """
     _check_mode(settings)
-    cache = {"redis-cache": embedded.cache_command(settings)} if settings.has_own_cache() else {}
+    cache = {CACHE: embedded.cache_command(settings)} if settings.has_own_cache() else {}
     return {**_log_commands(settings), **cache}
 
 

@@ -13,6 +13,7 @@ import redis
 
 from cli import probes
 from cli.api import request
+from cli.embedded_redis import CACHE
 from cli.processes import clients, edges, engines, gateways, pages, persist_workers, readers
 from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
 from persist.migrate import MigrationError, migrate
@@ -55,6 +56,7 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
     if state is None:
         raise RestartError("The exchange is not running; `exchange up` starts it.")
     running = {each.name for each in state.processes}
+    _check_cache(settings, running)
     _check(names, state.processes)
     wanted = set(names) or running
     if not names:
@@ -72,6 +74,15 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
             left.remove(name)
     except redis.RedisError as error:
         raise RestartError(f"Redis does not answer: {error}\n{_rest(left)}") from error
+
+
+def _check_cache(settings: Settings, running: Collection[str]) -> None:
+    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one, does not start."""
+    if settings.has_own_cache() and CACHE not in running:
+        raise RestartError(
+            f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes need: "
+            "`exchange down`, `exchange up`, once. Nothing was restarted."
+        )
 
 
 def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:

@@ -64,8 +64,9 @@ class FairQueue(Generic[T]):
         dropped: list[T] = []
         for queue in (self._urgent, self._others):
             for account_id, items in list(queue.items()):
-                kept = deque(item for item in items if not is_dropped(item))
-                dropped += [item for item in items if is_dropped(item)]
+                kept = deque[T]()
+                for item in items:
+                    (dropped if is_dropped(item) else kept).append(item)
                 if kept:
                     queue[account_id] = kept
                 else:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import psutil
@@ -22,6 +23,7 @@ import pytest
 from chaos.rolling import Rolling, Step
 from chaos.run import Result, run
 from chaos.scenarios import rolling as rolling_scenario
+from cli import own_exchange as own_exchange_module
 from cli.own_exchange import OwnExchangeError, own_exchange
 from cli.state import ProcessStatus
 from protocol.streams import split_stream_id
@@ -168,7 +170,10 @@ def cross(
         double_share=0.0,
         stall_s=STALL_S,
     )
-    result = run(scenario, teller, keep=False)
+    # The old version does not know the second Redis: this one runs it on its usual port.
+    ports = {name: of for name, of in own_exchange_module._PORTS.items() if name != "cache_port"}
+    with patch.object(own_exchange_module, "_PORTS", ports):
+        result = run(scenario, teller, keep=False)
     tell(result)
     say(f"formats: {crossing.formats}")
     say(f"audit: {crossing.audit}")
