@@ -169,13 +169,15 @@ class FeedsStore:
     def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> tuple[Mark, bool]:
         """Return up to where everything was said, and whether that is lost: then it is where the state reaches, which is noted.
 
-        `known` is what the log's own Redis says, when it has played both roles before.
+        What was said of a log that has lost its end since does not count: what comes there now is something else. `known` is what the
+        log's own Redis says, when it has played both roles before.
         """
         self._enter(shard, cache)
         key = streams.feeds_state(shard)
         found: Any = cache.hmget(key, ["published_id", "published_time"])
         published = Mark(_id_of(found[0]), int(found[1] or 0))
-        if split_stream_id(published.stream_id) >= split_stream_id(state_id):
+        end = self._log.last_id(streams.events(shard))
+        if split_stream_id(state_id) <= split_stream_id(published.stream_id) <= split_stream_id(end):
             return published, False
         published = max(known, Mark(state_id, 0), key=lambda mark: split_stream_id(mark.stream_id))
         _log.warning("what was published is lost", shard=shard, goes_on_from=published.stream_id)

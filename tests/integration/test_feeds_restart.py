@@ -311,6 +311,37 @@ LISTS = (b"trades", b"depth_diffs", b"closed_candles")
 """What was in these is in the database, or needed only by who has heard a part."""
 
 
+def test_a_log_that_is_back_before_what_was_said_is_followed_from_the_saved_state(
+    redis_url: str, own_redis: OwnRedis
+) -> None:
+    """As after a failover without replicas: the log has lost its end, and the other Redis has not."""
+    cache_url = own_redis.settings.resolved_redis_url()
+    with closing(Exchange(redis_url, cache_url)) as exchange:
+        exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+        log = exchange.log
+        worker = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        exchange.commit(f"{START_MS}-0", log.trade(START_MS, 100, 2))
+        worker.step(0, 0)  # saved: nothing was before
+        kept = exchange.redis.dump(streams.events(0))
+        exchange.commit(f"{START_MS}-1", log.trade(START_MS, 101, 2))
+        worker.step(100, 0)
+        assert isinstance(kept, bytes)
+        exchange.redis.restore(streams.events(0), 0, kept, replace=True)
+        again = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        again.start()
+        again.restore()
+        del log.trades[BTC][1]
+        log.sequences[BTC] -= 1
+        exchange.commit(f"{START_MS}-2", log.trade(START_MS, 102, 3))
+        again.step(5_000, 0)
+        again.step(9_000, 0)
+        assert exchange._model(streams.ticker(0, BTC), Ticker) == ticker_of(
+            MARKETS.by_symbol[BTC], log.trades[BTC], START_MS
+        )
+
+
 def test_what_was_said_since_the_state_was_saved_is_said_again(redis_url: str, own_redis: OwnRedis) -> None:
     cache_url = own_redis.settings.resolved_redis_url()
     with closing(Exchange(redis_url, cache_url)) as exchange:
