@@ -26,6 +26,8 @@ LEFT_MAX = 3
 """So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
 FORK_BYTES_MAX = 100 << 20
 """With more than this in memory a leader does not fork. On a virtual machine a fork takes 40 µs for each MB of small pages, or more."""
+RARELY = 10
+"""A snapshot is also due after so many intervals in which the log has not grown by the size of one."""
 PATIENCE_S = 120
 """A snapshot has time; what matches orders on the same cores has not. So it is made when a core has nothing else to do: niceness alone
 would let it finish its slice while matching waits. When that takes longer than this, or fails, the next one is forked, and merely nice."""
@@ -72,7 +74,12 @@ def be_patient() -> None:
 
 
 class Snapshotter:
-    """Saves a worker's state every so often, and trims the logs that no start will need any more."""
+    """Saves a worker's state every so often, and trims the logs that no start will need any more.
+
+    Snapshots are written to the server that has the log, where each is a part of what its file grows by until it is rewritten. So one is
+    due when the log has grown by the size of the last one: then they are no more than half of what is written, however large the state
+    is, and a start has no more to apply than there is to restore. A state that hardly changes is saved rarely.
+    """
 
     def __init__(
         self,
@@ -106,6 +113,8 @@ class Snapshotter:
         self._is_urgent = False
         """Whether the last snapshot was not saved, or not in time."""
         self._newest = STREAM_START
+        self._sized: tuple[str, int, int] | None = None
+        """The newest snapshot, its size, and how much the worker had applied when it was first seen."""
         self._left = 0
         """How often a snapshot after that one was left to a standby."""
 
@@ -153,7 +162,20 @@ class Snapshotter:
         if now_s < self._due_s:
             return False
         self._due_s = now_s + self._interval_s
-        return True
+        return self._is_worth_it()
+
+    def _is_worth_it(self) -> bool:
+        """Return whether the log has grown by the size of the newest snapshot since, or that is old."""
+        saved = self._streams.saved_snapshots(self._index)
+        if not saved or saved[0].age_ms >= RARELY * self._interval_s * 1_000:
+            return True
+        newest, applied = saved[0], self._worker.log_bytes
+        if self._sized is None or newest.name != self._sized[0]:
+            # The first one that it sees it has most likely begun with.
+            before = 0 if self._sized is None else applied
+            self._sized = newest.name, self._streams.snapshot_bytes(self._index, newest), before
+        _, size, before = self._sized
+        return applied - before >= size
 
     def _ended(self, child: _Child, status: int) -> None:
         with os.fdopen(child.output) as output:

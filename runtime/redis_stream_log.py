@@ -847,6 +847,15 @@ class RedisStreamLog:
             if len(read) < _SNAPSHOT_PIECES:
                 return _decompressed(b"".join(pieces))
 
+    def snapshot_bytes(self, shard: int, saved: SavedSnapshot) -> int:
+        """Return how much a kept snapshot takes in Redis."""
+        if not saved.name:
+            return len(self.read_snapshot(shard, saved))
+        client, key = self.at(shard), streams.snapshot(shard, saved.name)
+        pieces = int(_run(client, "LLEN", key))
+        last: bytes | None = _run(client, "LINDEX", key, -1)
+        return max(0, pieces - 1) * SNAPSHOT_PIECE_BYTES + len(last or b"")
+
     def snapshots(self, shard: int) -> list[bytes]:
         """See `StreamLog`."""
         return [self.read_snapshot(shard, saved) for saved in self.saved_snapshots(shard)]

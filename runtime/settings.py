@@ -103,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_commands_max: Positive = 512
     """Stream entries that one batch may take."""
     snapshot_interval_s: Positive = 30
+    """A shard's state is saved so often, where its log grows by the size of what was saved last; otherwise after ten times as long."""
     unstored_orders_max: Positive = 500_000
     """Closed orders, some 500 bytes each, that an engine worker keeps for queries until the database has them. Beyond that the oldest
     are dropped, and the status of an order that may be one of them is unknown until the database is so far."""

@@ -1,6 +1,8 @@
 """Snapshots beside the matching, and what may be trimmed after them."""
 
+import itertools
 import os
+import random
 import signal
 import socket
 import time
@@ -15,7 +17,7 @@ import structlog
 from engine_worker import snapshot_from_log
 from engine_worker.checksum import StateDiffers
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.snapshots import LEFT_MAX, Snapshotter
+from engine_worker.snapshots import LEFT_MAX, RARELY, Snapshotter
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import encode_frame
@@ -24,7 +26,7 @@ from protocol.lease import Standby
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
-from runtime.redis_stream_log import RedisStreamLog
+from runtime.redis_stream_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 from runtime.settings import PREFIX, Settings
 from tests.integration.test_worker import run_until_quiet
 
@@ -106,7 +108,47 @@ def test_a_worker_that_starts_long_after_the_last_snapshot_saves_one_at_once(
     log.save_snapshot(0, b"of a worker before", STREAM_START)
     assert not starts_saving(interval_s=3_600)
     time.sleep(0.3)
-    assert starts_saving(interval_s=0.2), "it is older than the interval"
+    assert starts_saving(interval_s=0.2), "it is older than the interval, and the log has grown by more"
+
+
+def test_a_large_state_is_saved_as_often_as_the_log_grows_by_its_size(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
+    def starts_saving(snapshotter: Snapshotter) -> bool:
+        snapshotter._due_s = 0.0
+        snapshotter.run()
+        begun = snapshotter.busy
+        snapshotter.abandon()
+        return begun
+
+    number = itertools.count()
+    size = 3 * SNAPSHOT_PIECE_BYTES + 5
+    log.save_snapshot(0, random.Random(1).randbytes(size), STREAM_START)  # cannot be compressed
+    deposit(log, worker, next(number))
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=100.0)
+    assert not starts_saving(snapshotter)
+    while worker.log_bytes < size:
+        assert not starts_saving(snapshotter), f"the log has grown by {worker.log_bytes} bytes"
+        for _ in range(100):
+            deposit(log, worker, next(number))
+    assert starts_saving(snapshotter)
+    log.save_snapshot(0, random.Random(2).randbytes(size), worker.position.stream_id)
+    deposit(log, worker, next(number))
+    assert not starts_saving(snapshotter), "it counts from the newest one on"
+
+
+def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+    log.save_snapshot(0, random.Random(1).randbytes(SNAPSHOT_PIECE_BYTES), STREAM_START)
+    deposit(log, worker, 0)
+    interval_s = 0.05
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s)
+    began = time.monotonic()
+    while not snapshotter.busy and time.monotonic() < began + DEADLINE_S:
+        snapshotter.run()
+        time.sleep(0.005)
+    assert snapshotter.busy
+    snapshotter.abandon()
+    assert time.monotonic() - began >= (RARELY - 2) * interval_s
 
 
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
