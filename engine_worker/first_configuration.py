@@ -5,11 +5,11 @@ from typing import Final
 import msgspec
 
 from protocol.commands import ConfigCommand, ConfigureMarket, ConfigureShard
-from protocol.configuration import OPEN_ORDERS_MAX, MarketConfig, ShardConfig
+from protocol.configuration import IN_FLIGHT_MAX, OPEN_ORDERS_MAX, MarketConfig, ShardConfig
 from protocol.market import MarketMap
 from protocol.release import this_release
 
-DEFAULT_CONFIG: Final = ShardConfig(open_orders_max=OPEN_ORDERS_MAX)
+DEFAULT_CONFIG: Final = ShardConfig(open_orders_max=OPEN_ORDERS_MAX, in_flight_max=IN_FLIGHT_MAX)
 
 
 def first_configuration(shard: int, market_map: MarketMap, config: ShardConfig = DEFAULT_CONFIG) -> list[ConfigCommand]:

@@ -166,6 +166,8 @@ def refusal(reason: RejectReason) -> ApiError:
         return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
     if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):
         return unavailable()  # functions have looked for these: the shard has not been told of them yet
+    if reason is RejectReason.MARKET_BEHIND:
+        return overloaded()
     if reason is RejectReason.ORDER_NOT_REMEMBERED:
         return status_unknown()
     code, message = _REFUSALS.get(reason, (-2010, "NEW_ORDER_REJECTED"))

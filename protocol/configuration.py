@@ -17,6 +17,8 @@ PUBLIC_KEY_BYTES: Final = 32
 
 OPEN_ORDERS_MAX: Final = 1_000
 """Open orders that one account may have in all markets together, in a new exchange that does not say otherwise."""
+IN_FLIGHT_MAX: Final = 10_000
+"""Orders that one shard may have sent to another one without an answer, in a new exchange that does not say otherwise."""
 RULES: Final = 1
 """The version of the rules that this program follows: what comes of a command in a state."""
 
@@ -99,6 +101,9 @@ class ShardConfig(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """The level of the kinds of events, messages and commands that are produced, see protocol/release.py; the default as above."""
     open_orders_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
     """Open orders that one account may have in all markets together. 0, the default as above: as many as its markets let it have."""
+    in_flight_max: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    """Orders of this shard's accounts that each other shard may have without having answered them. 0, the default as above: any number.
+    Beyond that an order is refused at once: a shard that stands still, or is slower than what is sent, does not fill up with mail."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

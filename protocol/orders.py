@@ -165,6 +165,8 @@ class RejectReason(StrEnum):
     """What a MARKET order by quote quantity could trade is less than the smallest quantity of an order."""
     TOO_MANY_MATCHES = "too_many_matches"
     """A FOK order would meet more resting orders than one order may (`Market.matches_max`)."""
+    MARKET_BEHIND = "market_behind"
+    """The market's shard has as many orders as it may have from this one, and has not answered them (`ShardConfig.in_flight_max`)."""
     ACCOUNT_IN_USE = "account_in_use"
     """The account has funds, open orders, or idempotency keys that are remembered."""
 

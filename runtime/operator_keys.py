@@ -81,7 +81,12 @@ def first_config(settings: Settings) -> ShardConfig:
     Raises:
         SettingsError: the keys are wrong.
     """
-    return ShardConfig(windows=settings.windows(), keys=public_keys(settings), open_orders_max=settings.open_orders_max)
+    return ShardConfig(
+        windows=settings.windows(),
+        keys=public_keys(settings),
+        open_orders_max=settings.open_orders_max,
+        in_flight_max=settings.in_flight_max,
+    )
 
 
 def shard_key(settings: Settings, role: Role, public: bytes) -> OperatorKey:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.configuration import OPEN_ORDERS_MAX
+from protocol.configuration import IN_FLIGHT_MAX, OPEN_ORDERS_MAX
 from protocol.market import MarketError, MarketMap, MarketsFile
 from protocol.windows import REPLY_TIMEOUTS, Windows
 from runtime.redis_clients import AddressError, parse_address
@@ -119,6 +119,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Orders are refused with 503 while the log of a shard, which its slowest reader keeps from being trimmed, takes more of Redis."""
     open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
     """Open orders that one account may have in all markets together, in a new exchange; from then on its log says so."""
+    in_flight_max: Annotated[int, Meta(ge=1, le=2**31)] = IN_FLIGHT_MAX
+    """Orders of a shard's accounts that each other shard may have without having answered them, in a new exchange; likewise."""
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000

@@ -11,7 +11,7 @@ reads a clock, the environment or a random source, or iterates over anything uno
 
 import hashlib
 import zlib
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -206,6 +206,7 @@ class Shard:
         "_events",
         "_handlers",
         "_hash_due",
+        "_in_flight_max",
         "_is_founding",
         "_not_trading",
         "_open_orders_max",
@@ -223,6 +224,7 @@ class Shard:
         "config",
         "drains",
         "execution_count",
+        "in_flight",
         "index",
         "key_expiries",
         "market_configs",
@@ -255,7 +257,9 @@ class Shard:
         """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
         self._closed_from = _NEVER
         """From when on orders are refused."""
-        self._open_orders_max = UNBOUNDED
+        self._open_orders_max = self._in_flight_max = UNBOUNDED
+        self.in_flight: defaultdict[int, int] = defaultdict(int)
+        """Shard -> orders that it was sent and has not answered. It follows from the open orders, so no snapshot has it."""
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
@@ -637,6 +641,14 @@ class Shard:
     def _refuse(self, reply_to: str, request_id: int, reason: RejectReason) -> None:
         self._reply(reply_to, Refused(request_id, self.time, reason))
 
+    def _refuse_for_now(self, command: PlaceOrder, account: Account, reason: RejectReason) -> None:
+        """Refuse what may be asked again later with the same idempotency key."""
+        if command.idempotency_key and account.keyed is not None:
+            del account.keyed.under_way[command.idempotency_key]
+            if not account.keyed.under_way and not account.keyed.outcomes.oldest_first:
+                account.keyed = None
+        self._refuse(command.reply_to, command.request_id, reason)
+
     def _refuse_keyed(self, command: KeyedCommand, reason: RejectReason) -> None:
         refused = Refused(command.request_id, self.time, reason)
         self._reply_keyed(command.account_id, command.idempotency_key, command.reply_to, refused)
@@ -685,6 +697,7 @@ class Shard:
         self.authority.set_keys(config.keys)
         self._closed_from = config.maintenance_from or _NEVER
         self._open_orders_max = config.open_orders_max or UNBOUNDED
+        self._in_flight_max = config.in_flight_max or UNBOUNDED
         if config.slots:
             self.slots = config.slots
             self._map_markets()
@@ -809,13 +822,18 @@ class Shard:
             self._refuse_keyed(command, reason or RejectReason.INSUFFICIENT_BALANCE)
             return
 
+        market_shard = self.market_map.shards[command.market]
+        is_local = market_shard == self.index
+        if not is_local:
+            if self.in_flight[market_shard] >= self._in_flight_max:
+                self._refuse_for_now(command, account, RejectReason.MARKET_BEHIND)
+                return
+            self.in_flight[market_shard] += 1
         side = command.side
         asset = market.quote if side is BUY else market.base
         account.funds[asset].hold(hold)
         self.totals[asset].held += hold
         self.open_order_count += 1
-        market_shard = self.market_map.shards[command.market]
-        is_local = market_shard == self.index
         self.order_count += 1
         order_id: OrderId = self.order_count * SHARD_COUNT_MAX + self.index  # type: ignore[assignment]  # to name the unit is a call
         if account.limits is not None:
@@ -960,6 +978,12 @@ class Shard:
         )
         self._send(self.slots[cancel.account_id % ACCOUNT_SLOTS], message)
 
+    def count_in_flight(self, account: Account) -> None:
+        """Count the orders of an account that comes from a snapshot."""
+        for symbol, orders in account.open_orders.items():
+            if under_way := sum(order.status is IN_FLIGHT for order in orders.values()):
+                self.in_flight[self.market_map.shards[symbol]] += under_way
+
     # ------------------------------------------------------------------ the account's half: settling
 
     def _open_order(self, account_id: AccountId, market: str, order_id: OrderId) -> tuple[Account, OrderState]:
@@ -972,6 +996,8 @@ class Shard:
     def _taker_outcome(self, outcome: TakerOutcome) -> None:
         account, order = self._open_order(outcome.account_id, outcome.market, outcome.order_id)
         placed = account.client_order_ids[order.client_order_id]
+        if order.status is IN_FLIGHT:
+            self.in_flight[self.market_map.shards[order.market]] -= 1
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
@@ -1579,6 +1605,14 @@ class Shard:
         open_orders = sum(len(orders) for each in self.accounts.values() for orders in each.open_orders.values())
         if open_orders != self.open_order_count:
             raise InvariantBroken(f"{self.open_order_count} open orders are counted, the accounts have {open_orders}")
+        in_flight: Counter[int] = Counter()
+        for account in self.accounts.values():
+            for symbol, orders in account.open_orders.items():
+                in_flight[self.market_map.shards[symbol]] += sum(order.status is IN_FLIGHT for order in orders.values())
+        if +in_flight != +Counter(self.in_flight):
+            raise InvariantBroken(
+                f"{dict(self.in_flight)} orders are counted in flight, the accounts have {dict(in_flight)}"
+            )
         for account in self.accounts.values():
             holds: dict[str, int] = {}
             if len(account.client_order_ids) != sum(map(len, account.open_orders.values())):

@@ -312,6 +312,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         for asset, _, held in account_snapshot.funds:
             shard.totals[asset].held += held
         shard.open_order_count += sum(map(len, account.open_orders.values()))
+        shard.count_in_flight(account)
         account.keyed = _restore_keyed(account_snapshot, shard.windows)
         account.limits, account.order_counts = account_snapshot.limits, account_snapshot.order_counts
     for market in snapshot.markets:

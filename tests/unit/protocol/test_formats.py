@@ -51,6 +51,12 @@ def test_a_shard_that_was_configured_before_open_orders_were_bounded_bounds_none
     assert DEFAULT_CONFIG.open_orders_max == 1_000
 
 
+def test_a_shard_that_was_configured_before_it_had_credit_has_any() -> None:
+    before = [1, [50_000, 600_000, 10_000, 1], 1, [], 0, b"", 100, 2, 1, 1_000]
+    assert msgspec.msgpack.decode(encode_frame(before), type=ShardConfig).in_flight_max == 0
+    assert DEFAULT_CONFIG.in_flight_max == 10_000
+
+
 def test_what_is_written_is_read() -> None:
     assert decode_command_frame(encode_commands([CANCEL], NOW_US)) == ([CANCEL], NOW_US)
     assert decode_events(encode_events(encode_frame([RELEASED]), NOW_US)) == [RELEASED]
