@@ -416,12 +416,16 @@ def assets_of(markets: Iterable[Market]) -> dict[str, Asset]:
     Markets contradict each other about a supply while `exchange markets apply` changes one after the other. About a scale they cannot,
     where one shard has let them all in (docs/decisions/0004-money.md).
     """
-    assets: dict[str, Asset] = {}
+    declared: dict[tuple[str, int, int], None] = {}  # of a thousand markets most declare the same quote asset
     for market in markets:
-        for asset in market.assets:
-            known = assets.setdefault(asset.symbol, asset)
-            if known.scale == asset.scale and known.amount_max < asset.amount_max:
-                assets[asset.symbol] = asset
+        declared[market.base, market.base_scale, market.base_supply] = None
+        declared[market.quote, market.quote_scale, market.quote_supply] = None
+    assets: dict[str, Asset] = {}
+    for each in declared:
+        asset = Asset(*each)
+        known = assets.setdefault(asset.symbol, asset)
+        if known is not asset and known.scale == asset.scale and known.amount_max < asset.amount_max:
+            assets[asset.symbol] = asset
     return assets
 
 

@@ -101,7 +101,7 @@ from protocol.events import (
     StateHashed,
     TimePassed,
 )
-from protocol.market import ACCOUNT_SLOTS, SHARD_COUNT_MAX, Market, MarketMap, assets_of
+from protocol.market import ACCOUNT_SLOTS, NO_ASSETS, SHARD_COUNT_MAX, Market, MarketMap, assets_of
 from protocol.market_data import DepthSnapshot
 from protocol.orders import (
     Balance,
@@ -735,15 +735,24 @@ class Shard:
     def _map_markets(self) -> None:
         configs = self.market_configs.values()
         placed = [(each.market, each.shard) for each in configs]
+        listed = [each.market for each in configs if each.status is not MarketStatus.DELISTED]
         # What a delisted market says of a supply counts only where no other has the asset any more.
-        listed = assets_of(each.market for each in configs if each.status is not MarketStatus.DELISTED)
-        self.market_map = MarketMap.placed(placed, self.shard_count, self.slots, assets=listed)
+        assets = assets_of(listed) if len(listed) < len(placed) else NO_ASSETS
+        self.market_map = MarketMap.placed(placed, self.shard_count, self.slots, assets=assets)
 
     def set_market(self, config: MarketConfig) -> None:
         """Have a market of this shard, or of another, configured so from now on."""
-        market, symbol = config.market, config.market.symbol
-        self.market_configs[symbol] = config
+        self.set_markets([config])
+
+    def set_markets(self, configs: Sequence[MarketConfig]) -> None:
+        """Have several markets configured so: all that there are in the work of one."""
+        self.market_configs |= {config.market.symbol: config for config in configs}
         self._map_markets()
+        for config in configs:
+            self._follow_config(config)
+
+    def _follow_config(self, config: MarketConfig) -> None:
+        market, symbol = config.market, config.market.symbol
         self._not_trading.pop(symbol, None)
         if config.status is not MarketStatus.TRADING:
             self._not_trading[symbol] = config.status

@@ -292,8 +292,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
     shard = Shard(snapshot.index, MarketMap.placed([], snapshot.shard_count))
     if snapshot.config is not None:
         shard.set_config(snapshot.config)
-    for config in snapshot.market_configs:
-        shard.set_market(config)
+    shard.set_markets(snapshot.market_configs)
     shard.order_count, shard.time = snapshot.order_count, snapshot.time
     shard.execution_count, shard.drains = snapshot.execution_count, deque(snapshot.drains)
     shard.authority.given = dict(snapshot.given)

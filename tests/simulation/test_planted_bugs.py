@@ -109,7 +109,7 @@ PLANTS = (
     Plant("a signature counts at every shard", Authority, "reason_to_refuse", "signed.shard != shard", "False"),
     Plant("a signature counts for ever", Authority, "reason_to_refuse", "if entered > signed.deadline_ms:", "if False:"),
     Plant("unsigned commands count", Shard, "_authorized", "bool(self.authority.keys) and not self._is_founding", "False"),
-    Plant("a closed market trades", Shard, "set_market", "if config.status is not MarketStatus.TRADING:", "if False:"),
+    Plant("a closed market trades", Shard, "_follow_config", "if config.status is not MarketStatus.TRADING:", "if False:"),
     Plant("a frozen account places orders", Account, "reason_of_limits", "if limits.is_frozen:", "if False:"),
     Plant(
         "what is being canceled is forgotten at restart",
