@@ -1,15 +1,16 @@
 """`flood`: orders arrive while something that they need stands still, and memory must stay within its bounds.
 
-The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, without HTTP.
+The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, or they come over HTTP.
 """
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -19,8 +20,9 @@ import redis
 import uvloop
 from rich.console import Console
 
+from benchmarks import load
 from benchmarks.filling import SHARD, make_rich
-from benchmarks.http import Target
+from benchmarks.http import Target, signer
 from benchmarks.report import Result
 from benchmarks.workload import ACCOUNTS, MID_PRICE
 from functions.errors import STATUS_UNKNOWN, ApiError
@@ -55,6 +57,7 @@ BEGIN, END = 0.1, 0.8
 """In which part of the time the fault lasts."""
 STEP_S: Final = 900
 SAMPLE_S: Final = 0.25
+CONNECTIONS: Final = 64
 LITTLE_MB: Final = 20
 """What Redis is left when it is at its limit."""
 
@@ -152,20 +155,27 @@ class _Peaks:
                 self.mb[each.name] = max(self.mb[each.name], used)
 
 
-def flood(target: Target, orders: int, rate: float, say: Callable[[str], None]) -> list[Result]:
+def flood(target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool) -> list[Result]:
     """Let orders arrive during each fault in turn."""
+    send = _send_over_http if over_http else _send
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
         make_rich(target.settings, client, Settings().market_map())
-        return [_measure(target, client, fault, orders, rate, say) for fault in FAULTS]
+        return [_measure(target, client, fault, orders, rate, send, say) for fault in FAULTS]
 
 
 def _measure(
-    target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float, say: Callable[[str], None]
+    target: Target,
+    client: redis.Redis,
+    fault: Fault,
+    orders: int,
+    rate: float,
+    send: Callable[[Target, redis.Redis, Fault, int, float], Coroutine[Any, Any, Counter[str]]],
+    say: Callable[[str], None],
 ) -> Result:
     say(f"{fault.name}: {orders:,} orders, {rate:,.0f}/s")
     before, stored = _pids(target), _stored(target)
     with _Peaks(target) as peaks:
-        answers = uvloop.run(_send(target, client, fault, orders, rate))
+        answers = uvloop.run(send(target, client, fault, orders, rate))
         began = time.monotonic()
         _await_step(target, client)
         seconds = time.monotonic() - began
@@ -183,10 +193,11 @@ def _measure(
         *([] if audit["ok"] else ["the audit is not clean"]),
     ]
     say(f"  {dict(answers)}; in step after {seconds:.1f} s; {', '.join(wrong) or 'nothing wrong'}")
+    way = " over HTTP" if send is _send_over_http else ""
     largest = max(_limits(peaks), key=lambda each: peaks.mb[each[0]] / each[1])
     return Result(
         bench="flood",
-        what=f"most memory of the log's Redis: {fault.name}, {orders:,} orders, {rate:,.0f}/s",
+        what=f"most memory of the log's Redis: {fault.name}, {orders:,} orders{way}, {rate:,.0f}/s",
         unit="MB",
         runs=[float(peaks.mb["redis"])],
         reference="its limit",
@@ -279,6 +290,37 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
                 await asyncio.sleep(TICK_S)
             await until(lambda: sum(answers.values()) == orders)
     return answers
+
+
+async def _send_over_http(target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float) -> Counter[str]:
+    """Send the orders as clients do, whatever comes back; return what became of them."""
+    sign, accounts, seconds = signer(target), len(target.accounts), orders / rate
+
+    def make(_connection: int, number: int) -> bytes:
+        kind = "side=SELL&timeInForce=GTC" if number % 2 else "side=BUY&timeInForce=IOC"
+        return sign(number % accounts, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.01&price={MID_PRICE / 100:.2f}")
+
+    with ExitStack() as during:
+
+        async def fault_lasts() -> None:
+            await asyncio.sleep(BEGIN * seconds)
+            during.enter_context(fault.during(target, client))
+            await asyncio.sleep((END - BEGIN) * seconds)
+            await asyncio.to_thread(during.close)
+
+        lasting = asyncio.create_task(fault_lasts())
+        answered = await load.open_loop(target.settings.rest_port, CONNECTIONS, rate, seconds, make)
+        await lasting
+    return Counter(_outcome_over_http(each) for each in answered)
+
+
+def _outcome_over_http(answered: load.Answered) -> str:
+    if answered.status == 200:
+        return "accepted"
+    code = json.loads(answered.body)["code"]
+    if answered.status == 503:
+        return "unknown" if code == STATUS_UNKNOWN else "refused"
+    return f"{answered.status} {code}"
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -188,16 +188,17 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @bench.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="Orders that arrive during each fault.")
 @click.option("--rate", default=8_000.0, show_default=True, help="Orders per second.")
+@click.option("--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second.")
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def flood(orders: int, rate: float, as_json: bool, record: bool) -> None:
+def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
     """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays within its bounds.
 
     The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit. Redis may use 512 MB.
     """
     own = {"redis_memory_mb": str(flood_bench.MAXMEMORY_MB), "log_level": "error", "pending_requests_max": "100000"}
     with http_bench.exchange_of_its_own(**own) as target:
-        results = flood_bench.flood(target, orders, rate, flood_bench.quiet)
+        results = flood_bench.flood(target, orders, rate, flood_bench.quiet, over_http=over_http)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
 
 
