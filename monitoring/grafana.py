@@ -441,6 +441,11 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     Panel("A job", quantiles("persist_job_seconds", "actor"), "s"),
                     Panel("Nudges that wait or are worked on", [Query("persist_queue_nudges", "{{instance}}")]),
                     Panel(
+                        "Kept for copies of the database's log",
+                        [Query("persist_log_behind_bytes", "{{slot}}")],
+                        "bytes",
+                    ),
+                    Panel(
                         "Not reached: the database",
                         [Query("1 - exchange_database_reachable", "{{process}}")],
                         "none",

@@ -28,6 +28,7 @@ from persist.ingest import ShardIngest
 from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
+from persist.slots import LogCopies
 from protocol.streams import JOBS_NAMESPACE
 from runtime import redis_clients
 from runtime.lifecycle import stop_flag
@@ -262,6 +263,7 @@ class _Watch:
         _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
         self._database_url = settings.resolved_database_url()
         self._database: psycopg.Connection[Any] | None = None
+        self._copies = LogCopies()
 
     def look(self) -> None:
         """Ask Redis and the database for a sign of life; the process lives while its threads do, and get anywhere."""
@@ -280,7 +282,7 @@ class _Watch:
                     options=f"-c statement_timeout={WATCH_TIMEOUT_S}s",
                     application_name="watch",
                 )
-            self._database.execute("SELECT 1")
+            self._copies.look(self._database)
             self._database_reach.answered()
         except psycopg.Error as error:
             self._database_reach.failed(error)
@@ -308,6 +310,8 @@ def _sweep_until(stopping: threading.Event, runner: IngestRunner, archiver: Arch
                 archive_once(archiver)
         except (psycopg.Error, *redis_clients.RedisOutage) as error:
             _log.warning("a sweep was not finished; there will be another", error=str(error).strip())
+        except Exception:
+            _log.exception("a sweep failed; there will be another")
 
 
 def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:
@@ -316,6 +320,8 @@ def _drop_history_until(stopping: threading.Event, database_url: str, retention:
             drop_history(database_url, retention)
         except psycopg.Error as error:
             _log.warning("old history was not dropped; the next time will be in an hour", error=str(error).strip())
+        except Exception:
+            _log.exception("dropping old history failed; the next time will be in an hour")
         stopping.wait(RETENTION_PERIOD_S)
 
 

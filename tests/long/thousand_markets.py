@@ -68,7 +68,9 @@ def test_a_thousand_markets_trade_and_start_again(data_dir: Path, tmp_path: Path
     with running_exchange(data_dir, **settings) as exchange:
         said("everything is ready again", began)
         public = Api(exchange.url)
-        trade_everywhere(Api(exchange.url, seller.key, seller.secret), Api(exchange.url, buyer.key, buyer.secret), "102")
+        trade_everywhere(
+            Api(exchange.url, seller.key, seller.secret), Api(exchange.url, buyer.key, buyer.secret), "102"
+        )
         tickers(public, 3)
         balances = Api(exchange.url, seller.key, seller.secret).balances()
         assert balances[base_of(SYMBOLS[-1])] == (Decimal(7), Decimal(0))
