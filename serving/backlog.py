@@ -1,6 +1,7 @@
 """How far behind and how full each shard is, as seen from outside: what gateways refuse new work by.
 
 How long the oldest waiting command has waited, and which time it is there, is seen about ten times a second; how full Redis is, twice.
+A shard that nobody leads any more is behind from then on, though nothing waits there yet: whoever comes first would learn it by waiting.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ def filled(used: int, maxmemory: int, log: int, log_max: int) -> float:
 
 
 class Backlog:
-    """`age_ms[shard]`: 0 when nothing waits. `halted` are the shards that have stopped for good."""
+    """`age_ms[shard]`: 0 when nothing waits, and somebody leads. `halted` are the shards that have stopped for good."""
 
     def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int) -> None:
         """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
@@ -51,6 +52,9 @@ class Backlog:
         self.clock_offset_ms = [0] * shard_count
         """How far the clock that gives a shard's entries their ids is ahead of this process's own."""
         self.halted: frozenset[int] = frozenset()
+        self._led = [False] * shard_count
+        """Whether somebody has led the shard since this process looks."""
+        self._unled_since_s: list[float | None] = [None] * shard_count
         self._client = client
         self._reach = reach
         for shard in range(shard_count):
@@ -67,9 +71,9 @@ class Backlog:
     async def look(self) -> None:
         """Measure once."""
         shards = range(len(self.age_ms))
-        keys = [streams.position(shard) for shard in shards] + [streams.halted(shard) for shard in shards]
+        keys = [key(shard) for key in (streams.position, streams.halted, streams.lease) for shard in shards]
         values = await pipelined(self._client, [("GET", key) for key in keys])
-        positions, halts = values[: len(shards)], values[len(shards) :]
+        positions, halts, leases = (values[at : at + len(shards)] for at in range(0, len(values), len(shards)))
         self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
         commands: list[tuple[str | int, ...]] = [("TIME",)]
         for shard, position in zip(shards, positions, strict=True):
@@ -87,13 +91,24 @@ class Backlog:
             self.clock_offset_ms[shard] = stream_ms - own_ms
             CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
         age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
-        self.age_ms = age_ms
+        self.age_ms = [max(each, self._unled_ms(shard, leases[shard])) for shard, each in enumerate(age_ms)]
         if not self._looks % _FILLED_EVERY:
             await self._look_how_full()
         self._looks += 1
         for shard in shards:
-            BACKLOG.labels(shard).set(age_ms[shard] / 1_000)
+            BACKLOG.labels(shard).set(self.age_ms[shard] / 1_000)
             HALTED.labels(shard).set(shard in self.halted)
+
+    def _unled_ms(self, shard: int, lease: bytes | None) -> int:
+        """Return for how long nobody has been seen to lead a shard that was led before."""
+        if lease is not None:
+            self._led[shard], self._unled_since_s[shard] = True, None
+        if lease is not None or not self._led[shard]:
+            return 0
+        now_s, since_s = time.monotonic(), self._unled_since_s[shard]
+        if since_s is None:
+            since_s = self._unled_since_s[shard] = now_s
+        return int((now_s - since_s) * 1_000)
 
     async def _look_how_full(self) -> None:
         shards = range(len(self.filled))
