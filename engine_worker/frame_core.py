@@ -100,6 +100,10 @@ class FrameCore(Protocol):
         """How many shards the exchange has."""
         ...
 
+    def let_go(self) -> None:
+        """Free what the core has; it is not used any more. Its process has no collector that would."""
+        ...
+
     @property
     def command_count(self) -> int:
         """How many commands and messages were applied."""

@@ -80,7 +80,8 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     """Run the shard until SIGTERM or SIGINT; then save its state."""
     stopping = stop_flag()
     process = _Process(settings, stopping, probes, reach_redis(probes, settings.engine_name()), tracer)
-    # The state has no reference cycles, and a collection would pause matching for as long as it takes to walk all orders.
+    # A collection would pause matching for as long as it takes to walk all orders. What refers to each other in a state that is not used
+    # any more is taken apart instead (`Worker.let_go`).
     gc.disable()
     was_away = False
     while not stopping.is_set():
@@ -141,15 +142,18 @@ def _work(process: _Process, *, was_away: bool) -> None:
         check=check_durability if settings.redis_durability_check_enabled else None,
     )
     log = connect(url, settings.engine_name())
+    worker = Worker.of(settings, log, process.tracer)
     try:
-        _run_on(log, partial(connect, url), process, was_away=was_away)
+        _run_on(log, worker, partial(connect, url), process, was_away=was_away)
     finally:
+        worker.let_go()
         log.close()
 
 
-def _run_on(log: RedisStreamLog, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool) -> None:
-    settings, stopping, probes, reach, tracer = process
-    worker = Worker.of(settings, log, tracer)
+def _run_on(
+    log: RedisStreamLog, worker: Worker, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool
+) -> None:
+    settings, stopping, probes, reach, _ = process
     if settings.lost_tail_check_enabled:
         await_guard(settings.resolved_redis_url(), settings.shard, stopping, probes)
         if stopping.is_set():

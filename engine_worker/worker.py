@@ -391,7 +391,14 @@ class Worker:
     def _stored_to(self) -> StreamId:
         return self._streams.passed(self._index).get(EventReader.PERSIST, STREAM_START)
 
+    def let_go(self) -> None:
+        """Free the state; the worker is not used any more."""
+        self.core.let_go()
+
     def _restore_shard(self) -> StreamId:
+        # Before there is another one: two may be more than the process can have. Where Redis goes away now, it begins anew from nothing.
+        self.core.let_go()
+        self.core, self.position = self._new_core(), ShardPosition(0, STREAM_START)
         goal = split_stream_id(self._streams.position(self._index).stream_id)
         for saved in self._streams.saved_snapshots(self._index):
             try:
@@ -410,8 +417,7 @@ class Worker:
                 self.core, self.position = core, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
-        self.core = self._new_core()
-        self.position = ShardPosition(0, STREAM_START)
+            core.let_go()
         return STREAM_START
 
     def _check_is_of_this_exchange(self, core: FrameCore) -> None:

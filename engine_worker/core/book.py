@@ -303,6 +303,16 @@ class Book:
         self.asks = BookSide(SELL, self.changed)
         self.orders: dict[OrderId, RestingOrder] = {}
 
+    def let_go(self) -> None:
+        """Take apart what refers to each other, which no collector looks at. The book is not used any more."""
+        for order in self.orders.values():
+            order.preceding = order.following = None
+        self.orders.clear()
+        for half in (self.bids, self.asks):
+            for level in half.levels.values():
+                level.first = level.last = None
+            half.own.clear()
+
     def side(self, side: Side) -> BookSide:
         """Return the half in which orders of `side` rest."""
         return self.bids if side is BUY else self.asks

@@ -138,6 +138,10 @@ class ObjectCore:
         """The configuration and the markets when they were looked at last; both are replaced when they change."""
         self._changes = 0
 
+    def let_go(self) -> None:
+        """See `FrameCore`."""
+        self.shard.let_go()
+
     @property
     def index(self) -> int:
         """See `FrameCore`."""

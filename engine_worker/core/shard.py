@@ -338,6 +338,13 @@ class Shard:
 
     # ------------------------------------------------------------------ in and out
 
+    def let_go(self) -> None:
+        """Take apart what refers to each other: no collector runs beside the matching. The state is not used any more."""
+        for market in self.markets.values():
+            market.book.let_go()
+        self._handlers.clear()
+        self._command_handlers.clear()
+
     @property
     def waiting_events(self) -> int:
         """How many events the next `take` returns."""
