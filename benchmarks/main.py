@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import attacks as attacks_bench
 from benchmarks import core as core_benches
+from benchmarks import depth as depth_bench
 from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
 from benchmarks import flood as flood_bench
@@ -72,6 +73,14 @@ def core(count: int, runs: int, as_json: bool, record: bool) -> None:
 def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
     """Measure a whole shard in memory: accounts, holds, matching, fees, framing."""
     _finish(repeated("shard", runs, partial(core_benches.shard, count)), as_json=as_json, record=record)
+
+
+@bench.command()
+@click.option("--seconds", default=20, show_default=True, help="Length of the market's time per run.")
+@_options
+def depth(seconds: int, runs: int, as_json: bool, record: bool) -> None:
+    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on showing it."""
+    _finish(repeated("depth", runs, partial(depth_bench.depth, seconds)), as_json=as_json, record=record)
 
 
 @bench.command()

@@ -67,10 +67,26 @@ def engines(settings: Settings) -> list[ProcessSpec]:
 def readers(settings: Settings) -> list[ProcessSpec]:
     """Return what makes market data and history of the shards' events."""
     return [
-        ProcessSpec.of_module("feeds", "feeds.main", **_metrics(settings, 1)),
+        *feeds(settings),
         *edges(settings),
         ProcessSpec.of_module("persist-nudger", "persist.main", "nudge", **_metrics(settings, 2)),
         *persist_workers(settings),
+    ]
+
+
+def feeds(settings: Settings) -> list[ProcessSpec]:
+    """Return what makes market data; each process has its own part of the shards."""
+    shards = settings.shards_of_feeds()
+    count = min(settings.feeds_processes, len(shards))
+    return [
+        ProcessSpec.of_module(
+            name,
+            "feeds.main",
+            process_name=name,
+            feeds_shards=",".join(map(str, shards[number::count])),
+            **_metrics(settings, offset),
+        )
+        for number, (name, offset) in enumerate(_replicas("feeds", 1, count))
     ]
 
 

@@ -14,7 +14,7 @@ import redis
 from cli import probes
 from cli.api import request
 from cli.embedded_redis import CACHE
-from cli.processes import clients, edges, engines, gateways, pages, persist_workers, readers
+from cli.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
 from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
 from persist.migrate import MigrationError, migrate
 from runtime.settings import PREFIX, Settings
@@ -142,7 +142,8 @@ def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
     # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
-    if not request_restart(settings, RestartRequest(name, overlap=name == "feeds")):
+    is_feeds = name in {spec.name for spec in feeds(settings)}
+    if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
         raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
 
     def is_ready() -> bool:
@@ -179,7 +180,7 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
         # As at a start, nobody waits for what it may have to build.
         return probes.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
-    if name == "feeds":
+    if name in {spec.name for spec in feeds(settings)}:
         return probes.says_health(settings, name, pid, LAG_MS_MAX)
     return probes.says_health(settings, name, pid)
 

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from operator import neg
 from typing import Final, cast
 
+from protocol import depth
+from protocol.depth import Levels
+from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.orders import Side
 from protocol.units import PriceTicks, QuantityLots
-
-LEVELS_MAX: Final = 5_000
-"""Levels of each side that the read model holds."""
-
-Levels = tuple[tuple[PriceTicks, QuantityLots], ...]
-"""(price, quantity) by level."""
 
 _NO_LEVEL: Final = (PriceTicks(0), QuantityLots(0))
 
@@ -47,8 +44,49 @@ class HalfBook:
         price = PriceTicks(self._sign * self._ordered[-1])
         return price, self.levels[price]
 
-    def top(self, count: int = LEVELS_MAX) -> Levels:
+    def top(self, count: int) -> Levels:
         """Return up to `count` levels, best first."""
         keys = self._ordered[: -count - 1 : -1]
         prices = keys if self._sign > 0 else cast("list[PriceTicks]", list(map(neg, keys)))
         return tuple(zip(prices, map(self.levels.__getitem__, prices), strict=True))
+
+    def is_covered_to(self, horizon: PriceTicks | None) -> bool:
+        """Return whether readers of a base with this horizon have all the levels that they may ask for. O(log levels)."""
+        if horizon is None:
+            return True
+        count = len(self._ordered)
+        return count - bisect_left(self._ordered, self._sign * horizon) >= min(count, depth.LEVELS_MAX)
+
+
+class BaseRecord:
+    """What was written as a market's base, and what followed on it: whether readers need another one."""
+
+    def __init__(self) -> None:
+        self._is_written = False
+        self._horizons: tuple[PriceTicks | None, PriceTicks | None] = (None, None)
+        self._diffs = self._changes = 0
+
+    def forget(self) -> None:
+        """Have another one written: nobody knows what is there."""
+        self._is_written = False
+
+    def note_base(self, base: DepthSnapshot) -> None:
+        """Note that `base` is written now."""
+        self._is_written = True
+        self._horizons = depth.horizon(base.bids), depth.horizon(base.asks)
+        self._diffs = self._changes = 0
+
+    def note_diff(self, diff: DepthDiff) -> None:
+        """Note that `diff` follows."""
+        self._diffs += 1
+        self._changes += len(diff.bids) + len(diff.asks)
+
+    def is_used_up(self, bids: HalfBook, asks: HalfBook) -> bool:
+        """Return whether readers of the base and its diffs would have too little, or too much to read."""
+        return (
+            not self._is_written
+            or self._diffs > depth.DIFFS_AFTER_BASE_MAX
+            or self._changes > depth.CHANGES_AFTER_BASE_MAX
+            or not bids.is_covered_to(self._horizons[0])
+            or not asks.is_covered_to(self._horizons[1])
+        )

@@ -1,4 +1,4 @@
-"""Runs the feeds of all shards, or of some: `python -m feeds.main`.
+"""Runs the feeds of all shards, or of those in EXCHANGE_FEEDS_SHARDS: `python -m feeds.main`.
 
 ev:{k} ──> worker ──> commit: feeds:{k}, read models, pub:SYMBOL:KIND, account:ID
 """
@@ -20,6 +20,7 @@ from runtime.redis_stream_log import RETRY_AFTER_S, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
 
+PROCESS = "feeds"
 BLOCK_MS = 200
 """How long a step waits for events."""
 STEP_PERIOD_S = 0.005
@@ -33,9 +34,11 @@ def main() -> None:
     probes = Probes()
     try:
         settings = load_settings()
-        configure_logs(settings, "feeds")
-        serve_metrics(settings, "feeds", probes)
-        tracer = tracer_of(settings, "feeds")
+        name = settings.name_of_process(PROCESS)
+        configure_logs(settings, name)
+        # A new one starts before the one that it replaces ends, so for a moment both have the port.
+        serve_metrics(settings, name, probes, is_port_shared=True)
+        tracer = tracer_of(settings, name)
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
     try:
@@ -54,11 +57,13 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
     store = FeedsStore.connect(
         settings.resolved_redis_url(), settings.redis_replicas_min, settings.resolved_cache_url()
     )
-    worker = FeedsWorker(store, range(settings.shard_count), settings.feeds_save_period_ms, tracer)
+    shards, name = settings.shards_of_feeds(), settings.name_of_process(PROCESS)
+    _log.info("following", shards=shards)
+    worker = FeedsWorker(store, shards, settings.feeds_save_period_ms, tracer)
 
-    reach = reach_redis(probes, "feeds")
+    reach = reach_redis(probes, name)
     probes.ready_when("lag", lambda: _why_not_ready(worker.behind_ms(), settings.ready_lag_ms_max))
-    heartbeat = Heartbeat(settings, "feeds", worker.behind_ms)
+    heartbeat = Heartbeat(settings, name, worker.behind_ms)
     heartbeat.start()
     started = restored = away = False
     while not stopping.is_set():

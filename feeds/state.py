@@ -1,8 +1,10 @@
 """All that feeds know of one shard: frames in, market data out. No I/O and no clock.
 
 Two kinds of output. What tells of *events* (trades, depth diffs, the book ticker, account updates, closed candles) leaves with the batch
-that holds them, exactly once. What tells of a *state* (the depth snapshot, open candles, the ticker) leaves when it is due: at once after
-a pause, at a bounded rate while it keeps changing; to repeat it after a restart is harmless.
+that holds them, exactly once. What tells of a *state* (the base of the depth, open candles, the ticker) leaves when it is due: at once
+after a pause, at a bounded rate while it keeps changing; to repeat it after a restart is harmless.
+
+Readers have the depth from a base and the diffs since (protocol/depth.py), so they always have what the last batch left.
 
 Time is the log's: it moves with the events and with `advance`, and what it closed stays closed. `now` paces the outputs and
 decides nothing else; it may be any clock that counts milliseconds.
@@ -15,11 +17,11 @@ import msgspec
 
 from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
-from feeds.depth import HalfBook
+from feeds.depth import BaseRecord, HalfBook
 from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, window_start
 from feeds.trades import fold
-from protocol import streams
+from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder
 from protocol.market import Market
@@ -34,7 +36,10 @@ DIFFS_MAX: Final = 2_000
 """Depth diffs that a market's list holds."""
 CLOSED_CANDLES_MAX: Final = 300
 """Final candles that a market's list of one interval holds."""
-DEPTH_PERIOD_MS: Final = 50
+BASE_PERIOD_MS: Final = 1_000
+"""A market that keeps changing has a new base of its depth after so long: programs of an earlier release read nothing else."""
+BASES_PER_BATCH: Final = 4
+"""Bases that are written together because their time has come: each takes milliseconds, and the batch waits for them."""
 CANDLE_PERIOD_MS: Final = 250
 TICKER_PERIOD_MS: Final = 1_000
 
@@ -55,6 +60,8 @@ class Outputs(msgspec.Struct):
 
     values: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Key -> a read model."""
+    removed: list[str] = msgspec.field(default_factory=list)
+    """Keys to be removed before anything is written."""
     trades: dict[str, list[msgspec.Raw]] = msgspec.field(default_factory=dict)
     """Key -> new trades, oldest first, for a list that holds the newest first."""
     candles: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
@@ -67,7 +74,7 @@ class Outputs(msgspec.Struct):
     """(channel, payload), in order."""
 
     def __bool__(self) -> bool:
-        return bool(self.values or self.trades or self.candles or self.messages)
+        return bool(self.values or self.removed or self.trades or self.candles or self.messages)
 
 
 class SavedState(msgspec.Struct):
@@ -131,8 +138,12 @@ class _Paced:
         """Return whether it is due; then it counts as written."""
         if not self.changed or self.wait_ms(now):
             return False
-        self.changed, self._last = False, now
+        self.note(now)
         return True
+
+    def note(self, now: int) -> None:
+        """Note that it is written now."""
+        self.changed, self._last = False, now
 
 
 class _MarketFeed:
@@ -154,7 +165,10 @@ class _MarketFeed:
         self._best = (*self.bids.best(), *self.asks.best())
         self.best_is_lost = False
         """Whether the best prices are to be said again, though they have not changed."""
-        self._depth_due = _Paced(DEPTH_PERIOD_MS)
+        self.diffs_are_lost = False
+        """Whether the list of diffs is gone, or tells of what has never happened."""
+        self._base = BaseRecord()
+        self._base_due = _Paced(BASE_PERIOD_MS)
         self._candles_due = _Paced(CANDLE_PERIOD_MS)
         self._ticker_due = _Paced(TICKER_PERIOD_MS)
         symbol = market.symbol
@@ -180,11 +194,12 @@ class _MarketFeed:
         self.candles.take_closed()
         self._published_sequence = self.sequence
         self._best = (*self.bids.best(), *self.asks.best())
-        self._depth_due.changed = self._candles_due.changed = self._ticker_due.changed = self.sequence > 0
+        self._base.forget()
+        self._base_due.changed = self._candles_due.changed = self._ticker_due.changed = self.sequence > 0
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long it is until something is due; None: nothing has changed."""
-        waits = [due.wait_ms(now) for due in (self._depth_due, self._candles_due, self._ticker_due) if due.changed]
+        waits = [due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed]
         return min(waits, default=None)
 
     def fold_batch(self, second_min: int) -> None:
@@ -198,13 +213,17 @@ class _MarketFeed:
         self.bids.merge(self.bid_changes)
         self.asks.merge(self.ask_changes)
 
-    def collect(self, outputs: Outputs, time: int, now: int) -> None:
-        """Add what the batch did, and what is due."""
+    def collect(self, outputs: Outputs, time: int, now: int, *, may_write_base: bool) -> bool:
+        """Add what the batch did, and what is due; return whether a base was written because its time had come."""
         if self.trade_frames:
             batch = encode_frame((self.market.symbol, self.trade_frames))
             outputs.messages.append((self._channels[MarketDataKind.TRADE], batch))
             outputs.trades[self._trades_key] = self.trade_frames[-TRADES_MAX:]
             self.trade_frames = []
+        if self.diffs_are_lost:
+            # Other diffs may be there than those that lead here, after a log that has lost its end.
+            outputs.removed += [self._diffs_key] if self.sequence else [self._diffs_key, self._depth_key]
+            self.diffs_are_lost = False
         if self.sequence != self._published_sequence:
             self._collect_depth(outputs)
         if self.best_is_lost and self.sequence:
@@ -214,15 +233,24 @@ class _MarketFeed:
         if self._candles_due.take(now):
             for candle in self.candles.current():
                 self._collect_candle(outputs, candle)
-        if self._depth_due.take(now):
-            snapshot = DepthSnapshot(
-                self.changed_time, self.market.symbol, self.sequence, self.bids.top(), self.asks.top()
-            )
-            outputs.values[self._depth_key] = encode_frame(snapshot)
         if self._ticker_due.take(now):
             payload = encode_frame(self.ticker.ticker(time))
             outputs.values[self._ticker_key] = payload
             outputs.messages.append((self._channels[MarketDataKind.TICKER], payload))
+        if self._base_due.changed and self._base.is_used_up(self.bids, self.asks):
+            self._base_due.note(now)
+            self._collect_base(outputs)
+            return False
+        if may_write_base and self._base_due.take(now):
+            self._collect_base(outputs)
+            return True
+        return False
+
+    def _collect_base(self, outputs: Outputs) -> None:
+        bids, asks = self.bids.top(depth.BASE_LEVELS), self.asks.top(depth.BASE_LEVELS)
+        base = DepthSnapshot(self.changed_time, self.market.symbol, self.sequence, bids, asks)
+        outputs.values[self._depth_key] = encode_frame(base)
+        self._base.note_base(base)
 
     def _collect_depth(self, outputs: Outputs) -> None:
         symbol, sequence = self.market.symbol, self.sequence
@@ -238,7 +266,8 @@ class _MarketFeed:
         outputs.messages.append((self._channels[MarketDataKind.DEPTH], payload))
         outputs.diffs[self._diffs_key] = payload
         self._published_sequence = sequence
-        self._depth_due.changed = True
+        self._base.note_diff(diff)
+        self._base_due.changed = True
         self.bid_changes, self.ask_changes = {}, {}
         best = (*self.bids.best(), *self.asks.best())
         if best != self._best:
@@ -434,9 +463,9 @@ class ShardFeeds:
     def take_outputs(self, now: int) -> Outputs:
         """Return what was applied since the last call, and what is due at `now` (ms)."""
         self._settle()
-        outputs = Outputs()
+        outputs, bases_left = Outputs(), BASES_PER_BATCH
         for market in self._markets.values():
-            market.collect(outputs, self.time, now)
+            bases_left -= market.collect(outputs, self.time, now, may_write_base=bases_left > 0)
         for update in self._accounts.take(self.position):
             outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
         return outputs
@@ -451,7 +480,7 @@ class ShardFeeds:
     def repeat_all(self) -> None:
         """Say again what tells of a state and is said only when it changes: where it was written it is lost."""
         for market in self._markets.values():
-            market.best_is_lost = True
+            market.best_is_lost = market.diffs_are_lost = True
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long after `now` (ms) something is due; None: nothing waits."""

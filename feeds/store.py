@@ -268,7 +268,8 @@ def markets_of(value: bytes | None) -> list[Market] | None:
 
 
 def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
-    commands: list[tuple[Any, ...]] = [("SET", key, value) for key, value in outputs.values.items()]
+    commands: list[tuple[Any, ...]] = [("DEL", key) for key in outputs.removed]
+    commands += [("SET", key, value) for key, value in outputs.values.items()]
     for key, trades in outputs.trades.items():
         commands += _in_parts("LPUSH", key, [(bytes(trade),) for trade in trades])
         commands.append(("LTRIM", key, 0, TRADES_MAX - 1))

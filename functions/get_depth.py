@@ -6,10 +6,10 @@ from functions.function import SYMBOL, SYMBOL_STATUS, Function, Group, limit_par
 from functions.market_choice import single_market
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from protocol.depth import LEVELS_MAX, Levels
 from protocol.market import Market
-from protocol.units import PriceTicks, QuantityLots
 
-_LIMIT_DEFAULT, _LIMIT_MAX = 100, 5000
+_LIMIT_DEFAULT, _LIMIT_MAX = 100, LEVELS_MAX
 
 
 class DepthShape(msgspec.Struct, rename="camel"):
@@ -24,13 +24,13 @@ async def get_depth(ports: Ports, call: Call) -> object:
     """Return the best levels of the book."""
     market = single_market(call.parameters, ports)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    depth = await ports.read_models.depth(market.symbol)
+    depth = await ports.read_models.depth(market.symbol, limit)
     if depth is None:
         return DepthShape(0, [], [])
-    return DepthShape(depth.sequence, _levels(depth.bids[:limit], market), _levels(depth.asks[:limit], market))
+    return DepthShape(depth.sequence, _levels(depth.bids, market), _levels(depth.asks, market))
 
 
-def _levels(levels: tuple[tuple[PriceTicks, QuantityLots], ...], market: Market) -> list[tuple[str, str]]:
+def _levels(levels: Levels, market: Market) -> list[tuple[str, str]]:
     return [(market.format_price(price), market.format_quantity(quantity)) for price, quantity in levels]
 
 

@@ -41,8 +41,8 @@ class Shards(Protocol):
 class ReadModels(Protocol):
     """Public market data as feeds keep it; None or empty where a market has none yet."""
 
-    async def depth(self, symbol: str) -> DepthSnapshot | None:
-        """Return the book by price levels."""
+    async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
+        """Return the best `limit` levels of each side, 5,000 at most."""
         ...
 
     async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:

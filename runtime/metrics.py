@@ -34,8 +34,6 @@ from runtime.settings import PREFIX, Settings, SettingsError
 
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
-_OVERLAPPING: Final = ("feeds",)
-"""A new one of these starts before the one that it replaces ends, so for a moment both have the port."""
 _CLIENT_S: Final = 5
 """How long a client of the metrics may take to say what it wants."""
 
@@ -81,8 +79,10 @@ def health_now(lag_ms: int | None) -> Health:
     return Health(os.getpid(), time.time(), lag_ms, *this_release())
 
 
-def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
+def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_shared: bool = False) -> None:
     """Serve `/metrics`, `/livez` and `/readyz` of this process over HTTP, from a thread, when a port is set for it.
+
+    `is_port_shared`: another process that does so, too, may have the port at the same time.
 
     Raises:
         SettingsError: the port is taken, or the address is not this machine's.
@@ -94,7 +94,7 @@ def serve_metrics(settings: Settings, process: str, probes: Probes) -> None:
         return
     try:
         address = settings.host, settings.metrics_port
-        server = _Server(address, metrics_application(probes), shared=process in _OVERLAPPING)
+        server = _Server(address, metrics_application(probes), shared=is_port_shared)
     except OSError as error:
         raise SettingsError(
             f"{PREFIX}METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}"

@@ -166,6 +166,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The feeds
     feeds_save_period_ms: Positive = 2_000
     """How often the feeds save their state; what came since is read again at a start."""
+    feeds_shards: str = ""
+    """Shards, comma separated, that a feeds process follows; empty: all. Each shard must have exactly one process that follows it: of two
+    the one that started last goes on, and the other ends."""
 
     # Persistence
     ingest_batch_entries: Positive = 2_000
@@ -219,8 +222,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports further on."""
     persist_workers: Replicas = 1
     """How many workers that bring the logs into the database."""
+    feeds_processes: Replicas = 1
+    """How many feeds processes: the shards, or those of EXCHANGE_FEEDS_SHARDS, are divided among them."""
     process_name: str = ""
-    """What a gateway, an edge or a persist-worker is called among those of its kind; empty: what it is."""
+    """What a gateway, a feeds process, an edge or a persist-worker is called among those of its kind; empty: what it is."""
     drain_delay_ms: Annotated[int, Meta(ge=0)] = 0
     """How long gateways and edges that were told to stop go on as before, though not ready: until balancers have noticed."""
     drain_grace_ms: Annotated[int, Meta(ge=0)] = 500
@@ -279,6 +284,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def name_of_process(self, kind: str) -> str:
         """Return what the process that these settings are for, which is of `kind`, is called."""
         return self.process_name or kind
+
+    def shards_of_feeds(self) -> list[int]:
+        """Return the shards that the feeds follow, in ascending order.
+
+        Raises:
+            SettingsError: the setting names no shard, or one that there is not.
+        """
+        if not self.feeds_shards:
+            return list(range(self.shard_count))
+        names = [name.strip() for name in self.feeds_shards.split(",")]
+        for name in names:
+            if not name.isdecimal() or int(name) >= self.shard_count:
+                raise SettingsError(
+                    f"{PREFIX}FEEDS_SHARDS: {name!r} is no shard; there are 0 to {self.shard_count - 1}"
+                )
+        return sorted({int(name) for name in names})
 
     def rest_ports(self) -> list[int]:
         """Return the ports of the gateways that `exchange up` starts."""
@@ -380,6 +401,11 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     ]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
+    settings.shards_of_feeds()
+    if settings.feeds_processes > settings.shard_count:
+        raise SettingsError(
+            f"{PREFIX}FEEDS_PROCESSES: at most one for each of the {settings.shard_count} shards ({PREFIX}SHARD_COUNT)"
+        )
     settings.market_map()
     for name in ("redis_url", "cache_url"):
         try:

@@ -9,15 +9,17 @@ import structlog
 
 from protocol import streams
 from protocol.decoding import msgpack_decoder
+from protocol.depth import DIFFS_AFTER_BASE_MAX, book_after, diffs_after
 from protocol.events import TradeExecuted
 from protocol.listing import Listing
-from protocol.market_data import BookTicker, DepthSnapshot, Ticker
+from protocol.market_data import BookTicker, DepthDiff, DepthSnapshot, Ticker
 from serving.outages import redis_outages
 from serving.pipelined import pipelined
 
 T = TypeVar("T")
 
 _depth: Final = msgpack_decoder(DepthSnapshot)
+_diff: Final = msgpack_decoder(DepthDiff)
 _book_ticker: Final = msgpack_decoder(BookTicker)
 _ticker: Final = msgpack_decoder(Ticker)
 _trade: Final = msgpack_decoder(TradeExecuted)
@@ -35,11 +37,29 @@ class RedisReadModels:
     def _shard_of(self, symbol: str) -> int:
         return self._listing().known.shard_of_market(symbol)
 
-    async def depth(self, symbol: str) -> DepthSnapshot | None:
-        """Return the book by price levels."""
-        key = streams.depth(self._shard_of(symbol), symbol)
-        with redis_outages():
-            return _understood(_depth, key, await self._client.get(key))
+    async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
+        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have written."""
+        shard = self._shard_of(symbol)
+        key, diffs_key = streams.depth(shard, symbol), streams.depth_diffs(shard, symbol)
+        base: DepthSnapshot | None = None
+        # The newest diffs lead back to the base; all of them are read only if they do not.
+        for last in (DIFFS_AFTER_BASE_MAX - 1, -1):
+            with redis_outages():
+                commands: list[tuple[str | int, ...]] = [("GET", key), ("LRANGE", diffs_key, 0, last)]
+                value, newest = await pipelined(self._client, commands, at_once=True)
+            base = _understood(_depth, key, value)
+            if base is None:
+                return None
+            try:
+                diffs = diffs_after(base.sequence, map(_diff, newest))
+            except msgspec.MsgspecError as error:
+                _log.warning("read model not understood", key=diffs_key, error=str(error))
+                break
+            if diffs is not None:
+                return book_after(base, diffs, limit)
+        # Right, though of a moment ago.
+        _log.warning("diffs of the depth are missing", market=symbol)
+        return book_after(base, (), limit) if base is not None else None
 
     async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:
         """Return best bid and ask of each market."""

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import redis
 
-from feeds.state import TRADES_MAX, Outputs, SavedState
+from feeds.state import DIFFS_MAX, TRADES_MAX, Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
 from feeds.worker import FeedsWorker
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_readable_events, format_of
+from protocol.depth import book_after, diffs_after
 from protocol.events import Event, ShardEvent, TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import (
@@ -51,6 +52,7 @@ class FeedsHash:
         self.values: dict[str, bytes] = {}
         self.trades: dict[str, list[bytes]] = {}
         self.candles: dict[str, dict[str, bytes]] = {}
+        self.diffs: dict[str, list[bytes]] = {}
 
 
 class MemoryFeedsStore(FeedsStore):
@@ -127,7 +129,12 @@ class MemoryFeedsStore(FeedsStore):
 
     def _write(self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None) -> None:
         found.mark = following
+        for key in outputs.removed:
+            found.values.pop(key, None)
+            found.diffs.pop(key, None)
         found.values.update(outputs.values)
+        for key, diff in outputs.diffs.items():
+            found.diffs[key] = [diff, *found.diffs.get(key, [])][:DIFFS_MAX]
         for key, trades in outputs.trades.items():
             newest = [bytes(trade) for trade in reversed(trades)]
             found.trades[key] = [*newest, *found.trades.get(key, [])][:TRADES_MAX]
@@ -327,9 +334,13 @@ class FeedsStores:
         if not books.sequences[symbol]:
             return
         bids, asks = sorted(levels[Side.BUY].items(), reverse=True), sorted(levels[Side.SELL].items())
-        depth = msgspec.msgpack.decode(found.values[streams.depth(shard, symbol)], type=DepthSnapshot)
+        base = msgspec.msgpack.decode(found.values[streams.depth(shard, symbol)], type=DepthSnapshot)
+        newest = found.diffs.get(streams.depth_diffs(shard, symbol), [])
+        diffs = diffs_after(base.sequence, [msgspec.msgpack.decode(each, type=DepthDiff) for each in newest])
+        depth = book_after(base, diffs) if diffs is not None else None
         require(
-            (depth.sequence, list(depth.bids), list(depth.asks)) == (books.sequences[symbol], bids, asks),
+            depth is not None
+            and (depth.sequence, list(depth.bids), list(depth.asks)) == (books.sequences[symbol], bids, asks),
             f"{symbol}: the read model of depth is not the book",
         )
         best = (*(bids or [(0, 0)])[0], *(asks or [(0, 0)])[0])

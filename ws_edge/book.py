@@ -1,21 +1,21 @@
-"""A market's book as the edge hears it: diffs follow each other without a gap, or a snapshot fills it. Pure.
+"""A market's book as the edge hears it: diffs follow each other without a gap, or the base and the diffs of Redis fill it. Pure.
 
 The edge keeps the levels for two reasons: @depth5, @depth10 and @depth20 are cut from them, and when diffs were missed that Redis keeps
-no more, what changed meanwhile is the difference between them and a newer snapshot. That difference is right for who has followed so
-far, but not for who began with a snapshot from within the gap: a level that changed and changed back is not in it.
+no more, what changed meanwhile is the difference between them and a newer base. That difference is right for who has followed so
+far, but not for who began with a book from within the gap: a level that changed and changed back is not in it.
+
+The base may be cut (protocol/depth.py). Levels beyond its horizon are kept for that difference, and never shown. When so many within it
+are gone that a stream of partial depth lacks some, the book is shallow, and is filled again.
 """
 
 from collections.abc import Collection, Mapping
 from heapq import nlargest, nsmallest
 from typing import Final
 
+from protocol.depth import Levels, book_after, diffs_after, horizon, is_beyond, set_levels
 from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
-Rows = tuple[tuple[PriceTicks, QuantityLots], ...]
-
-_SNAPSHOT_LEVELS_MAX: Final = 5_000
-"""A side of a snapshot with fewer levels is whole."""
 _BUFFERED_MAX: Final = 10_000
 
 
@@ -29,12 +29,15 @@ class EdgeBook:
         self.time = TimeMs(0)
         self._bids: dict[PriceTicks, QuantityLots] = {}
         self._asks: dict[PriceTicks, QuantityLots] = {}
+        self._bid_horizon: PriceTicks | None = None
+        self._ask_horizon: PriceTicks | None = None
+        self._is_shallow = False
         self._waiting: list[DepthDiff] = []
 
     @property
     def needs_snapshot(self) -> bool:
-        """Whether nothing can go on without one."""
-        return self.sequence is None or bool(self._waiting)
+        """Whether it waits for one: nothing can go on, or there is more to show than it knows."""
+        return self.sequence is None or bool(self._waiting) or self._is_shallow
 
     def apply(self, diff: DepthDiff) -> DepthDiff | None:
         """Return what subscribers may hear of `diff` now; None: it is old, or it waits for a snapshot."""
@@ -60,65 +63,83 @@ class EdgeBook:
         self._waiting = []
         return [each for each in map(self.apply, later) if each is not None]
 
-    def fill(self, snapshot: DepthSnapshot | None) -> list[DepthDiff]:
-        """Take a snapshot (None: the market has none, so nothing ever happened) and return what subscribers hear then.
+    def fill(self, base: DepthSnapshot | None, kept: Collection[DepthDiff] = ()) -> list[DepthDiff]:
+        """Take a base (None: the market has none, so nothing ever happened) and the diffs kept, oldest first, which were read with it.
 
-        A snapshot that is too old to be followed by the diffs that wait changes nothing; ask for another.
+        Return what subscribers hear then. A base that is too old to be followed by these diffs, or by those that wait, changes
+        nothing; ask for another.
         """
-        if snapshot is None:
-            snapshot = DepthSnapshot(TimeMs(0), self.market, Sequence(0), (), ())
-        if self._waiting and snapshot.sequence < self._waiting[0].first_sequence - 1:
+        if base is None:
+            base = DepthSnapshot(TimeMs(0), self.market, Sequence(0), (), ())
+        later = [diff for diff in (*kept, *self._waiting) if diff.last_sequence > base.sequence]
+        if later and later[0].first_sequence > base.sequence + 1:
             return []
         heard: list[DepthDiff] = []
         if self.sequence is None:
-            self._bids, self._asks = dict(snapshot.bids), dict(snapshot.asks)
-            self.sequence, self.time = snapshot.sequence, snapshot.time
-        elif snapshot.sequence > self.sequence:
-            bids = _difference(self._bids, snapshot.bids, highest_first=True)
-            asks = _difference(self._asks, snapshot.asks, highest_first=False)
-            heard.append(self._move(snapshot.time, snapshot.sequence, bids, asks))
-        waiting, self._waiting = self._waiting, []
-        heard += [each for each in map(self.apply, waiting) if each is not None]
-        return heard
+            self._bids, self._asks = dict(base.bids), dict(base.asks)
+            self.sequence, self.time = base.sequence, base.time
+            self._note_horizons(base)
+        elif base.sequence > self.sequence:
+            heard.append(self._move(base.time, base.sequence, *self._difference(base)))
+            self._note_horizons(base)
+        elif self._is_shallow:
+            self._deepen(base, [diff for diff in later if diff.last_sequence <= self.sequence])
+        self._waiting = []
+        return heard + [each for each in map(self.apply, later) if each is not None]
 
-    def top(self, count: int) -> tuple[Rows, Rows]:
-        """Return the best `count` bids and asks, best first."""
-        bids, asks = nlargest(count, self._bids.items()), nsmallest(count, self._asks.items())
-        return tuple(bids), tuple(asks)
+    def _deepen(self, base: DepthSnapshot, diffs: list[DepthDiff]) -> None:
+        """Learn the levels that lie deeper. Subscribers hear nothing of it: these did not change."""
+        book = book_after(base, diffs)
+        if diffs_after(base.sequence, reversed(diffs)) is None or book.sequence != self.sequence:
+            return
+        bids, asks = self._difference(book, base)
+        set_levels(self._bids, bids)
+        set_levels(self._asks, asks)
+        self._note_horizons(base)
 
-    def _move(self, time: TimeMs, sequence: Sequence, bids: Rows, asks: Rows) -> DepthDiff:
+    def _note_horizons(self, base: DepthSnapshot) -> None:
+        self._bid_horizon, self._ask_horizon = horizon(base.bids), horizon(base.asks)
+        self._is_shallow = False
+
+    def _difference(self, book: DepthSnapshot, base: DepthSnapshot | None = None) -> tuple[Levels, Levels]:
+        """Return what makes the levels into those of `book`, which reaches as far as `base` does."""
+        base = base or book
+        return (
+            _difference(self._bids, book.bids, horizon(base.bids), highest_first=True),
+            _difference(self._asks, book.asks, horizon(base.asks), highest_first=False),
+        )
+
+    def top(self, count: int) -> tuple[Levels, Levels]:
+        """Return the best `count` bids and asks that are certain, best first. Fewer than there are make the book shallow."""
+        bids = _within(nlargest(count, self._bids.items()), self._bid_horizon, highest_first=True)
+        asks = _within(nsmallest(count, self._asks.items()), self._ask_horizon, highest_first=False)
+        self._is_shallow = (self._bid_horizon is not None and len(bids) < count) or (
+            self._ask_horizon is not None and len(asks) < count
+        )
+        return bids, asks
+
+    def _move(self, time: TimeMs, sequence: Sequence, bids: Levels, asks: Levels) -> DepthDiff:
         assert self.sequence is not None
-        for levels, changes in ((self._bids, bids), (self._asks, asks)):
-            for price, quantity in changes:
-                if quantity:
-                    levels[price] = quantity
-                else:
-                    levels.pop(price, None)
+        set_levels(self._bids, bids)
+        set_levels(self._asks, asks)
         heard = DepthDiff(time, self.market, Sequence(self.sequence + 1), sequence, bids, asks)
         self.sequence, self.time = sequence, time
         return heard
 
 
-def _difference(known: Mapping[PriceTicks, QuantityLots], rows: Rows, *, highest_first: bool) -> Rows:
-    """Return what makes `known` into `rows`; what lies deeper than a cut snapshot reaches stays as it was."""
+def _within(rows: list[tuple[PriceTicks, QuantityLots]], end: PriceTicks | None, *, highest_first: bool) -> Levels:
+    return tuple(row for row in rows if not is_beyond(row[0], end, highest_first=highest_first))
+
+
+def _difference(
+    known: Mapping[PriceTicks, QuantityLots], rows: Levels, end: PriceTicks | None, *, highest_first: bool
+) -> Levels:
+    """Return what makes `known` into `rows`; what lies beyond their horizon `end` stays as it was."""
     wanted = dict(rows)
     changes = [(price, quantity) for price, quantity in rows if known.get(price) != quantity]
-    worst = rows[-1][0] if len(rows) >= _SNAPSHOT_LEVELS_MAX else None
     changes += [
         (price, QuantityLots(0))
         for price in known
-        if price not in wanted and (worst is None or (price > worst if highest_first else price < worst))
+        if price not in wanted and not is_beyond(price, end, highest_first=highest_first)
     ]
     return tuple(changes)
-
-
-def merged(earlier: DepthDiff, later: DepthDiff) -> DepthDiff:
-    """Return one diff that says what two, which follow each other, say."""
-    return DepthDiff(
-        later.time,
-        later.market,
-        earlier.first_sequence,
-        later.last_sequence,
-        tuple({**dict(earlier.bids), **dict(later.bids)}.items()),
-        tuple({**dict(earlier.asks), **dict(later.asks)}.items()),
-    )

@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 from websockets.frames import Frame, Opcode
 
+from protocol.depth import joined
 from protocol.market import Market
 from protocol.market_data import DepthDiff
-from ws_edge.book import merged
 from ws_edge.payloads import depth_update
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -98,7 +98,7 @@ class Pending:
             return earlier is not None
         if earlier is not None and earlier.diff is not None and update.diff is not None:
             market, diff = update.diff
-            update = Update.of_depth(update.stream, market, merged(earlier.diff[1], diff))
+            update = Update.of_depth(update.stream, market, joined((earlier.diff[1], diff)))
         self._latest[update.stream] = update
         self.size += _size(update)
         return earlier is not None

@@ -25,6 +25,7 @@ from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
+from serving.pipelined import pipelined
 from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.accounts import AccountStreams
@@ -285,21 +286,22 @@ class Hub:
     async def _fill_depth(self, market: MarketStreams) -> None:
         symbol = market.market.symbol
         shard = self._shards[symbol]
-        kept: Any = await self._client.lrange(streams.depth_diffs(shard, symbol), 0, -1)
-        diffs = [_decode_diff(each) for each in reversed(kept)]
-        if market.follow_depth(diffs):
-            return
-        value: Any = await self._client.get(streams.depth(shard, symbol))
-        snapshot, known = _decode_snapshot(value) if value else None, market.book.sequence
-        if snapshot is not None and known is not None and snapshot.sequence > known:
+        every_diff = ("LRANGE", streams.depth_diffs(shard, symbol), 0, -1)
+        if market.book.sequence is not None:
+            (kept,) = await pipelined(self._client, [every_diff])
+            if market.follow_depth(_diffs(kept)) and not market.needs_depth:
+                return
+        value, kept = await pipelined(self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True)
+        base, diffs, known = _decode_snapshot(value) if value else None, _diffs(kept), market.book.sequence
+        is_followed = market.follow_depth(diffs)
+        if not is_followed and known is not None and base is not None and base.sequence > known:
             _log.error("depth updates are missing", market=symbol, after=known)
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
                         connection.close_soon(CloseCode.SERVICE_RESTART, "depth updates were missed; connect again")
-        market.fill_depth(snapshot)
-        if known is None:
-            market.follow_depth(diffs)  # the snapshot is written at a bounded rate
+        if not is_followed or market.needs_depth:
+            market.fill_depth(base, diffs)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -343,3 +345,8 @@ class Hub:
             return payloads.average(market, price, last_time, now, time_scale)
 
         self._publish([Update(stream, render, Conflation.NEWEST)])
+
+
+def _diffs(newest_first: list[bytes]) -> list[DepthDiff]:
+    """Return what the list holds, oldest first."""
+    return [_decode_diff(each) for each in reversed(newest_first)]

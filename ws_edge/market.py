@@ -8,12 +8,13 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from functools import partial
 from typing import Final
 
+from protocol.depth import joined
 from protocol.events import TradeExecuted
 from protocol.market import Market
 from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker
 from protocol.units import TimeMs
 from ws_edge import payloads
-from ws_edge.book import EdgeBook, merged
+from ws_edge.book import EdgeBook
 from ws_edge.conflation import Conflation, Update
 
 PARTIAL_LEVELS: Final = (5, 10, 20)
@@ -118,14 +119,14 @@ class MarketStreams:
             self._collect(each)
         return heard is not None
 
-    def fill_depth(self, snapshot: DepthSnapshot | None) -> None:
-        """Take a snapshot; see `EdgeBook.fill`."""
-        for heard in self.book.fill(snapshot):
+    def fill_depth(self, base: DepthSnapshot | None, kept: Collection[DepthDiff]) -> None:
+        """Take a base and the diffs that were read with it; see `EdgeBook.fill`."""
+        for heard in self.book.fill(base, kept):
             self._collect(heard)
 
     def _collect(self, diff: DepthDiff) -> None:
         for window in self.windows.values():
-            window.merged = diff if window.merged is None else merged(window.merged, diff)
+            window.merged = diff if window.merged is None else joined((window.merged, diff))
             window.changed = True
 
     def end_window(self, period_ms: int, wanted: Container[str]) -> Iterator[Update]:

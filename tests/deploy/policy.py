@@ -2,10 +2,12 @@
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from runtime.settings import PREFIX, load_settings
 from tests.deploy.cluster import POD_NAME, Pod, pods, replicas_min, scalers, selects, serves, target_of
 from tests.deploy.rendered import Object, of_kind
 
@@ -22,6 +24,7 @@ _SECRET_NAME: Final = re.compile(
 )
 _CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _NAMES_A_FILE: Final = "_FILE"
+_SHARD_COUNT: Final = f"{PREFIX}SHARD_COUNT"
 
 
 class Violation(NamedTuple):
@@ -307,6 +310,22 @@ def _single_writer(objects: Sequence[Object]) -> Iterator[str]:
             yield pod.says("there may be two, which take each other's place")
 
 
+def _feeds_shards(objects: Sequence[Object]) -> Iterator[str]:
+    (settings,) = (
+        each["data"] for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].startswith("settings")
+    )
+    followed: Counter[int] = Counter()
+    for pod in pods(objects):
+        if "feeds.main" not in _words(pod):
+            continue
+        own = {each["name"]: each["value"] for container in pod.containers for each in container.get("env", [])}
+        chosen = {name: value for name, value in own.items() if name == f"{PREFIX}FEEDS_SHARDS"}
+        followed.update(load_settings({_SHARD_COUNT: settings[_SHARD_COUNT], **chosen}).shards_of_feeds())
+    for shard in range(int(settings[_SHARD_COUNT])):
+        if followed[shard] != 1:
+            yield f"shard {shard}: {followed[shard]} feeds processes follow it"
+
+
 def _engines(objects: Sequence[Object]) -> Iterator[str]:
     for pod in pods(objects):
         if "engine_worker.main" not in _words(pod):
@@ -340,5 +359,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "scaled": _scaled,
     "namespace": _namespace,
     "single_writer": _single_writer,
+    "feeds_shards": _feeds_shards,
     "engines": _engines,
 }

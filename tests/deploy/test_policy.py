@@ -1,14 +1,17 @@
 """Every overlay keeps to every rule; and each rule notices when it is broken."""
 
 import base64
+import copy
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.deploy.cluster import POD_NAME
 from tests.deploy.policy import RULES, violations
-from tests.deploy.rendered import OVERLAYS, Object, named, of_kind, rendered
+from tests.deploy.rendered import OVERLAYS, ROOT, Object, named, of_kind, render, rendered
 
 Break = Callable[[list[Object]], object]
 
@@ -16,6 +19,21 @@ Break = Callable[[list[Object]], object]
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_workload_keeps_to_the_rules(overlay: str) -> None:
     assert violations(rendered(overlay)) == []
+
+
+def test_two_feeds_keep_to_the_rules_and_divide_the_shards(tmp_path: Path) -> None:
+    for folder in ("k8s", "monitoring"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    overlay = tmp_path / "k8s" / "overlays" / "production"
+    file = overlay / "kustomization.yaml"
+    before = "  - ../../components/process\n"
+    file.write_text(file.read_text().replace(before, "  - ../../components/two-feeds\n" + before))
+    objects = render(overlay)
+    assert violations(objects) == []
+    names = [each["metadata"]["name"] for each in of_kind(objects, "Deployment")]
+    assert [name for name in names if name.startswith("feeds")] == ["feeds", "feeds-2"]
+    remove(objects, "Deployment", "feeds-2")
+    assert violations(objects) == [("feeds_shards", "shard 1: 0 feeds processes follow it")]
 
 
 def pod(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
@@ -62,6 +80,10 @@ def without_anti_affinity(objects: list[Object]) -> None:
 
 def without_pod_names(objects: list[Object]) -> None:
     del named(objects, "Service", "redis-0")["spec"]["selector"][POD_NAME]
+
+
+def feeds_of(objects: list[Object], shards: str) -> None:
+    container(objects, "Deployment", "feeds")["env"].append({"name": "EXCHANGE_FEEDS_SHARDS", "value": shards})
 
 
 OLD_NODES: Final = {"name": "NODES", "value": "redis-0.redis redis-1.redis"}
@@ -137,6 +159,9 @@ PLANTED: list[tuple[str, Break]] = [
         lambda all_: named(all_, "Deployment", "feeds")["spec"].update(strategy={"type": "RollingUpdate"}),
     ),
     ("single_writer", lambda all_: named(all_, "Deployment", "feeds")["spec"].update(replicas=2)),
+    ("feeds_shards", lambda all_: feeds_of(all_, "0,1")),
+    ("feeds_shards", lambda all_: remove(all_, "Deployment", "feeds")),
+    ("feeds_shards", lambda all_: all_.append(copy.deepcopy(named(all_, "Deployment", "feeds")))),
     ("engines", lambda all_: named(all_, "StatefulSet", "engine-0")["spec"].update(podManagementPolicy="OrderedReady")),
     ("engines", lambda all_: pod(all_, "StatefulSet", "engine-0").pop("priorityClassName")),
 ]

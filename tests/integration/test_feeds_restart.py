@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -28,7 +29,7 @@ from protocol.codec import FORMAT, decode_events, encode_frame
 from protocol.configuration import MarketConfig
 from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, TradeExecuted
 from protocol.market import MarketMap
-from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, DepthSnapshot, Ticker
+from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, Ticker
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
@@ -36,6 +37,7 @@ from runtime.redis_clients import ShardServers
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.integration.conftest import OwnRedis
+from tests.kept_depth import depth_in
 from tests.market_log import (
     BTC,
     ETH,
@@ -172,7 +174,8 @@ class Exchange:
             or [msgspec.msgpack.decode(each, type=TradeExecuted) for each in listed] == trades[:-1001:-1]
         )
         if market in self.log.sequences:
-            snapshot = self._model(streams.depth(0, market), DepthSnapshot)
+            snapshot = depth_in(self.cache, 0, market)
+            assert snapshot is not None
             assert (snapshot.sequence, snapshot.bids, snapshot.asks) == (self.log.sequences[market], bids, asks)
             best = self._model(streams.book_ticker(0, market), BookTicker)
             shown = (best.bid_price, best.bid_quantity, best.ask_price, best.ask_quantity)
@@ -340,6 +343,38 @@ def test_a_log_that_is_back_before_what_was_said_is_followed_from_the_saved_stat
         assert exchange._model(streams.ticker(0, BTC), Ticker) == ticker_of(
             MARKETS.by_symbol[BTC], log.trades[BTC], START_MS
         )
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["diffs removed", "control: they stay"])
+def test_depth_after_a_lost_end_of_the_log_is_not_made_of_what_was_lost(
+    redis_url: str, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    if not removed:
+        monkeypatch.setattr("feeds.state.Outputs.removed", property(lambda _: [], lambda *_: None))
+    cache_url = own_redis.settings.resolved_redis_url()
+    with closing(Exchange(redis_url, cache_url)) as exchange:
+        exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
+        log = exchange.log
+        worker = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        worker.start()
+        worker.restore()
+        exchange.commit(f"{START_MS}-0", log.depth(START_MS, (Side.BUY, 90, 1)))
+        worker.step(0, 0)  # saved: nothing was before
+        kept = exchange.redis.dump(streams.events(0))
+        exchange.commit(f"{START_MS}-1", MarketLog.depth(lost := deepcopy(log), START_MS, (Side.BUY, 95, 1)))
+        worker.step(100, 0)
+        book = depth_in(exchange.cache, 0)
+        assert book is not None
+        assert book.bids == lost.book(Side.BUY)
+        assert isinstance(kept, bytes)
+        exchange.redis.restore(streams.events(0), 0, kept, replace=True)
+        again = FeedsWorker(FeedsStore.connect(redis_url, cache_url=cache_url), [0], SAVE_PERIOD_MS)
+        again.start()
+        again.restore()
+        again.step(5_000, 0)
+        book = depth_in(exchange.cache, 0)
+        assert book is not None
+        assert (book.bids == log.book(Side.BUY)) == removed
 
 
 def test_what_was_said_since_the_state_was_saved_is_said_again(redis_url: str, own_redis: OwnRedis) -> None:

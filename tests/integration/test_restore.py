@@ -39,12 +39,13 @@ from protocol.configuration import OperatorKey, Role, ShardConfig
 from protocol.events import EntrySkipped, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.lease import Leader, Standby
 from protocol.market import SHARD_COUNT_MAX, MarketMap
-from protocol.market_data import BookTicker, Candle, DepthSnapshot, Ticker
+from protocol.market_data import BookTicker, Candle, Ticker
 from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Commit, Entry, Skip, as_skipped
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
+from tests.kept_depth import depth_in
 from tests.keys import described, examples
 from tests.market_log import market_map
 from tests.worked_log import WorkedLog
@@ -95,7 +96,8 @@ class Exchange:
         found: dict[str, Any] = {}
         for market in self.markets.markets:
             symbol, shard = market.symbol, self.markets.shard_of_market(market.symbol)
-            depth = msgspec.msgpack.decode(self._value(streams.depth(shard, symbol)), type=DepthSnapshot)
+            depth = depth_in(self.client, shard, symbol)
+            assert depth is not None
             best = msgspec.msgpack.decode(self._value(streams.book_ticker(shard, symbol)), type=BookTicker)
             ticker = msgspec.msgpack.decode(self._value(streams.ticker(shard, symbol)), type=Ticker)
             candles: Any = self.client.hgetall(streams.candles(shard, symbol))

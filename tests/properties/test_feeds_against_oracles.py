@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds.state import ShardFeeds
-from protocol import streams
 from protocol.events import Event
-from protocol.market_data import INTERVALS, DepthSnapshot
+from protocol.market_data import INTERVALS
 from protocol.orders import Side
 from protocol.streams import StreamId
+from tests.kept_depth import KeptDepth
 from tests.market_log import BTC, START_MS, MarketFollower, MarketLog, candles_of, frame, market_map, ticker_of
 
 MARKET = market_map().by_symbol[BTC]
@@ -41,7 +41,7 @@ steps = st.lists(
 def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:
     feeds = ShardFeeds(0, market_map().markets)
     log, follower = MarketLog(), MarketFollower()
-    snapshot: DepthSnapshot | None = None
+    kept = KeptDepth()
     chunks: dict[str, bytes] = {}
     time, number, now = START_MS, 0, 0
     for step, content in plan:
@@ -68,8 +68,8 @@ def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:
         outputs = feeds.take_outputs(now)
         for channel, payload in outputs.messages:
             follower.take(channel, payload)
-        if streams.depth(0, BTC) in outputs.values:
-            snapshot = msgspec.msgpack.decode(outputs.values[streams.depth(0, BTC)], type=DepthSnapshot)
+        kept.take(outputs)
+        snapshot = kept.book()
 
         done = log.trades.get(BTC, [])
         bids, asks = log.book(Side.BUY), log.book(Side.SELL)

@@ -22,6 +22,7 @@ from protocol.streams import EVENTS_FIELD, stream_id_of
 from protocol.units import TimeMs
 from serving.redis_link import RedisLink
 from tests.integration.ws_edge.conftest import running_edge
+from tests.kept_depth import depth_in
 from tests.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map
 from ws_edge.payloads import kline
 
@@ -87,8 +88,16 @@ class Trading:
         change = self._log.depth(time, (Side.BUY, PRICE, quantity))
         self._write(change)
         while True:
+            depth = depth_in(self._redis, 0)
+            if depth is not None and depth.sequence == change.sequence:
+                return
+            await asyncio.sleep(0.01)
+
+    async def base_written(self, sequence: int) -> None:
+        """Wait until the base of the depth reaches `sequence`."""
+        while True:
             value: Any = self._redis.get(streams.depth(0, BTC))
-            if value and msgspec.msgpack.decode(value, type=DepthSnapshot).sequence == change.sequence:
+            if msgspec.msgpack.decode(value, type=DepthSnapshot).sequence >= sequence:
                 return
             await asyncio.sleep(0.01)
 
@@ -156,6 +165,7 @@ async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: boo
         for number, quantity in enumerate((3, 4, before), start=sequence + 1):
             await trading.quote(START_MS + number, quantity)
         if not kept:
+            await trading.base_written(sequence + 3)  # as when they are gone because too many came since
             edge.redis.delete(streams.depth_diffs(0, BTC))
         edge.let_in()
         while json.loads(await partial.recv())["lastUpdateId"] < sequence + 3:

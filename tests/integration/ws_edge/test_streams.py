@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 import redis.asyncio
@@ -15,17 +14,19 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from protocol import streams
 from protocol.codec import encode_frame
+from protocol.depth import LEVELS_MAX
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
-from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
+from serving.read_models import RedisReadModels
 from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
-from tests.market_log import BTC, START_MS, market_map
+from tests.market_log import BTC, START_MS, listing_of, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog
 from ws_edge.payloads import levels
 
 MARKETS = market_map()
 MARKET = MARKETS.by_symbol[BTC]
+LISTING = listing_of(MARKETS)
 COMMANDS = 3_000
 COMPARISONS, COMPARISONS_WITH_REST, DISCONNECTS, CUTS = 1_000, 20, 100, 20
 TIMEOUT_S = 240
@@ -131,10 +132,9 @@ def change(book: Book, side: Side, price: str, quantity: str) -> None:
 async def snapshot(redis_url: str) -> tuple[int, Book]:
     """What REST's depth would say."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
-        value: Any = await client.get(streams.depth(0, BTC))
-    if value is None:
+        found = await RedisReadModels(client, lambda: LISTING).depth(BTC, LEVELS_MAX)
+    if found is None:
         return 0, ({}, {})
-    found = msgspec.msgpack.decode(value, type=DepthSnapshot)
     return found.sequence, (dict(levels(MARKET, found.bids)), dict(levels(MARKET, found.asks)))
 
 

@@ -1,7 +1,9 @@
 """Which processes an exchange has."""
 
+import pytest
+
 from cli.ports import ports_used
-from cli.processes import ProcessSpec, edges, engines, gateways, persist_workers, readers, urls
+from cli.processes import ProcessSpec, edges, engines, feeds, gateways, persist_workers, readers, urls
 from runtime.settings import Settings, load_settings
 
 
@@ -24,17 +26,19 @@ def test_a_worker_that_is_not_named_is_its_shards_first() -> None:
 
 
 def test_further_ones_of_a_kind_have_names_and_ports_of_their_own() -> None:
-    settings = Settings(gateways=3, ws_edges=2, persist_workers=2, metrics_port=9_000, standbys=9, shard_count=100)
+    settings = Settings(
+        gateways=3, feeds_processes=2, ws_edges=2, persist_workers=2, metrics_port=9_000, standbys=9, shard_count=100
+    )
     specs = [*gateways(settings), *readers(settings)]
     assert [spec.name for spec in specs] == [
-        *("gateway", "gateway-2", "gateway-3", "feeds", "ws-edge", "ws-edge-2"),
+        *("gateway", "gateway-2", "gateway-3", "feeds", "feeds-2", "ws-edge", "ws-edge-2"),
         *("persist-nudger", "persist-worker", "persist-worker-2"),
     ]
     assert [_settings(spec).rest_port for spec in gateways(settings)] == settings.rest_ports() == [8000, 8100, 8200]
     assert [_settings(spec).ws_port for spec in edges(settings)] == settings.ws_ports() == [8001, 8101]
     named = [
         (spec, kind)
-        for specs, kind in ((gateways(settings), "gateway"), (edges(settings), "ws-edge"))
+        for specs, kind in ((gateways(settings), "gateway"), (feeds(settings), "feeds"), (edges(settings), "ws-edge"))
         for spec in specs
     ]
     named += [(spec, "persist-worker") for spec in persist_workers(settings)]
@@ -45,6 +49,21 @@ def test_further_ones_of_a_kind_have_names_and_ports_of_their_own() -> None:
     assert (urls(settings)["rest"], urls(settings)["rest-3"], urls(settings)["ws-2"]) == (
         *("http://127.0.0.1:8000", "http://127.0.0.1:8200", "ws://127.0.0.1:8101"),
     )
+
+
+@pytest.mark.parametrize(
+    ("processes", "chosen", "parts"),
+    [
+        (1, "", [[0, 1, 2, 3, 4]]),
+        (2, "", [[0, 2, 4], [1, 3]]),
+        (5, "", [[0], [1], [2], [3], [4]]),
+        (2, "4,1,3", [[1, 4], [3]]),
+        (3, "2", [[2]]),
+    ],
+)
+def test_shards_are_divided_among_the_feeds(processes: int, chosen: str, parts: list[list[int]]) -> None:
+    settings = Settings(shard_count=5, feeds_processes=processes, feeds_shards=chosen)
+    assert [_settings(spec).shards_of_feeds() for spec in feeds(settings)] == parts
 
 
 def _settings(spec: ProcessSpec) -> Settings:

@@ -2,10 +2,11 @@ import msgspec
 import pytest
 
 from feeds.frames import decode
-from feeds.state import DEPTH_PERIOD_MS, InvariantError, Outputs, ShardFeeds, UnknownMarketError
+from feeds.state import BASE_PERIOD_MS, BASES_PER_BATCH, InvariantError, Outputs, ShardFeeds, UnknownMarketError
 from protocol import streams
 from protocol.codec import decode_events, encode_events, encode_frame
 from protocol.configuration import MarketConfig
+from protocol.depth import BASE_LEVELS
 from protocol.events import (
     AccountClosed,
     DepthChanged,
@@ -160,7 +161,7 @@ def test_a_batch_is_one_diff_with_the_last_quantities(feeds: ShardFeeds, log: Ma
     )  # fmt: skip
 
 
-def test_depth_snapshot_is_written_at_once_then_at_a_bounded_rate_and_never_forgotten(
+def test_a_base_of_the_depth_is_written_at_once_then_at_a_bounded_rate_and_never_forgotten(
     feeds: ShardFeeds, log: MarketLog
 ) -> None:
     def written(now: int) -> int | None:
@@ -171,9 +172,29 @@ def test_depth_snapshot_is_written_at_once_then_at_a_bounded_rate_and_never_forg
     assert written(0) == 1
     feeds.apply(SECOND, frame(log.depth(START_MS, (Side.BUY, 91, 1))))
     assert written(1) is None
-    assert feeds.wait_ms(1) == DEPTH_PERIOD_MS - 1
-    assert written(DEPTH_PERIOD_MS) == 2
-    assert feeds.wait_ms(DEPTH_PERIOD_MS) is None
+    assert feeds.wait_ms(1) == BASE_PERIOD_MS - 1
+    assert written(BASE_PERIOD_MS) == 2
+    assert feeds.wait_ms(BASE_PERIOD_MS) is None
+
+
+def test_bases_of_many_markets_are_not_written_all_at_once() -> None:
+    template, count = market_map().by_symbol[BTC], 3 * BASES_PER_BATCH
+    markets = [msgspec.structs.replace(template, symbol=f"M{number}USDT") for number in range(count)]
+    feeds, log = ShardFeeds(0, markets), MarketLog()
+
+    def bases(now: int) -> int:
+        return sum(key.startswith("depth:") for key in feeds.take_outputs(now).values)
+
+    for entry in (FIRST, SECOND):
+        changes = [log.depth(START_MS, (Side.BUY, 90, 1), market=market.symbol) for market in markets]
+        feeds.apply(entry, frame(*changes))
+        if entry is FIRST:
+            assert bases(0) == count, "without them readers would have nothing"
+    assert bases(1) == 0
+    for _ in range(3):
+        assert feeds.wait_ms(BASE_PERIOD_MS) == 0
+        assert bases(BASE_PERIOD_MS) == BASES_PER_BATCH
+    assert feeds.wait_ms(BASE_PERIOD_MS) is None
 
 
 def test_final_candle_is_said_once_although_the_open_one_waits(feeds: ShardFeeds, log: MarketLog) -> None:
@@ -210,7 +231,7 @@ def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds
     changes = tuple(LevelChange(Side.SELL, PriceTicks(price), QuantityLots(1)) for price in range(1, 6_001))
     feeds.apply(FIRST, frame(DepthChanged(TimeMs(START_MS), BTC, Sequence(1), changes)))
     snapshot = msgspec.msgpack.decode(feeds.take_outputs(0).values[streams.depth(0, BTC)], type=DepthSnapshot)
-    assert [price for price, _ in snapshot.asks] == list(range(1, 5_001))
+    assert [price for price, _ in snapshot.asks] == list(range(1, BASE_LEVELS + 1))
 
 
 @pytest.mark.parametrize(

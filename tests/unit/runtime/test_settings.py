@@ -53,6 +53,23 @@ def test_a_shard_beyond_the_count_is_refused() -> None:
         load_settings({"EXCHANGE_SHARD": "1"})
 
 
+@pytest.mark.parametrize("shards", ["2", "-1", "0,2", "0,,1", "one", "0 1", "0,"])
+def test_feeds_of_a_shard_that_there_is_not_are_refused(shards: str) -> None:
+    with pytest.raises(SettingsError, match=r"EXCHANGE_FEEDS_SHARDS: .* is no shard; there are 0 to 1"):
+        load_settings({"EXCHANGE_SHARD_COUNT": "2", "EXCHANGE_FEEDS_SHARDS": shards})
+
+
+def test_feeds_follow_all_shards_or_those_that_are_named() -> None:
+    assert load_settings({"EXCHANGE_SHARD_COUNT": "3"}).shards_of_feeds() == [0, 1, 2]
+    named = {"EXCHANGE_SHARD_COUNT": "3", "EXCHANGE_FEEDS_SHARDS": " 2, 0,2"}
+    assert load_settings(named).shards_of_feeds() == [0, 2]
+
+
+def test_more_feeds_processes_than_shards_are_refused() -> None:
+    with pytest.raises(SettingsError, match="EXCHANGE_FEEDS_PROCESSES: at most one for each of the 2 shards"):
+        load_settings({"EXCHANGE_SHARD_COUNT": "2", "EXCHANGE_FEEDS_PROCESSES": "3"})
+
+
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "master_key"
     file.write_text("c2VjcmV0\n")
