@@ -50,6 +50,11 @@ class Candles:
                 self._closed.append(self._candle(interval, self.open.pop(interval), closed=True))
         self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
 
+    @property
+    def have_closed(self) -> bool:
+        """Whether some have closed since they were taken last."""
+        return bool(self._closed)
+
     def take_closed(self) -> list[Candle]:
         """Return the candles that closed since the last call, oldest first within each interval."""
         closed, self._closed = self._closed, []

@@ -181,8 +181,22 @@ class _MarketFeed:
         self._closed_candles_keys = {each: streams.closed_candles(shard, symbol, each) for each in INTERVALS}
         self._channels = {kind: streams.market_data(symbol, kind) for kind in MarketDataKind}
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to say, now or later."""
+        return not (
+            self.trade_frames
+            or self.sequence != self._published_sequence
+            or (self.best_is_lost and self.sequence)
+            or self.diffs_are_lost
+            or self.candles.have_closed
+            or self._base_due.changed
+            or self._candles_due.changed
+            or self._ticker_due.changed
+        )
+
     def advance(self, time: int) -> None:
-        """Close and age what is over at `time`."""
+        """Close and age what is over at `time`. Nothing is, within a second."""
         self.candles.advance(time)
         if self.ticker.advance(time):
             self._ticker_due.changed = True
@@ -362,6 +376,12 @@ class ShardFeeds:
             symbol: _MarketFeed(shard, market, saved.markets.get(symbol) or _empty(), buckets.get(symbol, ()))
             for symbol, market in definitions.items()
         }
+        self._touched: dict[str, _MarketFeed] = {}
+        """Markets that the batch has told of. What a step costs grows with these and `_speaking`, not with all that there are."""
+        self._speaking: dict[str, _MarketFeed] = {}
+        """Markets with something to say, now or later."""
+        self._second = -1
+        """To which every market was advanced."""
         self.undefined = saved.markets.keys() - definitions.keys()
         """Markets of the saved state whose definitions are missing: without them this object must not be used."""
 
@@ -409,6 +429,7 @@ class ShardFeeds:
                     )
                 market.sequence = event.sequence
                 market.changed_time = event.time
+                self._touched[event.market] = market
                 if isinstance(event, Trade):
                     market.trades.append(event)
                     market.trade_frames.append(raw)
@@ -442,6 +463,7 @@ class ShardFeeds:
         for symbol, sequence in sequences.items():
             self._markets[symbol].sequence = Sequence(sequence)
             self._markets[symbol].skip_batch()
+        self._look_who_speaks()
 
     def skip(self, stream_id: StreamId) -> None:
         """Note that an entry has nothing for feeds."""
@@ -456,16 +478,26 @@ class ShardFeeds:
     def _settle(self) -> None:
         """Fold what was applied, and bring every market to the time of it."""
         second_min, self.time = self.time // 1000, max(self.time, self._event_time)
-        for market in self._markets.values():
+        for market in self._touched.values():
             market.fold_batch(second_min)
-            market.advance(self.time)
+        self._speaking |= self._touched
+        self._touched.clear()
+        if self.time // 1000 > self._second:
+            self._second = self.time // 1000
+            for market in self._markets.values():
+                market.advance(self.time)
+            self._look_who_speaks()
+
+    def _look_who_speaks(self) -> None:
+        self._speaking = {symbol: market for symbol, market in self._markets.items() if not market.is_quiet}
 
     def take_outputs(self, now: int) -> Outputs:
         """Return what was applied since the last call, and what is due at `now` (ms)."""
         self._settle()
         outputs, bases_left = Outputs(), BASES_PER_BATCH
-        for market in self._markets.values():
+        for market in self._speaking.values():
             bases_left -= market.collect(outputs, self.time, now, may_write_base=bases_left > 0)
+        self._speaking = {symbol: market for symbol, market in self._speaking.items() if not market.is_quiet}
         for update in self._accounts.take(self.position):
             outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
         return outputs
@@ -475,16 +507,18 @@ class ShardFeeds:
         self._settle()
         for market in self._markets.values():
             market.skip_batch()
+        self._look_who_speaks()
         self._accounts.take(self.position)
 
     def repeat_all(self) -> None:
         """Say again what tells of a state and is said only when it changes: where it was written it is lost."""
         for market in self._markets.values():
             market.best_is_lost = market.diffs_are_lost = True
+        self._look_who_speaks()
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long after `now` (ms) something is due; None: nothing waits."""
-        waits = [wait for market in self._markets.values() if (wait := market.wait_ms(now)) is not None]
+        waits = [wait for market in self._speaking.values() if (wait := market.wait_ms(now)) is not None]
         return min(waits, default=None)
 
     def save(self) -> SavedState:

@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
+from feeds import state
 from feeds.frames import decode
 from feeds.state import BASE_PERIOD_MS, BASES_PER_BATCH, InvariantError, Outputs, ShardFeeds, UnknownMarketError
 from protocol import streams
@@ -295,3 +298,29 @@ def test_another_configuration_of_a_market_changes_nothing_that_feeds_know(log: 
     feeds.apply(SECOND, frame(LISTED, log.depth(START_MS, (Side.BUY, 98, 1))))
     value = feeds.take_outputs(0).values[streams.depth(0, BTC)]
     assert msgspec.msgpack.decode(value, type=DepthSnapshot).bids == ((99, 7), (98, 1))
+
+
+def test_a_step_looks_at_the_markets_that_it_is_about(log: MarketLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand: or each batch would cost some milliseconds, whatever it tells."""
+    (market, *_) = market_map().markets
+    quiet = [msgspec.structs.replace(market, symbol=f"A{number}USDT", base=f"A{number}") for number in range(1_000)]
+    feeds = ShardFeeds(0, [market, *quiet])
+    feeds.apply(FIRST, frame(log.trade(START_MS, 3, 4, Side.SELL)))
+    feeds.take_outputs(0)  # the first step brings all to its time
+    looks: list[str] = []
+    for name in ("collect", "fold_batch", "advance", "wait_ms"):
+        real = getattr(state._MarketFeed, name)
+
+        def seen(self: state._MarketFeed, *args: object, real: Callable[..., object] = real, **named: object) -> object:
+            looks.append(self.market.symbol)
+            return real(self, *args, **named)
+
+        monkeypatch.setattr(state._MarketFeed, name, seen)
+    feeds.apply(SECOND, frame(log.trade(START_MS + 1, 3, 4, Side.SELL)))
+    assert heard(feeds.take_outputs(1), streams.market_data(BTC, MarketDataKind.TRADE))
+    feeds.wait_ms(1)
+    assert set(looks) == {BTC}
+    assert len(looks) <= 6
+    # A second's end concerns every market: its candle may be over, its ticker's window moves.
+    feeds.advance(START_MS + 1_000)
+    assert len(set(looks)) == 1_001
