@@ -165,11 +165,14 @@ class Snapshotter:
         return self._is_worth_it()
 
     def _is_worth_it(self) -> bool:
-        """Return whether the log has grown by the size of the newest snapshot since, or that is old."""
+        """Return whether the log has grown by the size of the newest snapshot since, or that is old.
+
+        Only the events are counted, most of what the log grows by.
+        """
         saved = self._streams.saved_snapshots(self._index)
         if not saved or saved[0].age_ms >= RARELY * self._interval_s * 1_000:
             return True
-        newest, applied = saved[0], self._worker.log_bytes
+        newest, applied = saved[0], self._worker.event_bytes
         if self._sized is None or newest.name != self._sized[0]:
             # The first one that it sees it has most likely begun with.
             before = 0 if self._sized is None else applied

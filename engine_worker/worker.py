@@ -152,8 +152,8 @@ class Worker:
         nobody may write."""
         self.lag_ms = 0
         """How far a worker that does not lead is behind the position, as it saw that last."""
-        self.log_bytes = 0
-        """What it has applied, and what came of that, since it was made: by so much the log has grown in Redis meanwhile."""
+        self.event_bytes = 0
+        """The events that came of what it has applied: by more than that the log has grown meanwhile."""
         self._committed: StateChecksum | None = None
         """The checksum to compare with when its entry is reached. A later one is looked for only then: a worker that is far behind would
         otherwise chase the newest and never compare."""
@@ -638,7 +638,6 @@ class Worker:
 
     def _apply(self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None) -> None:
         """Apply one entry; add to `letters` what of it could not be understood, or was skipped. Nothing of that is applied."""
-        self.log_bytes += sum(map(len, entry.fields.values()))
         try:
             dead = self.core.apply_frame(entry.stream_id, entry.fields, progressed)
         except NotUnderstoodError as error:
@@ -664,7 +663,7 @@ class Worker:
             raise
         except Exception as error:
             raise InvariantBroken(f"what was applied cannot be written: {type(error).__name__}: {error}") from error
-        self.log_bytes += len(output.frame)
+        self.event_bytes += len(output.frame)
         return output
 
     def _answer(self, entries: Iterable[Entry]) -> None:

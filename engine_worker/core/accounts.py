@@ -170,12 +170,11 @@ class Account:
             return Balance(asset, AssetUnits(0), AssetUnits(0))
         return make_balance(asset, funds.available, funds.held)
 
-    def forget_if_empty(self, *assets: str) -> None:
+    def forget_if_empty(self, asset: str) -> None:
         """Keep no record of nothing. The caller knows that no open order of the account needs it."""
-        for asset in assets:
-            funds = self.funds.get(asset)
-            if funds is not None and not (funds.available or funds.held):
-                del self.funds[asset]
+        funds = self.funds.get(asset)
+        if funds is not None and not (funds.available or funds.held):
+            del self.funds[asset]
 
     def is_in_use(self, now: TimeMs) -> bool:
         """Return whether there is anything that must not be forgotten."""

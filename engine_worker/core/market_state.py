@@ -16,7 +16,7 @@ from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder
 from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, RejectReason
-from protocol.units import PPM, PriceTicks, QuantityLots, TimeMs
+from protocol.units import PPM, AssetUnits, PriceTicks, QuantityLots, TimeMs
 
 MakerMessage = MakerFill | RestingClosed
 
@@ -53,7 +53,8 @@ class MarketState:
         Appends the trades, and then one change of depth, to `events`. Returns what the order's account is told, and what the
         makers' accounts are told.
         """
-        book, side, price = self.book, order.side, self._bound(order)
+        book, side = self.book, order.side
+        price = self._bound(order) if order.bound_by_book else order.price
         reason = self._reason_to_refuse(order, price)
         if reason is not None:
             return refused_taker(order, reason), []
@@ -73,7 +74,7 @@ class MarketState:
                 order.account_id,
                 order.self_trade_prevention,
                 self.market.matches_max,
-                order.quote_budget if order.budget_is_limit or self._holds_for_its_estimate(order) else None,
+                self._budget(order) if order.order_type is MARKET else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
             limit_reached, budget_spent = matching.limit_reached, matching.budget_spent and order.budget_is_limit
@@ -93,9 +94,11 @@ class MarketState:
             fills,
             rests,
             expired_in_match,
-            limit_reached=limit_reached,
-            budget_spent=budget_spent,
-            price_range_exceeded=price_range_exceeded,
+            None,
+            (),
+            limit_reached,
+            budget_spent,
+            price_range_exceeded,
         )
         return outcome, makers
 
@@ -127,20 +130,22 @@ class MarketState:
         return closed
 
     def _bound(self, order: MatchOrder) -> PriceTicks:
-        """Return the worst price at which an order may trade."""
-        if not order.bound_by_book:
-            return order.price
+        """Return the worst price at which a MARKET order may trade that its market bounds."""
         best = (self.book.asks if order.side is BUY else self.book.bids).best
         return self.market.market_bound(order.side, best.price) if best is not None else order.price
 
-    def _holds_for_its_estimate(self, order: MatchOrder) -> bool:
-        """Return whether a MARKET BUY by quantity holds what it costs at its gateway's estimate; otherwise all that its account has.
+    def _budget(self, order: MatchOrder) -> AssetUnits | None:
+        """Return what a MARKET order may spend or receive; None: whatever its quantity costs, which was checked, or brings.
 
-        An estimate may be out of date: where the book is dearer now, what is held ends the order, and what is left expires.
+        A BUY by quantity holds what it costs at its gateway's estimate, or, where that is less, all that its account has. An estimate
+        may be out of date: where the book is dearer now, what is held ends the order, and what is left expires.
         """
+        if order.budget_is_limit:
+            return order.quote_budget
         if order.side is not BUY or not order.bound_by_book:
-            return False
-        return order.price * order.quantity * self.market.quote_per_tick_lot <= order.quote_budget
+            return None
+        is_held = order.price * order.quantity * self.market.quote_per_tick_lot <= order.quote_budget
+        return order.quote_budget if is_held else None
 
     def _reason_to_refuse(self, order: MatchOrder, bound: PriceTicks) -> RejectReason | None:
         market = self.market

@@ -905,7 +905,8 @@ class Shard:
             budget,
             command.quote_quantity > 0,
             command.self_trade_prevention,
-            bound_by_book=command.bound_by_book,
+            None,
+            command.bound_by_book,
         )
         if is_local:
             self._match_order(to_match)
@@ -914,32 +915,33 @@ class Shard:
 
     def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
+        price = command.price
         is_market = order_type is MARKET
+        needs_price = True
         if is_market:
             by_one = (quantity > 0 and not quote_quantity) or (quote_quantity > 0 and not quantity)
             fits = by_one and command.time_in_force is IOC
+            needs_price = not (command.bound_by_book and (command.side is SELL or quote_quantity))
         else:
-            fits = quantity > 0 and not quote_quantity
+            fits = quantity > 0 and not quote_quantity and not command.bound_by_book
             fits = fits and (order_type is not LIMIT_MAKER or command.time_in_force is GTC)
-        by_book = command.bound_by_book
-        if not fits or command.terms is not None or (by_book and not is_market):
+        if not fits or command.terms is not None:
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
-        if by_book and (command.side is SELL or quote_quantity):
-            if command.price:
-                return RejectReason.PRICE_OUT_OF_RANGE
-        elif not 1 <= command.price <= market.price_max:
+        if not 1 <= price <= market.price_max if needs_price else price:
             return RejectReason.PRICE_OUT_OF_RANGE
         if quantity and not market.quantity_min <= quantity <= market.quantity_max:
             return RejectReason.QUANTITY_OUT_OF_RANGE
-        notional = quote_quantity if is_market else command.price * quantity * market.quote_per_tick_lot
+        notional = quote_quantity if is_market else price * quantity * market.quote_per_tick_lot
         if notional < market.notional_min and not (is_market and quantity):
             return RejectReason.NOTIONAL_TOO_SMALL
-        if account is not None and len(account.open_orders.get(command.market, ())) >= market.open_orders_max:
-            return RejectReason.TOO_MANY_OPEN_ORDERS
-        if account is not None and len(account.client_order_ids) >= self._open_orders_max:
-            return RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
+        if account is not None:
+            open_here = account.open_orders.get(command.market)
+            if open_here is not None and len(open_here) >= market.open_orders_max:
+                return RejectReason.TOO_MANY_OPEN_ORDERS
+            if len(account.client_order_ids) >= self._open_orders_max:
+                return RejectReason.TOO_MANY_OPEN_ORDERS_IN_ALL
         return None
 
     def _hold_for(self, command: PlaceOrder, market: Market, account: Account) -> int:
@@ -1091,7 +1093,7 @@ class Shard:
         k = market.quote_per_tick_lot
         quote, base = price * quantity * k, quantity * market.base_per_lot
         cum_quantity, cum_quote = order.cum_quantity + quantity, order.cum_quote + quote
-        is_buy = order.side is BUY
+        is_buy, held_before, now = order.side is BUY, order.held, self.time
         if is_buy:
             paid_asset, received_asset = market.quote, market.base
             paid, received = quote, base
@@ -1109,13 +1111,13 @@ class Shard:
         elif is_buy and order.order_type is not MARKET:
             held = order.price * (order.quantity - cum_quantity) * k
         else:
-            held = order.held - paid
+            held = held_before - paid
 
         paid_funds = account.funds[paid_asset]  # something is held
         received_funds = account.funds.get(received_asset) or account.funds_in(received_asset)
         paid_before = paid_funds.available + paid_funds.held
         received_before = received_funds.available + received_funds.held
-        paid_funds.pay(paid, order.held - paid - held)
+        paid_funds.pay(paid, held_before - paid - held)
         received_funds.available += received - fee
         received_after = received_funds.available + received_funds.held
         if received_after > BALANCE_UNITS_MAX:
@@ -1125,12 +1127,12 @@ class Shard:
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_after - received_before
-        paid_totals.held -= order.held - held
+        paid_totals.held -= held_before - held
         paid_totals.settled -= paid
         received_totals.settled += received
         received_totals.fees += fee
 
-        self.execution_count += 1
+        execution_count = self.execution_count = self.execution_count + 1
         order = make_order(
             order.order_id,
             order.account_id,
@@ -1148,13 +1150,13 @@ class Shard:
             cum_quote,
             held,
             order.accepted_time,
-            self.time,
-            self.execution_count * SHARD_COUNT_MAX + self.index,
+            now,
+            execution_count * SHARD_COUNT_MAX + self.index,
             order.version + 1,
         )
         self._events.append(
             make_order_filled(
-                self.time,
+                now,
                 order,
                 trade_id,
                 price,
@@ -1217,7 +1219,8 @@ class Shard:
             del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
         # Another open order of the account holds something, so what is empty belongs to none.
-        account.forget_if_empty(market.base, market.quote)
+        account.forget_if_empty(market.base)
+        account.forget_if_empty(market.quote)
 
     def _replace(
         self,

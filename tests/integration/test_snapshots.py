@@ -127,8 +127,8 @@ def test_a_large_state_is_saved_as_often_as_the_log_grows_by_its_size(
     deposit(log, worker, next(number))
     snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=100.0)
     assert not starts_saving(snapshotter)
-    while worker.log_bytes < size:
-        assert not starts_saving(snapshotter), f"the log has grown by {worker.log_bytes} bytes"
+    while worker.event_bytes < size:
+        assert not starts_saving(snapshotter), f"the log has grown by {worker.event_bytes} bytes"
         for _ in range(100):
             deposit(log, worker, next(number))
     assert starts_saving(snapshotter)
