@@ -34,6 +34,8 @@ MARKETS = (
     _market("ELMFIR", "ELM", "FIR", 3 * _ONE, 1, 0, 2_500),
     _market("OAKELM", "OAK", "ELM", _ONE, 3, 100_000, 70_001),
 )
+OPEN_ORDERS_MAX = 20
+"""Of one account in all markets together."""
 PRICE = 20
 """About what everything costs, in ticks."""
 

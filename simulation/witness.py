@@ -15,7 +15,7 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_messages, decode_replies, format_of
-from protocol.commands import Command, MessageFrame, ShardMessage, Signed, SignedBody
+from protocol.commands import Command, MessageFrame, PlaceOrder, ShardMessage, Signed, SignedBody
 from protocol.events import (
     DepthChanged,
     Event,
@@ -29,7 +29,7 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.market import MarketMap
-from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
+from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, OrderType, Side
 from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.signing import decode_signed_body
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
@@ -37,8 +37,13 @@ from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry, ShardPosition
 from simulation.faulty_log import Watch
+from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT, Program, Running, as_run_by
 from simulation.process import Process, Violation
+
+
+FLOOD = "flood"
+"""Where the replies to floods go: to nobody. They are no commands of clients."""
 
 
 def require(holds: bool, rule: str) -> None:
@@ -58,6 +63,15 @@ class Leg(NamedTuple):
     price: int
     quantity: int
     liquidity: Liquidity
+
+
+class Taker(NamedTuple):
+    """An order while it meets others."""
+
+    order_id: int
+    best: int
+    """The best price on the other side of the book when it came."""
+    trades: int
 
 
 class Books:
@@ -86,6 +100,12 @@ class Books:
         self.outside: Counter[str] = Counter()
         """Asset -> deposited less withdrawn."""
         self.owned: Counter[str] = Counter()
+        self._by_book: defaultdict[tuple[int, str], set[bool]] = defaultdict(set)
+        """(account, client order id) -> whether what was placed under it is bounded by the market's own book."""
+        self._open: Counter[tuple[int, str]] = Counter()
+        """(account, market; "" for all markets) -> its open orders."""
+        self._takers: dict[str, Taker] = {}
+        """Market -> who traded last."""
         self.legs: dict[tuple[str, int, int], Leg] = {}
         """(market, trade, order) -> a share that is not settled yet."""
 
@@ -133,7 +153,34 @@ class Books:
         expected = self.sequences[market]
         require(sequence == expected, f"{market}: sequence {expected} should come next, {sequence} does")
 
+    def place(self, command: PlaceOrder) -> None:
+        """Note what a client has placed, before anything comes of it."""
+        by_book = command.order_type is OrderType.MARKET and command.bound_by_book
+        self._by_book[command.account_id, command.client_order_id].add(by_book)
+
+    def _check_taker(self, trade: TradeExecuted) -> None:
+        """Check how many resting orders a taker meets, and that a MARKET order pays what its market's own book allows."""
+        taker = self._takers.get(trade.market)
+        if taker is None or taker.order_id != trade.taker_order_id:
+            # What the events tell of the book comes after the trades, so this is the book that the order has met.
+            opposite = self.levels[trade.market][trade.taker_side.opposite]
+            best = (max if trade.taker_side is Side.SELL else min)(opposite, default=trade.price)
+            taker = Taker(trade.taker_order_id, best, 0)
+        taker = self._takers[trade.market] = taker._replace(trades=taker.trades + 1)
+        market = self._market_map.by_symbol[trade.market]
+        require(
+            taker.trades <= market.matches_max,
+            f"{trade.market}: order {taker.order_id} meets more than {market.matches_max} orders",
+        )
+        name = self.histories[taker.order_id][0].client_order_id if taker.order_id in self.histories else ""
+        if self._by_book.get((trade.taker_account_id, name)) == {True}:
+            require(
+                abs(trade.price - taker.best) * 1_000_000 <= taker.best * market.market_slippage_ppm,
+                f"{trade.market}: MARKET order {taker.order_id} trades at {trade.price}, the best price was {taker.best}",
+            )
+
     def _trade(self, trade: TradeExecuted) -> None:
+        self._check_taker(trade)
         trades = self.trades[trade.market]
         trades.append(trade)
         require(
@@ -167,6 +214,12 @@ class Books:
         of_name.append(order.order_id)
         require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
         self.histories[order.order_id] = [order]
+        for symbol, most in ((order.market, self._market_map.by_symbol[order.market].open_orders_max), ("", OPEN_ORDERS_MAX)):
+            self._open[order.account_id, symbol] += 1
+            require(
+                self._open[order.account_id, symbol] <= most,
+                f"account {order.account_id} has more than {most} open orders {f'on {symbol}' if symbol else 'in all'}",
+            )
         self._told(order.account_id, event.balances)
 
     def _fill(self, event: OrderFilled) -> None:
@@ -178,7 +231,7 @@ class Books:
             leg == shown,
             f"order {order.order_id}: trade {event.trade_id} of {order.market} is {leg}, settled is {shown}",
         )
-        before = self._open(order, "filled")
+        before = self._known(order, "filled")
         require(
             order.cum_quantity == before.cum_quantity + event.quantity
             and order.cum_quote == before.cum_quote + event.quote
@@ -194,16 +247,23 @@ class Books:
         self.fees[asset] += event.fee
         self.histories[order.order_id].append(order)
         self.fills.append(event)
+        if not order.status.is_open:
+            self._ended(order)
         self._told(order.account_id, event.balances)
 
     def _close(self, event: OrderClosed) -> None:
-        self._open(event.order, "closed")
+        self._known(event.order, "closed")
+        self._ended(event.order)
         if event.cancel_id:
             self.cancel_ids.add((event.order.account_id, event.cancel_id))
         self.histories[event.order.order_id].append(event.order)
         self._told(event.order.account_id, event.balances)
 
-    def _open(self, order: OrderState, what: str) -> OrderState:
+    def _ended(self, order: OrderState) -> None:
+        for symbol in (order.market, ""):
+            self._open[order.account_id, symbol] -= 1
+
+    def _known(self, order: OrderState, what: str) -> OrderState:
         history = self.histories.get(order.order_id)
         require(
             history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
@@ -254,6 +314,8 @@ class Witness(Watch):
         """(shard, time, command), as they were committed."""
         self.requests: set[tuple[str, int]] = set()
         """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each once however often it came."""
+        self.refused: set[tuple[str, int]] = set()
+        """(reply_to, request id) of commands of which a gateway has said that nothing of them has happened."""
         self.queries: set[tuple[str, int]] = set()
         """(reply_to, request id) of what was asked, as opposed to commanded."""
         self.garbage: list[tuple[str, StreamId]] = []
@@ -285,6 +347,22 @@ class Witness(Watch):
     def leader(self, shard: int) -> Process | None:
         """Return who took the shard over last."""
         return self._leaders.get(shard)
+
+    def refuse(self, reply_to: str, request_id: int) -> None:
+        """Note that a gateway says of a command that nothing of it has happened, or will.
+
+        Raises:
+            Violation: it has happened.
+        """
+        self.refused.add((reply_to, request_id))
+        self._check_refused(reply_to, request_id)
+
+    def _check_refused(self, reply_to: str, request_id: int) -> None:
+        request = (reply_to, request_id)
+        require(
+            request not in self.refused or request not in self.requests,
+            f"{reply_to} has said that nothing happened of request {request_id}, and it was committed",
+        )
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
         """See `Watch`."""
@@ -330,8 +408,11 @@ class Witness(Watch):
         try:
             for command in apply_one_by_one(twin, entry):
                 said = decode_signed_body(command.command) if isinstance(command, Signed) else command
-                if isinstance(said, SignedBody | Command):
+                if isinstance(said, SignedBody | Command) and said.reply_to != FLOOD:
                     self.requests.add((said.reply_to, said.request_id))
+                    self._check_refused(said.reply_to, said.request_id)
+                if isinstance(said, PlaceOrder):
+                    self.books.place(said)
                 if isinstance(said, Command):
                     self.commands.append((twin.index, twin.time, said))
         except NotUnderstoodError:
