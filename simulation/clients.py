@@ -1,9 +1,10 @@
 """Clients, and the gateway's way to the shards.
 
 A gateway collects the commands of its clients into one frame per shard, as `serving.command_queue` does, sends again what may have
-lost its answer, and answers what it is told by its own reply channel. What would make a log larger than it may be it refuses, and what
-Redis refuses when it is sent first it refuses, too: nothing of that has happened, and a client may place it again. When no reply comes, or the gateway dies, a client does not
-know. It asks for the order by its client order id; one that has given the order an idempotency key places it again with that.
+lost its answer, and answers what it is told by its own reply channel. It refuses commands while a log is larger than it may be, and those
+that Redis refuses when they are sent for the first time: nothing of them has happened, and a client may place such an order again. When no
+reply comes, or the gateway dies, a client does not know. It asks for the order by its client order id; one that has given the order an
+idempotency key places it again with that.
 """
 
 from collections import Counter, defaultdict
@@ -30,7 +31,6 @@ from protocol.replies import BalancesQuery, OpenOrdersQuery, OrderQuery, OrderRe
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_clients import FullError, NotNowError
 from runtime.redis_stream_log import Unreachable
 from serving.backlog import allowed, filled
@@ -133,7 +133,8 @@ class Gateway(Process):
         if now - self._looked_ms < LOOK_MS:
             return
         self._looked_ms = now
-        limits = {shard: self.surroundings.shortage.limit(shard, now) for shard in self.surroundings.shortage.log_bytes_max}
+        shortage = self.surroundings.shortage
+        limits = {shard: shortage.limit(shard, now) for shard in shortage.log_bytes_max}
         self._filled = {
             shard: filled(0, 0, self._shared.size(shard), limit) for shard, limit in limits.items() if limit
         }
@@ -355,7 +356,8 @@ class Client:
         market = MARKETS[dice.below(len(MARKETS))]
         side = Side.SELL if dice.below(2) else Side.BUY
         order_type, time_in_force = _KINDS[dice.below(len(_KINDS))]
-        price = PRICE - 2 + dice.below(5)
+        # Now and then far away, where it rests for long and only those trade that must not pay as much.
+        price = PRICE - 2 + dice.below(5) if dice.below(5) else PRICE - 7 + dice.below(15)
         quantity, quote_quantity = 1 + dice.below(40), 0
         by_book = False
         if order_type is OrderType.MARKET:

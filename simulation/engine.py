@@ -32,8 +32,8 @@ from simulation.witness import Witness
 
 LEASE_MS = 100
 """Short against a run, so that pauses outlast it."""
-TURN_MS: Final = LEASE_MS // 10
-"""After so much work the others have a turn: a standby looks at the lease somewhat more often."""
+TURN_MS: Final = LEASE_MS // 5
+"""After so much work the others have a turn: a standby looks at the lease more often."""
 HANG_MS: Final = 20 * LEASE_MS
 """So long a command takes in which a machine stands still."""
 HANG_TURNS_MIN: Final = 12 * LEASE_MS // TURN_MS
@@ -70,6 +70,8 @@ class EngineWorker(Process):
         """Who writes a snapshot for it; one at a time."""
         self._diverged: Shard | None = None
         """Its state, if that is wrong on purpose."""
+        self.is_working = False
+        """In the middle of a command that takes long."""
         self.other: EngineWorker = self
         """The shard's other worker."""
 
@@ -111,11 +113,20 @@ class EngineWorker(Process):
             if self._since_turn_ms == TURN_MS:
                 self._since_turn_ms = 0
                 turns += 1
-                self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))
-        if hang_ms and turns >= HANG_TURNS_MIN and standby is not None and standby is self.other.standby:
-            if disturbances == self.surroundings.disturbances_of(self.shard) and self.witness.leader(self.shard) is self:
-                what = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
-                raise Stopped(Violation(what))
+                self.is_working = True
+                try:
+                    self.let_act(lambda: self.surroundings.while_working(self.other, hang_ms > 0))
+                finally:
+                    self.is_working = False
+        was_watched = (
+            turns >= HANG_TURNS_MIN
+            and standby is not None
+            and standby is self.other.standby
+            and disturbances == self.surroundings.disturbances_of(self.shard)
+        )
+        if hang_ms and was_watched and self.witness.leader(self.shard) is self:
+            what = f"shard {self.shard}: its leader stands still for {hang_ms} ms, and nobody takes over"
+            raise Stopped(Violation(what))
 
     def step(self, action: Action) -> None:
         """Start when it is down; otherwise do what the loop of `engine_worker.main` does once, or leave, or usurp."""
@@ -123,6 +134,9 @@ class EngineWorker(Process):
             self._join()
             return
         led = self.leads
+        if led and self.other.is_working:
+            # What this one does would take time, too, and the other, which is in the middle of its step, could not take over from it.
+            return
         self._worked_ms = 0
         try:
             if action.act is Act.TAKE_OVER and Dice(action.dice).below(2):

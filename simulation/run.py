@@ -64,7 +64,8 @@ TAKEOVERS_MAX = 8
 """So many takeovers in turn may lead to nothing while nothing but the work itself is in the way; four make a lease as long as it gets."""
 COMMITS_MAX = 2
 """After so many commits in turn a leader's lease is as long as leases are."""
-FLOOD_COMMANDS_MIN, FLOOD_COMMANDS_MAX = 40, 160
+FLOOD_COMMANDS_MIN, FLOOD_COMMANDS_MAX = 60, 180
+FLOOD_COMMANDS_PER_FRAME = 3
 FILLS_MS = (200, 1_000, 3_000)
 HOLDS_MS = (500, 2_000, 6_000)
 ROOM_BYTES = (2_000, 8_000, 20_000)
@@ -72,7 +73,7 @@ ROOM_BYTES = (2_000, 8_000, 20_000)
 IN_FLIGHT_BYTES = 60_000
 """So much may be written into a log beyond its limit: what was taken before gateways saw how large it is, what is sent again, what comes
 from other shards, operators and ticks, and the events of all that."""
-ACTIONS_EVERY = 3
+ACTIONS_EVERY = 2
 """Turns of a leader's work, about, between two actions."""
 BATCH_COMMANDS_MAX_SLOW, BATCH_EVENTS_MAX_SLOW = 32, 128
 """On the slowest machines a batch is bounded as it is on others, by what takes a part of the longest lease."""
@@ -153,7 +154,7 @@ class Simulation:
         Raises:
             Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
         """
-        with Running(self.surroundings.program):
+        with Running(self.surroundings.program), scaled_batches(self.plan):
             self._run()
 
     def _run(self) -> None:
@@ -404,7 +405,7 @@ class Simulation:
             )
 
     def _flood(self, shard: int, dice: Dice) -> None:
-        """Write many commands into a shard's input, in one frame, as a gateway does of one tick: cancels that find nothing."""
+        """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one tick, or in many small ones."""
         markets = self.markets
         accounts = [number + 1 for number in range(CLIENTS) if markets.shard_of_account(AccountId(number + 1)) == shard]
         surroundings = self.surroundings
@@ -419,7 +420,10 @@ class Simulation:
             account_id, symbol = AccountId(accounts[number % len(accounts)]), symbols[number % len(symbols)]
             commands.append(CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}"))
         surroundings.inject("flood")
-        self.log.append(streams.commands(shard), {COMMANDS_FIELD: encode_commands(commands, surroundings.now * 1_000)})
+        size = FLOOD_COMMANDS_PER_FRAME if dice.below(2) else len(commands)
+        for first in range(0, len(commands), size):
+            frame = encode_commands(commands[first : first + size], surroundings.now * 1_000)
+            self.log.append(streams.commands(shard), {COMMANDS_FIELD: frame})
 
     def _snapshot(self, shard: int) -> None:
         for worker in self.workers[shard]:
@@ -662,7 +666,7 @@ DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a plan and say what came of it."""
-    with silent_logs(), no_waiting(), scaled_batches(plan):
+    with silent_logs(), no_waiting():
         simulation = Simulation(plan, trace)
         failure = detected = ""
         try:

@@ -20,21 +20,22 @@ LOOK_MS: Final = 500
 
 
 class Refusal(Enum):
-    """What Redis answers to a write that it does not take. `redis.ResponseError` is how the library hands over most codes."""
+    """What Redis answers to a write that it does not take."""
 
     OUT_OF_MEMORY = "OOM"
     """Of new work only: that is what the reserve is for."""
-    ALL_OUT_OF_MEMORY = "OOM, reserve included"
+    ALL_OUT_OF_MEMORY = "OOM of all writes"
     DISK = "MISCONF"
     REPLICAS = "NOREPLICAS"
 
 
-_ERRORS: Final = {
-    Refusal.OUT_OF_MEMORY: lambda: redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
-    Refusal.ALL_OUT_OF_MEMORY: lambda: redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
-    Refusal.DISK: lambda: redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, and cannot"),
-    Refusal.REPLICAS: lambda: redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
+_ANSWERS: Final[dict[Refusal, tuple[type[redis.ResponseError], str]]] = {
+    Refusal.OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
+    Refusal.ALL_OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
+    Refusal.DISK: (redis.ResponseError, "MISCONF Redis is configured to save RDB snapshots, and cannot"),
+    Refusal.REPLICAS: (redis.ResponseError, "NOREPLICAS Not enough good replicas to write."),
 }
+"""As the library hands them over: it strips the codes that it has classes for."""
 
 
 def raise_refusal(refusal: Refusal) -> None:
@@ -43,7 +44,8 @@ def raise_refusal(refusal: Refusal) -> None:
     Raises:
         redis.RedisError: always.
     """
-    error = _ERRORS[refusal]()
+    kind, text = _ANSWERS[refusal]
+    error = kind(text)
     redis_clients._raise_passing(error)
     raise error
 

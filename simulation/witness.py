@@ -41,7 +41,6 @@ from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT, Program, Running, as_run_by
 from simulation.process import Process, Violation
 
-
 FLOOD = "flood"
 """Where the replies to floods go: to nobody. They are no commands of clients."""
 
@@ -72,6 +71,8 @@ class Taker(NamedTuple):
     best: int
     """The best price on the other side of the book when it came."""
     trades: int
+    worst: int
+    """The price that is furthest from the best one of those at which it has traded."""
 
 
 class Books:
@@ -106,6 +107,8 @@ class Books:
         """(account, market; "" for all markets) -> its open orders."""
         self._takers: dict[str, Taker] = {}
         """Market -> who traded last."""
+        self._paid: dict[int, Taker] = {}
+        """Order -> what it has met, until its account hears of it."""
         self.legs: dict[tuple[str, int, int], Leg] = {}
         """(market, trade, order) -> a share that is not settled yet."""
 
@@ -159,24 +162,31 @@ class Books:
         self._by_book[command.account_id, command.client_order_id].add(by_book)
 
     def _check_taker(self, trade: TradeExecuted) -> None:
-        """Check how many resting orders a taker meets, and that a MARKET order pays what its market's own book allows."""
+        """Check how many resting orders a taker meets, and note what it pays."""
         taker = self._takers.get(trade.market)
         if taker is None or taker.order_id != trade.taker_order_id:
             # What the events tell of the book comes after the trades, so this is the book that the order has met.
             opposite = self.levels[trade.market][trade.taker_side.opposite]
             best = (max if trade.taker_side is Side.SELL else min)(opposite, default=trade.price)
-            taker = Taker(trade.taker_order_id, best, 0)
-        taker = self._takers[trade.market] = taker._replace(trades=taker.trades + 1)
+            taker = Taker(trade.taker_order_id, best, 0, trade.price)
+        is_worse = abs(trade.price - taker.best) > abs(taker.worst - taker.best)
+        worst = trade.price if is_worse else taker.worst
+        taker = self._takers[trade.market] = taker._replace(trades=taker.trades + 1, worst=worst)
+        self._paid[taker.order_id] = taker
         market = self._market_map.by_symbol[trade.market]
         require(
             taker.trades <= market.matches_max,
             f"{trade.market}: order {taker.order_id} meets more than {market.matches_max} orders",
         )
-        name = self.histories[taker.order_id][0].client_order_id if taker.order_id in self.histories else ""
-        if self._by_book.get((trade.taker_account_id, name)) == {True}:
+
+    def _check_price(self, order: OrderState) -> None:
+        """Check that a MARKET order has not paid more than its market's own book allows; its account hears of it once it has traded."""
+        taker = self._paid.pop(order.order_id, None)
+        if taker is not None and self._by_book[order.account_id, order.client_order_id] == {True}:
+            slippage_ppm = self._market_map.by_symbol[order.market].market_slippage_ppm
             require(
-                abs(trade.price - taker.best) * 1_000_000 <= taker.best * market.market_slippage_ppm,
-                f"{trade.market}: MARKET order {taker.order_id} trades at {trade.price}, the best price was {taker.best}",
+                abs(taker.worst - taker.best) * 1_000_000 <= taker.best * slippage_ppm,
+                f"{order.market}: MARKET order {order.order_id} trades at {taker.worst}, the best price was {taker.best}",
             )
 
     def _trade(self, trade: TradeExecuted) -> None:
@@ -214,7 +224,9 @@ class Books:
         of_name.append(order.order_id)
         require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
         self.histories[order.order_id] = [order]
-        for symbol, most in ((order.market, self._market_map.by_symbol[order.market].open_orders_max), ("", OPEN_ORDERS_MAX)):
+        self._check_price(order)
+        in_market = self._market_map.by_symbol[order.market].open_orders_max
+        for symbol, most in ((order.market, in_market), ("", OPEN_ORDERS_MAX)):
             self._open[order.account_id, symbol] += 1
             require(
                 self._open[order.account_id, symbol] <= most,
