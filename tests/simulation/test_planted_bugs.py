@@ -136,8 +136,9 @@ PLANTS = (
         "gateway repeats an order under a new number",
         Gateway,
         "step",
-        "self._append(stream, field, batch)",
-        "self._append(stream, field, [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch])",
+        "self._append(stream, field, batch, is_first=False)",
+        "renamed = [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch]; "
+        "self._append(stream, field, renamed, is_first=False)",
     ),
     Plant("lease not renewed within a batch", Worker, "_keep_lease", "if self._renewals is not None and", "if False and"),
     Plant("entry of many commands is no progress", Worker, "_process", "self._apply(entry, dead_letters, self._keep_lease)",
