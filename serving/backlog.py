@@ -24,6 +24,8 @@ _FILLED_EVERY: Final = 5
 """Each so many looks it is asked how full Redis is: that costs it some 20 us for each shard."""
 MEMORY_FOR_ORDERS: Final = 0.75
 """While Redis uses a larger part of its `maxmemory`, orders are refused. The rest is for cancels, and for what was accepted."""
+_CANCELS_MAY: Final = 1.2
+"""Cancels, which make room, are refused last: at so much more of what orders are refused at."""
 _LOG: Final = (streams.commands, streams.events, streams.outbox)
 """What nobody has passed stays in these streams, so their sizes tell how much that is."""
 
@@ -37,6 +39,11 @@ def filled(used: int, maxmemory: int, log: int, log_max: int) -> float:
     """
     memory = used / (maxmemory * MEMORY_FOR_ORDERS) if maxmemory else 0.0
     return max(memory, log / log_max)
+
+
+def allowed(*, is_cancel: bool) -> float:
+    """Return above how much of what orders are refused at a command is refused."""
+    return _CANCELS_MAY if is_cancel else 1.0
 
 
 class Backlog:

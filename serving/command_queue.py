@@ -36,7 +36,7 @@ from runtime.operator_keys import key_name, public_half
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
 from runtime.tracing import Tracer
-from serving.backlog import Backlog
+from serving.backlog import Backlog, allowed
 from serving.fair_queue import FairQueue, Window
 from serving.metrics import APPEND, BATCH, REPEATED
 from serving.redis_link import RedisLink, packed
@@ -45,8 +45,6 @@ from serving.replies import ReplyWaiter
 
 _WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
 _CANCELS: Final = (CancelOrder, CancelAllOrders)
-_CANCELS_MAY: Final = 1.2
-"""Cancels, which make room, are refused last: at so much more of what orders are refused at."""
 _ADAPTED_S: Final = 0.1
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
@@ -123,7 +121,7 @@ class CommandQueue:
         if not self._backlog.halted.isdisjoint(concerned):
             raise halted()
         is_cancel = isinstance(command, _CANCELS)
-        self._refuse_when_behind(concerned, _CANCELS_MAY if is_cancel else 1.0)
+        self._refuse_when_behind(concerned, allowed(is_cancel=is_cancel))
         waiting = self._waiting[shard]
         if waiting or self._in_flight[shard] >= self._windows[shard].size:
             if not waiting.put(command.account_id, command, is_urgent=is_cancel):

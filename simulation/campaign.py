@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from simulation.run import Outcome, run
 from simulation.schedule import Plan, plan_of
+from simulation.shortage import Refusal
 from simulation.shrink import shrink
 
 SEEDS_PER_TASK = 20
@@ -37,6 +38,18 @@ FEATURES: Final[dict[str, tuple[str, ...]]] = {
     "pauses": ("pause ",),
     "takeovers": ("takeover", "usurpation", "hand-over"),
     "stale leaders fenced": ("fenced",),
+    "work that takes longer than a lease": ("work that takes longer",),
+    "takeovers in the middle of a step": ("taken over in the middle",),
+    "leases made longer, as takeovers led to nothing": ("a lease made longer",),
+    "leaders that stand still": ("a leader hangs",),
+    "floods of commands": ("flood",),
+    "a Redis whose memory is full: new work refused": (f"refused by Redis: {Refusal.OUT_OF_MEMORY.value},",),
+    "a Redis that refuses all writes": tuple(
+        f"refused by Redis: {refusal.value}," for refusal in Refusal if refusal is not Refusal.OUT_OF_MEMORY
+    ),
+    "readers that do nothing": ("readers are held",),
+    "orders refused, as a log is full": ("an order refused",),
+    "cancels refused, too": ("a cancel refused",),
     "replies lost": ("replies lost",),
     "torn snapshots": ("torn snapshot",),
     "followers that diverge": ("a follower diverges",),

@@ -1,15 +1,17 @@
 """Clients, and the gateway's way to the shards.
 
 A gateway collects the commands of its clients into one frame per shard, as `serving.command_queue` does, sends again what may have
-lost its answer, and answers what it is told by its own reply channel. When no reply comes, or the gateway dies, a client does not
-know. It asks for the order by its client order id; one that has given the order an idempotency key places it again with that.
+lost its answer, and answers what it is told by its own reply channel. It refuses commands while a log is larger than it may be, and those
+that Redis refuses when they are sent for the first time: nothing of them has happened, and a client may place such an order again. When no
+reply comes, or the gateway dies, a client does not know. It asks for the order by its client order id; one that has given the order an
+idempotency key places it again with that.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
-import redis
 
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, decode_replies, encode_commands, encode_frame
@@ -29,13 +31,16 @@ from protocol.replies import BalancesQuery, OpenOrdersQuery, OrderQuery, OrderRe
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
-from runtime.memory_stream_log import MemoryStreamLog
-from simulation.faulty_log import FaultyLog
+from runtime.redis_clients import FullError, NotNowError
+from runtime.redis_stream_log import Unreachable
+from serving.backlog import allowed, filled
+from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.markets import MARKETS, PRICE
 from simulation.next_release import Program
 from simulation.operator import by_treasury, entry_ms
 from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
+from simulation.shortage import LOOK_MS
 from simulation.witness import Books, Witness, require
 
 REPLY_TIMEOUT_MS = 5_000
@@ -55,7 +60,13 @@ _KINDS = (
 
 Request = tuple[str, int]
 """(reply channel, request id)."""
-Answer = Callable[[Reply | None], None]
+
+
+class NotTaken(NamedTuple):
+    """What a gateway answers by itself: nothing of the command has happened, or will."""
+
+
+Answer = Callable[[Reply | NotTaken | None], None]
 """What is called with the reply; with None when it will never be known."""
 
 
@@ -64,7 +75,7 @@ class Gateway(Process):
 
     kind = "gateway"
 
-    def __init__(self, surroundings: Surroundings, log: MemoryStreamLog, witness: Witness, number: int) -> None:
+    def __init__(self, surroundings: Surroundings, log: LosingLog, witness: Witness, number: int) -> None:
         super().__init__(surroundings, f"gateway {number}")
         self._witness = witness
         self._log = FaultyLog(log, self, witness)
@@ -79,6 +90,9 @@ class Gateway(Process):
         self._waiting: dict[int, tuple[int, Answer]] = {}
         self._sent: dict[int, tuple[int, Command]] = {}
         """Request id -> (shard, command) of what was sent and is waited for."""
+        self._filled: dict[int, float] = {}
+        """Shard -> how full its log was when that was looked at."""
+        self._looked_ms = -LOOK_MS
 
     @property
     def reply_to(self) -> str:
@@ -91,9 +105,39 @@ class Gateway(Process):
         return self._last_id
 
     def submit(self, shard: int, command: Command, answer: Answer) -> None:
-        """Add a command to the micro-batch."""
+        """Add a command to the micro-batch, unless the log of a shard that it concerns is full.
+
+        Raises:
+            Violation: it should have seen that it is.
+        """
+        is_cancel = isinstance(command, CancelOrder | CancelAllOrders)
+        of_market = self._witness.market_map.shards.get(getattr(command, "market", ""), shard)
+        self._look_how_full()
+        for each in {shard, of_market}:
+            if self._filled.get(each, 0.0) > allowed(is_cancel=is_cancel):
+                self.surroundings.inject(f"{'a cancel' if is_cancel else 'an order'} refused: the log is full")
+                self._witness.refuse(command.reply_to, command.request_id)
+                answer(NotTaken())
+                return
+            since_ms = self.surroundings.shortage.over_since_ms.get((each, is_cancel))
+            require(
+                since_ms is None or self.surroundings.now - since_ms <= LOOK_MS,
+                f"{self.name} takes a command although the log of shard {each} is larger than it may be",
+            )
         self._commands.setdefault(shard, []).append(command)
         self._wait(command.request_id, answer)
+
+    def _look_how_full(self) -> None:
+        """See how full the logs are, as gateways do twice a second."""
+        now = self.surroundings.now
+        if now - self._looked_ms < LOOK_MS:
+            return
+        self._looked_ms = now
+        shortage = self.surroundings.shortage
+        limits = {shard: shortage.limit(shard, now) for shard in shortage.log_bytes_max}
+        self._filled = {
+            shard: filled(0, 0, self._shared.size(shard), limit) for shard, limit in limits.items() if limit
+        }
 
     def query(self, shard: int, query: Query, answer: Answer) -> None:
         """Add a query to the micro-batch."""
@@ -115,7 +159,7 @@ class Gateway(Process):
         retries, self._to_retry = self._to_retry, []
         for stream, field, batch in retries:
             if any(each.request_id in self._waiting for each in batch):
-                self._append(stream, field, batch)
+                self._append(stream, field, batch, is_first=False)
         if Dice(action.dice).below(REPEATS_EVERY) == 1:
             self._repeat_unanswered()
         commands, self._commands = self._commands, {}
@@ -131,7 +175,7 @@ class Gateway(Process):
         shard_count = self._witness.market_map.shard_count
         try:
             values = {shard: self._log.configuration(shard) for shard in range(shard_count)}
-        except redis.ConnectionError:
+        except Unreachable:
             return
         known = {shard: decode_configuration(value) for shard, value in values.items() if value is not None}
         self._format = Listing.of(known, shard_count).format
@@ -143,18 +187,44 @@ class Gateway(Process):
             by_shard.setdefault(shard, []).append(command)
         for shard, batch in by_shard.items():
             self.surroundings.inject("unanswered commands repeated")
-            self._append(streams.commands(shard), COMMANDS_FIELD, batch)
+            self._append(streams.commands(shard), COMMANDS_FIELD, batch, is_first=False)
 
-    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query]) -> None:
+    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True) -> None:
         if field == COMMANDS_FIELD:
             sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
             frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
         else:
             frame = encode_frame(batch)
         try:
-            self._log.append(stream, {field: frame})
-        except redis.ConnectionError:
+            self._log.append_new_work(stream, {field: frame})
+        except (FullError, NotNowError):
+            self._refused(stream, field, batch, is_first=is_first)
+            self._check_told(batch)
+        except Unreachable:
             self._to_retry.append((stream, field, batch))
+
+    def _refused(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool) -> None:
+        """Redis has not appended a batch: say so, unless it may have been appended before."""
+        if not is_first:
+            self._to_retry.append((stream, field, batch))
+            return
+        for each in batch:
+            if field == COMMANDS_FIELD:
+                self._witness.refuse(each.reply_to, each.request_id)
+            self._answer(each.request_id, NotTaken())
+
+    def _check_told(self, batch: list[Command] | list[Query]) -> None:
+        """Refuse a gateway that lets clients wait for what is nowhere.
+
+        Raises:
+            Violation: it does.
+        """
+        repeated = {each.request_id for _, _, retried in self._to_retry for each in retried}
+        for each in batch:
+            require(
+                each.request_id not in self._waiting or each.request_id in repeated,
+                f"{self.name} waits for request {each.request_id}, which Redis has refused",
+            )
 
     def _as_sent(self, command: Command) -> LoggedCommand:
         """Return a command as its shard takes it: transfers with the treasury's signature, a new one each time."""
@@ -168,7 +238,7 @@ class Gateway(Process):
         for reply in decode_replies(payload):
             self._answer(reply.request_id, reply)
 
-    def _answer(self, request_id: int, reply: Reply | None) -> None:
+    def _answer(self, request_id: int, reply: Reply | NotTaken | None) -> None:
         self._sent.pop(request_id, None)
         waiting = self._waiting.pop(request_id, None)
         if waiting is not None:
@@ -200,6 +270,7 @@ class Intent:
         self.attempts = 0
         """Requests under way."""
         self.requests: list[Request] = []
+        """Those of which something may have come."""
         self.is_unknown = False
         self.is_closed = False
         """Whether the order was closed at once, so that its client order id is free."""
@@ -285,7 +356,8 @@ class Client:
         market = MARKETS[dice.below(len(MARKETS))]
         side = Side.SELL if dice.below(2) else Side.BUY
         order_type, time_in_force = _KINDS[dice.below(len(_KINDS))]
-        price = PRICE - 2 + dice.below(5)
+        # Now and then far away, where it rests for long and only those trade that must not pay as much.
+        price = PRICE - 2 + dice.below(5) if dice.below(5) else PRICE - 7 + dice.below(15)
         quantity, quote_quantity = 1 + dice.below(40), 0
         by_book = False
         if order_type is OrderType.MARKET:
@@ -335,12 +407,16 @@ class Client:
         if not intent.attempts and not intent.is_settled and intent not in self.intents:
             self.intents.append(intent)
         intent.attempts += 1
-        intent.requests.append((command.reply_to, command.request_id))
-        self._submit(gateway, command, lambda reply: self._placed(intent, reply))
+        request = (command.reply_to, command.request_id)
+        intent.requests.append(request)
+        self._submit(gateway, command, lambda reply: self._placed(intent, request, reply))
 
-    def _placed(self, intent: Intent, reply: Reply | None) -> None:
+    def _placed(self, intent: Intent, request: Request, reply: Reply | NotTaken | None) -> None:
         intent.attempts -= 1
         match reply:
+            case NotTaken():
+                intent.requests.remove(request)
+                self.told["not taken"] += 1
             case OrderReply():
                 self._is_order(intent, reply.order)
             case Refused():
@@ -367,6 +443,13 @@ class Client:
             self.told["placed again"] += 1
             self._place(intent, gateway)
             return
+        if not intent.requests:
+            # No gateway has taken it: without a key, too, it cannot become two orders.
+            if dice.below(3):
+                self._place(intent, gateway)
+            else:
+                intent.is_given_up, intent.is_unknown = True, False
+            return
         placed = intent.command
         request = (gateway.next_request_id(), gateway.reply_to, self.account_id)
         intent.attempts += 1
@@ -376,7 +459,7 @@ class Client:
             lambda reply: self._asked(intent, reply, gateway),
         )
 
-    def _asked(self, intent: Intent, reply: Reply | None, gateway: Gateway) -> None:
+    def _asked(self, intent: Intent, reply: Reply | NotTaken | None, gateway: Gateway) -> None:
         intent.attempts -= 1
         order = reply.order if isinstance(reply, OrderReply) else None
         if isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
@@ -412,8 +495,8 @@ class Client:
         transfer_id = f"t{self._count}"
         command = kind(*request, asset, AssetUnits(1 + dice.below(3_000)), transfer_id)
 
-        def moved(reply: Reply | None) -> None:
-            if reply is not None and not isinstance(reply, Refused):
+        def moved(reply: Reply | NotTaken | None) -> None:
+            if reply is not None and not isinstance(reply, Refused | NotTaken):
                 self.told["transferred"] += 1
                 self.transfers[transfer_id] = command.amount if kind is Deposit else -command.amount
 
@@ -432,7 +515,7 @@ class Client:
                 query = OrderQuery(*request, intent.command.market, order_id, name)
                 self._query(gateway, query, lambda reply: self._looked_for(intent, reply))
 
-    def _looked_for(self, intent: Intent, reply: Reply | None) -> None:
+    def _looked_for(self, intent: Intent, reply: Reply | NotTaken | None) -> None:
         self._looked(reply)
         if intent.order_ids and isinstance(reply, Refused) and reply.reason is RejectReason.UNKNOWN_ORDER:
             require(
@@ -440,14 +523,14 @@ class Client:
                 f"account {self.account_id}: order {intent.order_ids[0]} was acknowledged, and does not exist",
             )
 
-    def _canceled(self, reply: Reply | None, cancel_id: str) -> None:
+    def _canceled(self, reply: Reply | NotTaken | None, cancel_id: str) -> None:
         if isinstance(reply, OrderReply | OrdersReply):
             self.told["canceled"] += 1
         elif isinstance(reply, Refused):
             self.refused_cancels.add(cancel_id)
 
-    def _looked(self, reply: Reply | None) -> None:
-        if reply is not None:
+    def _looked(self, reply: Reply | NotTaken | None) -> None:
+        if reply is not None and not isinstance(reply, NotTaken):
             self.told["answered"] += 1
 
     def _submit(self, gateway: Gateway, command: Command, answer: Answer) -> None:
@@ -459,7 +542,7 @@ class Client:
         gateway.query(self._shard, query, self._counted(answer))
 
     def _counted(self, answer: Answer) -> Answer:
-        def counted(reply: Reply | None) -> None:
+        def counted(reply: Reply | NotTaken | None) -> None:
             self._outstanding -= 1
             answer(reply)
 
@@ -498,7 +581,7 @@ class Client:
         orders = [books.histories[order_id][0] for order_id in books.order_ids.get((account_id, name), [])]
         if any(sent.outcomes(each) > 1 for each in intents):
             return  # something was repeated so late that it was another request
-        wanted = sum(not each.refusals for each in intents)
+        wanted = sum(not each.refusals and bool(each.requests) for each in intents)
         require(
             len(orders) <= wanted,
             f"account {account_id}: {name} was wanted {wanted} times, and became {len(orders)} orders",

@@ -263,7 +263,7 @@ class IngestProcess(Process):
             self._ingest.step()
         except BlockedError:
             self.surroundings.inject("lock held by another (ingest)")
-        except (redis.ConnectionError, psycopg.OperationalError):
+        except (redis.RedisError, psycopg.OperationalError):
             return
         except IngestStoppedError as error:
             raise TradeGapError(str(error)) from None

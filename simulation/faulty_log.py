@@ -4,14 +4,15 @@ The log behind it is the in-memory twin. Where `RedisStreamLog` needs several co
 target, then trim), so does this; where it looks up what became of a commit whose answer was lost, so does this.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-
-import redis
+from contextlib import suppress
 
 from protocol import streams
 from protocol.lease import Leader, Sight, Standby
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from runtime.memory_stream_log import MemoryStreamLog
+from runtime.redis_stream_log import Unreachable
 from runtime.stream_log import (
     Commit,
     Committed,
@@ -23,10 +24,36 @@ from runtime.stream_log import (
     StateChecksum,
 )
 from simulation.process import Process
+from simulation.shortage import RETRY_MS
+
+ACTIONS_PER_RETRY = 4
+"""So many actions happen while a commit waits before it asks again."""
+ENTRY_BYTES = 40
+"""What an entry takes besides its fields, about."""
 
 
 class LosingLog(MemoryStreamLog):
-    """The log itself, which can also lose its end."""
+    """The log itself, which can also lose its end, and knows how large it is."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        super().__init__(now_ms)
+        self._sizes: Counter[str] = Counter()
+
+    def size(self, shard: int) -> int:
+        """Return how many bytes a shard's log takes: its input, its events and its outbox."""
+        return sum(self._sizes[name(shard)] for name in (streams.commands, streams.events, streams.outbox))
+
+    def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
+        known = self._last_ids[stream]
+        appended = super()._append_as(stream, stream_id, fields)
+        if split_stream_id(stream_id) > split_stream_id(known):  # otherwise it has come back here with another id
+            self._sizes[stream] += _bytes_of(fields)
+        return appended
+
+    def trim(self, stream: str, before: StreamId) -> None:
+        """See `StreamLog`."""
+        super().trim(stream, before)
+        self._sizes[stream] = sum(_bytes_of(entry.fields) for entry in self._streams[stream])
 
     def entries(self, stream: str) -> list[Entry]:
         """Return what a stream holds."""
@@ -43,7 +70,12 @@ class LosingLog(MemoryStreamLog):
         bound = split_stream_id(first)
         self._streams[stream] = kept = [entry for entry in entries if split_stream_id(entry.stream_id) < bound]
         self._last_ids[stream] = kept[-1].stream_id if kept else STREAM_START
+        self._sizes[stream] = sum(_bytes_of(entry.fields) for entry in kept)
         return len(entries) - len(kept)
+
+
+def _bytes_of(fields: Mapping[bytes, bytes]) -> int:
+    return ENTRY_BYTES + sum(len(name) + len(value) for name, value in fields.items())
 
 
 class Watch:
@@ -54,6 +86,9 @@ class Watch:
 
     def committed(self, process: Process, commit: Commit) -> None:
         """Note that a batch was written."""
+
+    def renewed(self, shard: int, leader: Leader) -> None:
+        """Note that a lease was renewed, unless another worker has taken over."""
 
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
         """Note what was published."""
@@ -67,11 +102,14 @@ class FaultyLog(MemoryStreamLog):
         self._log = log
         self._process = process
         self._call = process.call
+        self._write = process.write
+        self._held: dict[int, Leader] = {}
+        """Shard -> who leads it by this process."""
         self._watch = watch
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
         """See `StreamLog`."""
-        return self._call("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
+        return self._write("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
 
     def configuration(self, shard: int) -> bytes | None:
         """See `StreamLog`."""
@@ -79,7 +117,11 @@ class FaultyLog(MemoryStreamLog):
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
-        return self._call("append", lambda: self._log.append(stream, fields))
+        return self._write("append", lambda: self._log.append(stream, fields))
+
+    def append_new_work(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
+        """Append as a gateway does: not out of the reserve."""
+        return self._write("append", lambda: self._log.append(stream, fields), is_reserved=False)
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
@@ -91,7 +133,7 @@ class FaultyLog(MemoryStreamLog):
 
     def trim(self, stream: str, before: StreamId) -> None:
         """See `StreamLog`."""
-        self._call("trim", lambda: self._log.trim(stream, before))
+        self._write("trim", lambda: self._log.trim(stream, before))
 
     def position(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
@@ -106,10 +148,12 @@ class FaultyLog(MemoryStreamLog):
 
         def take_over() -> ShardPosition:
             position = self._log.take_over(shard, candidate, over)
+            if candidate is not None:
+                self._held[shard] = candidate._replace(epoch=position.epoch)
             self._watch.took_over(self._process, shard, position)
             return position
 
-        return self._call("take_over", take_over)
+        return self._write("take_over", take_over)
 
     def read_inputs(
         self,
@@ -126,7 +170,7 @@ class FaultyLog(MemoryStreamLog):
         self.publish(publish)
         self.publish_answers(shard, position, answers)
         if renew is not None:
-            self.renew_lease(shard, renew)
+            self._renew(shard, renew)
         return self._call("read_inputs", lambda: self._log.read_inputs(shard, position, count, block_ms))
 
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
@@ -148,12 +192,21 @@ class FaultyLog(MemoryStreamLog):
         return self._call("fruitless_takeovers", lambda: self._log.fruitless_takeovers(shard))
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`."""
-        self._call("renew_lease", lambda: self._log.renew_lease(shard, leader))
+        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a batch."""
+        with suppress(*Unreachable):
+            self._renew(shard, leader)
+
+    def _renew(self, shard: int, leader: Leader) -> None:
+        def renew() -> None:
+            self._log.renew_lease(shard, leader)
+            self._watch.renewed(shard, leader)
+
+        self._held[shard] = leader
+        self._write("renew_lease", renew)
 
     def release_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`."""
-        self._call("release_lease", lambda: self._log.release_lease(shard, leader))
+        self._write("release_lease", lambda: self._log.release_lease(shard, leader))
 
     def lease(self, shard: int) -> Sight:
         """See `StreamLog`."""
@@ -161,7 +214,7 @@ class FaultyLog(MemoryStreamLog):
 
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        self._call("announce", lambda: self._log.announce(shard, standby))
+        self._write("announce", lambda: self._log.announce(shard, standby))
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
@@ -173,9 +226,14 @@ class FaultyLog(MemoryStreamLog):
         asked_again = False
         while True:
             try:
-                self._call("commit", write)
-            except redis.ConnectionError:
+                if asked_again and (leader := self._held.get(commit.shard)) is not None:
+                    self._renew(commit.shard, leader)
+                self._write("commit", write)
+            except Unreachable:
                 asked_again = True
+                # Whoever waits lets the clock move; else Redis would refuse for ever.
+                self._process.surroundings.now += RETRY_MS
+                self._process.stand_still(ACTIONS_PER_RETRY)
                 continue
             except Fenced:
                 written = ShardPosition(commit.expected.epoch, commit.stream_id)
@@ -190,7 +248,7 @@ class FaultyLog(MemoryStreamLog):
     def deliver(self, shard: int, outgoing: Outgoing) -> None:
         """See `StreamLog`."""
         for target, frame in outgoing.frames.items():
-            self._call("deliver", self._appending(target, frame))
+            self._write("deliver", self._appending(target, frame))
         milliseconds, number = split_stream_id(outgoing.stream_id)
         self.trim(streams.outbox(shard), stream_id_of(milliseconds, number + 1))
 
@@ -216,7 +274,7 @@ class FaultyLog(MemoryStreamLog):
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
         """See `StreamLog`."""
-        self._call("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces))
+        self._write("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces))
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""
@@ -228,7 +286,7 @@ class FaultyLog(MemoryStreamLog):
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""
-        self._call("mark_passed", lambda: self._log.mark_passed(shard, reader, stream_id))
+        self._write("mark_passed", lambda: self._log.mark_passed(shard, reader, stream_id))
 
     def passed(self, shard: int) -> dict[str, StreamId]:
         """See `StreamLog`."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import redis
 
 from feeds.state import DIFFS_MAX, TRADES_MAX, Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, Saved, SupersededError, markets_of
@@ -29,6 +28,7 @@ from protocol.market_data import (
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, MarketDataKind, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
+from runtime.redis_stream_log import Unreachable
 from runtime.stream_log import DeadLetter
 from simulation.next_release import Program, Running
 from simulation.process import Process, Surroundings
@@ -77,7 +77,7 @@ class MemoryFeedsStore(FeedsStore):
             if EventReader.FEEDS not in self._memory.passed(shard):
                 self._memory.mark_passed(shard, EventReader.FEEDS, STREAM_START)
 
-        self._process.call("take_over", raise_epoch)
+        self._process.write("take_over", raise_epoch)
 
     def load(self, shard: int) -> Saved:
         """See `FeedsStore`."""
@@ -122,7 +122,7 @@ class MemoryFeedsStore(FeedsStore):
                 self._memory.append(streams.dead_letters(shard), letter.fields())
             return True
 
-        if not self._process.call("commit", write):
+        if not self._process.write("commit", write):
             if self._hashes[shard].epoch == self._own_epochs[shard]:
                 raise RewoundError(f"shard {shard}: not all that was published is there any more")
             raise SupersededError(f"another feeds process has taken over shard {shard}")
@@ -187,7 +187,7 @@ class FeedsProcess(Process):
         except SupersededError:
             self.surroundings.inject("superseded (feeds)")
             self.end()
-        except (redis.ConnectionError, RewoundError):
+        except (*Unreachable, RewoundError):
             self._is_restored = False
         except LaterFormatError:
             self.surroundings.inject("too old for the log (feeds)")

@@ -23,7 +23,7 @@ def _market(
         band_down_ppm=300_000,
         maker_fee_ppm=maker_ppm,
         taker_fee_ppm=taker_ppm,
-        open_orders_max=12,
+        open_orders_max=4,
         matches_max=3,
         market_slippage_ppm=100_000,
     )
@@ -34,6 +34,8 @@ MARKETS = (
     _market("ELMFIR", "ELM", "FIR", 3 * _ONE, 1, 0, 2_500),
     _market("OAKELM", "OAK", "ELM", _ONE, 3, 100_000, 70_001),
 )
+OPEN_ORDERS_MAX = 7
+"""Of one account in all markets together."""
 PRICE = 20
 """About what everything costs, in ticks."""
 

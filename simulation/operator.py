@@ -41,6 +41,7 @@ from protocol.streams import COMMANDS_FIELD, split_stream_id
 from protocol.switching import Reader
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
+from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT
 from simulation.process import Surroundings, Violation
 from simulation.schedule import CLIENTS, Dice
@@ -59,7 +60,9 @@ def _public(name: str, role: Role, key: Ed25519PrivateKey) -> OperatorKey:
 
 _TREASURY_KEY: Final = _public("treasury", Role.TREASURY, TREASURY)
 _OPERATOR_KEYS: Final = [_public(f"operator {number}", Role.OPERATOR, key) for number, key in enumerate(OPERATORS)]
-CONFIG: Final = ShardConfig(keys=(_OPERATOR_KEYS[0], _TREASURY_KEY), drained_per_command=2, open_orders_max=20)
+CONFIG: Final = ShardConfig(
+    keys=(_OPERATOR_KEYS[0], _TREASURY_KEY), drained_per_command=2, open_orders_max=OPEN_ORDERS_MAX
+)
 """What new shards begin with."""
 
 

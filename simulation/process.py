@@ -8,12 +8,21 @@ import redis
 
 from simulation.next_release import Program, become
 from simulation.schedule import Action, Fault, Trouble, Where
+from simulation.shortage import Shortage, raise_refusal
 
 _Answer = TypeVar("_Answer")
 
 
 class Crashed(BaseException):
     """The process has ended. Not an `Exception`: no program may catch it."""
+
+
+class Stopped(BaseException):
+    """An error of what happens in the middle of a step, on its way out of the program whose step that is: it would take it for its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Violation(Exception):  # noqa: N818 - a verdict on the system
@@ -34,6 +43,21 @@ class Surroundings:
         self.trace: Callable[[str], None] | None = None
         self.pass_by: Callable[[int], None] = lambda _count: None
         """Lets the next so many actions happen."""
+        self.while_working: Callable[[Process, bool], None] = lambda _standby, _alone: None
+        """Gives the other worker of a shard a turn while its leader works, and now and then everybody, unless it is alone to act."""
+        self.shortage = Shortage()
+        self.disturbances = 0
+        """How often something was done to anybody that may cost a shard its leader, or time."""
+        self.long_work: Counter[int] = Counter()
+        """Shard -> how often its work took so long that other shards, which have the same clock, stood still."""
+
+    def disturb(self) -> None:
+        """Note that from now on a takeover may have another reason than its shard's own work."""
+        self.disturbances += 1
+
+    def disturbances_of(self, shard: int) -> int:
+        """Return how often something else than its own work may have cost a shard its leader."""
+        return self.disturbances + self.long_work.total() - self.long_work[shard]
 
     def inject(self, what: str) -> None:
         """Note that something was injected."""
@@ -82,7 +106,45 @@ class Process:
         self._strike(fault, place)
         return answer
 
+    def write(self, place: str, operation: Callable[[], _Answer], *, is_reserved: bool = True) -> _Answer:
+        """Do one call that writes to Redis, which may refuse it; `is_reserved`: not because its memory is full."""
+        return self.call(place, lambda: self._written(place, operation, is_reserved))
+
+    def _written(self, place: str, operation: Callable[[], _Answer], is_reserved: bool) -> _Answer:
+        surroundings = self.surroundings
+        refusal = surroundings.shortage.refusal(surroundings.now, is_reserved=is_reserved)
+        if refusal is not None:
+            surroundings.inject(f"refused by Redis: {refusal.value}, {place} ({self.kind})")
+            surroundings.disturb()
+            raise_refusal(refusal)
+        return operation()
+
+    def stand_still(self, actions: int) -> None:
+        """Let others act in the middle of a step.
+
+        Raises:
+            Crashed: the process was ended meanwhile.
+        """
+        self.let_act(lambda: self.surroundings.pass_by(actions))
+
+    def let_act(self, others: Callable[[], None]) -> None:
+        """As `stand_still`, for whatever the others do.
+
+        Raises:
+            Crashed: the process was ended meanwhile.
+            Stopped: the run ends by an error of one of the others.
+        """
+        own = become(self.surroundings.program)
+        try:
+            others()
+        except Exception as error:
+            raise Stopped(error) from error
+        become(own)
+        if self._is_killed:
+            raise Crashed
+
     def _strike(self, fault: Fault, place: str) -> None:
+        self.surroundings.disturb()
         self.surroundings.inject(f"{fault.trouble.value} {fault.where.value} {place} ({self.kind})")
         match fault.trouble:
             case Trouble.CRASH:
@@ -90,11 +152,7 @@ class Process:
             case Trouble.DISCONNECT:
                 raise redis.ConnectionError("the connection was lost")
             case Trouble.PAUSE:
-                own = become(self.surroundings.program)
-                self.surroundings.pass_by(fault.length)
-                become(own)
-                if self._is_killed:
-                    raise Crashed
+                self.stand_still(fault.length)
 
     def run(self, action: Action) -> None:
         """Make one step, with the action's fault in it."""
@@ -107,6 +165,8 @@ class Process:
             self.step(action)
         except Crashed:
             self._ended()
+        except Stopped as stopped:
+            raise stopped.error from None
         finally:
             become(before)
             self.busy, self._is_killed, self._fault, self.is_deaf = False, False, None, False

@@ -23,11 +23,15 @@ from feeds.state import InvariantError
 from persist.rows import TradeGapError
 from protocol import streams
 from protocol.codec import encode_commands
+from protocol.commands import CancelOrder
 from protocol.events import Event
+from protocol.lease import Leader
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
 from protocol.switching import Reader
+from protocol.units import AccountId, OrderId
 from runtime.stream_log import Commit, ShardPosition
+from serving.backlog import allowed
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
 from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
@@ -39,9 +43,10 @@ from simulation.next_release import NEXT, READS, Program, Running
 from simulation.operator import Operator, by_treasury
 from simulation.process import Process, Surroundings, Violation
 from simulation.relations import check_relations
-from simulation.schedule import CLIENTS, GATEWAYS, SLOTS, Act, Action, Dice, Plan
+from simulation.schedule import CLIENTS, GATEWAYS, SLOTS, SLOW_WORK_US, Act, Action, Dice, Plan
+from simulation.shortage import Refusal
 from simulation.tail import Tail
-from simulation.witness import Witness, require
+from simulation.witness import FLOOD, Witness, require
 
 START_MS = 1_767_225_500_000
 """Shortly before a year, a month, a day and an hour end."""
@@ -55,8 +60,29 @@ FURTHER_ACTIONS_MAX = 20_000
 """So many more actions must be enough commands."""
 SWITCHES_MAX = 40
 """So often a switch is ordered at the end, until every shard has followed it."""
+TAKEOVERS_MAX = 8
+"""So many takeovers in turn may lead to nothing while nothing but the work itself is in the way; four make a lease as long as it gets."""
+COMMITS_MAX = 2
+"""After so many commits in turn a leader's lease is as long as leases are."""
+FLOOD_COMMANDS_MIN, FLOOD_COMMANDS_MAX = 60, 180
+FLOOD_COMMANDS_PER_FRAME = 3
+FILLS_MS = (200, 1_000, 3_000)
+HOLDS_MS = (500, 2_000, 6_000)
+ROOM_BYTES = (2_000, 8_000, 20_000)
+"""How much larger a log may get while its readers are held."""
+IN_FLIGHT_BYTES = 60_000
+"""So much may be written into a log beyond its limit: what was taken before gateways saw how large it is, what is sent again, what comes
+from other shards, operators and ticks, and the events of all that."""
+ACTIONS_EVERY = 2
+"""Turns of a leader's work, about, between two actions."""
+BATCH_COMMANDS_MAX_SLOW, BATCH_EVENTS_MAX_SLOW = 32, 128
+"""On the slowest machines a batch is bounded as it is on others, by what takes a part of the longest lease."""
 QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
+
+
+DISTURBING = frozenset({Act.CLOCK, Act.KILL, Act.JUMP, Act.UPGRADE, Act.TAKE_BACK, Act.SWITCH, Act.LOSE_TAIL, Act.FILL})
+"""What may cost a shard its leader, or keep it from its work, without anything else being wrong."""
 
 
 class Outcome(NamedTuple):
@@ -80,6 +106,7 @@ class Simulation:
         self.surroundings = Surroundings(START_MS)
         self.surroundings.trace = trace
         self.surroundings.pass_by = self._pass_by
+        self.surroundings.while_working = self._while_working
         self.surroundings.program = Program.NEXT if plan.has_two_versions else Program.THIS
         self.log = LosingLog(lambda: self.surroundings.now + self.surroundings.redis_ahead_ms)
         self.markets = market_map(plan.shard_count)
@@ -94,6 +121,8 @@ class Simulation:
             [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
             for shard in shards
         ]
+        for first, second in self.workers:
+            first.other, second.other = second, first
         self.feeds_stores = FeedsStores(self.log, self.witness)
         self.feeds = [FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots]
         self.ingests = [
@@ -112,6 +141,8 @@ class Simulation:
         self.taken: list[Action] = []
         """The actions that have happened, which are a schedule of their own."""
         self._is_switch_ordered = False
+        self._flood_count = 0
+        self._turns = 0
         self._depth = 0
         self._steps = 0
 
@@ -123,7 +154,7 @@ class Simulation:
         Raises:
             Violation: something is not as it must always be; so may whatever the programs themselves refuse with.
         """
-        with Running(self.surroundings.program):
+        with Running(self.surroundings.program), scaled_batches(self.plan):
             self._run()
 
     def _run(self) -> None:
@@ -175,10 +206,22 @@ class Simulation:
             self._do(action)
         self._depth -= 1
 
+    def _while_working(self, standby: Process, is_alone: bool) -> None:
+        """Let a standby look while the leader works, and now and then others act; on a machine of its own each would all the time."""
+        assert isinstance(standby, EngineWorker)
+        if not standby.leads:
+            standby.run(Action(Act.WORKER, 0, 0))
+        self._turns += 1
+        if not is_alone and self._turns % ACTIONS_EVERY == 0:
+            self._pass_by(1)
+
     def _do(self, action: Action) -> None:
         if action.act is not Act.JUMP:
             self.surroundings.now += action.wait_ms
+        if action.act in DISTURBING:
+            self.surroundings.disturb()
         self._steps += 1
+        self._watch_sizes()
         if self.surroundings.trace is not None:
             self.surroundings.say(f"{self.surroundings.now - START_MS:>8} ms {'  ' * self._depth}{action}")
         dice, target, shard = Dice(action.dice), action.target, action.target % self.plan.shard_count
@@ -194,9 +237,17 @@ class Simulation:
             case Act.FEEDS:
                 self._step_feeds(dice, action)
             case Act.INGEST:
-                self.ingests[shard][dice.below(SLOTS)].run(action)
+                self._step_ingest(shard, dice, action)
             case Act.SNAPSHOT:
                 self._snapshot(shard)
+            case Act.HANG:
+                self.workers[shard][dice.below(SLOTS)].hang()
+            case Act.FLOOD:
+                self._flood(shard, dice)
+            case Act.FILL:
+                self._fill(dice)
+            case Act.HOLD_READERS:
+                self._hold_readers(shard, dice)
             case Act.SAVE:
                 self._save(dice, action)
             case Act.TEAR:
@@ -208,6 +259,8 @@ class Simulation:
                 process.kill()
             case Act.DIVERGE:
                 self.workers[shard][dice.below(SLOTS)].diverge()
+            case Act.GARBAGE | Act.OPERATE | Act.FORGE | Act.SWITCH if self._refuses_all():
+                pass
             case Act.GARBAGE:
                 self._write_garbage(shard, dice)
             case Act.OPERATE:
@@ -303,12 +356,74 @@ class Simulation:
             chosen = pair[1 - pair.index(chosen)]
         chosen.run(action)
 
+    def _step_ingest(self, shard: int, dice: Dice, action: Action) -> None:
+        if not self.surroundings.shortage.is_held("ingest", shard, self.surroundings.now):
+            self.ingests[shard][dice.below(SLOTS)].run(action)
+
     def _step_feeds(self, dice: Dice, action: Action) -> None:
+        if self.surroundings.shortage.is_held("feeds", 0, self.surroundings.now):
+            return
         process = self.feeds[dice.below(SLOTS)]
         other = self.feeds[1 - self.feeds.index(process)]
         if not process.is_up and (other.is_up or other.busy) and dice.below(12):
             process = other
         process.run(action)
+
+    def _refuses_all(self) -> bool:
+        return self.surroundings.shortage.refusal(self.surroundings.now, is_reserved=True) is not None
+
+    def _fill(self, dice: Dice) -> None:
+        """Let Redis refuse writes for a while, new work alone in half of the cases."""
+        surroundings = self.surroundings
+        refusal = Refusal.OUT_OF_MEMORY if dice.below(2) else tuple(Refusal)[dice.below(len(Refusal))]
+        surroundings.shortage.refuse(refusal, surroundings.now + FILLS_MS[dice.below(len(FILLS_MS))])
+        surroundings.inject(f"Redis is full: {refusal.value}")
+
+    def _hold_readers(self, shard: int, dice: Dice) -> None:
+        """Let a shard's ingests, or the feeds, do nothing for a while, in which the logs that they read may not get much larger."""
+        surroundings, shortage = self.surroundings, self.surroundings.shortage
+        until_ms = surroundings.now + HOLDS_MS[dice.below(len(HOLDS_MS))]
+        is_feeds, room = bool(dice.below(2)), ROOM_BYTES[dice.below(len(ROOM_BYTES))]
+        shortage.hold_reader("feeds" if is_feeds else "ingest", 0 if is_feeds else shard, until_ms)
+        for each in range(self.plan.shard_count) if is_feeds else (shard,):
+            shortage.log_bytes_max[each] = (self.log.size(each) + room, until_ms)
+        surroundings.inject(f"readers are held ({'feeds' if is_feeds else 'ingest'})")
+
+    def _watch_sizes(self) -> None:
+        """Note since when the logs are larger than they may be."""
+        shortage, now = self.surroundings.shortage, self.surroundings.now
+        for shard in shortage.log_bytes_max:
+            limit, size = shortage.limit(shard, now), self.log.size(shard)
+            for is_cancel in (False, True):
+                if limit and size > limit * allowed(is_cancel=is_cancel):
+                    shortage.over_since_ms.setdefault((shard, is_cancel), now)
+                else:
+                    shortage.over_since_ms.pop((shard, is_cancel), None)
+            require(
+                not limit or size <= limit * allowed(is_cancel=True) + IN_FLIGHT_BYTES,
+                f"the log of shard {shard} has {size} bytes and may have {limit}",
+            )
+
+    def _flood(self, shard: int, dice: Dice) -> None:
+        """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one tick, or in many small ones."""
+        markets = self.markets
+        accounts = [number + 1 for number in range(CLIENTS) if markets.shard_of_account(AccountId(number + 1)) == shard]
+        surroundings = self.surroundings
+        is_full = surroundings.shortage.refusal(surroundings.now, is_reserved=False) is not None
+        if not accounts or is_full or surroundings.shortage.limit(shard, surroundings.now):
+            return
+        symbols = [market.symbol for market in markets.markets]
+        commands = []
+        for _ in range(FLOOD_COMMANDS_MIN + dice.below(FLOOD_COMMANDS_MAX - FLOOD_COMMANDS_MIN)):
+            self._flood_count += 1
+            number = self._flood_count
+            account_id, symbol = AccountId(accounts[number % len(accounts)]), symbols[number % len(symbols)]
+            commands.append(CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}"))
+        surroundings.inject("flood")
+        size = FLOOD_COMMANDS_PER_FRAME if dice.below(2) else len(commands)
+        for first in range(0, len(commands), size):
+            frame = encode_commands(commands[first : first + size], surroundings.now * 1_000)
+            self.log.append(streams.commands(shard), {COMMANDS_FIELD: frame})
 
     def _snapshot(self, shard: int) -> None:
         for worker in self.workers[shard]:
@@ -334,7 +449,9 @@ class Simulation:
         field = (COMMANDS_FIELD, EVENTS_FIELD, b"m", b"q", b"?")[dice.below(5)]
         self.surroundings.inject(f"garbage ({stream.partition(':')[0]})")
         payloads = (b"\xc1", BROKEN_TEXT[dice.below(len(BROKEN_TEXT))], DEEP[dice.below(len(DEEP))])
-        stream_id = self.log.append(stream, {field: payloads[dice.below(3)]})
+        payload = payloads[dice.below(3)]
+        self.surroundings.shortage.allow(shard, len(payload))  # of strangers no gateway is in control
+        stream_id = self.log.append(stream, {field: payload})
         self.witness.garbage.append((stream, stream_id))
 
     # ------------------------------------------------------------------ the end
@@ -347,6 +464,7 @@ class Simulation:
         """
         quiet, shards = 0, range(self.plan.shard_count)
         self.surroundings.redis_ahead_ms = 0
+        self.surroundings.shortage.end()
         self._complete_switch()
         # A worker that takes one entry at a time needs a round for each of those that a long run has left.
         rounds_max = ROUNDS_MAX + max(len(self.log.entries(streams.commands(shard))) for shard in shards)
@@ -472,9 +590,43 @@ class HearingWitness(Witness):
     def __init__(self, simulation: Simulation) -> None:
         super().__init__(simulation.markets, simulation.log, simulation.surroundings.program)
         self._simulation = simulation
+        self._takeovers: dict[int, tuple[StreamId, int, int]] = {}
+        """Shard -> (where it was taken over last, after how many disturbances, how often in turn at the same of both)."""
+        self._commits: dict[int, tuple[int, int, int]] = {}
+        """Shard -> (epoch, after how many disturbances, how many commits in turn with the same of both)."""
+
+    def _check_progress(self, shard: int, position: ShardPosition) -> None:
+        """Refuse a shard that is taken over for ever.
+
+        Raises:
+            Violation: it was taken over too often, and not because of anything that was done to it.
+        """
+        now = (position.stream_id, self._simulation.surroundings.disturbances_of(shard))
+        *before, count = self._takeovers.get(shard, ("", 0, 0))
+        count = count + 1 if tuple(before) == now else 1
+        self._takeovers[shard] = (*now, count)
+        require(
+            count <= TAKEOVERS_MAX,
+            f"shard {shard} was taken over {count} times at {position.stream_id}, and nothing but work was in the way",
+        )
+
+    def _count_commit(self, commit: Commit) -> None:
+        now = (commit.expected.epoch, self._simulation.surroundings.disturbances_of(commit.shard))
+        *before, count = self._commits.get(commit.shard, (0, 0, 0))
+        self._commits[commit.shard] = (*now, count + 1 if tuple(before) == now else 1)
+
+    def renewed(self, shard: int, leader: Leader) -> None:
+        """See `Watch`. A lease is long only for as long as work is in the way."""
+        epoch, disturbances, count = self._commits.get(shard, (0, 0, 0))
+        if (epoch, disturbances) == (leader.epoch, self._simulation.surroundings.disturbances_of(shard)):
+            require(
+                count < COMMITS_MAX or leader.lease_ms == LEASE_MS,
+                f"shard {shard}: after {count} commits the lease still lasts {leader.lease_ms} ms",
+            )
 
     def committed(self, process: Process, commit: Commit) -> None:
         """See `Watch`."""
+        self._count_commit(commit)
         known = self.twin(commit.shard).format
         with Running(self.program):
             super().committed(process, commit)
@@ -483,6 +635,12 @@ class HearingWitness(Witness):
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
         """See `Watch`."""
+        simulation = self._simulation
+        self._check_progress(shard, position)
+        if simulation.log.lease(shard).remaining_ms > LEASE_MS:
+            simulation.surroundings.inject("a lease made longer")
+        if any(worker.busy and worker is not process for worker in simulation.workers[shard]):
+            simulation.surroundings.inject("taken over in the middle of a step")
         with Running(self.program):
             super().took_over(process, shard, position)
 
@@ -537,6 +695,20 @@ def no_waiting() -> Iterator[None]:
     finally:
         for module, wait_s in zip(modules, waits, strict=True):
             module["_HELD_S"] = wait_s
+
+
+@contextmanager
+def scaled_batches(plan: Plan) -> Iterator[None]:
+    """Let batches be shorter where commands take long: no machine has a lease for as few commands as the slowest ones here."""
+    module = vars(engine_worker.worker)
+    bounds = {"BATCH_COMMANDS_MAX": BATCH_COMMANDS_MAX_SLOW, "BATCH_EVENTS_MAX": BATCH_EVENTS_MAX_SLOW}
+    known = {name: module[name] for name in bounds}
+    if plan.work_us >= SLOW_WORK_US:
+        module.update(bounds)
+    try:
+        yield
+    finally:
+        module.update(known)
 
 
 @contextmanager

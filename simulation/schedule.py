@@ -56,6 +56,14 @@ class Act(Enum):
     """Likewise, and runs this release again."""
     SWITCH = "switch"
     """An operator switches the shards to what the next release brings."""
+    HANG = "hang"
+    """The next command that a shard's leader applies takes for ever so long: the machine swaps, or was stopped."""
+    FLOOD = "flood"
+    """A frame of many commands reaches a shard's input."""
+    FILL = "fill"
+    """Redis refuses new work, or all writes, for a while."""
+    HOLD_READERS = "hold readers"
+    """The ingests of a shard, or the feeds, do nothing for a while, and the log may take no more than a little."""
     LOSE_TAIL = "lose tail"
     """Redis comes back without the end of its log. Not to be survived, but to be noticed."""
 
@@ -169,6 +177,8 @@ class Plan(NamedTuple):
     """What further actions are drawn from."""
     commands_min: int = 0
     """Further actions happen until there were so many commands: before the log loses its end, or at the end of the plan."""
+    work_us: int = 0
+    """How long a leader takes for a command; 0: no time at all."""
 
     @property
     def has_two_versions(self) -> bool:
@@ -188,6 +198,8 @@ class Plan(NamedTuple):
 
 
 DICE_SIZE = 1 << 96
+SLOW_WORK_US = 10_000
+"""So long a command takes on the slowest machines: ten of them take a lease, and an entry may have more."""
 _WEIGHTS = {
     Act.CLIENT: 26.0,
     Act.GATEWAY: 14.0,
@@ -212,6 +224,11 @@ _DIVERGENCES = (0, 0, 1, 2, 4)
 _OPERATIONS = (0, 0, 0, 3, 10, 30)
 _JUMPS = (0, 0, 0, 0, 1, 3)
 _JUMPS_MS = (900, 5_000, 61_000, 3_700_000)
+_WORK_US = (0, 0, 20, 300, 3_000, SLOW_WORK_US, SLOW_WORK_US)
+_HANGS = (0, 0, 1, 2)
+_FLOODS = (0, 1, 1, 2)
+_FILLS = (0, 0, 1, 3)
+_HOLDS = (0, 0, 1, 2)
 _ACTIONS_PER_COMMAND = 5
 """About; what is missing is drawn at the end."""
 _LONG_WAITS = (200, 900, 2_000, 6_000, 61_000, 3_700_000)
@@ -276,10 +293,23 @@ def plan_of(
         place = operating.randrange(len(actions) + 1)
         wait_ms = operating.choice((-1, 1)) * operating.choice(_JUMPS_MS) if act is Act.JUMP else 0
         actions.insert(place, Action(act, operating.getrandbits(8), operating.getrandbits(88), wait_ms))
+    working = random.Random(f"work and shortages {seed}")  # noqa: S311 - as above
+    own_work_us = working.choice(_WORK_US)
+    shortages = (
+        *[Act.HANG] * working.choice(_HANGS),
+        *[Act.FLOOD] * working.choice(_FLOODS),
+        *[Act.FILL] * working.choice(_FILLS),
+        *[Act.HOLD_READERS] * working.choice(_HOLDS),
+    )
+    for act in shortages:
+        place = working.randrange(len(actions) + 1)
+        actions.insert(place, Action(act, working.getrandbits(8), working.getrandbits(88)))
     upgrading = random.Random(f"two versions {seed}")  # noqa: S311 - as above
     if upgrading.random() < 1 / 3 if has_two_versions is None else has_two_versions:
         _insert_upgrade(actions, shard_count, upgrading)
-    return Plan(seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions), mixture, commands_min)
+    return Plan(
+        seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions), mixture, commands_min, own_work_us
+    )
 
 
 def slot_count(shard_count: int) -> int:

@@ -1,7 +1,8 @@
 """The one fault that is not survived: a stream comes back from a restart without its end. It must be noticed.
 
 Only such losses are tried that leave something behind which knows of what is gone: a position beyond the end of the input (then the
-worker must refuse to start), or a mark of the feeds beyond the end of the events (then the feeds must).
+worker must refuse to start), or a mark of the feeds beyond the end of the events (then the feeds must). Nor are losses tried while Redis's
+clock is behind the log: the next entry would get the id of a lost one, and if neither changes anything nobody can tell them apart.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ class Tail:
         known, kept = self._bounds(shard, is_input)
         entries = simulation.log.entries(stream)
         needed = [entry for entry in entries if kept < split_stream_id(entry.stream_id) <= known]
-        if not needed or self.lost:
+        is_clock_behind = bool(entries) and simulation.log.now_ms() <= split_stream_id(entries[-1].stream_id)[0]
+        if not needed or self.lost or is_clock_behind:
             return
         first = needed[-1 - dice.below(len(needed))].stream_id
         count = simulation.log.lose(stream, first)

@@ -15,7 +15,7 @@ from engine_worker.core.snapshot import state_hash
 from engine_worker.input import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_messages, decode_replies, format_of
-from protocol.commands import Command, MessageFrame, ShardMessage, Signed, SignedBody
+from protocol.commands import Command, MessageFrame, PlaceOrder, ShardMessage, Signed, SignedBody
 from protocol.events import (
     DepthChanged,
     Event,
@@ -29,7 +29,7 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.market import MarketMap
-from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, Side
+from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, OrderType, Side
 from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.signing import decode_signed_body
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
@@ -37,8 +37,12 @@ from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.stream_log import Commit, Entry, ShardPosition
 from simulation.faulty_log import Watch
+from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT, Program, Running, as_run_by
 from simulation.process import Process, Violation
+
+FLOOD = "flood"
+"""Where the replies to floods go: to nobody. They are no commands of clients."""
 
 
 def require(holds: bool, rule: str) -> None:
@@ -58,6 +62,17 @@ class Leg(NamedTuple):
     price: int
     quantity: int
     liquidity: Liquidity
+
+
+class Taker(NamedTuple):
+    """An order while it meets others."""
+
+    order_id: int
+    best: int
+    """The best price on the other side of the book when it came."""
+    trades: int
+    worst: int
+    """The price that is furthest from the best one of those at which it has traded."""
 
 
 class Books:
@@ -86,6 +101,14 @@ class Books:
         self.outside: Counter[str] = Counter()
         """Asset -> deposited less withdrawn."""
         self.owned: Counter[str] = Counter()
+        self._by_book: defaultdict[tuple[int, str], set[bool]] = defaultdict(set)
+        """(account, client order id) -> whether what was placed under it is bounded by the market's own book."""
+        self._open: Counter[tuple[int, str]] = Counter()
+        """(account, market; "" for all markets) -> its open orders."""
+        self._takers: dict[str, Taker] = {}
+        """Market -> who traded last."""
+        self._paid: dict[int, Taker] = {}
+        """Order -> what it has met, until its account hears of it."""
         self.legs: dict[tuple[str, int, int], Leg] = {}
         """(market, trade, order) -> a share that is not settled yet."""
 
@@ -133,7 +156,41 @@ class Books:
         expected = self.sequences[market]
         require(sequence == expected, f"{market}: sequence {expected} should come next, {sequence} does")
 
+    def place(self, command: PlaceOrder) -> None:
+        """Note what a client has placed, before anything comes of it."""
+        by_book = command.order_type is OrderType.MARKET and command.bound_by_book
+        self._by_book[command.account_id, command.client_order_id].add(by_book)
+
+    def _check_taker(self, trade: TradeExecuted) -> None:
+        """Check how many resting orders a taker meets, and note what it pays."""
+        taker = self._takers.get(trade.market)
+        if taker is None or taker.order_id != trade.taker_order_id:
+            # What the events tell of the book comes after the trades, so this is the book that the order has met.
+            opposite = self.levels[trade.market][trade.taker_side.opposite]
+            best = (max if trade.taker_side is Side.SELL else min)(opposite, default=trade.price)
+            taker = Taker(trade.taker_order_id, best, 0, trade.price)
+        is_worse = abs(trade.price - taker.best) > abs(taker.worst - taker.best)
+        worst = trade.price if is_worse else taker.worst
+        taker = self._takers[trade.market] = taker._replace(trades=taker.trades + 1, worst=worst)
+        self._paid[taker.order_id] = taker
+        market = self._market_map.by_symbol[trade.market]
+        require(
+            taker.trades <= market.matches_max,
+            f"{trade.market}: order {taker.order_id} meets more than {market.matches_max} orders",
+        )
+
+    def _check_price(self, order: OrderState) -> None:
+        """Check that a MARKET order has not paid more than its market's own book allows; its account hears of it once it has traded."""
+        taker = self._paid.pop(order.order_id, None)
+        if taker is not None and self._by_book[order.account_id, order.client_order_id] == {True}:
+            slippage_ppm = self._market_map.by_symbol[order.market].market_slippage_ppm
+            require(
+                abs(taker.worst - taker.best) * 1_000_000 <= taker.best * slippage_ppm,
+                f"{order.market}: MARKET order {order.order_id} trades at {taker.worst}, the best price was {taker.best}",
+            )
+
     def _trade(self, trade: TradeExecuted) -> None:
+        self._check_taker(trade)
         trades = self.trades[trade.market]
         trades.append(trade)
         require(
@@ -167,6 +224,14 @@ class Books:
         of_name.append(order.order_id)
         require(order.status is OrderStatus.NEW, f"order {order.order_id} is accepted as {order.status.name}")
         self.histories[order.order_id] = [order]
+        self._check_price(order)
+        in_market = self._market_map.by_symbol[order.market].open_orders_max
+        for symbol, most in ((order.market, in_market), ("", OPEN_ORDERS_MAX)):
+            self._open[order.account_id, symbol] += 1
+            require(
+                self._open[order.account_id, symbol] <= most,
+                f"account {order.account_id} has more than {most} open orders {f'on {symbol}' if symbol else 'in all'}",
+            )
         self._told(order.account_id, event.balances)
 
     def _fill(self, event: OrderFilled) -> None:
@@ -178,7 +243,7 @@ class Books:
             leg == shown,
             f"order {order.order_id}: trade {event.trade_id} of {order.market} is {leg}, settled is {shown}",
         )
-        before = self._open(order, "filled")
+        before = self._known(order, "filled")
         require(
             order.cum_quantity == before.cum_quantity + event.quantity
             and order.cum_quote == before.cum_quote + event.quote
@@ -194,16 +259,23 @@ class Books:
         self.fees[asset] += event.fee
         self.histories[order.order_id].append(order)
         self.fills.append(event)
+        if not order.status.is_open:
+            self._ended(order)
         self._told(order.account_id, event.balances)
 
     def _close(self, event: OrderClosed) -> None:
-        self._open(event.order, "closed")
+        self._known(event.order, "closed")
+        self._ended(event.order)
         if event.cancel_id:
             self.cancel_ids.add((event.order.account_id, event.cancel_id))
         self.histories[event.order.order_id].append(event.order)
         self._told(event.order.account_id, event.balances)
 
-    def _open(self, order: OrderState, what: str) -> OrderState:
+    def _ended(self, order: OrderState) -> None:
+        for symbol in (order.market, ""):
+            self._open[order.account_id, symbol] -= 1
+
+    def _known(self, order: OrderState, what: str) -> OrderState:
         history = self.histories.get(order.order_id)
         require(
             history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
@@ -254,6 +326,8 @@ class Witness(Watch):
         """(shard, time, command), as they were committed."""
         self.requests: set[tuple[str, int]] = set()
         """(reply_to, request id) of the commands of clients, operators and forgers that were committed, each once however often it came."""
+        self.refused: set[tuple[str, int]] = set()
+        """(reply_to, request id) of commands of which a gateway has said that nothing of them has happened."""
         self.queries: set[tuple[str, int]] = set()
         """(reply_to, request id) of what was asked, as opposed to commanded."""
         self.garbage: list[tuple[str, StreamId]] = []
@@ -285,6 +359,22 @@ class Witness(Watch):
     def leader(self, shard: int) -> Process | None:
         """Return who took the shard over last."""
         return self._leaders.get(shard)
+
+    def refuse(self, reply_to: str, request_id: int) -> None:
+        """Note that a gateway says of a command that nothing of it has happened, or will.
+
+        Raises:
+            Violation: it has happened.
+        """
+        self.refused.add((reply_to, request_id))
+        self._check_refused(reply_to, request_id)
+
+    def _check_refused(self, reply_to: str, request_id: int) -> None:
+        request = (reply_to, request_id)
+        require(
+            request not in self.refused or request not in self.requests,
+            f"{reply_to} has said that nothing happened of request {request_id}, and it was committed",
+        )
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
         """See `Watch`."""
@@ -330,8 +420,11 @@ class Witness(Watch):
         try:
             for command in apply_one_by_one(twin, entry):
                 said = decode_signed_body(command.command) if isinstance(command, Signed) else command
-                if isinstance(said, SignedBody | Command):
+                if isinstance(said, SignedBody | Command) and said.reply_to != FLOOD:
                     self.requests.add((said.reply_to, said.request_id))
+                    self._check_refused(said.reply_to, said.request_id)
+                if isinstance(said, PlaceOrder):
+                    self.books.place(said)
                 if isinstance(said, Command):
                     self.commands.append((twin.index, twin.time, said))
         except NotUnderstoodError:

@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 import pytest
 
+from engine_worker import candidate
+from engine_worker.candidate import Candidate
 from engine_worker.core import frames, snapshot
 from engine_worker.core.accounts import Account
 from engine_worker.core.authority import Authority
+from engine_worker.core.book import Book
+from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from engine_worker.snapshots import Snapshotter
@@ -20,9 +24,12 @@ from engine_worker.worker import Worker
 from feeds.worker import _ShardFollower
 from persist.ingest import ShardIngest
 from protocol import codec, switching
+from runtime import redis_clients
 from runtime.memory_stream_log import MemoryStreamLog
-from simulation import next_release
+from simulation import clients, next_release
 from simulation.clients import Gateway
+from simulation.engine import EngineWorker
+from simulation.faulty_log import FaultyLog
 from simulation.run import run
 from simulation.schedule import plan_of
 from tests.properties.test_planted_bugs import Plant, grow
@@ -129,9 +136,32 @@ PLANTS = (
         "gateway repeats an order under a new number",
         Gateway,
         "step",
-        "self._append(stream, field, batch)",
-        "self._append(stream, field, [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch])",
+        "self._append(stream, field, batch, is_first=False)",
+        "renamed = [msgspec.structs.replace(each, request_id=each.request_id + 10**6) for each in batch]; "
+        "self._append(stream, field, renamed, is_first=False)",
     ),
+    Plant("lease not renewed within a batch", Worker, "_keep_lease", "if self._renewals is not None and", "if False and"),
+    Plant("entry of many commands is no progress", Worker, "_process", "self._apply(entry, dead_letters, self._keep_lease)",
+          "self._apply(entry, dead_letters)"),
+    Plant("lease renewed also while nothing gets on", EngineWorker, "work", "self.let_act(lambda",
+          "self._worker._keep_lease(); self.let_act(lambda"),
+    Plant("takeovers that lead to nothing make no lease longer", candidate, "lease_after", "min(1 << fruitless, LEASE_FACTOR_MAX)", "1"),
+    Plant("a lease once made longer stays so", Candidate, "step", "self._worker.shorten_lease(self._lease_ms)", "pass"),
+    Plant("batches without bounds", Worker, "_process",
+          "if self.core.waiting_events >= BATCH_EVENTS_MAX or self.core.command_count - known >= BATCH_COMMANDS_MAX:", "if False:"),
+    Plant("a full Redis counts as a bug", redis_clients, "_raise_passing", "if is_full(error):", "if False:"),
+    Plant("missing replicas count as a bug", redis_clients, "_raise_passing",
+          "if isinstance(error, known) or is_passing(error):", "if False:"),
+    Plant("commit gives up when Redis is full", FaultyLog, "commit", "except Unreachable:", "except __import__('redis').ConnectionError:"),
+    Plant("batch given up when its lease cannot be renewed", FaultyLog, "renew_lease", "with suppress(*Unreachable):", "if True:"),
+    Plant("gateway takes what Redis has refused for appended", Gateway, "_append",
+          "self._refused(stream, field, batch, is_first=is_first)", "pass"),
+    Plant("gateway refuses what may have been appended", Gateway, "_refused", "if not is_first:", "if False:"),
+    Plant("gateway does not look how large a log is", clients, "filled", "max(memory, log / log_max)", "memory"),
+    Plant("MARKET order bounded by what its gateway expects", MarketState, "_bound", "if not order.bound_by_book:", "if True:"),
+    Plant("an order meets any number of others", Book, "match", "== matches_max", "== -1"),
+    Plant("one open order too many in a market", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
+    Plant("one open order too many in all", Shard, "_reason_to_refuse", ">= self._open_orders_max", "> self._open_orders_max"),
 )  # fmt: skip
 
 

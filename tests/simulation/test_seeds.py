@@ -9,8 +9,10 @@ import pytest
 
 from protocol.orders import Side
 from simulation.campaign import simulate
+from simulation.markets import OPEN_ORDERS_MAX
 from simulation.run import Simulation, run, silent_logs
 from simulation.schedule import plan_of
+from simulation.shortage import Refusal
 from tests.oracle.exchange import Exchange, plain
 
 PARTS, SEEDS_PER_PART = 10, 30
@@ -23,6 +25,9 @@ OTHER_CALLS = (
     "append (gateway)", "commit (feeds)", "load (feeds)", "read (feeds)", "take_over (feeds)",
     "database commit (ingest)", "database lock (ingest)", "database write (ingest)", "mark_passed (ingest)", "read (ingest)",
 )  # fmt: skip
+
+
+REFUSED_WRITES = ("append (gateway)", "commit (engine)", "renew_lease (engine)", "take_over (engine)", "commit (feeds)")
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -53,6 +58,24 @@ def test_every_call_is_hit_by_every_fault() -> None:
     pytest.fail(f"never injected: {sorted(missing)}")
 
 
+def test_every_write_is_refused_by_a_redis_that_takes_none() -> None:
+    injected = Counter[str]()
+    wanted = {
+        f"refused by Redis: {refusal.value}, {write}"
+        for refusal in (Refusal.ALL_OUT_OF_MEMORY, Refusal.DISK, Refusal.REPLICAS)
+        for write in REFUSED_WRITES
+    } | {f"refused by Redis: {Refusal.OUT_OF_MEMORY.value}, append (gateway)"}
+    for seed in range(2_000, 2_400):
+        outcome = run(plan_of(seed, length=300))
+        assert not outcome.failure
+        injected += outcome.injected
+        if wanted <= injected.keys():
+            break
+    assert wanted <= injected.keys(), sorted(wanted - injected.keys())
+    # What was accepted is finished although new work is refused.
+    assert not any(what.startswith("refused by Redis: OOM,") and "(gateway)" not in what for what in injected)
+
+
 def test_losing_the_end_of_the_log_is_noticed() -> None:
     outcomes = [run(plan_of(seed, loses_tail=True)) for seed in range(60)]
     assert [outcome.failure for outcome in outcomes if outcome.failure] == []
@@ -65,7 +88,7 @@ def test_one_shard_does_what_the_oracle_does() -> None:
     for plan in (plan_of(seed, length=250, loses_tail=False, is_operated=False) for seed in range(40)):
         if plan.shard_count > 1:
             continue
-        simulation, oracle = Simulation(plan), Exchange(market_map=Simulation(plan).markets)
+        simulation, oracle = Simulation(plan), Exchange(Simulation(plan).markets, open_orders_max=OPEN_ORDERS_MAX)
         with silent_logs():
             simulation.run()
         books = simulation.witness.books
