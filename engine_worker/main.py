@@ -173,6 +173,7 @@ def _run_on(
         settings.shard,
         settings.snapshot_interval_s,
         start_from_log=snapshot_from_log.start,
+        log_bytes_max=settings.log_mb_max << 20,
     )
     heartbeat = _Heartbeat(settings, worker)
     care = Care(worker, log, settings)

@@ -26,6 +26,8 @@ LEFT_MAX = 3
 """So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""
 FORK_BYTES_MAX = 100 << 20
 """With more than this in memory a leader does not fork. On a virtual machine a fork takes 40 µs for each MB of small pages, or more."""
+LOG_PART = 8
+"""A snapshot is due when the log has grown by this part of what it may take before orders are refused: two let it be trimmed."""
 RARELY = 10
 """A snapshot is also due after so many intervals in which the log has not grown by the size of one."""
 PATIENCE_S = 120
@@ -91,12 +93,15 @@ class Snapshotter:
         *,
         start_from_log: Callable[[int], int] | None = None,
         fork_bytes_max: int = FORK_BYTES_MAX,
+        log_bytes_max: int = 1 << 62,
     ) -> None:
         """Use `log` from this process; a forked child calls `connect` for one of its own.
 
         `start_from_log` starts a process that makes the snapshot from the log, with the file descriptor it is given as its standard
-        output, and returns its id. A leader uses it when it has more than `fork_bytes_max` in memory.
+        output, and returns its id. A leader uses it when it has more than `fork_bytes_max` in memory. `log_bytes_max` is what the
+        shard's log may take of Redis.
         """
+        self._log_bytes_max = log_bytes_max
         self._worker = worker
         self._streams = log
         self._connect = connect
@@ -162,7 +167,11 @@ class Snapshotter:
         if now_s < self._due_s:
             return False
         self._due_s = now_s + self._interval_s
-        return self._is_worth_it()
+        if self._is_worth_it():
+            return True
+        if self._worker.leads:
+            self._trim()  # readers may have come further since the last snapshot
+        return False
 
     def _is_worth_it(self) -> bool:
         """Return whether the log has grown by the size of the newest snapshot since, or that is old.
@@ -178,7 +187,7 @@ class Snapshotter:
             before = 0 if self._sized is None else applied
             self._sized = newest.name, self._streams.snapshot_bytes(self._index, newest), before
         _, size, before = self._sized
-        return applied - before >= size
+        return applied - before >= min(size, self._log_bytes_max // LOG_PART)
 
     def _ended(self, child: _Child, status: int) -> None:
         with os.fdopen(child.output) as output:

@@ -13,15 +13,16 @@ timeout, and the shard remembers for ten of them.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from functions.errors import halted, overloaded, unavailable
+from functions.errors import ApiError, halted, overloaded, unavailable
 from protocol import streams
 from protocol.codec import encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder
@@ -45,6 +46,8 @@ from serving.replies import ReplyWaiter
 
 _WITH_DEADLINE: Final = (PlaceOrder, CancelOrder, CancelAllOrders)
 _CANCELS: Final = (CancelOrder, CancelAllOrders)
+_SAME_CANCELS_MAX: Final = 10
+"""So many requests to cancel all of the same orders may wait for the one that is under way."""
 _ADAPTED_S: Final = 0.1
 _QUERIES_KEPT: Final = 10_000
 """A query stream is cut to about this length: who asked for what is older has given up."""
@@ -99,6 +102,9 @@ class CommandQueue:
         self._in_flight = [0] * settings.shard_count
         """Shard -> commands that it has, or is about to get, and has not answered."""
         self._settled = [partial(self._answered, shard) for shard in shards]
+        self._canceling_all: dict[tuple[AccountId, str], deque[_Later]] = {}
+        """Account and market whose orders are being canceled -> those who want the same, and go one after the other. Each order costs its
+        market's shard a message, also one whose cancel is already on its way."""
         self._queries: dict[int, list[Query]] = {}
         self._flush_is_due = False
         self._began_s = 0.0
@@ -112,6 +118,42 @@ class CommandQueue:
 
     def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
         """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
+        if isinstance(command, CancelAllOrders):
+            return self._submit_one_by_one(command, deadline_us)
+        return self._submit(command, deadline_us)
+
+    def _submit_one_by_one(self, command: CancelAllOrders, deadline_us: int) -> asyncio.Future[Reply]:
+        """Enqueue a request to cancel all orders of an account in a market when the one before it is answered."""
+        key = (command.account_id, command.market)
+        later = self._canceling_all.get(key)
+        if later is None:
+            reply = self._submit(command, deadline_us)
+            self._canceling_all[key] = deque()
+            reply.add_done_callback(lambda _: self._next_of(key))
+            return reply
+        if len(later) >= _SAME_CANCELS_MAX:
+            raise overloaded()
+        promised: asyncio.Future[Reply] = self._loop.create_future()
+        later.append(_Later(command, deadline_us, promised))
+        return promised
+
+    def _next_of(self, key: tuple[AccountId, str]) -> None:
+        later = self._canceling_all[key]
+        while later:
+            command, deadline_us, promised = later.popleft()
+            if promised.done():
+                continue  # whoever asked has gone
+            try:
+                reply = self._submit(command, deadline_us)
+            except ApiError as error:
+                promised.set_exception(error)
+                continue
+            reply.add_done_callback(partial(_pass_on, promised))
+            reply.add_done_callback(lambda _: self._next_of(key))
+            return
+        del self._canceling_all[key]
+
+    def _submit(self, command: Command, deadline_us: int) -> asyncio.Future[Reply]:
         shard = self._shard_of_account(command.account_id)
         if deadline_us and isinstance(command, _WITH_DEADLINE):
             deadline_ms = max(1, deadline_us // 1_000 + self._backlog.clock_offset_ms[shard])
@@ -340,6 +382,25 @@ class CommandQueue:
     def _fail(self, batch: Sequence[Any]) -> None:
         for each in batch:
             self._replies.fail(each.request_id, unavailable())
+
+
+class _Later(NamedTuple):
+    """A command that waits for another one's answer."""
+
+    command: CancelAllOrders
+    deadline_us: int
+    reply: asyncio.Future[Reply]
+
+
+def _pass_on(promised: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+    if promised.done():
+        return
+    if reply.cancelled():
+        promised.cancel()
+    elif (error := reply.exception()) is not None:
+        promised.set_exception(error)
+    else:
+        promised.set_result(reply.result())
 
 
 def _frames(batch: list[Command]) -> Iterable[list[Command]]:

@@ -85,20 +85,34 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
 @click.option(
     "--open-orders",
     type=click.IntRange(0, 2**31),
-    required=True,
     help="Open orders of one account in all markets together; 0: no limit beyond those of its markets.",
 )
-def limit_all(open_orders: int) -> None:
-    """Set what every account may have. Orders that are open stay; `exchangeInfo` tells clients (EXCHANGE_MAX_NUM_ORDERS)."""
+@click.option(
+    "--in-flight",
+    type=click.IntRange(0, 2**31),
+    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no limit.",
+)
+def limit_all(open_orders: int | None, in_flight: int | None) -> None:
+    """Set what every account, and all of a shard together, may have. What is not named stays as it is.
+
+    Orders that are open stay; `exchangeInfo` tells clients (EXCHANGE_MAX_NUM_ORDERS).
+    """
+    named = {"open_orders_max": open_orders, "in_flight_max": in_flight}
+    changes = {name: most for name, most in named.items() if most is not None}
+    if not changes:
+        raise click.UsageError("Name at least one limit.")
     with operating() as operator:
         for shard, known in operator.configs.items():
-            config = msgspec.structs.replace(known, open_orders_max=open_orders, version=known.version + 1)
+            config = msgspec.structs.replace(known, **changes, version=known.version + 1)
 
             def command(request_id: int, reply_to: str, config: ShardConfig = config) -> ConfigureShard:
                 return ConfigureShard(request_id, reply_to, config)
 
-            operator.tell(shard, Role.OPERATOR, command, "limit the open orders")
-    console.print(f"every account: {open_orders or 'any number of'} open orders in all markets together")
+            operator.tell(shard, Role.OPERATOR, command, "limit the orders")
+    if open_orders is not None:
+        console.print(f"every account: {open_orders or 'any number of'} open orders in all markets together")
+    if in_flight is not None:
+        console.print(f"every shard: {in_flight or 'any number of'} orders that another one has not answered")
 
 
 @accounts.command(name="cancel-orders")

@@ -17,7 +17,7 @@ import structlog
 from engine_worker import snapshot_from_log
 from engine_worker.checksum import StateDiffers
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.snapshots import LEFT_MAX, RARELY, Snapshotter
+from engine_worker.snapshots import LEFT_MAX, LOG_PART, RARELY, Snapshotter
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.codec import encode_frame
@@ -135,6 +135,41 @@ def test_a_large_state_is_saved_as_often_as_the_log_grows_by_its_size(
     log.save_snapshot(0, random.Random(2).randbytes(size), worker.position.stream_id)
     deposit(log, worker, next(number))
     assert not starts_saving(snapshotter), "it counts from the newest one on"
+
+
+def test_a_log_that_fills_up_is_a_reason_however_large_the_state_is(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
+    log.save_snapshot(0, random.Random(1).randbytes(10 * SNAPSHOT_PIECE_BYTES), STREAM_START)
+    connect = partial(RedisStreamLog.connect, redis_url)
+    snapshotter = Snapshotter(worker, log, connect, 0, interval_s=100.0, log_bytes_max=LOG_PART * 20_000)
+    number = itertools.count()
+    while worker.event_bytes < 20_000:
+        snapshotter._due_s = 0.0
+        snapshotter.run()
+        assert not snapshotter.busy
+        deposit(log, worker, next(number))
+    snapshotter._due_s = 0.0
+    snapshotter.run()
+    assert snapshotter.busy
+    snapshotter.abandon()
+
+
+def test_what_readers_have_passed_is_trimmed_also_without_a_new_snapshot(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
+    """A log that was full while a reader stood still must not stay so: no order, no event, no snapshot."""
+    ids = [deposit(log, worker, number) for number in range(3)]
+    for seed, stream_id in enumerate(ids[:2]):
+        log.save_snapshot(0, random.Random(seed).randbytes(SNAPSHOT_PIECE_BYTES), stream_id)
+    for reader in EventReader:
+        log.mark_passed(0, reader, ids[2])
+    snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=100.0)
+    snapshotter._due_s = 0.0
+    snapshotter.run()
+    assert not snapshotter.busy
+    kept = [entry.stream_id for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
+    assert kept == ids, "what the older snapshot has not applied stays"
 
 
 def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:

@@ -158,7 +158,7 @@ PLANTS = (
           "self._refused(stream, field, batch, is_first=is_first)", "pass"),
     Plant("gateway refuses what may have been appended", Gateway, "_refused", "if not is_first:", "if False:"),
     Plant("gateway does not look how large a log is", clients, "filled", "max(memory, log / log_max)", "memory"),
-    Plant("MARKET order bounded by what its gateway expects", MarketState, "_bound", "if not order.bound_by_book:", "if True:"),
+    Plant("MARKET order bounded by what its gateway expects", MarketState, "match_order", "if order.bound_by_book else", "if False else"),
     Plant("an order meets any number of others", Book, "match", "== matches_max", "== -1"),
     Plant("one open order too many in a market", Shard, "_reason_to_refuse", ">= market.open_orders_max", "> market.open_orders_max"),
     Plant("one open order too many in all", Shard, "_reason_to_refuse", ">= self._open_orders_max", "> self._open_orders_max"),

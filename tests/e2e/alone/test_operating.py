@@ -113,7 +113,7 @@ def test_open_orders_of_every_account_are_bounded(operated: RunningExchange) -> 
     buy(account)
     with pytest.raises(RefusedError, match=r"-2010.*Filter failure: EXCHANGE_MAX_NUM_ORDERS"):
         buy(account)
-    run(operated, "accounts", "limit-all", "--open-orders", "1000")
+    run(operated, "accounts", "limit-all", "--open-orders", "1000", "--in-flight", "5000")
     buy(account)
 
 

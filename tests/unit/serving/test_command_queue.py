@@ -11,7 +11,7 @@ import pytest
 from functions.errors import ApiError
 from protocol import streams
 from protocol.codec import decode_commands, encode_frame
-from protocol.commands import CancelOrder, Command, LoggedCommand, PlaceOrder
+from protocol.commands import CancelAllOrders, CancelOrder, Command, LoggedCommand, PlaceOrder
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import Refused
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, TimeMs
@@ -263,3 +263,45 @@ async def test_a_window_follows_what_the_shard_can_take() -> None:
         sent = [placing(each.queue, account)[0] for account in range(SIZE_FIRST)]
         await asyncio.sleep(0)
         assert sent_ids(each) == [sent[:500], sent[500:750]]
+
+
+async def test_requests_to_cancel_all_of_the_same_orders_go_one_after_the_other() -> None:
+    """Each would cost the market's shard a message for each order, also for those whose cancel is on its way."""
+    async with made() as each:
+
+        def cancel_all(account: int, market: str = "BTCUSDT") -> tuple[Command, asyncio.Future[Any]]:
+            number = each.queue.next_request_id()
+            command = CancelAllOrders(number, "test", AccountId(account), market)
+            return command, each.queue.submit(command)
+
+        asked = [cancel_all(1) for _ in range(4)]
+        others = [cancel_all(1, "ETHUSDT"), cancel_all(2)]
+        await asyncio.sleep(0)
+        assert each.wire.commands() == [[asked[0][0], others[0][0], others[1][0]]], "what is not the same does not wait"
+        each.refuse(asked[0][0])
+        await asyncio.sleep(0.01)
+        assert each.wire.commands()[1:] == [[asked[1][0]]]
+        asked[2][1].cancel()  # its client has gone
+        each.refuse(asked[1][0])
+        await asyncio.sleep(0.01)
+        assert each.wire.commands()[2:] == [[asked[3][0]]]
+        each.refuse(asked[3][0])
+        await asyncio.sleep(0.01)
+        assert [future.result().request_id for _, future in (asked[0], asked[1], asked[3])] == [
+            command.request_id for command, _ in (asked[0], asked[1], asked[3])
+        ]
+        last, _ = cancel_all(1)
+        await asyncio.sleep(0.01)
+        assert each.wire.commands()[3:] == [[last]], "nothing is left of those before"
+
+
+async def test_not_any_number_waits_to_cancel_the_same_orders() -> None:
+    async with made() as each:
+        commands = [CancelAllOrders(each.queue.next_request_id(), "test", AccountId(1), "BTCUSDT") for _ in range(12)]
+        futures = [each.queue.submit(command) for command in commands[:11]]
+        with pytest.raises(ApiError, match="-1008"):
+            await each.queue.submit(commands[11])
+        each.wire.ready = False
+        each.refuse(commands[0])
+        await asyncio.sleep(0.01)
+        assert all("-1001" in str(future.exception()) for future in futures[1:]), "the shard is away: nothing was done"
