@@ -442,7 +442,7 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     Panel("Nudges that wait or are worked on", [Query("persist_queue_nudges", "{{instance}}")]),
                     Panel(
                         "Kept for copies of the database's log",
-                        [Query("persist_log_behind_bytes", "{{slot}}")],
+                        [Query("persist_log_behind_bytes", "{{instance}}")],
                         "bytes",
                     ),
                     Panel(

@@ -28,7 +28,7 @@ from persist.ingest import ShardIngest
 from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
-from persist.slots import LogCopies
+from persist.slots import look_at_copies
 from protocol.streams import JOBS_NAMESPACE
 from runtime import redis_clients
 from runtime.lifecycle import stop_flag
@@ -263,7 +263,6 @@ class _Watch:
         _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
         self._database_url = settings.resolved_database_url()
         self._database: psycopg.Connection[Any] | None = None
-        self._copies = LogCopies()
 
     def look(self) -> None:
         """Ask Redis and the database for a sign of life; the process lives while its threads do, and get anywhere."""
@@ -282,7 +281,7 @@ class _Watch:
                     options=f"-c statement_timeout={WATCH_TIMEOUT_S}s",
                     application_name="watch",
                 )
-            self._copies.look(self._database)
+            look_at_copies(self._database)
             self._database_reach.answered()
         except psycopg.Error as error:
             self._database_reach.failed(error)

@@ -9,39 +9,27 @@ from typing import Any, Final
 import psycopg
 from prometheus_client import Gauge
 
-_RECEIVING = Gauge(
-    "persist_log_receiving",
-    "1: who keeps a copy of the database's log by this slot gets it; 0: not now, or no more",
-    ["slot"],
+_STOPPED = Gauge(
+    "persist_log_copies_stopped", "How many of those who keep a copy of the database's log do not get it now"
 )
 _BEHIND = Gauge(
-    "persist_log_behind_bytes", "How much of the database's log the server keeps, since the copy lacks it", ["slot"]
+    "persist_log_behind_bytes",
+    "How much of its log the database keeps, since the copy that is farthest behind lacks it",
 )
 _SLOTS: Final = """
-SELECT slot_name, active AND coalesce(wal_status, 'lost') <> 'lost',
-       coalesce(greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)), 0)::bigint
+SELECT count(*) FILTER (WHERE NOT active OR coalesce(wal_status, 'lost') = 'lost'),
+       coalesce(max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)), 0)::bigint
 FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary
 """
 
 
-class LogCopies:
-    """Keeps the metrics of the server's physical replication slots."""
+def look_at_copies(connection: psycopg.Connection[Any]) -> None:
+    """Measure by the server's physical replication slots.
 
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def look(self, connection: psycopg.Connection[Any]) -> None:
-        """Measure; forget slots that are gone.
-
-        Raises:
-            psycopg.Error: the database does not answer.
-        """
-        found = connection.execute(_SLOTS).fetchall()
-        for name, is_receiving, behind in found:
-            _RECEIVING.labels(name).set(is_receiving)
-            _BEHIND.labels(name).set(behind)
-        names = {name for name, _, _ in found}
-        for gone in self._known - names:
-            _RECEIVING.remove(gone)
-            _BEHIND.remove(gone)
-        self._known = names
+    Raises:
+        psycopg.Error: the database does not answer.
+    """
+    row = connection.execute(_SLOTS).fetchone()
+    assert row is not None
+    _STOPPED.set(row[0])
+    _BEHIND.set(max(0, row[1]))

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from persist.slots import LogCopies
+from persist.slots import look_at_copies
 
 SLOT = "copy_of_a_test"
 
@@ -20,20 +20,22 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
         )
 
 
-def metric(name: str) -> float | None:
-    return REGISTRY.get_sample_value(name, {"slot": SLOT})
+def told() -> tuple[float | None, float | None]:
+    return (
+        REGISTRY.get_sample_value("persist_log_copies_stopped"),
+        REGISTRY.get_sample_value("persist_log_behind_bytes"),
+    )
 
 
 def test_a_copy_that_nobody_gets_is_told_with_what_is_kept_for_it(connection: psycopg.Connection) -> None:
-    copies = LogCopies()
-    copies.look(connection)
-    assert metric("persist_log_receiving") is None, "there is no copy"
+    look_at_copies(connection)
+    assert told() == (0, 0), "there is no copy"
     connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (SLOT,))
     connection.execute("SELECT pg_switch_wal()")
-    copies.look(connection)
-    assert metric("persist_log_receiving") == 0
-    assert (metric("persist_log_behind_bytes") or 0) > 0
+    look_at_copies(connection)
+    stopped, behind = told()
+    assert stopped == 1
+    assert (behind or 0) > 0
     connection.execute("SELECT pg_drop_replication_slot(%s)", (SLOT,))
-    copies.look(connection)
-    assert metric("persist_log_receiving") is None
-    assert metric("persist_log_behind_bytes") is None
+    look_at_copies(connection)
+    assert told() == (0, 0)
