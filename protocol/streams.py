@@ -24,7 +24,7 @@ A market's read models carry the tag of the market's shard.
 | `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
 | `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
-| `depth:{k}:SYMBOL`        | string   | feeds            | the base: the book by price levels, a second ago or less      |
+| `depth:{k}:SYMBOL`        | string   | feeds            | the base: the book by price levels, about a second ago        |
 | `depth_diffs:{k}:SYMBOL`  | list     | feeds            | the newest `DepthDiff`s, newest first; they follow on the base |
 | `book_ticker:{k}:SYMBOL`  | string   | feeds            | best bid and ask                                              |
 | `ticker:{k}:SYMBOL`       | string   | feeds            | the 24 h ticker                                               |
