@@ -129,11 +129,14 @@ class CommandQueue:
         if later is None:
             reply = self._submit(command, deadline_us)
             self._canceling_all[key] = deque()
+            # Not the shard's answer itself: a client that goes away must not end the turn.
+            promised: asyncio.Future[Reply] = self._loop.create_future()
+            reply.add_done_callback(partial(_pass_on, promised))
             reply.add_done_callback(lambda _: self._next_of(key))
-            return reply
+            return promised
         if len(later) >= _SAME_CANCELS_MAX:
             raise overloaded()
-        promised: asyncio.Future[Reply] = self._loop.create_future()
+        promised = self._loop.create_future()
         later.append(_Later(command, deadline_us, promised))
         return promised
 
@@ -393,11 +396,13 @@ class _Later(NamedTuple):
 
 
 def _pass_on(promised: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
-    if promised.done():
-        return
     if reply.cancelled():
         promised.cancel()
-    elif (error := reply.exception()) is not None:
+        return
+    error = reply.exception()
+    if promised.done():
+        return
+    if error is not None:
         promised.set_exception(error)
     else:
         promised.set_result(reply.result())

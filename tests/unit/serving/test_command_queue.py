@@ -295,6 +295,23 @@ async def test_requests_to_cancel_all_of_the_same_orders_go_one_after_the_other(
         assert each.wire.commands()[3:] == [[last]], "nothing is left of those before"
 
 
+async def test_a_client_that_goes_away_does_not_end_its_turn_to_cancel_all() -> None:
+    async with made() as each:
+        first, second = (
+            CancelAllOrders(each.queue.next_request_id(), "test", AccountId(1), "BTCUSDT") for _ in range(2)
+        )
+        gone = each.queue.submit(first)
+        waiting = each.queue.submit(second)
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        assert each.wire.commands() == [[first]]
+        each.refuse(first)
+        await asyncio.sleep(0.01)
+        assert each.wire.commands() == [[first], [second]]
+        assert not waiting.done()
+
+
 async def test_not_any_number_waits_to_cancel_the_same_orders() -> None:
     async with made() as each:
         commands = [CancelAllOrders(each.queue.next_request_id(), "test", AccountId(1), "BTCUSDT") for _ in range(12)]
