@@ -1,5 +1,6 @@
 """One version, told in one place; a release is a commit, a tag and a section of the changelog."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,8 @@ from tests.deploy.rendered import ROOT, VERSION
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A repository with what a release touches."""
-    for name in ("pyproject.toml", "CHANGELOG.md", "scripts/release", "k8s/components/release/kustomization.yaml"):
+    names = ("pyproject.toml", "CHANGELOG.md", "scripts/release", "k8s/components/release/kustomization.yaml")
+    for name in (*names, "tests/golden/format_2.json"):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((ROOT / name).read_bytes())
@@ -28,6 +30,11 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     author = {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | author
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def _released_in() -> str | None:
+    released_in: str | None = json.loads((ROOT / "tests/golden/format_2.json").read_text("utf-8"))["released_in"]
+    return released_in
 
 
 def test_the_program_says_the_version_of_pyproject() -> None:
@@ -52,6 +59,8 @@ def test_a_release_is_a_tag_with_its_section_and_the_next_version_begins(checkou
     assert 'version = "99.2.0.dev0"' in (checkout / "pyproject.toml").read_text("utf-8")
     images = (checkout / "k8s" / "components" / "release" / "kustomization.yaml").read_text("utf-8")
     assert images.count("newTag: 99.2.0.dev0\n") == 2
+    written = json.loads((checkout / "tests/golden/format_2.json").read_text("utf-8"))
+    assert written["released_in"] == (_released_in() or "99.1.2")
     assert _run(checkout, "scripts/release", "check", "99.1.2").returncode == 1
     assert _run(checkout, "git", "status", "--porcelain").stdout == ""
 
