@@ -37,8 +37,8 @@ LOAD_SHARE = 0.3
 ATTACK_SHARE = 1 / 3
 """Of that, what attackers send."""
 CONNECTIONS = 64
-SWEEPS_PER_S = 0.5
-"""Who sweeps needs as many orders to rest first as one order may meet."""
+SWEPT_PER_S = 1_000
+"""Orders that are met in a second. Whoever sweeps needs as many to rest first."""
 SHARD = 0
 SETTLE_S = 60
 
@@ -74,7 +74,7 @@ def attacks() -> tuple[Attack, ...]:
             f"sweeps of {MATCHES_MAX:,} orders",
             f"side=BUY&type=LIMIT&timeInForce=IOC&quantity={MATCHES_MAX * LOTS / 100_000}&price={top:.2f}",
             200,
-            SWEEPS_PER_S,
+            SWEPT_PER_S / MATCHES_MAX,
         ),
     )
 

@@ -72,8 +72,8 @@ class Asset(msgspec.Struct, frozen=True):
 
 MARKET_SLIPPAGE_PPM: Final = 50_000
 """How far beyond the best price a MARKET order may trade where a market does not say otherwise: 5 %."""
-MATCHES_MAX: Final = 2_000
-"""Orders that an arriving order may meet where a market does not say otherwise: some 20 ms of its shard's time."""
+MATCHES_MAX: Final = 500
+"""Orders that an arriving order may meet where a market's definition does not say otherwise: some 5 to 10 ms of its shard's time."""
 
 
 class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -111,8 +111,9 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     quote_supply: int = 0
     base_per_lot: int = 0
     """Base units in one lot. Derived, too."""
-    matches_max: int = MATCHES_MAX
-    """Resting orders that one arriving order may meet. What is left when it would meet one more expires."""
+    matches_max: int = 2_000
+    """Resting orders that one arriving order may meet. What is left when it would meet one more expires. The default is for markets that
+    were logged without it."""
     market_slippage_ppm: int = MARKET_SLIPPAGE_PPM
     """A MARKET order trades up to so far beyond the best price that it meets. What is left expires."""
 
