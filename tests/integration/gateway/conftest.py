@@ -21,6 +21,8 @@ from runtime.settings import PREFIX
 from tests.market_log import market_map, publish_markets
 
 START_TIMEOUT_S = 90
+END_TIMEOUT_S = 60
+"""What a loaded machine may need; how long an end takes at most has tests of its own."""
 POLL_S = 0.02
 
 
@@ -127,7 +129,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGCONT)
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -18,7 +18,9 @@ from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.market_log import market_map, publish_markets
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 90
+END_TIMEOUT_S = 60
+"""What a loaded machine may need; how long an end takes at most has tests of its own."""
 POLL_S = 0.02
 
 
@@ -27,8 +29,10 @@ def feeds(redis_url: str, tmp_path: Path) -> Iterator[None]:
     """Running feeds."""
     say_markets(redis_url)
     process = _start("feeds.main", redis_url, tmp_path)
-    yield
-    _end(process)
+    try:
+        yield
+    finally:
+        _end(process)
 
 
 def say_markets(redis_url: str) -> None:
@@ -57,13 +61,15 @@ def running_edge(redis_url: str, folder: Path, **settings: str) -> Iterator[Edge
     say_markets(redis_url)
     port = free_port()
     process = _start("ws_edge.main", redis_url, folder, WS_PORT=str(port), **settings)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not _answers(port):
-        assert process.poll() is None, "the edge ended"
-        assert time.monotonic() < deadline, "the edge does not answer"
-        time.sleep(POLL_S)
-    yield Edge(f"ws://127.0.0.1:{port}", process)
-    _end(process)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _answers(port):
+            assert process.poll() is None, "the edge ended"
+            assert time.monotonic() < deadline, "the edge does not answer"
+            time.sleep(POLL_S)
+        yield Edge(f"ws://127.0.0.1:{port}", process)
+    finally:
+        _end(process)
     assert process.returncode == 0, "the edge ended by itself"
 
 
@@ -94,7 +100,7 @@ def _start(module: str, redis_url: str, folder: Path, **settings: str) -> subpro
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
