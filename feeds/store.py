@@ -138,13 +138,14 @@ class FeedsStore:
     def _at(self, shard: int) -> redis.Redis:
         return self._servers.of(shard) if self._servers is not None else self._redis
 
-    def take_over(self, shard: int) -> None:
-        """Make this process the only one that writes the shard's feeds."""
+    def take_over(self, shard: int) -> int:
+        """Make this process the only one that writes the shard's feeds; return the how manieth it is."""
         keys = (streams.feeds_state(shard), streams.passed(shard))
         epoch: Any = self._at(shard).eval(_TAKE_OVER, len(keys), *keys)
         self._epochs[shard] = b"%d" % epoch
         if self._cache is not None:
             self._enter(shard, self._cache.of(shard))
+        return int(epoch)
 
     def _enter(self, shard: int, cache: redis.Redis) -> None:
         if not cache.eval(_ENTER, 1, streams.feeds_state(shard), self._epochs[shard]):

@@ -56,6 +56,7 @@ _HELD = Gauge(
     "The format of an entry that this process cannot read and waits with; 0: there is none",
     ["shard"],
 )
+_EPOCH = Gauge("feeds_epoch", "The how manieth process this is that has the shard's feeds", ["shard"])
 _DEAD = Counter("feeds_dead_entries", "Stream entries that could not be understood", ["shard"])
 
 
@@ -253,7 +254,7 @@ class FeedsWorker:
     def start(self) -> None:
         """Become the only writer of the shards' feeds. Call `restore` next."""
         for shard in self._followers:
-            self._store.take_over(shard)
+            _EPOCH.labels(shard).set(self._store.take_over(shard))
 
     def restore(self) -> None:
         """Bring every shard's feeds to their last commit.

@@ -125,6 +125,8 @@ def test_each_process_publishes_its_own_shards_and_is_started_anew_alone(exchang
     eventually("all shards are followed again", lambda: exchange.followed(range(SHARDS)))
     assert epochs(exchange)[1] == before[1]
     assert epochs(exchange)[0] != before[0]
+    # Alerts see by this that a shard changes hands.
+    assert f'feeds_epoch{{shard="0"}} {float(epochs(exchange)[0] or 0)}' in metrics(ports["feeds"])
     assert second.poll() is None
     assert again.poll() is None
     # What shard 1 said was published batch by batch; the others caught up.
