@@ -9,7 +9,7 @@ from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function
 from functions.market_choice import all_markets, shown_status, wanted_status, with_status
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
-from functions.rate_limits import order_limits, weight_limit
+from functions.rate_limits import order_limits, raw_requests_limit, weight_limit
 from protocol.listing import Listing
 from protocol.market import Market
 from protocol.orders import OrderType, SelfTradePrevention
@@ -72,7 +72,11 @@ async def get_exchange_info(ports: Ports, call: Call) -> object:
     return ExchangeInfoShape(
         timezone="UTC",
         server_time=call.now * call.time_scale,
-        rate_limits=[weight_limit(ports.settings), *order_limits(ports.settings)],
+        rate_limits=[
+            weight_limit(ports.settings),
+            *order_limits(ports.settings),
+            raw_requests_limit(ports.settings),
+        ],
         exchange_filters=exchange_filters(listing),
         symbols=[symbol_shape(market, shown_status(listing, market), shown) for market in _chosen(parameters, listing)],
     )

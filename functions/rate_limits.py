@@ -19,3 +19,23 @@ def weight_limit(settings: Settings) -> dict[str, object]:
         "intervalNum": 1,
         "limit": settings.request_weight_per_minute,
     }
+
+
+def raw_requests_limit(settings: Settings) -> dict[str, object]:
+    """Return the limit on how often an address may ask, whatever that weighs."""
+    return {
+        "rateLimitType": "RAW_REQUESTS",
+        "interval": "MINUTE",
+        "intervalNum": 5,
+        "limit": settings.raw_requests_per_5m,
+    }
+
+
+def connections_limit(settings: Settings) -> dict[str, object]:
+    """Return the limit on how often an address may open a WebSocket."""
+    return {
+        "rateLimitType": "CONNECTIONS",
+        "interval": "MINUTE",
+        "intervalNum": 5,
+        "limit": settings.ws_connections_per_5m,
+    }

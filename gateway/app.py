@@ -1,80 +1,65 @@
-"""The Litestar application: every mounted function behind its route.
+"""The Litestar application: every mounted function behind its route, and the door in front of it.
 
-The path of orders is an `@asgi` route, which costs less than half of an ordinary handler; both answer by the same `Endpoint`. And bots,
-which are no web pages, reach that route past the framework's own layers (`HotPaths`), which are a fifth of the whole cost of an order.
+Bots, which are no web pages, are answered by the same `Endpoint` at the door: see gateway/door.py.
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final
 
 import structlog
-from litestar import Litestar, Request, Response, asgi
+from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
-from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
-from litestar.types import HTTPScope, Method, Receive, Scope, Send
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import Method
 
-from functions.errors import ApiError
 from functions.function import Function
 from gateway import openapi
-from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse
+from gateway.door import REQUEST, Door, Sizes
+from gateway.endpoint import Endpoint, Headers
 from gateway.errors import body_too_large, error_body, internal, malformed, method_not_allowed, path_unknown
 from serving.wiring import Surroundings
 
-HOT_PATHS: Final = frozenset({"/api/v3/order"})
 _JSON: Final = "application/json;charset=UTF-8"
 _PREFLIGHT_S: Final = 7_200
 """How long a browser remembers what it may do."""
-_NOBODY: Final = "unknown"
-
-RawHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = structlog.get_logger()
 
 
-class HotPaths:
-    """Hands requests for the hot paths straight to their handlers, and everything else, and what pages ask, to the application."""
-
-    def __init__(self, app: Litestar, handlers: Mapping[str, RawHandler]) -> None:
-        self._app = app
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        handler = self._handlers.get(scope["path"])  # the server's WebSockets and lifespan are switched off
-        if handler is None or any(name == b"origin" for name, _ in scope["headers"]):
-            await self._app(scope, receive, send)
-        else:
-            await handler(scope, receive, send)
-
-
 def create_app(
-    functions: Sequence[Function], surroundings: Surroundings, body_bytes_max: int, browser_origins: Sequence[str]
-) -> HotPaths:
+    functions: Sequence[Function], surroundings: Surroundings, sizes: Sizes, browser_origins: Sequence[str]
+) -> Door:
     """Return the application that serves `functions`; pages of `browser_origins` may call them."""
     endpoints: dict[str, dict[str, Endpoint]] = defaultdict(dict)
     for function in functions:
         endpoints[function.path][function.method] = Endpoint(function, surroundings)
-    hot: dict[str, RawHandler] = {}
-    handlers: list[ASGIRouteHandler | HTTPRouteHandler] = []
-    for path, by_method in endpoints.items():
-        if path in HOT_PATHS:
-            hot[path] = _raw_handler(by_method, body_bytes_max)
-            handlers.append(asgi(path, copy_scope=False)(hot[path]))
-        else:
-            handlers.extend(_route(path, endpoint) for endpoint in by_method.values())
+    cors = _cors(browser_origins)
     app = Litestar(
-        route_handlers=handlers,
+        route_handlers=[_route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
-        request_max_body_size=body_bytes_max,
+        request_max_body_size=max(sizes.body_max, sizes.form_max),
         logging_config=None,  # the process has set up its logs
         openapi_config=openapi.config(),
-        cors_config=_cors(browser_origins),
+        cors_config=cors,
     )
     described = openapi.document(functions)
     app.openapi_schema.paths, app.openapi_schema.components = described.paths, described.components
-    return HotPaths(app, hot)
+    return Door(app, dict(endpoints), surroundings.limits, sizes, _origin_headers(cors))
+
+
+def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
+    """Return what answers to pages of each origin say besides, where the framework does not make them."""
+    exposed = ", ".join(cors.expose_headers).encode()
+    return {
+        origin.encode(): [
+            (b"access-control-allow-origin", origin.encode()),
+            (b"access-control-expose-headers", exposed),
+            (b"vary", b"Origin"),
+        ]
+        for origin in cors.allow_origins
+    }
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
@@ -101,68 +86,16 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
     )
 
 
-def _raw_handler(by_method: dict[str, Endpoint], body_bytes_max: int) -> RawHandler:
-    refused_method: Headers = [(b"content-type", _JSON.encode()), (b"allow", ", ".join(by_method).encode())]
-
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        request = cast("HTTPScope", scope)  # the server's WebSockets are switched off
-        endpoint = by_method.get(request["method"])
-        if endpoint is None:
-            await _send(send, HttpAnswer(405, refused_method, error_body(method_not_allowed())))
-            return
-        try:
-            body = b"" if request["method"] == "GET" else await _read_body(receive, body_bytes_max)
-        except ApiError as error:
-            headers: Headers = [(b"content-type", _JSON.encode()), (b"connection", b"close")]
-            status, text = refuse(error, headers)
-            await _send(send, HttpAnswer(status, headers, text))
-            return
-        await _send(send, await endpoint.answer(_http_request(request, body)))
-
-    return handle
-
-
 def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
+    """Return what the framework does with a request that the door has made."""
     method: Method = endpoint.function.method  # type: ignore[assignment]
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
-        body = b"" if method == "GET" else await request.body()
-        answer = await endpoint.answer(_http_request(request.scope, body))
+        answer = await endpoint.answer(request.scope["state"][REQUEST])
         headers = {name.decode(): value.decode() for name, value in answer.headers if name != b"content-type"}
         return Response(answer.body, status_code=answer.status, headers=headers, media_type=_JSON)
 
     return HTTPRouteHandler(path, http_method=method, status_code=200, include_in_schema=False)(handle)
-
-
-def _http_request(scope: HTTPScope, body: bytes) -> HttpRequest:
-    client = scope["client"]
-    return HttpRequest(client[0] if client else _NOBODY, scope["headers"], scope["query_string"], body)
-
-
-async def _read_body(receive: Receive, bytes_max: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise malformed(400)
-        chunk = message["body"]
-        if not message.get("more_body") and not chunks:
-            if len(chunk) > bytes_max:
-                raise body_too_large()
-            return chunk
-        size += len(chunk)
-        if size > bytes_max:
-            raise body_too_large()
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-
-
-async def _send(send: Send, answer: HttpAnswer) -> None:
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
 
 def _http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

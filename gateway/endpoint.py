@@ -6,6 +6,7 @@ The `@asgi` routes of the hot paths and the ordinary handlers share this code.
 import itertools
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
@@ -20,13 +21,13 @@ from gateway.errors import error_body, internal
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 from serving import auth
-from serving.clock import now_us
 from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
 
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
+_NOTHING: Final = b"{}"
 _BEARER: Final = "bearer "
 _WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
 _ORDER_NAMES: Final = ("symbol", "newClientOrderId", "origClientOrderId", "orderId")
@@ -45,6 +46,11 @@ class HttpRequest(NamedTuple):
     headers: Iterable[tuple[bytes, bytes]]
     query: bytes
     body: bytes
+    used: int
+    """What its network has used of its weight, the least of this request included."""
+    now_us: int
+    started: float
+    """On the clock `perf_counter`, when it was begun."""
 
 
 class HttpAnswer(NamedTuple):
@@ -61,19 +67,19 @@ class Endpoint:
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
         self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
+        self.least_weight = function.weight if isinstance(function.weight, int) else 1
+        """What a request costs as far as path and method say."""
         self._known = function.known_parameters()
         self._name = f"{function.method} {function.path}"
         self._metrics = FunctionMetrics(self._name)
         self._tells_all = self._ports.settings.log_level == "debug"
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
-        """Return the answer; never raises."""
-        started = time.perf_counter()
-        now = now_us()
+        """Return the answer; never raises. The request has been charged what its path and method say."""
         asked = read_headers(request.headers)
         headers = [_JSON, (HEADER, begin_request(asked.request_id))]
         try:
-            body = _encode(await self._call(request, asked, headers, now, started))
+            body = _encode(await self._call(request, asked, headers))
             status = 200
             if self.function.places_order:
                 count_order(None)
@@ -85,26 +91,39 @@ class Endpoint:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", function=self.function.path)
             status, body = refuse(internal(), headers)
-        self._metrics.observe(status, time.perf_counter() - started)
+        self._metrics.observe(status, time.perf_counter() - request.started)
         return HttpAnswer(status, headers, body)
 
-    async def _call(
-        self, request: HttpRequest, asked: "AskedHeaders", headers: Headers, now: int, started: float
-    ) -> object:
-        function, limits = self.function, self._limits
-        now_ms = TimeMs(now // 1000)
-        api_key, bearer = asked.api_key, asked.bearer
-        time_scale = scale_of(asked.time_unit)
+    def count_refused(self, error: ApiError) -> None:
+        """Count a request that did not come so far."""
+        self._metrics.observe(error.status, 0.0)
+        if self.function.places_order:
+            count_order(error)
+
+    def _weigh(self, request: HttpRequest, headers: Headers, now_ms: TimeMs) -> Parameters:
+        """Return the parameters, and charge what they weigh more than was known."""
+        function, limits, used = self.function, self._limits, request.used
         try:
             parameters = self._parameters(request)
-            weight = function.weight_of(parameters)
-        except ApiError:
-            limits.charge(request.address, 1, now_ms)
+            more = function.weight_of(parameters) - self.least_weight
+            if more:
+                used = limits.correct(request.address, more, now_ms)
+        except ApiError as error:
+            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                used = limits.weight_used(request.address, now_ms)
             raise
-        used = limits.charge(request.address, weight, now_ms)
-        if limits.enabled:
-            headers.append((b"x-mbx-used-weight", b"%d" % used))
-            headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
+        finally:
+            if limits.enabled:
+                headers.append((b"x-mbx-used-weight", b"%d" % used))
+                headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
+        return parameters
+
+    async def _call(self, request: HttpRequest, asked: "AskedHeaders", headers: Headers) -> object:
+        function, limits, now = self.function, self._limits, request.now_us
+        now_ms = TimeMs(now // 1000)
+        api_key, bearer = asked.api_key, asked.bearer
+        parameters = self._weigh(request, headers, now_ms)
+        time_scale = scale_of(asked.time_unit)
         account_id, deadline_us = AccountId(0), 0
         if function.security in _WITH_KEY:
             key = auth.check_key_format(api_key)
@@ -117,7 +136,7 @@ class Endpoint:
         if not function.lenient:
             parameters.refuse_unknown(self._known)
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
-            PARSE.observe(time.perf_counter() - started)
+            PARSE.observe(time.perf_counter() - request.started)
         call = Call(
             parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us, asked.idempotency_key
         )
@@ -139,7 +158,8 @@ class Endpoint:
 
     def _parameters(self, request: HttpRequest) -> Parameters:
         values = parse_pairs(request.query)
-        if request.body and self.function.body is None:
+        # Clients that send JSON by habit mean by an empty object that there is nothing to say.
+        if request.body and self.function.body is None and request.body.strip() != _NOTHING:
             # A parameter of the query goes before the same one of the body.
             values = {**parse_pairs(request.body), **values}
         return Parameters(values) if values else _NO_PARAMETERS

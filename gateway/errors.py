@@ -32,6 +32,21 @@ def body_too_large() -> ApiError:
     return ApiError(-1000, "Request body is too large.", 413)
 
 
+def url_too_long() -> ApiError:
+    """Path and query are longer than any request needs."""
+    return ApiError(-1000, "Request URL is too long.", 414)
+
+
+def head_too_large() -> ApiError:
+    """The headers, or the trailers, are larger than any request needs."""
+    return ApiError(-1000, "Request headers are too large.", 431)
+
+
+def too_slow() -> ApiError:
+    """The request did not arrive in time; nothing was done."""
+    return ApiError(-1000, "Request did not arrive in time.", 408)
+
+
 def malformed(status: int) -> ApiError:
     """The server library refused the request."""
     return ApiError(-1000, "An unknown error occurred while processing the request.", status)

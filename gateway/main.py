@@ -12,17 +12,22 @@ import uvloop
 from functions.catalog import functions_of
 from functions.function import Group
 from gateway.app import create_app
-from gateway.draining import Connection, DrainingServer
+from gateway.connection import Bounds, Connection
+from gateway.door import Sizes
+from gateway.draining import DrainingServer
+from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from serving.crowd import Crowd
+from serving.metrics import CONNECTIONS
+from serving.proxies import TrustedProxies
 from serving.wiring import opened
 
 PROCESS: Final = "gateway"
 _LISTEN_BACKLOG: Final = 2048
-_KEEP_ALIVE_S: Final = 75
 
 _log = structlog.get_logger()
 
@@ -60,14 +65,17 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> None:
+async def serve(settings: Settings, listener: socket.socket, probes: Probes, descriptors: int) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
     name = settings.name_of_process(PROCESS)
     finish_s = settings.reply_timeout_ms // 1000 + 1
     groups = mounted_groups(settings)
     async with opened(settings, name, probes, gives_funds=Group.USERS in groups) as surroundings, probes.turning():
-        app = create_app(functions_of(groups), surroundings, settings.body_bytes_max, settings.browser_origins())
+        sizes = Sizes(settings.url_bytes_max, settings.form_bytes_max, settings.body_bytes_max)
+        app = create_app(functions_of(groups), surroundings, sizes, settings.browser_origins())
+        crowd = Crowd(connections_possible(settings.connections_max, descriptors), settings.connections_per_address_max)
+        CONNECTIONS.set_function(lambda: crowd.total)
         server = DrainingServer(
             uvicorn.Config(
                 app,
@@ -80,9 +88,12 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
                 date_header=False,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=settings.idle_timeout_s,
                 timeout_graceful_shutdown=finish_s,
-            )
+            ),
+            Bounds.of(settings),
+            crowd,
+            TrustedProxies(settings.trusted_proxies),
         )
         backlog = surroundings.backlog
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
@@ -90,6 +101,7 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
         heartbeat.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
+        watching = asyncio.create_task(server.watch())
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             probes.leaving()
@@ -104,6 +116,7 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
             await serving
         finally:
             stopping.cancel()
+            watching.cancel()
             heartbeat.stop()
 
 
@@ -113,12 +126,14 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings, settings.name_of_process(PROCESS))
         mounted_groups(settings)
+        TrustedProxies(settings.trusted_proxies)
+        descriptors = raise_descriptors()
         listener = listen(settings)
         probes = Probes()
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.rest_url(), functions=settings.functions)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, listener, probes))
+            runner.run(serve(settings, listener, probes, descriptors))
     except SettingsError as error:
         sys.exit(str(error))
 

@@ -37,6 +37,7 @@ A market's read models carry the tag of the market's shard.
 | `api_key:KEY`             | string   | functions        | read model of an API key                                      |
 | `session:HASH`            | string   | functions        | a signed-in session                                           |
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
+| `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
 | `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
 | `health:NAME`             | string   | every process    | its last heartbeat, also under NAME@HOST.PID; expires         |
@@ -127,6 +128,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "api_key": AfterLoss.REPLACED,  # it may be older than the database's truth, and so may sessions
     "session": AfterLoss.REPLACED,
     "rate": AfterLoss.KEPT,
+    "bans": AfterLoss.KEPT,
     "listen_key": AfterLoss.KEPT,
     "listen_key_of": AfterLoss.KEPT,
     "health": AfterLoss.KEPT,
@@ -314,6 +316,11 @@ def session(token_hash: str) -> str:
 def rate(bucket: str, owner: str, window: int) -> str:
     """`rate:BUCKET:OWNER:WINDOW`."""
     return f"rate:{bucket}:{owner}:{window}"
+
+
+def bans() -> str:
+    """`bans:{0}`; with a hash tag, as `schema` has."""
+    return "bans:{0}"
 
 
 def listen_key(key: str) -> str:

@@ -124,11 +124,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pending_requests_max: Positive = 20_000
     """Requests that one gateway lets wait for replies."""
     request_weight_per_minute: Positive = 6_000
+    """What one network, an IPv4 address or an IPv6 /64, may use; a /48 may use ten times that. So with all limits of networks."""
+    raw_requests_per_5m: Positive = 61_000
+    """Requests of one network, whatever they weigh."""
     orders_per_10s: Positive = 100
     orders_per_day: Positive = 200_000
     rate_limits_enabled: bool = True
-    body_bytes_max: Positive = 1_048_576
-    """Largest request body."""
+    """Count requests, weight, handshakes and orders. What follows holds also without."""
+    head_bytes_max: Positive = 16_384
+    """Request line and headers of a request; also all of a body that is not its content, such as trailers."""
+    url_bytes_max: Positive = 8_192
+    """Path and query."""
+    form_bytes_max: Positive = 16_384
+    """Largest body of parameters."""
+    body_bytes_max: Positive = 65_536
+    """Largest other body."""
+    request_timeout_ms: Positive = 10_000
+    """How long a request may take to arrive, from its first byte to its last, and a new connection to send its first head."""
+    idle_timeout_s: Positive = 75
+    """How long a connection may stay open without a request."""
+    connections_max: Positive = 20_000
+    """Connections that one gateway holds; fewer where there are fewer file descriptors."""
+    connections_per_address_max: Positive = 2_000
+    """Of these, one network's; those of trusted proxies are not counted."""
     trusted_proxies: str = ""
     """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client that limits count; empty: none."""
     cors_origins: str = ""
@@ -158,6 +176,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ws_connections_max: Positive = 20_000
     """Connections that one edge process holds."""
     ws_connections_per_address_max: Positive = 2_000
+    """Of these, one network's."""
+    ws_connections_per_5m: Positive = 300
+    """WebSockets that one network may open within five minutes."""
+    ws_streams_per_address_max: Positive = 10_240
+    """Streams that all connections of one network may listen to together in one edge."""
     ws_messages_per_second: Positive = 5
     """Messages, pings included, that one connection of market streams may send."""
     ws_message_bytes_max: Positive = 65_536

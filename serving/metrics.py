@@ -1,6 +1,7 @@
 """What the gateway counts, for Prometheus."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -15,6 +16,7 @@ LATENCY: Final = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 PENDING: Final = Gauge("gateway_pending_requests", "Requests that wait for a shard's reply.")
+CONNECTIONS: Final = Gauge("gateway_connections", "Open connections.")
 BACKLOG: Final = Gauge(
     "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
 )
@@ -36,6 +38,25 @@ ORDERS: Final = Counter(
 _by_answer: dict[str, Callable[[], None]] = {
     answer: ORDERS.labels(answer).inc for answer in ("accepted", str(STATUS_UNKNOWN))
 }
+
+
+class Refusal(StrEnum):
+    """Why a request or a connection was refused before anybody looked at what it wants."""
+
+    BANNED = "banned"
+    WEIGHT = "weight"
+    """Too many requests, too much weight, or too many handshakes."""
+    CONNECTIONS = "connections"
+    HEAD = "head"
+    URL = "url"
+    BODY = "body"
+    SLOW = "slow"
+    """It did not arrive in time, or its answer was not taken."""
+
+
+_REFUSALS: Final = Counter("gateway_refusals", "Requests and connections refused at the door, by reason.", ["reason"])
+# At 0, so that the first one is seen as an increase.
+_by_refusal: Final = {refusal: _REFUSALS.labels(refusal.value).inc for refusal in Refusal}
 BATCH: Final = Histogram(
     "gateway_batch_commands",
     "Commands of one event-loop tick that went to a shard together.",
@@ -63,6 +84,17 @@ def count_order(error: ApiError | None) -> None:
     if count is None:
         count = _by_answer[answer] = ORDERS.labels(answer).inc
     count()
+
+
+def count_refusal(refusal: Refusal) -> None:
+    """Count what was refused at the door."""
+    _by_refusal[refusal]()
+
+
+def refusal_of(error: ApiError) -> Refusal:
+    """Return why a request was refused at the door."""
+    by_status = {413: Refusal.BODY, 414: Refusal.URL, 418: Refusal.BANNED}
+    return by_status.get(error.status, Refusal.WEIGHT)
 
 
 class FunctionMetrics:

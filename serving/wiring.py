@@ -107,7 +107,7 @@ async def opened(
         # Once: what is answered while the database is away is for the functions to say.
         probes.ready_when("schema", schema.why_not, once=True)
         limits = RateLimits(settings)
-        stack.push_async_callback(RateLimitExchange(limits, cache, now_ms).close)
+        stack.push_async_callback(RateLimitExchange(limits, cache, client, now_ms).close)
         key_values = RedisKeyValues(client)
         PENDING.set_function(lambda: len(replies))
         ports = Ports(

@@ -13,7 +13,7 @@ from protocol.units import AccountId
 from runtime.settings import Settings
 from ws_edge.connection import EdgeConnection
 from ws_edge.hub import Hub
-from ws_edge.proxies import TrustedProxies
+from serving.proxies import TrustedProxies
 from ws_edge.subscriptions import STREAMS_MAX, is_listen_key, is_stream, parse_target
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from runtime.settings import SettingsError
-from ws_edge.proxies import TrustedProxies
+from serving.proxies import TrustedProxies
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ class TrustedProxies:
             raise SettingsError(f"{PREFIX}TRUSTED_PROXIES: {error}") from error
 
     def __contains__(self, address: str) -> bool:
+        if not self._networks:
+            return False
         try:
             parsed = ip_address(address)
         except ValueError:

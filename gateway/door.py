@@ -1,0 +1,160 @@
+"""In front of everything: who asks is charged for what peer and request line say, before anything else of a request is looked at.
+
+1. The network is charged, also for paths and methods that there are not; a banned one is refused before its body is read.
+2. URL and body have bounds, by what is asked.
+3. The function's endpoint answers; it corrects the charge as soon as it knows the weight.
+
+What pages of other origins ask, preflights, the description of the API, and what there is not goes through the framework; everything else
+passes by its layers, which are a fifth of the whole cost of an order.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from litestar import Litestar
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from functions.errors import ApiError
+from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse
+from gateway.errors import body_too_large, malformed, url_too_long
+from protocol.units import TimeMs
+from serving.clock import now_us
+from serving.metrics import count_refusal, refusal_of
+from serving.rate_limits import RateLimits
+
+DESCRIPTION_WEIGHT: Final = 10
+"""Of /schema: it is large."""
+UNKNOWN_WEIGHT: Final = 1
+"""Of what there is not, and of preflights."""
+REQUEST: Final = "exchange_request"
+"""In the scope's state: the `HttpRequest` that the door has made, for the framework's handlers."""
+_JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
+_CLOSE: Final = (b"connection", b"close")
+_NOBODY: Final = "unknown"
+_DESCRIPTION: Final = "/schema"
+
+
+class Sizes(NamedTuple):
+    """What a request may have, in bytes."""
+
+    url_max: int
+    form_max: int
+    body_max: int
+
+
+class Door:
+    """The application, as the server sees it."""
+
+    def __init__(
+        self,
+        app: Litestar,
+        endpoints: Mapping[str, Mapping[str, Endpoint]],
+        limits: RateLimits,
+        sizes: Sizes,
+        origin_headers: Mapping[bytes, Headers],
+    ) -> None:
+        """Answer by `endpoints`, the rest by `app`; refusals to pages of an origin say what `origin_headers` has for it."""
+        self._app = app
+        self._endpoints = endpoints
+        self._limits = limits
+        self._sizes = sizes
+        self._origin_headers = origin_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        asked = cast("HTTPScope", scope)  # the server's WebSockets and lifespan are switched off
+        started = time.perf_counter()
+        path, client = asked["path"], asked["client"]
+        by_method = self._endpoints.get(path)
+        endpoint = by_method.get(asked["method"]) if by_method is not None else None
+        address = client[0] if client else _NOBODY
+        now = TimeMs(now_us() // 1000)
+        try:
+            if endpoint is not None:
+                weight = endpoint.least_weight
+            else:
+                weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
+            used = self._limits.charge(address, weight, now)
+            if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
+                raise url_too_long()
+            body = b""
+            if endpoint is not None and asked["method"] != "GET":
+                takes_json = endpoint.function.body is not None
+                body = await read_body(receive, self._sizes.body_max if takes_json else self._sizes.form_max)
+        except ApiError as error:
+            await self._refuse(asked, send, error, endpoint, address, now)
+            return
+        request = HttpRequest(address, asked["headers"], asked["query_string"], body, used, now_us(), started)
+        if endpoint is not None and not any(name == b"origin" for name, _ in asked["headers"]):
+            await answer(send, await endpoint.answer(request))
+            return
+        asked["state"][REQUEST] = request
+        await self._app(scope, receive, self._telling(send, used))
+
+    async def _refuse(
+        self, asked: HTTPScope, send: Send, error: ApiError, endpoint: Endpoint | None, address: str, now: TimeMs
+    ) -> None:
+        """Answer without having looked any further. What follows on the connection is not read where that may be much."""
+        count_refusal(refusal_of(error))
+        headers: Headers = [_JSON]
+        status, text = refuse(error, headers)
+        if status != 429:
+            headers.append(_CLOSE)
+        if self._limits.enabled:
+            headers.extend(weight_headers(self._limits.weight_used(address, now)))
+        for name, value in asked["headers"]:
+            if name == b"origin":
+                headers.extend(self._origin_headers.get(value, ()))
+        if endpoint is not None:
+            endpoint.count_refused(error)
+        await answer(send, HttpAnswer(status, headers, text))
+
+    def _telling(self, send: Send, used: int) -> Send:
+        """Return a `send` that says in every answer what its network has used."""
+        if not self._limits.enabled:
+            return send
+
+        async def tell(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
+                if not any(name == b"x-mbx-used-weight" for name, _ in headers):
+                    message["headers"] = [*headers, *weight_headers(used)]
+            await send(message)
+
+        return tell
+
+
+def weight_headers(used: int) -> Headers:
+    """Return the headers that say what a network has used in the current minute."""
+    return [(b"x-mbx-used-weight", b"%d" % used), (b"x-mbx-used-weight-1m", b"%d" % used)]
+
+
+async def read_body(receive: Receive, bytes_max: int) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ApiError: it is larger than `bytes_max` (413), or its client went away.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise malformed(400)
+        chunk = message["body"]
+        size += len(chunk)
+        if size > bytes_max:
+            raise body_too_large()
+        if not message.get("more_body") and not chunks:
+            return chunk
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+async def answer(send: Send, reply: HttpAnswer) -> None:
+    """Send an answer whole."""
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})

@@ -1,0 +1,80 @@
+"""Networks that are banned, each time for longer, as long as they are remembered. Pure: bans of other processes are told."""
+
+from itertools import islice
+from typing import Final, NamedTuple
+
+from protocol.units import TimeMs
+
+_MINUTE_MS: Final = 60_000
+_DAY_MS: Final = 86_400_000
+FIRST_BAN_MS: Final = 2 * _MINUTE_MS
+LONGEST_BAN_MS: Final = 3 * _DAY_MS
+_GROWTH: Final = 4
+"""2 minutes, 8, 32, 2 hours, 8, 34, 3 days."""
+FORGIVEN_AFTER_MS: Final = 3 * _DAY_MS
+"""A network that has kept its limits for so long after a ban begins anew."""
+BANS_MAX: Final = 100_000
+"""Networks that are remembered; beyond that the one that was banned first is forgotten."""
+_LOOKED_AT: Final = 100
+"""Of the oldest bans, how many are looked at each time."""
+
+
+class Ban(NamedTuple):
+    """One network's latest ban."""
+
+    network: str
+    until: TimeMs
+    times: int
+    """How often it has been banned without having been forgiven, this time included."""
+
+
+def ban_ms(times: int) -> int:
+    """Return how long a ban lasts that is a network's first (1), second, and so forth."""
+    duration = FIRST_BAN_MS
+    while times > 1 and duration < LONGEST_BAN_MS:
+        duration, times = duration * _GROWTH, times - 1
+    return min(LONGEST_BAN_MS, duration)
+
+
+class Bans:
+    """The bans that this process knows of, oldest first."""
+
+    def __init__(self) -> None:
+        self._bans: dict[str, Ban] = {}
+
+    def __len__(self) -> int:
+        return len(self._bans)
+
+    def until(self, network: str, now: TimeMs) -> TimeMs | None:
+        """Return until when a network is banned; None: it is not."""
+        ban = self._bans.get(network)
+        return ban.until if ban is not None and now < ban.until else None
+
+    def ban(self, network: str, now: TimeMs) -> Ban:
+        """Ban a network from now on, for longer than the last time."""
+        earlier = self._bans.get(network)
+        forgiven = earlier is None or now >= earlier.until + FORGIVEN_AFTER_MS
+        times = 1 if earlier is None or forgiven else earlier.times + 1
+        ban = Ban(network, TimeMs(now + ban_ms(times)), times)
+        self._keep(ban)
+        return ban
+
+    def learn(self, ban: Ban) -> bool:
+        """Take over what another process says; return whether it bans for longer than was known here."""
+        earlier = self._bans.get(ban.network)
+        if earlier is not None and earlier.until >= ban.until:
+            return False
+        self._keep(ban)
+        return True
+
+    def forget(self, now: TimeMs) -> None:
+        """Drop those that are forgiven. They stand in about the order in which they were made, so this looks at few that stay."""
+        for network, ban in list(islice(self._bans.items(), _LOOKED_AT)):
+            if now >= ban.until + FORGIVEN_AFTER_MS:
+                del self._bans[network]
+
+    def _keep(self, ban: Ban) -> None:
+        self._bans.pop(ban.network, None)
+        self._bans[ban.network] = ban
+        if len(self._bans) > BANS_MAX:
+            del self._bans[next(iter(self._bans))]

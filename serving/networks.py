@@ -1,0 +1,48 @@
+"""Which networks an address belongs to. Limits count networks: whoever has one IPv6 address has 2⁶⁴ of them. Pure."""
+
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import Final, NamedTuple
+
+_OWN_BITS: Final = 64
+"""The smallest IPv6 network that is given to anybody."""
+_WIDE_BITS: Final = 48
+"""The largest that one customer commonly gets."""
+WIDE_FACTOR: Final = 10
+"""A /48 may use so many times what one address may: some are one customer's, in others many live."""
+_REMEMBERED: Final = 65_536
+"""Addresses whose networks are remembered; to parse one takes some microseconds."""
+
+
+class Networks(NamedTuple):
+    """Whose limits a request uses."""
+
+    own: str
+    """An IPv4 address, or an IPv6 address's /64."""
+    wide: str
+    """The /48 of an IPv6 address; empty for IPv4."""
+
+
+def networks_of(address: str) -> Networks:
+    """Return the networks of an address; what is no IP address stands for itself."""
+    if ":" not in address:
+        return Networks(address, "")
+    return _ipv6_networks(address)
+
+
+@lru_cache(_REMEMBERED)
+def _ipv6_networks(address: str) -> Networks:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return Networks(address, "")
+    if not isinstance(parsed, IPv6Address):
+        return Networks(address, "")
+    if parsed.ipv4_mapped is not None:
+        return Networks(str(parsed.ipv4_mapped), "")
+    return Networks(_prefix(parsed, _OWN_BITS), _prefix(parsed, _WIDE_BITS))
+
+
+def _prefix(address: IPv6Address, bits: int) -> str:
+    shift = 128 - bits
+    return f"{IPv6Address(int(address) >> shift << shift)}/{bits}"
