@@ -339,6 +339,7 @@ def _edge(**settings: str) -> Iterator[tuple[redis.Redis, int, "subprocess.Popen
     own = {
         "ws_port": str(port),
         "ws_connections_per_address_max": str(IDLE),
+        "rate_limits_enabled": "false",
         "database_url": NO_DATABASE,
         "log_level": "error",
         **settings,

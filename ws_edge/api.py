@@ -4,10 +4,12 @@ Requests of one connection run side by side, at most so many at once; each is an
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
+from websockets.frames import CloseCode
 
 from functions import (
     cancel_open_orders,
@@ -36,9 +38,10 @@ from functions import (
 )
 from functions.errors import ApiError, mandatory_missing, unavailable
 from functions.function import Function, Security
+from functions.get_exchange_info import ExchangeInfoShape
 from functions.parameters import Parameters
 from functions.ports import Call
-from functions.rate_limits import order_limits, weight_limit
+from functions.rate_limits import connections_limit, order_limits, weight_limit
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.auth import Ed25519Verifier, Signer
@@ -55,7 +58,9 @@ _SUBSCRIPTIONS_MAX: Final = 1_000
 _ID_LENGTH_MAX: Final = 128
 """Of a request's own id in the log."""
 _WEIGHT: Final = 2
-"""What connecting and every method about sessions and subscriptions costs."""
+"""What every method about sessions and subscriptions costs."""
+_LEAST_WEIGHT: Final = 1
+"""What a request is charged before it is read."""
 
 FUNCTIONS: Final[dict[str, Function]] = {
     "ping": ping.FUNCTION,
@@ -158,22 +163,33 @@ class ApiSession:
         answer: dict[str, Any] = {"id": None}
         weight_used, orders, with_limits = 0, None, self._connection.target.rate_limits
         activate: AccountSubscription | None = None
+        is_banned = False
         try:
+            refusal: ApiError | None = None
+            try:
+                weight_used = self._charge(_LEAST_WEIGHT, now)
+            except ApiError as error:
+                refusal = error  # said when it is known to which request
             try:
                 frame = _decode_frame(message)
             except (msgspec.MsgspecError, RecursionError) as error:
-                weight_used = self._charge(1, now)
-                raise ApiError(-1135, "Invalid JSON Request") from error
+                raise refusal or ApiError(-1135, "Invalid JSON Request") from error
             answer["id"] = frame.id
+            if refusal is not None:
+                raise refusal
             if self._connection.leaving:
                 raise unavailable()
             parameters = Parameters({name: _text(name, raw) for name, raw in frame.params.items()})
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")
             function = FUNCTIONS.get(method)
-            weight_used = self._charge(function.weight_of(parameters) if function else _WEIGHT, now)
+            more = (function.weight_of(parameters) if function else _WEIGHT) - _LEAST_WEIGHT
+            if more:
+                weight_used = self._limits.correct(self._connection.address, more, TimeMs(now // 1000))
             if function is not None:
                 account_id, result = await self._call(function, parameters, now)
+                if isinstance(result, ExchangeInfoShape):
+                    result.rate_limits.append(connections_limit(self._ports.settings))
                 if function.places_order:
                     orders = self._limits.order_counts(account_id, TimeMs(now // 1000))
             elif method in self._methods:
@@ -182,6 +198,9 @@ class ApiSession:
                 raise ApiError(-1020, "This operation is not supported.")
             answer |= {"status": 200, "result": result}
         except ApiError as error:
+            is_banned = error.status == HTTPStatus.IM_A_TEAPOT
+            if is_banned or error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                weight_used = self._limits.weight_used(self._connection.address, TimeMs(now // 1000))
             answer |= {"status": error.status, "error": _error(error, now)}
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
@@ -191,6 +210,8 @@ class ApiSession:
         if with_limits and self._limits.enabled:
             answer["rateLimits"] = self._rate_limits(weight_used, orders)
         self._connection.deliver_frame(text_frame(_encode(answer)))
+        if is_banned:
+            self._connection.close_soon(CloseCode.POLICY_VIOLATION, "IP banned")
         if activate is not None:
             self._accounts.activate(activate)
 

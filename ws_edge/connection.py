@@ -5,6 +5,7 @@ a client that lets too much wait, or takes nothing for too long, is closed with 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import prometheus_client
@@ -15,6 +16,8 @@ from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
 from protocol.units import AccountId
+from serving.crowd import Crowd
+from serving.proxies import TrustedProxies
 from ws_edge.conflation import Pending, Update, text_frame
 from ws_edge.subscriptions import Door, Target
 
@@ -29,6 +32,14 @@ _conflated = prometheus_client.Counter(
 _own_messages = prometheus_client.Counter(
     "ws_edge_own_messages", "Messages for one client alone: answers, and events of accounts"
 )
+
+BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE = "banned", "weight", "connections", "streams", "late"
+"""Why a client is refused or sent away: its network is banned, asks too much, has too many connections or streams; or the loop is late."""
+_refusals = prometheus_client.Counter(
+    "ws_edge_refusals", "Connections refused at the door, or closed for what their network does, by reason", ["reason"]
+)
+# At 0, so that the first one is seen as an increase.
+refusals: Final = {reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)}
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""
@@ -66,9 +77,25 @@ class EdgeConnection(ServerConnection):
     target: Target
     address: str
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, messages_per_second: int, **options: Any) -> None:
-        """See `ServerConnection`; a client of streams may send `messages_per_second`, control frames included."""
+    def __init__(
+        self,
+        protocol: ServerProtocol,
+        server: Server,
+        *,
+        messages_per_second: int,
+        peers: Crowd | None = None,
+        proxies: TrustedProxies | None = None,
+        **options: Any,
+    ) -> None:
+        """See `ServerConnection`; a client of streams may send `messages_per_second`, control frames included.
+
+        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies` counts in the total alone.
+        """
         super().__init__(protocol, server, **options)
+        self._peers, self._proxies = peers, proxies
+        self._is_let_in = True
+        self._is_lost = False
+        self._when_lost: list[Callable[[], None]] = []
         self.form = (False, 1)
         """Whether streams are wrapped, and the scale of times: see `Update.frame`."""
         self.streams: dict[str, None] = {}
@@ -82,6 +109,39 @@ class EdgeConnection(ServerConnection):
         """Requests that are being answered."""
         self._pending = Pending()
         self._rate = MessageRate(messages_per_second, self.loop.time())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let a client in, if there is room."""
+        if self._peers is not None:
+            name = transport.get_extra_info("peername")
+            address = str(name[0]) if name else "unknown"
+            counted = None if self._proxies is not None and address in self._proxies else address
+            if not self._peers.enter(counted):
+                self._is_let_in = False
+                refusals[CONNECTIONS].inc()
+                transport.abort()  # type: ignore[attr-defined]  # every transport of a socket can
+                return
+            peers = self._peers
+            self.when_lost(lambda: peers.leave(counted))
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client at once: whoever would still send to it need not wait for its handler to notice."""
+        if not self._is_let_in:
+            return
+        self._is_lost = self.closing = True
+        self._pending = Pending()
+        callbacks, self._when_lost = self._when_lost, []
+        for callback in callbacks:
+            callback()
+        super().connection_lost(exc)
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the connection is lost; now, if it is already."""
+        if self._is_lost:
+            callback()
+        else:
+            self._when_lost.append(callback)
 
     def open_target(self, target: Target, address: str) -> None:
         """Note what the connection is for."""

@@ -1,6 +1,11 @@
-"""Who may come in: paths, streams and listenKeys that exist, and so many connections."""
+"""Who may come in: paths, streams and listenKeys that exist, and so many connections and streams of a network.
 
+A handshake is charged before anything else of it is looked at; a banned network is refused.
+"""
+
+from functools import partial
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 from websockets.datastructures import Headers
@@ -11,19 +16,27 @@ from functions.listen_keys import account_of_listen_key, listen_key_unknown
 from functions.ports import Ports
 from protocol.units import AccountId
 from runtime.settings import Settings
-from ws_edge.connection import EdgeConnection
-from ws_edge.hub import Hub
+from serving.clock import now_ms
+from serving.crowd import Crowd
 from serving.proxies import TrustedProxies
+from serving.rate_limits import RateLimits
+from ws_edge.connection import BANNED, WEIGHT, EdgeConnection, refusals
+from ws_edge.hub import Hub
 from ws_edge.subscriptions import STREAMS_MAX, is_listen_key, is_stream, parse_target
+
+HANDSHAKE_WEIGHT: Final = 2
+_REASONS: Final = {HTTPStatus.IM_A_TEAPOT: BANNED, HTTPStatus.TOO_MANY_REQUESTS: WEIGHT}
 
 
 class Doorkeeper:
     """Looks at every request to open a WebSocket."""
 
-    def __init__(self, settings: Settings, hub: Hub, ports: Ports) -> None:
+    def __init__(self, settings: Settings, hub: Hub, ports: Ports, limits: RateLimits) -> None:
         self._settings = settings
         self._hub = hub
         self._ports = ports
+        self._limits = limits
+        self._crowd = Crowd(settings.ws_connections_max, settings.ws_connections_per_address_max)
         self._closed = False
         self._proxies = TrustedProxies(settings.trusted_proxies)
 
@@ -36,6 +49,8 @@ class Doorkeeper:
         try:
             await self._check(connection, request)
         except ApiError as error:
+            if error.status in _REASONS:
+                refusals[_REASONS[HTTPStatus(error.status)]].inc()
             body = msgspec.json.encode({"code": error.code, "msg": error.message})
             headers = Headers({"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))})
             headers["Connection"] = "close"
@@ -47,16 +62,25 @@ class Doorkeeper:
     async def _check(self, connection: EdgeConnection, request: Request) -> None:
         if self._closed:
             raise unavailable()
+        address = self._address(connection, request)
+        now = now_ms()
+        self._limits.charge(address, HANDSHAKE_WEIGHT, now)
+        self._limits.count_connection(address, now)
         target = parse_target(request.path)
         if target is None:
             raise _path_unknown()
-        address = self._address(connection, request)
-        if len(self._hub.connections) >= self._settings.ws_connections_max:
+        if self._crowd.total >= self._settings.ws_connections_max:
             raise ApiError(-1008, "Too many connections.", HTTPStatus.SERVICE_UNAVAILABLE)
-        if self._hub.connections_of(address) >= self._settings.ws_connections_per_address_max:
-            raise ApiError(-1003, "Too many connections from this address.", HTTPStatus.TOO_MANY_REQUESTS)
+        if not self._crowd.enter(address):
+            raise _too_many(
+                f"concurrent connections; current limit is '{self._settings.ws_connections_per_address_max}'"
+            )
+        connection.when_lost(partial(self._crowd.leave, address))
         if len(target.names) > STREAMS_MAX:
             raise ApiError(-1101, f"No more than {STREAMS_MAX} streams.", HTTPStatus.BAD_REQUEST)
+        most = self._settings.ws_streams_per_address_max
+        if target.names and self._hub.streams_of(address) + len(target.names) > most:
+            raise _too_many(f"streams; current limit is '{most}'")
         accounts: dict[str, AccountId] = {}
         for name in target.names:
             if is_stream(name, self._ports.markets):
@@ -77,6 +101,10 @@ class Doorkeeper:
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
         return self._proxies.client_of(str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For"))
+
+
+def _too_many(what: str) -> ApiError:
+    return ApiError(-1034, f"Too many {what}.", HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def _path_unknown() -> ApiError:

@@ -6,6 +6,7 @@ What was missed is noticed (by trade ids, by the depth's sequence, by a new conn
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -25,12 +26,14 @@ from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
+from serving.networks import networks_of
 from serving.pipelined import pipelined
 from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.accounts import AccountStreams
 from ws_edge.conflation import Conflation, Update
-from ws_edge.connection import EdgeConnection
+from ws_edge.connection import BANNED, LATE, EdgeConnection, refusals
+from ws_edge.fanout import Fanout
 from ws_edge.market import MarketStreams, arrays
 
 _TICK_S: Final = 0.1
@@ -55,6 +58,10 @@ _log = structlog.get_logger()
 _updates = prometheus_client.Counter("ws_edge_updates", "Updates of market streams that somebody listened to")
 _messages = prometheus_client.Counter(
     "ws_edge_messages", "Messages for subscribers of market streams: updates times listeners; some are conflated"
+)
+
+_updates_conflated = prometheus_client.Counter(
+    "ws_edge_updates_conflated", "Updates that a newer one took the place of, since the loop was late"
 )
 
 AveragePrice = Callable[[Market], Awaitable[tuple[str, int]]]
@@ -89,7 +96,14 @@ class Hub:
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms)
         self.connections: dict[EdgeConnection, None] = {}
-        self._addresses: Counter[str] = Counter()
+        self._networks: dict[str, dict[EdgeConnection, None]] = {}
+        """The connections of each network, and of each /48 besides."""
+        self._streams_of: Counter[str] = Counter()
+        """How many streams the connections of each network listen to."""
+        self._fanout = Fanout(self._subscribers)
+        self._loop = asyncio.get_running_loop()
+        self._has_turn = False
+        """Whether another turn of the fan-out is due."""
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._ticker: asyncio.Task[None] | None = None
 
@@ -148,18 +162,35 @@ class Hub:
         await self._links.close()
 
     def enter(self, connection: EdgeConnection) -> None:
-        """Note that a connection is open."""
+        """Note that a connection is open, until it is lost."""
         self.connections[connection] = None
-        self._addresses[connection.address] += 1
+        for network in networks_of(connection.address):
+            if network:
+                self._networks.setdefault(network, {})[connection] = None
+        connection.when_lost(partial(self.leave, connection))
 
     def leave(self, connection: EdgeConnection) -> None:
-        """Forget a connection, and all that it listened to."""
+        """Forget a connection, and all that it listened to; it may be forgotten already."""
         for stream in list(connection.streams):
             self.unsubscribe(stream, connection)
         self.connections.pop(connection, None)
-        self._addresses[connection.address] -= 1
-        if not self._addresses[connection.address]:
-            del self._addresses[connection.address]
+        for network in networks_of(connection.address):
+            others = self._networks.get(network, {})
+            others.pop(connection, None)
+            if not others:
+                self._networks.pop(network, None)
+
+    def close_network(self, network: str, reason: str, why: str) -> None:
+        """Close all connections of a network."""
+        for connection in list(self._networks.get(network, ())):
+            refusals[why].inc()
+            connection.close_soon(CloseCode.POLICY_VIOLATION if why == BANNED else CloseCode.TRY_AGAIN_LATER, reason)
+            for stream in list(connection.streams):
+                self.unsubscribe(stream, connection)
+
+    def streams_of(self, address: str) -> int:
+        """Return how many streams the connections of an address's network listen to."""
+        return self._streams_of[networks_of(address).own]
 
     def subscription_count(self) -> int:
         """Return how many streams connections listen to, all connections together."""
@@ -169,18 +200,21 @@ class Hub:
         """Return how many different streams somebody listens to."""
         return len(self._subscribers)
 
-    def connections_of(self, address: str) -> int:
-        """Return how many connections come from an address."""
-        return self._addresses[address]
-
     def subscribe(self, stream: str, connection: EdgeConnection) -> None:
         """Let a connection hear a stream."""
+        if stream not in connection.streams:
+            self._streams_of[networks_of(connection.address).own] += 1
         connection.streams[stream] = None
         self._subscribers.setdefault(stream, {})[connection] = None
 
     def unsubscribe(self, stream: str, connection: EdgeConnection) -> None:
         """Let a connection hear a stream no more; it need not have heard it."""
-        connection.streams.pop(stream, None)
+        if stream in connection.streams:
+            del connection.streams[stream]
+            network = networks_of(connection.address).own
+            self._streams_of[network] -= 1
+            if not self._streams_of[network]:
+                del self._streams_of[network]
         listeners = self._subscribers.get(stream, {})
         listeners.pop(connection, None)
         if not listeners:
@@ -194,13 +228,37 @@ class Hub:
             connection.deliver(update)
 
     def _publish(self, updates: Iterable[Update]) -> None:
+        loop, fanout = self._loop, self._fanout
+        now_s, conflated = loop.time(), fanout.conflated
         for update in updates:
-            listeners = self._subscribers.get(update.stream)
-            if listeners:
-                for connection in listeners:
-                    connection.deliver(update)
+            count = fanout.publish(update, now_s)
+            if count:
                 _updates.inc()
-                _messages.inc(len(listeners))
+                _messages.inc(count)
+        if fanout.conflated > conflated:
+            _updates_conflated.inc(fanout.conflated - conflated)
+        if not self._has_turn:
+            self._has_turn = True
+            loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Deliver what waits, as far as one turn of the loop goes."""
+        self._has_turn = self._fanout.turn()
+        if self._has_turn:
+            self._loop.call_soon(self._turn)
+
+    def _shed(self, now_s: float) -> None:
+        """Send away the network that listens to most, when the loop is so late that conflating does not help."""
+        if not self._fanout.is_too_late(now_s) or not self._streams_of:
+            return
+        network = max(self._streams_of, key=self._streams_of.__getitem__)
+        _log.warning("too late: a network is sent away", network=network, streams=self._streams_of[network])
+        self.close_network(network, "too much is listened to; connect again later", LATE)
+
+    def late_s(self) -> float:
+        """Return how long the oldest update that nobody has got yet has waited."""
+        since = self._fanout.waits_since()
+        return 0.0 if since is None else self._loop.time() - since
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
         if channel.startswith(_ACCOUNT):
@@ -320,6 +378,7 @@ class Hub:
                 self._publish(market.end_window(1000, self._subscribers))
             self._publish(arrays(self._streams.values(), self._subscribers))
             now = loop.time()
+            self._shed(now)
             for connection in list(self.connections):
                 connection.check_slow(now)
             if not seconds:

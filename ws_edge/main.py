@@ -17,17 +17,21 @@ from websockets.frames import CloseCode
 
 from functions.get_average_price import average_of
 from protocol.market import Market
+from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from serving.bans import Ban
 from serving.clock import now_ms
+from serving.crowd import Crowd
 from serving.listening import accept_the_last, until
+from serving.proxies import TrustedProxies
 from serving.wiring import Surroundings, opened
 from ws_edge.conflation import Conflation, Update
-from ws_edge.connection import EdgeConnection
+from ws_edge.connection import BANNED, EdgeConnection
 from ws_edge.door import Doorkeeper
 from ws_edge.hub import Hub
 from ws_edge.sessions import serve_connection
@@ -40,6 +44,8 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 """What a connection buffers before its client counts as slow."""
 SEND_BUFFER_BYTES: Final = 64 * 1024
 """What the kernel buffers: without a bound a stuck client goes unnoticed for megabytes."""
+BAN_GRACE_S: Final = 1.0
+"""How long a connection of a network that has just been banned stays open."""
 _LISTEN_BACKLOG: Final = 1024
 _REDIS_TIMEOUT_S: Final = 2.0
 _REDIS_CONNECTIONS_MAX: Final = 10
@@ -49,6 +55,9 @@ _log = structlog.get_logger()
 _connections = prometheus_client.Gauge("ws_edge_connections", "Open connections")
 _subscriptions = prometheus_client.Gauge(
     "ws_edge_subscriptions", "Streams that connections listen to, all connections together"
+)
+_late = prometheus_client.Gauge(
+    "ws_edge_late_seconds", "How long the oldest update that the loop has not come to deliver has waited"
 )
 _streams = prometheus_client.Gauge("ws_edge_streams", "Different streams that somebody listens to")
 
@@ -74,7 +83,7 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def run(settings: Settings, listener: socket.socket, probes: Probes) -> None:
+async def run(settings: Settings, listener: socket.socket, probes: Probes, descriptors: int) -> None:
     """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
     stop = stop_event()
     url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
@@ -91,13 +100,19 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
         _connections.set_function(lambda: len(hub.connections))
         _subscriptions.set_function(hub.subscription_count)
         _streams.set_function(hub.stream_count)
+        _late.set_function(hub.late_s)
         probes.ready_when("server", lambda: "it does not listen yet")
         probes.ready_when("hub", lambda: None if hub.connected else "the hub is not connected to Redis", once=True)
         heartbeat = Heartbeat(settings, name)
-        door = Doorkeeper(settings, hub, surroundings.ports)
+        door = Doorkeeper(settings, hub, surroundings.ports, surroundings.limits)
+        surroundings.limits.call_when_banned(partial(_send_away, hub))
         await hub.start()
         try:
-            server = await _serve(settings, listener, hub, door, surroundings)
+            peers = Crowd(
+                connections_possible(2 * settings.ws_connections_max, descriptors),
+                2 * settings.ws_connections_per_address_max,
+            )
+            server = await _serve(settings, listener, hub, door, surroundings, peers)
             probes.ready_when("server", lambda: None)
             heartbeat.start()
             try:
@@ -114,15 +129,29 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
             await client.aclose()
 
 
+def _send_away(hub: Hub, ban: Ban) -> None:
+    """Close what a banned network has open, soon: whoever asks in between is told why."""
+    reason = f"IP banned until {ban.until}"
+    asyncio.get_running_loop().call_later(BAN_GRACE_S, hub.close_network, ban.network, reason, BANNED)
+
+
 async def _serve(
-    settings: Settings, listener: socket.socket, hub: Hub, door: Doorkeeper, surroundings: Surroundings
+    settings: Settings,
+    listener: socket.socket,
+    hub: Hub,
+    door: Doorkeeper,
+    surroundings: Surroundings,
+    peers: Crowd,
 ) -> Server:
     return await serve(
         partial(serve_connection, hub, surroundings),
         sock=listener,
         process_request=door.admit,  # type: ignore[arg-type]  # likewise
         create_connection=partial(  # type: ignore[arg-type]  # a factory does as well as a class
-            EdgeConnection, messages_per_second=settings.ws_messages_per_second
+            EdgeConnection,
+            messages_per_second=settings.ws_messages_per_second,
+            peers=peers,
+            proxies=TrustedProxies(settings.trusted_proxies),
         ),
         # Frames are made once for all clients, so none of them can have a compression of its own.
         compression=None,
@@ -160,12 +189,13 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings, settings.name_of_process(PROCESS))
+        descriptors = raise_descriptors()
         listener = listen(settings)
         probes = Probes()
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.ws_url())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener, probes))
+            runner.run(run(settings, listener, probes, descriptors))
     except SettingsError as error:
         sys.exit(str(error))
 

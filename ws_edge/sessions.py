@@ -15,7 +15,7 @@ from serving.wiring import Surroundings
 from ws_edge.accounts import AccountSubscription
 from ws_edge.api import ApiSession
 from ws_edge.conflation import text_frame
-from ws_edge.connection import EdgeConnection
+from ws_edge.connection import STREAMS, EdgeConnection, refusals
 from ws_edge.hub import Hub
 from ws_edge.subscriptions import (
     STREAMS_MAX,
@@ -103,6 +103,13 @@ class _StreamSession:
                     raise RequestError(2, f"Invalid request: unknown stream {unknown[0][:50]!r}", request.request_id)
                 if len(connection.streams.keys() | set(request.params)) > STREAMS_MAX:
                     raise RequestError(2, f"Invalid request: more than {STREAMS_MAX} streams", request.request_id)
+                most = self._ports.settings.ws_streams_per_address_max
+                more = len(set(request.params) - connection.streams.keys())
+                if self._hub.streams_of(connection.address) + more > most:
+                    refusals[STREAMS].inc()
+                    raise RequestError(
+                        2, f"Invalid request: more than {most} streams of one network", request.request_id
+                    )
                 for stream in request.params:
                     self._hub.subscribe(stream, connection)
             case "UNSUBSCRIBE":
