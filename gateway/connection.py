@@ -7,6 +7,7 @@ door (gateway/door.py), which knows what is asked.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -56,6 +57,24 @@ class Shared(ServerState):
         """On the loop's clock; None: it is not."""
 
 
+class _Transport:
+    """A transport that is closed as its connection wants it; what is called often is the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.write_eof = transport.write_eof
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.close = close
+        self.lingers = False
+        """Whether only the client's end is waited for."""
+
+    def is_closing(self) -> bool:
+        """Return whether nothing can be said any more."""
+        return self.lingers or self._transport.is_closing()
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection."""
 
@@ -89,6 +108,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let a client in, if there is room."""
         super().connection_made(transport)
+        self._raw_transport = transport
+        self._link = _Transport(transport, self._close)
+        self.transport = cast("asyncio.Transport", self._link)
         peer = str(self.client[0]) if self.client else "unknown"
         self._peer = None if peer in self._shared.proxies else peer
         self._is_counted = self._shared.crowd.enter(self._peer)
@@ -99,6 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
+        self._begun_s = None
         super().connection_lost(exc)
         if self._is_counted:
             self._is_counted = False
@@ -251,4 +274,16 @@ class Connection(HttpToolsProtocol):
 
     def _end(self) -> None:
         self._closing = True
-        self.transport.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Close, but not in the face of a client that is still sending: a reset may destroy the answer that says why."""
+        if self._link.is_closing():
+            return
+        if self._begun_s is None:
+            self._raw_transport.close()
+            return
+        self._closing = self._link.lingers = True
+        self._raw_transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(_LINGER_S, self._raw_transport.abort)

@@ -74,6 +74,10 @@ def test_sizes(processes: Processes) -> None:
     ):
         assert httpx.post(f"{url}{path}", content=b"x" * fits).status_code == status
         assert httpx.post(f"{url}{path}", content=b"x" * (fits + 1)).status_code == 413
+    with raw(url) as client:  # whoever is still sending gets to know why nobody listens
+        client.send(b"POST /api/v3/order HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n")
+        client.send(b"x" * 2_000_000)
+        assert client.status() == 413
     for begun in (
         b"GET /api/v3/ping HTTP/1.1\r\n",
         b"GET /api/v3/ping HTTP/1.1\r\nX-Large: ",
