@@ -23,6 +23,8 @@ from serving.proxies import TrustedProxies
 
 _LINGER_S: Final = 1.0
 """How long a client may take to close its side too."""
+_DISCARDED_MAX: Final = 4 << 20
+"""Bytes that it may still send meanwhile."""
 _STUCK_S: Final = 30.0
 """How long a client may leave its answer untaken."""
 
@@ -104,6 +106,7 @@ class Connection(HttpToolsProtocol):
         self._closing = False
         """Whether what comes is not taken any more."""
         self._closing_since_s: float | None = None
+        self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let a client in, if there is room."""
@@ -130,6 +133,9 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what a client sends, unless it comes too late or is too much."""
         if self._closing:
+            self._discarded += len(data)
+            if self._discarded > _DISCARDED_MAX:
+                self.transport.abort()
             return
         most = self._head_bytes_max
         if len(data) <= most:

@@ -23,15 +23,11 @@ class Networks(NamedTuple):
     """The /48 of an IPv6 address; empty for IPv4."""
 
 
+@lru_cache(_REMEMBERED)
 def networks_of(address: str) -> Networks:
     """Return the networks of an address; what is no IP address stands for itself."""
     if ":" not in address:
         return Networks(address, "")
-    return _ipv6_networks(address)
-
-
-@lru_cache(_REMEMBERED)
-def _ipv6_networks(address: str) -> Networks:
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

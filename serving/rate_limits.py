@@ -7,6 +7,7 @@ arrives in a fraction of a second, never by more. What is counted is a network (
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -50,6 +51,8 @@ REFUSALS_BEFORE_BAN: Final = 600
 _BUCKETS_PER_EXCHANGE: Final = 5_000
 """What one exchange sends at most, so that it never takes long; the next one goes on."""
 _BANS_PER_READ: Final = 1_000
+_UNSENT_BANS_MAX: Final = 10_000
+"""Bans that wait for a Redis that cannot take them; the oldest are then known to this process alone."""
 
 _log = structlog.get_logger()
 
@@ -99,11 +102,19 @@ class Windows:
 
     def add(self, to: Bucket, count: int) -> int:
         """Add and return the new count."""
-        window = self._windows.get((to.kind, to.window))
+        return self._add(to.kind, to.owner, to.window, count)
+
+    def add_now(self, kind: str, owner: str, now: TimeMs, count: int) -> int:
+        """Add to the bucket of now and return the new count: each request comes by here, so it makes no `Bucket`."""
+        return self._add(kind, owner, now // WINDOW_MS[kind], count)
+
+    def _add(self, kind: str, owner: str, number: int, count: int) -> int:
+        window = self._windows.get((kind, number))
         if window is None:
-            window = self._windows[to.kind, to.window] = _Window()
-        added = window.added[to.owner] = window.added.get(to.owner, 0) + count
-        return max(0, window.total.get(to.owner, 0) + added)
+            window = self._windows[kind, number] = _Window()
+        added = window.added[owner] = window.added.get(owner, 0) + count
+        used = window.total.get(owner, 0) + added
+        return used if used > 0 else 0
 
     def unsent(self, most: int | None = None) -> dict[Bucket, int]:
         """Return what was added since the last exchange: of `most` buckets, or all."""
@@ -147,7 +158,7 @@ class RateLimits:
         self.enabled = settings.rate_limits_enabled
         self._windows = Windows()
         self._bans = Bans()
-        self._unsent_bans: list[Ban] = []
+        self._unsent_bans: deque[Ban] = deque(maxlen=_UNSENT_BANS_MAX)
         self._last_ban = "-"
         """The stream id of the last ban that was read; "-": none."""
         self._on_ban: list[Callable[[Ban], None]] = []
@@ -178,7 +189,7 @@ class RateLimits:
             self._refuse_banned(networks, now)
         if self._is_over(RAW_REQUESTS, networks, 1, self._raw_max, now):
             # The weight counts all the same, as that of every refused request.
-            self._windows.add(bucket(WEIGHT, networks.own, now), weight)
+            self._windows.add_now(WEIGHT, networks.own, now, weight)
             self._note_refusal(networks, now)
             raise _too_much(
                 "Too many requests", f"{self._raw_max} requests per 5 MINUTE", seconds_left(RAW_REQUESTS, now)
@@ -225,10 +236,10 @@ class RateLimits:
         return self._windows.used(bucket(WEIGHT, networks_of(address).own, now))
 
     def _weigh(self, networks: Networks, weight: int, now: TimeMs) -> int:
-        used = self._windows.add(bucket(WEIGHT, networks.own, now), weight)
+        used = self._windows.add_now(WEIGHT, networks.own, now, weight)
         over = used > self._weight_max
         if networks.wide:
-            wide_used = self._windows.add(bucket(WEIGHT, networks.wide, now), weight)
+            wide_used = self._windows.add_now(WEIGHT, networks.wide, now, weight)
             over = over or wide_used > self._weight_max * WIDE_FACTOR
         if over and weight > 0:
             self._note_refusal(networks, now)
@@ -237,16 +248,16 @@ class RateLimits:
         return used
 
     def _is_over(self, kind: str, networks: Networks, count: int, largest: int, now: TimeMs) -> bool:
-        over = self._windows.add(bucket(kind, networks.own, now), count) > largest
+        over = self._windows.add_now(kind, networks.own, now, count) > largest
         if networks.wide:
-            over = self._windows.add(bucket(kind, networks.wide, now), count) > largest * WIDE_FACTOR or over
+            over = self._windows.add_now(kind, networks.wide, now, count) > largest * WIDE_FACTOR or over
         return over
 
     def _note_refusal(self, networks: Networks, now: TimeMs) -> None:
         for network, most in ((networks.own, REFUSALS_BEFORE_BAN), (networks.wide, REFUSALS_BEFORE_BAN * WIDE_FACTOR)):
             if (
                 network
-                and self._windows.add(bucket(REFUSALS, network, now), 1) >= most
+                and self._windows.add_now(REFUSALS, network, now, 1) >= most
                 and self._bans.until(network, now) is None
             ):
                 ban = self._bans.ban(network, now)
@@ -289,7 +300,7 @@ class RateLimits:
                     seconds_left(kind, now),
                 )
         for kind, _, _ in self._order_limits:
-            self._windows.add(bucket(kind, owner, now), 1)
+            self._windows.add_now(kind, owner, now, 1)
 
     def forgive_order(self, account_id: AccountId, now: TimeMs) -> None:
         """Take one order back: it was refused, or it traded."""
@@ -319,23 +330,24 @@ class RateLimits:
         self._windows.exchanged(sent, dict(zip(sent, answers[::2], strict=True)))
 
     async def exchange_bans(self, client: redis.asyncio.Redis, now: TimeMs) -> None:
-        """Write the bans that were made here to `client`, the Redis of what must not be lost, and read those of others."""
+        """Read the bans of others from `client`, the Redis of what must not be lost, and write those that were made here."""
         self._bans.forget(now)
+        while True:
+            start = self._last_ban if self._last_ban == "-" else f"({self._last_ban}"
+            entries: Any = await client.xrange(streams.bans(), start, "+", _BANS_PER_READ)
+            for entry_id, written in entries:
+                self._last_ban = entry_id.decode()
+                other = _ban_of(written)
+                if other is not None and self._bans.learn(other) and now < other.until:
+                    self._tell(other)
+            if len(entries) < _BANS_PER_READ:
+                break
         while self._unsent_bans:
             ban = self._unsent_bans[0]
             fields: dict[Any, Any] = {"network": ban.network, "until": ban.until, "times": ban.times}
             await client.xadd(streams.bans(), fields, maxlen=BANS_MAX, approximate=True)
-            del self._unsent_bans[0]
-        while True:
-            start = self._last_ban if self._last_ban == "-" else f"({self._last_ban}"
-            entries: Any = await client.xrange(streams.bans(), start, "+", _BANS_PER_READ)
-            for entry_id, fields in entries:
-                self._last_ban = entry_id.decode()
-                other = _ban_of(fields)
-                if other is not None and self._bans.learn(other) and now < other.until:
-                    self._tell(other)
-            if len(entries) < _BANS_PER_READ:
-                return
+            if self._unsent_bans and self._unsent_bans[0] is ban:  # else it has made room meanwhile
+                self._unsent_bans.popleft()
 
 
 def _ban_of(fields: Mapping[bytes, bytes]) -> Ban | None:

@@ -83,7 +83,7 @@ def test_paths_methods_and_bodies(url: str) -> None:
         assert error_of(http.post("/api/v3/time")) == (405, -1020)
         assert error_of(http.get("/api/v3/ping?x=1")) == (400, -1101)
         assert error_of(http.get("/api/v3/time", headers={"X-MBX-TIME-UNIT": "HOUR"})) == (400, -1194)
-        for body in (b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"[" * 100_000, b'{"email": 1}', b"\x00"):
+        for body in (b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"[" * 60_000, b'{"email": 1}', b"\x00"):
             status, code = error_of(http.post("/api/v1/signup", content=body))
             assert (status, code) in ((400, -1135), (400, -1102)), body
         for body in (b'{"a": 1}', b"\xff\xff=1", b"&&&===", b"a=%ff"):
