@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
+from serving.crowd import Crowd
 from tests.integration.ws_edge.conftest import running_edge
+from ws_edge.connection import EdgeConnection
+from ws_edge.subscriptions import Door, Target
 
 TIMEOUT_S = 30
 
@@ -48,7 +52,7 @@ async def test_handshakes_are_charged_and_a_banned_network_is_sent_away(redis_ur
             answer = await ask(api, {"id": 1, "method": "ping"})
             first = answer["rateLimits"][-1]["count"]
             assert first >= 5, "two handshakes cost two each"
-            statuses = []
+            statuses: list[int] = []
             for number in range(700):
                 answer = await ask(api, {"id": number, "method": "ping"})
                 statuses.append(answer["status"])
@@ -90,12 +94,43 @@ async def test_budgets(redis_url: str, tmp_path: Path) -> None:
                 if "error" not in answer:
                     break
                 await asyncio.sleep(0.3)
-            statuses = []
+            statuses: list[int] = []
             while len(statuses) < 60 and (not statuses or statuses[-1] == 404):
                 statuses.append((await refused(f"{edge.url}/nothing"))[0])
             assert statuses[-1] == 429, "handshakes in five minutes"
             for client in (second, *others):
                 await client.close()
+
+
+async def test_whoever_left_is_forgotten_before_its_handler_notices() -> None:
+    forgotten, ends = asyncio.Event(), asyncio.Event()
+    seen: list[EdgeConnection] = []
+
+    async def handle(connection: ServerConnection) -> None:
+        assert isinstance(connection, EdgeConnection)
+        connection.open_target(Target(Door.RAW), "127.0.0.1")
+        connection.when_lost(forgotten.set)
+        seen.append(connection)
+        await ends.wait()  # it does not read
+
+    def create(*arguments: Any, **options: Any) -> EdgeConnection:
+        return EdgeConnection(*arguments, messages_per_second=5, peers=peers, **options)
+
+    peers = Crowd(10, 10)
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        serve(handle, "127.0.0.1", 0, create_connection=create, compression=None) as server,  # type: ignore[arg-type]
+    ):
+        client = await connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", proxy=None)
+        assert peers.total == 1
+        client.transport.abort()
+        await forgotten.wait()
+        assert (peers.total, peers.networks()) == (0, 0)
+        seen[0].deliver_frame(b"x")  # to nobody, and no error
+        late: list[bool] = []
+        seen[0].when_lost(lambda: late.append(True))
+        assert late == [True]
+        ends.set()
 
 
 async def test_connections_without_a_handshake_are_counted(redis_url: str, tmp_path: Path) -> None:

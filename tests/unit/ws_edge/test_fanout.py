@@ -3,7 +3,7 @@
 from typing import Any
 
 from protocol.market_data import DepthDiff
-from protocol.units import Sequence, TimeMs
+from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from tests.market_log import market_map
 from ws_edge.conflation import Conflation, Update
 from ws_edge.fanout import WAITING_MAX, WAITING_S_MAX, Fanout
@@ -88,7 +88,7 @@ def test_depth_is_merged() -> None:
             time=TimeMs(number),
             first_sequence=Sequence(number),
             last_sequence=Sequence(number),
-            bids=((number, 10),),
+            bids=((PriceTicks(number), QuantityLots(10)),),
             asks=(),
         )
         fanout.publish(Update.of_depth("depth", market, diff), 0.0)
