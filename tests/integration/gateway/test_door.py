@@ -33,10 +33,12 @@ class Raw:
 
     def status(self) -> int | None:
         """Return the status of the next answer, or None: the connection ended without one."""
-        try:
-            line = self.socket.recv(65_536)
-        except ConnectionResetError:
-            return None
+        line = b"the rest of an earlier one"
+        while line and not line.startswith(b"HTTP/"):
+            try:
+                line = self.socket.recv(65_536)
+            except ConnectionResetError:
+                return None
         return int(line.split()[1]) if line else None
 
     def is_open(self) -> bool:
@@ -122,7 +124,7 @@ def test_deadlines(processes: Processes) -> None:
             for client, drop in ((dripping_head, b"x"), (dripping_body, b"x"), (newlines, b"\r\n")):
                 client.send(drop)
             time.sleep(0.1)
-            for client in open_:
+            for client in tuple(open_):
                 client.socket.settimeout(0.01)
                 try:
                     answers[client] = client.status()
@@ -130,9 +132,7 @@ def test_deadlines(processes: Processes) -> None:
                     continue
                 open_.discard(client)
         assert answers[silent] is answers[idle] is answers[newlines] is None
-        assert answers[dripping_head] in (408, None)
-        assert answers[dripping_body] in (408, None)
-        assert 408 in (answers[dripping_head], answers[dripping_body])
+        assert answers[dripping_head] == answers[dripping_body] == 408
 
 
 def test_connections_of_a_network_are_bounded(processes: Processes) -> None:
