@@ -153,8 +153,11 @@ async def test_connections_without_a_handshake_are_counted(redis_url: str, tmp_p
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
-                async with connect(f"{edge.url}/ws", proxy=None):
+                async with connect(f"{edge.url}/ws-api/v3", proxy=None) as api:
+                    told = (await ask(api, {"id": 1, "method": "exchangeInfo"}))["result"]["rateLimits"]
                     break
             except (OSError, InvalidMessage):
                 assert time.monotonic() < deadline, "those that left are counted for ever"
                 await asyncio.sleep(0.1)
+        limits = [(each["rateLimitType"], each["interval"], each["intervalNum"], each["limit"]) for each in told]
+        assert limits[-2:] == [("RAW_REQUESTS", "MINUTE", 5, 10_000_000), ("CONNECTIONS", "MINUTE", 5, 10_000_000)]
