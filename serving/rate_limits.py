@@ -204,15 +204,6 @@ class RateLimits:
         """
         return self._weigh(networks_of(address), more, now) if self.enabled else 0
 
-    def check_ban(self, address: str, now: TimeMs) -> None:
-        """Refuse a network that is banned.
-
-        Raises:
-            ApiError: -1003, HTTP 418.
-        """
-        if self._bans and self.enabled:
-            self._refuse_banned(networks_of(address), now)
-
     def count_connection(self, address: str, now: TimeMs) -> None:
         """Count one attempt to open a WebSocket.
 

@@ -124,13 +124,15 @@ async def test_whoever_left_is_forgotten_before_its_handler_notices() -> None:
         client = await connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", proxy=None)
         assert peers.total == 1
         client.transport.abort()
-        await forgotten.wait()
+        try:
+            await asyncio.wait_for(forgotten.wait(), TIMEOUT_S / 2)
+        finally:
+            ends.set()
         assert (peers.total, peers.networks()) == (0, 0)
         seen[0].deliver_frame(b"x")  # to nobody, and no error
         late: list[bool] = []
         seen[0].when_lost(lambda: late.append(True))
         assert late == [True]
-        ends.set()
 
 
 async def test_connections_without_a_handshake_are_counted(redis_url: str, tmp_path: Path) -> None:
