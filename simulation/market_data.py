@@ -67,7 +67,7 @@ class MemoryFeedsStore(FeedsStore):
         self._subscriber = subscriber
         self._own_epochs: dict[int, int] = {}
 
-    def take_over(self, shard: int) -> None:
+    def take_over(self, shard: int) -> int:
         """See `FeedsStore`."""
 
         def raise_epoch() -> None:
@@ -78,6 +78,7 @@ class MemoryFeedsStore(FeedsStore):
                 self._memory.mark_passed(shard, EventReader.FEEDS, STREAM_START)
 
         self._process.write("take_over", raise_epoch)
+        return self._own_epochs[shard]
 
     def load(self, shard: int) -> Saved:
         """See `FeedsStore`."""
