@@ -233,6 +233,21 @@ await withBrowser(async (newPage) => {
   await frozen.waitForTimeout(5_000);
   assert.equal(refused, asked, "it went on asking");
 
+  part("market data that stands still is not called live, although the server answers");
+  const still = await newPage(DESKTOP);
+  let standsStill = false;
+  await still.routeWebSocket(/\/stream$/, (socket) => {
+    const server = socket.connectToServer();
+    server.onMessage((message) => void ((standsStill && String(message).startsWith('{"stream"')) || socket.send(message)));
+  });
+  await still.goto(market);
+  await liveness(still).getByText("Live", { exact: true }).waitFor();
+  await still.waitForTimeout(4_000);
+  standsStill = true;
+  await liveness(still).getByText(/^No data for \d+ s$/).waitFor();
+  standsStill = false;
+  await liveness(still).getByText("Live", { exact: true }).waitFor();
+
   part("when nothing answers, it says since when");
   await frozen.unroute(/\/api\/v3\//);
   await frozen.route(/\/api\/v3\//, () => undefined);

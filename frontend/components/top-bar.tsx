@@ -44,7 +44,7 @@ export function TopBar() {
 function shown(liveness: Liveness): { dot: string; text: string; title: string } {
   if (liveness.state === "live") return { dot: "bg-up", text: "Live", title: "Streams are on and answer" };
   if (liveness.state === "polling") return { dot: "bg-quiet", text: "Polling", title: "No streams: asking every few seconds" };
-  return { dot: "bg-warn", text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data", title: "The exchange does not answer. What is shown is old." };
+  return { dot: "bg-warn", text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data", title: "Nothing new comes from the exchange. What is shown is old." };
 }
 
 function Mark() {

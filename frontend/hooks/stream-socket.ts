@@ -32,6 +32,8 @@ export class StreamSocket {
   private gathering: ReturnType<typeof setTimeout> | null = null;
   private retrying: ReturnType<typeof setTimeout> | null = null;
   private readonly pulse = new Pulse();
+  /** Streams of candles that are on and have said something -> when they did last. */
+  private readonly candles = new Map<string, number>();
 
   constructor(private readonly url: string) {
     setInterval(() => this.beat(), HEARTBEAT_MS);
@@ -40,6 +42,11 @@ export class StreamSocket {
   /** The ms since anything was heard. */
   ageMs(): number {
     return this.pulse.ageMs(performance.now());
+  }
+
+  /** The ms since each stream of candles that is on has said something: of the one that has been silent for longest. */
+  candleAgeMs(): number {
+    return Math.max(0, ...[...this.candles.values()].map((at) => performance.now() - at));
   }
 
   /** Look at once: the network is back, or somebody looks at the page again. */
@@ -122,6 +129,7 @@ export class StreamSocket {
       socket.close();
     }
     this.asked.clear();
+    this.candles.clear();
     const stopped = [...this.running];
     this.running.clear();
     for (const stream of stopped) this.each(stream, (listener) => listener.onStop());
@@ -146,12 +154,18 @@ export class StreamSocket {
     if (streams.length === 0) return;
     this.number += 1;
     this.asked.set(this.number, { method, streams });
-    if (method === "UNSUBSCRIBE") for (const stream of streams) this.running.delete(stream);
+    if (method === "UNSUBSCRIBE") {
+      for (const stream of streams) {
+        this.running.delete(stream);
+        this.candles.delete(stream);
+      }
+    }
     this.socket?.send(JSON.stringify({ method, params: streams, id: this.number }));
   }
 
   private take(frame: Frame): void {
     if (frame.stream !== undefined) {
+      if (frame.stream.includes("@kline_")) this.candles.set(frame.stream, performance.now());
       this.each(frame.stream, (listener) => listener.onData(frame.data));
       return;
     }

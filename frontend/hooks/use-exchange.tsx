@@ -99,7 +99,7 @@ export function useLiveness(): Liveness {
   useReturn(() => socket.look());
   useEffect(() => {
     const look = () => {
-      const next = livenessOf(socket.isOpen ? socket.ageMs() : Infinity, budget.ageMs());
+      const next = livenessOf(socket.isOpen ? socket.ageMs() : Infinity, budget.ageMs(), socket.candleAgeMs());
       setLiveness((known) => (JSON.stringify(known) === JSON.stringify(next) ? known : next));
     };
     look();

@@ -4,15 +4,17 @@ import { Pulse, livenessOf } from "./liveness";
 
 describe("how old what is shown may be", () => {
   it.each([
-    [0, Infinity, { state: "live" }],
-    [3_499, Infinity, { state: "live" }],
-    [3_500, 9_999, { state: "polling" }],
-    [Infinity, 0, { state: "polling" }],
-    [90_000, 10_000, { state: "stale", seconds: 10 }],
-    [12_999, 60_000, { state: "stale", seconds: 12 }],
-    [Infinity, Infinity, { state: "stale", seconds: 0 }],
-  ])("streams %d ms, answers %d ms ago", (streamMs, answerMs, expected) => {
-    expect(livenessOf(streamMs, answerMs)).toEqual(expected);
+    [0, Infinity, 0, { state: "live" }],
+    [3_499, Infinity, 7_999, { state: "live" }],
+    // The edge answers, and no market data comes.
+    [0, 0, 8_000, { state: "stale", seconds: 8 }],
+    [3_500, 9_999, 0, { state: "polling" }],
+    [Infinity, 0, 0, { state: "polling" }],
+    [90_000, 10_000, 0, { state: "stale", seconds: 10 }],
+    [12_999, 60_000, 0, { state: "stale", seconds: 12 }],
+    [Infinity, Infinity, 0, { state: "stale", seconds: 0 }],
+  ])("streams %d ms, answers %d ms, candles %d ms ago", (streamMs, answerMs, candleMs, expected) => {
+    expect(livenessOf(streamMs, answerMs, candleMs)).toEqual(expected);
   });
 
   it("is silent when an answer is owed, not when nobody asked", () => {

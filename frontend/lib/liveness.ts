@@ -15,8 +15,15 @@ export type Liveness =
   /** Nothing was heard for so many seconds: what is shown is old. */
   | { readonly state: "stale"; readonly seconds: number };
 
-/** Return how a page stands: `streamMs` ago its connections were heard of, `answerMs` ago a question was answered. */
-export function livenessOf(streamMs: number, answerMs: number): Liveness {
+/** A candle is said every two seconds, whether anybody trades or not; this is where market data stands still although the edge answers. */
+const CANDLE_MS = 8_000;
+
+/**
+ * Return how a page stands: `streamMs` ago its connection was heard of, `answerMs` ago a question was answered, `candleMs` ago a candle
+ * came on a stream of candles that is on (0: there is none).
+ */
+export function livenessOf(streamMs: number, answerMs: number, candleMs: number): Liveness {
+  if (streamMs < LIVE_MS && candleMs >= CANDLE_MS) return { state: "stale", seconds: Math.floor(candleMs / 1_000) };
   if (streamMs < LIVE_MS) return { state: "live" };
   if (answerMs < POLLED_MS) return { state: "polling" };
   const age = Math.min(streamMs, answerMs);
