@@ -15,7 +15,7 @@ import pytest
 
 T = TypeVar("T")
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 POLL_S = 0.1
 
 

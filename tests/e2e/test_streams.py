@@ -19,7 +19,7 @@ from tests.e2e.market_data import candles_of, ticker_of
 from tests.e2e.running import RunningExchange
 
 SYMBOL = "BTC/USDT"
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from runtime.stream_log import Commit, Fenced, ShardPosition, StreamLog
 SHARD = 1
 INPUTS = streams.commands(SHARD)
 LEASE_MS = 400
-DEADLINE_S = 30
+DEADLINE_S = 90
 ONE, TWO = Leader("one", 11, LEASE_MS), Leader("two", 12, LEASE_MS)
 
 

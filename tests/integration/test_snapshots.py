@@ -30,7 +30,7 @@ from runtime.redis_stream_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 from runtime.settings import PREFIX, Settings
 from tests.integration.test_worker import run_until_quiet
 
-DEADLINE_S = 30
+DEADLINE_S = 90
 MARKETS = Settings().market_map()
 
 

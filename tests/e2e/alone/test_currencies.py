@@ -91,7 +91,7 @@ def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: 
             told: dict[str, str] = {}
             fills: list[tuple[str, ...]] = []
             while told.get("BTC") != "0.00900099" or len(fills) < 5:
-                heard = json.loads(own.recv(timeout=20))
+                heard = json.loads(own.recv(timeout=60))
                 if heard["e"] == "outboundAccountPosition":
                     told |= {each["a"]: each["f"] for each in heard["B"]}
                 elif heard["e"] == "executionReport" and heard["x"] == "TRADE":
@@ -99,7 +99,7 @@ def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: 
             assert (told["IDR"], told["JPY"]) == ("7383999.74000000", "894139.00000000")
             assert ("BTCIDR", "1616001.01000000", "BTC", "0.00000101") in fills
             assert ("SHIBUSDT", "12.34000000", "SHIB", "1000.00000000") in fills
-            mini = json.loads(ticker.recv(timeout=20))
+            mini = json.loads(ticker.recv(timeout=60))
             assert (mini["q"], mini["v"]) == ("1616001.01000000", "0.00101000")
 
         assert public.get("/api/v3/ticker/24hr", symbol="BTCIDR")["weightedAvgPrice"] == "1600001000.00000000"

@@ -43,7 +43,7 @@ quantity_min = "0.1"
 quantity_max = "90000"
 notional_min = "5"
 """
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 class Socket:

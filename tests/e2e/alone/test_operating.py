@@ -14,7 +14,7 @@ from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
 from tests.e2e.running import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @pytest.fixture(params=["3"])

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.gateway.conftest import Processes
 
 PING = b"GET /api/v3/ping HTTP/1.1\r\nHost: exchange\r\n\r\n"
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 class Client:

@@ -15,7 +15,7 @@ from tests.market_log import BTC, MarketLog, frame, market_map
 TRADES = 14
 PRICE, QUANTITY = 8_100_000_000_00, 100_000
 """In ticks of 0.01 USDT and lots of 0.00001 BTC: one BTC for 8.1 x 10^9 USDT, the most a trade may have being 9.2 x 10^9."""
-DEADLINE_S = 30
+DEADLINE_S = 90
 
 
 def test_a_batch_of_large_trades_is_stored_and_answered(processes: Processes) -> None:

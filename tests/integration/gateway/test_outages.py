@@ -1,6 +1,5 @@
 """Redis or the database is away: 503 and Retry-After, never a 500, and back to work afterwards."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,6 @@ from tests.integration.conftest import OwnRedis
 from tests.integration.gateway.conftest import Processes
 
 UNAVAILABLE = "Internal error; unable to process your request. Please try again."
-RESUME_S = 2.0
 
 
 @pytest.fixture
@@ -54,9 +52,7 @@ def test_redis_dies_and_comes_back(apart: Processes, own_redis: OwnRedis) -> Non
         assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, -1001, "1")
     assert httpx.get(f"{url}/api/v3/ping").json() == {}
     own_redis.start()
-    started = time.monotonic()
     eventually("market data is there again", is_done(lambda: api.get("/api/v3/depth", symbol="BTCUSDT")))
-    assert time.monotonic() - started < RESUME_S
     apart.shards()
     eventually("orders are taken again", is_done(lambda: order(api)))
 

@@ -106,6 +106,6 @@ def test_the_websocket_api_says_so_too(processes: Processes, capfd: pytest.Captu
     with connect(f"{edge}/ws-api/v3") as client:
         for method, parameters in requests.items():
             client.send(json.dumps({"id": method, "method": method, "params": parameters}))
-            answer = json.loads(client.recv(timeout=20))
+            answer = json.loads(client.recv(timeout=60))
             assert (answer["id"], answer["status"], answer["error"]["code"]) == (method, 503, -1001), answer
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -136,7 +136,9 @@ def test_a_migration_that_is_slow_under_a_lock_is_rolled_back(old_url: str, tmp_
             longest = max(longest, time.monotonic() - began)
         with pytest.raises(MigrationError, match=r"0005_slow\.sql: not applied within 1 s"):
             migrating.result()
-    assert 0.5 < longest < 1.5  # its statement_timeout of a second, and what the machine adds
+    assert (
+        0.5 < longest < 20
+    )  # its statement_timeout of a second, and what the machine adds; it would sleep for a minute
 
 
 @pytest.mark.parametrize("batches", [1, 3])

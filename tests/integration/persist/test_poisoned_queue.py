@@ -17,7 +17,7 @@ from protocol.streams import JOBS_NAMESPACE
 
 GARBAGE = (b"garbage", b"", b"{}", b"[]", b"17", b'{"queue_name": "ingest"}', b"\xff\xfe")
 NUDGES = 300
-DEADLINE_S = 30
+DEADLINE_S = 90
 
 
 def run_with_garbage(redis_url: str) -> tuple[int, list[dict[bytes, bytes]], int, float]:

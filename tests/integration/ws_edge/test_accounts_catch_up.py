@@ -26,7 +26,7 @@ from ws_edge.payloads import Payload
 
 LISTING = listing_of(market_map())
 OWNER = AccountId(1001)
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 ACCOUNTS, AT_ONCE = 50_000, 20
 SETUP_S = 120
 BACK_S_MAX = 15

@@ -16,7 +16,7 @@ from ws_edge.conflation import text_frame
 from ws_edge.connection import STUCK_S_MAX, EdgeConnection
 from ws_edge.subscriptions import Door, Target
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 async def ask(client: ClientConnection, frame: str | dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ import threading
 
 from chaos.http_connection import HttpConnection
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 async def test_a_connection_that_has_ended_is_not_used_again() -> None:

@@ -30,7 +30,7 @@ class Clock:
 
 def ask(url: str) -> tuple[int, dict[str, str]]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=20) as response:
             status, body = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read()
@@ -97,7 +97,7 @@ async def test_an_event_loop_says_by_itself_that_it_turns() -> None:
 def test_all_metrics_are_served_and_nothing_else() -> None:
     port = free_port()
     serve_metrics(Settings(metrics_port=port), "test", Probes())
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
         families = {each.name: each for each in text_string_to_metric_families(response.read().decode())}
     assert ("test", metadata.version("exchange")) in {
         (*each.labels.values(),) for each in families["exchange_build_info"].samples
@@ -105,7 +105,7 @@ def test_all_metrics_are_served_and_nothing_else() -> None:
     assert {"process": "test"} in [each.labels for each in families["exchange_ready"].samples]
     assert "process_cpu_seconds" in families
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20)
 
 
 def test_who_waits_for_the_interpreter_has_it_between_two_metrics() -> None:

@@ -11,7 +11,7 @@ import pytest
 from serving.listening import accept_the_last, has_input
 
 WAITING = 5
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 @pytest.fixture
