@@ -115,7 +115,7 @@ async def get_account(ports: Ports, call: Call) -> object:
         brokered=False,
         require_self_trade_prevention=False,
         prevent_sor=False,
-        update_time=call.now * call.time_scale,
+        update_time=funds.time * call.time_scale,
         account_type="SPOT",
         balances=_shown(ports, funds, omit_zero=omit_zero),
         permissions=["SPOT"],

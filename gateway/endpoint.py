@@ -22,6 +22,7 @@ from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.clock import now_us
 from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
+from serving.rate_limits import RateLimits
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
@@ -85,6 +86,7 @@ class Endpoint:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", function=self.function.path)
             status, body = refuse(internal(), headers)
+        headers += weight_headers(self._limits, request.address, TimeMs(now // 1000))
         self._metrics.observe(status, time.perf_counter() - started)
         return HttpAnswer(status, headers, body)
 
@@ -101,10 +103,7 @@ class Endpoint:
         except ApiError:
             limits.charge(request.address, 1, now_ms)
             raise
-        used = limits.charge(request.address, weight, now_ms)
-        if limits.enabled:
-            headers.append((b"x-mbx-used-weight", b"%d" % used))
-            headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
+        limits.charge(request.address, weight, now_ms)
         account_id, deadline_us = AccountId(0), 0
         if function.security in _WITH_KEY:
             key = auth.check_key_format(api_key)
@@ -123,6 +122,8 @@ class Endpoint:
         )
         try:
             answer = await function.handle(self._ports, call)
+            if function.weighs_nothing_done:
+                limits.give_back(request.address, weight, now_ms)
             if self._tells_all:
                 _log.debug("answered", function=self._name, account=account_id, **_order_of(parameters))
             return answer
@@ -143,6 +144,14 @@ class Endpoint:
             # A parameter of the query goes before the same one of the body.
             values = {**parse_pairs(request.body), **values}
         return Parameters(values) if values else _NO_PARAMETERS
+
+
+def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
+    """Return the headers that say how much request weight an address has used; none where nothing is limited."""
+    if not limits.enabled:
+        return []
+    used = b"%d" % limits.weight_used(address, now)
+    return [(b"x-mbx-used-weight", used), (b"x-mbx-used-weight-1m", used)]
 
 
 def refuse(error: ApiError, headers: Headers) -> tuple[int, bytes]:

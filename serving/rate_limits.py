@@ -136,6 +136,10 @@ class RateLimits:
             )
         return used
 
+    def give_back(self, address: str, weight: int, now: TimeMs) -> int:
+        """Take back what a request was charged at `now`, and return what the address has used."""
+        return self._windows.add(bucket(WEIGHT, address, now), -weight) if self.enabled else 0
+
     def weight_used(self, address: str, now: TimeMs) -> int:
         """Return the address's request weight in the current minute."""
         return self._windows.used(bucket(WEIGHT, address, now))

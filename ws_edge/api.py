@@ -171,9 +171,12 @@ class ApiSession:
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")
             function = FUNCTIONS.get(method)
-            weight_used = self._charge(function.weight_of(parameters) if function else _WEIGHT, now)
+            weight = function.weight_of(parameters) if function else _WEIGHT
+            weight_used = self._charge(weight, now)
             if function is not None:
                 account_id, result = await self._call(function, parameters, now)
+                if function.weighs_nothing_done:
+                    weight_used = self._limits.give_back(self._connection.address, weight, TimeMs(now // 1000))
                 if function.places_order:
                     orders = self._limits.order_counts(account_id, TimeMs(now // 1000))
             elif method in self._methods:
