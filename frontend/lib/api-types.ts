@@ -273,6 +273,7 @@ export interface paths {
          * One order
          * @description Return an order named by number or, the newest with it, client order id; -2013 when there is none.
          *
+         *         With both, the number finds the order; -2039 when its client order id is another one.
          *         -1007 while the database is so far behind that the order may be one that nobody else remembers.
          */
         get: operations["get_api_v3_order"];
@@ -848,7 +849,7 @@ export interface components {
         };
         /**
          * FullShape
-         * @description Answer to a placed order, FULL.
+         * @description Answer to a placed order, FULL; the last two as in `ResultShape`.
          */
         FullShape: {
             symbol: string;
@@ -868,6 +869,8 @@ export interface components {
             workingTime: number;
             selfTradePreventionMode: string;
             fills: components["schemas"]["FillShape"][];
+            expiryReason?: string;
+            preventedQuantity?: string;
         };
         /**
          * FillShape
@@ -904,7 +907,7 @@ export interface components {
         };
         /**
          * OrderShape
-         * @description An order that was asked for.
+         * @description An order that was asked for; the last two as in `ResultShape`.
          */
         OrderShape: {
             symbol: string;
@@ -927,6 +930,8 @@ export interface components {
             workingTime: number;
             origQuoteOrderQty: string;
             selfTradePreventionMode: string;
+            expiryReason?: string;
+            preventedQuantity?: string;
         };
         /**
          * MyTradeShape
@@ -2326,6 +2331,12 @@ export interface operations {
                 trailingDelta?: number;
                 /** @description Iceberg orders are not supported. */
                 icebergQty?: string;
+                /** @description Pegged orders are not supported. */
+                pegPriceType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetValue?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
                 /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
@@ -2557,6 +2568,12 @@ export interface operations {
                 trailingDelta?: number;
                 /** @description Iceberg orders are not supported. */
                 icebergQty?: string;
+                /** @description Pegged orders are not supported. */
+                pegPriceType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetValue?: number;
                 /** @description Answer with the fee rates. */
                 computeCommissionRates?: boolean;
                 /** @description When the request was sent, in ms or µs. */
