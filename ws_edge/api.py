@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from functions import (
+    absent_features,
     cancel_open_orders,
     cancel_order,
     check_order,
@@ -31,6 +32,7 @@ from functions import (
     get_ticker_price,
     get_time,
     get_trades,
+    get_window_ticker,
     ping,
     place_order,
 )
@@ -71,6 +73,12 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "ticker.24hr": get_ticker_24h.FUNCTION,
     "ticker.price": get_ticker_price.FUNCTION,
     "ticker.book": get_book_ticker.FUNCTION,
+    "ticker": get_window_ticker.FUNCTION,
+    "ticker.tradingDay": get_window_ticker.TRADING_DAY_FUNCTION,
+    "executionRules": absent_features.EXECUTION_RULES,
+    "referencePrice": absent_features.REFERENCE_PRICE,
+    "referencePrice.calculation": absent_features.REFERENCE_PRICE_CALCULATION,
+    "blockTrades.historical": absent_features.BLOCK_TRADES,
     "order.place": place_order.FUNCTION,
     "order.test": check_order.FUNCTION,
     "order.status": get_order.FUNCTION,

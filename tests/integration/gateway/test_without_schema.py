@@ -40,6 +40,8 @@ NEED_THE_DATABASE: Final = {
     ("GET", "/api/v1/api-keys"),
     ("POST", "/api/v1/api-keys"),
     ("GET", "/api/v3/klines"),
+    ("GET", "/api/v3/ticker"),
+    ("GET", "/api/v3/ticker/tradingDay"),
     ("GET", "/api/v3/avgPrice"),
     ("GET", "/api/v3/aggTrades"),
     ("GET", "/api/v3/historicalTrades"),
@@ -60,6 +62,8 @@ def called(api: Api, token: str, function: Function) -> httpx.Response:
     names = {each.name for each in function.parameters}
     # Asked for by number, so that the shard does not know it and the database is asked.
     wanted = {each.name for each in function.parameters if each.required} | ({"orderId", "apiKey", "listenKey"} & names)
+    if function.path in ("/api/v3/ticker", "/api/v3/ticker/tradingDay"):
+        wanted |= {"symbol"}  # or symbols
     if function.places_order:
         wanted |= {"timeInForce", "quantity", "price"}
     query = "&".join(f"{name}={VALUES[name]}" for name in sorted(wanted))
