@@ -38,6 +38,7 @@ from functions import (
     sign_out,
     sign_up,
     start_up,
+    wallet,
 )
 from functions.function import Function, Group
 
@@ -82,6 +83,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     request_funds.FUNCTION,
     *listen_keys.FUNCTIONS,
     *start_up.FUNCTIONS,
+    *wallet.FUNCTIONS,
 )
 
 

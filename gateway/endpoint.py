@@ -118,7 +118,15 @@ class Endpoint:
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
             PARSE.observe(time.perf_counter() - started)
         call = Call(
-            parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us, asked.idempotency_key
+            parameters,
+            now_ms,
+            account_id,
+            time_scale,
+            request.body,
+            bearer,
+            deadline_us,
+            asked.idempotency_key,
+            api_key or "",
         )
         try:
             answer = await function.handle(self._ports, call)

@@ -15,6 +15,8 @@ from tests.integration.gateway.conftest import Processes
 
 VALUES: Final = {
     "symbol": "BTCUSDT",
+    "coin": "BTC",
+    "fromId": 1,
     "interval": "1m",
     "side": "BUY",
     "type": "LIMIT",
@@ -48,6 +50,9 @@ NEED_THE_DATABASE: Final = {
     ("GET", "/api/v3/myTrades"),
     ("GET", "/api/v3/allOrders"),
     ("GET", "/api/v3/order"),
+    ("GET", "/sapi/v1/capital/deposit/hisrec"),
+    ("GET", "/sapi/v1/capital/withdraw/history"),
+    ("GET", "/sapi/v1/account/apiRestrictions"),
 }
 
 
