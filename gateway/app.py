@@ -13,13 +13,16 @@ from litestar import Litestar, Request, Response, asgi
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
-from litestar.types import HTTPScope, Method, Receive, Scope, Send
+from litestar.types import HTTPScope, Message, Method, Receive, Scope, Send
 
 from functions.errors import ApiError
 from functions.function import Function
 from gateway import openapi
-from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse
+from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse, weight_headers
 from gateway.errors import body_too_large, error_body, internal, malformed, method_not_allowed, path_unknown
+from gateway.request_ids import HEADER, begin_request
+from serving.clock import now_ms
+from serving.rate_limits import RateLimits
 from serving.wiring import Surroundings
 
 HOT_PATHS: Final = frozenset({"/api/v3/order"})
@@ -34,19 +37,33 @@ _log = structlog.get_logger()
 
 
 class HotPaths:
-    """Hands requests for the hot paths straight to their handlers, and everything else, and what pages ask, to the application."""
+    """Hands requests for the hot paths straight to their handlers, and everything else, and what pages ask, to the application.
 
-    def __init__(self, app: Litestar, handlers: Mapping[str, RawHandler]) -> None:
+    What the application answers by itself – there is no such path, say – gets the headers that every answer has.
+    """
+
+    def __init__(self, app: Litestar, handlers: Mapping[str, RawHandler], limits: RateLimits) -> None:
         self._app = app
         self._handlers = handlers
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         handler = self._handlers.get(scope["path"])  # the server's WebSockets and lifespan are switched off
         if handler is None or any(name == b"origin" for name, _ in scope["headers"]):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._completing(cast("HTTPScope", scope), send))
         else:
             await handler(scope, receive, send)
+
+    def _completing(self, scope: HTTPScope, send: Send) -> Send:
+        async def complete(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message["headers"])
+                if not any(name == HEADER for name, _ in headers):
+                    message["headers"] = [*headers, *_common_headers(scope, self._limits)]
+            await send(message)
+
+        return complete
 
 
 def create_app(
@@ -60,7 +77,7 @@ def create_app(
     handlers: list[ASGIRouteHandler | HTTPRouteHandler] = []
     for path, by_method in endpoints.items():
         if path in HOT_PATHS:
-            hot[path] = _raw_handler(by_method, body_bytes_max)
+            hot[path] = _raw_handler(by_method, body_bytes_max, surroundings.limits)
             handlers.append(asgi(path, copy_scope=False)(hot[path]))
         else:
             handlers.extend(_route(path, endpoint) for endpoint in by_method.values())
@@ -74,14 +91,14 @@ def create_app(
     )
     described = openapi.document(functions)
     app.openapi_schema.paths, app.openapi_schema.components = described.paths, described.components
-    return HotPaths(app, hot)
+    return HotPaths(app, hot, surroundings.limits)
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
     # Whoever calls shows a key or a token of its own; no cookie says who it is, so none needs to be let through.
     return CORSConfig(
         allow_origins=list(origins),
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=[
             "Authorization",
             "Content-Type",
@@ -93,6 +110,7 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
         expose_headers=[
             "X-Request-Id",
             "Retry-After",
+            "X-MBX-USED-WEIGHT",
             "X-MBX-USED-WEIGHT-1M",
             "X-MBX-ORDER-COUNT-10S",
             "X-MBX-ORDER-COUNT-1D",
@@ -101,19 +119,20 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
     )
 
 
-def _raw_handler(by_method: dict[str, Endpoint], body_bytes_max: int) -> RawHandler:
+def _raw_handler(by_method: dict[str, Endpoint], body_bytes_max: int, limits: RateLimits) -> RawHandler:
     refused_method: Headers = [(b"content-type", _JSON.encode()), (b"allow", ", ".join(by_method).encode())]
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request = cast("HTTPScope", scope)  # the server's WebSockets are switched off
         endpoint = by_method.get(request["method"])
         if endpoint is None:
-            await _send(send, HttpAnswer(405, refused_method, error_body(method_not_allowed())))
+            headers = [*refused_method, *_common_headers(request, limits)]
+            await _send(send, HttpAnswer(405, headers, error_body(method_not_allowed())))
             return
         try:
             body = b"" if request["method"] == "GET" else await _read_body(receive, body_bytes_max)
         except ApiError as error:
-            headers: Headers = [(b"content-type", _JSON.encode()), (b"connection", b"close")]
+            headers = [(b"content-type", _JSON.encode()), (b"connection", b"close"), *_common_headers(request, limits)]
             status, text = refuse(error, headers)
             await _send(send, HttpAnswer(status, headers, text))
             return
@@ -135,8 +154,18 @@ def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
 
 
 def _http_request(scope: HTTPScope, body: bytes) -> HttpRequest:
+    return HttpRequest(_address_of(scope), scope["headers"], scope["query_string"], body)
+
+
+def _address_of(scope: HTTPScope) -> str:
     client = scope["client"]
-    return HttpRequest(client[0] if client else _NOBODY, scope["headers"], scope["query_string"], body)
+    return client[0] if client else _NOBODY
+
+
+def _common_headers(scope: HTTPScope, limits: RateLimits) -> Headers:
+    """Return what every answer says, of one that no endpoint gives."""
+    wanted = next((value for name, value in scope["headers"] if name == HEADER), None)
+    return [(HEADER, begin_request(wanted)), *weight_headers(limits, _address_of(scope), now_ms())]
 
 
 async def _read_body(receive: Receive, bytes_max: int) -> bytes:
