@@ -145,6 +145,18 @@ def test_an_order_that_closes(
     assert (report["X"], report["c"]) == (status.name, "mine")
 
 
+def test_a_report_has_the_id_of_its_execution_and_not_of_its_order() -> None:
+    """A client that removes doubles by order and execution must lose none of several fills."""
+    fills = [
+        OrderFilled(
+            TimeMs(START_MS), msgspec.structs.replace(ORDER, execution_id=execution_id), TradeId(5), PRICE, ONE,
+            AssetUnits(1), Liquidity.MAKER, AssetUnits(1), "BTC", BALANCES,
+        )
+        for execution_id in (300, 500)
+    ]  # fmt: skip
+    assert [told(fill)[0]["I"] for fill in fills] == [300, 500]
+
+
 def test_an_order_that_expired_in_a_match_says_how_much_of_it() -> None:
     """1 BTC of which 0.4 were filled: 0.6 are prevented. The account is in no trade group."""
     order = msgspec.structs.replace(
