@@ -382,6 +382,8 @@ class ShardFeeds:
         """Markets with something to say, now or later."""
         self._second = -1
         """To which every market was advanced."""
+        self._says_second = False
+        """Whether a second has begun that nobody was told of."""
         self.undefined = saved.markets.keys() - definitions.keys()
         """Markets of the saved state whose definitions are missing: without them this object must not be used."""
 
@@ -484,6 +486,7 @@ class ShardFeeds:
         self._touched.clear()
         if self.time // 1000 > self._second:
             self._second = self.time // 1000
+            self._says_second = self.time > 0
             for market in self._markets.values():
                 market.advance(self.time)
             self._look_who_speaks()
@@ -500,6 +503,10 @@ class ShardFeeds:
         self._speaking = {symbol: market for symbol, market in self._speaking.items() if not market.is_quiet}
         for update in self._accounts.take(self.position):
             outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
+        if self._says_second:
+            # Last: whoever hears it has heard of all trades and closed candles before that second.
+            outputs.messages.append((streams.second(self.shard), encode_frame(self.time)))
+            self._says_second = False
         return outputs
 
     def skip_outputs(self) -> None:
@@ -509,6 +516,7 @@ class ShardFeeds:
             market.skip_batch()
         self._look_who_speaks()
         self._accounts.take(self.position)
+        self._says_second = False
 
     def repeat_all(self) -> None:
         """Say again what tells of a state and is said only when it changes: where it was written it is lost."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ from gateway.draining import Connection, DrainingServer
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
+from runtime.own_door import OwnDoor, ask_http
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.wiring import opened
@@ -88,11 +90,14 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes) -> 
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()
+        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port), probes)
+        door.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             probes.leaving()
+            door.stop()
             if not serving.done():
                 _log.info("draining", connections=len(server.server_state.connections))
                 await server.drain(

@@ -32,6 +32,7 @@ A market's read models carry the tag of the market's shard.
 | `candles:{k}:SYMBOL`      | hash     | feeds            | interval -> the candle still open                             |
 | `closed_candles:{k}:SYMBOL:INTERVAL` | list | feeds     | the newest final candles, newest first                        |
 | `pub:SYMBOL:KIND`         | channel  | feeds            | public market data of one kind                                |
+| `pub:second:{k}`          | channel  | feeds            | the shard's time (ms), once a second, after all that came before it |
 | `account:ID`              | channel  | feeds            | an account's own events                                       |
 | `reply:NAME`              | channel  | shards           | reply frames for the waiter NAME                              |
 | `api_key:KEY`             | string   | functions        | read model of an API key                                      |
@@ -289,6 +290,11 @@ def closed_candles(shard: int, symbol: str, interval: str) -> str:
 def market_data(symbol: str, kind: MarketDataKind) -> str:
     """`pub:SYMBOL:KIND`, a channel."""
     return f"pub:{symbol}:{kind}"
+
+
+def second(shard: int) -> str:
+    """`pub:second:{k}`, a channel. No market is called so: their names are in capitals."""
+    return f"pub:second:{{{shard}}}"
 
 
 def account(account_id: int) -> str:

@@ -26,6 +26,7 @@ class Probes:
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._checks: dict[str, Check] = {}
+        self._lives: dict[str, Check] = {}
         self.starting("starting")
 
     def starting(self, what: str) -> None:
@@ -51,11 +52,15 @@ class Probes:
         """
         self._checks = {**self._checks, name: _Once(check) if once else check}
 
+    def alive_when(self, name: str, check: Check) -> None:
+        """Have `check` decide whether the process lives, too; it takes the place of an earlier one called `name`."""
+        self._lives = {**self._lives, name: check}
+
     def why_not_alive(self) -> str | None:
-        """Return what says that the main loop hangs."""
+        """Return what says that the main loop hangs, or that the process does nothing for anybody."""
         silent_s = self._now_s() - self._turned_s
         if silent_s <= self._turn_s_max:
-            return None
+            return next((reason for check in self._lives.values() if (reason := check()) is not None), None)
         return f"the main loop has not turned for {silent_s:.0f} s" + (f": {self._doing}" if self._doing else "")
 
     def why_not_ready(self) -> dict[str, str]:

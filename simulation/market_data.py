@@ -67,7 +67,7 @@ class MemoryFeedsStore(FeedsStore):
         self._subscriber = subscriber
         self._own_epochs: dict[int, int] = {}
 
-    def take_over(self, shard: int) -> None:
+    def take_over(self, shard: int) -> int:
         """See `FeedsStore`."""
 
         def raise_epoch() -> None:
@@ -78,6 +78,7 @@ class MemoryFeedsStore(FeedsStore):
                 self._memory.mark_passed(shard, EventReader.FEEDS, STREAM_START)
 
         self._process.write("take_over", raise_epoch)
+        return self._own_epochs[shard]
 
     def load(self, shard: int) -> Saved:
         """See `FeedsStore`."""
@@ -231,6 +232,8 @@ class Subscriber:
         self.closed: defaultdict[tuple[str, str], list[Candle]] = defaultdict(list)
         self.open: dict[tuple[str, str], Candle] = {}
         self.account_events: defaultdict[int, list[Event]] = defaultdict(list)
+        self._seconds = {streams.second(shard): shard for shard in range(witness.market_map.shard_count)}
+        self.times: dict[int, int] = {}
 
     def hear(self, channel: str, payload: bytes) -> None:
         """Take one message in.
@@ -241,6 +244,9 @@ class Subscriber:
         if channel.startswith("account:"):
             update = msgspec.msgpack.decode(payload, type=AccountUpdate)
             self.account_events[update.account_id] += decode_readable_events(bytes(update.events))
+            return
+        if channel in self._seconds:
+            self._hear_second(self._seconds[channel], msgspec.msgpack.decode(payload, type=int))
             return
         symbol, kind = self._kinds[channel]
         message: Any = msgspec.msgpack.decode(payload, type=kind)
@@ -276,6 +282,17 @@ class Subscriber:
                 self.open.pop((symbol, message.interval), None)
             case Candle():
                 self.open[symbol, message.interval] = message
+
+    def _hear_second(self, shard: int, time: int) -> None:
+        """Take a shard's time in: all that is over by then was heard."""
+        require(time >= self.times.get(shard, 0), f"shard {shard}: {time} is said after {self.times.get(shard)}")
+        self.times[shard] = time
+        for (symbol, interval), candle in self.open.items():
+            if self._witness.market_map.shards[symbol] == shard:
+                require(
+                    candle.close_time >= time,
+                    f"{symbol}: the {interval} candle of {candle.open_time} is open at {time}",
+                )
 
 
 _PAYLOADS: dict[MarketDataKind, type[Any]] = {

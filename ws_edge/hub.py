@@ -48,6 +48,7 @@ _DECODERS: Final[dict[MarketDataKind, Callable[[bytes], Any]]] = {
 _decode_candle: Final = msgpack_decoder(Candle)
 _decode_diff: Final = msgpack_decoder(DepthDiff)
 _decode_snapshot: Final = msgpack_decoder(DepthSnapshot)
+_decode_time: Final = msgpack_decoder(int)
 _decode_trade: Final = msgpack_decoder(TradeExecuted)
 
 _log = structlog.get_logger()
@@ -87,6 +88,7 @@ class Hub:
         self._links = RedisLinks(cache_url, shard_count, on_message=self._hear)
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
+        self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
         self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms)
         self.connections: dict[EdgeConnection, None] = {}
         self._addresses: Counter[str] = Counter()
@@ -133,6 +135,8 @@ class Hub:
 
     async def start(self) -> None:
         """Begin to listen."""
+        for channel, shard in self._seconds.items():
+            self._links.of(shard).subscribe(channel.decode())
         await self._links.start()
         self._ticker = asyncio.create_task(self._tick())
 
@@ -206,6 +210,9 @@ class Hub:
         if channel.startswith(_ACCOUNT):
             self.accounts.hear(payload)
             return
+        if channel in self._seconds:
+            self._hear_second(self._seconds[channel], payload)
+            return
         if channel not in self._channels:
             return  # its market was delisted a moment ago
         kind, market = self._channels[channel]
@@ -230,6 +237,16 @@ class Hub:
                 self._publish(market.candle(data, wanted, self._now_ms()))
         if market.needs_depth or market.needs_trades:
             self._repair(market)
+
+    def _hear_second(self, shard: int, payload: bytes) -> None:
+        try:
+            time = _decode_time(payload)
+        except msgspec.MsgspecError as error:
+            _log.warning("message not understood", channel=streams.second(shard), error=str(error))
+            return
+        for symbol, market in self._streams.items():
+            if self._shards[symbol] == shard:
+                self._publish(market.second(time, self._subscribers, self._now_ms()))
 
     def _connected(self) -> None:
         for market in self._streams.values():

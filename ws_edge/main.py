@@ -20,6 +20,7 @@ from protocol.market import Market
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
+from runtime.own_door import OwnDoor, ask_websocket
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
@@ -100,9 +101,12 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes) -> No
             server = await _serve(settings, listener, hub, door, surroundings)
             probes.ready_when("server", lambda: None)
             heartbeat.start()
+            own_door = OwnDoor(partial(ask_websocket, settings.host, settings.ws_port), probes)
+            own_door.start()
             try:
                 await stop.wait()
                 probes.leaving()
+                own_door.stop()
                 _log.info("draining", connections=len(hub.connections))
                 await asyncio.sleep(settings.drain_delay_ms / 1000)
                 await _drain(settings, server, listener, hub, door)

@@ -8,16 +8,20 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from protocol.depth import joined
 from protocol.events import TradeExecuted
 from protocol.market import Market
-from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker
-from protocol.units import TimeMs
+from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, interval_bounds
+from protocol.units import QuantityLots, TimeMs
 from ws_edge import payloads
 from ws_edge.book import EdgeBook
 from ws_edge.conflation import Conflation, Update
 
 PARTIAL_LEVELS: Final = (5, 10, 20)
+FLAT_MAX: Final = 300
+"""So many candles without a trade are told one after the other, after an interruption; of a longer one only the last."""
 
 
 class _Window:
@@ -50,6 +54,9 @@ class MarketStreams:
         self.candles_are_behind = False
         """Whether candles that are heard wait for those that were missed."""
         self._candles: dict[str, Candle] = {}
+        self._kline_streams = {interval: f"{name}@kline_{interval}" for interval in INTERVALS}
+        self._time = 0
+        """The shard's time: all that happened before it has been heard."""
         self._late_candles: list[Candle] = []
         self._last_trade_id: int | None = None
         self._late_trades: list[TradeExecuted] = []
@@ -186,10 +193,54 @@ class MarketStreams:
         known = self._candles.get(candle.interval)
         if known is not None and _extent(candle) <= _extent(known):
             return
-        self._candles[candle.interval] = candle
-        stream = f"{self.market.symbol.lower()}@kline_{candle.interval}"
+        stream = self._kline_streams[candle.interval]
         if stream in wanted:
+            if known is not None:
+                # Of those in between without a trade the feeds say nothing.
+                for ended in self._go_on(candle.interval, candle.open_time):
+                    yield self._kline(stream, ended, now)
             yield self._kline(stream, candle, now)
+        self._candles[candle.interval] = candle
+
+    def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
+        """Take the shard's time, of which all is heard: say the current candle, and those without a trade that have ended since.
+
+        That of a second is said every second, the others every two.
+        """
+        is_even = time // 1000 % 2 == 0
+        self._time = max(self._time, time)
+        if self.candles_are_behind:
+            return
+        for interval, stream in self._kline_streams.items():
+            if stream not in wanted or interval not in self._candles:
+                continue
+            known = self._candles[interval]
+            for ended in self._go_on(interval, self._time):
+                yield self._kline(stream, ended, now)
+            candle = self._candles[interval]
+            if not candle.closed and (interval == "1s" or is_even or candle is not known):
+                yield self._kline(stream, candle, now)
+
+    def _go_on(self, interval: str, time: int) -> list[Candle]:
+        """Let candles without a trade follow on the last one, up to the one that is open at `time`; return those that have ended."""
+        candle = self._candles[interval]
+        opened, end = interval_bounds(interval, time)
+        ended: list[Candle] = []
+        if not candle.closed and not candle.trade_count and candle.open_time < opened:
+            # Of this process's own making. With a trade the feeds would have told its end before the time.
+            candle = msgspec.structs.replace(candle, closed=True)
+            ended.append(candle)
+        # What has trades and is not final will be, in a message that is on its way or kept by Redis.
+        while candle.closed and candle.open_time < opened:
+            if (opened - candle.close_time) // (end - opened) > FLAT_MAX:
+                candle = _flat(candle, opened, end, closed=False)
+                break
+            first, after = interval_bounds(interval, candle.close_time + 1)
+            candle = _flat(candle, first, after, closed=first < opened)
+            if candle.closed:
+                ended.append(candle)
+        self._candles[interval] = candle
+        return ended
 
     def intervals_left(self, newest: Iterable[Candle]) -> list[str]:
         """Return the intervals whose candle, as it was last heard, has been followed by another in `newest`."""
@@ -212,10 +263,11 @@ class MarketStreams:
 
     def current(self, stream: str, now: TimeMs) -> Update | None:
         """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing yet."""
-        kind = stream.partition("@")[2]
-        candle = self._candles.get(kind.removeprefix("kline_"))
-        if candle is not None:
-            return self._kline(stream, candle, now)
+        interval = stream.partition("@")[2].removeprefix("kline_")
+        if interval in self._candles:
+            if not self.candles_are_behind:
+                self._go_on(interval, self._time)
+            return self._kline(stream, self._candles[interval], now)
         if self.ticker is not None and stream == self._ticker_stream:
             return Update(stream, partial(self._full_ticker, self.ticker), Conflation.NEWEST)
         if self.ticker is not None and stream == self._mini_ticker_stream:
@@ -226,6 +278,29 @@ class MarketStreams:
         if self.book.sequence is not None and stream in levels:
             return self.partial(levels[stream], stream)
         return None
+
+
+def _flat(before: Candle, opened: int, end: int, *, closed: bool) -> Candle:
+    """Return the candle of an interval without a trade: it stays at the price at which the one before has closed."""
+    price = before.close
+    return Candle(
+        market=before.market,
+        interval=before.interval,
+        open_time=TimeMs(opened),
+        close_time=TimeMs(end - 1),
+        open=price,
+        high=price,
+        low=price,
+        close=price,
+        volume=QuantityLots(0),
+        quote_volume=0,
+        trade_count=0,
+        taker_buy_volume=QuantityLots(0),
+        taker_buy_quote=0,
+        first_trade_id=-1,
+        last_trade_id=-1,
+        closed=closed,
+    )
 
 
 def _extent(candle: Candle) -> tuple[int, int, bool]:

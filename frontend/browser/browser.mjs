@@ -18,19 +18,23 @@ export const PHONE = { width: 390, height: 844 };
 export async function withBrowser(visit) {
   const mistakes = [];
   const open = [];
-  const newPage = async (viewport, scale = 1) => {
+  const newPage = async (viewport, scale = 1, timezoneId = "UTC") => {
     const profile = mkdtempSync(join(tmpdir(), "exchange-browser-"));
     const isPhone = viewport.width < 600;
     const context = await chromium.launchPersistentContext(profile, {
-      executablePath: PROGRAM, headless: true, args: FLAGS, viewport, deviceScaleFactor: scale, isMobile: isPhone, hasTouch: isPhone, timezoneId: "UTC",
+      executablePath: PROGRAM, headless: true, args: FLAGS, viewport, deviceScaleFactor: scale, isMobile: isPhone, hasTouch: isPhone, timezoneId,
     });
     open.push({ context, profile });
     context.setDefaultTimeout(20_000);
+    const watch = (page) => {
+      page.on("pageerror", (error) => mistakes.push(`${error.stack ?? error}`));
+      page.on("console", (message) => {
+        if (message.type() === "error" && !/WebSocket|Failed to load resource|blocked by CORS policy/.test(message.text())) mistakes.push(message.text());
+      });
+    };
+    context.on("page", watch);
     const page = context.pages()[0] ?? (await context.newPage());
-    page.on("pageerror", (error) => mistakes.push(`${error.stack ?? error}`));
-    page.on("console", (message) => {
-      if (message.type() === "error" && !/WebSocket|Failed to load resource/.test(message.text())) mistakes.push(message.text());
-    });
+    watch(page);
     return page;
   };
   try {

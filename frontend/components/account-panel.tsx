@@ -15,7 +15,7 @@ const VIEWS = ["Open orders", "Balances"] as const;
 
 /** What the account has and waits for. */
 export function AccountPanel({ market }: { market: Market }) {
-  const { account, email } = useSession();
+  const { account, email, trouble } = useSession();
   const [view, setView] = useState<(typeof VIEWS)[number]>("Open orders");
   return (
     <>
@@ -24,6 +24,7 @@ export function AccountPanel({ market }: { market: Market }) {
         {email !== null && <Faucet market={market} />}
       </div>
       <div className="min-h-24 flex-1 overflow-auto px-3 pb-3 text-[0.8125rem]">
+        {trouble !== null && <p role="alert" className="pb-2 text-xs text-warn">{trouble}</p>}
         {email === null ? <Empty>Sign in to see your orders and balances.</Empty> : view === "Balances" ? <Balances account={account} /> : <OpenOrders account={account} />}
       </div>
     </>
@@ -116,19 +117,26 @@ function OrderRow({ order }: { order: OpenOrder }) {
     }
   };
   return (
-    <tr data-order={order.id} className="border-t border-line/60">
-      <td className="py-2 text-left">
-        <span className={order.side === "BUY" ? "text-up" : "text-down"}>{order.side === "BUY" ? "Buy" : "Sell"}</span>{" "}
-        <span className="font-medium text-strong">{market.base}</span>
-      </td>
-      <td data-field="price">{show(order.price, market.priceDecimals)}</td>
-      <td data-field="quantity">{show(order.quantity, market.quantityDecimals)}</td>
-      <td data-field="filled" className="text-quiet">{show(order.filled, market.quantityDecimals)}</td>
-      <td>
-        <button type="button" disabled={state.busy} title={state.mistake ?? undefined} onClick={cancel} className={`rounded-md px-2 py-1 text-xs transition hover:bg-raised hover:text-strong disabled:opacity-50 ${state.mistake ? "text-down" : "text-quiet"}`}>
-          Cancel
-        </button>
-      </td>
-    </tr>
+    <>
+      <tr data-order={order.id} className="border-t border-line/60">
+        <td className="py-2 text-left">
+          <span className={order.side === "BUY" ? "text-up" : "text-down"}>{order.side === "BUY" ? "Buy" : "Sell"}</span>{" "}
+          <span className="font-medium text-strong">{market.base}</span>
+        </td>
+        <td data-field="price">{show(order.price, market.priceDecimals)}</td>
+        <td data-field="quantity">{show(order.quantity, market.quantityDecimals)}</td>
+        <td data-field="filled" className="text-quiet">{show(order.filled, market.quantityDecimals)}</td>
+        <td>
+          <button type="button" disabled={state.busy} onClick={cancel} className="rounded-md px-2 py-1 text-xs text-quiet transition hover:bg-raised hover:text-strong disabled:opacity-50">
+            {state.busy ? "Canceling …" : "Cancel"}
+          </button>
+        </td>
+      </tr>
+      {state.mistake !== null && (
+        <tr>
+          <td colSpan={5} role="alert" className="pb-2 text-left text-xs text-down">Not canceled: {state.mistake}</td>
+        </tr>
+      )}
+    </>
   );
 }

@@ -53,7 +53,13 @@ export function CandleChart({ candles, market, showsSeconds }: { candles: readon
     if (drawn.current !== null) draw(drawn.current, candles);
   }, [candles, priceDecimals, tickSize, showsSeconds]);
 
-  return <div ref={box} data-testid="chart" data-candles={candles.length} className="min-h-0 flex-1" />;
+  return (
+    <div className="relative flex min-h-0 flex-1 flex-col">
+      <div ref={box} data-testid="chart" data-candles={candles.length} className="min-h-0 flex-1" />
+      {/* The chart counts in UTC, as the exchange's candles and the list of trades do. */}
+      <span className="pointer-events-none absolute right-2 bottom-1.5 text-[0.6875rem] text-quiet">UTC</span>
+    </div>
+  );
 }
 
 /** Redraw what changed: the newest candles where the others are the same, everything otherwise. */

@@ -1,4 +1,4 @@
-import { ApiError } from "@/lib/api";
+import { ApiError } from "@/lib/api-error";
 
 /** What to tell a person about something that went wrong. */
 export function messageOf(error: unknown): string {

@@ -1,17 +1,16 @@
 "use client";
 
 import Link from "next/link";
-import { useState } from "react";
-
-import { useIsLive } from "@/hooks/use-exchange";
+import { useLiveness } from "@/hooks/use-exchange";
 import { useSession } from "@/hooks/use-session";
+import type { Liveness } from "@/lib/liveness";
 
 import { SignInDialog } from "./sign-in-dialog";
 
 export function TopBar() {
   const session = useSession();
-  const isLive = useIsLive();
-  const [asking, setAsking] = useState(false);
+  const liveness = useLiveness();
+  const { dot, text, title } = shown(liveness);
 
   return (
     <header className="flex h-14 items-center gap-4 border-b border-line px-4 lg:px-6">
@@ -19,13 +18,13 @@ export function TopBar() {
         <Mark />
         Exchange
       </Link>
-      <span className="flex items-center gap-1.5 text-xs text-quiet" title={isLive ? "Streams are on" : "Asking every second or two"}>
-        <span className={`size-1.5 rounded-full ${isLive ? "bg-up" : "bg-quiet"}`} />
-        {isLive ? "Live" : "Polling"}
+      <span data-testid="liveness" role="status" className={`flex items-center gap-1.5 text-xs whitespace-nowrap ${liveness.state === "stale" ? "text-warn" : "text-quiet"}`} title={title}>
+        <span className={`size-1.5 rounded-full ${dot}`} />
+        {text}
       </span>
       <div className="ml-auto flex min-w-0 items-center gap-3">
         {session.email === null ? (
-          <button className="h-9 rounded-lg bg-strong px-4 font-medium text-page transition hover:bg-white" onClick={() => setAsking(true)}>
+          <button className="h-9 rounded-lg bg-strong px-4 font-medium text-page transition hover:bg-white" onClick={() => session.ask(true)}>
             Sign in
           </button>
         ) : (
@@ -37,9 +36,15 @@ export function TopBar() {
           </>
         )}
       </div>
-      {asking && session.email === null && <SignInDialog onClose={() => setAsking(false)} />}
+      {session.isAsking && <SignInDialog onClose={() => session.ask(false)} />}
     </header>
   );
+}
+
+function shown(liveness: Liveness): { dot: string; text: string; title: string } {
+  if (liveness.state === "live") return { dot: "bg-up", text: "Live", title: "Streams are on and answer" };
+  if (liveness.state === "polling") return { dot: "bg-quiet", text: "Polling", title: "No streams: asking every few seconds" };
+  return { dot: "bg-warn", text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data", title: "Nothing new comes from the exchange. What is shown is old." };
 }
 
 function Mark() {

@@ -8,13 +8,11 @@ import { useDepth } from "@/hooks/use-depth";
 import { useExchange } from "@/hooks/use-exchange";
 import { useTrades } from "@/hooks/use-trades";
 import type { Market } from "@/lib/market";
-import type { Price } from "@/lib/units";
-
 import { AccountPanel } from "./account-panel";
 import { ChartPanel } from "./chart-panel";
 import { MarketBar } from "./market-bar";
 import { OrderBook } from "./order-book";
-import { OrderForm } from "./order-form";
+import { OrderForm, type Pick } from "./order-form";
 import { Tabs } from "./tabs";
 import { TradesList } from "./trades-list";
 
@@ -39,7 +37,7 @@ function MarketScreen({ market }: { market: Market }) {
   const book = useDepth(market.symbol);
   const trades = useTrades(market.symbol);
   const [view, setView] = useState<(typeof VIEWS)[number]>("Chart");
-  const [picked, setPicked] = useState<Price | null>(null);
+  const [picked, setPicked] = useState<Pick | null>(null);
   const shown = (name: typeof view) => (view === name ? "flex" : "hidden lg:flex");
 
   return (
@@ -47,7 +45,7 @@ function MarketScreen({ market }: { market: Market }) {
       <div className="lg:col-span-3"><MarketBar market={market} last={trades[0]?.price ?? null} /></div>
       <div className="lg:hidden"><Tabs names={VIEWS} chosen={view} onChoose={setView} label="View" /></div>
       <section aria-label="Chart" className={`panel ${shown("Chart")} h-[24rem] min-w-0 flex-col overflow-hidden lg:h-auto`}><ChartPanel market={market} /></section>
-      <section aria-label="Order book" className={`panel ${shown("Book")} h-[30rem] flex-col overflow-hidden lg:row-span-2 lg:h-auto`}><OrderBook market={market} book={book} lastTrade={trades[0] ?? null} onPick={setPicked} /></section>
+      <section aria-label="Order book" className={`panel ${shown("Book")} h-[30rem] flex-col overflow-hidden lg:row-span-2 lg:h-auto`}><OrderBook market={market} book={book} lastTrade={trades[0] ?? null} onPick={(price) => setPicked((before) => ({ price, number: (before?.number ?? 0) + 1 }))} /></section>
       <div className="contents lg:row-span-2 lg:flex lg:min-h-0 lg:flex-col lg:gap-2">
         <section aria-label="Order form" className="panel order-1 flex shrink-0 flex-col lg:order-none"><OrderForm market={market} book={book} picked={picked} /></section>
         <section aria-label="Trades" className={`panel ${shown("Trades")} h-[30rem] min-h-0 flex-col overflow-hidden lg:h-auto lg:flex-1`}><TradesList market={market} trades={trades} /></section>

@@ -4,7 +4,7 @@ import type { Market } from "@/lib/market";
 import type { Trade } from "@/lib/market-data";
 import { show } from "@/lib/units";
 
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: "UTC" });
 
 /** The newest trades; green where the taker bought. */
 export function TradesList({ market, trades }: { market: Market; trades: readonly Trade[] }) {
@@ -14,7 +14,7 @@ export function TradesList({ market, trades }: { market: Market; trades: readonl
       <div className="grid grid-cols-3 px-3 pb-1 text-xs text-quiet">
         <span>Price ({market.quote})</span>
         <span className="text-right">Size ({market.base})</span>
-        <span className="text-right">Time</span>
+        <span className="text-right">Time (UTC)</span>
       </div>
       <ol data-testid="trades" className="min-h-0 flex-1 overflow-y-auto pb-2 text-xs">
         {trades.map((trade) => (

@@ -8,7 +8,8 @@ import { klineStream, readKline } from "@/lib/streams";
 import { useExchange } from "./use-exchange";
 import { useStream } from "./use-stream";
 
-const POLL_MS = 2_000;
+const POLL_MS = 3_000;
+const WEIGHT = 2;
 const CANDLES_MAX = 1_000;
 const LOADED = 500;
 
@@ -18,7 +19,7 @@ export function useCandles(symbol: string, interval: Interval): readonly Candle[
   const [candles, setCandles] = useState<readonly Candle[] | null>(null);
   const add = (newer: readonly Candle[]) => setCandles((known) => merged(known ?? [], newer, CANDLES_MAX));
 
-  useStream(klineStream(symbol, interval), POLL_MS, {
+  useStream(klineStream(symbol, interval), POLL_MS, WEIGHT, {
     refresh: () => {
       api.klines(symbol, interval, LOADED).then((rows) => add(rows.map(candleOfRow)), () => undefined);
     },

@@ -8,14 +8,15 @@ import { depthStream, readDepth } from "@/lib/streams";
 import { useExchange } from "./use-exchange";
 import { useStream } from "./use-stream";
 
-const POLL_MS = 1_000;
+const POLL_MS = 2_000;
+const WEIGHT = 5;
 const RETRY_MS = 300;
 const FAILED_MS = 2_000;
 const HEARD_MAX = 1_000;
 
 /** The market's book: a snapshot and all differences since; a gap leads to a new snapshot. */
 export function useDepth(symbol: string): DepthBook | null {
-  const { api } = useExchange();
+  const { api, budget } = useExchange();
   const [book, setBook] = useState<DepthBook | null>(null);
   const current = useRef<DepthBook | null>(null);
   const heard = useRef<DepthDiff[]>([]);
@@ -43,12 +44,12 @@ export function useDepth(symbol: string): DepthBook | null {
       },
       () => {
         asking.current = false;
-        setTimeout(snapshot, FAILED_MS);
+        setTimeout(snapshot, Math.max(FAILED_MS, budget.closedMs()));
       },
     );
   };
 
-  useStream(depthStream(symbol), POLL_MS, {
+  useStream(depthStream(symbol), POLL_MS, WEIGHT, {
     refresh: snapshot,
     onData: (data) => {
       const diff = readDepth(data);

@@ -2,37 +2,53 @@
 
 import { createContext, useCallback, useContext, useEffect, useMemo, useRef, useState } from "react";
 
-import { type Account, NO_ACCOUNT, afterEvent, balanceOf, orderOf, refreshed, withoutOrder } from "@/lib/account";
-import { ApiError, sessionApi, signedApi } from "@/lib/api";
-import type { ApiKey } from "@/lib/signing";
+import { type Account, type Asked, NO_ACCOUNT, afterEvent, asked, balanceOf, orderOf, placed, refreshed, unanswered, withoutOrder } from "@/lib/account";
+import { ApiError, KEY_REFUSALS } from "@/lib/api-error";
+import { RECV_WINDOW_MS, sessionApi, signedApi } from "@/lib/api";
+import type { OrderAnswer } from "@/lib/outcome";
+import { type Sent, lookedUp } from "@/lib/sending";
 
-import { useExchange } from "./use-exchange";
-import { openUserStream } from "./user-stream";
+import { type Identity, SharedIdentity, storedIdentity } from "./shared-identity";
+import { useExchange, useReturn } from "./use-exchange";
+import { type UserStream, openUserStream } from "./user-stream";
 
-/** Who is signed in. It is kept for this tab only, and gone when the tab is closed. */
-interface Identity {
-  readonly email: string;
-  readonly token: string;
-  readonly apiKey: ApiKey;
+/** What became of an order: the order, or null when it did not arrive and cannot any more. */
+export interface Resolved {
+  readonly sent: Sent;
+  readonly order: OrderAnswer | null;
 }
 
 export interface Session {
   /** Null: nobody is signed in. */
   readonly email: string | null;
   readonly account: Account;
+  /** Why nobody is signed in any more, or what is shown of the account may be old; null: nothing is wrong. */
+  readonly trouble: string | null;
+  /** The order that had no answer and is being looked up. Nothing else is sent meanwhile. */
+  readonly looking: Sent | null;
+  /** What became of an order that was looked up since the page was loaded. */
+  readonly resolved: Resolved | null;
+  /** Whether the dialog to sign in is asked for. */
+  readonly isAsking: boolean;
+  ask(isAsking: boolean): void;
   signIn(email: string, password: string): Promise<void>;
   signUp(email: string, password: string): Promise<void>;
   signOut(): void;
   requestFunds(asset: string, amount: string): Promise<void>;
-  /** Send an order; returns its status, as NEW or FILLED. */
-  placeOrder(parameters: Record<string, string>): Promise<string>;
+  /** Send an order; returns what became of it, null when it did not arrive. An order without an answer is looked up until that is known. */
+  placeOrder(parameters: Record<string, string>): Promise<OrderAnswer | null>;
   cancelOrder(symbol: string, orderId: number): Promise<void>;
 }
 
-const STORED = "exchange.session";
-const POLL_MS = 2_000;
+const SENT = "exchange.sent";
+/** Account and open orders weigh 100 together. */
+const POLL_MS = 10_000;
+const POLL_WEIGHT = 100;
 const SETTLE_MS = 400;
-const KEY_REFUSALS: ReadonlySet<number> = new Set([-2014, -2015]);
+/** An account that does not fit its stream would be seen after so long. */
+const COMPARE_MS = 30_000;
+
+const REVOKED = "Signed out: this browser's key was revoked, by another sign-in or by you.";
 
 const SessionContext = createContext<Session | null>(null);
 
@@ -42,67 +58,141 @@ export function useSession(): Session {
   return session;
 }
 
-function stored(): Identity | null {
+const isKeyRefusal = (error: unknown): boolean => error instanceof ApiError && KEY_REFUSALS.has(error.code);
+
+function storedOrder(): Sent | null {
   try {
-    return JSON.parse(sessionStorage.getItem(STORED) ?? "null") as Identity | null;
+    return JSON.parse(sessionStorage.getItem(SENT) ?? "null") as Sent | null;
   } catch {
     return null;
   }
 }
 
-export function SessionProvider({ children }: { children: React.ReactNode }) {
-  const { api, now, restUrl, wsUrl } = useExchange();
-  const [identity, setIdentity] = useState<Identity | null>(stored);
-  const [account, setAccount] = useState<Account>(NO_ACCOUNT);
-  const streaming = useRef(false);
+function keepOrder(sent: Sent | null): void {
+  if (sent === null) sessionStorage.removeItem(SENT);
+  else sessionStorage.setItem(SENT, JSON.stringify(sent));
+}
 
-  const become = useCallback((next: Identity | null) => {
-    if (next === null) sessionStorage.removeItem(STORED);
-    else sessionStorage.setItem(STORED, JSON.stringify(next));
-    setAccount(NO_ACCOUNT);
-    setIdentity(next);
+export function SessionProvider({ children }: { children: React.ReactNode }) {
+  const { api, budget, clock, restUrl, wsUrl } = useExchange();
+  const [identity, setIdentity] = useState<Identity | null>(storedIdentity);
+  const [account, setAccount] = useState<Account>(NO_ACCOUNT);
+  const [trouble, setTrouble] = useState<string | null>(null);
+  const [isAsking, setAsking] = useState(false);
+  const [looking, setLooking] = useState<Sent | null>(null);
+  const [resolved, setResolved] = useState<Resolved | null>(null);
+  const streaming = useRef(false);
+  const stream = useRef<UserStream | null>(null);
+  const shared = useRef<SharedIdentity | null>(null);
+  /** The account as it is now, whatever React has drawn: what is asked and what is answered are counted in it. */
+  const current = useRef<Account>(NO_ACCOUNT);
+
+  const change = useCallback((next: Account) => {
+    current.current = next;
+    setAccount(next);
   }, []);
 
-  const signed = useMemo(() => (identity ? signedApi(restUrl, identity.apiKey, now) : null), [identity, now, restUrl]);
-
-  const refresh = useCallback(
-    () =>
-      signed === null
-        ? Promise.resolve()
-        : Promise.all([signed.account(), signed.openOrders()]).then(
-            ([{ balances }, orders]) => setAccount((known) => refreshed(known, balances.map(balanceOf), orders.map(orderOf))),
-            (error: unknown) => {
-              if (error instanceof ApiError && KEY_REFUSALS.has(error.code)) become(null);
-            },
-          ),
-    [become, signed],
+  const become = useCallback(
+    (next: Identity | null, why: string | null = null) => {
+      SharedIdentity.keep(next);
+      change(NO_ACCOUNT);
+      setTrouble(why);
+      setIdentity(next);
+    },
+    [change],
   );
+
+  useEffect(() => {
+    const tabs = new SharedIdentity({ onIn: (next) => become(next), onOut: () => become(null) });
+    shared.current = tabs;
+    return () => tabs.close();
+  }, [become]);
+
+  const signed = useMemo(() => (identity ? signedApi(restUrl, identity.apiKey, clock, budget) : null), [budget, clock, identity, restUrl]);
+
+  const refused = useCallback(() => {
+    if (identity !== null) shared.current?.tellOut(identity.apiKey.key);
+    become(null, REVOKED);
+  }, [become, identity]);
+
+  const refresh = useCallback(async () => {
+    if (signed === null) return;
+    const [asking, at] = asked(current.current);
+    change(asking);
+    try {
+      const [{ balances }, orders] = await Promise.all([signed.account(), signed.openOrders()]);
+      change(refreshed(current.current, at, balances.map(balanceOf), orders.map(orderOf)));
+      setTrouble(null);
+    } catch (error) {
+      change(unanswered(current.current, at));
+      if (isKeyRefusal(error)) refused();
+      else setTrouble(`Balances and orders may be old: ${error instanceof ApiError ? error.message : "something went wrong."}`);
+    }
+  }, [change, refused, signed]);
 
   useEffect(() => {
     if (identity === null) return;
     void refresh();
-    const timer = setInterval(() => streaming.current || void refresh(), POLL_MS);
-    const close = openUserStream(wsUrl, identity.apiKey, now, {
+    const polling = setInterval(() => !streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), POLL_MS);
+    const comparing = setInterval(() => streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), COMPARE_MS);
+    const opened = openUserStream(wsUrl, identity.apiKey, clock, {
       onStart: () => {
         streaming.current = true;
         void refresh();
       },
-      onEvent: (event) => setAccount((known) => afterEvent(known, event)),
+      onEvent: (event) => change(afterEvent(current.current, event)),
       onStop: () => {
         streaming.current = false;
       },
+      onRefused: refused,
     });
+    stream.current = opened;
     return () => {
-      clearInterval(timer);
-      close();
+      clearInterval(polling);
+      clearInterval(comparing);
+      opened.close();
     };
-  }, [identity, now, refresh, wsUrl]);
+  }, [budget, change, clock, identity, refresh, refused, wsUrl]);
+
+  useReturn(() => {
+    stream.current?.look();
+    if (!streaming.current) void refresh();
+  });
+
+  /** Find out what became of an order that had no answer. */
+  const lookUp = useCallback(
+    async (sent: Sent): Promise<OrderAnswer | null> => {
+      if (signed === null) throw new ApiError(-1002, "Nobody is signed in.");
+      setLooking(sent);
+      const sleep = (ms: number) => new Promise<void>((done) => void setTimeout(done, Math.max(ms, budget.closedMs())));
+      try {
+        const order = await lookedUp(sent, { orderByClientId: signed.orderByClientId, now: clock.now, sleep });
+        setResolved({ sent, order });
+        keepOrder(null);
+        return order;
+      } finally {
+        setLooking(null);
+      }
+    },
+    [budget, clock, signed],
+  );
+
+  // Of a page that was left or loaded anew while an order was on its way.
+  const resuming = useRef(false);
+  useEffect(() => {
+    const sent = storedOrder();
+    if (signed === null || sent === null || resuming.current) return;
+    resuming.current = true;
+    void lookUp(sent).then(() => refresh(), () => undefined);
+  }, [lookUp, refresh, signed]);
 
   const session = useMemo<Session>(() => {
     const signIn = async (email: string, password: string) => {
       if (!window.isSecureContext) throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
       const token = await api.signIn(email, password);
-      become({ email, token, apiKey: await sessionApi(restUrl, token).createKey() });
+      const next = { email, token, apiKey: await sessionApi(restUrl, token, budget).createKey() };
+      become(next);
+      shared.current?.tellIn(next);
     };
     const signedIn = () => {
       if (identity === null || signed === null) throw new ApiError(-1002, "Nobody is signed in.");
@@ -110,34 +200,72 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     };
     // Without the stream the next poll would show it; this is sooner.
     const settle = () => void (streaming.current || setTimeout(() => void refresh(), SETTLE_MS));
+    const send = async (parameters: Record<string, string>): Promise<OrderAnswer | null> => {
+      const { symbol = "", newClientOrderId: clientOrderId = "" } = parameters;
+      const until = () => ({ symbol, clientOrderId, deadline: clock.now() + RECV_WINDOW_MS });
+      const [sending, at]: [Account, Asked] = asked(current.current);
+      change(sending);
+      keepOrder(until());
+      try {
+        const order = await signedIn().signed.placeOrder(parameters);
+        keepOrder(null);
+        change(placed(current.current, at, orderOf({ ...order, time: order.transactTime, updateTime: order.transactTime } as unknown as Parameters<typeof orderOf>[0]), order.status));
+        return order;
+      } catch (error) {
+        change(unanswered(current.current, at));
+        if (error instanceof ApiError && error.isFinal) {
+          keepOrder(null);
+          if (isKeyRefusal(error)) refused();
+          throw error;
+        }
+        const sent = until();
+        keepOrder(sent);
+        const order = await lookUp(sent);
+        void refresh();
+        return order;
+      }
+    };
     return {
       email: identity?.email ?? null,
       account,
+      trouble,
+      looking,
+      resolved,
+      isAsking: isAsking && identity === null,
+      ask: setAsking,
       signIn,
       signUp: async (email, password) => {
         await api.signUp(email, password);
         await signIn(email, password);
       },
       signOut: () => {
-        if (identity) void sessionApi(restUrl, identity.token).signOut(identity.apiKey.key).catch(() => undefined);
+        if (identity) {
+          void sessionApi(restUrl, identity.token, budget).signOut(identity.apiKey.key).catch(() => undefined);
+          shared.current?.tellOut(identity.apiKey.key);
+        }
         become(null);
       },
       requestFunds: async (asset, amount) => {
-        await sessionApi(restUrl, signedIn().identity.token).requestFunds(asset, amount);
+        await sessionApi(restUrl, signedIn().identity.token, budget).requestFunds(asset, amount);
         await refresh();
       },
       placeOrder: async (parameters) => {
-        const { status } = await signedIn().signed.placeOrder(parameters);
+        const order = await send(parameters);
         settle();
-        return status;
+        return order;
       },
       cancelOrder: async (symbol, orderId) => {
-        await signedIn().signed.cancelOrder(symbol, orderId);
-        setAccount((known) => withoutOrder(known, orderId));
+        try {
+          await signedIn().signed.cancelOrder(symbol, orderId);
+        } catch (error) {
+          if (isKeyRefusal(error)) refused();
+          throw error;
+        }
+        change(withoutOrder(current.current, orderId));
         settle();
       },
     };
-  }, [account, api, become, identity, refresh, restUrl, signed]);
+  }, [account, api, become, budget, change, clock, identity, isAsking, lookUp, looking, refresh, refused, resolved, restUrl, signed, trouble]);
 
   return <SessionContext value={session}>{children}</SessionContext>;
 }

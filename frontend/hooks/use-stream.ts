@@ -5,14 +5,14 @@ import { useEffect, useEffectEvent } from "react";
 import { useExchange } from "./use-exchange";
 
 interface StreamHandlers {
-  /** Ask REST for the present state: at every start of the stream, and every `pollMs` while there is no stream. */
+  /** Ask REST for the present state: at every start of the stream, and every `pollMs` while there is no stream and the budget allows it. */
   refresh(): void;
   onData(data: unknown): void;
 }
 
-/** Follow a stream, and poll while it is not there. */
-export function useStream(stream: string, pollMs: number, handlers: StreamHandlers): void {
-  const { socket } = useExchange();
+/** Follow a stream, and poll while it is not there; `weight` is that of one poll. */
+export function useStream(stream: string, pollMs: number, weight: number, handlers: StreamHandlers): void {
+  const { budget, socket } = useExchange();
   const refresh = useEffectEvent(() => handlers.refresh());
   const onData = useEffectEvent((data: unknown) => handlers.onData(data));
 
@@ -20,7 +20,7 @@ export function useStream(stream: string, pollMs: number, handlers: StreamHandle
     let timer: ReturnType<typeof setInterval> | undefined;
     const poll = () => {
       clearInterval(timer);
-      timer = setInterval(() => refresh(), pollMs);
+      timer = setInterval(() => budget.mayPoll(weight) && refresh(), pollMs);
     };
     refresh();
     poll();
@@ -36,5 +36,5 @@ export function useStream(stream: string, pollMs: number, handlers: StreamHandle
       clearInterval(timer);
       stop();
     };
-  }, [socket, stream, pollMs]);
+  }, [budget, socket, stream, pollMs, weight]);
 }

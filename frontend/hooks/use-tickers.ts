@@ -7,11 +7,13 @@ import { readTicker, tickerStream } from "@/lib/streams";
 
 import { useExchange } from "./use-exchange";
 
-const POLL_MS = 2_000;
+const POLL_MS = 3_000;
+/** Of the statistics of up to 20, up to 100, and more markets. */
+const weightOf = (count: number): number => (count <= 20 ? 2 : count <= 100 ? 40 : 80);
 
 /** The 24 h statistics of all markets by symbol. */
 export function useTickers(): ReadonlyMap<string, Ticker> {
-  const { api, markets, socket } = useExchange();
+  const { api, budget, markets, socket } = useExchange();
   const [tickers, setTickers] = useState<ReadonlyMap<string, Ticker>>(new Map());
 
   useEffect(() => {
@@ -20,7 +22,7 @@ export function useTickers(): ReadonlyMap<string, Ticker> {
     const put = (found: readonly Ticker[]) => setTickers((known) => new Map([...known, ...found.map((ticker) => [ticker.symbol, ticker] as const)]));
     const refresh = () => api.tickers(symbols).then((found) => put(found.map(tickerOf)), () => undefined);
     void refresh();
-    const timer = setInterval(() => running.size < symbols.length && void refresh(), POLL_MS);
+    const timer = setInterval(() => running.size < symbols.length && budget.mayPoll(weightOf(symbols.length)) && void refresh(), POLL_MS);
     const stops = symbols.map((symbol) =>
       socket.listen(tickerStream(symbol), {
         onStart: () => void running.add(symbol),
@@ -35,6 +37,6 @@ export function useTickers(): ReadonlyMap<string, Ticker> {
       clearInterval(timer);
       for (const stop of stops) stop();
     };
-  }, [api, markets, socket]);
+  }, [api, budget, markets, socket]);
   return tickers;
 }

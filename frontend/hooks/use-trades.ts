@@ -8,7 +8,8 @@ import { readTrade, tradeStream } from "@/lib/streams";
 import { useExchange } from "./use-exchange";
 import { useStream } from "./use-stream";
 
-const POLL_MS = 1_500;
+const POLL_MS = 5_000;
+const WEIGHT = 25;
 const TRADES_MAX = 60;
 
 /** The market's newest trades, newest first. */
@@ -16,7 +17,7 @@ export function useTrades(symbol: string): readonly Trade[] {
   const { api } = useExchange();
   const [trades, setTrades] = useState<readonly Trade[]>([]);
 
-  useStream(tradeStream(symbol), POLL_MS, {
+  useStream(tradeStream(symbol), POLL_MS, WEIGHT, {
     refresh: () => {
       api.trades(symbol, TRADES_MAX).then((found) => setTrades((known) => withTrades(known, found.map(tradeOf), TRADES_MAX)), () => undefined);
     },

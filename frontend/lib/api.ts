@@ -1,19 +1,18 @@
 /** The public API, typed by its own description (`api-types.ts`), as any other client uses it. */
 import createClient, { type Middleware } from "openapi-fetch";
 
+import { ApiError } from "./api-error";
 import type { components, paths } from "./api-types";
+import type { Budget } from "./budget";
+import type { ExchangeClock } from "./clock";
+import type { OrderAnswer } from "./outcome";
 import { type ApiKey, signedQuery } from "./signing";
-
-/** A refusal; `code` is the API's own, 0 when there was no answer at all. */
-export class ApiError extends Error {
-  constructor(readonly code: number, message: string) {
-    super(message);
-  }
-}
 
 type Shapes = components["schemas"];
 
 export interface PublicApi {
+  /** The exchange's time in ms. */
+  time(): Promise<number>;
   exchangeInfo(): Promise<Shapes["ExchangeInfoShape"]>;
   depth(symbol: string): Promise<Shapes["DepthShape"]>;
   trades(symbol: string, limit: number): Promise<Shapes["TradeShape"][]>;
@@ -36,16 +35,24 @@ export interface SignedApi {
   account(): Promise<Shapes["AccountShape"]>;
   openOrders(): Promise<Shapes["OrderShape"][]>;
   placeOrder(parameters: Record<string, string>): Promise<Shapes["FullShape"]>;
+  /** Rejects with code -2013 when there is no such order. */
+  orderByClientId(symbol: string, clientOrderId: string): Promise<Shapes["OrderShape"] & OrderAnswer>;
   cancelOrder(symbol: string, orderId: number): Promise<void>;
 }
 
 export type Kline = [number, string, string, string, string, string, number, string, number, string, string, string];
 
-const DEPTH_LIMIT = 1_000;
+/** More than anybody looks at, for the weight of 5. */
+const DEPTH_LIMIT = 100;
+/** So long an order may be on its way; later its shard refuses it. */
+export const RECV_WINDOW_MS = 5_000;
+/** Longer than a gateway waits for a shard. */
+const ANSWER_MS = 8_000;
+const WRONG_TIME = -1021;
 const KEY_LABEL = "Browser";
 const BROWSER_KEYS_MAX = 10;
 /** What the types ask for and the signing puts in. */
-const UNSIGNED = { timestamp: 0, signature: "" };
+const UNSIGNED = { timestamp: 0, signature: "", recvWindow: String(RECV_WINDOW_MS) };
 
 interface Answer<T> { data?: T; error?: unknown; response: Response }
 
@@ -58,12 +65,27 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<T> {
   }
   if (answer.response.ok) return answer.data as T;
   const { code, msg } = (answer.error ?? {}) as { code?: number; msg?: string };
-  throw new ApiError(code ?? 0, msg ?? `The exchange answered ${answer.response.status}.`);
+  throw new ApiError(code ?? 0, msg ?? `The exchange answered ${answer.response.status}.`, answer.response.status);
 }
 
-export function publicApi(baseUrl: string): PublicApi {
-  const client = createClient<paths>({ baseUrl });
+/** Return a `fetch` that gives up in time, asks nothing while a refusal says so, and notes what answers say of the budget. */
+function budgeted(budget: Budget): (request: Request) => Promise<Response> {
+  return async (request) => {
+    const closedMs = budget.closedMs();
+    if (closedMs > 0) return refusal(429, -1003, `Too many requests. The exchange answers again in ${Math.ceil(closedMs / 1_000)} s.`);
+    const response = await fetch(request, { signal: AbortSignal.timeout(ANSWER_MS) });
+    const number = (name: string) => (response.headers.has(name) ? Number(response.headers.get(name)) : null);
+    budget.note(number("X-MBX-USED-WEIGHT-1M"), response.status === 429 || response.status === 418 ? number("Retry-After") : null);
+    return response;
+  };
+}
+
+const refusal = (status: number, code: number, msg: string): Response => new Response(JSON.stringify({ code, msg }), { status, headers: { "Content-Type": "application/json" } });
+
+export function publicApi(baseUrl: string, budget: Budget): PublicApi {
+  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget) });
   return {
+    time: async () => ((await answered(client.GET("/api/v3/time"))) as { serverTime: number }).serverTime,
     exchangeInfo: () => answered(client.GET("/api/v3/exchangeInfo")),
     // The client's types make lists of tuples; these two are known to be tuples.
     depth: async (symbol) => (await answered(client.GET("/api/v3/depth", { params: { query: { symbol, limit: DEPTH_LIMIT } } }))) as Shapes["DepthShape"],
@@ -79,8 +101,8 @@ export function publicApi(baseUrl: string): PublicApi {
   };
 }
 
-export function sessionApi(baseUrl: string, token: string): SessionApi {
-  const client = createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${token}` } });
+export function sessionApi(baseUrl: string, token: string, budget: Budget): SessionApi {
+  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget), headers: { Authorization: `Bearer ${token}` } });
   const revoke = (key: string) => answered(client.DELETE("/api/v1/api-keys", { params: { query: { apiKey: key } } }));
   return {
     createKey: async () => {
@@ -98,16 +120,28 @@ export function sessionApi(baseUrl: string, token: string): SessionApi {
   };
 }
 
-export function signedApi(baseUrl: string, apiKey: ApiKey, now: () => number): SignedApi {
-  const client = createClient<paths>({ baseUrl });
-  client.use(signing(apiKey, now));
+export function signedApi(baseUrl: string, apiKey: ApiKey, clock: ExchangeClock, budget: Budget): SignedApi {
+  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget) });
+  client.use(signing(apiKey, clock.now));
+  /** Ask again, with the time taken anew, what was refused for its time alone: nothing came of it. */
+  const timely = async <T>(ask: () => Promise<Answer<T>>): Promise<T> => {
+    try {
+      return await answered(ask());
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== WRONG_TIME) throw error;
+      await clock.set();
+      return answered(ask());
+    }
+  };
   return {
-    account: () => answered(client.GET("/api/v3/account", { params: { query: UNSIGNED } })),
-    openOrders: () => answered(client.GET("/api/v3/openOrders", { params: { query: UNSIGNED } })),
+    account: () => timely(() => client.GET("/api/v3/account", { params: { query: UNSIGNED } })),
+    openOrders: () => timely(() => client.GET("/api/v3/openOrders", { params: { query: UNSIGNED } })),
     placeOrder: (parameters) =>
-      answered(client.POST("/api/v3/order", { params: { query: { ...(parameters as { symbol: string; side: string; type: string }), ...UNSIGNED } } })),
+      timely(() => client.POST("/api/v3/order", { params: { query: { ...(parameters as { symbol: string; side: string; type: string }), ...UNSIGNED } } })),
+    orderByClientId: async (symbol, origClientOrderId) =>
+      (await timely(() => client.GET("/api/v3/order", { params: { query: { symbol, origClientOrderId, ...UNSIGNED } } }))) as Shapes["OrderShape"],
     cancelOrder: async (symbol, orderId) =>
-      void (await answered(client.DELETE("/api/v3/order", { params: { query: { symbol, orderId, ...UNSIGNED } } }))),
+      void (await timely(() => client.DELETE("/api/v3/order", { params: { query: { symbol, orderId, ...UNSIGNED } } }))),
   };
 }
 
@@ -115,7 +149,7 @@ function signing(apiKey: ApiKey, now: () => number): Middleware {
   return {
     async onRequest({ request }) {
       const url = new URL(request.url);
-      for (const name of Object.keys(UNSIGNED)) url.searchParams.delete(name);
+      for (const name of ["timestamp", "signature"]) url.searchParams.delete(name);
       const query = await signedQuery(Object.fromEntries(url.searchParams), apiKey, now());
       return new Request(`${url.origin}${url.pathname}?${query}`, { method: request.method, headers: { "X-MBX-APIKEY": apiKey.key } });
     },

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
-import { type DepthBook, type DepthDiff, applyDiff, bestPrices, bookOf, joined, ladder, readLevels } from "./depth-book";
-import { price, show } from "./units";
+import { type DepthBook, type DepthDiff, applyDiff, bestPrices, bookOf, bought, joined, ladder, readLevels, walked } from "./depth-book";
+import { money, price, quantity, show } from "./units";
 
 const snapshot = bookOf({
   lastUpdateId: 10,
@@ -55,5 +55,29 @@ describe("a book", () => {
   it("knows its best prices", () => {
     expect(bestPrices(snapshot)).toEqual({ bid: price("100"), ask: price("100.01") });
     expect(bestPrices(bookOf({ lastUpdateId: 0, bids: [], asks: [] }))).toEqual({ bid: null, ask: null });
+  });
+
+  it("is walked, best first, as an order would", () => {
+    const walk = (side: "BUY" | "SELL", of: string, limit: string | null = null) => {
+      const { quantity: got, cost, worst } = walked(snapshot, side, quantity(of), limit === null ? null : price(limit));
+      return [got, cost, worst];
+    };
+    expect(walk("BUY", "0.5")).toEqual([quantity("0.5"), money("50.005"), price("100.01")]);
+    // 1 at 100.01, 3 at 100.02, 2 at 100.55.
+    expect(walk("BUY", "6")).toEqual([quantity("6"), money("601.17"), price("100.55")]);
+    expect(walk("BUY", "100")).toEqual([quantity("9"), money("902.82"), price("100.55")]);
+    expect(walk("BUY", "100", "100.54")).toEqual([quantity("4"), money("400.07"), price("100.02")]);
+    expect(walk("SELL", "2", "99.99")).toEqual([quantity("2"), money("199.99"), price("99.99")]);
+    expect(walk("SELL", "2", "100.01")).toEqual([0n, 0n, 0n]);
+  });
+
+  it("gives a buyer as much as the money pays for", () => {
+    const most = (funds: string, limit = "1000") => bought(snapshot, money(funds), quantity("0.001"), price(limit));
+    expect(most("50.00")).toBe(quantity("0.499"));
+    // 1 at 100.01, and for what is left 0.999 at 100.02.
+    expect(most("200.00")).toBe(quantity("1.999"));
+    expect(most("10000")).toBe(quantity("9"));
+    expect(most("10000", "100.02")).toBe(quantity("4"));
+    expect(most("0.05")).toBe(0n);
   });
 });

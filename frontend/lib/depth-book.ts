@@ -4,7 +4,7 @@
  * A difference covers the updates `first` to `last`. The book is at one update; it takes a difference that begins no later than the
  * next one and ends after it. An older one says nothing new. A later one leaves a gap: the book is worthless, take a new snapshot.
  */
-import { type Price, type Quantity, ZERO_QUANTITY, price, quantity, share } from "./units";
+import { type Money, type Price, type Quantity, ZERO_MONEY, ZERO_PRICE, ZERO_QUANTITY, affordable, notional, price, quantity, roundDown, share } from "./units";
 
 type Level = readonly [price: Price, quantity: Quantity];
 type Side = ReadonlyMap<Price, Quantity>;
@@ -107,4 +107,40 @@ export function bestPrices(book: DepthBook): { bid: Price | null; ask: Price | n
   for (const at of book.bids.keys()) if (bid === null || at > bid) bid = at;
   for (const at of book.asks.keys()) if (ask === null || at < ask) ask = at;
   return { bid, ask };
+}
+
+/** What an order would get from the book as it is. */
+export interface Walk {
+  readonly quantity: Quantity;
+  /** In quote. */
+  readonly cost: Money;
+  /** Of the last level that it takes from; zero: of none. */
+  readonly worst: Price;
+}
+
+/** Walk the other side of the book, best first: for a buyer the asks. `limit` is the worst price that is taken, null: any. */
+export function walked(book: DepthBook, side: "BUY" | "SELL", wanted: Quantity, limit: Price | null): Walk {
+  const levels = [...(side === "BUY" ? book.asks : book.bids)].sort(([a], [b]) => (side === "BUY" === a < b ? -1 : 1));
+  let walk: Walk = { quantity: ZERO_QUANTITY, cost: ZERO_MONEY, worst: ZERO_PRICE };
+  for (const [at, there] of levels) {
+    const left = (wanted - walk.quantity) as Quantity;
+    if (left <= 0n || (limit !== null && (side === "BUY" ? at > limit : at < limit))) break;
+    const taken = there < left ? there : left;
+    walk = { quantity: (walk.quantity + taken) as Quantity, cost: (walk.cost + notional(at, taken)) as Money, worst: at };
+  }
+  return walk;
+}
+
+/** Return how much a buyer gets for `funds`, in whole lots, at no worse price than `limit`. */
+export function bought(book: DepthBook, funds: Money, lot: Quantity, limit: Price): Quantity {
+  let [left, got]: [bigint, bigint] = [funds, 0n];
+  for (const [at, there] of [...book.asks].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (at > limit) break;
+    const most = affordable(left as Money, at, lot);
+    const taken = there < most ? there : most;
+    got += taken;
+    left -= notional(at, taken);
+    if (taken < there) break;
+  }
+  return roundDown(got as Quantity, lot);
 }

@@ -11,6 +11,8 @@ export interface Market {
   readonly quantityMin: Quantity;
   readonly quantityMax: Quantity;
   readonly notionalMin: Money;
+  /** How far beyond the best price a market order trades, in 1e-8: 5000000 is 5 %. */
+  readonly slippage: bigint;
   readonly priceDecimals: number;
   readonly quantityDecimals: number;
 }
@@ -29,6 +31,7 @@ export function marketOf(shape: SymbolShape): Market {
     quantityMin: quantity(filtered(shape, "LOT_SIZE", "minQty")),
     quantityMax: quantity(filtered(shape, "LOT_SIZE", "maxQty")),
     notionalMin: money(filtered(shape, "NOTIONAL", "minNotional")),
+    slippage: price(shape.marketSlippage),
     priceDecimals: decimalsOf(tickSize),
     quantityDecimals: decimalsOf(lotSize),
   };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { type Money, affordable, changeBasisPoints, decimalsOf, format, money, notional, price, quantity, readPrice, roundDown, share, short, show, showAll, showPercent } from "./units";
+import { type Money, affordable, changeBasisPoints, decimalsOf, format, money, notional, price, quantity, readPrice, readQuantity, readings, roundDown, share, short, show, showAll, showPercent } from "./units";
 
 describe("amounts", () => {
   it("reads what the API says exactly, beyond what a float holds", () => {
@@ -19,6 +19,27 @@ describe("amounts", () => {
     expect(readPrice(".5")).toBe(50_000_000n);
     expect(readPrice("7.")).toBe(700_000_000n);
     expect(readPrice("1.50000000000")).toBe(150_000_000n);
+  });
+
+  it.each([
+    ["1,000", ["1000", "1.000"]],
+    [" 120,000", ["120000", "120.000"]],
+    ["1 ,250", ["1250", "1.250"]],
+  ])("does not guess what %j is", (text, both) => {
+    expect(readings(text)).toEqual(both);
+    expect(readQuantity(text)).toBeNull();
+  });
+
+  it.each([
+    ["64,250.10", "64250.1"], ["64.250,10", "64250.1"], ["1,000,000", "1000000"], ["1.000.000", "1000000"], ["0,125", "0.125"], ["12,5", "12.5"],
+    ["1,2345", "1.2345"], ["1.000", "1"], ["1234,567", "1234.567"], ["1,000.", "1000"], [",5", "0.5"],
+  ])("reads %j in the only way there is", (text, meant) => {
+    expect(readings(text)).toBeNull();
+    expect(readPrice(text)).toBe(price(meant));
+  });
+
+  it.each(["1,00,000", "1,0000.5", "1,000,00", "12,345,6", "1.00,5", "1,,5", "0,125,000"])("reads nothing in %j", (text) => {
+    expect(readPrice(text)).toBeNull();
   });
 
   it("formats with a fixed number of decimals", () => {

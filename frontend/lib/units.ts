@@ -35,12 +35,32 @@ function exact(text: string): bigint {
   return value;
 }
 
-/** Read what a person typed; null when it is no amount. A comma is taken for a point, spaces are left out. */
-export const readPrice = (text: string): Price | null => units(tidy(text)) as Price | null;
-export const readQuantity = (text: string): Quantity | null => units(tidy(text)) as Quantity | null;
+/**
+ * Read what a person typed; null when it is no amount, or can be read as two (`readings`). Spaces are left out. "64,250.10" and
+ * "64.250,10" are read as they are meant, "0,5" and "12,5" as decimals, "1,000,000" as a million.
+ */
+export const readPrice = (text: string): Price | null => typed(text) as Price | null;
+export const readQuantity = (text: string): Quantity | null => typed(text) as Quantity | null;
+
+const typed = (text: string): bigint | null => (readings(text) === null ? units(tidy(text)) : null);
+
+/** Return both readings, as plain decimals, of what can be read in two ways: "1,000" is a thousand, or one. Null: of anything else. */
+export function readings(text: string): readonly [string, string] | null {
+  const match = /^([1-9]\d{0,2}),(\d{3})$/.exec(spaceless(text));
+  return match === null ? null : [`${match[1]}${match[2]}`, `${match[1]}.${match[2]}`];
+}
+
+const GROUPED = /^[1-9]\d{0,2}(,\d{3})+(\.\d*)?$/;
+const GROUPED_BY_POINTS = /^[1-9]\d{0,2}(\.\d{3})+,\d*$/;
+const MILLIONS_BY_POINTS = /^[1-9]\d{0,2}(\.\d{3}){2,}$/;
+
+const spaceless = (text: string): string => text.trim().replace(/[\s_]/g, "");
 
 function tidy(text: string): string {
-  const plain = text.trim().replace(/[\s_]/g, "").replace(",", ".");
+  let plain = spaceless(text);
+  if (GROUPED.test(plain)) plain = plain.replaceAll(",", "");
+  else if (GROUPED_BY_POINTS.test(plain) || MILLIONS_BY_POINTS.test(plain)) plain = plain.replaceAll(".", "").replace(",", ".");
+  else plain = plain.replace(",", ".");
   return plain.startsWith(".") ? `0${plain}` : plain.replace(/\.$/, "");
 }
 
@@ -56,6 +76,11 @@ export const ZERO_MONEY = 0n as Money;
 /** Return price × quantity, rounded down as the exchange does. */
 export function notional(at: Price, of: Quantity): Money {
   return ((at * of) / UNIT) as Money;
+}
+
+/** Return what one whole base costs when `of` cost `total`, rounded down; nothing costs nothing. */
+export function per(total: Money, of: Quantity): Price {
+  return (of === 0n ? 0n : (total * UNIT) / of) as Price;
 }
 
 /** Return how much of the base `funds` buy at a price, rounded down to whole lots. */

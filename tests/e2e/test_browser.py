@@ -16,7 +16,7 @@ from tests.e2e.running import RunningExchange, running_exchange
 
 CHECKOUT = Path(__file__).parents[2]
 BUILD_TIMEOUT_S = 240
-LOOK_TIMEOUT_S = 180
+LOOK_TIMEOUT_S = 300
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S + LOOK_TIMEOUT_S)
 
@@ -35,6 +35,11 @@ def _browser() -> None:
 def test_two_people_trade(data_dir: Path) -> None:
     with running_exchange(data_dir, frontend_enabled="true", mm_enabled="false") as exchange:
         look(exchange, "journey.mjs")
+
+
+def test_what_the_page_says_when_things_go_wrong(data_dir: Path) -> None:
+    with running_exchange(data_dir, frontend_enabled="true", mm_enabled="false") as exchange:
+        look(exchange, "honest.mjs")
 
 
 def test_the_pages_live(exchange: RunningExchange) -> None:

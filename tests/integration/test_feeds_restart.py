@@ -155,7 +155,7 @@ class Exchange:
                 update = msgspec.msgpack.decode(message["data"], type=AccountUpdate)
                 assert channel == streams.account(update.account_id)
                 self._heard += decode_events(bytes(update.events))  # type: ignore[arg-type]
-            else:
+            elif not channel.startswith("pub:second:"):
                 self._followers[channel.split(":")[1]].take(channel, message["data"])
         assert self._heard == self.account_events
         for market, follower in self._followers.items():

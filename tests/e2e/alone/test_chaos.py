@@ -1,4 +1,4 @@
-"""`exchange chaos`: a real exchange stays true while it is broken, and does not when one of its safeguards is taken away."""
+"""`exchange chaos`: a real exchange stays true while it is broken. That it does not without its safeguards, tests/long shows."""
 
 import json
 import subprocess
@@ -36,12 +36,3 @@ def test_a_broken_exchange_keeps_its_promises() -> None:
     assert broken(found) == {}
     assert (status, found["clean"]) == (0, True)
     assert found["result"]["faults"] == {"kill": 6, "pause": 2, "redis kill": 1, "database stop": 1}
-
-
-@pytest.mark.parametrize(
-    ("control", "check"), [("--break-fence", "log"), ("--break-dedup", "outcomes"), ("--break-wait", "log")]
-)
-def test_without_a_safeguard_the_verdict_is_not_clean(control: str, check: str) -> None:
-    status, found = chaos(control, "--orders", "800", "--rate", "300")
-    assert (status, found["clean"]) == (1, False)
-    assert check in broken(found)

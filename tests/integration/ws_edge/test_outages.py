@@ -124,7 +124,8 @@ async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept
         async def hear(trade_id: int) -> None:
             while set(newest.values()) != {trade_id} or len(newest) < len(INTERVALS):
                 candle = json.loads(await client.recv())["k"]
-                newest[candle["i"]] = candle["L"]
+                if candle["n"]:
+                    newest[candle["i"]] = candle["L"]
                 if candle["x"]:
                     finals[candle["i"]].append(candle)
 
@@ -140,7 +141,12 @@ async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept
         await hear(await trading.trade(YEAR_MS + 62_000))
     expected = {interval: trading.closed(interval) for interval in INTERVALS}
     assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [7, 3, 1, 1, 1, 0]
-    assert (finals == expected) == kept
+    traded = {interval: [each for each in found if each["n"]] for interval, found in finals.items()}
+    assert (traded == expected) == kept
+    # Between them are those without a trade: no interval is left out.
+    for found in finals.values():
+        assert [each["T"] + 1 for each in found[:-1]] == [each["t"] for each in found[1:]]
+    assert (len(finals["1s"]) == 124) == kept  # from 62 s before the year to 62 s into it
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["diffs are kept", "they are gone"])

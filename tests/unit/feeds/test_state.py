@@ -250,7 +250,23 @@ def test_what_is_nobodys_news(event: Event) -> None:
     feeds = ShardFeeds(0, market_map(1).markets)
     assert feeds.apply(StreamId("5000-0"), frame(event)) == 1
     assert feeds.position == "5000-0"
-    assert feeds.take_outputs(0).messages == []
+    assert feeds.take_outputs(0).messages == [(streams.second(0), msgspec.msgpack.encode(5_000))]
+
+
+def test_the_time_is_said_once_a_second_after_what_came_before_it(feeds: ShardFeeds, log: MarketLog) -> None:
+    feeds.apply(FIRST, frame(log.trade(START_MS, 100, 1)))
+    assert [channel for channel, _ in feeds.take_outputs(0).messages][-1] == streams.second(0)
+    feeds.advance(START_MS + 999)
+    assert heard(feeds.take_outputs(0), streams.second(0)) == []
+    feeds.advance(START_MS + 3_500)
+    outputs = feeds.take_outputs(0)
+    closed = msgspec.msgpack.decode(outputs.messages[0][1], type=Candle)
+    assert (closed.interval, closed.closed) == ("1s", True)
+    assert outputs.messages[-1] == (streams.second(0), msgspec.msgpack.encode(START_MS + 3_500))
+    # A start says nothing of what was said before.
+    feeds.advance(START_MS + 5_000)
+    feeds.skip_outputs()
+    assert heard(feeds.take_outputs(0), streams.second(0)) == []
 
 
 LISTED = MarketConfigured(TimeMs(START_MS), MarketConfig(market_map().by_symbol[BTC], 0))

@@ -1,0 +1,19 @@
+"""Controls of `exchange chaos`: without one of its safeguards the verdict on a broken exchange is not clean.
+
+Run by `make test-long`; not part of `make test`, which does not collect files of such names.
+"""
+
+import pytest
+
+from tests.e2e.alone.test_chaos import TIMEOUT_S, broken, chaos
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
+
+
+@pytest.mark.parametrize(
+    ("control", "check"), [("--break-fence", "log"), ("--break-dedup", "outcomes"), ("--break-wait", "log")]
+)
+def test_without_a_safeguard_the_verdict_is_not_clean(control: str, check: str) -> None:
+    status, found = chaos(control, "--orders", "800", "--rate", "300")
+    assert (status, found["clean"]) == (1, False)
+    assert check in broken(found)
