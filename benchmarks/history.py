@@ -16,9 +16,10 @@ from psycopg import sql
 from benchmarks.servers import STOP_S
 from cli import embedded
 from cli.ports import free_port
+from persist.candles import STORED_INTERVALS
 from persist.migrate import Flavour, migrate
 from persist.rows import TRADES, Row, database_time
-from protocol.market_data import INTERVALS, INTERVALS_MS
+from protocol.market_data import INTERVALS_MS
 from runtime.log import configure_logs
 from runtime.settings import Settings
 
@@ -117,7 +118,7 @@ FROM candles WHERE interval = {source} GROUP BY 1, 3
 
 def make_candles(connection: psycopg.Connection[Any], flavour: Flavour) -> None:
     """Make all candles of the trades there are, in one go: what the ingest and the policies do bit by bit."""
-    for interval in INTERVALS:
+    for interval in STORED_INTERVALS:
         if flavour is Flavour.TIMESCALEDB:
             # All but what the policies would leave open.
             width = "1 month" if interval == "1M" else f"{max(INTERVALS_MS[interval], 120_000)} ms"

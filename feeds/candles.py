@@ -9,6 +9,8 @@ from protocol.market_data import INTERVALS, Candle, interval_bounds
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 _NEVER: Final = 1 << 62
+_NOT_ALL: Final = 0
+"""The first trade's id of a candle that does not have all of its trades: nobody hears of it."""
 
 
 class OpenCandle(msgspec.Struct, array_like=True):
@@ -19,12 +21,30 @@ class OpenCandle(msgspec.Struct, array_like=True):
     total: TradeSum
 
 
+def realigned(saved: dict[str, OpenCandle]) -> dict[str, OpenCandle]:
+    """Return the open candles of a saved state, by the intervals that there are now.
+
+    A release before opened those of three days a day earlier or two. The trades of one that is under way are not known here: nobody hears
+    of any until the first begins that is seen whole. The database makes them of days, and has all.
+    """
+    aligned: dict[str, OpenCandle] = {}
+    for interval, candle in saved.items():
+        if interval_bounds(interval, candle.open_time) != (candle.open_time, candle.end_time) and (
+            candle.total.first_trade_id != _NOT_ALL
+        ):
+            _, end_time = interval_bounds(interval, candle.end_time - 1)
+            candle = OpenCandle(candle.open_time, end_time, candle.total.copy())
+            candle.total.first_trade_id = _NOT_ALL
+        aligned[interval] = candle
+    return aligned
+
+
 class Candles:
     """The candles of one market. An interval without a trade has none."""
 
     def __init__(self, market: str, open_candles: dict[str, OpenCandle]) -> None:
         self._market = market
-        self.open = open_candles
+        self.open = realigned(open_candles)
         self._closed: list[Candle] = []
         self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
 
@@ -47,7 +67,9 @@ class Candles:
             return
         for interval in [interval for interval in INTERVALS if interval in self.open]:
             if time >= self.open[interval].end_time:
-                self._closed.append(self._candle(interval, self.open.pop(interval), closed=True))
+                candle = self.open.pop(interval)
+                if candle.total.first_trade_id != _NOT_ALL:
+                    self._closed.append(self._candle(interval, candle, closed=True))
         self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
 
     @property
@@ -62,7 +84,11 @@ class Candles:
 
     def current(self) -> list[Candle]:
         """Return the open candles."""
-        return [self._candle(interval, candle, closed=False) for interval, candle in self.open.items()]
+        return [
+            self._candle(interval, candle, closed=False)
+            for interval, candle in self.open.items()
+            if candle.total.first_trade_id != _NOT_ALL
+        ]
 
     def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:
         total = candle.total

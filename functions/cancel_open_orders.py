@@ -34,5 +34,6 @@ FUNCTION = Function(
     "Cancel all open orders in a market",
     cancel_open_orders,
     security=Security.SIGNED,
+    weighs_nothing_done=True,
     parameters=(SYMBOL,),
 )

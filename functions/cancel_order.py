@@ -71,6 +71,7 @@ FUNCTION = Function(
     "Cancel an order",
     cancel_order,
     security=Security.SIGNED,
+    weighs_nothing_done=True,
     parameters=(
         SYMBOL,
         ORDER_ID,

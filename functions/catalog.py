@@ -3,6 +3,7 @@
 from typing import Final
 
 from functions import (
+    absent_features,
     cancel_open_orders,
     cancel_order,
     check_order,
@@ -26,6 +27,7 @@ from functions import (
     get_ticker_price,
     get_time,
     get_trades,
+    get_window_ticker,
     list_api_keys,
     listen_keys,
     ping,
@@ -36,6 +38,7 @@ from functions import (
     sign_out,
     sign_up,
     start_up,
+    wallet,
 )
 from functions.function import Function, Group
 
@@ -53,6 +56,12 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     get_ticker_24h.FUNCTION,
     get_ticker_price.FUNCTION,
     get_book_ticker.FUNCTION,
+    get_window_ticker.FUNCTION,
+    get_window_ticker.TRADING_DAY_FUNCTION,
+    absent_features.EXECUTION_RULES,
+    absent_features.REFERENCE_PRICE,
+    absent_features.REFERENCE_PRICE_CALCULATION,
+    absent_features.BLOCK_TRADES,
     place_order.FUNCTION,
     check_order.FUNCTION,
     get_order.FUNCTION,
@@ -74,6 +83,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     request_funds.FUNCTION,
     *listen_keys.FUNCTIONS,
     *start_up.FUNCTIONS,
+    *wallet.FUNCTIONS,
 )
 
 

@@ -46,7 +46,7 @@ async def _check_worth(ports: Ports, request: OrderRequest) -> None:
 
 
 def _weight(parameters: Parameters) -> int:
-    return 20 if "computeCommissionRates" in parameters else 1
+    return 20 if parameters.boolean("computeCommissionRates", default=False) else 1
 
 
 FUNCTION = Function(

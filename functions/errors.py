@@ -82,6 +82,11 @@ def order_does_not_exist() -> ApiError:
     return ApiError(-2013, "Order does not exist.")
 
 
+def client_order_id_invalid() -> ApiError:
+    """-2039: the order that `orderId` names has another client order id."""
+    return ApiError(-2039, "Client order ID is not correct for this order ID.")
+
+
 def not_signed_in() -> ApiError:
     """-1002: the session is missing or has ended."""
     return ApiError(-1002, "You are not authorized to execute this request.", 401)

@@ -57,10 +57,11 @@ class AccountShape(msgspec.Struct, rename="camel"):
 
 async def balances(ports: Ports, call: Call, *, omit_zero: bool) -> list[BalanceShape]:
     """Return the account's funds: every asset of the exchange, or only those that are not zero."""
-    return _shown(ports, await _funds(ports, call), omit_zero=omit_zero)
+    return _shown(ports, await account_funds(ports, call), omit_zero=omit_zero)
 
 
-async def _funds(ports: Ports, call: Call) -> FundsReply:
+async def account_funds(ports: Ports, call: Call) -> FundsReply:
+    """Return the account's funds and limits, as its shard has them."""
     shards = ports.shards
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
@@ -97,7 +98,7 @@ async def get_account(ports: Ports, call: Call) -> object:
     """Return the account."""
     omit_zero = call.parameters.boolean("omitZeroBalances", default=False)
     markets = all_markets(ports.markets)
-    funds = await _funds(ports, call)
+    funds = await account_funds(ports, call)
     is_frozen = funds.limits is not None and funds.limits.is_frozen
     maker = max((market.maker_fee_ppm for market in markets), default=0)
     taker = max((market.taker_fee_ppm for market in markets), default=0)
@@ -115,7 +116,7 @@ async def get_account(ports: Ports, call: Call) -> object:
         brokered=False,
         require_self_trade_prevention=False,
         prevent_sor=False,
-        update_time=call.now * call.time_scale,
+        update_time=funds.time * call.time_scale,
         account_type="SPOT",
         balances=_shown(ports, funds, omit_zero=omit_zero),
         permissions=["SPOT"],

@@ -14,6 +14,12 @@ _STATEMENT = """
 """
 
 
+_LAST_TRADE = """
+    SELECT (extract(epoch from time) * 1000)::bigint FROM trades WHERE market = %(market)s
+    ORDER BY time DESC, trade_id DESC LIMIT 1
+"""
+
+
 async def get_average_price(ports: Ports, call: Call) -> object:
     """Return the average; the last price when nothing traded in these minutes."""
     market = call.parameters.market(ports.markets)
@@ -22,7 +28,7 @@ async def get_average_price(ports: Ports, call: Call) -> object:
 
 
 async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, int]:
-    """Return the average at `now`, and the time (ms) of the last trade in it, `now` when there was none."""
+    """Return the average at `now`, and the time (ms) of the last trade; 0 when there was none."""
     start = now - _MINUTES * 60_000
     ((volume, quote_volume, closed),) = await ports.database.fetch(
         _STATEMENT, {"market": market.symbol, "start": start}
@@ -34,7 +40,9 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
     else:
         (ticker,) = await ports.read_models.tickers([market.symbol])
         price = market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0))
-    return price, closed or now
+        rows = await ports.database.fetch(_LAST_TRADE, {"market": market.symbol})
+        closed = rows[0][0] if rows else 0
+    return price, closed
 
 
 FUNCTION = Function(

@@ -1,6 +1,6 @@
 """GET /api/v3/order: one order, from its shard until the database has it, then from there."""
 
-from functions.errors import order_does_not_exist, status_unknown
+from functions.errors import client_order_id_invalid, order_does_not_exist, status_unknown
 from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
 from functions.order_rows import ORDER_COLUMNS, order_of_row
 from functions.order_shapes import order_shape
@@ -21,15 +21,17 @@ _STATEMENT = f"""
 async def get_order(ports: Ports, call: Call) -> object:
     """Return an order named by number or, the newest with it, client order id; -2013 when there is none.
 
+    With both, the number finds the order; -2039 when its client order id is another one.
     -1007 while the database is so far behind that the order may be one that nobody else remembers.
     """
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
     require_one_of(parameters, "origClientOrderId", "orderId")
     order_id = OrderId(parameters.integer("orderId") or 0)
-    client_order_id = parameters.client_order_id("origClientOrderId") or ""
-    if not order_id and not client_order_id:
+    expected_id = parameters.client_order_id("origClientOrderId") or ""
+    if not order_id and not expected_id:
         raise order_does_not_exist()
+    client_order_id = "" if order_id else expected_id
     shards = ports.shards
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
@@ -39,7 +41,7 @@ async def get_order(ports: Ports, call: Call) -> object:
     )
     match reply:
         case OrderReply() if reply.order.status is not OrderStatus.IN_FLIGHT:
-            return order_shape(reply.order, market, call.time_scale)
+            order = reply.order
         case Refused():
             # The shard has asked up to where the database is before it answered, so what it does not have is there.
             is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
@@ -49,14 +51,17 @@ async def get_order(ports: Ports, call: Call) -> object:
                 _STATEMENT,
                 {"account": call.account_id, "market": market.symbol, "order": order_id, "client": client_order_id},
             )
-            order = order_of_row(rows[0]) if rows else None
-            if not is_known and (order is None or order.status.is_open):
+            stored = order_of_row(rows[0]) if rows else None
+            if not is_known and (stored is None or stored.status.is_open):
                 raise status_unknown()  # it may have been closed since
-            if order is None:
+            if stored is None:
                 raise order_does_not_exist()
-            return order_shape(order, market, call.time_scale)
+            order = stored
         case _:  # also when the market's shard has not said yet what becomes of the order
             raise status_unknown()
+    if expected_id and order.client_order_id != expected_id:
+        raise client_order_id_invalid()
+    return order_shape(order, market, call.time_scale)
 
 
 FUNCTION = Function(

@@ -1,22 +1,39 @@
 """GET /api/v3/ticker/24hr: statistics over the last 24 hours."""
 
-from functions.errors import ApiError
-from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
+from typing import Final
+
+import msgspec
+
+from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group
 from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
-from functions.ticker_shapes import TickerShape, book_ticker_shape, empty_ticker, mini_ticker_shape, ticker_shape
+from functions.ticker_shapes import (
+    TICKER_TYPE,
+    TickerShape,
+    book_ticker_shape,
+    empty_ticker,
+    is_mini_ticker,
+    mini_ticker_shape,
+    ticker_shape,
+)
+from protocol.market import Market
+from protocol.market_data import Ticker
+from protocol.units import TimeMs
 
-_IS_MINI = {"FULL": False, "MINI": True}
+_DAY_S: Final = 86_400
+_WEIGHTS: Final = ((20, 2), (100, 40))
+"""Up to how many markets a request by `symbols` weighs how much; 80 beyond, as for all."""
+_WEIGHT_OF_ALL: Final = 80
 
 
 async def get_ticker_24h(ports: Ports, call: Call) -> object:
     """Return the tickers of the markets asked for, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports)
-    is_mini = call.parameters.choice("type", _IS_MINI, _invalid_type)
+    is_mini = is_mini_ticker(call.parameters)
     symbols = [market.symbol for market in markets]
     found = await ports.read_models.tickers(symbols)
-    tickers = [ticker or empty_ticker(market, call.now) for market, ticker in zip(markets, found, strict=True)]
+    tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
     shapes: list[object]
     if is_mini:
         shapes = [
@@ -31,12 +48,26 @@ async def get_ticker_24h(ports: Ports, call: Call) -> object:
     return shapes[0] if is_single else shapes
 
 
-def _invalid_type() -> ApiError:
-    return ApiError(-1139, "Invalid ticker type.")
+def _as_of(market: Market, ticker: Ticker | None, now: TimeMs) -> Ticker:
+    """Return the statistics with the window's ends of now.
+
+    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as it was.
+    """
+    opened = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
+    if ticker is None:
+        return empty_ticker(market, opened, now)
+    if ticker.close_time >= now:
+        return ticker
+    return msgspec.structs.replace(ticker, open_time=opened, close_time=now)
 
 
 def _weight(parameters: Parameters) -> int:
-    return 2 if "symbol" in parameters or "symbols" in parameters else 80
+    if "symbol" in parameters:
+        return _WEIGHTS[0][1]
+    symbols = parameters.words("symbols")
+    if symbols is None:
+        return _WEIGHT_OF_ALL
+    return next((weight for most, weight in _WEIGHTS if len(symbols) <= most), _WEIGHT_OF_ALL)
 
 
 FUNCTION = Function(
@@ -46,6 +77,6 @@ FUNCTION = Function(
     "24 h statistics",
     get_ticker_24h,
     weight=_weight,
-    parameters=(OPTIONAL_SYMBOL, SYMBOLS, Parameter("type", "FULL (default) or MINI."), SYMBOL_STATUS),
+    parameters=(OPTIONAL_SYMBOL, SYMBOLS, TICKER_TYPE, SYMBOL_STATUS),
     answer=TickerShape | list[TickerShape],
 )

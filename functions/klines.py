@@ -36,22 +36,28 @@ class Window(NamedTuple):
     limit: int
 
 
-def bucket_start(interval: str, time: TimeMs) -> TimeMs:
-    """Return when the interval that holds `time` opened."""
-    return TimeMs(interval_bounds(interval, time)[0])
+def bucket_start(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
+    """Return when the interval that holds `time` opened, by clocks that are `offset_ms` ahead of UTC."""
+    return TimeMs(interval_bounds(interval, time, offset_ms)[0])
 
 
-def next_bucket(interval: str, opened: TimeMs) -> TimeMs:
+def next_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
     """Return when the interval after the one that opened at `opened` opens."""
-    return TimeMs(interval_bounds(interval, opened)[1])
+    return TimeMs(interval_bounds(interval, opened, offset_ms)[1])
 
 
-def previous_bucket(interval: str, opened: TimeMs) -> TimeMs:
+def previous_bucket(interval: str, opened: TimeMs, offset_ms: int = 0) -> TimeMs:
     """Return when the interval before the one that opened at `opened` opened."""
-    return bucket_start(interval, TimeMs(opened - 1))
+    return bucket_start(interval, TimeMs(opened - 1), offset_ms)
 
 
-def filled(rows: Sequence[KlineRow], interval: str, window: Window) -> Iterator[KlineRow]:
+def first_bucket(interval: str, time: TimeMs, offset_ms: int = 0) -> TimeMs:
+    """Return when the first interval opens that does not open before `time`."""
+    opened = bucket_start(interval, time, offset_ms)
+    return opened if opened == time else next_bucket(interval, opened, offset_ms)
+
+
+def filled(rows: Sequence[KlineRow], interval: str, window: Window, offset_ms: int = 0) -> Iterator[KlineRow]:
     """Yield the window's candles, flat ones at the previous close where `rows` has none.
 
     `rows` are oldest first, with at most one from before the window; nothing is yielded before the first trade ever.
@@ -61,9 +67,7 @@ def filled(rows: Sequence[KlineRow], interval: str, window: Window) -> Iterator[
         return
     before = rows[0] if rows[0].open_time < window.first else None
     close = before.close if before else None
-    opened = bucket_start(interval, window.first)
-    if opened < window.first:
-        opened = next_bucket(interval, opened)
+    opened = first_bucket(interval, window.first, offset_ms)
     if close is None:
         opened = TimeMs(max(opened, rows[0].open_time))
     count = 0
@@ -76,12 +80,12 @@ def filled(rows: Sequence[KlineRow], interval: str, window: Window) -> Iterator[
         elif close is not None:
             yield KlineRow(opened, close, close, close, close)
             count += 1
-        opened = next_bucket(interval, opened)
+        opened = next_bucket(interval, opened, offset_ms)
 
 
-def shape(kline: KlineRow, market: Market, interval: str, time_scale: int) -> KlineShape:
+def shape(kline: KlineRow, market: Market, interval: str, time_scale: int, offset_ms: int = 0) -> KlineShape:
     """Return Binance's array of twelve."""
-    next_opens = next_bucket(interval, TimeMs(kline.open_time))
+    next_opens = next_bucket(interval, TimeMs(kline.open_time), offset_ms)
     return (
         kline.open_time * time_scale,
         market.format_price(PriceTicks(kline.open)),

@@ -3,7 +3,14 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from functions.errors import ApiError, filter_failure, invalid_parameter, mandatory_missing, not_required
+from functions.errors import (
+    FILTER_FAILURE,
+    ApiError,
+    filter_failure,
+    invalid_parameter,
+    mandatory_missing,
+    not_required,
+)
 from functions.function import Parameter
 from functions.idempotency import IDEMPOTENCY_KEY
 from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, TIMES_IN_FORCE
@@ -56,6 +63,9 @@ ORDER_PARAMETERS: Final = (
     Parameter("stopPrice", "No order type here takes it.", kind="decimal"),
     Parameter("trailingDelta", "No order type here takes it.", kind="integer"),
     Parameter("icebergQty", "Iceberg orders are not supported.", kind="decimal"),
+    Parameter("pegPriceType", "Pegged orders are not supported."),
+    Parameter("pegOffsetType", "Pegged orders are not supported."),
+    Parameter("pegOffsetValue", "Pegged orders are not supported.", kind="integer"),
 )
 
 _UNSUPPORTED_TYPES: Final = {
@@ -64,6 +74,9 @@ _UNSUPPORTED_TYPES: Final = {
     "TAKE_PROFIT": "Take profit orders are not supported for this symbol.",
     "TAKE_PROFIT_LIMIT": "Take profit limit orders are not supported for this symbol.",
 }
+_FOREIGN_PREVENTIONS: Final = frozenset({"DECREMENT", "TRANSFER"})
+"""Modes of Binance that no market here allows."""
+_PEGGING: Final = ("pegPriceType", "pegOffsetType", "pegOffsetValue")
 _RESPONSE_TYPES: Final = {response_type.value: response_type for response_type in ResponseType}
 
 
@@ -100,7 +113,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         price = _price(parameters, market)
         if market.notional(price, quantity) < market.notional_min:
             raise filter_failure("NOTIONAL")
-    prevention = parameters.choice("selfTradePreventionMode", SELF_TRADE_PREVENTIONS, _invalid_prevention)
+    prevention = _prevention(parameters)
     default = ResponseType.ACK if order_type is OrderType.LIMIT_MAKER else ResponseType.FULL
     return OrderRequest(
         market,
@@ -110,7 +123,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         price,
         quantity,
         quote_quantity,
-        SelfTradePrevention.EXPIRE_MAKER if prevention is None else prevention,
+        prevention,
         parameters.client_order_id("newClientOrderId"),
         parameters.choice("newOrderRespType", _RESPONSE_TYPES, _invalid_response_type) or default,
     )
@@ -150,6 +163,13 @@ def _invalid_prevention() -> ApiError:
     return invalid_parameter("selfTradePreventionMode")
 
 
+def _prevention(parameters: Parameters) -> SelfTradePrevention:
+    if parameters.optional("selfTradePreventionMode") in _FOREIGN_PREVENTIONS:
+        raise ApiError(FILTER_FAILURE, "This symbol does not allow the specified self-trade prevention mode.")
+    mode = parameters.choice("selfTradePreventionMode", SELF_TRADE_PREVENTIONS, _invalid_prevention)
+    return SelfTradePrevention.EXPIRE_MAKER if mode is None else mode
+
+
 def _order_type(parameters: Parameters) -> OrderType:
     text = parameters.required("type")
     order_type = ORDER_TYPES.get(text)
@@ -166,6 +186,8 @@ def _refuse_what_does_not_belong(parameters: Parameters, order_type: OrderType) 
             raise not_required(name)
     if "icebergQty" in parameters and parameters.decimal("icebergQty"):
         raise ApiError(-1013, "Iceberg orders are not supported for this symbol.")
+    if any(name in parameters for name in _PEGGING):
+        raise ApiError(FILTER_FAILURE, "Pegged orders are not supported for this symbol.")
     if order_type is OrderType.MARKET:
         if "price" in parameters:
             raise not_required("price")

@@ -3,9 +3,20 @@
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from protocol.market import Market
-from protocol.orders import FillReport, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    CloseReason,
+    FillReport,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
+from protocol.units import QuantityLots
 
 SIDES: Final = {side.name: side for side in Side}
 ORDER_TYPES: Final = {order_type.name: order_type for order_type in OrderType}
@@ -20,6 +31,13 @@ _ORDER_TYPE: Final = {int(order_type): order_type.name for order_type in OrderTy
 _TIME_IN_FORCE: Final = {int(time_in_force): time_in_force.name for time_in_force in TimeInForce}
 _STATUS: Final = {int(status): status.name for status in OrderStatus}
 _PREVENTION: Final = {int(mode): mode.name for mode in SelfTradePrevention}
+_EXPIRY_REASONS: Final = {
+    CloseReason.CANCELED_BY_OPERATOR: "EXCHANGE_CANCELED",
+    CloseReason.MARKET_DELISTED: "EXCHANGE_CANCELED",
+    CloseReason.TOO_MANY_MATCHES: "TOO_MANY_MATCHES",  # ours: Binance bounds no order so
+    CloseReason.PRICE_RANGE_EXCEEDED: "EXECUTION_RULE_PRICE_RANGE_EXCEEDED",
+}
+"""What cannot be told from the order itself."""
 
 
 class AckShape(msgspec.Struct, gc=False, rename="camel"):
@@ -32,9 +50,7 @@ class AckShape(msgspec.Struct, gc=False, rename="camel"):
     transact_time: int
 
 
-class ResultShape(msgspec.Struct, gc=False, rename="camel"):
-    """Answer to a placed order, RESULT."""
-
+class _PlacedShape(msgspec.Struct, gc=False, rename="camel"):
     symbol: str
     order_id: int
     order_list_id: int
@@ -53,6 +69,13 @@ class ResultShape(msgspec.Struct, gc=False, rename="camel"):
     self_trade_prevention_mode: str
 
 
+class ResultShape(_PlacedShape, gc=False, rename="camel"):
+    """Answer to a placed order, RESULT. An order has the last two only if it has expired, by which `status` says."""
+
+    expiry_reason: str | UnsetType = UNSET
+    prevented_quantity: str | UnsetType = UNSET
+
+
 class FillShape(msgspec.Struct, gc=False, rename="camel"):
     """One of the fills that a FULL answer lists."""
 
@@ -63,10 +86,12 @@ class FillShape(msgspec.Struct, gc=False, rename="camel"):
     trade_id: int
 
 
-class FullShape(ResultShape, gc=False, rename="camel"):
-    """Answer to a placed order, FULL."""
+class FullShape(_PlacedShape, gc=False, rename="camel"):
+    """Answer to a placed order, FULL; the last two as in `ResultShape`."""
 
     fills: list[FillShape]
+    expiry_reason: str | UnsetType = UNSET
+    prevented_quantity: str | UnsetType = UNSET
 
 
 class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
@@ -91,7 +116,7 @@ class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 class OrderShape(msgspec.Struct, gc=False, rename="camel"):
-    """An order that was asked for."""
+    """An order that was asked for; the last two as in `ResultShape`."""
 
     symbol: str
     order_id: int
@@ -113,6 +138,8 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
     working_time: int
     orig_quote_order_qty: str
     self_trade_prevention_mode: str
+    expiry_reason: str | UnsetType = UNSET
+    prevented_quantity: str | UnsetType = UNSET
 
 
 def shown_price(order: OrderState, market: Market) -> str:
@@ -125,6 +152,33 @@ def shown_time_in_force(order: OrderState) -> str:
     return _TIME_IN_FORCE[order.time_in_force] if order.order_type is OrderType.LIMIT else "GTC"
 
 
+def expiry_reason(order: OrderState) -> str | None:
+    """Return why an order has expired, in Binance's words; None: it has not."""
+    if order.status is not OrderStatus.EXPIRED:
+        return None
+    if order.close_reason in _EXPIRY_REASONS:
+        return _EXPIRY_REASONS[order.close_reason]
+    if order.order_type is OrderType.MARKET:
+        return "INSUFFICIENT_LIQUIDITY"
+    return "UNFILLED_FOK_ORDER_EXPIRED" if order.time_in_force is TimeInForce.FOK else "UNFILLED_IOC_QUANTITY_EXPIRED"
+
+
+def prevented_quantity(order: OrderState, market: Market) -> str | None:
+    """Return how much of an order self-trade prevention has taken off; None: nothing, or nobody knows.
+
+    Every mode that there is takes all that is left. Of an order by quote quantity nobody knows how much that was.
+    """
+    if order.status is not OrderStatus.EXPIRED_IN_MATCH or order.quote_quantity:
+        return None
+    return market.format_quantity(QuantityLots(order.quantity - order.cum_quantity))
+
+
+def _expired(order: OrderState, market: Market) -> tuple[str | UnsetType, str | UnsetType]:
+    if order.status is OrderStatus.EXPIRED or order.status is OrderStatus.EXPIRED_IN_MATCH:
+        return expiry_reason(order) or UNSET, prevented_quantity(order, market) or UNSET
+    return UNSET, UNSET
+
+
 def ack(order: OrderState, time_scale: int) -> AckShape:
     """Return the ACK answer to a placed order."""
     return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, order.updated_time * time_scale)
@@ -132,7 +186,7 @@ def ack(order: OrderState, time_scale: int) -> AckShape:
 
 def result(order: OrderState, market: Market, time_scale: int) -> ResultShape:
     """Return the RESULT answer to a placed order."""
-    return ResultShape(*_result_fields(order, market, time_scale))  # type: ignore[arg-type]
+    return ResultShape(*_result_fields(order, market, time_scale), *_expired(order, market))  # type: ignore[arg-type, call-arg]
 
 
 def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_scale: int) -> FullShape:
@@ -147,7 +201,8 @@ def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_
         )
         for fill in fills
     ]
-    return FullShape(*_result_fields(order, market, time_scale), shapes)  # type: ignore[arg-type, call-arg]
+    fields = _result_fields(order, market, time_scale)
+    return FullShape(*fields, shapes, *_expired(order, market))  # type: ignore[arg-type, call-arg]
 
 
 def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[object, ...]:
@@ -195,6 +250,7 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int)
 
 def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShape:
     """Return an order that was asked for."""
+    reason, prevented = _expired(order, market)
     return OrderShape(
         symbol=order.market,
         order_id=order.order_id,
@@ -216,4 +272,6 @@ def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShap
         working_time=order.accepted_time * time_scale,
         orig_quote_order_qty=market.format_quote(order.quote_quantity),
         self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
+        expiry_reason=reason,
+        prevented_quantity=prevented,
     )

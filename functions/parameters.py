@@ -28,7 +28,8 @@ _SYMBOL: Final = "^[A-Z0-9-_.]{1,20}$"
 _CLIENT_ORDER_ID: Final = r"^[\.A-Z\:/a-z0-9_-]{1,36}$"
 _IDEMPOTENCY_KEY: Final = "^[ -~]{1,64}$"
 _integer = re.compile(r"[0-9]{1,20}", re.ASCII)
-_symbol = re.compile(r"[A-Z0-9\-_.]{1,20}", re.ASCII)
+_symbol = re.compile(r"[A-Z0-9\-_.\u00a1-\U0010ffff]{1,20}")
+"""Also beyond ASCII, as markets may be named elsewhere."""
 _client_order_id = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}", re.ASCII)
 _idempotency_key = re.compile(r"[ -~]{1,64}", re.ASCII)
 _symbols = msgspec.json.Decoder(list[str])

@@ -90,6 +90,7 @@ FUNCTION = Function(
     security=Security.SIGNED,
     parameters=ORDER_PARAMETERS,
     places_order=True,
+    weighs_nothing_done=True,
     takes_idempotency_key=True,
     answer=order_shapes.FullShape,  # the default; RESULT and ACK have less
 )

@@ -157,8 +157,9 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One request, authenticated as its function demands.
 
     `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds, otherwise 1. `body` is
-    the JSON body of a function that takes one; `session` the session token; `idempotency_key` what the header of this name holds. After
-    `deadline_us` (this process's clock; 0: none) the client does not want it done any more.
+    the JSON body of a function that takes one; `session` the session token; `idempotency_key` what the header of this name holds;
+    `api_key` the key that a request by HTTP came with. After `deadline_us` (this process's clock; 0: none) the client does not want it
+    done any more.
     """
 
     parameters: Parameters
@@ -169,6 +170,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     session: str = ""
     deadline_us: int = 0
     idempotency_key: str = ""
+    api_key: str = ""
 
 
 MILLISECONDS: Final = 1

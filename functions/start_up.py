@@ -1,28 +1,29 @@
 """What clients ask for at start-up besides the spot API: mostly lists that are empty here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Handler, Security
+from functions.get_account import balances
 from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import commission_rate
-from protocol.market import Market, MarketMap
+from protocol.market import Market
 from protocol.units import format_decimal
 
 
-def assets(markets: MarketMap) -> list[dict[str, object]]:
-    """Return the assets of the exchange, without ways in or out."""
-    all_markets(markets)
+async def get_assets(ports: Ports, call: Call) -> object:
+    """Return the assets of the exchange, without ways in or out, and what the account has of them."""
+    all_markets(ports.markets)
     zero = format_decimal(0)
     return [
         {
-            "coin": asset,
-            "name": asset,
+            "coin": shown.asset,
+            "name": shown.asset,
             "depositAllEnable": True,
             "withdrawAllEnable": True,
-            "free": zero,
-            "locked": zero,
+            "free": shown.free,
+            "locked": shown.locked,
             "freeze": zero,
             "withdrawing": zero,
             "ipoing": zero,
@@ -32,7 +33,7 @@ def assets(markets: MarketMap) -> list[dict[str, object]]:
             "trading": True,
             "networkList": [],
         }
-        for asset in markets.assets
+        for shown in await balances(ports, call, omit_zero=False)
     ]
 
 
@@ -70,27 +71,27 @@ async def get_system_status(ports: Ports, call: Call) -> object:
     }
 
 
-def _answering(answer: Callable[[MarketMap], object]) -> Handler:
-    async def handle(ports: Ports, _call: Call) -> object:
-        return answer(ports.markets)
+def _answering(answer: object) -> Handler:
+    async def handle(_ports: Ports, _call: Call) -> object:
+        return answer
 
     return handle
 
 
-def _function(path: str, summary: str, answer: Callable[[MarketMap], object], *, signed: bool = True) -> Function:
-    return Function(
-        "GET",
-        path,
-        Group.ACCOUNT if signed else Group.MARKET_DATA,
-        summary,
-        _answering(answer),
-        security=Security.SIGNED if signed else Security.PUBLIC,
-        lenient=True,
-    )
+def _function(path: str, summary: str, answer: object) -> Function:
+    return Function("GET", path, Group.MARKET_DATA, summary, _answering(answer), lenient=True)
 
 
 FUNCTIONS: Final = (
-    _function("/sapi/v1/capital/config/getall", "Assets", assets),
+    Function(
+        "GET",
+        "/sapi/v1/capital/config/getall",
+        Group.ACCOUNT,
+        "Assets",
+        get_assets,
+        security=Security.SIGNED,
+        lenient=True,
+    ),
     Function(
         "GET",
         "/sapi/v1/asset/tradeFee",
@@ -101,10 +102,10 @@ FUNCTIONS: Final = (
         parameters=(OPTIONAL_SYMBOL,),
         lenient=True,
     ),
-    _function("/sapi/v1/margin/allPairs", "Margin pairs: none", lambda _: [], signed=False),
-    _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", lambda _: [], signed=False),
-    _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", lambda _: [], signed=False),
+    _function("/sapi/v1/margin/allPairs", "Margin pairs: none", []),
+    _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", []),
+    _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", []),
     Function("GET", "/sapi/v1/system/status", Group.MARKET_DATA, "Status", get_system_status, lenient=True),
-    _function("/fapi/v1/exchangeInfo", "Futures markets: none", lambda _: {"symbols": []}, signed=False),
-    _function("/dapi/v1/exchangeInfo", "Delivery markets: none", lambda _: {"symbols": []}, signed=False),
+    _function("/fapi/v1/exchangeInfo", "Futures markets: none", {"symbols": []}),
+    _function("/dapi/v1/exchangeInfo", "Delivery markets: none", {"symbols": []}),
 )

@@ -1,12 +1,18 @@
 """Tickers in Binance's shapes."""
 
+from typing import Final
+
 import msgspec
 
+from functions.errors import ApiError
+from functions.function import Parameter
+from functions.parameters import Parameters
 from protocol.market import Market
 from protocol.market_data import BookTicker, Ticker
 from protocol.units import UNITS_PER_ASSET, PriceTicks, QuantityLots, TimeMs, format_decimal
 
-_DAY_MS = 86_400_000
+TICKER_TYPE: Final = Parameter("type", "FULL (default) or MINI.")
+_IS_MINI: Final = {"FULL": False, "MINI": True}
 
 
 class MiniTickerShape(msgspec.Struct, gc=False, rename="camel"):
@@ -52,6 +58,26 @@ class TickerShape(msgspec.Struct, gc=False, rename="camel"):
     count: int
 
 
+class WindowTickerShape(msgspec.Struct, gc=False, rename="camel"):
+    """The statistics of any window, FULL."""
+
+    symbol: str
+    price_change: str
+    price_change_percent: str
+    weighted_avg_price: str
+    open_price: str
+    high_price: str
+    low_price: str
+    last_price: str
+    volume: str
+    quote_volume: str
+    open_time: int
+    close_time: int
+    first_id: int
+    last_id: int
+    count: int
+
+
 class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
     """Best bid and ask."""
 
@@ -62,13 +88,22 @@ class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
     ask_qty: str
 
 
-def empty_ticker(market: Market, now: TimeMs) -> Ticker:
-    """Return the statistics of a market that never traded."""
+def is_mini_ticker(parameters: Parameters) -> bool:
+    """Return whether `type` asks for the short form."""
+    return bool(parameters.choice("type", _IS_MINI, _invalid_type))
+
+
+def _invalid_type() -> ApiError:
+    return ApiError(-1139, "Invalid ticker type.")
+
+
+def empty_ticker(market: Market, opened: TimeMs, closes: TimeMs) -> Ticker:
+    """Return the statistics of a window without a trade."""
     zero, none = PriceTicks(0), QuantityLots(0)
     return Ticker(
         market=market.symbol,
-        open_time=TimeMs(now - _DAY_MS),
-        close_time=now,
+        open_time=opened,
+        close_time=closes,
         open=zero,
         high=zero,
         low=zero,
@@ -133,6 +168,27 @@ def mini_ticker_shape(market: Market, ticker: Ticker, time_scale: int) -> MiniTi
     """Return the MINI ticker."""
     return MiniTickerShape(
         symbol=market.symbol,
+        open_price=market.format_price(ticker.open),
+        high_price=market.format_price(ticker.high),
+        low_price=market.format_price(ticker.low),
+        last_price=market.format_price(ticker.last),
+        volume=market.format_quantity(ticker.volume),
+        quote_volume=market.format_quote(ticker.quote_volume),
+        open_time=ticker.open_time * time_scale,
+        close_time=ticker.close_time * time_scale,
+        first_id=ticker.first_trade_id,
+        last_id=ticker.last_trade_id,
+        count=ticker.trade_count,
+    )
+
+
+def window_ticker_shape(market: Market, ticker: Ticker, time_scale: int) -> WindowTickerShape:
+    """Return the FULL ticker of any window."""
+    return WindowTickerShape(
+        symbol=market.symbol,
+        price_change=format_decimal((ticker.last - ticker.open) * market.tick_size),
+        price_change_percent=percent(ticker.last - ticker.open, ticker.open),
+        weighted_avg_price=average_price(market, ticker.quote_volume, ticker.volume),
         open_price=market.format_price(ticker.open),
         high_price=market.format_price(ticker.high),
         low_price=market.format_price(ticker.low),

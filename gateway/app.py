@@ -66,7 +66,7 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
     # Whoever calls shows a key or a token of its own; no cookie says who it is, so none needs to be let through.
     return CORSConfig(
         allow_origins=list(origins),
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=[
             "Authorization",
             "Content-Type",
@@ -78,6 +78,7 @@ def _cors(origins: Sequence[str]) -> CORSConfig:
         expose_headers=[
             "X-Request-Id",
             "Retry-After",
+            "X-MBX-USED-WEIGHT",
             "X-MBX-USED-WEIGHT-1M",
             "X-MBX-ORDER-COUNT-10S",
             "X-MBX-ORDER-COUNT-1D",

@@ -16,8 +16,9 @@ from litestar import Litestar
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from functions.errors import ApiError
-from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse
+from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse, weight_headers
 from gateway.errors import body_too_large, malformed, url_too_long
+from gateway.request_ids import HEADER, begin_request
 from protocol.units import TimeMs
 from serving.clock import now_us
 from serving.metrics import count_refusal, refusal_of
@@ -75,7 +76,7 @@ class Door:
                 weight = endpoint.least_weight
             else:
                 weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
-            used = self._limits.charge(address, weight, now)
+            self._limits.charge(address, weight, now)
             if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
                 raise url_too_long()
             body = b""
@@ -85,24 +86,23 @@ class Door:
         except ApiError as error:
             await self._refuse(asked, send, error, endpoint, address, now)
             return
-        request = HttpRequest(address, asked["headers"], asked["query_string"], body, used, now_us(), started)
+        request = HttpRequest(address, asked["headers"], asked["query_string"], body, now_us(), started)
         if endpoint is not None and not any(name == b"origin" for name, _ in asked["headers"]):
             await answer(send, await endpoint.answer(request))
             return
         asked["state"][REQUEST] = request
-        await self._app(scope, receive, self._telling(send, used))
+        await self._app(scope, receive, self._telling(asked, send, address, now))
 
     async def _refuse(
         self, asked: HTTPScope, send: Send, error: ApiError, endpoint: Endpoint | None, address: str, now: TimeMs
     ) -> None:
         """Answer without having looked any further. What follows on the connection is not read where that may be much."""
         count_refusal(refusal_of(error))
-        headers: Headers = [_JSON]
+        headers: Headers = [_JSON, (HEADER, begin_request(_request_id(asked)))]
         status, text = refuse(error, headers)
         if status != 429:
             headers.append(_CLOSE)
-        if self._limits.enabled:
-            headers.extend(weight_headers(self._limits.weight_used(address, now)))
+        headers.extend(weight_headers(self._limits, address, now))
         for name, value in asked["headers"]:
             if name == b"origin":
                 headers.extend(self._origin_headers.get(value, ()))
@@ -110,24 +110,22 @@ class Door:
             endpoint.count_refused(error)
         await answer(send, HttpAnswer(status, headers, text))
 
-    def _telling(self, send: Send, used: int) -> Send:
-        """Return a `send` that says in every answer what its network has used."""
-        if not self._limits.enabled:
-            return send
+    def _telling(self, asked: HTTPScope, send: Send, address: str, now: TimeMs) -> Send:
+        """Return a `send` that says in what the framework answers by itself what every answer says."""
 
         async def tell(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
-                if not any(name == b"x-mbx-used-weight" for name, _ in headers):
-                    message["headers"] = [*headers, *weight_headers(used)]
+                if not any(name == HEADER for name, _ in headers):
+                    own = [(HEADER, begin_request(_request_id(asked))), *weight_headers(self._limits, address, now)]
+                    message["headers"] = [*headers, *own]
             await send(message)
 
         return tell
 
 
-def weight_headers(used: int) -> Headers:
-    """Return the headers that say what a network has used in the current minute."""
-    return [(b"x-mbx-used-weight", b"%d" % used), (b"x-mbx-used-weight-1m", b"%d" % used)]
+def _request_id(asked: HTTPScope) -> bytes | None:
+    return next((value for name, value in asked["headers"] if name == HEADER), None)
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:

@@ -6,7 +6,6 @@ The `@asgi` routes of the hot paths and the ordinary handlers share this code.
 import itertools
 import time
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,6 +21,7 @@ from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
+from serving.rate_limits import RateLimits
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
@@ -46,8 +46,6 @@ class HttpRequest(NamedTuple):
     headers: Iterable[tuple[bytes, bytes]]
     query: bytes
     body: bytes
-    used: int
-    """What its network has used of its weight, the least of this request included."""
     now_us: int
     started: float
     """On the clock `perf_counter`, when it was begun."""
@@ -91,6 +89,7 @@ class Endpoint:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", function=self.function.path)
             status, body = refuse(internal(), headers)
+        headers += weight_headers(self._limits, request.address, TimeMs(request.now_us // 1000))
         self._metrics.observe(status, time.perf_counter() - request.started)
         return HttpAnswer(status, headers, body)
 
@@ -100,29 +99,19 @@ class Endpoint:
         if self.function.places_order:
             count_order(error)
 
-    def _weigh(self, request: HttpRequest, headers: Headers, now_ms: TimeMs) -> Parameters:
-        """Return the parameters, and charge what they weigh more than was known."""
-        function, limits, used = self.function, self._limits, request.used
-        try:
-            parameters = self._parameters(request)
-            more = function.weight_of(parameters) - self.least_weight
-            if more:
-                used = limits.correct(request.address, more, now_ms)
-        except ApiError as error:
-            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                used = limits.weight_used(request.address, now_ms)
-            raise
-        finally:
-            if limits.enabled:
-                headers.append((b"x-mbx-used-weight", b"%d" % used))
-                headers.append((b"x-mbx-used-weight-1m", b"%d" % used))
-        return parameters
+    def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int]:
+        """Return the parameters and what they weigh; charge what that is more than was known."""
+        parameters = self._parameters(request)
+        weight = self.function.weight_of(parameters)
+        if weight != self.least_weight:
+            self._limits.correct(request.address, weight - self.least_weight, now_ms)
+        return parameters, weight
 
     async def _call(self, request: HttpRequest, asked: "AskedHeaders", headers: Headers) -> object:
         function, limits, now = self.function, self._limits, request.now_us
         now_ms = TimeMs(now // 1000)
         api_key, bearer = asked.api_key, asked.bearer
-        parameters = self._weigh(request, headers, now_ms)
+        parameters, weight = self._weigh(request, now_ms)
         time_scale = scale_of(asked.time_unit)
         account_id, deadline_us = AccountId(0), 0
         if function.security in _WITH_KEY:
@@ -138,10 +127,20 @@ class Endpoint:
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
             PARSE.observe(time.perf_counter() - request.started)
         call = Call(
-            parameters, now_ms, account_id, time_scale, request.body, bearer, deadline_us, asked.idempotency_key
+            parameters,
+            now_ms,
+            account_id,
+            time_scale,
+            request.body,
+            bearer,
+            deadline_us,
+            asked.idempotency_key,
+            api_key or "",
         )
         try:
             answer = await function.handle(self._ports, call)
+            if function.weighs_nothing_done:
+                limits.correct(request.address, -weight, now_ms)
             if self._tells_all:
                 _log.debug("answered", function=self._name, account=account_id, **_order_of(parameters))
             return answer
@@ -163,6 +162,14 @@ class Endpoint:
             # A parameter of the query goes before the same one of the body.
             values = {**parse_pairs(request.body), **values}
         return Parameters(values) if values else _NO_PARAMETERS
+
+
+def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
+    """Return the headers that say how much request weight an address has used; none where nothing is limited."""
+    if not limits.enabled:
+        return []
+    used = b"%d" % limits.weight_used(address, now)
+    return [(b"x-mbx-used-weight", used), (b"x-mbx-used-weight-1m", used)]
 
 
 def refuse(error: ApiError, headers: Headers) -> tuple[int, bytes]:

@@ -87,7 +87,7 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes, des
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                date_header=False,
+                date_header=True,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
                 timeout_keep_alive=settings.idle_timeout_s,

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from protocol.market_data import INTERVALS, interval_bounds
+from persist.candles import STORED_INTERVALS
+from protocol.market_data import interval_bounds
 
 LATE_MS: Final = 60_000
 """The youngest age at which a policy materializes a bucket (see schema/timescaledb)."""
@@ -29,7 +30,7 @@ def refreshes(first_ms: int, last_ms: int, now_ms: int) -> Iterator[Refresh]:
 
     An open bucket must stay as it is: once materialized, it would miss the trades to come.
     """
-    for interval in INTERVALS:
+    for interval in STORED_INTERVALS:
         start, _ = interval_bounds(interval, first_ms)
         _, end = interval_bounds(interval, last_ms)
         end = min(end, interval_bounds(interval, now_ms - LATE_MS)[0])

@@ -10,6 +10,8 @@ from protocol.events import TradeExecuted
 from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 
+STORED_INTERVALS: Final = tuple(interval for interval in INTERVALS if interval != "3d")
+"""Those of three days are a view of days (schema/plain/0008_three_days.sql)."""
 CANDLES: Final = Table(
     "candles",
     {
@@ -64,7 +66,7 @@ CandleKey = tuple[str, str, int]
 
 
 def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey, CandlePart]:
-    """Return the parts of the candles of all intervals that these trades (each with its quote units) make.
+    """Return the parts of the candles of all `STORED_INTERVALS` that these trades (each with its quote units) make.
 
     The trades of a market come in the order of their ids. They are folded into seconds one by one, the seconds into the rest.
     """
@@ -102,7 +104,7 @@ def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey,
         part.last_trade_id = trade_id
     parts: dict[CandleKey, CandlePart] = {}
     for (market, second), part in seconds.items():
-        for interval in INTERVALS:
+        for interval in STORED_INTERVALS:
             opened, _ = interval_bounds(interval, second * 1000)
             larger = parts.get((market, interval, opened))
             if larger is None:

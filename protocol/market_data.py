@@ -29,22 +29,26 @@ INTERVALS_MS: dict[str, int] = {
     "3d": 259_200_000,
     "1w": 604_800_000,
 }
-"""Intervals of fixed length. 1w opens on Mondays, all others are aligned to the epoch; `1M` is a calendar month (UTC)."""
+"""Intervals of fixed length, aligned to the epoch, but for those of `_FIRST_MS`; `1M` is a calendar month (UTC)."""
 INTERVALS: tuple[str, ...] = (*INTERVALS_MS, "1M")
-_MONDAY_MS: Final = 4 * 86_400_000
-"""The epoch's first Monday: the epoch was a Thursday."""
+_FIRST_MS: Final = {"3d": 86_400_000, "1w": 4 * 86_400_000}
+"""When the first interval opened after the epoch, a Thursday: weeks open on Mondays, and three days where Binance's do, on 1970-01-02."""
 
 
-def interval_bounds(interval: str, time: int) -> tuple[int, int]:
-    """Return the first ms of the interval that holds `time`, and the first ms after it."""
+def interval_bounds(interval: str, time: int, offset_ms: int = 0) -> tuple[int, int]:
+    """Return the first ms of the interval that holds `time`, and the first ms after it.
+
+    `offset_ms` is how far the clocks by which intervals open are ahead of UTC; `time` and what is returned are UTC.
+    """
+    local = time + offset_ms
     length = INTERVALS_MS.get(interval)
     if length is not None:
-        offset = _MONDAY_MS if interval == "1w" else 0
-        opened = (time - offset) // length * length + offset
+        first = _FIRST_MS.get(interval, 0) - offset_ms
+        opened = (time - first) // length * length + first
         return opened, opened + length
-    month = datetime.fromtimestamp(time // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
+    month = datetime.fromtimestamp(local // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
     following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
-    return int(month.timestamp()) * 1000, int(following.timestamp()) * 1000
+    return int(month.timestamp()) * 1000 - offset_ms, int(following.timestamp()) * 1000 - offset_ms
 
 
 class DepthSnapshot(msgspec.Struct, frozen=True, array_like=True):

@@ -31,7 +31,10 @@ class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2)
 
 
 class FundsReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever used."""
+    """An account's balances: after a deposit or withdrawal the one changed, for a query all that were ever used.
+
+    For a query, `time` is when they changed last (0: the account has none), or that of a snapshot, if its shard was restored since.
+    """
 
     request_id: int
     time: TimeMs

@@ -4,7 +4,6 @@ What is signed is the raw query followed by the raw body, as they were on the wi
 """
 
 import base64
-import binascii
 import hmac
 import re
 from typing import Final, NamedTuple, Protocol
@@ -25,6 +24,7 @@ _MICROSECONDS_FROM: Final = 100_000_000_000_000
 _RECEIVE_WINDOW: Final = r"^[0-9]{1,5}(\.[0-9]{1,3})?$"
 _receive_window = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,3}))?", re.ASCII)
 _api_key = re.compile(r"[A-Za-z0-9]{1,128}", re.ASCII)
+_hmac_signature = re.compile("[0-9A-Fa-f]{64}", re.ASCII)
 _SIGNATURE: Final = b"signature="
 
 
@@ -43,11 +43,21 @@ class HmacVerifier(NamedTuple):
 
     def is_valid(self, payload: bytes, signature: str) -> bool:
         """Return whether `signature` is the key's for `payload`."""
-        expected = hmac.digest(self.secret, payload, "sha256")
-        try:
-            return hmac.compare_digest(expected, bytes.fromhex(signature))
-        except ValueError:
+        if _hmac_signature.fullmatch(signature) is None:  # `fromhex` passes over white space
             return False
+        return hmac.compare_digest(hmac.digest(self.secret, payload, "sha256"), bytes.fromhex(signature))
+
+
+def _base64_of(text: str) -> bytes:
+    """Return the bytes that `text` stands for.
+
+    Raises:
+        ValueError: it is not the one text that stands for them: it has white space, or bits behind the last byte.
+    """
+    decoded = base64.b64decode(text, validate=True)
+    if base64.b64encode(decoded).decode() != text:
+        raise ValueError("not the base64 of these bytes")
+    return decoded
 
 
 class Ed25519Verifier(NamedTuple):
@@ -58,8 +68,8 @@ class Ed25519Verifier(NamedTuple):
     def is_valid(self, payload: bytes, signature: str) -> bool:
         """Return whether `signature` is the key's for `payload`."""
         try:
-            self.key.verify(base64.b64decode(signature, validate=True), payload)
-        except (InvalidSignature, binascii.Error, ValueError):
+            self.key.verify(_base64_of(signature), payload)
+        except (InvalidSignature, ValueError):
             return False
         return True
 
@@ -72,8 +82,8 @@ class RsaVerifier(NamedTuple):
     def is_valid(self, payload: bytes, signature: str) -> bool:
         """Return whether `signature` is the key's for `payload`."""
         try:
-            self.key.verify(base64.b64decode(signature, validate=True), payload, padding.PKCS1v15(), hashes.SHA256())
-        except (InvalidSignature, binascii.Error, ValueError):
+            self.key.verify(_base64_of(signature), payload, padding.PKCS1v15(), hashes.SHA256())
+        except (InvalidSignature, ValueError):
             return False
         return True
 

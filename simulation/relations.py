@@ -2,10 +2,9 @@
 
 from collections import Counter
 
-from persist.candles import CandlePart
+from persist.candles import STORED_INTERVALS, CandlePart
 from persist.rows import database_time
 from protocol.events import Event, TradeExecuted
-from protocol.market_data import INTERVALS
 from protocol.streams import events
 from simulation.database import Tables
 from simulation.market_data import candles_of
@@ -67,7 +66,7 @@ def check_relations(tables: Tables, witness: Witness) -> None:
     )
     for market in markets.values():
         of_market = books.trades[market.symbol]
-        for interval in INTERVALS:
+        for interval in STORED_INTERVALS:
             for candle in candles_of(market, interval, of_market):
                 part = tables.candles.get((market.symbol, interval, candle.open_time))
                 made = CandlePart(

@@ -170,7 +170,7 @@ def interval_of(interval: str, time: int) -> tuple[int, int]:
         first = day - timedelta(days=day.weekday())
         after = first + timedelta(days=7)
     elif unit == "d":
-        first = day - timedelta(days=(day - datetime(1970, 1, 1, tzinfo=UTC)).days % count)
+        first = day - timedelta(days=(day - datetime(1970, 1, 2, tzinfo=UTC)).days % count)
         after = first + timedelta(days=count)
     else:
         length = timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours"}[unit]: count})

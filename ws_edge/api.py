@@ -12,6 +12,7 @@ import structlog
 from websockets.frames import CloseCode
 
 from functions import (
+    absent_features,
     cancel_open_orders,
     cancel_order,
     check_order,
@@ -33,6 +34,7 @@ from functions import (
     get_ticker_price,
     get_time,
     get_trades,
+    get_window_ticker,
     ping,
     place_order,
 )
@@ -76,6 +78,12 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "ticker.24hr": get_ticker_24h.FUNCTION,
     "ticker.price": get_ticker_price.FUNCTION,
     "ticker.book": get_book_ticker.FUNCTION,
+    "ticker": get_window_ticker.FUNCTION,
+    "ticker.tradingDay": get_window_ticker.TRADING_DAY_FUNCTION,
+    "executionRules": absent_features.EXECUTION_RULES,
+    "referencePrice": absent_features.REFERENCE_PRICE,
+    "referencePrice.calculation": absent_features.REFERENCE_PRICE_CALCULATION,
+    "blockTrades.historical": absent_features.BLOCK_TRADES,
     "order.place": place_order.FUNCTION,
     "order.test": check_order.FUNCTION,
     "order.status": get_order.FUNCTION,
@@ -183,13 +191,17 @@ class ApiSession:
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")
             function = FUNCTIONS.get(method)
-            more = (function.weight_of(parameters) if function else _WEIGHT) - _LEAST_WEIGHT
-            if more:
-                weight_used = self._limits.correct(self._connection.address, more, TimeMs(now // 1000))
+            weight = function.weight_of(parameters) if function else _WEIGHT
+            if weight > _LEAST_WEIGHT:
+                weight_used = self._limits.correct(
+                    self._connection.address, weight - _LEAST_WEIGHT, TimeMs(now // 1000)
+                )
             if function is not None:
                 account_id, result = await self._call(function, parameters, now)
                 if isinstance(result, ExchangeInfoShape):
                     result.rate_limits.append(connections_limit(self._ports.settings))
+                if function.weighs_nothing_done:
+                    weight_used = self._limits.correct(self._connection.address, -weight, TimeMs(now // 1000))
                 if function.places_order:
                     orders = self._limits.order_counts(account_id, TimeMs(now // 1000))
             elif method in self._methods:

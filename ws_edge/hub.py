@@ -21,7 +21,7 @@ from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
 from protocol.listing import Listing
 from protocol.market import Market
-from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch
+from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch, interval_bounds
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
@@ -352,7 +352,8 @@ class Hub:
             if ticker:
                 self._publish(market.tick(_DECODERS[MarketDataKind.TICKER](ticker), wanted))
             found: Any = await self._client.hvals(streams.candles(shard, symbol))
-            candles = [_decode_candle(each) for each in found]
+            # A release before opened some at other times; what it has left is over.
+            candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
             for interval in market.intervals_left(candles):
                 closed: Any = await self._client.lrange(streams.closed_candles(shard, symbol, interval), 0, -1)
                 candles += map(_decode_candle, closed)
@@ -421,6 +422,10 @@ class Hub:
             return payloads.average(market, price, last_time, now, time_scale)
 
         self._publish([Update(stream, render, Conflation.NEWEST)])
+
+
+def _opens_where_it_should(candle: Candle) -> bool:
+    return interval_bounds(candle.interval, candle.open_time)[0] == candle.open_time
 
 
 def _diffs(newest_first: list[bytes]) -> list[DepthDiff]:

@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from functions.order_shapes import shown_price, shown_time_in_force
+from functions.order_shapes import expiry_reason, prevented_quantity, shown_price, shown_time_in_force
 from functions.ticker_shapes import average_price, percent
 from protocol.events import (
     AccountEvent,
@@ -20,13 +20,20 @@ from protocol.events import (
 )
 from protocol.market import Market, MarketMap
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
-from protocol.orders import Balance, CloseReason, Liquidity, OrderState, OrderStatus, OrderType, Side, TimeInForce
+from protocol.orders import Balance, CloseReason, Liquidity, OrderState, OrderStatus, Side
 from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
 
 Payload = dict[str, Any]
 Levels = Iterable[tuple[PriceTicks, QuantityLots]]
 
 _ZERO: Final = format_decimal(0)
+_NO_TRADE_GROUP: Final = -1
+_TIMES: Final = {
+    "executionReport": frozenset({"E", "T", "O", "W"}),  # `u` is no time there
+    "outboundAccountPosition": frozenset({"E", "u"}),
+    "balanceUpdate": frozenset({"E", "T"}),
+}
+"""Which fields of an account's payloads are times."""
 _EXECUTION_TYPES: Final = {
     CloseReason.CANCELED_BY_OWNER: "CANCELED",
     CloseReason.SELF_TRADE_PREVENTED: "TRADE_PREVENTION",
@@ -217,7 +224,7 @@ def account_events(markets: MarketMap, event: AccountEvent, now: TimeMs) -> Iter
 
 def in_microseconds(payload: Payload) -> Payload:
     """Return an account's payload with its times in microseconds."""
-    times = ("E", "T", "O", "W", "u") if payload["e"] != "balanceUpdate" else ("E", "T")
+    times = _TIMES[payload["e"]]
     return {name: value * 1000 if name in times else value for name, value in payload.items()}
 
 
@@ -296,18 +303,12 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
         report["c"] = event.cancel_id or order.client_order_id
         report["C"] = order.client_order_id
     elif order.status is OrderStatus.EXPIRED:
-        report["eR"] = _expiry_reason(order)
+        report["eR"] = expiry_reason(order)
+    elif order.status is OrderStatus.EXPIRED_IN_MATCH:
+        # The order that it would have traded with (v, U, pl, pL, pY) is not in the event.
+        report |= {"u": _NO_TRADE_GROUP, "Cs": order.market}
+        prevented = prevented_quantity(order, markets.by_symbol[order.market])
+        if prevented is not None:
+            # The modes that there are take everything at once: the last is all.
+            report |= {"A": prevented, "B": prevented}
     return report
-
-
-def _expiry_reason(order: OrderState) -> str:
-    if order.close_reason in (CloseReason.CANCELED_BY_OPERATOR, CloseReason.MARKET_DELISTED):
-        return "EXCHANGE_CANCELED"
-    if order.close_reason is CloseReason.TOO_MANY_MATCHES:
-        return "TOO_MANY_MATCHES"
-    if order.close_reason is CloseReason.PRICE_RANGE_EXCEEDED:
-        return "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
-    if order.order_type is OrderType.MARKET:
-        return "INSUFFICIENT_LIQUIDITY"
-    fill_or_kill = order.time_in_force is TimeInForce.FOK
-    return "UNFILLED_FOK_ORDER_EXPIRED" if fill_or_kill else "UNFILLED_IOC_QUANTITY_EXPIRED"

@@ -114,10 +114,22 @@ class OrderCounts(msgspec.Struct, array_like=True, gc=False):
 class Account:
     """One account: funds by asset, open orders by market and by client order id, the keys of its requests, and its limits."""
 
-    __slots__ = ("account_id", "client_order_ids", "funds", "keyed", "limits", "open_orders", "order_counts")
+    __slots__ = (
+        "account_id",
+        "changed_time",
+        "client_order_ids",
+        "funds",
+        "keyed",
+        "limits",
+        "open_orders",
+        "order_counts",
+    )
 
-    def __init__(self, account_id: AccountId) -> None:
+    def __init__(self, account_id: AccountId, changed_time: TimeMs) -> None:
         self.account_id = account_id
+        self.changed_time = changed_time
+        """When the funds changed last. For answers alone: no snapshot has it, and decides nothing. After a restore it is the time of the
+        snapshot, which is no earlier."""
         self.funds: dict[str, Funds] = {}
         self.open_orders: dict[str, dict[OrderId, OrderState]] = {}
         self.client_order_ids: dict[str, PlacedOrder] = {}

@@ -569,7 +569,7 @@ class Shard:
         """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
         account = self.accounts.get(command.account_id)
         if account is None:  # it has nothing, so it will be refused, and that is an outcome, too
-            account = self.accounts[command.account_id] = Account(command.account_id)
+            account = self.accounts[command.account_id] = Account(command.account_id, self.time)
         keyed, key = account.keyed, command.idempotency_key
         if keyed is None:
             keyed = account.keyed = KeyedRequests(self.windows.key_ms)
@@ -848,6 +848,7 @@ class Shard:
         side = command.side
         asset = market.quote if side is BUY else market.base
         account.funds[asset].hold(hold)
+        account.changed_time = self.time
         self.totals[asset].held += hold
         self.open_order_count += 1
         self.order_count += 1
@@ -1020,6 +1021,7 @@ class Shard:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
             account.funds[asset].release(order.held)
+            account.changed_time = self.time
             self.totals[asset].held -= order.held
             if order.status is IN_FLIGHT:
                 self._events.append(FundsReleased(self.time, account.account_id, (account.balance(asset),)))
@@ -1119,6 +1121,7 @@ class Shard:
         received_before = received_funds.available + received_funds.held
         paid_funds.pay(paid, held_before - paid - held)
         received_funds.available += received - fee
+        account.changed_time = now
         received_after = received_funds.available + received_funds.held
         if received_after > BALANCE_UNITS_MAX:
             # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
@@ -1201,6 +1204,7 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         funds.release(order.held)
+        account.changed_time = self.time
         self.totals[asset].held -= order.held
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
@@ -1337,7 +1341,7 @@ class Shard:
             return
         if first is None:
             if account is None:
-                account = self.accounts[command.account_id] = Account(command.account_id)
+                account = self.accounts[command.account_id] = Account(command.account_id, self.time)
             self.transfers.remember(Transfer(key, self.time, command.asset, command.amount))
             self._move_funds(command, account)
         nothing = Balance(command.asset, AssetUnits(0), AssetUnits(0))
@@ -1383,6 +1387,7 @@ class Shard:
             totals.withdrawn += command.amount
             moved = FundsWithdrawn
         totals.funds += funds.available + funds.held - before
+        account.changed_time = self.time
         balances = (account.balance(command.asset),)
         account.forget_if_empty(command.asset)
         self._events.append(
@@ -1431,7 +1436,7 @@ class Shard:
             self._refuse(command.reply_to, command.request_id, RejectReason.CONFIG_OUTDATED)
             return
         if account is None:
-            account = self.accounts[command.account_id] = Account(command.account_id)
+            account = self.accounts[command.account_id] = Account(command.account_id, self.time)
         account.limits = limits
         account.order_counts = account.order_counts or OrderCounts()
         self._events.append(AccountLimited(self.time, command.account_id, limits))
@@ -1521,7 +1526,8 @@ class Shard:
             case BalancesQuery(request_id, _, account_id):
                 account = self.accounts.get(account_id)
                 balances = account.balances() if account is not None else ()
-                reply = FundsReply(request_id, time, balances, account.limits if account is not None else None)
+                changed_time = account.changed_time if account is not None else TimeMs(0)
+                reply = FundsReply(request_id, changed_time, balances, account.limits if account is not None else None)
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id)
                 unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)

@@ -302,7 +302,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
     for asset, *stored_totals in snapshot.totals:
         shard.totals[asset] = AssetTotals(*map(join_large, stored_totals))
     for account_snapshot in snapshot.accounts:
-        account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id)
+        account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id, snapshot.time)
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
         account.open_orders = {
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders

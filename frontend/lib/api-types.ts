@@ -262,6 +262,126 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v3/ticker": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Statistics of a window
+         * @description Return statistics of the last `windowSize`, and of what of its first minute is before it.
+         */
+        get: operations["get_api_v3_ticker"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v3/ticker/tradingDay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Statistics of the day
+         * @description Return statistics of the day that it is where clocks show `timeZone`.
+         */
+        get: operations["get_api_v3_ticker_tradingDay"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v3/executionRules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Execution rules: none
+         * @description Return the rules by reference price: no market has one.
+         */
+        get: operations["get_api_v3_executionRules"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v3/referencePrice": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Reference price: none
+         * @description Refuse with -2043: no market has a reference price.
+         */
+        get: operations["get_api_v3_referencePrice"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v3/referencePrice/calculation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * How the reference price is calculated: not at all
+         * @description Refuse with -2043: no market has a reference price.
+         */
+        get: operations["get_api_v3_referencePrice_calculation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v3/historicalBlockTrades": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Block trades: none
+         * @description Return the market's block trades: none.
+         */
+        get: operations["get_api_v3_historicalBlockTrades"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v3/order": {
         parameters: {
             query?: never;
@@ -273,6 +393,7 @@ export interface paths {
          * One order
          * @description Return an order named by number or, the newest with it, client order id; -2013 when there is none.
          *
+         *         With both, the number finds the order; -2039 when its client order id is another one.
          *         -1007 while the database is so far behind that the order may be one that nobody else remembers.
          */
         get: operations["get_api_v3_order"];
@@ -605,7 +726,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Assets */
+        /**
+         * Assets
+         * @description Return the assets of the exchange, without ways in or out, and what the account has of them.
+         */
         get: operations["get_sapi_v1_capital_config_getall"];
         put?: never;
         post?: never;
@@ -742,6 +866,266 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/sapi/v1/capital/deposit/address": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Deposit address: none
+         * @description Return the address to deposit an asset at: there is none.
+         */
+        get: operations["get_sapi_v1_capital_deposit_address"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/capital/deposit/hisrec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Deposits
+         * @description Return what came into the account, newest first.
+         */
+        get: operations["get_sapi_v1_capital_deposit_hisrec"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/capital/withdraw/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Withdrawals
+         * @description Return what went out of the account, newest first.
+         */
+        get: operations["get_sapi_v1_capital_withdraw_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/account/apiRestrictions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the API key may do
+         * @description Return what the request's own API key may do: everything that the API has, from anywhere.
+         */
+        get: operations["get_sapi_v1_account_apiRestrictions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/account/status": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Whether the account may trade
+         * @description Return whether the account may trade: Normal, or Locked where an operator has frozen it.
+         */
+        get: operations["get_sapi_v1_account_status"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/account/apiTradingStatus": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Whether the account may trade by its keys
+         * @description Return whether the account may trade by its keys. There are no conditions that lock it by themselves.
+         */
+        get: operations["get_sapi_v1_account_apiTradingStatus"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v3/asset/getUserAsset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Assets of which the account has something
+         * @description Return the assets of which the account has something; `btcValuation` is 0 unless asked for.
+         */
+        post: operations["post_sapi_v3_asset_getUserAsset"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/assetDetail": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * How assets are deposited and withdrawn
+         * @description Return how assets are deposited and withdrawn: by no network.
+         */
+        get: operations["get_sapi_v1_asset_assetDetail"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/wallet/balance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the wallet is worth
+         * @description Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0.
+         */
+        get: operations["get_sapi_v1_asset_wallet_balance"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/get-funding-asset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Funding wallet: none
+         * @description Return nothing of what there is none.
+         */
+        post: operations["post_sapi_v1_asset_get_funding_asset"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/assetDividend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Dividends: none
+         * @description Return nothing of what there is none.
+         */
+        get: operations["get_sapi_v1_asset_assetDividend"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/transfer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Transfers between wallets: none
+         * @description Return nothing of what there is none.
+         */
+        get: operations["get_sapi_v1_asset_transfer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/sapi/v1/asset/dribblet": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Converted small funds: none
+         * @description Return what small funds were converted: none.
+         */
+        get: operations["get_sapi_v1_asset_dribblet"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -847,8 +1231,29 @@ export interface components {
             count: number;
         };
         /**
+         * WindowTickerShape
+         * @description The statistics of any window, FULL.
+         */
+        WindowTickerShape: {
+            symbol: string;
+            priceChange: string;
+            priceChangePercent: string;
+            weightedAvgPrice: string;
+            openPrice: string;
+            highPrice: string;
+            lowPrice: string;
+            lastPrice: string;
+            volume: string;
+            quoteVolume: string;
+            openTime: number;
+            closeTime: number;
+            firstId: number;
+            lastId: number;
+            count: number;
+        };
+        /**
          * FullShape
-         * @description Answer to a placed order, FULL.
+         * @description Answer to a placed order, FULL; the last two as in `ResultShape`.
          */
         FullShape: {
             symbol: string;
@@ -868,6 +1273,8 @@ export interface components {
             workingTime: number;
             selfTradePreventionMode: string;
             fills: components["schemas"]["FillShape"][];
+            expiryReason?: string;
+            preventedQuantity?: string;
         };
         /**
          * FillShape
@@ -904,7 +1311,7 @@ export interface components {
         };
         /**
          * OrderShape
-         * @description An order that was asked for.
+         * @description An order that was asked for; the last two as in `ResultShape`.
          */
         OrderShape: {
             symbol: string;
@@ -927,6 +1334,8 @@ export interface components {
             workingTime: number;
             origQuoteOrderQty: string;
             selfTradePreventionMode: string;
+            expiryReason?: string;
+            preventedQuantity?: string;
         };
         /**
          * MyTradeShape
@@ -1651,7 +2060,7 @@ export interface operations {
                 startTime?: number;
                 /** @description Up to and including this time, in ms or µs. */
                 endTime?: number;
-                /** @description Only 0 (UTC) is supported. */
+                /** @description Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default. */
                 timeZone?: string;
                 /** @description Rows wanted: 500 by default, 1000 at most. */
                 limit?: number;
@@ -1757,7 +2166,7 @@ export interface operations {
                 startTime?: number;
                 /** @description Up to and including this time, in ms or µs. */
                 endTime?: number;
-                /** @description Only 0 (UTC) is supported. */
+                /** @description Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default. */
                 timeZone?: string;
                 /** @description Rows wanted: 500 by default, 1000 at most. */
                 limit?: number;
@@ -2198,6 +2607,530 @@ export interface operations {
             };
         };
     };
+    get_api_v3_ticker: {
+        parameters: {
+            query?: {
+                /** @description Market, for example BTCUSDT. */
+                symbol?: string;
+                /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
+                symbols?: string;
+                /** @description 1m to 59m, 1h to 23h, or 1d (the default) to 7d. */
+                windowSize?: string;
+                /** @description FULL (default) or MINI. */
+                type?: string;
+                /** @description TRADING, HALT or BREAK. */
+                symbolStatus?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WindowTickerShape"][] | components["schemas"]["WindowTickerShape"];
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_ticker_tradingDay: {
+        parameters: {
+            query?: {
+                /** @description Market, for example BTCUSDT. */
+                symbol?: string;
+                /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
+                symbols?: string;
+                /** @description Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default. */
+                timeZone?: string;
+                /** @description FULL (default) or MINI. */
+                type?: string;
+                /** @description TRADING, HALT or BREAK. */
+                symbolStatus?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WindowTickerShape"][] | components["schemas"]["WindowTickerShape"];
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_executionRules: {
+        parameters: {
+            query?: {
+                /** @description Market, for example BTCUSDT. */
+                symbol?: string;
+                /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
+                symbols?: string;
+                /** @description TRADING, HALT or BREAK. */
+                symbolStatus?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_referencePrice: {
+        parameters: {
+            query: {
+                /** @description Market, for example BTCUSDT. */
+                symbol: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_referencePrice_calculation: {
+        parameters: {
+            query: {
+                /** @description Market, for example BTCUSDT. */
+                symbol: string;
+                /** @description TRADING, HALT or BREAK. */
+                symbolStatus?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_historicalBlockTrades: {
+        parameters: {
+            query: {
+                /** @description Market, for example BTCUSDT. */
+                symbol: string;
+                /** @description From this block trade on. */
+                fromId: number;
+                /** @description Rows wanted: 500 by default, 1000 at most. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
     get_api_v3_order: {
         parameters: {
             query: {
@@ -2326,6 +3259,12 @@ export interface operations {
                 trailingDelta?: number;
                 /** @description Iceberg orders are not supported. */
                 icebergQty?: string;
+                /** @description Pegged orders are not supported. */
+                pegPriceType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetValue?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
                 /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
@@ -2557,6 +3496,12 @@ export interface operations {
                 trailingDelta?: number;
                 /** @description Iceberg orders are not supported. */
                 icebergQty?: string;
+                /** @description Pegged orders are not supported. */
+                pegPriceType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetType?: string;
+                /** @description Pegged orders are not supported. */
+                pegOffsetValue?: number;
                 /** @description Answer with the fee rates. */
                 computeCommissionRates?: boolean;
                 /** @description When the request was sent, in ms or µs. */
@@ -4793,6 +5738,1175 @@ export interface operations {
     get_dapi_v1_exchangeInfo: {
         parameters: {
             query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_capital_deposit_address: {
+        parameters: {
+            query: {
+                /** @description Asset, for example BTC. */
+                coin: string;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_capital_deposit_hisrec: {
+        parameters: {
+            query: {
+                /** @description Asset, for example BTC. */
+                coin?: string;
+                /** @description Binance's number; here everything is done at once. */
+                status?: number;
+                /** @description From this time on, in ms or µs. */
+                startTime?: number;
+                /** @description Up to and including this time, in ms or µs. */
+                endTime?: number;
+                /** @description How many to leave out. */
+                offset?: number;
+                /** @description Rows wanted: 1000 by default, 1000 at most. */
+                limit?: number;
+                /** @description The transfer's id. */
+                txId?: string;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_capital_withdraw_history: {
+        parameters: {
+            query: {
+                /** @description Asset, for example BTC. */
+                coin?: string;
+                /** @description Binance's number; here everything is done at once. */
+                status?: number;
+                /** @description From this time on, in ms or µs. */
+                startTime?: number;
+                /** @description Up to and including this time, in ms or µs. */
+                endTime?: number;
+                /** @description How many to leave out. */
+                offset?: number;
+                /** @description Rows wanted: 1000 by default, 1000 at most. */
+                limit?: number;
+                /** @description The transfer's id. */
+                withdrawOrderId?: string;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_account_apiRestrictions: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_account_status: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_account_apiTradingStatus: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    post_sapi_v3_asset_getUserAsset: {
+        parameters: {
+            query: {
+                /** @description Asset, for example BTC. */
+                asset?: string;
+                /** @description Whether to value them in BTC. */
+                needBtcValuation?: boolean;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_asset_assetDetail: {
+        parameters: {
+            query: {
+                /** @description Asset, for example BTC. */
+                asset?: string;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_asset_wallet_balance: {
+        parameters: {
+            query: {
+                /** @description Asset to value it in; BTC by default. */
+                quoteAsset?: string;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    post_sapi_v1_asset_get_funding_asset: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_asset_assetDividend: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_asset_transfer: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_sapi_v1_asset_dribblet: {
+        parameters: {
+            query: {
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;

@@ -26,6 +26,14 @@ def test_pages_of_the_frontend_may_call(processes: Processes) -> None:
         assert "retry-after" in refused.headers["access-control-expose-headers"].lower()
 
 
+def test_pages_may_keep_a_listen_key(processes: Processes) -> None:
+    """PUT as well: a method that no function has is still refused."""
+    url = f"{processes.gateway()}/api/v3/userDataStream"
+    for method, allowed in (("PUT", True), ("GET", True), ("DELETE", True), ("PATCH", False)):
+        preflight = httpx.options(url, headers={"Origin": OURS, "Access-Control-Request-Method": method})
+        assert preflight.is_success is allowed, method
+
+
 def test_pages_from_elsewhere_may_not(processes: Processes) -> None:
     url = processes.gateway()
     for path in PATHS:

@@ -1,5 +1,6 @@
 """History from the database, as the ingest leaves it there."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -192,6 +193,41 @@ def test_candles(processes: Processes) -> None:
         api.get("/api/v3/klines", symbol="BTCUSDT", interval="7m")
 
 
+def test_windows_and_averages(processes: Processes) -> None:
+    """Trades of 400 and 100 minutes ago, the last at 5 USDT more: what each window has of them, and when the last one was."""
+    processes.shards()
+    now = time.time_ns() // 1_000_000
+    market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)
+    times = [now - 400 * 60_000, now - 100 * 60_000, now - 100 * 60_000 + 1]
+    for at, price in zip(times, (5_000_000, 5_001_000, 5_000_500), strict=True):
+        log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(at, price, 25, Side.BUY))})
+    ingest_all(log, processes.database_url, market_map())
+    processes.pretend_ingested()
+    api = Api(processes.gateway())
+    all_three = api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize="1d")
+    assert (all_three["openPrice"], all_three["highPrice"], all_three["lastPrice"]) == (
+        "50000.00000000", "50010.00000000", "50005.00000000",
+    )  # fmt: skip
+    assert (all_three["priceChange"], all_three["volume"], all_three["firstId"], all_three["lastId"], all_three["count"]) == (
+        "5.00000000", "0.00075000", 1, 3, 3,
+    )  # fmt: skip
+    assert all_three["openTime"] % 60_000 == 0
+    assert 0 <= all_three["closeTime"] - now < 60_000
+    assert [
+        api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize=size)["count"] for size in ("59m", "2h", "7h", "7d")
+    ] == [0, 2, 3, 3]
+    # A day of clocks that show shortly after midnight now has the first trade no more.
+    hours = -(now // 3_600_000 % 24)
+    zone = str(hours + 24 if hours < -12 else hours)
+    day = api.get("/api/v3/ticker/tradingDay", symbols='["BTCUSDT","ETHUSDT"]', timeZone=zone)
+    assert [each["count"] for each in day] == [0, 0]
+    assert day[0]["openTime"] == now // 3_600_000 * 3_600_000
+    assert day[0]["closeTime"] - day[0]["openTime"] == DAY_MS - 1
+    average = api.get("/api/v3/avgPrice", symbol="BTCUSDT")
+    assert average["closeTime"] == times[-1]
+    assert api.get("/api/v3/avgPrice", symbol="ETHUSDT")["closeTime"] == 0
+
+
 def test_empty_market_data(processes: Processes) -> None:
     api = Api(processes.gateway())
     assert api.get("/api/v3/depth", symbol="BTCUSDT") == {"lastUpdateId": 0, "bids": [], "asks": []}
@@ -204,7 +240,7 @@ def test_empty_market_data(processes: Processes) -> None:
     assert api.get("/api/v3/ticker/price", symbols='["ETHUSDT"]')[0]["symbol"] == "ETHUSDT"
     info = api.get("/api/v3/exchangeInfo", symbol="BTCUSDT")
     assert [symbol["symbol"] for symbol in info["symbols"]] == ["BTCUSDT"]
-    assert (info["symbols"][0]["matchesMax"], info["symbols"][0]["marketSlippage"]) == (2_000, "0.050000")
+    assert (info["symbols"][0]["matchesMax"], info["symbols"][0]["marketSlippage"]) == (500, "0.050000")
     assert info["exchangeFilters"] == [{"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": 1_000}]
     assert api.get("/api/v3/exchangeInfo", permissions="MARGIN")["symbols"] == []
     assert api.get("/api/v3/exchangeInfo", symbolStatus="HALT")["symbols"] == []

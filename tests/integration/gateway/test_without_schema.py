@@ -15,6 +15,8 @@ from tests.integration.gateway.conftest import Processes
 
 VALUES: Final = {
     "symbol": "BTCUSDT",
+    "coin": "BTC",
+    "fromId": 1,
     "interval": "1m",
     "side": "BUY",
     "type": "LIMIT",
@@ -40,12 +42,17 @@ NEED_THE_DATABASE: Final = {
     ("GET", "/api/v1/api-keys"),
     ("POST", "/api/v1/api-keys"),
     ("GET", "/api/v3/klines"),
+    ("GET", "/api/v3/ticker"),
+    ("GET", "/api/v3/ticker/tradingDay"),
     ("GET", "/api/v3/avgPrice"),
     ("GET", "/api/v3/aggTrades"),
     ("GET", "/api/v3/historicalTrades"),
     ("GET", "/api/v3/myTrades"),
     ("GET", "/api/v3/allOrders"),
     ("GET", "/api/v3/order"),
+    ("GET", "/sapi/v1/capital/deposit/hisrec"),
+    ("GET", "/sapi/v1/capital/withdraw/history"),
+    ("GET", "/sapi/v1/account/apiRestrictions"),
 }
 
 
@@ -60,6 +67,8 @@ def called(api: Api, token: str, function: Function) -> httpx.Response:
     names = {each.name for each in function.parameters}
     # Asked for by number, so that the shard does not know it and the database is asked.
     wanted = {each.name for each in function.parameters if each.required} | ({"orderId", "apiKey", "listenKey"} & names)
+    if function.path in ("/api/v3/ticker", "/api/v3/ticker/tradingDay"):
+        wanted |= {"symbol"}  # or symbols
     if function.places_order:
         wanted |= {"timeInForce", "quantity", "price"}
     query = "&".join(f"{name}={VALUES[name]}" for name in sorted(wanted))

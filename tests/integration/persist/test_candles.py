@@ -6,6 +6,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import prometheus_client
 import psycopg
 import pytest
@@ -14,8 +15,8 @@ from psycopg import sql
 from feeds.candles import Candles
 from feeds.frames import Trade
 from feeds.trades import fold
-from functions.get_klines import kline_rows, window_of
-from functions.klines import KlineRow, bucket_start, filled, next_bucket
+from functions.get_klines import grid_offset, kline_rows, window_of
+from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
@@ -25,7 +26,7 @@ from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
 from serving.database import PostgresDatabase
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
-from tests.market_log import BTC, ETH, START_MS, MarketLog, accepted, frame, market_map
+from tests.market_log import BTC, ETH, START_MS, MarketLog, accepted, candles_of, frame, interval_of, market_map
 
 TRADES = int(os.environ.get("TEST_CANDLE_TRADES", "20000"))
 """In all markets together; 1000000 takes some minutes."""
@@ -218,3 +219,70 @@ def test_candles_that_are_refused_keep_nothing_else_from_being_stored(database_u
 
 def refused_candles() -> float:
     return prometheus_client.REGISTRY.get_sample_value("persist_refused_candle_trades_total", {"shard": "0"}) or 0.0
+
+
+def test_three_days_of_what_an_earlier_release_has_stored(database_url: str) -> None:
+    """It opened them at other days; whoever asks gets those of Binance, of all trades."""
+    if is_timescaledb(database_url):
+        pytest.skip("TimescaleDB made them of days already")
+    first = 1_795_392_000_000  # Monday 2026-11-23: an earlier release opened three days there
+    with psycopg.connect(database_url) as connection:
+        row = "VALUES (%s, '{}', to_timestamp(%s / 1000.0), 5, 9, 4, 6, 10, 60, 2, 5, 30, 1, 2)"
+        connection.execute(f"INSERT INTO candles {row.format('3d')}".encode(), (BTC, first))
+        connection.execute(f"INSERT INTO candles {row.format('1d')}".encode(), (BTC, first))
+    market_log, log = MarketLog(), MemoryStreamLog(lambda: START_MS)
+    market_log.trade(first + DAY_MS, 100, 3)
+    market_log.trade(first + 2 * DAY_MS, 7, 1)
+    append(log, 0, market_log.trades[BTC])
+    ingest_all(log, database_url, market_map())
+    found = query(
+        database_url,
+        "SELECT extract(epoch FROM open_time)::bigint, open, high, low, close, volume, trade_count FROM candles_3d ORDER BY 1",
+    )
+    assert found == [(1_795_305_600, 5, 100, 4, 100, 13, 3), (1_795_564_800, 7, 7, 7, 7, 1, 1)]
+
+
+@pytest.mark.parametrize("minutes", [8 * 60, 5 * 60 + 45, -(3 * 60 + 30), 14 * 60, -12 * 60])
+async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
+    """Against trades that are grouped by what those clocks show."""
+    offset_ms, dice = minutes * 60_000, random.Random(minutes)
+    market_log, log = MarketLog(), MemoryStreamLog(lambda: START_MS)
+    at = START_MS
+    for _ in range(150):
+        at += dice.choice((1_000, 700_000, 9_000_000, DAY_MS // 3, 40 * DAY_MS if dice.random() < 0.1 else 1))
+        market_log.trade(at, dice.randint(1, 99), dice.randint(1, 99))
+    append(log, 0, market_log.trades[BTC])
+    ingest_all(log, database_url, market_map())
+    local = [msgspec.structs.replace(each, time=TimeMs(each.time + offset_ms)) for each in market_log.trades[BTC]]
+    database = PostgresDatabase(database_url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    await database.start()
+    for interval in INTERVALS:
+        shift = grid_offset(interval, offset_ms)
+        rows = [
+            KlineRow(
+                each.open_time - offset_ms, each.open, each.high, each.low, each.close, each.volume, each.quote_volume,
+                each.trade_count, each.taker_buy_volume, each.taker_buy_quote,
+            )
+            for each in candles_of(market_map().by_symbol[BTC], interval, local, at + 99 * DAY_MS)
+        ]  # fmt: skip
+        for _ in range(6):
+            some = rows[dice.randrange(len(rows))].open_time
+            start = dice.choice((None, 0, some, some + 1, some - 1, START_MS - 5 * DAY_MS, dice.randint(START_MS, at)))
+            window = window_of(interval, optional(start), None, dice.choice((1, 3, 40)), TimeMs(at + 2 * DAY_MS), shift)
+            if window is None:
+                continue
+            found = list(filled(await kline_rows(database, BTC, interval, window, shift), interval, window, shift))
+            assert found == list(zoned_klines(rows, interval, window, offset_ms)), (interval, start)
+    await database.close()
+
+
+def zoned_klines(candles: Sequence[KlineRow], interval: str, window: Window, offset_ms: int) -> Iterator[KlineRow]:
+    """As `naive_klines`, by the calendar of other clocks."""
+    opens, limit = [each.open_time for each in candles], window.limit
+    opened = interval_of(interval, max(window.first, opens[0]) + offset_ms)[0] - offset_ms
+    while opened <= window.last and limit:
+        if opened >= window.first:
+            row = candles[bisect_right(opens, opened) - 1]
+            yield row if row.open_time == opened else KlineRow(opened, row.close, row.close, row.close, row.close)
+            limit -= 1
+        opened = interval_of(interval, opened + offset_ms)[1] + 1 - offset_ms

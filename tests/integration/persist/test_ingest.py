@@ -10,13 +10,13 @@ import pytest
 
 from persist import ingest as ingest_module
 from persist.actors import IngestRunner
+from persist.candles import STORED_INTERVALS
 from persist.ingest import IngestStoppedError, NotPutAsideError, Progress, ShardIngest
 from persist.rows import Rows, TradeGapError
 from protocol.codec import FORMAT, UnreadItem, decode_event_items, encode_events, encode_frame, raw_events
 from protocol.configuration import MarketConfig
 from protocol.events import Event, MarketConfigured, OrderFilled, TradeExecuted
 from protocol.market import MarketMap
-from protocol.market_data import INTERVALS
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader, StreamId, events
 from protocol.units import TimeMs
@@ -424,7 +424,7 @@ def test_candles_are_right_also_where_trades_come_after_a_refresh(database_url: 
         "_timescaledb_functions.cagg_watermark((SELECT mat_hypertable_id FROM _timescaledb_catalog.continuous_agg"
         " WHERE user_view_name = view_name))) > '2026-01-01'",
     )
-    assert len(materialized) == len(INTERVALS), "what is checked must not come from the trades themselves"
+    assert len(materialized) == len(STORED_INTERVALS), "what is checked must not come from the trades themselves"
     assert query(database_url, "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1") == [
         ("fills",),
         ("ledger_entries",),

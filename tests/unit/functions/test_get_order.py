@@ -64,6 +64,14 @@ async def test_the_shard_goes_before_the_database(names: dict[str, str]) -> None
     assert await asked(RejectReason.UNKNOWN_ORDER, None, **names) == -2013
 
 
+@pytest.mark.parametrize("place", [OrderStatus.NEW, RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_NOT_REMEMBERED])
+async def test_a_number_with_the_client_order_id_of_another_order(place: OrderStatus | RejectReason) -> None:
+    """Wherever the order is found; the control is its own id."""
+    both = {"orderId": "7", "origClientOrderId": "other"}
+    assert await asked(place, CLOSED, **both) == -2039
+    assert await asked(place, CLOSED, **both | {"origClientOrderId": "mine"}) in ("NEW", "CANCELED")
+
+
 @pytest.mark.parametrize(
     ("stored", "by_number", "by_name"),
     [

@@ -1,7 +1,12 @@
 """Candles: which are asked for, and flat ones where nothing traded."""
 
+import pytest
+
+from functions.errors import ApiError
 from functions.get_klines import window_of
 from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket, previous_bucket, shape
+from functions.parameters import Parameters
+from functions.time_zones import time_zone_ms
 from protocol.units import TimeMs
 from runtime.settings import Settings
 
@@ -59,7 +64,9 @@ def test_intervals_open_where_they_should() -> None:
     assert bucket_start("1M", time) == 1_793_491_200_000
     assert next_bucket("1M", bucket_start("1M", time)) == 1_796_083_200_000
     assert previous_bucket("1M", bucket_start("1M", time)) == 1_790_812_800_000
-    assert bucket_start("3d", time) % (3 * 86_400_000) == 0
+    # As Binance: days since 1970-01-01 leave 1 when divided by 3. That Monday leaves 2.
+    assert bucket_start("3d", time) == 1_795_305_600_000  # Sunday 2026-11-22
+    assert bucket_start("3d", TimeMs(1_795_737_600_000)) == 1_795_564_800_000  # of 2026-11-27: 2026-11-25
 
 
 def test_the_newest_by_default() -> None:
@@ -75,3 +82,32 @@ def test_the_array_of_twelve() -> None:
         "0.00000050", 2, "0.00003000", "0.00000030", "0",
     )  # fmt: skip
     assert shape(at(1, 5_000_000), MARKET, "1m", 1000)[6] == 119_999_999
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        (None, 0), ("0", 0), ("8", 480), ("08", 480), ("+08:00", 480), ("8:00", 480), ("-1:00", -60), ("05:45", 345), ("-0:30", -30),
+        ("-12:00", -720), ("+14:00", 840), ("14", 840), ("-00:00", 0),
+    ],
+)  # fmt: skip
+def test_time_zones(text: str | None, minutes: int) -> None:
+    assert time_zone_ms(Parameters({} if text is None else {"timeZone": text})) == minutes * 60_000
+
+
+@pytest.mark.parametrize(
+    "text", ["-12:15", "14:15", "15", "-13", "8:60", "8:5", "8:00:00", "UTC", " 8", "8 ", "1:01", "٨", "99999"]
+)
+def test_what_is_no_time_zone(text: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        time_zone_ms(Parameters({"timeZone": text}))
+    assert (refused.value.code, refused.value.message) == (-1130, "Data sent for parameter 'timeZone' is not valid.")
+
+
+def test_intervals_open_by_other_clocks() -> None:
+    """Shanghai is eight hours ahead of UTC: its 2026-11-23, a Monday, began on the 22nd at 16:00 UTC."""
+    time, shanghai = TimeMs(1_795_407_707_240), 8 * 3_600_000  # Monday 2026-11-23 12:21:47 there
+    assert bucket_start("1d", time, shanghai) == bucket_start("1w", time, shanghai) == 1_795_392_000_000 - shanghai
+    assert bucket_start("1M", time, shanghai) == 1_793_491_200_000 - shanghai
+    assert bucket_start("1h", time, shanghai) == bucket_start("1h", time)
+    assert bucket_start("4h", time, 3_600_000) == 1_795_402_800_000  # 03:00 UTC, 04:00 there

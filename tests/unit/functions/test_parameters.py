@@ -85,6 +85,12 @@ def test_markets() -> None:
     assert code_of(lambda it: it.market(MARKETS), symbol="NOPE") == -1121
     assert code_of(lambda it: it.market(MARKETS), symbol="btcusdt") == -1100
     assert code_of(lambda it: it.market(MARKETS), symbol="BTC/USDT") == -1100
+    # Symbols may have names beyond ASCII (rest-api.md, 2025-12-02): these are unknown, and not illegal.
+    for symbol in ("币安人生USDT", "\uff11\uff12\uff13", "ÉUSDT"):
+        assert code_of(lambda it: it.market(MARKETS), symbol=symbol) == -1121
+        assert code_of(lambda it: it.markets(MARKETS), symbols=f'["{symbol}"]') == -1121
+    for symbol in ("币" * 21, "BTC USDT", "BTC\u00a0USDT", "BTC\x85USDT"):
+        assert code_of(lambda it: it.market(MARKETS), symbol=symbol) == -1100
 
 
 def test_lists_of_markets() -> None:

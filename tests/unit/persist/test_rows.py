@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persist.candles import candle_parts
+from persist.candles import STORED_INTERVALS, candle_parts
 from persist.rows import (
     CLEARING_ACCOUNT,
     EXTERNAL_ACCOUNT,
@@ -35,7 +35,6 @@ from protocol.events import (
     OrderFilled,
     StateHashed,
 )
-from protocol.market_data import INTERVALS
 from protocol.orders import (
     CloseReason,
     Liquidity,
@@ -225,7 +224,7 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
         log.trade(time, price, quantity, taker)
     market = MARKETS.by_symbol[BTC]
     parts = candle_parts(rows_for(*log.trades[BTC]).trades)
-    for interval in INTERVALS:
+    for interval in STORED_INTERVALS:
         made = [
             (opened, *msgspec.structs.astuple(part)) for (_, each, opened), part in parts.items() if each == interval
         ]

@@ -57,7 +57,12 @@ def test_query_and_body_are_signed_without_separator() -> None:
     check(query + b"&signature=" + signature.encode(), body)
 
 
-@pytest.mark.parametrize("signature", ["", "00", SIGNATURE[:-1] + "0", "not hex at all", "é" * 64, SIGNATURE + "00"])
+@pytest.mark.parametrize(
+    "signature",
+    ["", "00", SIGNATURE[:-1] + "0", "not hex at all", "é" * 64, SIGNATURE + "00",
+     f"{SIGNATURE[:2]} {SIGNATURE[2:]}", f" {SIGNATURE}", f"{SIGNATURE}\n", f"{SIGNATURE[:32]}\t{SIGNATURE[32:]}",
+     SIGNATURE.replace("8", "\uff18"), f"0x{SIGNATURE}"],
+)  # fmt: skip
 def test_wrong_signatures_are_refused(signature: str) -> None:
     assert not auth.HmacVerifier(SECRET).is_valid(PAYLOAD, signature)
 
@@ -80,6 +85,25 @@ def test_ed25519() -> None:
     assert not verifier.is_valid(PAYLOAD + b"0", signature)
     assert not verifier.is_valid(PAYLOAD, signature.lower())
     assert not verifier.is_valid(PAYLOAD, "é")
+    assert_one_text_is_valid(verifier, signature)
+
+
+def assert_one_text_is_valid(verifier: auth.Verifier, signature: str) -> None:
+    """Only the text that base64 makes of the signature is one: no white space, and no bits behind the last byte."""
+    assert signature[-1] == "="
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text = signature.rstrip("=")
+    same_bytes = text[:-1] + digits[digits.index(text[-1]) + 1] + signature[len(text) :]
+    assert base64.b64decode(same_bytes) == base64.b64decode(signature)
+    for other in (
+        same_bytes,
+        f"{signature} ",
+        f" {signature}",
+        f"{signature}\n",
+        f"{signature[:9]} {signature[9:]}",
+        text,
+    ):
+        assert not verifier.is_valid(PAYLOAD, other)
 
 
 def test_rsa() -> None:
@@ -88,6 +112,7 @@ def test_rsa() -> None:
     signature = base64.b64encode(key.sign(PAYLOAD, padding.PKCS1v15(), hashes.SHA256())).decode()
     assert verifier.is_valid(PAYLOAD, signature)
     assert not verifier.is_valid(PAYLOAD + b"0", signature)
+    assert_one_text_is_valid(verifier, signature)
 
 
 def test_a_public_key_must_be_of_its_kind() -> None:

@@ -145,6 +145,35 @@ def test_an_order_that_closes(
     assert (report["X"], report["c"]) == (status.name, "mine")
 
 
+def test_a_report_has_the_id_of_its_execution_and_not_of_its_order() -> None:
+    """A client that removes doubles by order and execution must lose none of several fills."""
+    fills = [
+        OrderFilled(
+            TimeMs(START_MS), msgspec.structs.replace(ORDER, execution_id=execution_id), TradeId(5), PRICE, ONE,
+            AssetUnits(1), Liquidity.MAKER, AssetUnits(1), "BTC", BALANCES,
+        )
+        for execution_id in (300, 500)
+    ]  # fmt: skip
+    assert [told(fill)[0]["I"] for fill in fills] == [300, 500]
+
+
+def test_an_order_that_expired_in_a_match_says_how_much_of_it() -> None:
+    """1 BTC of which 0.4 were filled: 0.6 are prevented. The account is in no trade group."""
+    order = msgspec.structs.replace(
+        ORDER,
+        status=OrderStatus.EXPIRED_IN_MATCH,
+        quantity=ONE,
+        cum_quantity=QuantityLots(40_000),
+        close_reason=CloseReason.SELF_TRADE_PREVENTED,
+    )
+    report = told(OrderClosed(TimeMs(START_MS), order, CloseReason.SELF_TRADE_PREVENTED, ()))[0]
+    assert (report["A"], report["B"], report["u"], report["Cs"]) == ("0.60000000", "0.60000000", -1, BTC)
+    assert payloads.in_microseconds(report)["u"] == -1
+    canceled = msgspec.structs.replace(ORDER, status=OrderStatus.CANCELED)
+    other = told(OrderClosed(TimeMs(START_MS), canceled, CloseReason.CANCELED_BY_OWNER, ()))[0]
+    assert not {"A", "B", "u", "Cs"} & other.keys()
+
+
 def test_a_cancel_names_itself_and_the_order() -> None:
     order = msgspec.structs.replace(ORDER, status=OrderStatus.CANCELED)
     report = told(OrderClosed(TimeMs(START_MS), order, CloseReason.CANCELED_BY_OWNER, (), "stop"))[0]
