@@ -9,14 +9,13 @@ from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 from functions.ticker_shapes import (
-    TICKER_TYPE,
     TickerShape,
     book_ticker_shape,
     empty_ticker,
-    is_mini_ticker,
     mini_ticker_shape,
     ticker_shape,
 )
+from functions.ticker_type import TICKER_TYPE, is_mini_ticker
 from protocol.market import Market
 from protocol.market_data import Ticker
 from protocol.units import TimeMs

@@ -11,13 +11,12 @@ from functions.market_choice import chosen_markets
 from functions.parameters import Parameters, require_one_of
 from functions.ports import Call, Ports
 from functions.ticker_shapes import (
-    TICKER_TYPE,
     WindowTickerShape,
     empty_ticker,
-    is_mini_ticker,
     mini_ticker_shape,
     window_ticker_shape,
 )
+from functions.ticker_type import TICKER_TYPE, is_mini_ticker
 from functions.time_zones import TIME_ZONE, time_zone_ms
 from protocol.market import Market
 from protocol.market_data import Ticker

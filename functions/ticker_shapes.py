@@ -1,18 +1,10 @@
 """Tickers in Binance's shapes."""
 
-from typing import Final
-
 import msgspec
 
-from functions.errors import ApiError
-from functions.function import Parameter
-from functions.parameters import Parameters
 from protocol.market import Market
 from protocol.market_data import BookTicker, Ticker
 from protocol.units import UNITS_PER_ASSET, PriceTicks, QuantityLots, TimeMs, format_decimal
-
-TICKER_TYPE: Final = Parameter("type", "FULL (default) or MINI.")
-_IS_MINI: Final = {"FULL": False, "MINI": True}
 
 
 class MiniTickerShape(msgspec.Struct, gc=False, rename="camel"):
@@ -86,15 +78,6 @@ class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
     bid_qty: str
     ask_price: str
     ask_qty: str
-
-
-def is_mini_ticker(parameters: Parameters) -> bool:
-    """Return whether `type` asks for the short form."""
-    return bool(parameters.choice("type", _IS_MINI, _invalid_type))
-
-
-def _invalid_type() -> ApiError:
-    return ApiError(-1139, "Invalid ticker type.")
 
 
 def empty_ticker(market: Market, opened: TimeMs, closes: TimeMs) -> Ticker:

@@ -1,0 +1,19 @@
+"""Whether a ticker is asked for whole or in short."""
+
+from typing import Final
+
+from functions.errors import ApiError
+from functions.function import Parameter
+from functions.parameters import Parameters
+
+TICKER_TYPE: Final = Parameter("type", "FULL (default) or MINI.")
+_IS_MINI: Final = {"FULL": False, "MINI": True}
+
+
+def is_mini_ticker(parameters: Parameters) -> bool:
+    """Return whether `type` asks for the short form."""
+    return bool(parameters.choice("type", _IS_MINI, _invalid_type))
+
+
+def _invalid_type() -> ApiError:
+    return ApiError(-1139, "Invalid ticker type.")
