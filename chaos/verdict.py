@@ -3,8 +3,9 @@
 Nothing here uses the exchange's own arithmetic: money, candles and books are made anew from orders and fills.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -447,6 +448,11 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
         for row in evidence.stored.candles
         if row.interval in _WATCHED_INTERVALS
     }
+    traded: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for each in evidence.stored.trades:
+        traded[each.market].append((each.time, each.trade_id, each.price))
+    for of_market in traded.values():
+        of_market.sort()
     heard = 0
     for watch in evidence.market_watches:
         breaches.count += watch.breaches.count
@@ -465,9 +471,22 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
         for key, seen_candle in watch.candles.items():
             heard += 1
             row = candles.get(key)
-            if row is None or seen_candle != _shown(evidence, row):
-                breaches.add(f"{watch.name}: heard the candle {key} as {seen_candle}, stored {row}")
+            expected = _shown(evidence, row) if row is not None else _flat(evidence, key, traded)
+            if seen_candle != expected:
+                breaches.add(f"{watch.name}: heard the candle {key} as {seen_candle}, not {expected}")
     return heard
+
+
+def _flat(
+    evidence: Evidence, key: tuple[str, str, int], traded: Mapping[str, Sequence[tuple[int, int, int]]]
+) -> tuple[str, str, str, str, str, int, int, int] | None:
+    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade before."""
+    symbol, _, open_time = key
+    before = bisect_left(traded[symbol], (open_time,))
+    if not before:
+        return None
+    price = format_decimal(traded[symbol][before - 1][2] * evidence.markets.by_symbol[symbol].tick_size)
+    return price, price, price, price, format_decimal(0), 0, -1, -1
 
 
 def _shown(evidence: Evidence, row: CandleRow) -> tuple[str, str, str, str, str, int, int, int]:

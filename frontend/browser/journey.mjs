@@ -48,7 +48,7 @@ await withBrowser(async (newPage) => {
   await show(seller, "Book");
   await bid(seller, "50,000.00").getByText("0.90000").first().waitFor();
   await order(seller, { side: "Sell", kind: "Market", quantity: "0.6" });
-  await seller.getByText("Filled.", { exact: true }).waitFor();
+  await seller.getByText("Filled. Sold 0.60000 BTC at 50,000.00 USDT.").waitFor();
   await show(seller, "Balances");
   await balance(seller, "BTC", "free", "9.40");
   await show(seller, "Trades");
