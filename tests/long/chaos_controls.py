@@ -17,3 +17,10 @@ def test_without_a_safeguard_the_verdict_is_not_clean(control: str, check: str) 
     status, found = chaos(control, "--orders", "800", "--rate", "300")
     assert (status, found["clean"]) == (1, False)
     assert check in broken(found)
+
+
+def test_without_draining_requests_are_cut_off() -> None:
+    status, found = chaos("--break-drain", "--orders", "600", "--rate", "150", "--standbys", "0")
+    assert (status, found["clean"]) == (1, False)
+    assert "retries" in broken(found)
+    assert "the connection was lost before the answer" in broken(found)["retries"][0]

@@ -1,4 +1,7 @@
-"""`exchange backup` beside a running exchange: repeated, with its disk away, and begun elsewhere."""
+"""`exchange backup` beside a running exchange: repeated, with its disk away, and begun elsewhere.
+
+Run by `make test-long`; not part of `make test`, which does not collect files of such names.
+"""
 
 import json
 from pathlib import Path
