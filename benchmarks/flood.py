@@ -73,7 +73,7 @@ class Fault(NamedTuple):
 
 @contextmanager
 def _stopped(target: Target, _client: redis.Redis, kind: str) -> Iterator[None]:
-    pids = [each.pid for each in target.exchange.processes() if each.name.startswith(kind)]
+    pids = [each.pid for each in target.exchange.processes() if each.pid and each.name.startswith(kind)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

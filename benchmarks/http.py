@@ -43,8 +43,15 @@ class Target(msgspec.Struct):
         return self.exchange.settings
 
     def process_id(self, name: str) -> int:
-        """Return the process id of one of its processes."""
-        return next(each.pid for each in self.exchange.processes() if each.name == name)
+        """Return the process id of one of its processes.
+
+        Raises:
+            ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means one's own group.
+        """
+        found = next((each.pid for each in self.exchange.processes() if each.name == name), 0)
+        if not found:
+            raise ProcessLookupError(name)
+        return found
 
 
 @contextmanager
@@ -76,7 +83,7 @@ def _account(url: str, number: int) -> tuple[str, bytes]:
     for asset, amount in (("BTC", "10000"), ("ETH", "100000"), ("SOL", "1000000"), ("USDT", "10000000")):
         for _ in range(3):
             _post(f"{url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)
-    key = _post(f"{url}/api/v1/api-keys", {"label": "bench"}, token)
+    key = _post(f"{url}/api/v1/api-keys", {"label": "bench", "password": person["password"]}, token)
     return key["apiKey"], key["secret"].encode()
 
 

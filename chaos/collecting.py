@@ -84,7 +84,7 @@ def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trad
                 request(f"{url}/api/v1/faucet", {"asset": asset, "amount": str(FUNDS[asset])}, token)
                 amount = FUNDS[asset] * UNITS_PER_ASSET
                 evidence.deposits.append(SentDeposit(account_id, asset, amount, Outcome.ACKNOWLEDGED))
-        key = request(f"{url}/api/v1/api-keys", {"label": "chaos"}, token)
+        key = request(f"{url}/api/v1/api-keys", {"label": "chaos", "password": person["password"]}, token)
         traders.append(Trader(account_id, key["apiKey"], key["secret"].encode(), token))
     return traders
 

@@ -45,5 +45,5 @@ def funded_account(rest_url: str, funds: Mapping[str, str], label: str) -> tuple
     token = request(f"{rest_url}/api/v1/signin", person)["token"]
     for asset, amount in funds.items():
         request(f"{rest_url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)
-    key = request(f"{rest_url}/api/v1/api-keys", {"label": label}, token)
+    key = request(f"{rest_url}/api/v1/api-keys", {"label": label, "password": person["password"]}, token)
     return key["apiKey"], key["secret"]

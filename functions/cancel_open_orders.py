@@ -3,6 +3,7 @@
 from functions import order_shapes
 from functions.errors import refusal, status_unknown
 from functions.function import SYMBOL, Function, Group, Security
+from functions.key_permissions import Scope
 from functions.place_order import new_client_order_id
 from functions.ports import Call, Ports
 from protocol.commands import CancelAllOrders
@@ -34,6 +35,7 @@ FUNCTION = Function(
     "Cancel all open orders in a market",
     cancel_open_orders,
     security=Security.SIGNED,
+    scope=Scope.TRADE,
     weighs_nothing_done=True,
     parameters=(SYMBOL,),
 )

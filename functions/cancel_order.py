@@ -3,6 +3,7 @@
 from functions import order_shapes
 from functions.errors import ApiError, refusal, status_unknown
 from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Parameter, Security
+from functions.key_permissions import Scope
 from functions.parameters import require_one_of
 from functions.place_order import new_client_order_id
 from functions.ports import Call, Ports
@@ -71,6 +72,7 @@ FUNCTION = Function(
     "Cancel an order",
     cancel_order,
     security=Security.SIGNED,
+    scope=Scope.TRADE,
     weighs_nothing_done=True,
     parameters=(
         SYMBOL,

@@ -8,6 +8,7 @@ from functions import (
     cancel_order,
     check_order,
     create_api_key,
+    end_sessions,
     get_account,
     get_aggregate_trades,
     get_all_orders,
@@ -29,6 +30,7 @@ from functions import (
     get_trades,
     get_window_ticker,
     list_api_keys,
+    list_sessions,
     listen_keys,
     ping,
     place_order,
@@ -38,6 +40,7 @@ from functions import (
     sign_out,
     sign_up,
     start_up,
+    tickets,
     wallet,
 )
 from functions.function import Function, Group
@@ -76,6 +79,9 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     sign_up.FUNCTION,
     sign_in.FUNCTION,
     sign_out.FUNCTION,
+    list_sessions.FUNCTION,
+    end_sessions.FUNCTION,
+    tickets.FUNCTION,
     get_me.FUNCTION,
     create_api_key.FUNCTION,
     list_api_keys.FUNCTION,

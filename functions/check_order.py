@@ -3,6 +3,7 @@
 from functions.errors import filter_failure
 from functions.function import Function, Group, Parameter, Security
 from functions.idempotency import idempotency_key_of
+from functions.key_permissions import Scope
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, parse_order
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
@@ -56,6 +57,7 @@ FUNCTION = Function(
     "Check an order without placing it",
     check_order,
     security=Security.SIGNED,
+    scope=Scope.TRADE,
     weight=_weight,
     parameters=(*ORDER_PARAMETERS, Parameter("computeCommissionRates", "Answer with the fee rates.", kind="boolean")),
 )

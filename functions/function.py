@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import NamedTuple
 
+from functions.key_permissions import Scope
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 
@@ -26,7 +27,7 @@ class Security(StrEnum):
     API_KEY = "api-key"
     """An API key without a signature."""
     SESSION = "session"
-    """A signed-in user."""
+    """A signed-in user: by a token, or by a cookie and proof that the page may read what it is answered."""
 
 
 class Parameter(NamedTuple):
@@ -43,6 +44,13 @@ Handler = Callable[[Ports, Call], Awaitable[object]]
 """Returns what is answered as JSON (msgspec structs, lists, dicts); raises `ApiError`."""
 
 
+class Answered(NamedTuple):
+    """What a handler returns that sets headers besides."""
+
+    shape: object
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
 class Function(NamedTuple):
     """One function of the public API."""
 
@@ -52,6 +60,8 @@ class Function(NamedTuple):
     summary: str
     handle: Handler
     security: Security = Security.PUBLIC
+    scope: Scope = Scope.READ
+    """What an API key must be allowed."""
     weight: int | Callable[[Parameters], int] = 1
     parameters: tuple[Parameter, ...] = ()
     places_order: bool = False

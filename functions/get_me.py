@@ -1,21 +1,34 @@
 """GET /api/v1/me: who is signed in."""
 
+import msgspec
+
 from functions.errors import not_signed_in
 from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
+from functions.sessions import csrf_token
 
 _SELECT = """
     SELECT email, (extract(epoch from created_at) * 1000)::bigint FROM users WHERE account_id = %(account)s
 """
 
 
+class Me(msgspec.Struct, rename="camel"):
+    """Who is signed in, and by which session."""
+
+    account_id: int
+    email: str
+    created_time: int
+    session_id: str
+    csrf_token: str
+
+
 async def get_me(ports: Ports, call: Call) -> object:
-    """Return the account."""
+    """Return the account, and what a page proves with that it is the exchange's own."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
     if not rows:
         raise not_signed_in()
     email, created = rows[0]
-    return {"accountId": call.account_id, "email": email, "createdTime": created * call.time_scale}
+    return Me(call.account_id, email, created * call.time_scale, call.session_id, csrf_token(call.session))
 
 
-FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION)
+FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION, answer=Me)

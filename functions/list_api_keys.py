@@ -6,24 +6,40 @@ from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
 
 _SELECT = """
-    SELECT key, kind, label, (extract(epoch from created_at) * 1000)::bigint FROM api_keys
+    SELECT key, kind, label, (extract(epoch from created_at) * 1000)::bigint, scopes, networks::text[],
+        (extract(epoch from expires_at) * 1000)::bigint, (extract(epoch from last_used_at) * 1000)::bigint
+    FROM api_keys
     WHERE account_id = %(account)s AND revoked_at IS NULL ORDER BY created_at, key
 """
 
 
 class ListedKeyShape(msgspec.Struct, rename="camel"):
-    """A key, without its secret."""
+    """A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds."""
 
     api_key: str
     kind: str
     label: str
     created_time: int
+    scopes: list[str]
+    networks: list[str]
+    expires_time: int | None
+    last_used_time: int | None
 
 
 async def list_api_keys(ports: Ports, call: Call) -> object:
     """Return the keys that are not revoked, oldest first."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
-    return [ListedKeyShape(key, kind, label, created * call.time_scale) for key, kind, label, created in rows]
+    scale = call.time_scale
+    return [
+        ListedKeyShape(
+            key, kind, label, created * scale, scopes, networks, _scaled(expires, scale), _scaled(used, scale)
+        )
+        for key, kind, label, created, scopes, networks, expires, used in rows
+    ]
+
+
+def _scaled(time: int | None, scale: int) -> int | None:
+    return None if time is None else time * scale
 
 
 FUNCTION = Function(

@@ -38,10 +38,18 @@ async def keep_stream(ports: Ports, call: Call) -> object:
 
 async def close_stream(ports: Ports, call: Call) -> object:
     """Remove the key."""
-    key = await _own_key(ports, call)
-    await ports.key_values.remove(streams.listen_key(key))
-    await ports.key_values.remove(streams.listen_key_of(call.account_id))
+    await _own_key(ports, call)
+    await remove_listen_key(ports, call.account_id)
     return {}
+
+
+async def remove_listen_key(ports: Ports, account_id: AccountId) -> None:
+    """Remove the account's key, if it has one."""
+    name = streams.listen_key_of(account_id)
+    value = await ports.key_values.get(name)
+    if value is not None:
+        await ports.key_values.remove(streams.listen_key(value.decode("ascii")))
+        await ports.key_values.remove(name)
 
 
 async def account_of_listen_key(ports: Ports, key: str) -> AccountId | None:

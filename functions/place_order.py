@@ -8,6 +8,7 @@ from functions import order_shapes
 from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
 from functions.function import Function, Group, Security
 from functions.idempotency import idempotency_key_of, name_of_key
+from functions.key_permissions import Scope
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, estimated_bound, parse_order
 from functions.ports import Call, Ports
 from protocol.commands import PlaceOrder
@@ -88,6 +89,7 @@ FUNCTION = Function(
     "Place an order",
     place_order,
     security=Security.SIGNED,
+    scope=Scope.TRADE,
     parameters=ORDER_PARAMETERS,
     places_order=True,
     weighs_nothing_done=True,

@@ -6,6 +6,7 @@ from typing import Any, Final, LiteralString, NamedTuple, Protocol
 import msgspec
 
 from functions.parameters import Parameters
+from functions.revocations import Revocations
 from protocol.commands import Command
 from protocol.events import TradeExecuted
 from protocol.listing import Listing
@@ -101,10 +102,14 @@ class Passwords(Protocol):
 
 
 class SecretBox(Protocol):
-    """Encryption of API secrets at rest."""
+    """Encryption of secrets at rest."""
 
-    def seal(self, secret: bytes) -> bytes:
-        """Return the secret encrypted and authenticated."""
+    def seal(self, secret: bytes, bound_to: str) -> bytes:
+        """Return the secret encrypted and authenticated; it opens for `bound_to` alone."""
+        ...
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        """Return the secret; ValueError: it was sealed under another key or for something else."""
         ...
 
 
@@ -141,6 +146,7 @@ class Ports(NamedTuple):
     passwords: Passwords
     secret_box: SecretBox
     order_counts: OrderCounts
+    revocations: Revocations
 
     @property
     def markets(self) -> MarketMap:
@@ -157,9 +163,10 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One request, authenticated as its function demands.
 
     `account_id` is 0 for a public function. `time_scale` is 1000 when the client asked for microseconds, otherwise 1. `body` is
-    the JSON body of a function that takes one; `session` the session token; `idempotency_key` what the header of this name holds;
-    `api_key` the key that a request by HTTP came with. After `deadline_us` (this process's clock; 0: none) the client does not want it
-    done any more.
+    the JSON body of a function that takes one; `session` the session token, and `session_id` the name that it is listed under;
+    `idempotency_key` what the header of this name holds; `api_key` the key that a request came with, and `credential` what it
+    stands and falls with. `address` and `agent` say from where and with what. After `deadline_us` (this process's clock; 0: none)
+    the client does not want it done any more.
     """
 
     parameters: Parameters
@@ -168,9 +175,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     time_scale: int = 1
     body: bytes = b""
     session: str = ""
+    session_id: str = ""
     deadline_us: int = 0
     idempotency_key: str = ""
     api_key: str = ""
+    credential: str = ""
+    address: str = ""
+    agent: str = ""
 
 
 MILLISECONDS: Final = 1

@@ -1,27 +1,39 @@
 """DELETE /api/v1/api-keys: revoke a key."""
 
-from functions.errors import ApiError
+from typing import Final, LiteralString
+
+from functions.activity import Activity, note_parameters, noting
+from functions.errors import invalid_parameter
 from functions.function import Function, Group, Parameter, Security
+from functions.listen_keys import remove_listen_key
 from functions.ports import Call, Ports
+from functions.revocations import Revocation, of_key
 from protocol import streams
 
-_UPDATE = """
+_UPDATE: Final[LiteralString] = noting(
+    """
     UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
-    WHERE key = %(key)s AND account_id = %(account)s RETURNING key
-"""
+    WHERE key = %(key)s AND account_id = %(account)s RETURNING account_id, key AS detail
+    """,
+    "SELECT detail FROM changed",
+)
 
 
 async def revoke_api_key(ports: Ports, call: Call) -> object:
-    """Revoke one of the account's keys; gateways that have just used it may still accept it for a few seconds.
+    """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
 
-    Revoking it again is harmless, and what to do when the answer was an outage.
+    So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
+    what to do when the answer was an outage.
     """
     key = call.parameters.required("apiKey")
     if not key.isascii() or not key.isalnum():
-        raise ApiError(-1130, "Data sent for parameter 'apiKey' is not valid.")
-    rows = await ports.database.fetch(_UPDATE, {"key": key, "account": call.account_id})
+        raise invalid_parameter("apiKey")
+    noted = note_parameters(Activity.KEY_REVOKED, call)
+    rows = await ports.database.fetch(_UPDATE, {**noted, "key": key, "account": call.account_id})
     if not rows:
-        raise ApiError(-1130, "Data sent for parameter 'apiKey' is not valid.")
+        raise invalid_parameter("apiKey")
+    await remove_listen_key(ports, call.account_id)
+    await ports.revocations.add(Revocation(of_key(key), call.account_id))
     await ports.key_values.remove(streams.api_key(key))
     return {}
 

@@ -1,14 +1,15 @@
 """POST /api/v1/signout: end the session."""
 
-from functions.function import Function, Group, Security
+from functions.function import Answered, Function, Group, Security
 from functions.ports import Call, Ports
-from functions.sessions import session_key
+from functions.session_cookies import cookie_that_signs_out
+from functions.sessions import end_sessions
 
 
 async def sign_out(ports: Ports, call: Call) -> object:
     """End the session that the request came with."""
-    await ports.key_values.remove(session_key(call.session))
-    return {}
+    await end_sessions(ports, call, [call.session_id])
+    return Answered({}, (cookie_that_signs_out(),))
 
 
 FUNCTION = Function("POST", "/api/v1/signout", Group.USERS, "End the session", sign_out, security=Security.SESSION)

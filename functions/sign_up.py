@@ -1,26 +1,33 @@
 """POST /api/v1/signup: make an account."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Final, LiteralString
 
 import msgspec
 
+from functions.activity import Activity, note_parameters, noting
 from functions.errors import ApiError
 from functions.function import Function, Group
 from functions.json_body import read_body
 from functions.ports import Call, Ports
 
 _email = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}", re.ASCII)
-_INSERT = """
+_INSERT: Final[LiteralString] = noting(
+    """
     INSERT INTO users (email, password_hash) VALUES (%(email)s, %(hash)s) ON CONFLICT (email) DO NOTHING
-    RETURNING account_id
-"""
+    RETURNING account_id, '' AS detail
+    """,
+    "SELECT account_id FROM changed",
+)
+
+
+Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Who signs up or in."""
+    """Who signs up."""
 
-    email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+    email: Email
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
 
 
@@ -43,7 +50,12 @@ async def sign_up(ports: Ports, call: Call) -> object:
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)
     rows = await ports.database.fetch(
-        _INSERT, {"email": email, "hash": await ports.passwords.hashed(credentials.password)}
+        _INSERT,
+        {
+            **note_parameters(Activity.SIGNED_UP, call),
+            "email": email,
+            "hash": await ports.passwords.hashed(credentials.password),
+        },
     )
     if not rows:
         raise ApiError(-1130, "An account with this email exists already.", 409)

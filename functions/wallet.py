@@ -10,6 +10,7 @@ from typing import Any, Final
 from functions.errors import invalid_parameter, mandatory_missing, unavailable
 from functions.function import END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
 from functions.get_account import account_funds, balance_shape
+from functions.key_permissions import DEFAULT_SCOPES, Scope
 from functions.market_choice import all_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
@@ -37,7 +38,11 @@ _TRANSFERS: Final = """
         AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
     ORDER BY time DESC, transfer_id LIMIT %(limit)s OFFSET %(offset)s
 """
-_CREATED: Final = "SELECT (extract(epoch from created_at) * 1000)::bigint FROM api_keys WHERE key = %(key)s"
+_KEY: Final = """
+    SELECT (extract(epoch from created_at) * 1000)::bigint, scopes, cardinality(networks) > 0,
+        (extract(epoch from expires_at) * 1000)::bigint
+    FROM api_keys WHERE key = %(key)s
+"""
 
 
 async def get_deposit_address(ports: Ports, call: Call) -> object:
@@ -99,16 +104,17 @@ async def get_withdrawals(ports: Ports, call: Call) -> object:
 
 
 async def get_key_restrictions(ports: Ports, call: Call) -> object:
-    """Return what the request's own API key may do: everything that the API has, from anywhere."""
-    rows = await ports.database.fetch(_CREATED, {"key": call.api_key})
-    if not rows:
-        raise unavailable()  # it was revoked a moment ago
+    """Return what the request's own API key may do."""
+    rows = await ports.database.fetch(_KEY, {"key": call.api_key})
+    # A ticket is in no database: it reads and trades, and what is older than it is its session.
+    created, scopes, has_networks, expires = rows[0] if rows else (call.now, DEFAULT_SCOPES, False, None)
     return {
-        "ipRestrict": False,
-        "createTime": rows[0][0] * call.time_scale,
-        "enableReading": True,
-        "enableSpotAndMarginTrading": True,
-        "enableWithdrawals": False,
+        "ipRestrict": has_networks,
+        "createTime": created * call.time_scale,
+        **({} if expires is None else {"tradingAuthorityExpirationTime": expires * call.time_scale}),
+        "enableReading": Scope.READ in scopes,
+        "enableSpotAndMarginTrading": Scope.TRADE in scopes,
+        "enableWithdrawals": Scope.WITHDRAW in scopes,
         "enableInternalTransfer": False,
         "enableMargin": False,
         "enableFutures": False,

@@ -63,13 +63,15 @@ def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
-    # Whoever calls shows a key or a token of its own; no cookie says who it is, so none needs to be let through.
+    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own origin: the page's server passes
+    # their requests on, and no answer lets browsers send them from elsewhere.
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=[
             "Authorization",
             "Content-Type",
+            "X-CSRF-Token",
             "X-MBX-APIKEY",
             "X-MBX-TIME-UNIT",
             "X-Request-Id",
@@ -93,7 +95,7 @@ def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
         answer = await endpoint.answer(request.scope["state"][REQUEST])
-        headers = {name.decode(): value.decode() for name, value in answer.headers if name != b"content-type"}
+        headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers if name != b"content-type"}
         return Response(answer.body, status_code=answer.status, headers=headers, media_type=_JSON)
 
     return HTTPRouteHandler(path, http_method=method, status_code=200, include_in_schema=False)(handle)

@@ -11,12 +11,15 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from functions.activity import AGENT_MAX
 from functions.errors import STATUS_UNKNOWN, ApiError
-from functions.function import Function, Security
+from functions.function import Answered, Function, Group, Security
 from functions.parameters import Parameters, parse_pairs
 from functions.ports import MICROSECONDS, MILLISECONDS, Call
-from functions.sessions import account_of_session
+from functions.session_cookies import token_in
+from functions.sessions import record_of
 from gateway.errors import error_body, internal
+from gateway.pages import check_page
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 from serving import auth
@@ -27,6 +30,8 @@ from serving.wiring import Surroundings
 Headers = list[tuple[bytes, bytes]]
 
 _JSON: Final = (b"content-type", b"application/json;charset=UTF-8")
+_PRIVATE: Final[Headers] = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+"""Of every answer that is for one account, or is a secret."""
 _NOTHING: Final = b"{}"
 _BEARER: Final = "bearer "
 _WITH_KEY: Final = (Security.SIGNED, Security.API_KEY)
@@ -71,14 +76,20 @@ class Endpoint:
         self._name = f"{function.method} {function.path}"
         self._metrics = FunctionMetrics(self._name)
         self._tells_all = self._ports.settings.log_level == "debug"
+        is_private = function.security is not Security.PUBLIC or function.group is Group.USERS
+        self._own_headers = _PRIVATE if is_private else []
+        self._origins = frozenset(origin.encode() for origin in self._ports.settings.browser_origins())
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
         """Return the answer; never raises. The request has been charged what its path and method say."""
         asked = read_headers(request.headers)
-        headers = [_JSON, (HEADER, begin_request(asked.request_id))]
+        headers = [_JSON, (HEADER, begin_request(asked.request_id)), *self._own_headers]
         try:
-            body = _encode(await self._call(request, asked, headers))
-            status = 200
+            result = await self._call(request, asked, headers)
+            if isinstance(result, Answered):
+                headers += result.headers
+                result = result.shape
+            body, status = _encode(result), 200
             if self.function.places_order:
                 count_order(None)
         except ApiError as error:
@@ -110,18 +121,23 @@ class Endpoint:
     async def _call(self, request: HttpRequest, asked: "AskedHeaders", headers: Headers) -> object:
         function, limits, now = self.function, self._limits, request.now_us
         now_ms = TimeMs(now // 1000)
-        api_key, bearer = asked.api_key, asked.bearer
         parameters, weight = self._weigh(request, now_ms)
         time_scale = scale_of(asked.time_unit)
         account_id, deadline_us = AccountId(0), 0
+        token, session_id, credential = "", "", ""
         if function.security in _WITH_KEY:
-            key = auth.check_key_format(api_key)
+            key = auth.check_key_format(asked.api_key)
             signer = self._keys.cached(key) or await self._keys.signer(key)
             if function.security is Security.SIGNED:
                 deadline_us = auth.check_request(signer, request.query, request.body, parameters, now)
-            account_id = signer.account_id
+            auth.check_permission(signer, function.scope, request.address, now)
+            if not signer.is_ticket:
+                self._keys.note_use(key, now)
+            account_id, credential = signer.account_id, signer.credential
         elif function.security is Security.SESSION:
-            account_id = await account_of_session(self._ports.key_values, bearer)
+            token = asked.bearer or self._token_of_page(request)
+            record = await record_of(self._ports.key_values, token)
+            account_id, session_id = record.account_id, record.session_id
         if not function.lenient:
             parameters.refuse_unknown(self._known)
         if function.places_order and next(_numbers) % PARSES_EVERY == 0:
@@ -132,10 +148,14 @@ class Endpoint:
             account_id,
             time_scale,
             request.body,
-            bearer,
+            token,
+            session_id,
             deadline_us,
             asked.idempotency_key,
-            api_key or "",
+            asked.api_key or "",
+            credential,
+            request.address,
+            asked.agent,
         )
         try:
             answer = await function.handle(self._ports, call)
@@ -154,6 +174,14 @@ class Endpoint:
                 last_10s, last_day = limits.order_counts(account_id, now_ms)
                 headers.append((b"x-mbx-order-count-10s", b"%d" % last_10s))
                 headers.append((b"x-mbx-order-count-1d", b"%d" % last_day))
+
+    def _token_of_page(self, request: HttpRequest) -> str:
+        """Return the session's token of a page's request, which its browser keeps; empty: it has none."""
+        headers = dict(request.headers)
+        token = token_in(headers.get(b"cookie", b"").decode("latin-1"))
+        if token:
+            check_page(self.function.method, headers, token, self._origins)
+        return token
 
     def _parameters(self, request: HttpRequest) -> Parameters:
         values = parse_pairs(request.query)
@@ -187,11 +215,12 @@ class AskedHeaders(NamedTuple):
     time_unit: bytes
     request_id: bytes | None
     idempotency_key: str
+    agent: str
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
     """Return what of a request's headers counts."""
-    api_key, bearer, time_unit, request_id, idempotency_key = None, "", b"", None, ""
+    api_key, bearer, time_unit, request_id, idempotency_key, agent = None, "", b"", None, "", ""
     for name, value in headers:
         if name == b"x-mbx-apikey":
             api_key = value.decode("latin-1")
@@ -205,7 +234,9 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AskedHeaders:
             request_id = value
         elif name == b"idempotency-key":
             idempotency_key = value.decode("latin-1")
-    return AskedHeaders(api_key, bearer, time_unit, request_id, idempotency_key)
+        elif name == b"user-agent":
+            agent = value[:AGENT_MAX].decode("latin-1").replace("\x00", "")
+    return AskedHeaders(api_key, bearer, time_unit, request_id, idempotency_key, agent)
 
 
 def scale_of(time_unit: bytes) -> int:

@@ -128,7 +128,7 @@ class Trader(FastHttpUser):
         token = self._insist("POST", "/api/v1/signin", body=person)["token"]
         for asset, amount in funds(self._market, plan.anchor).items():
             self._insist("POST", "/api/v1/faucet", body={"asset": asset, "amount": format_decimal(amount)}, token=token)
-        made = self._insist("POST", "/api/v1/api-keys", body={"label": "load"}, token=token)
+        made = self._insist("POST", "/api/v1/api-keys", body={"label": "load", "password": password}, token=token)
         self._keys = Keys(made["apiKey"], made["secret"])
         _traders.joined(self._keys)
         for action in (Action.ACCOUNT, Action.DEPTH, Action.KLINES, Action.OPEN_ORDERS, Action.TAKE):

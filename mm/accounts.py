@@ -65,7 +65,7 @@ async def _usable(client: Client, role: str, known: Account | None) -> Account:
 
 async def _with_new_key(client: Client, role: str, email: str, password: str) -> Account:
     token = (await client.post("/api/v1/signin", {"email": email, "password": password}))["token"]
-    keys = await client.post("/api/v1/api-keys", {"label": f"mm {role}"}, token)
+    keys = await client.post("/api/v1/api-keys", {"label": f"mm {role}", "password": password}, token)
     return Account(email, password, msgspec.convert(keys, Keys))
 
 

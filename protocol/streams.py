@@ -35,8 +35,9 @@ A market's read models carry the tag of the market's shard.
 | `pub:second:{k}`          | channel  | feeds            | the shard's time (ms), once a second, after all that came before it |
 | `account:ID`              | channel  | feeds            | an account's own events                                       |
 | `reply:NAME`              | channel  | shards           | reply frames for the waiter NAME                              |
-| `api_key:KEY`             | string   | functions        | read model of an API key                                      |
-| `session:HASH`            | string   | functions        | a signed-in session                                           |
+| `api_key:2:KEY`           | string   | functions        | read model of an API key, or a ticket; expires                |
+| `session:HASH`            | string   | functions        | a signed-in session; expires                                  |
+| `revocations:{0}`         | stream   | functions        | the keys and sessions that were revoked, newest last: docs/decisions/0036 |
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
 | `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
@@ -128,6 +129,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "closed_candles": AfterLoss.REPLACED,
     "api_key": AfterLoss.REPLACED,  # it may be older than the database's truth, and so may sessions
     "session": AfterLoss.REPLACED,
+    "revocations": AfterLoss.KEPT,
     "rate": AfterLoss.KEPT,
     "bans": AfterLoss.KEPT,
     "listen_key": AfterLoss.KEPT,
@@ -310,13 +312,18 @@ def replies(reply_to: str) -> str:
 
 
 def api_key(key: str) -> str:
-    """`api_key:KEY`."""
-    return f"api_key:{key}"
+    """`api_key:2:KEY`; releases before scopes wrote `api_key:KEY`, which says nothing of them."""
+    return f"api_key:2:{key}"
 
 
 def session(token_hash: str) -> str:
     """`session:HASH`, where HASH is the SHA-256 of the token in hex."""
     return f"session:{token_hash}"
+
+
+def revocations() -> str:
+    """`revocations:{0}`; with a hash tag, as `schema` has."""
+    return "revocations:{0}"
 
 
 def rate(bucket: str, owner: str, window: int) -> str:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from functions.api_key_record import KeyKind
 from functions.errors import ApiError, illegal_characters, mandatory_missing
+from functions.key_permissions import EVERY_SCOPE, Network, Scope, is_within, not_permitted
 from functions.parameters import Parameters
 from protocol.units import AccountId
 
@@ -89,10 +90,19 @@ class RsaVerifier(NamedTuple):
 
 
 class Signer(NamedTuple):
-    """Who an API key stands for, and how its signatures are checked."""
+    """Who an API key stands for, how its signatures are checked, and what it may do."""
 
     account_id: AccountId
     verifier: Verifier
+    credential: str = ""
+    """What it stands and falls with: see functions/revocations.py."""
+    scopes: frozenset[str] = EVERY_SCOPE
+    networks: tuple[Network, ...] = ()
+    expires_ms: int = 0
+    """When it ends (ms); 0: never."""
+    stands_until_ms: int = 0
+    """When what was opened with it ends (ms); 0: never."""
+    is_ticket: bool = False
 
 
 def verifier_of(kind: KeyKind, secret: bytes) -> Verifier:
@@ -118,9 +128,14 @@ def check_key_format(key: str | None) -> str:
     return key
 
 
-def unknown_key() -> ApiError:
-    """-2015: no such key."""
-    return ApiError(-2015, "Invalid API-key, IP, or permissions for action.", 401)
+def check_permission(signer: Signer, scope: Scope, address: str, now_us: int) -> None:
+    """Refuse with -2015 what the key may not do, from where it may not, or any more."""
+    if (
+        scope not in signer.scopes
+        or (signer.expires_ms and now_us >= signer.expires_ms * 1000)
+        or not is_within(address, signer.networks)
+    ):
+        raise not_permitted()
 
 
 def check_request(signer: Signer, query: bytes, body: bytes, parameters: Parameters, now_us: int) -> int:

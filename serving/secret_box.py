@@ -1,4 +1,7 @@
-"""API secrets at rest: AES-GCM under the master key."""
+"""Secrets at rest: AES-GCM under the master key, each bound to what it belongs to.
+
+The binding is authenticated with it: a sealed secret that was copied to another key's row does not open there.
+"""
 
 import os
 from typing import Final
@@ -10,6 +13,8 @@ from runtime.key_files import decoded_key, key_in
 from runtime.settings import PREFIX, Settings
 
 _NONCE_BYTES: Final = 12
+_BOUND: Final = b"\x01"
+"""What begins a bound secret. Those that an earlier release sealed have neither this nor a binding."""
 _FILE_NAME: Final = "master.key"
 
 
@@ -19,21 +24,29 @@ class SecretBox:
     def __init__(self, master_key: bytes) -> None:
         self._cipher = AESGCM(master_key)
 
-    def seal(self, secret: bytes) -> bytes:
-        """Return the secret encrypted and authenticated."""
+    def seal(self, secret: bytes, bound_to: str) -> bytes:
+        """Return the secret encrypted and authenticated, for `bound_to` alone."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, secret, None)
+        return _BOUND + nonce + self._cipher.encrypt(nonce, secret, bound_to.encode())
 
-    def open(self, sealed: bytes) -> bytes:
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
         """Return the secret.
 
         Raises:
-            ValueError: it was sealed under another key, or changed since.
+            ValueError: it was sealed under another key or for something else, or changed since.
         """
+        if sealed[:1] == _BOUND:
+            try:
+                return self._opened(sealed[1:], bound_to.encode())
+            except InvalidTag:
+                pass  # an unbound one may begin so too
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+            return self._opened(sealed, None)
         except InvalidTag as error:
-            raise ValueError("sealed under another master key, or damaged") from error
+            raise ValueError("sealed under another master key or for something else, or damaged") from error
+
+    def _opened(self, sealed: bytes, bound_to: bytes | None) -> bytes:
+        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to)
 
 
 def master_key(settings: Settings) -> bytes:

@@ -30,6 +30,7 @@ from serving.read_models import RedisReadModels
 from serving.redis_link import RedisLink
 from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
+from serving.revocations import RevocationWatch
 from serving.schema_watch import SchemaWatch
 from serving.secret_box import SecretBox, master_key
 
@@ -43,6 +44,7 @@ class Surroundings(NamedTuple):
     ports: Ports
     limits: RateLimits
     keys: ApiKeys
+    revocations: RevocationWatch
     backlog: Backlog
     markets: MarketWatch
 
@@ -109,6 +111,10 @@ async def opened(
         limits = RateLimits(settings)
         stack.push_async_callback(RateLimitExchange(limits, cache, client, now_ms).close)
         key_values = RedisKeyValues(client)
+        revocations = RevocationWatch(client, time.monotonic)
+        stack.push_async_callback(revocations.close)
+        keys = ApiKeys(key_values, database, box, revocations, time.monotonic)
+        stack.push_async_callback(keys.close)
         PENDING.set_function(lambda: len(replies))
         ports = Ports(
             settings=settings,
@@ -120,5 +126,6 @@ async def opened(
             passwords=ArgonPasswords(),
             secret_box=box,
             order_counts=limits,
+            revocations=revocations,
         )
-        yield Surroundings(ports, limits, ApiKeys(key_values, database, box, time.monotonic), backlog, markets)
+        yield Surroundings(ports, limits, keys, revocations, backlog, markets)

@@ -17,6 +17,7 @@ import structlog
 from websockets.frames import CloseCode
 
 from functions.errors import unavailable
+from functions.revocations import Revocation
 from protocol import streams
 from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
@@ -39,6 +40,7 @@ from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
+from serving.revocations import RevocationWatch
 from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
@@ -51,6 +53,8 @@ _CAUGHT_UP_AT_ONCE: Final = 1_000
 """Accounts that are caught up before everything else has a turn."""
 _SUBSCRIBE_S: Final = 3.0
 _RETRY_S: Final = 0.2
+_HELD_MAX: Final = 10_000
+"""Events that wait for one subscription until revocations were looked at."""
 _MARKET_AWAITED_MS: Final = 10_000
 """How long events wait for the market that they are about; the listing is looked at every second."""
 
@@ -69,25 +73,97 @@ class _Portion(NamedTuple):
     events: list[Event]
 
 
+class Standing(NamedTuple):
+    """What a subscription stands on, and falls with."""
+
+    credential: str
+    """See functions/revocations.py."""
+    end: Callable[[], None]
+    """Removes the subscription, and tells its client."""
+    until_ms: int = 0
+    """When it ends by itself (ms); 0: never."""
+    is_listen_key: bool = False
+    """Whether anybody with a key of the account may have opened it: it ends with whichever key is revoked."""
+
+
 class AccountSubscription:
-    """One connection's wish to hear of an account; every event is written between `prefix` and `suffix`."""
+    """One connection's wish to hear of an account; every event is written between `prefix` and `suffix`.
+
+    Nothing is sent unless revocations were looked at within the last second: what a process that stood still finds when it goes on
+    waits until they were.
+    """
 
     def __init__(
-        self, account_id: AccountId, connection: EdgeConnection, prefix: bytes = b"", suffix: bytes = b""
+        self,
+        account_id: AccountId,
+        connection: EdgeConnection,
+        standing: Standing,
+        revocations: RevocationWatch,
+        prefix: bytes = b"",
+        suffix: bytes = b"",
     ) -> None:
         self.account_id = account_id
         self._connection = connection
+        self._standing = standing
+        self._revocations = revocations
         self._prefix, self._suffix = prefix, suffix
+        self._held: list[bytes] = []
+        self._is_over = False
 
-    def send(self, payload: payloads.Payload) -> None:
-        """Send one event."""
-        if self._connection.form[1] != 1:
-            payload = payloads.in_microseconds(payload)
-        self._connection.deliver_frame(text_frame(self._prefix + _encode(payload) + self._suffix))
+    def send(self, payload: payloads.Payload, now: TimeMs) -> None:
+        """Send one event, as soon as it is sure that it may be."""
+        if self._standing.until_ms and now >= self._standing.until_ms:
+            self._standing.end()
+        if self._is_over:
+            return
+        if self._held or not self._revocations.is_fresh():
+            self._hold(self._frame(payload))
+        else:
+            self._connection.deliver_frame(self._frame(payload))
+
+    def tell(self, payload: payloads.Payload) -> None:
+        """Say what is no secret."""
+        self._connection.deliver_frame(self._frame(payload))
+
+    def falls_with(self, revoked: Revocation) -> bool:
+        """Return whether it ends with what was revoked of its account."""
+        return self._standing.is_listen_key or revoked.credential == self._standing.credential
+
+    def end(self) -> None:
+        """Have it removed, and its client told."""
+        self._standing.end()
+
+    def leave(self) -> None:
+        """Send nothing more."""
+        self._is_over = True
+        self._held = []
 
     def give_up(self) -> None:
         """End the connection: events are missing that cannot be read any more."""
         self._connection.close_soon(CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders")
+
+    def _frame(self, payload: payloads.Payload) -> bytes:
+        if self._connection.form[1] != 1:
+            payload = payloads.in_microseconds(payload)
+        return text_frame(self._prefix + _encode(payload) + self._suffix)
+
+    def _hold(self, frame: bytes) -> None:
+        if not self._held:
+            self._revocations.call_when_looked(self._release)
+        self._held.append(frame)
+        if len(self._held) > _HELD_MAX:
+            self.leave()
+            self.give_up()
+
+    def _release(self) -> None:
+        if self._is_over:
+            return
+        if not self._revocations.is_fresh():
+            self._revocations.call_when_looked(self._release)
+            return
+        held, self._held = self._held, []
+        for frame in held:
+            self._connection.deliver_frame(frame)
 
 
 class _Account:
@@ -176,11 +252,28 @@ class AccountStreams:
         account = self._accounts.get(subscription.account_id)
         if account is None:
             return
+        subscription.leave()
         account.subscriptions.pop(subscription, None)
         account.joining.pop(subscription, None)
         if not account.subscriptions and not account.joining:
             del self._accounts[subscription.account_id]
             self._link(subscription.account_id).unsubscribe(streams.account(subscription.account_id))
+
+    def revoke(self, revoked: Revocation) -> None:
+        """End what stands on a credential that is good no more."""
+        account = self._accounts.get(revoked.account_id)
+        if account is not None:
+            for subscription in [
+                each for each in (*account.subscriptions, *account.joining) if each.falls_with(revoked)
+            ]:
+                subscription.end()
+
+    def distrust(self) -> None:
+        """End everything: credentials may have been revoked without this process hearing of it."""
+        for account in list(self._accounts.values()):
+            for subscription in (*account.subscriptions, *account.joining):
+                subscription.leave()
+                subscription.give_up()
 
     def hear(self, payload: bytes) -> None:
         """Take one message of an account's channel."""
@@ -339,7 +432,7 @@ class AccountStreams:
                 continue
             for payload in payloads.account_events(markets, event, now):
                 for subscription in list(account.subscriptions):
-                    subscription.send(payload)
+                    subscription.send(payload, now)
 
 
 def _unknown(event: Event, markets: MarketMap) -> list[str]:

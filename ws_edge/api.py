@@ -4,6 +4,7 @@ Requests of one connection run side by side, at most so many at once; each is an
 """
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -41,16 +42,17 @@ from functions import (
 from functions.errors import ApiError, mandatory_missing, unavailable
 from functions.function import Function, Security
 from functions.get_exchange_info import ExchangeInfoShape
+from functions.key_permissions import Scope
 from functions.parameters import Parameters
 from functions.ports import Call
 from functions.rate_limits import connections_limit, order_limits, weight_limit
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.auth import Ed25519Verifier, Signer
-from serving.clock import now_us
+from serving.clock import now_ms, now_us
 from serving.metrics import count_order
 from serving.wiring import Surroundings
-from ws_edge.accounts import AccountStreams, AccountSubscription
+from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
 
@@ -128,6 +130,7 @@ class ApiSession:
     def __init__(self, connection: EdgeConnection, surroundings: Surroundings, accounts: AccountStreams) -> None:
         self._connection = connection
         self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
+        self._revocations = surroundings.revocations
         self._accounts = accounts
         self._connected_since = now_us() // 1000
         self._time_scale = connection.target.time_scale
@@ -231,13 +234,23 @@ class ApiSession:
         return self._limits.charge(self._connection.address, weight, TimeMs(now // 1000))
 
     async def _call(self, function: Function, parameters: Parameters, now: int) -> tuple[AccountId, object]:
-        account_id, deadline_us = AccountId(0), 0
+        account_id, deadline_us, credential = AccountId(0), 0, ""
         if function.security is Security.SIGNED:
-            account_id, deadline_us = await self._authorize(parameters, now)
+            signer, deadline_us = await self._authorize(parameters, now)
+            auth.check_permission(signer, function.scope, self._connection.address, now)
+            account_id, credential = signer.account_id, signer.credential
         known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
             parameters.refuse_unknown(known)
-        call = Call(parameters, TimeMs(now // 1000), account_id, self._time_scale, deadline_us=deadline_us)
+        call = Call(
+            parameters,
+            TimeMs(now // 1000),
+            account_id,
+            self._time_scale,
+            deadline_us=deadline_us,
+            credential=credential,
+            address=self._connection.address,
+        )
         try:
             result = await function.handle(self._ports, call)
         except ApiError as error:
@@ -248,16 +261,20 @@ class ApiSession:
             count_order(None)
         return account_id, result
 
-    async def _authorize(self, parameters: Parameters, now: int) -> tuple[AccountId, int]:
+    async def _authorize(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
         """Return whose request it is (that of its own signature, else that of the session), and until when it is wanted (µs)."""
         if "apiKey" in parameters or self._logon is None:
-            signer, deadline_us = await self._signer(parameters, now)
-            return signer.account_id, deadline_us
+            return await self._signer(parameters, now)
         signer = await self._keys.signer(self._logon.key)
+        self._note_use(self._logon.key, signer, now)
         timestamp = parameters.integer("timestamp")
         if timestamp is None:
             raise mandatory_missing("timestamp")
-        return signer.account_id, auth.check_timing(timestamp, auth.receive_window_us(parameters), now)
+        return signer, auth.check_timing(timestamp, auth.receive_window_us(parameters), now)
+
+    def _note_use(self, key: str, signer: Signer, now: int) -> None:
+        if not signer.is_ticket:
+            self._keys.note_use(key, now)
 
     async def _signer(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
         """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until when it is wanted (µs)."""
@@ -265,10 +282,13 @@ class ApiSession:
         signer = self._keys.cached(key) or await self._keys.signer(key)
         signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
         payload = "&".join(f"{name}={text}" for name, text in signed)
-        return signer, auth.check_request(signer, payload.encode(), b"", parameters, now)
+        deadline_us = auth.check_request(signer, payload.encode(), b"", parameters, now)
+        self._note_use(key, signer, now)
+        return signer, deadline_us
 
     async def _log_on(self, parameters: Parameters, now: int) -> tuple[object, None]:
         signer, _ = await self._signer(parameters, now)
+        auth.check_permission(signer, Scope.READ, self._connection.address, now)
         if not isinstance(signer.verifier, Ed25519Verifier):
             raise ApiError(-4056, "HMAC_SHA256 API key is not supported.")
         self._logon = _Logon(parameters.required("apiKey"), signer.account_id, now // 1000)
@@ -280,7 +300,7 @@ class ApiSession:
     async def _log_out(self, _parameters: Parameters, now: int) -> tuple[object, None]:
         self._logon = None
         if self._logon_subscription is not None:
-            self._end(self._logon_subscription, now)
+            self._end(self._logon_subscription)
         return self._session(now), None
 
     def _session(self, now: int) -> dict[str, object]:
@@ -297,27 +317,35 @@ class ApiSession:
     async def _list_subscriptions(self, _parameters: Parameters, _now: int) -> tuple[object, None]:
         return [{"subscriptionId": number} for number in self._subscriptions], None
 
-    async def _subscribe_session(self, _parameters: Parameters, _now: int) -> tuple[object, AccountSubscription]:
+    async def _subscribe_session(self, _parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
         if self._logon is None:
             raise ApiError(-1002, "You are not authorized to execute this request.", 401)
-        number, subscription = await self._subscribe(self._logon.account_id)
+        number, subscription = await self._subscribe(await self._keys.signer(self._logon.key), now)
         self._logon_subscription = number
         return {"subscriptionId": number}, subscription
 
     async def _subscribe_signed(self, parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
         parameters.refuse_unknown(_SIGNING | {"returnRateLimits"})
         signer, _ = await self._signer(parameters, now)
-        number, subscription = await self._subscribe(signer.account_id)
+        number, subscription = await self._subscribe(signer, now)
         return {"subscriptionId": number}, subscription
 
-    async def _subscribe(self, account_id: AccountId) -> tuple[int, AccountSubscription]:
+    async def _subscribe(self, signer: Signer, now: int) -> tuple[int, AccountSubscription]:
+        auth.check_permission(signer, Scope.READ, self._connection.address, now)
+        account_id = signer.account_id
         if any(each.account_id == account_id for each in self._subscriptions.values()):
             raise ApiError(-2035, "User Data Stream subscription already active.")
         if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
             raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
         number, self._next_subscription = self._next_subscription, self._next_subscription + 1
+        standing = Standing(signer.credential, partial(self._end, number), signer.stands_until_ms)
         subscription = AccountSubscription(
-            account_id, self._connection, b'{"subscriptionId":%d,"event":' % number, b"}"
+            account_id,
+            self._connection,
+            standing,
+            self._revocations,
+            b'{"subscriptionId":%d,"event":' % number,
+            b"}",
         )
         self._subscriptions[number] = subscription
         try:
@@ -331,21 +359,21 @@ class ApiSession:
             raise unavailable()
         return number, subscription
 
-    async def _unsubscribe(self, parameters: Parameters, now: int) -> tuple[object, None]:
+    async def _unsubscribe(self, parameters: Parameters, _now: int) -> tuple[object, None]:
         wanted = parameters.integer("subscriptionId")
         if wanted is not None and wanted not in self._subscriptions:
             raise ApiError(-2036, "User Data Stream subscription not active.")
         for number in [wanted] if wanted is not None else list(self._subscriptions):
-            self._end(number, now)
+            self._end(number)
         return {}, None
 
-    def _end(self, number: int, now: int) -> None:
+    def _end(self, number: int) -> None:
         subscription = self._subscriptions.pop(number, None)
         if number == self._logon_subscription:
             self._logon_subscription = None
         if subscription is not None:
             self._accounts.remove(subscription)
-            subscription.send({"e": "eventStreamTerminated", "E": now // 1000})
+            subscription.tell({"e": "eventStreamTerminated", "E": now_ms()})
 
     def _rate_limits(self, weight_used: int, orders: tuple[int, int] | None) -> list[dict[str, object]]:
         settings = self._ports.settings

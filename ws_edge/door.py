@@ -38,6 +38,7 @@ class Doorkeeper:
         self._limits = limits
         self._crowd = Crowd(settings.ws_connections_max, settings.ws_connections_per_address_max)
         self._closed = False
+        self._origins = frozenset(settings.browser_origins())
         self._proxies = TrustedProxies(settings.trusted_proxies)
 
     def close(self) -> None:
@@ -66,6 +67,7 @@ class Doorkeeper:
         now = now_ms()
         self._limits.charge(address, HANDSHAKE_WEIGHT, now)
         self._limits.count_connection(address, now)
+        self._check_page(request)
         target = parse_target(request.path)
         if target is None:
             raise _path_unknown()
@@ -91,6 +93,12 @@ class Doorkeeper:
             accounts[name] = account_id
         connection.open_target(target, address)
         connection.listen_keys = accounts
+
+    def _check_page(self, request: Request) -> None:
+        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever WebSocket a page asks for."""
+        cookies = request.headers.get_all("Cookie")
+        if cookies and not set(request.headers.get_all("Origin")) & self._origins:
+            raise ApiError(-1002, "You are not authorized to execute this request.", HTTPStatus.FORBIDDEN)
 
     def _refusal(self, name: str) -> ApiError:
         if is_listen_key(name):

@@ -98,6 +98,8 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
         markets = surroundings.markets
         hub = Hub(settings.shard_count, cache_url, cache, client, average_price, now_ms, markets.listing)
         markets.call_when_changed(hub.follow)
+        surroundings.revocations.call_when_revoked(hub.accounts.revoke)
+        surroundings.revocations.call_when_lost(hub.accounts.distrust)
         _connections.set_function(lambda: len(hub.connections))
         _subscriptions.set_function(hub.subscription_count)
         _streams.set_function(hub.stream_count)

@@ -1,6 +1,7 @@
 """What a connection does while it is open: requests about streams, or the WebSocket API."""
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ from functions.errors import ApiError
 from functions.listen_keys import account_of_listen_key
 from serving.clock import now_ms
 from serving.wiring import Surroundings
-from ws_edge.accounts import AccountSubscription
+from ws_edge.accounts import AccountSubscription, Standing
 from ws_edge.api import ApiSession
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals
@@ -53,7 +54,7 @@ class _StreamSession:
 
     def __init__(self, connection: EdgeConnection, surroundings: Surroundings, hub: Hub) -> None:
         self._connection = connection
-        self._ports = surroundings.ports
+        self._ports, self._revocations = surroundings.ports, surroundings.revocations
         self._hub = hub
         self._accounts: dict[str, AccountSubscription] = {}
 
@@ -128,21 +129,31 @@ class _StreamSession:
             prefix, suffix = b"", b""
             if self._connection.target.door is Door.COMBINED:
                 prefix, suffix = b'{"stream":%b,"data":' % msgspec.json.encode(key), b"}"
-            subscription = AccountSubscription(account_id, self._connection, prefix, suffix)
+            standing = Standing(key, partial(self._expire, key), is_listen_key=True)
+            subscription = AccountSubscription(
+                account_id, self._connection, standing, self._revocations, prefix, suffix
+            )
             self._accounts[key] = subscription
             await self._hub.accounts.add(subscription)
+            # Whoever revoked a key between the handshake and now has removed this one first.
+            if await account_of_listen_key(self._ports, key) is None:
+                self._expire(key)
             self._hub.accounts.activate(subscription)
+
+    def _expire(self, key: str) -> None:
+        subscription = self._accounts.pop(key, None)
+        if subscription is not None:
+            self._hub.accounts.remove(subscription)
+            subscription.tell({"e": "listenKeyExpired", "E": now_ms(), "listenKey": key})
 
     async def _watch_keys(self) -> None:
         while self._accounts:
             await asyncio.sleep(_KEY_CHECK_S)
-            for key, subscription in list(self._accounts.items()):
+            for key in list(self._accounts):
                 try:
                     account_id = await account_of_listen_key(self._ports, key)
                 except ApiError as error:
                     _log.debug("listenKey not looked up", error=error.message)
                     continue
                 if account_id is None:
-                    del self._accounts[key]
-                    self._hub.accounts.remove(subscription)
-                    subscription.send({"e": "listenKeyExpired", "E": now_ms(), "listenKey": key})
+                    self._expire(key)

@@ -89,7 +89,9 @@ def new_account(url: str, **deposits: str) -> Api:
     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as http:
         _answer(http.post("/api/v1/signup", json=credentials))
         session = {"Authorization": f"Bearer {_answer(http.post('/api/v1/signin', json=credentials))['token']}"}
-        keys = _answer(http.post("/api/v1/api-keys", json={"label": "test"}, headers=session))
+        keys = _answer(
+            http.post("/api/v1/api-keys", json={"label": "test", "password": credentials["password"]}, headers=session)
+        )
         for asset, amount in deposits.items():
             _answer(http.post("/api/v1/faucet", json={"asset": asset, "amount": amount}, headers=session))
     return Api(url, keys["apiKey"], keys["secret"])

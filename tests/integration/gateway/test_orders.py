@@ -158,7 +158,8 @@ def test_ed25519_keys(url: str) -> None:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        made = http.post("/api/v1/api-keys", json={"publicKey": public.decode()}, headers=session).json()
+        asked = {"publicKey": public.decode(), "password": credentials["password"]}
+        made = http.post("/api/v1/api-keys", json=asked, headers=session).json()
         assert "secret" not in made
         query = urlencode({"timestamp": now_ms()})
         signed = urlencode({"signature": base64.b64encode(key.sign(query.encode())).decode()})
@@ -172,7 +173,8 @@ def test_a_revoked_key_and_an_ended_session_are_refused(url: str) -> None:
         http.post("/api/v1/signup", json=credentials)
         assert http.post("/api/v1/signin", json={**credentials, "password": "wrong horse"}).status_code == 401
         session = {"Authorization": f"Bearer {http.post('/api/v1/signin', json=credentials).json()['token']}"}
-        made = http.post("/api/v1/api-keys", json={"label": "bot"}, headers=session).json()
+        asked = {"label": "bot", "password": credentials["password"]}
+        made = http.post("/api/v1/api-keys", json=asked, headers=session).json()
         api = Api(url, made["apiKey"], made["secret"])
         assert api.signed("GET", "/api/v3/account", omitZeroBalances="true")["balances"] == []
         listed = http.get("/api/v1/api-keys", headers=session).json()

@@ -86,7 +86,11 @@ def test_every_function_says_that_it_is_not_available(processes: Processes, capf
     with httpx.Client(base_url=url) as http:
         http.post("/api/v1/signup", json=CREDENTIALS).raise_for_status()
         token = http.post("/api/v1/signin", json=CREDENTIALS).json()["token"]
-        keys = http.post("/api/v1/api-keys", json={"label": "x"}, headers={"Authorization": f"Bearer {token}"}).json()
+        keys = http.post(
+            "/api/v1/api-keys",
+            json={"label": "x", "password": CREDENTIALS["password"]},
+            headers={"Authorization": f"Bearer {token}"},
+        ).json()
     api = Api(url, keys["apiKey"], keys["secret"])
     api.signed("GET", "/api/v3/account")  # Redis has the key from now on
     take_the_schema_away(processes.database_url)

@@ -19,8 +19,9 @@ from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from serving.redis_link import CHANNELS_PER_COMMAND, packed
 from serving.redis_links import RedisLinks
+from serving.revocations import RevocationWatch
 from tests.market_log import listing_of, market_map
-from ws_edge.accounts import AccountStreams, AccountSubscription
+from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload
 
@@ -37,10 +38,11 @@ class Listener(AccountSubscription):
     """Remembers the deposits that it hears of."""
 
     def __init__(self, account_id: AccountId = OWNER) -> None:
-        super().__init__(account_id, cast(EdgeConnection, None))
+        standing = Standing("", lambda: None)
+        super().__init__(account_id, cast(EdgeConnection, None), standing, cast(RevocationWatch, None))
         self.deposits: list[str] = []
 
-    def send(self, payload: Payload) -> None:
+    def send(self, payload: Payload, now: TimeMs) -> None:
         if payload["e"] == "balanceUpdate":
             self.deposits.append(payload["d"][0])
 

@@ -28,7 +28,7 @@ KEY, SECRET = "k" * 64, b"secret"
 
 async def test_a_request_under_way_is_answered_before_the_close(redis_url: str, tmp_path: Path) -> None:
     record = ApiKeyRecord(
-        AccountId(1001), KeyKind.HMAC, SecretBox(master_key(Settings(data_dir=tmp_path))).seal(SECRET)
+        AccountId(1001), KeyKind.HMAC, SecretBox(master_key(Settings(data_dir=tmp_path))).seal(SECRET, KEY)
     )
     with redis.Redis.from_url(redis_url) as client:
         client.set(streams.api_key(KEY), encode_record(record))

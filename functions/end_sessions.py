@@ -1,0 +1,28 @@
+"""DELETE /api/v1/sessions: end one session, or all others."""
+
+from functions.errors import invalid_parameter
+from functions.function import Function, Group, Parameter, Security
+from functions.ports import Call, Ports
+from functions.sessions import end_sessions, open_sessions
+
+
+async def end(ports: Ports, call: Call) -> object:
+    """End a session of the account by its id, or without one all but that of the request; return how many that were."""
+    wanted = call.parameters.optional("sessionId")
+    if wanted is None:
+        others = [each for each in await open_sessions(ports, call.account_id) if each != call.session_id]
+        return {"ended": await end_sessions(ports, call, others)}
+    if "\x00" in wanted or not await end_sessions(ports, call, [wanted]):
+        raise invalid_parameter("sessionId")
+    return {"ended": 1}
+
+
+FUNCTION = Function(
+    "DELETE",
+    "/api/v1/sessions",
+    Group.USERS,
+    "End one session, or all others",
+    end,
+    security=Security.SESSION,
+    parameters=(Parameter("sessionId", "The session to end; without it all but the one that asks."),),
+)
