@@ -38,14 +38,14 @@ def cache_control(path: str) -> str:
     return "public, max-age=31536000, immutable" if path.startswith(_HASHED) else "no-cache"
 
 
-def security_headers(rest_url: str, ws_url: str) -> dict[str, str]:
-    """Return what a page may do: run its own scripts, and speak with the exchange, nobody else."""
+def security_headers(ws_url: str) -> dict[str, str]:
+    """Return what a page may do: run its own scripts, and speak with its own origin and the streams, nobody else."""
     policy = {
         "default-src": "'self'",
         "script-src": "'self' 'unsafe-inline'",  # the export carries its first data in inline scripts
         "style-src": "'self' 'unsafe-inline'",
         "img-src": "'self' data:",
-        "connect-src": f"'self' {rest_url} {ws_url}",
+        "connect-src": f"'self' {ws_url}",
         "object-src": "'none'",
         "base-uri": "'none'",
         "form-action": "'none'",

@@ -64,7 +64,8 @@ _ERROR: Final = Schema(
 )
 _REFUSALS: Final = {
     "400": "Refused: a parameter, a filter, the signature, or the engine.",
-    "401": "No such API key, or not signed in.",
+    "401": "No such API key, or it may not do this, or not from there; or not signed in.",
+    "403": "A page of another origin, or without the session's token against forgeries.",
     "418": "Banned for going on after 429.",
     "429": "A rate limit is used up; see Retry-After.",
     "503": "Overloaded or unavailable; -1007 means that the outcome is unknown.",
@@ -89,9 +90,9 @@ def document(functions: Sequence[Function]) -> OpenAPI:
 
 
 def components(functions: Iterable[Function]) -> Components:
-    """Return how requests authenticate themselves, and the types of the answers."""
-    answers = [function.answer for function in functions if function.answer is not None]
-    _, schemas = msgspec.json.schema_components(answers, ref_template=_REFERENCE)
+    """Return how requests authenticate themselves, and the types of bodies and answers."""
+    types = [each for function in functions for each in (function.body, function.answer) if each is not None]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     return Components(
         schemas=schemas,
         security_schemes={
@@ -138,7 +139,7 @@ def operation(function: Function) -> Operation:
         request_body=_request_body(function.body) if function.body else None,
         responses={
             "200": OpenAPIResponse(
-                description="Done.", content={"application/json": OpenAPIMediaType(schema=_answer(function.answer))}
+                description="Done.", content={"application/json": OpenAPIMediaType(schema=_shape(function.answer))}
             ),
             **refusals,
             **({"422": _refused("The idempotency key was used for something else.")} if takes_key else {}),
@@ -151,24 +152,12 @@ def _refused(text: str) -> OpenAPIResponse:
     return OpenAPIResponse(description=text, content={"application/json": OpenAPIMediaType(schema=_ERROR)})
 
 
-def _answer(answer: object) -> Any:
-    return Schema() if answer is None else msgspec.json.schema_components([answer], ref_template=_REFERENCE)[0][0]
+def _shape(kind: object) -> Any:
+    return Schema() if kind is None else msgspec.json.schema_components([kind], ref_template=_REFERENCE)[0][0]
 
 
 def _request_body(body: type) -> RequestBody:
-    fields = msgspec.structs.fields(body)
-    return RequestBody(
-        content={
-            "application/json": OpenAPIMediaType(
-                schema=Schema(
-                    type=OpenAPIType.OBJECT,
-                    properties={field.encode_name: Schema(type=OpenAPIType.STRING) for field in fields},
-                    required=[field.encode_name for field in fields if field.required],
-                )
-            )
-        },
-        required=True,
-    )
+    return RequestBody(content={"application/json": OpenAPIMediaType(schema=_shape(body))}, required=True)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The frontend
     frontend_enabled: bool = True
     frontend_port: Port = 3000
-    frontend_rest_url: str = ""
-    """Where browsers reach the REST API; empty: at this machine's own address and port."""
+    frontend_api_url: str = ""
+    """Where the pages' server passes their requests on to; empty: to this machine's own gateway. Pages ask their own origin alone."""
     frontend_ws_url: str = ""
     """Where browsers reach the streams; empty: at this machine's own address and port."""
 

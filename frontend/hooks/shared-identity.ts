@@ -1,71 +1,36 @@
 /**
- * Who is signed in, known to all tabs of this browser that are open, and to no tab that is opened later when all are closed.
- *
- * It is kept in each tab's sessionStorage. A new tab asks the others; signing out in one is signing out in all.
+ * Who is signed in, the same in all tabs of this browser. The session is in a cookie that they share; what one tab does about it, it
+ * tells the others, which then ask the exchange.
  */
-import type { ApiKey } from "@/lib/signing";
-
 export interface Identity {
   readonly email: string;
-  readonly token: string;
-  readonly apiKey: ApiKey;
+  readonly sessionId: string;
+  /** Shows the exchange that it is its own page that asks. */
+  readonly csrfToken: string;
 }
 
-type Message = { readonly say: "who" } | { readonly say: "in"; readonly identity: Identity } | { readonly say: "out"; readonly key: string };
+type Message = { readonly say: "in" } | { readonly say: "out" };
 
-const STORED = "exchange.session";
+const CHANNEL = "exchange.session";
 
 export interface IdentityListener {
-  onIn(identity: Identity): void;
+  onIn(): void;
   onOut(): void;
 }
 
-export function storedIdentity(): Identity | null {
-  try {
-    return JSON.parse(sessionStorage.getItem(STORED) ?? "null") as Identity | null;
-  } catch {
-    return null;
-  }
-}
-
-/** Keeps the identity of this tab in step with the others'. */
 export class SharedIdentity {
-  private readonly channel = new BroadcastChannel(STORED);
+  private readonly channel = new BroadcastChannel(CHANNEL);
 
-  constructor(private readonly listener: IdentityListener) {
-    this.channel.onmessage = ({ data }: MessageEvent<Message>) => {
-      const own = storedIdentity();
-      if (data.say === "who") {
-        if (own !== null) this.say({ say: "in", identity: own });
-      } else if (data.say === "in") {
-        if (own === null) this.listener.onIn(data.identity);
-      } else if (own !== null && own.apiKey.key === data.key) {
-        this.listener.onOut();
-      }
-    };
-    if (storedIdentity() === null) this.say({ say: "who" });
-  }
-
-  /** Keep an identity, or none, for this tab. */
-  static keep(identity: Identity | null): void {
-    if (identity === null) sessionStorage.removeItem(STORED);
-    else sessionStorage.setItem(STORED, JSON.stringify(identity));
+  constructor(listener: IdentityListener) {
+    this.channel.onmessage = ({ data }: MessageEvent<Message>) => (data.say === "in" ? listener.onIn() : listener.onOut());
   }
 
   /** Tell the other tabs. */
-  tellIn(identity: Identity): void {
-    this.say({ say: "in", identity });
-  }
-
-  tellOut(key: string): void {
-    this.say({ say: "out", key });
+  tell(say: Message["say"]): void {
+    this.channel.postMessage({ say });
   }
 
   close(): void {
     this.channel.close();
-  }
-
-  private say(message: Message): void {
-    this.channel.postMessage(message);
   }
 }

@@ -11,7 +11,6 @@ import { type Market, marketOf } from "@/lib/market";
 import { StreamSocket } from "./stream-socket";
 
 export interface Exchange {
-  readonly restUrl: string;
   readonly wsUrl: string;
   readonly api: PublicApi;
   readonly socket: StreamSocket;
@@ -34,14 +33,14 @@ const LOOK_MS = 1_000;
 const WEIGHT_LIMIT = 6_000;
 
 async function connect(): Promise<Exchange> {
-  const { restUrl, wsUrl } = (await (await fetch("/config.json", { cache: "no-store" })).json()) as { restUrl: string; wsUrl: string };
+  const { wsUrl } = (await (await fetch("/config.json", { cache: "no-store" })).json()) as { wsUrl: string };
   const budget = new Budget(WEIGHT_LIMIT, () => performance.now());
-  const api = publicApi(restUrl, budget);
+  const api = publicApi(budget);
   const clock = new ExchangeClock(() => api.time(), { wall: () => Date.now(), steady: () => performance.now() });
   const [info] = await Promise.all([api.exchangeInfo(), clock.set()]);
   const limits = info.rateLimits as unknown as { rateLimitType: string; interval: string; limit: number }[];
   budget.limit = limits.find((each) => each.rateLimitType === "REQUEST_WEIGHT" && each.interval === "MINUTE")?.limit ?? WEIGHT_LIMIT;
-  return { restUrl, wsUrl, api, socket: new StreamSocket(wsUrl), markets: info.symbols.map(marketOf), clock, budget };
+  return { wsUrl, api, socket: new StreamSocket(wsUrl), markets: info.symbols.map(marketOf), clock, budget };
 }
 
 /** Finds out where the exchange is and what it trades; shows `waiting` until it answers. */

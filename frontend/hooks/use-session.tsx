@@ -7,8 +7,9 @@ import { ApiError, KEY_REFUSALS } from "@/lib/api-error";
 import { RECV_WINDOW_MS, sessionApi, signedApi } from "@/lib/api";
 import type { OrderAnswer } from "@/lib/outcome";
 import { type Sent, lookedUp } from "@/lib/sending";
+import { Tickets } from "@/lib/tickets";
 
-import { type Identity, SharedIdentity, storedIdentity } from "./shared-identity";
+import { type Identity, SharedIdentity } from "./shared-identity";
 import { useExchange, useReturn } from "./use-exchange";
 import { type UserStream, openUserStream } from "./user-stream";
 
@@ -48,7 +49,9 @@ const SETTLE_MS = 400;
 /** An account that does not fit its stream would be seen after so long. */
 const COMPARE_MS = 30_000;
 
-const REVOKED = "Signed out: this browser's key was revoked, by another sign-in or by you.";
+const steady = () => performance.now();
+const NOT_SIGNED_IN = -1002;
+const ENDED = "Signed out: the session was ended elsewhere, or it is over.";
 
 const SessionContext = createContext<Session | null>(null);
 
@@ -58,7 +61,8 @@ export function useSession(): Session {
   return session;
 }
 
-const isKeyRefusal = (error: unknown): boolean => error instanceof ApiError && KEY_REFUSALS.has(error.code);
+/** Also of a session: what it was to ask a ticket for is over. */
+const isKeyRefusal = (error: unknown): boolean => error instanceof ApiError && (KEY_REFUSALS.has(error.code) || error.code === NOT_SIGNED_IN);
 
 function storedOrder(): Sent | null {
   try {
@@ -74,8 +78,8 @@ function keepOrder(sent: Sent | null): void {
 }
 
 export function SessionProvider({ children }: { children: React.ReactNode }) {
-  const { api, budget, clock, restUrl, wsUrl } = useExchange();
-  const [identity, setIdentity] = useState<Identity | null>(storedIdentity);
+  const { api, budget, clock, wsUrl } = useExchange();
+  const [identity, setIdentity] = useState<Identity | null>(null);
   const [account, setAccount] = useState<Account>(NO_ACCOUNT);
   const [trouble, setTrouble] = useState<string | null>(null);
   const [isAsking, setAsking] = useState(false);
@@ -94,7 +98,6 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
 
   const become = useCallback(
     (next: Identity | null, why: string | null = null) => {
-      SharedIdentity.keep(next);
       change(NO_ACCOUNT);
       setTrouble(why);
       setIdentity(next);
@@ -102,18 +105,37 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     [change],
   );
 
+  /** Find out who is signed in by this browser's cookie. */
+  const lookWho = useCallback(
+    async (whyNobody: string | null) => {
+      try {
+        const { email, sessionId, csrfToken } = await api.me();
+        setIdentity((known) => (known?.sessionId === sessionId ? known : { email, sessionId, csrfToken }));
+        return true;
+      } catch (error) {
+        if (error instanceof ApiError && error.code === NOT_SIGNED_IN) become(null, whyNobody);
+        return false;
+      }
+    },
+    [api, become],
+  );
+
   useEffect(() => {
-    const tabs = new SharedIdentity({ onIn: (next) => become(next), onOut: () => become(null) });
+    const tabs = new SharedIdentity({ onIn: () => void lookWho(null), onOut: () => become(null) });
     shared.current = tabs;
+    queueMicrotask(() => void lookWho(null));
     return () => tabs.close();
-  }, [become]);
+  }, [become, lookWho]);
 
-  const signed = useMemo(() => (identity ? signedApi(restUrl, identity.apiKey, clock, budget) : null), [budget, clock, identity, restUrl]);
+  const own = useMemo(() => (identity ? sessionApi(identity.csrfToken, budget) : null), [budget, identity]);
+  const tickets = useMemo(() => (own ? new Tickets(own.ticket, steady) : null), [own]);
+  const signed = useMemo(() => (tickets ? signedApi(tickets, clock, budget) : null), [budget, clock, tickets]);
 
+  /** A ticket was refused: the session has ended, or another one is needed. */
   const refused = useCallback(() => {
-    if (identity !== null) shared.current?.tellOut(identity.apiKey.key);
-    become(null, REVOKED);
-  }, [become, identity]);
+    tickets?.forget();
+    void lookWho(ENDED).then((isIn) => isIn || shared.current?.tell("out"));
+  }, [lookWho, tickets]);
 
   const refresh = useCallback(async () => {
     if (signed === null) return;
@@ -131,11 +153,11 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   }, [change, refused, signed]);
 
   useEffect(() => {
-    if (identity === null) return;
+    if (tickets === null) return;
     void refresh();
     const polling = setInterval(() => !streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), POLL_MS);
     const comparing = setInterval(() => streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), COMPARE_MS);
-    const opened = openUserStream(wsUrl, identity.apiKey, clock, {
+    const opened = openUserStream(wsUrl, tickets, clock, {
       onStart: () => {
         streaming.current = true;
         void refresh();
@@ -152,7 +174,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       clearInterval(comparing);
       opened.close();
     };
-  }, [budget, change, clock, identity, refresh, refused, wsUrl]);
+  }, [budget, change, clock, refresh, refused, tickets, wsUrl]);
 
   useReturn(() => {
     stream.current?.look();
@@ -189,14 +211,14 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   const session = useMemo<Session>(() => {
     const signIn = async (email: string, password: string) => {
       if (!window.isSecureContext) throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
-      const token = await api.signIn(email, password);
-      const next = { email, token, apiKey: await sessionApi(restUrl, token, budget).createKey() };
-      become(next);
-      shared.current?.tellIn(next);
+      await api.signIn(email, password);
+      if (!(await lookWho(null))) throw new ApiError(0, "The exchange does not answer.");
+      setTrouble(null);
+      shared.current?.tell("in");
     };
     const signedIn = () => {
-      if (identity === null || signed === null) throw new ApiError(-1002, "Nobody is signed in.");
-      return { identity, signed };
+      if (own === null || signed === null) throw new ApiError(NOT_SIGNED_IN, "Nobody is signed in.");
+      return { own, signed };
     };
     // Without the stream the next poll would show it; this is sooner.
     const settle = () => void (streaming.current || setTimeout(() => void refresh(), SETTLE_MS));
@@ -239,14 +261,11 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         await signIn(email, password);
       },
       signOut: () => {
-        if (identity) {
-          void sessionApi(restUrl, identity.token, budget).signOut(identity.apiKey.key).catch(() => undefined);
-          shared.current?.tellOut(identity.apiKey.key);
-        }
+        if (own !== null) void own.signOut().catch(() => undefined).then(() => shared.current?.tell("out"));
         become(null);
       },
       requestFunds: async (asset, amount) => {
-        await sessionApi(restUrl, signedIn().identity.token, budget).requestFunds(asset, amount);
+        await signedIn().own.requestFunds(asset, amount);
         await refresh();
       },
       placeOrder: async (parameters) => {
@@ -265,7 +284,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         settle();
       },
     };
-  }, [account, api, become, budget, change, clock, identity, isAsking, lookUp, looking, refresh, refused, resolved, restUrl, signed, trouble]);
+  }, [account, api, become, change, clock, identity, isAsking, lookUp, lookWho, looking, own, refresh, refused, resolved, signed, trouble]);
 
   return <SessionContext value={session}>{children}</SessionContext>;
 }

@@ -5,7 +5,8 @@
 import { KEY_REFUSALS } from "@/lib/api-error";
 import type { ExchangeClock } from "@/lib/clock";
 import { Pulse } from "@/lib/liveness";
-import { type ApiKey, signedParameters } from "@/lib/signing";
+import { signedParameters } from "@/lib/signing";
+import type { Tickets } from "@/lib/tickets";
 
 const RETRY_MS = 2_000;
 /** A ping has a weight of 1. */
@@ -30,7 +31,7 @@ export interface UserStream {
 }
 
 /** Open the stream. */
-export function openUserStream(wsUrl: string, apiKey: ApiKey, clock: ExchangeClock, listener: UserStreamListener): UserStream {
+export function openUserStream(wsUrl: string, tickets: Tickets, clock: ExchangeClock, listener: UserStreamListener): UserStream {
   const pulse = new Pulse();
   let socket: WebSocket | null = null;
   let retry: ReturnType<typeof setTimeout> | undefined;
@@ -42,13 +43,22 @@ export function openUserStream(wsUrl: string, apiKey: ApiKey, clock: ExchangeClo
     pulse.asked(performance.now());
     opened.onopen = async () => {
       pulse.heard(performance.now());
-      const params = await signedParameters({}, apiKey, clock.now());
+      let params;
+      try {
+        params = await signedParameters({}, await tickets.current(), clock.now());
+      } catch {
+        if (socket === opened) lost();
+        return;
+      }
       if (opened.readyState === WebSocket.OPEN) opened.send(JSON.stringify({ id: 1, method: "userDataStream.subscribe.signature", params }));
     };
     opened.onmessage = (message: MessageEvent<string>) => {
       pulse.heard(performance.now());
       const frame = JSON.parse(message.data) as Frame;
-      if (frame.event !== undefined) listener.onEvent(frame.event);
+      if ((frame.event as { e?: string } | undefined)?.e === "eventStreamTerminated") {
+        close();
+        listener.onRefused();
+      } else if (frame.event !== undefined) listener.onEvent(frame.event);
       else if (frame.id !== 1) return;
       else if (frame.status === 200) listener.onStart();
       else if (KEY_REFUSALS.has(frame.error?.code ?? 0)) {

@@ -590,7 +590,7 @@ export interface paths {
         put?: never;
         /**
          * Begin a session
-         * @description Return a session token for `Authorization: Bearer`.
+         * @description Begin a session.
          *
          *         An unknown address takes as long as a wrong password, and gets the same answer.
          */
@@ -621,6 +621,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Where the account is signed in
+         * @description Return the sessions that have not ended, newest first.
+         */
+        get: operations["get_api_v1_sessions"];
+        put?: never;
+        post?: never;
+        /**
+         * End one session, or all others
+         * @description End a session of the account by its id, or without one all but that of the request; return how many that were.
+         */
+        delete: operations["delete_api_v1_sessions"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/tickets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A short-lived key for a page
+         * @description Return a ticket of the session: it may read and trade, not withdraw.
+         */
+        post: operations["post_api_v1_tickets"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/me": {
         parameters: {
             query?: never;
@@ -630,7 +674,7 @@ export interface paths {
         };
         /**
          * Who is signed in
-         * @description Return the account.
+         * @description Return the account, and what a page proves with that it is the exchange's own.
          */
         get: operations["get_api_v1_me"];
         put?: never;
@@ -661,9 +705,10 @@ export interface paths {
         post: operations["post_api_v1_api_keys"];
         /**
          * Revoke an API key
-         * @description Revoke one of the account's keys; gateways that have just used it may still accept it for a few seconds.
+         * @description Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
          *
-         *         Revoking it again is harmless, and what to do when the answer was an outage.
+         *         So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
+         *         what to do when the answer was an outage.
          */
         delete: operations["delete_api_v1_api_keys"];
         options?: never;
@@ -935,7 +980,7 @@ export interface paths {
         };
         /**
          * What the API key may do
-         * @description Return what the request's own API key may do: everything that the API has, from anywhere.
+         * @description Return what the request's own API key may do.
          */
         get: operations["get_sapi_v1_account_apiRestrictions"];
         put?: never;
@@ -1398,6 +1443,14 @@ export interface components {
             locked: string;
         };
         /**
+         * Credentials
+         * @description Who signs up.
+         */
+        Credentials: {
+            email: string;
+            password: string;
+        };
+        /**
          * NewAccount
          * @description Who has signed up.
          */
@@ -1406,13 +1459,88 @@ export interface components {
             email: string;
         };
         /**
+         * SigningIn
+         * @description Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else.
+         */
+        SigningIn: {
+            email: string;
+            password: string;
+            /** @default false */
+            cookie: boolean;
+        };
+        /**
          * Session
          * @description A session that has begun; it ends by itself after `expires_in` seconds.
+         *
+         *         `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
          */
         Session: {
-            token: string;
+            sessionId: string;
+            expiresIn: number;
+            token?: string;
+            csrfToken?: string;
+        };
+        /**
+         * ListedSession
+         * @description A session: since when, until when (ms or µs), from where and with what it was begun.
+         */
+        ListedSession: {
+            sessionId: string;
+            createdTime: number;
+            expiresTime: number;
+            address: string;
+            userAgent: string;
+            isCurrent: boolean;
+        };
+        /**
+         * Ticket
+         * @description A key and its secret, good for `expires_in` seconds.
+         */
+        Ticket: {
+            apiKey: string;
+            secret: string;
             expiresIn: number;
         };
+        /**
+         * Me
+         * @description Who is signed in, and by which session.
+         */
+        Me: {
+            accountId: number;
+            email: string;
+            createdTime: number;
+            sessionId: string;
+            csrfToken: string;
+        };
+        /**
+         * NewApiKey
+         * @description What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
+         *
+         *         `password` is that of the account: a session alone makes no key, so that one that was stolen does not outlive itself.
+         */
+        NewApiKey: {
+            password: string;
+            /** @default  */
+            label: string;
+            /** @default  */
+            publicKey: string;
+            /**
+             * @default [
+             *       "read",
+             *       "trade"
+             *     ]
+             */
+            scopes: components["schemas"]["Scope"][];
+            /** @default [] */
+            networks: string[];
+            expiresTime?: number | null;
+        };
+        /**
+         * Scope
+         * @description What a key may be used for; each function says which it needs.
+         * @enum {unknown}
+         */
+        Scope: "read" | "trade" | "withdraw";
         /**
          * ApiKeyShape
          * @description A key that was made.
@@ -1421,6 +1549,9 @@ export interface components {
             apiKey: string;
             kind: components["schemas"]["KeyKind"];
             label: string;
+            scopes: string[];
+            networks: string[];
+            expiresTime: number | null;
             secret?: string;
         };
         /**
@@ -1431,13 +1562,25 @@ export interface components {
         KeyKind: "ed25519" | "hmac" | "rsa";
         /**
          * ListedKeyShape
-         * @description A key, without its secret.
+         * @description A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds.
          */
         ListedKeyShape: {
             apiKey: string;
             kind: string;
             label: string;
             createdTime: number;
+            scopes: string[];
+            networks: string[];
+            expiresTime: number | null;
+            lastUsedTime: number | null;
+        };
+        /**
+         * FundsRequest
+         * @description How much of what; the amount is a decimal string.
+         */
+        FundsRequest: {
+            asset: string;
+            amount: string;
         };
     };
     responses: never;
@@ -1478,8 +1621,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1558,8 +1713,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1649,8 +1816,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1736,8 +1915,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1821,8 +2012,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1908,8 +2111,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1999,8 +2214,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2105,8 +2332,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2211,8 +2450,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2294,8 +2545,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2383,8 +2646,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2470,8 +2745,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2557,8 +2844,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2648,8 +2947,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2739,8 +3050,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2826,8 +3149,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2909,8 +3244,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2994,8 +3341,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3081,8 +3440,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3174,8 +3545,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3302,8 +3685,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3411,8 +3806,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3538,8 +3945,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3627,8 +4046,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3716,8 +4147,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3813,8 +4256,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3912,8 +4367,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4001,8 +4468,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4090,8 +4569,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4177,8 +4668,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4236,10 +4739,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": {
-                    email: string;
-                    password: string;
-                };
+                "application/json": components["schemas"]["Credentials"];
             };
         };
         responses: {
@@ -4264,8 +4764,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4323,10 +4835,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": {
-                    email: string;
-                    password: string;
-                };
+                "application/json": components["schemas"]["SigningIn"];
             };
         };
         responses: {
@@ -4351,8 +4860,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4431,8 +4952,299 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v1_sessions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListedSession"][];
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    delete_api_v1_sessions: {
+        parameters: {
+            query?: {
+                /** @description The session to end; without it all but the one that asks. */
+                sessionId?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    post_api_v1_tickets: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ticket"];
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4496,7 +5308,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Me"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -4511,8 +5323,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4591,8 +5415,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4650,10 +5486,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": {
-                    label?: string;
-                    publicKey?: string;
-                };
+                "application/json": components["schemas"]["NewApiKey"];
             };
         };
         responses: {
@@ -4678,8 +5511,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4761,8 +5606,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4823,10 +5680,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": {
-                    asset: string;
-                    amount: string;
-                };
+                "application/json": components["schemas"]["FundsRequest"];
             };
         };
         responses: {
@@ -4851,8 +5705,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4946,8 +5812,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5026,8 +5904,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5109,8 +5999,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5196,8 +6098,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5285,8 +6199,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5365,8 +6291,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5445,8 +6383,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5525,8 +6475,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5605,8 +6567,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5685,8 +6659,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5765,8 +6751,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5854,8 +6852,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5955,8 +6965,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6056,8 +7078,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6143,8 +7177,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6230,8 +7276,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6317,8 +7375,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6408,8 +7478,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6497,8 +7579,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6586,8 +7680,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6673,8 +7779,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6760,8 +7878,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6847,8 +7977,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6934,8 +8076,20 @@ export interface operations {
                     };
                 };
             };
-            /** @description No such API key, or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -6,7 +6,8 @@ import type { components, paths } from "./api-types";
 import type { Budget } from "./budget";
 import type { ExchangeClock } from "./clock";
 import type { OrderAnswer } from "./outcome";
-import { type ApiKey, signedQuery } from "./signing";
+import { signedQuery } from "./signing";
+import type { Ticket, Tickets } from "./tickets";
 
 type Shapes = components["schemas"];
 
@@ -19,16 +20,18 @@ export interface PublicApi {
   klines(symbol: string, interval: string, limit: number): Promise<Kline[]>;
   tickers(symbols: readonly string[]): Promise<Shapes["TickerShape"][]>;
   signUp(email: string, password: string): Promise<void>;
-  /** Return the token of a new session. */
-  signIn(email: string, password: string): Promise<string>;
+  /** Begin a session, which the browser keeps in a cookie. */
+  signIn(email: string, password: string): Promise<void>;
+  /** Return who is signed in by this browser's cookie; rejects with code -1002 when nobody is. */
+  me(): Promise<Shapes["Me"]>;
 }
 
 export interface SessionApi {
-  /** Return a key for this browser; the oldest of many forgotten ones makes room for it. */
-  createKey(): Promise<ApiKey>;
+  /** Return a key for the next quarter of an hour. */
+  ticket(): Promise<Ticket>;
   requestFunds(asset: string, amount: string): Promise<void>;
-  /** Let go of the key and end the session. */
-  signOut(key: string): Promise<void>;
+  /** End the session, and what was opened with its tickets. */
+  signOut(): Promise<void>;
 }
 
 export interface SignedApi {
@@ -49,8 +52,6 @@ export const RECV_WINDOW_MS = 5_000;
 /** Longer than a gateway waits for a shard. */
 const ANSWER_MS = 8_000;
 const WRONG_TIME = -1021;
-const KEY_LABEL = "Browser";
-const BROWSER_KEYS_MAX = 10;
 /** What the types ask for and the signing puts in. */
 const UNSIGNED = { timestamp: 0, signature: "", recvWindow: String(RECV_WINDOW_MS) };
 
@@ -82,8 +83,8 @@ function budgeted(budget: Budget): (request: Request) => Promise<Response> {
 
 const refusal = (status: number, code: number, msg: string): Response => new Response(JSON.stringify({ code, msg }), { status, headers: { "Content-Type": "application/json" } });
 
-export function publicApi(baseUrl: string, budget: Budget): PublicApi {
-  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget) });
+export function publicApi(budget: Budget): PublicApi {
+  const client = createClient<paths>({ baseUrl: location.origin, fetch: budgeted(budget) });
   return {
     time: async () => ((await answered(client.GET("/api/v3/time"))) as { serverTime: number }).serverTime,
     exchangeInfo: () => answered(client.GET("/api/v3/exchangeInfo")),
@@ -97,32 +98,26 @@ export function publicApi(baseUrl: string, budget: Budget): PublicApi {
       return Array.isArray(found) ? found : [found];
     },
     signUp: async (email, password) => void (await answered(client.POST("/api/v1/signup", { body: { email, password } }))),
-    signIn: async (email, password) => (await answered(client.POST("/api/v1/signin", { body: { email, password } }))).token,
+    signIn: async (email, password) => void (await answered(client.POST("/api/v1/signin", { body: { email, password, cookie: true } }))),
+    me: () => answered(client.GET("/api/v1/me")),
   };
 }
 
-export function sessionApi(baseUrl: string, token: string, budget: Budget): SessionApi {
-  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget), headers: { Authorization: `Bearer ${token}` } });
-  const revoke = (key: string) => answered(client.DELETE("/api/v1/api-keys", { params: { query: { apiKey: key } } }));
+export function sessionApi(csrfToken: string, budget: Budget): SessionApi {
+  const client = createClient<paths>({ baseUrl: location.origin, fetch: budgeted(budget), headers: { "X-CSRF-Token": csrfToken } });
   return {
-    createKey: async () => {
-      const keys = await answered(client.GET("/api/v1/api-keys"));
-      const ours = keys.filter((key) => key.label === KEY_LABEL);
-      for (const { apiKey } of ours.slice(0, Math.max(0, ours.length - BROWSER_KEYS_MAX + 1))) await revoke(apiKey);
-      const made = await answered(client.POST("/api/v1/api-keys", { body: { label: KEY_LABEL } }));
-      return { key: made.apiKey, secret: made.secret ?? "" };
+    ticket: async () => {
+      const { apiKey, secret, expiresIn } = await answered(client.POST("/api/v1/tickets"));
+      return { key: apiKey, secret, expiresIn };
     },
     requestFunds: async (asset, amount) => void (await answered(client.POST("/api/v1/faucet", { body: { asset, amount } }))),
-    signOut: async (key) => {
-      await revoke(key);
-      await answered(client.POST("/api/v1/signout"));
-    },
+    signOut: async () => void (await answered(client.POST("/api/v1/signout"))),
   };
 }
 
-export function signedApi(baseUrl: string, apiKey: ApiKey, clock: ExchangeClock, budget: Budget): SignedApi {
-  const client = createClient<paths>({ baseUrl, fetch: budgeted(budget) });
-  client.use(signing(apiKey, clock.now));
+export function signedApi(tickets: Tickets, clock: ExchangeClock, budget: Budget): SignedApi {
+  const client = createClient<paths>({ baseUrl: location.origin, fetch: budgeted(budget) });
+  client.use(signing(tickets, clock.now));
   /** Ask again, with the time taken anew, what was refused for its time alone: nothing came of it. */
   const timely = async <T>(ask: () => Promise<Answer<T>>): Promise<T> => {
     try {
@@ -145,9 +140,10 @@ export function signedApi(baseUrl: string, apiKey: ApiKey, clock: ExchangeClock,
   };
 }
 
-function signing(apiKey: ApiKey, now: () => number): Middleware {
+function signing(tickets: Tickets, now: () => number): Middleware {
   return {
     async onRequest({ request }) {
+      const apiKey = await tickets.current();
       const url = new URL(request.url);
       for (const name of ["timestamp", "signature"]) url.searchParams.delete(name);
       const query = await signedQuery(Object.fromEntries(url.searchParams), apiKey, now());

@@ -28,7 +28,7 @@ from ws_edge.main import CLOSE_TIMEOUT_S
 COMPOSE: Final = ROOT / "docker-compose.yml"
 DOCKERFILE: Final = ROOT / "Dockerfile"
 MANIFESTS: Final = (*OVERLAYS, COMPOSE.name)
-FRONTEND_VARIABLES: Final = frozenset({"EXCHANGE_FRONTEND_REST_URL", "EXCHANGE_FRONTEND_WS_URL"})
+FRONTEND_VARIABLES: Final = frozenset({"EXCHANGE_FRONTEND_API_URL", "EXCHANGE_FRONTEND_WS_URL"})
 """What the frontend's image, which is nginx, makes something of."""
 
 

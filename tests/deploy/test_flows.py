@@ -56,6 +56,8 @@ def expected(objects: Sequence[Object], overlay: str) -> set[tuple[str, str, int
         found |= {("PROMETHEUS", name, 9100) for name in (*engines, *storing[:-1], "feeds")}
     else:
         found.add(("mm", "gateway", 8000))
+    if overlay == "minimal":
+        found.add(("frontend", "gateway", 8000))
     return found
 
 

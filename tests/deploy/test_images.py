@@ -72,6 +72,7 @@ def _running(variables: Mapping[str, str], network: int) -> Iterator[Topology]:
             "FRONT_SUBNET": f"10.239.{network}.0/24",
             "FRONT_RANGE": f"10.239.{network}.128/25",
             "PROXY_ADDRESS": f"10.239.{network}.10",
+            "FRONTEND_ADDRESS": f"10.239.{network}.11",
         },
         without=frozenset({"prometheus", "grafana"}),
     )
@@ -131,7 +132,7 @@ def test_the_operator_sees_every_shard_led_and_followed(exchange: Topology) -> N
 
 def test_pages_are_as_the_frontend_server_serves_them(exchange: Topology) -> None:
     with httpx.Client(base_url=f"http://{exchange.address('frontend', 'front')}:3000") as http:
-        assert http.get("/config.json").json() == {"restUrl": "http://localhost:8000", "wsUrl": "ws://localhost:8001"}
+        assert http.get("/config.json").json() == {"wsUrl": "ws://localhost:8001"}
         assert http.get("/health").json()["state"] == "ready"
         script = re.search(r'src="(/_next/static/[^"]+\.js)"', http.get("/").text)
         assert script
@@ -139,7 +140,7 @@ def test_pages_are_as_the_frontend_server_serves_them(exchange: Topology) -> Non
             response, file = http.get(path), file_of(path)
             served = _in_image(exchange, str(file)) if file else b""
             assert (response.status_code == 200) == bool(served), path
-            for name, value in security_headers("http://localhost:8000", "ws://localhost:8001").items():
+            for name, value in security_headers("ws://localhost:8001").items():
                 assert response.headers[name] == value
             if file and served:
                 assert response.content == served
@@ -157,13 +158,13 @@ def _in_image(exchange: Topology, file: str) -> bytes:
 
 def test_a_frontend_that_is_told_nonsense_does_not_start(variables: Mapping[str, str]) -> None:
     for value in ('http://x";alert(1)', "ftp://x", "http://x y"):
-        setting = f"EXCHANGE_FRONTEND_REST_URL={value}"
+        setting = f"EXCHANGE_FRONTEND_API_URL={value}"
         image = f"{variables['FRONTEND_IMAGE']}:{TAG}"
         done = subprocess.run(
             ["podman", "run", "--rm", "--env", setting, image], capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 1
-        assert "EXCHANGE_FRONTEND_REST_URL" in done.stderr
+        assert "EXCHANGE_FRONTEND_API_URL" in done.stderr
 
 
 def test_orders_survive_the_master_under_sentinel(variables: Mapping[str, str]) -> None:

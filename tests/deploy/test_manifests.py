@@ -79,7 +79,7 @@ def test_kubernetes_objects_are_read() -> None:
     assert engine.files["/run/secrets/redis/url"] == "redis://exchange:development-only@redis-0:6379/0"
     assert "BTCUSDT" in (engine.files["/etc/exchange/markets.toml"] or "")
     assert found["gateway"].answers_to == {"gateway"}
-    assert found["frontend"].environment.keys() == {"EXCHANGE_FRONTEND_REST_URL", "EXCHANGE_FRONTEND_WS_URL"}
+    assert found["frontend"].environment.keys() == {"EXCHANGE_FRONTEND_API_URL", "EXCHANGE_FRONTEND_WS_URL"}
     (migrate,) = (each["metadata"]["name"] for each in of_kind(rendered("local"), "Job"))
     assert found[migrate].finishes
     assert found["restore"].finishes

@@ -50,10 +50,10 @@ def test_what_browsers_are_told(exchange: RunningExchange) -> None:
     wait_for_frontend(exchange.settings)
     url = exchange.settings.frontend_url()
     with urllib.request.urlopen(f"{url}/config.json") as response:
-        assert msgspec.json.decode(response.read()) == {"restUrl": exchange.url, "wsUrl": exchange.settings.ws_url()}
+        assert msgspec.json.decode(response.read()) == {"wsUrl": exchange.settings.ws_url()}
     with urllib.request.urlopen(f"{url}/trade/ETHUSDT") as response:
         policy = response.headers["Content-Security-Policy"]
-    assert f"connect-src 'self' {exchange.url} {exchange.settings.ws_url()}" in policy
+    assert f"connect-src 'self' {exchange.settings.ws_url()}" in policy
     assert exchange.command("status")["urls"]["frontend"] == url
 
 
