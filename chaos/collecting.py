@@ -77,8 +77,9 @@ def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trad
     url, traders = settings.rest_url(), []
     for _ in range(count):
         person = {"email": f"chaos-{secrets.token_hex(6)}@example.com", "password": secrets.token_urlsafe(16)}
-        account_id = request(f"{url}/api/v1/signup", person)["accountId"]
+        request(f"{url}/api/v1/signup", person)
         token = request(f"{url}/api/v1/signin", person)["token"]
+        account_id = request(f"{url}/api/v1/me", token=token)["accountId"]
         for asset in evidence.markets.assets:
             if asset in FUNDS:
                 request(f"{url}/api/v1/faucet", {"asset": asset, "amount": str(FUNDS[asset])}, token)

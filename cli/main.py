@@ -10,6 +10,7 @@ _MODULES = {
     "restart": "cli.commands.restart",
     "status": "cli.commands.status",
     "logs": "cli.commands.logs",
+    "mails": "cli.commands.mails",
     "demo-account": "cli.commands.demo_account",
     "shards": "cli.commands.shards",
     "replay": "cli.commands.replay",

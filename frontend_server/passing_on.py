@@ -11,7 +11,16 @@ PREFIXES: Final = ("/api/", "/sapi/")
 _TIMEOUT_S: Final = 30.0
 _CHUNK_BYTES: Final = 65_536
 _OF_ONE_HOP: Final = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 """What is between two neighbours, and is not passed on."""
 _FORWARDED: Final = "X-Forwarded-For"

@@ -19,6 +19,11 @@ class Activity(StrEnum):
     SIGNED_OUT = "signedOut"
     KEY_MADE = "apiKeyMade"
     KEY_REVOKED = "apiKeyRevoked"
+    VERIFIED = "verified"
+    CHANGED = "passwordChanged"
+    RESET = "passwordReset"
+    FACTOR_ADDED = "secondFactorAdded"
+    FACTOR_REMOVED = "secondFactorRemoved"
 
 
 NOTE: Final[LiteralString] = """

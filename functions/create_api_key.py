@@ -16,7 +16,9 @@ from functions.function import Function, Group, Security
 from functions.json_body import read_body
 from functions.key_permissions import DEFAULT_SCOPES, NETWORKS_MAX, Scope, network_of
 from functions.ports import Call, Ports
+from functions.sign_up import Secret
 from functions.step_up import confirm
+from functions.verification import check_verified
 from protocol import streams
 
 _ALPHABET: Final = string.ascii_letters + string.digits
@@ -40,10 +42,12 @@ _INSERT: Final[LiteralString] = noting(
 class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
     """What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
 
-    `password` is that of the account: a session alone makes no key, so that one that was stolen does not outlive itself.
+    `password` is that of the account, `code` its second factor's where it has one: a session alone makes no key, so that one that
+    was stolen does not outlive itself.
     """
 
-    password: Annotated[str, msgspec.Meta(max_length=1024)]
+    password: Secret
+    code: Secret = ""
     label: Annotated[str, msgspec.Meta(max_length=100)] = ""
     public_key: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     scopes: tuple[Scope, ...] = DEFAULT_SCOPES
@@ -96,7 +100,8 @@ async def create_api_key(ports: Ports, call: Call) -> object:
         raise invalid_parameter("expiresTime")
     kind = kind_of(wanted.public_key) if wanted.public_key else KeyKind.HMAC
     networks = _networks(wanted.networks)
-    await confirm(ports, call, wanted.password)
+    await check_verified(ports, call)
+    await confirm(ports, call, wanted.password, wanted.code)
     key, secret = random_text(), ""
     if kind is KeyKind.HMAC:
         secret = random_text()

@@ -5,6 +5,7 @@ from typing import Any, Final, LiteralString, NamedTuple, Protocol
 
 import msgspec
 
+from functions.attempts import Attempts
 from functions.parameters import Parameters
 from functions.revocations import Revocations
 from protocol.commands import Command
@@ -90,7 +91,7 @@ class KeyValues(Protocol):
 
 
 class Passwords(Protocol):
-    """Password hashing: slow on purpose, so its concurrency is limited."""
+    """Password hashing: slow on purpose, so its concurrency is limited; those who sign in do not wait for those who sign up."""
 
     async def hashed(self, password: str) -> str:
         """Return the hash to keep."""
@@ -147,6 +148,7 @@ class Ports(NamedTuple):
     secret_box: SecretBox
     order_counts: OrderCounts
     revocations: Revocations
+    attempts: Attempts
 
     @property
     def markets(self) -> MarketMap:

@@ -11,6 +11,7 @@ from functions.idempotency import idempotency_key_of, name_of_key
 from functions.json_body import read_body
 from functions.ports import Call, Ports
 from functions.transfers import happened_long_ago
+from functions.verification import check_verified
 from protocol.commands import Deposit
 from protocol.replies import FundsReply, Refused
 from protocol.units import AssetUnits, DecimalError, TooManyDecimalsError, parse_decimal
@@ -27,6 +28,7 @@ async def request_funds(ports: Ports, call: Call) -> object:
     """Credit the account and return its funds in the asset."""
     if not ports.settings.faucet_enabled:
         raise ApiError(-1020, "This operation is not supported.", 403)
+    await check_verified(ports, call)
     wanted = read_body(call.body, FundsRequest)
     markets = ports.markets
     if wanted.asset not in markets.assets:

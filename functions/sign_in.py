@@ -1,27 +1,39 @@
 """POST /api/v1/signin: begin a session."""
 
-from typing import Annotated
+from typing import Final
 
 import msgspec
 
 from functions.activity import Activity, noted_alone
+from functions.attempts import Attempt
 from functions.errors import ApiError
 from functions.function import Answered, Function, Group
 from functions.json_body import read_body
+from functions.mails import new_device, write_mail
 from functions.ports import Call, Ports
+from functions.second_factor import check_second_factor
 from functions.session_cookies import cookie_that_signs_in
 from functions.sessions import csrf_token, open_session
-from functions.sign_up import Email, normalized_email
+from functions.sign_up import Email, Secret, normalized_email
 from protocol.units import AccountId
 
-_SELECT = "SELECT account_id, password_hash FROM users WHERE email = %(email)s"
+_SELECT: Final = """
+    SELECT account_id, password_hash, EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id),
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s),
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND agent = %(agent)s)
+    FROM users WHERE email = %(email)s
+"""
 
 
 class SigningIn(msgspec.Struct, frozen=True):
-    """Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else."""
+    """Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else.
+
+    `code` is the second factor's, where the account has one, or one of its recovery codes.
+    """
 
     email: Email
-    password: Annotated[str, msgspec.Meta(max_length=1024)]
+    password: Secret
+    code: Secret = ""
     cookie: bool = False
 
 
@@ -40,16 +52,26 @@ class Session(msgspec.Struct, frozen=True, rename="camel"):
 async def sign_in(ports: Ports, call: Call) -> object:
     """Begin a session.
 
-    An unknown address takes as long as a wrong password, and gets the same answer.
+    An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
+    wait (429 with Retry-After).
     """
     asked = read_body(call.body, SigningIn)
-    rows = await ports.database.fetch(_SELECT, {"email": normalized_email(asked.email)})
-    account_id, password_hash = rows[0] if rows else (0, "")
+    email = normalized_email(asked.email)
+    wanted = {"email": email, "address": call.address, "agent": call.agent}
+    rows = await ports.database.fetch(_SELECT, wanted)
+    number, password_hash, was_here, knows_address, knows_agent = rows[0] if rows else (0, "", False, False, False)
+    account_id = AccountId(number)
+    attempt = Attempt(email, call.address, knows_address)
+    await ports.attempts.begin(attempt)
     if not await ports.passwords.matches(password_hash, asked.password):
         if rows:
-            await ports.database.fetch(*noted_alone(Activity.SIGN_IN_REFUSED, call, AccountId(account_id), ""))
+            await ports.database.fetch(*noted_alone(Activity.SIGN_IN_REFUSED, call, account_id, ""))
         raise ApiError(-1002, "Email or password is wrong.", 401)
-    opened = await open_session(ports, call, AccountId(account_id))
+    await check_second_factor(ports, call, account_id, asked.code)
+    await ports.attempts.succeeded(attempt)
+    opened = await open_session(ports, call, account_id)
+    if was_here and not (knows_address and knows_agent):
+        await write_mail(ports, account_id, new_device(call))
     ttl_s = ports.settings.session_ttl_s
     if not asked.cookie:
         return Session(opened.session_id, ttl_s, token=opened.token)
@@ -60,4 +82,3 @@ async def sign_in(ports: Ports, call: Call) -> object:
 FUNCTION = Function(
     "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, answer=Session
 )
-"""`password` is not bounded from below: what was taken at the sign-up once must be good for signing in."""

@@ -9,7 +9,10 @@ from functions.activity import Activity, note_parameters, noting
 from functions.errors import ApiError
 from functions.function import Function, Group
 from functions.json_body import read_body
+from functions.mails import Purpose, send_token, signed_up_again, write_mail
+from functions.password_rules import LENGTH_MAX, LENGTH_MIN, check_password
 from functions.ports import Call, Ports
+from protocol.units import AccountId
 
 _email = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}", re.ASCII)
 _INSERT: Final[LiteralString] = noting(
@@ -19,22 +22,24 @@ _INSERT: Final[LiteralString] = noting(
     """,
     "SELECT account_id FROM changed",
 )
-
+_SELECT: Final = "SELECT account_id FROM users WHERE email = %(email)s"
 
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+NewPassword = Annotated[str, msgspec.Meta(min_length=LENGTH_MIN, max_length=LENGTH_MAX)]
+Secret = Annotated[str, msgspec.Meta(max_length=LENGTH_MAX)]
+"""A password or code that was chosen before: what was taken once must be good for showing it."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
     """Who signs up."""
 
     email: Email
-    password: Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
+    password: NewPassword
 
 
-class NewAccount(msgspec.Struct, frozen=True, rename="camel"):
-    """Who has signed up."""
+class SignedUp(msgspec.Struct, frozen=True):
+    """Who may sign in."""
 
-    account_id: int
     email: str
 
 
@@ -46,9 +51,13 @@ def normalized_email(email: str) -> str:
 
 
 async def sign_up(ports: Ports, call: Call) -> object:
-    """Make an account and return its number; 409 when the address is taken."""
+    """Make an account.
+
+    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
+    """
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)
+    check_password(credentials.password, email)
     rows = await ports.database.fetch(
         _INSERT,
         {
@@ -57,11 +66,14 @@ async def sign_up(ports: Ports, call: Call) -> object:
             "hash": await ports.passwords.hashed(credentials.password),
         },
     )
-    if not rows:
-        raise ApiError(-1130, "An account with this email exists already.", 409)
-    return NewAccount(rows[0][0], email)
+    if rows:
+        await send_token(ports, AccountId(rows[0][0]), Purpose.VERIFICATION)
+    else:
+        owner = await ports.database.fetch(_SELECT, {"email": email})
+        await write_mail(ports, AccountId(owner[0][0]), signed_up_again())
+    return SignedUp(email)
 
 
 FUNCTION = Function(
-    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials, answer=NewAccount
+    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials, answer=SignedUp
 )

@@ -1,13 +1,24 @@
 """Asking again who it is, before what a stolen session must not be enough for."""
 
+from functions.attempts import Attempt
 from functions.errors import ApiError
 from functions.ports import Call, Ports
+from functions.second_factor import check_second_factor
 
-_SELECT = "SELECT password_hash FROM users WHERE account_id = %(account)s"
+_SELECT = "SELECT email, password_hash FROM users WHERE account_id = %(account)s"
 
 
-async def confirm(ports: Ports, call: Call, password: str) -> None:
-    """Refuse with -1002 unless the password is that of the account that calls."""
+async def confirm(ports: Ports, call: Call, password: str, code: str) -> None:
+    """Refuse whoever does not know the password of the account that calls, or lacks its second factor.
+
+    Raises:
+        ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.
+    """
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
-    if not await ports.passwords.matches(rows[0][0] if rows else "", password):
+    email, password_hash = rows[0] if rows else ("", "")
+    attempt = Attempt(email, call.address, is_known=True)
+    await ports.attempts.begin(attempt)
+    if not await ports.passwords.matches(password_hash, password):
         raise ApiError(-1002, "Password is wrong.", 401)
+    await check_second_factor(ports, call, call.account_id, code)
+    await ports.attempts.succeeded(attempt)

@@ -14,6 +14,7 @@ from functions.function import Function, Group, Security
 from functions.key_permissions import DEFAULT_SCOPES
 from functions.ports import Call, Ports
 from functions.sessions import record_of
+from functions.verification import check_verified
 from protocol import streams
 
 TTL_S: Final = 900
@@ -29,6 +30,7 @@ class Ticket(msgspec.Struct, rename="camel"):
 
 async def make_ticket(ports: Ports, call: Call) -> object:
     """Return a ticket of the session: it may read and trade, not withdraw."""
+    await check_verified(ports, call)
     session = await record_of(ports.key_values, call.session)
     key, secret = random_text(), random_text()
     record = ApiKeyRecord(

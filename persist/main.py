@@ -25,6 +25,7 @@ from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
 from persist.first_start import SchemaNote, Wait, await_schema, migrate_when_there, why_not_migrated
 from persist.guard import LogGuard
 from persist.ingest import ShardIngest
+from persist.mails import Mailer, mailer_of, send_due
 from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
 from persist.retention import HistoryRetention, drop_history
@@ -54,6 +55,8 @@ STEP_S_MAX = 600.0
 GUARD_PERIOD_MS = 100
 """How often the nudger looks whether Redis was started anew; a shard that starts then waits for it."""
 GUARD_RETRY_MS = 1_000
+MAILS_PERIOD_S = 2.0
+"""How long a mail may wait before it is sent."""
 RETENTION_PERIOD_S = 3_600
 """How often a worker looks for history that has become too old."""
 GC_THRESHOLD = 1_000_000
@@ -213,6 +216,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     threading.Thread(target=_drop_history_until, args=dropping, name="retention", daemon=True).start()
     filling = (database_url, stopping)
     threading.Thread(target=finish_backfills, args=filling, name="backfill", daemon=True).start()
+    if (mailer := mailer_of(settings)) is not None:
+        sending = (stopping, database_url, mailer)
+        threading.Thread(target=_send_mails_until, args=sending, name="mails", daemon=True).start()
     sweeping = (stopping, runner, archiver if settings.archive_enabled else None, 2 * settings.ingest_sweep_s)
     threading.Thread(target=_sweep_until, args=sweeping, name="sweep", daemon=True).start()
     with closing(_Watch(settings, worker, runner, probes)) as watch:
@@ -311,6 +317,16 @@ def _sweep_until(stopping: threading.Event, runner: IngestRunner, archiver: Arch
             _log.warning("a sweep was not finished; there will be another", error=str(error).strip())
         except Exception:
             _log.exception("a sweep failed; there will be another")
+
+
+def _send_mails_until(stopping: threading.Event, database_url: str, mailer: Mailer) -> None:
+    while not stopping.wait(MAILS_PERIOD_S):
+        try:
+            send_due(database_url, mailer, lambda: not stopping.is_set())
+        except psycopg.Error as error:
+            _log.warning("mails wait", error=str(error).strip())
+        except Exception:
+            _log.exception("sending mails failed; there will be another try")
 
 
 def _drop_history_until(stopping: threading.Event, database_url: str, retention: HistoryRetention) -> None:

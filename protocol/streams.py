@@ -38,6 +38,7 @@ A market's read models carry the tag of the market's shard.
 | `api_key:2:KEY`           | string   | functions        | read model of an API key, or a ticket; expires                |
 | `session:HASH`            | string   | functions        | a signed-in session; expires                                  |
 | `revocations:{0}`         | stream   | functions        | the keys and sessions that were revoked, newest last: docs/decisions/0036 |
+| `attempts:OF`             | string   | functions        | `count|time_ms`: attempts to sign in, and when the next may be; expires |
 | `rate:…`                  | string   | gateways         | rate-limit counters                                           |
 | `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
@@ -130,6 +131,7 @@ KEYS: Final[Mapping[str, AfterLoss]] = {
     "api_key": AfterLoss.REPLACED,  # it may be older than the database's truth, and so may sessions
     "session": AfterLoss.REPLACED,
     "revocations": AfterLoss.KEPT,
+    "attempts": AfterLoss.KEPT,
     "rate": AfterLoss.KEPT,
     "bans": AfterLoss.KEPT,
     "listen_key": AfterLoss.KEPT,
@@ -324,6 +326,11 @@ def session(token_hash: str) -> str:
 def revocations() -> str:
     """`revocations:{0}`; with a hash tag, as `schema` has."""
     return "revocations:{0}"
+
+
+def attempts(of: str) -> str:
+    """`attempts:OF`, where OF is an account, a network, or both."""
+    return f"attempts:{of}"
 
 
 def rate(bucket: str, owner: str, window: int) -> str:

@@ -152,6 +152,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: str = ""
     """Origins, comma separated, whose pages may call the API from a browser; empty: the frontend's own, on this machine."""
     session_ttl_s: Positive = 86_400
+    verification_required: bool = False
+    """Accounts make keys, trade on the page and ask the faucet only when they have shown that their address is theirs. Needs mails."""
+    public_url: str = ""
+    """Where people find the pages; links in mails begin with it. Empty: the frontend's own, on this machine."""
+    mail_host: str = ""
+    """The mail server (SMTP) that sends mails to owners of accounts; empty: they are kept, and `exchange mails` shows them."""
+    mail_port: Port = 587
+    mail_user: str = ""
+    """Who signs in to the mail server; empty: nobody does."""
+    mail_password: str = ""
+    mail_encryption: Literal["starttls", "tls", "none"] = "starttls"
+    mail_from: str = "exchange@localhost"
     faucet_enabled: bool = True
     """Development only: accounts may credit themselves."""
     faucet_amount_max: Positive = 10_000_000
@@ -339,6 +351,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def frontend_url(self) -> str:
         """Return the URL of the frontend."""
         return f"http://{self.host}:{self.frontend_port}"
+
+    def resolved_public_url(self) -> str:
+        """Return where people find the pages."""
+        return self.public_url.rstrip("/") or self.frontend_url()
 
     def browser_origins(self) -> list[str]:
         """Return the origins whose pages may call the API."""

@@ -1,4 +1,4 @@
-"""Password hashing with argon2id, in threads, a few at a time."""
+"""Password hashing with argon2id, in threads, a few at a time. Sign-ups have a queue of their own: sign-ins do not wait for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,31 +10,19 @@ import argon2
 from functions.errors import overloaded
 
 _PARALLEL: Final = 2
+_SIGN_UPS_PARALLEL: Final = 1
 _WAITING_MAX: Final = 50
 
 
-class ArgonPasswords:
-    """Implements `functions.ports.Passwords`."""
+class _Queue:
+    """Lets so many have a turn at once, and not too many wait."""
 
-    def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-        self._slots = asyncio.Semaphore(_PARALLEL)
+    def __init__(self, parallel: int) -> None:
+        self._slots = asyncio.Semaphore(parallel)
         self._waiting = 0
-        # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
-        self._nobody = self._hasher.hash("nobody has this password")
-
-    async def hashed(self, password: str) -> str:
-        """Return the hash to keep."""
-        async with self._slot():
-            return await asyncio.to_thread(self._hasher.hash, password)
-
-    async def matches(self, password_hash: str, password: str) -> bool:
-        """Return whether the password is the one that was hashed; never, for an empty hash."""
-        async with self._slot():
-            return await asyncio.to_thread(self._verify, password_hash, password)
 
     @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncIterator[None]:
         if self._waiting >= _WAITING_MAX:
             raise overloaded()
         self._waiting += 1
@@ -43,6 +31,26 @@ class ArgonPasswords:
                 yield
         finally:
             self._waiting -= 1
+
+
+class ArgonPasswords:
+    """Implements `functions.ports.Passwords`."""
+
+    def __init__(self) -> None:
+        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL)
+        # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
+        self._nobody = self._hasher.hash("nobody has this password")
+
+    async def hashed(self, password: str) -> str:
+        """Return the hash to keep."""
+        async with self._sign_ups.turn():
+            return await asyncio.to_thread(self._hasher.hash, password)
+
+    async def matches(self, password_hash: str, password: str) -> bool:
+        """Return whether the password is the one that was hashed; never, for an empty hash."""
+        async with self._sign_ins.turn():
+            return await asyncio.to_thread(self._verify, password_hash, password)
 
     def _verify(self, password_hash: str, password: str) -> bool:
         try:

@@ -17,6 +17,7 @@ from runtime.redis_clients import asyncio_client
 from runtime.settings import Settings
 from runtime.tracing import tracer_of
 from serving.api_keys import ApiKeys
+from serving.attempts import RedisAttempts
 from serving.backlog import Backlog
 from serving.clock import now_ms
 from serving.command_queue import CommandQueue
@@ -127,5 +128,6 @@ async def opened(
             secret_box=box,
             order_counts=limits,
             revocations=revocations,
+            attempts=RedisAttempts(client, enabled=settings.rate_limits_enabled),
         )
         yield Surroundings(ports, limits, keys, revocations, backlog, markets)

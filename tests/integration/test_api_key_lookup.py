@@ -41,7 +41,7 @@ class Keys:
         self.asked += 1
         self.was_asked.set()
         sealed = BOX.seal(b"secret", KEY)
-        rows = [] if self.is_revoked else [(OWNER, KeyKind.HMAC, sealed, ["read"], [], 0)]
+        rows: list[tuple[Any, ...]] = [] if self.is_revoked else [(OWNER, KeyKind.HMAC, sealed, ["read"], [], 0)]
         await self.answering.wait()
         return rows
 

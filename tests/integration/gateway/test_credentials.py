@@ -70,7 +70,7 @@ def code_of(api: Api, method: str = "GET", path: str = "/api/v3/account", **para
     try:
         api.signed(method, path, **parameters)
     except RefusedError as error:
-        return error.code
+        return int(error.code)
     return 0
 
 

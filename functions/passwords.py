@@ -1,0 +1,135 @@
+"""/api/v1/password: change it, or choose a new one by mail when it is forgotten."""
+
+from typing import Annotated, Final, LiteralString
+
+import msgspec
+
+from functions.activity import Activity, note_parameters, noting
+from functions.attempts import Attempt
+from functions.errors import ApiError
+from functions.function import Function, Group, Security
+from functions.json_body import read_body
+from functions.mails import Purpose, changed, owner_of_token, send_token, write_mail
+from functions.password_rules import check_password
+from functions.ports import Call, Ports
+from functions.second_factor import check_second_factor
+from functions.sessions import end_sessions, open_sessions
+from functions.sign_up import Email, NewPassword, Secret, normalized_email
+from functions.step_up import confirm
+from protocol.units import AccountId
+
+Token = Annotated[str, msgspec.Meta(max_length=100)]
+_BY_EMAIL: Final = "SELECT account_id FROM users WHERE email = %(email)s"
+_EMAIL: Final = "SELECT email FROM users WHERE account_id = %(account)s"
+_UPDATE: Final[LiteralString] = noting(
+    """
+    UPDATE users SET password_hash = %(hash)s WHERE account_id = %(account)s RETURNING account_id, '' AS detail
+    """,
+    "SELECT account_id FROM changed",
+)
+
+
+class Change(msgspec.Struct, frozen=True, rename="camel"):
+    """The password, the one that takes its place, and a code where the account has a second factor."""
+
+    password: Secret
+    new_password: NewPassword
+    code: Secret = ""
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """Whose password is forgotten."""
+
+    email: Email
+
+
+class Reset(msgspec.Struct, frozen=True, rename="camel"):
+    """What the mail said, the new password, and a code where the account has a second factor."""
+
+    token: Token
+    new_password: NewPassword
+    code: Secret = ""
+
+
+async def change_password(ports: Ports, call: Call) -> object:
+    """Change the password, and end all sessions but the one that asks."""
+    wanted = read_body(call.body, Change)
+    await _check_new(ports, call.account_id, wanted.new_password)
+    await confirm(ports, call, wanted.password, wanted.code)
+    await _set_password(ports, call, call.account_id, wanted.new_password, Activity.CHANGED)
+    return {}
+
+
+async def forget_password(ports: Ports, call: Call) -> object:
+    """Send a mail by which a new password can be chosen. The answer is the same where there is no such account."""
+    email = normalized_email(read_body(call.body, Forgotten).email)
+    await ports.attempts.begin(Attempt(f"reset {email}", call.address, is_known=False))
+    rows = await ports.database.fetch(_BY_EMAIL, {"email": email})
+    if rows:
+        await send_token(ports, AccountId(rows[0][0]), Purpose.RESET)
+    return {}
+
+
+async def reset_password(ports: Ports, call: Call) -> object:
+    """Choose a new password by what a mail said, and end all sessions."""
+    wanted = read_body(call.body, Reset)
+    account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
+    if account_id is None:
+        raise _no_token()
+    await _check_new(ports, account_id, wanted.new_password)
+    await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, is_known=True))
+    await check_second_factor(ports, call, account_id, wanted.code)
+    if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
+        raise _no_token()
+    by_owner = msgspec.structs.replace(call, account_id=account_id)
+    await _set_password(ports, by_owner, account_id, wanted.new_password, Activity.RESET)
+    return {}
+
+
+async def _check_new(ports: Ports, account_id: AccountId, password: str) -> None:
+    rows = await ports.database.fetch(_EMAIL, {"account": account_id})
+    check_password(password, rows[0][0] if rows else "")
+
+
+async def _set_password(ports: Ports, call: Call, account_id: AccountId, password: str, activity: Activity) -> None:
+    hashed = await ports.passwords.hashed(password)
+    await ports.database.fetch(_UPDATE, {**note_parameters(activity, call), "hash": hashed, "account": account_id})
+    others = [each for each in await open_sessions(ports, account_id) if each != call.session_id]
+    await end_sessions(ports, call, others)
+    await write_mail(ports, account_id, changed("Your password was changed", call))
+
+
+def _no_token() -> ApiError:
+    return ApiError(-1130, "Data sent for parameter 'token' is not valid.")
+
+
+FUNCTIONS: Final = (
+    Function(
+        "POST",
+        "/api/v1/password",
+        Group.USERS,
+        "Change the password",
+        change_password,
+        security=Security.SESSION,
+        weight=20,
+        body=Change,
+    ),
+    Function(
+        "POST",
+        "/api/v1/password/forgotten",
+        Group.USERS,
+        "Ask for a new password by mail",
+        forget_password,
+        weight=20,
+        body=Forgotten,
+    ),
+    Function(
+        "POST",
+        "/api/v1/password/reset",
+        Group.USERS,
+        "Choose a new password by mail",
+        reset_password,
+        weight=20,
+        body=Reset,
+    ),
+)
