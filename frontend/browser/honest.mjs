@@ -5,6 +5,8 @@
  * page says nothing about money that is untrue. Each part is one of the faults that a review found in an earlier page.
  */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { createHmac } from "node:crypto";
 
 import { DESKTOP, fund, order, signUp, withBrowser } from "./browser.mjs";
 
@@ -24,6 +26,21 @@ const until = async (what, ask, withinMs = 20_000) => {
     assert.ok(Date.now() < deadline, `not in time: ${what}`);
     await new Promise((done) => setTimeout(done, 100));
   }
+};
+/** Return the token of the newest mail to an address, as its reader would find it. */
+const newestToken = (email) => {
+  const [command, ...before] = JSON.parse(process.env.COMMAND_OF_EXCHANGE);
+  const mails = JSON.parse(execFileSync(command, [...before, "mails", "--to", email, "--json"], { encoding: "utf8" }));
+  return mails.at(-1).body.match(/or enter: (\S+)/)[1];
+};
+/** Return the code that a device with the secret shows, some half minutes from now. */
+const totp = (secret, steps) => {
+  const bits = [...secret].map((letter) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".indexOf(letter).toString(2).padStart(5, "0")).join("");
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+  const counter = Buffer.alloc(8);
+  counter.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + steps));
+  const mac = createHmac("sha1", key).update(counter).digest();
+  return String((mac.readUInt32BE(mac[19] & 15) & 0x7fffffff) % 1_000_000).padStart(6, "0");
 };
 const part = (name) => process.stdout.write(`${name}\n`);
 
@@ -264,4 +281,42 @@ await withBrowser(async (newPage) => {
   });
   await until("it is signed out", () => buyer.getByText("Signed out: the session was ended elsewhere, or it is over.").isVisible());
   await other.getByRole("button", { name: "Sign in", exact: true }).waitFor();
+
+  part("a forgotten password is chosen anew by a mail, and a second factor is asked for");
+  const forgetful = await newPage(DESKTOP);
+  await forgetful.goto(market);
+  const email = await signUp(forgetful);
+  await forgetful.goto(`${market}?verification=${newestToken(email)}`);
+  await forgetful.getByText("Your address is verified.").waitFor();
+  assert.equal(new URL(forgetful.url()).search, "");
+  await forgetful.getByTestId("email").getByText(email).waitFor();
+  const secret = await forgetful.evaluate(async () => {
+    const { csrfToken } = await (await fetch("/api/v1/me")).json();
+    const headers = { "X-CSRF-Token": csrfToken, "Content-Type": "application/json" };
+    return (await (await fetch("/api/v1/totp", { method: "POST", headers, body: JSON.stringify({ password: "correct horse battery" }) })).json()).secret;
+  });
+  await forgetful.evaluate(async (code) => {
+    const { csrfToken } = await (await fetch("/api/v1/me")).json();
+    const headers = { "X-CSRF-Token": csrfToken, "Content-Type": "application/json" };
+    await fetch("/api/v1/totp/confirm", { method: "POST", headers, body: JSON.stringify({ code }) });
+  }, totp(secret, -1));
+  await forgetful.getByRole("button", { name: "Sign out" }).click();
+  await forgetful.getByRole("button", { name: "Sign in", exact: true }).first().click();
+  await forgetful.getByRole("button", { name: "I forgot my password" }).click();
+  await forgetful.getByLabel("Email").fill(email);
+  await forgetful.getByRole("button", { name: "Send me a mail" }).click();
+  await forgetful.getByText("If there is an account with this address, a mail is on its way.").waitFor();
+  await forgetful.goto(`${market}?reset=${newestToken(email)}`);
+  await forgetful.getByLabel("New password").fill("an entirely different staple");
+  await forgetful.getByRole("button", { name: "Set password" }).click();
+  await forgetful.getByLabel("Code of your second factor").fill(totp(secret, 0));
+  await forgetful.getByRole("button", { name: "Set password" }).click();
+  await forgetful.getByText("The password is changed. Sign in with it.").waitFor();
+  await forgetful.getByLabel("Email").fill(email);
+  await forgetful.getByLabel("Password").fill("an entirely different staple");
+  const signIn = forgetful.getByRole("dialog").getByRole("button", { name: "Sign in", exact: true });
+  await signIn.click();
+  await forgetful.getByLabel("Code of your second factor").fill(totp(secret, 1));
+  await signIn.click();
+  await forgetful.getByTestId("email").getByText(email).waitFor();
 });

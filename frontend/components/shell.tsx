@@ -3,6 +3,7 @@
 import { ExchangeProvider } from "@/hooks/use-exchange";
 import { SessionProvider } from "@/hooks/use-session";
 
+import { MailLinks } from "./mail-links";
 import { TopBar } from "./top-bar";
 
 export function Shell({ children }: { children: React.ReactNode }) {
@@ -11,6 +12,7 @@ export function Shell({ children }: { children: React.ReactNode }) {
       <SessionProvider>
         <div className="flex min-h-dvh flex-col">
           <TopBar />
+          <MailLinks />
           <main className="flex flex-1 flex-col">{children}</main>
         </div>
       </SessionProvider>

@@ -32,7 +32,7 @@ export interface Session {
   /** Whether the dialog to sign in is asked for. */
   readonly isAsking: boolean;
   ask(isAsking: boolean): void;
-  signIn(email: string, password: string): Promise<void>;
+  signIn(email: string, password: string, code: string): Promise<void>;
   signUp(email: string, password: string): Promise<void>;
   signOut(): void;
   requestFunds(asset: string, amount: string): Promise<void>;
@@ -209,9 +209,9 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   }, [lookUp, refresh, signed]);
 
   const session = useMemo<Session>(() => {
-    const signIn = async (email: string, password: string) => {
+    const signIn = async (email: string, password: string, code: string) => {
       if (!window.isSecureContext) throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
-      await api.signIn(email, password);
+      await api.signIn(email, password, code);
       if (!(await lookWho(null))) throw new ApiError(0, "The exchange does not answer.");
       setTrouble(null);
       shared.current?.tell("in");
@@ -258,7 +258,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       signIn,
       signUp: async (email, password) => {
         await api.signUp(email, password);
-        await signIn(email, password);
+        await signIn(email, password, "");
       },
       signOut: () => {
         if (own !== null) void own.signOut().catch(() => undefined).then(() => shared.current?.tell("out"));

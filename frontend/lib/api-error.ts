@@ -6,6 +6,9 @@ const OVERLOADED = -1008;
 /** The key is not one, or not any more. */
 export const KEY_REFUSALS: ReadonlySet<number> = new Set([-2014, -2015]);
 
+/** The account has a second factor, and no code came along. */
+export const SECOND_FACTOR_NEEDED = -9001;
+
 /** A refusal; `code` is the API's own, 0 when there was no answer at all, or none that can be read. */
 export class ApiError extends Error {
   constructor(readonly code: number, message: string, readonly status = 0) {

@@ -20,8 +20,13 @@ export interface PublicApi {
   klines(symbol: string, interval: string, limit: number): Promise<Kline[]>;
   tickers(symbols: readonly string[]): Promise<Shapes["TickerShape"][]>;
   signUp(email: string, password: string): Promise<void>;
-  /** Begin a session, which the browser keeps in a cookie. */
-  signIn(email: string, password: string): Promise<void>;
+  /** Begin a session, which the browser keeps in a cookie; rejects with `SECOND_FACTOR_NEEDED` where a code is needed. */
+  signIn(email: string, password: string, code: string): Promise<void>;
+  /** Ask for a mail by which a new password is chosen. */
+  forgetPassword(email: string): Promise<void>;
+  resetPassword(token: string, newPassword: string, code: string): Promise<void>;
+  /** Show that the mail with the token was read. */
+  verify(token: string): Promise<void>;
   /** Return who is signed in by this browser's cookie; rejects with code -1002 when nobody is. */
   me(): Promise<Shapes["Me"]>;
 }
@@ -98,7 +103,11 @@ export function publicApi(budget: Budget): PublicApi {
       return Array.isArray(found) ? found : [found];
     },
     signUp: async (email, password) => void (await answered(client.POST("/api/v1/signup", { body: { email, password } }))),
-    signIn: async (email, password) => void (await answered(client.POST("/api/v1/signin", { body: { email, password, cookie: true } }))),
+    signIn: async (email, password, code) => void (await answered(client.POST("/api/v1/signin", { body: { email, password, code, cookie: true } }))),
+    forgetPassword: async (email) => void (await answered(client.POST("/api/v1/password/forgotten", { body: { email } }))),
+    resetPassword: async (token, newPassword, code) =>
+      void (await answered(client.POST("/api/v1/password/reset", { body: { token, newPassword, code } }))),
+    verify: async (token) => void (await answered(client.POST("/api/v1/verification", { body: { token } }))),
     me: () => answered(client.GET("/api/v1/me")),
   };
 }

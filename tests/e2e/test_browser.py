@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cli.own_exchange import EXCHANGE
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange, running_exchange
@@ -61,7 +62,9 @@ def look(exchange: RunningExchange, script: str) -> None:
     """Run one of the browser's scripts."""
     wait_for_frontend(exchange.settings)
     command = [str(CHECKOUT / "scripts" / "frontend"), "run", f"browser/{script}", exchange.settings.frontend_url()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_TIMEOUT_S)
+    # A script reads the mails that people are sent, as they do who run an exchange without a mail server.
+    environment = {**exchange.environment, "COMMAND_OF_EXCHANGE": msgspec.json.encode(EXCHANGE).decode()}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, env=environment)
     if result.returncode:
         pytest.fail(f"{script}:\n{result.stdout}{result.stderr}")
 
