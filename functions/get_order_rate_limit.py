@@ -7,6 +7,9 @@ from functions.rate_limits import order_limits
 
 async def get_order_rate_limit(ports: Ports, call: Call) -> object:
     """Return the limits and the counts."""
+    unknown = ports.order_counts.know_orders(call.account_id, call.now)
+    if unknown is not None:
+        await unknown
     counts = ports.order_counts.order_counts(call.account_id, call.now)
     return [{**limit, "count": count} for limit, count in zip(order_limits(ports.settings), counts, strict=True)]
 

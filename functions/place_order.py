@@ -41,7 +41,9 @@ async def place_order(ports: Ports, call: Call) -> object:
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
     price = request.price if request.price else await price_of(ports, request)
-    ports.order_counts.count_order(call.account_id, call.now)
+    undecided = ports.order_counts.count_order(call.account_id, call.now)
+    if undecided is not None:
+        await undecided
     try:
         reply = await ports.shards.submit(
             PlaceOrder(

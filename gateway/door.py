@@ -76,7 +76,9 @@ class Door:
                 weight = endpoint.least_weight
             else:
                 weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
-            self._limits.charge(address, weight, now)
+            undecided = self._limits.charge(address, weight, now)
+            if undecided is not None:
+                await undecided
             if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
                 raise url_too_long()
             body = b""

@@ -65,8 +65,12 @@ class Doorkeeper:
             raise unavailable()
         address = self._address(connection, request)
         now = now_ms()
-        self._limits.charge(address, HANDSHAKE_WEIGHT, now)
-        self._limits.count_connection(address, now)
+        for undecided in (
+            self._limits.charge(address, HANDSHAKE_WEIGHT, now),
+            self._limits.count_connection(address, now),
+        ):
+            if undecided is not None:
+                await undecided
         self._check_page(request)
         target = parse_target(request.path)
         if target is None:
