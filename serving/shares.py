@@ -3,7 +3,7 @@
 Redis has a *pot* for every bucket (what is counted, whose, in which window): `taken` is what processes were given of it, `used` what
 they have said they used of that. A process has a *share* of the bucket: what it was given and has not used. It admits a request at
 once while its share reaches; else it asks, and is given what the request needs and, while more than the reserve (the last 5 %) is
-left, some more. So
+left, some more: up to a quarter of that, and a tenth of the limit. So
 
 - what all processes admit never exceeds `taken`, and `taken` never exceeds the limit. No clock is part of that;
 - a process that dies, or an answer that is lost, takes along at most the share: nothing expires into the pot, so nothing is used twice;
@@ -21,6 +21,8 @@ PART: Final = 4
 """A share is at most this part of what is left above the reserve."""
 _FIRST_PART: Final = 50
 """A first share is this part of the limit."""
+_LARGEST_PART: Final = 10
+"""And so large is the largest."""
 
 
 def reserve_of(limit: int) -> int:
@@ -90,6 +92,7 @@ class Share:
         "unsaid",
         "used",
         "version",
+        "wished",
     )
 
     def __init__(self, bucket: Bucket, limit: int, key: str = "", place: int = 0) -> None:
@@ -109,6 +112,8 @@ class Share:
         """The pot as it was heard of last; version 0: never."""
         self.lost = 0
         """What was given to somebody, and did not come back when it was waited for."""
+        self.wished = 0
+        """What was asked for besides what requests need, and is not answered."""
         self.is_dirty = False
         """Whether it is among those that are told of soon."""
         self.outage = 0
@@ -179,16 +184,20 @@ class Share:
         Everything in hand is handed back where others may need it, also what was borrowed and not used, and by a process that `leaves`.
         `tops_up`: ask for what will be used soon.
         """
-        pace = 2 * max(self.unsaid, 0)
         hands_back = leaves or self.is_in_reserve or self.borrowed or self.limit - self.taken < needed
         kept = 0 if hands_back else self.left
-        wished = max(self.limit // _FIRST_PART, pace) - kept if needed or tops_up else 0
-        draw = Draw(self.limit, self.unsaid, self.left - kept - self.borrowed, needed, max(0, wished))
+        wished = 0
+        if needed or tops_up:
+            pace = min(max(self.limit // _FIRST_PART, 2 * self.unsaid), self.limit // _LARGEST_PART)
+            wished = max(0, pace - kept - self.wished)
+        draw = Draw(self.limit, self.unsaid, self.left - kept - self.borrowed, needed, wished)
         self.left, self.unsaid, self.borrowed = kept, 0, 0
+        self.wished += wished
         return draw
 
     def answered(self, draw: Draw, given: int, word: Word) -> bool:
         """Take what was given; return whether the request has got what it needs."""
+        self.wished -= draw.wished
         is_met = given >= draw.needed
         if is_met:
             self.left += given - draw.needed
@@ -197,6 +206,7 @@ class Share:
 
     def not_sent(self, draw: Draw) -> None:
         """Take back what was to be told: it was not."""
+        self.wished -= draw.wished
         self.unsaid += draw.used
         if draw.returned > 0:
             self.left += draw.returned
@@ -205,6 +215,7 @@ class Share:
 
     def not_answered(self, draw: Draw) -> None:
         """Note that nobody knows whether it was told: what was handed back is gone, what was used is told again."""
+        self.wished -= draw.wished
         self.unsaid += draw.used
         self.borrowed += max(0, -draw.returned)
 
