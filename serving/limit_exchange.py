@@ -21,6 +21,7 @@ from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
 from serving.listening import until
+from serving.metrics import LIMITS_ALONE, LIMITS_ASKED
 from serving.rate_limits import RateLimits
 from serving.redis_link import RedisLink, Reply, packed
 from serving.redis_links import RedisLinks
@@ -110,6 +111,7 @@ class LimitExchange:
         self._tasks: list[asyncio.Task[None]] = []
         self.is_away = False
         self.outage = 0
+        LIMITS_ALONE.set_function(lambda: self.is_away)
 
     @property
     def hears(self) -> bool:
@@ -144,6 +146,7 @@ class LimitExchange:
 
     def ask(self, share: Share, needed: int) -> _Future:
         """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be asked."""
+        LIMITS_ASKED.inc()
         met: _Future = self._loop.create_future()
         if not self._asks:
             self._loop.call_soon(self._send_asks)
