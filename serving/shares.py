@@ -145,7 +145,9 @@ class Share:
 
     def take_back(self, units: int) -> None:
         """Note that what was used is not used after all. It cannot be more than was."""
-        units = min(units, self.count)
+        count = self.used + self.unsaid
+        if count < units:
+            units = max(0, count)
         self.left += units
         self.unsaid -= units
 

@@ -4,6 +4,7 @@ Requests of one connection run side by side, at most so many at once; each is an
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -55,7 +56,7 @@ from serving.rate_limits import Undecided
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.conflation import text_frame
-from ws_edge.connection import EdgeConnection
+from ws_edge.connection import STREAMS, EdgeConnection, refusals
 
 REQUESTS_MAX: Final = 256
 """Requests of one connection that run at once."""
@@ -128,7 +129,14 @@ class _Logon(NamedTuple):
 class ApiSession:
     """One connection to the WebSocket API."""
 
-    def __init__(self, connection: EdgeConnection, surroundings: Surroundings, accounts: AccountStreams) -> None:
+    def __init__(
+        self,
+        connection: EdgeConnection,
+        surroundings: Surroundings,
+        accounts: AccountStreams,
+        streams_of_network: Callable[[], int],
+    ) -> None:
+        self._streams_of_network = streams_of_network
         self._connection = connection
         self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
         self._revocations = surroundings.revocations
@@ -339,6 +347,10 @@ class ApiSession:
             raise ApiError(-2035, "User Data Stream subscription already active.")
         if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
             raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
+        most = self._ports.settings.ws_streams_per_address_max
+        if self._streams_of_network() >= most:
+            refusals[STREAMS].inc()
+            raise ApiError(-1034, f"Too many streams; current limit is '{most}'.", HTTPStatus.TOO_MANY_REQUESTS)
         number, self._next_subscription = self._next_subscription, self._next_subscription + 1
         standing = Standing(signer.credential, partial(self._end, number), signer.stands_until_ms)
         subscription = AccountSubscription(

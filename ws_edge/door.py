@@ -68,12 +68,10 @@ class Doorkeeper:
             connection.open_target(Target(Door.RAW), address)
             return
         now = now_ms()
-        for undecided in (
-            self._limits.charge(address, HANDSHAKE_WEIGHT, now),
-            self._limits.count_connection(address, now),
-        ):
-            if undecided is not None:
-                await undecided
+        if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
+            await undecided
+        if (undecided := self._limits.count_connection(address, now)) is not None:
+            await undecided
         self._check_page(request)
         target = parse_target(request.path)
         if target is None:

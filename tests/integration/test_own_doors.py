@@ -84,7 +84,7 @@ def test_a_crowd_from_this_machine_does_not_hide_the_process_from_itself(running
     port = starts(
         running, name,
         connections_per_address_max=5, ws_connections_per_address_max=2, request_timeout_ms=60_000,
-        request_weight_per_minute=1,
+        request_weight_per_minute=20,
     )  # fmt: skip
     with ExitStack() as stack:
         for _ in range(5):
