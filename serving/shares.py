@@ -88,6 +88,7 @@ class Share:
         "lost",
         "outage",
         "place",
+        "said",
         "taken",
         "unsaid",
         "used",
@@ -106,6 +107,8 @@ class Share:
         """What may be used without asking."""
         self.unsaid = 0
         """What was used since it was said last."""
+        self.said = 0
+        """What was told, and is not answered."""
         self.borrowed = 0
         """What was taken without having been given, as long as nobody could be asked."""
         self.used = self.taken = self.version = 0
@@ -122,7 +125,7 @@ class Share:
     @property
     def count(self) -> int:
         """What all processes have used, as far as this one knows; never less than 0."""
-        count = self.used + self.unsaid
+        count = self.used + self.said + self.unsaid
         return count if count > 0 else 0
 
     @property
@@ -145,7 +148,7 @@ class Share:
 
     def take_back(self, units: int) -> None:
         """Note that what was used is not used after all. It cannot be more than was."""
-        count = self.used + self.unsaid
+        count = self.used + self.said + self.unsaid
         if count < units:
             units = max(0, count)
         self.left += units
@@ -195,11 +198,13 @@ class Share:
         draw = Draw(self.limit, self.unsaid, self.left - kept - self.borrowed, needed, wished)
         self.left, self.unsaid, self.borrowed = kept, 0, 0
         self.wished += wished
+        self.said += draw.used
         return draw
 
     def answered(self, draw: Draw, given: int, word: Word) -> bool:
         """Take what was given; return whether the request has got what it needs."""
         self.wished -= draw.wished
+        self.said -= draw.used
         is_met = given >= draw.needed
         if is_met:
             self.left += given - draw.needed
@@ -209,6 +214,7 @@ class Share:
     def not_sent(self, draw: Draw) -> None:
         """Take back what was to be told: it was not."""
         self.wished -= draw.wished
+        self.said -= draw.used
         self.unsaid += draw.used
         if draw.returned > 0:
             self.left += draw.returned
@@ -218,6 +224,7 @@ class Share:
     def not_answered(self, draw: Draw) -> None:
         """Note that nobody knows whether it was told: what was handed back is gone, what was used is told again."""
         self.wished -= draw.wished
+        self.said -= draw.used
         self.unsaid += draw.used
         self.borrowed += max(0, -draw.returned)
 

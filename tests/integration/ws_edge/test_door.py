@@ -115,6 +115,8 @@ async def test_streams_of_listen_keys_are_in_the_budget(redis_url: str, tmp_path
                 await connect(f"{edge.url}/stream?streams={'/'.join(some)}", proxy=None)
                 for some in (keys[:2], keys[2:4])
             ]
+            for client_ in (first, second):  # answered when the accounts' streams are open
+                assert len((await ask(client_, {"id": 1, "method": "LIST_SUBSCRIPTIONS"}))["result"]) == 2
             assert await refused(f"{edge.url}/ws/{keys[4]}") == (429, -1034)
             other = await connect(f"{edge.url}/ws", proxy=None)
             answer = await ask(other, {"id": 1, "method": "SUBSCRIBE", "params": ["btcusdt@ticker"]})

@@ -200,3 +200,16 @@ def test_while_nobody_can_be_asked_a_part_of_what_is_left_is_borrowed(processes:
     draw = share.draw()
     assert drawn(Word(40, 40, 1), draw)[1] == Word(41, 41, 2)
     assert share.left == 0
+
+
+def test_what_is_on_its_way_is_counted() -> None:
+    share = Share(BUCKET, 100)
+    first = share.draw(1, tops_up=True)
+    share.answered(first, *drawn(EMPTY, first))
+    share.take_back(1)
+    share.take(1)
+    for end in (share.not_sent, share.not_answered):
+        draw = share.draw()
+        assert share.count == 1
+        end(draw)
+        assert share.count == 1
