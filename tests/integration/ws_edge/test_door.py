@@ -105,7 +105,7 @@ async def test_budgets(redis_url: str, tmp_path: Path) -> None:
 
 
 async def test_streams_of_listen_keys_are_in_the_budget(redis_url: str, tmp_path: Path) -> None:
-    keys = [f"{number:064d}" for number in range(5)]
+    keys = [f"k{number:063d}" for number in range(5)]
     with redis.Redis.from_url(redis_url) as client:
         for number, key in enumerate(keys):
             client.set(streams.listen_key(key), str(1001 + number))
