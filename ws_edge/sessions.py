@@ -40,7 +40,7 @@ async def serve_connection(hub: Hub, surroundings: Surroundings, connection: Edg
     hub.enter(connection)
     try:
         if connection.target.door is Door.API:
-            await ApiSession(connection, surroundings, hub.accounts).run()
+            await ApiSession(connection, surroundings, hub.accounts, partial(hub.streams_of, connection.address)).run()
         else:
             await _StreamSession(connection, surroundings, hub).run()
     except ConnectionClosed:
