@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.sync.server import serve
+from websockets.sync.server import ServerConnection, serve
 
 from runtime.own_door import ALIVE_S_MAX, READY_S_MAX, Knocks, NoAnswerError, OwnDoor, ask_http, ask_websocket, local
 from runtime.probes import Probes
@@ -136,8 +136,13 @@ def test_a_knock_is_known_by_where_it_comes_from() -> None:
     assert None not in knocks
 
 
+def _taking_what_comes(connection: ServerConnection) -> None:
+    for _ in connection:
+        pass
+
+
 def test_an_edge_is_asked_as_for_streams() -> None:
-    with serve(list, "127.0.0.1", 0) as server:  # takes what comes until its client leaves
+    with serve(_taking_what_comes, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         ask_websocket("0.0.0.0", server.socket.getsockname()[1])  # asked, not listened on
