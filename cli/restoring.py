@@ -25,7 +25,7 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
 from feeds.candles import OpenCandle
 from feeds.state import TRADES_MAX, MarketState, ShardFeeds
-from feeds.tickers import Bucket, window_start
+from feeds.tickers import Bucket, kept_from
 from feeds.trades import TradeSum
 from persist.archive import insert_snapshot
 from persist.archived import ShardArchive
@@ -569,8 +569,8 @@ def _open_candles(connection: psycopg.Connection[Any], market: Market, time: int
 
 
 def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: int) -> tuple[int, list[Bucket]]:
-    """Return the price before the ticker's window, and the trades of its seconds."""
-    first_second = window_start(time)
+    """Return the price before all windows of the ticker, and the trades of their seconds."""
+    first_second = kept_from(time)
     row = connection.execute(
         "SELECT price FROM trades WHERE market = %s AND time < to_timestamp(%s) ORDER BY time DESC, trade_id DESC LIMIT 1",
         (market.symbol, first_second),

@@ -20,7 +20,7 @@ from feeds.candles import Candles, OpenCandle
 from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
 from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
-from feeds.tickers import Bucket, RollingTicker, window_start
+from feeds.tickers import Bucket, RollingTicker, kept_from
 from feeds.trades import fold
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
@@ -370,7 +370,7 @@ class ShardFeeds:
         self._first_fills = FirstFills(shard)
         self._chunk_names = set(chunks)
         self._first_chunk = max((_chunk_of(name) + 1 for name in chunks), default=0)
-        first_second = window_start(self.time)
+        first_second = kept_from(self.time)
         buckets: dict[str, list[Bucket]] = {}
         for name in sorted(chunks, key=_chunk_of):
             kept = [bucket for bucket in _decode_chunk(chunks[name]) if bucket[0] >= first_second]
@@ -380,6 +380,8 @@ class ShardFeeds:
             symbol: _MarketFeed(shard, market, saved.markets.get(symbol) or _empty(), buckets.get(symbol, ()))
             for symbol, market in definitions.items()
         }
+        for feed in self._markets.values():
+            feed.ticker.advance(self.time)
         self._touched: dict[str, _MarketFeed] = {}
         """Markets that the batch has told of. What a step costs grows with these and `_speaking`, not with all that there are."""
         self._speaking: dict[str, _MarketFeed] = {}
@@ -543,7 +545,7 @@ class ShardFeeds:
         markets = {
             symbol: market.save(self.time, chunks, self._first_chunk) for symbol, market in self._markets.items()
         }
-        first_second = window_start(self.time)
+        first_second = kept_from(self.time)
         expired = [name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second]
         self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
         self._first_chunk = self.time // 1000 // _CHUNK_SECONDS

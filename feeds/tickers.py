@@ -1,7 +1,7 @@
-"""The 24 h ticker: an exact window that moves in whole seconds.
+"""Tickers over moving windows: the exact one of 24 h, which moves in whole seconds, and those of 1 h, 4 h and 1 d, which open on a minute.
 
-Trades are kept as one sum per second, at most 86,400 of them. Totals are running sums; the highest and lowest price are the
-heads of two monotonic queues, which hold only seconds that no later one beats. Every second enters and leaves each once: O(1) amortised.
+Trades are kept as one sum per second, shared by all windows. Totals are running sums; the highest and lowest price are the heads of two
+monotonic queues, which hold only seconds that no later one beats. Every second enters and leaves each window once: O(1) amortised.
 """
 
 from collections import deque
@@ -9,37 +9,45 @@ from collections.abc import Iterable
 from typing import Final
 
 from feeds.trades import TradeSum
-from protocol.market_data import Ticker
+from protocol.market_data import TICKER_WINDOWS_MS, Ticker, WindowTicker
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 WINDOW_SECONDS: Final = 86_400
+_MINUTE_MS: Final = 60_000
 
 Bucket = tuple[int, TradeSum]
 """A second since the epoch, and its trades."""
 
 
-class RollingTicker:
-    """Statistics over the newest `WINDOW_SECONDS` of one market's trades."""
+class _Window:
+    """The newest buckets, and what they sum up to. Buckets are shared: the last one grows by itself."""
 
-    def __init__(self, market: str, previous_close: int, buckets: Iterable[Bucket]) -> None:
-        self._market = market
-        self.previous_close = previous_close
+    __slots__ = ("_highs", "_lows", "buckets", "quote_volume", "trade_count", "volume")
+
+    def __init__(self) -> None:
         self.buckets: deque[Bucket] = deque()
         self._highs: deque[tuple[int, int]] = deque()
         self._lows: deque[tuple[int, int]] = deque()
-        self._volume = self._quote_volume = self._trade_count = 0
-        for second, total in buckets:
-            self.add(second, total)
+        self.volume = self.quote_volume = self.trade_count = 0
 
-    def add(self, second: int, total: TradeSum) -> None:
-        """Add the trades of one second, not older than any before."""
-        if self.buckets and self.buckets[-1][0] == second:
-            self.buckets[-1][1].merge(total)
-        else:
-            self.buckets.append((second, total.copy()))
-        self._volume += total.volume
-        self._quote_volume += total.quote_volume
-        self._trade_count += total.trade_count
+    @property
+    def high(self) -> int:
+        """The highest price; 0 when there is none."""
+        return self._highs[0][1] if self._highs else 0
+
+    @property
+    def low(self) -> int:
+        """The lowest price; 0 when there is none."""
+        return self._lows[0][1] if self._lows else 0
+
+    def add(self, bucket: Bucket, total: TradeSum, *, is_new: bool) -> None:
+        """Add the trades `total`, which are in `bucket` already; it `is_new` when it holds nothing else."""
+        second = bucket[0]
+        if is_new:
+            self.buckets.append(bucket)
+        self.volume += total.volume
+        self.quote_volume += total.quote_volume
+        self.trade_count += total.trade_count
         highs, lows = self._highs, self._lows
         while highs and highs[-1][1] <= total.high:
             highs.pop()
@@ -50,44 +58,114 @@ class RollingTicker:
         if not lows or lows[-1][0] != second:
             lows.append((second, total.low))
 
+    def advance(self, first_second: int) -> TradeSum | None:
+        """Let the buckets go that are older than `first_second`; return the newest of them, or None."""
+        buckets, total = self.buckets, None
+        while buckets and buckets[0][0] < first_second:
+            _, total = buckets.popleft()
+            self.volume -= total.volume
+            self.quote_volume -= total.quote_volume
+            self.trade_count -= total.trade_count
+        if total is not None:
+            for queue in (self._highs, self._lows):
+                while queue and queue[0][0] < first_second:
+                    queue.popleft()
+        return total
+
+
+class RollingTicker:
+    """Statistics over the newest trades of one market."""
+
+    def __init__(self, market: str, previous_close: int, buckets: Iterable[Bucket]) -> None:
+        """Start with buckets that were kept (`buckets` of an earlier object); call `advance` before asking for anything."""
+        self._market = market
+        self.previous_close = previous_close
+        self._day = _Window()
+        self._windows = {name: _Window() for name in TICKER_WINDOWS_MS}
+        self._all = (self._day, *self._windows.values())
+        for second, total in buckets:
+            self.add(second, total)
+
+    @property
+    def buckets(self) -> deque[Bucket]:
+        """The buckets of the window that reaches back furthest: all that must be kept."""
+        return self._windows["1d"].buckets
+
+    def add(self, second: int, total: TradeSum) -> None:
+        """Add the trades of one second, not older than any before."""
+        known = self.buckets
+        is_new = not known or known[-1][0] != second
+        if is_new:
+            bucket = (second, total.copy())
+        else:
+            bucket = known[-1]
+            bucket[1].merge(total)
+        for window in self._all:
+            window.add(bucket, total, is_new=is_new)
+
     def advance(self, time: int) -> bool:
         """Let the trades go that are too old at `time` (ms). Return whether there were any."""
-        first_second = window_start(time)
-        if not self.buckets or self.buckets[0][0] >= first_second:
-            return False
-        while self.buckets and self.buckets[0][0] < first_second:
-            _, total = self.buckets.popleft()
-            self.previous_close = total.close
-            self._volume -= total.volume
-            self._quote_volume -= total.quote_volume
-            self._trade_count -= total.trade_count
-        for queue in (self._highs, self._lows):
-            while queue and queue[0][0] < first_second:
-                queue.popleft()
-        return True
+        gone = self._day.advance(window_start(time))
+        if gone is not None:
+            self.previous_close = gone.close
+        has_changed = gone is not None
+        for name, window in self._windows.items():
+            if window.buckets and window.advance(_opens(name, time) // 1000) is not None:
+                has_changed = True
+        return has_changed
 
     def ticker(self, time: int) -> Ticker:
         """Return the ticker at `time` (ms), up to which `advance` has been called."""
-        first = self.buckets[0][1] if self.buckets else None
-        last = self.buckets[-1][1] if self.buckets else None
+        day = self._day
+        first = day.buckets[0][1] if day.buckets else None
+        last = day.buckets[-1][1] if day.buckets else None
         return Ticker(
             market=self._market,
             open_time=TimeMs(window_start(time) * 1000),
             close_time=TimeMs(time),
             open=PriceTicks(first.open if first else 0),
-            high=PriceTicks(self._highs[0][1] if self._highs else 0),
-            low=PriceTicks(self._lows[0][1] if self._lows else 0),
+            high=PriceTicks(day.high),
+            low=PriceTicks(day.low),
             last=PriceTicks(last.close if last else 0),
             last_quantity=QuantityLots(last.last_quantity if last else 0),
             previous_close=PriceTicks(self.previous_close),
-            volume=QuantityLots(min(self._volume, AMOUNT_UNITS_MAX)),
-            quote_volume=min(self._quote_volume, AMOUNT_UNITS_MAX),
+            volume=QuantityLots(min(day.volume, AMOUNT_UNITS_MAX)),
+            quote_volume=min(day.quote_volume, AMOUNT_UNITS_MAX),
             first_trade_id=first.first_trade_id if first else -1,
             last_trade_id=last.last_trade_id if last else -1,
-            trade_count=self._trade_count,
+            trade_count=day.trade_count,
+            windows=tuple(_window_ticker(name, window, time) for name, window in self._windows.items()),
         )
 
 
+def _window_ticker(name: str, window: _Window, time: int) -> WindowTicker:
+    first = window.buckets[0][1] if window.buckets else None
+    last = window.buckets[-1][1] if window.buckets else None
+    return WindowTicker(
+        name=name,
+        open_time=TimeMs(_opens(name, time)),
+        open=PriceTicks(first.open if first else 0),
+        high=PriceTicks(window.high),
+        low=PriceTicks(window.low),
+        last=PriceTicks(last.close if last else 0),
+        volume=QuantityLots(min(window.volume, AMOUNT_UNITS_MAX)),
+        quote_volume=min(window.quote_volume, AMOUNT_UNITS_MAX),
+        first_trade_id=first.first_trade_id if first else -1,
+        last_trade_id=last.last_trade_id if last else -1,
+        trade_count=window.trade_count,
+    )
+
+
 def window_start(time: int) -> int:
-    """Return the first second of the window that ends at `time` (ms)."""
+    """Return the first second of the exact window of 24 h that ends at `time` (ms)."""
     return time // 1000 - (WINDOW_SECONDS - 1)
+
+
+def kept_from(time: int) -> int:
+    """Return the first second whose trades some window at `time` (ms) still has."""
+    return _opens("1d", time) // 1000
+
+
+def _opens(name: str, time: int) -> int:
+    """Return when a window opens (ms) that ends at `time`: on a minute, so it is up to 59,999 ms longer than its name says."""
+    return (time - TICKER_WINDOWS_MS[name]) // _MINUTE_MS * _MINUTE_MS

@@ -109,6 +109,29 @@ class Candle(msgspec.Struct, frozen=True, array_like=True):
     """Whether the interval is over: the last word about it, published once."""
 
 
+TICKER_WINDOWS_MS: Final[dict[str, int]] = {"1h": 3_600_000, "4h": 14_400_000, "1d": 86_400_000}
+"""The windows of `@ticker_1h` and its like: how long they are at least."""
+
+
+class WindowTicker(msgspec.Struct, frozen=True, array_like=True):
+    """Statistics over the trades from `open_time`, a whole minute, up to the `close_time` of the `Ticker` that has it.
+
+    Prices are 0 and ids -1 when there was no trade.
+    """
+
+    name: str
+    open_time: TimeMs
+    open: PriceTicks
+    high: PriceTicks
+    low: PriceTicks
+    last: PriceTicks
+    volume: QuantityLots
+    quote_volume: int
+    first_trade_id: int
+    last_trade_id: int
+    trade_count: int
+
+
 class Ticker(msgspec.Struct, frozen=True, array_like=True):
     """Statistics over the trades with `open_time` <= time <= `close_time`: the 24 h before `close_time`, exactly.
 
@@ -130,6 +153,8 @@ class Ticker(msgspec.Struct, frozen=True, array_like=True):
     first_trade_id: int
     last_trade_id: int
     trade_count: int
+    windows: tuple[WindowTicker, ...] = ()
+    """Of `TICKER_WINDOWS_MS`; empty when the writer is older than this field."""
 
 
 class TradeBatch(msgspec.Struct, frozen=True, array_like=True):

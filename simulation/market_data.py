@@ -405,6 +405,11 @@ class FeedsStores:
         expected = (sum(trade.quantity for trade in inside), len(inside), inside[-1].price if inside else 0)
         shown = (ticker.volume, ticker.trade_count, ticker.last)
         require(shown == expected, f"{symbol}: the ticker shows {shown}, the trades are {expected}")
+        for window in ticker.windows:
+            inside = [trade for trade in trades if trade.time >= window.open_time]
+            expected = (sum(trade.quantity for trade in inside), len(inside), inside[-1].price if inside else 0)
+            shown = (window.volume, window.trade_count, window.last)
+            require(shown == expected, f"{symbol}: the {window.name} ticker shows {shown}, the trades are {expected}")
 
 
 def candles_of(market: Market, interval: str, trades: Sequence[TradeExecuted]) -> list[Candle]:

@@ -13,7 +13,7 @@ from protocol.configuration import MarketConfig
 from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, OrderAccepted, TradeExecuted
 from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
-from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch
+from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch, WindowTicker
 from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import STREAM_START, MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
@@ -224,6 +224,28 @@ def ticker_of(market: Market, trades: Iterable[TradeExecuted], now: int) -> Tick
         last=inside[-1].price if inside else PriceTicks(0),
         last_quantity=inside[-1].quantity if inside else QuantityLots(0),
         previous_close=before[-1].price if before else PriceTicks(0),
+        volume=QuantityLots(sum(trade.quantity for trade in inside)),
+        quote_volume=sum(market.notional(trade.price, trade.quantity) for trade in inside),
+        first_trade_id=inside[0].trade_id if inside else -1,
+        last_trade_id=inside[-1].trade_id if inside else -1,
+        trade_count=len(inside),
+        windows=tuple(_window_ticker(market, name, trades, now - ms) for name, ms in WINDOWS_MS.items()),
+    )
+
+
+WINDOWS_MS = {"1h": 3_600_000, "4h": 14_400_000, "1d": 86_400_000}
+
+
+def _window_ticker(market: Market, name: str, trades: Iterable[TradeExecuted], since: int) -> WindowTicker:
+    opened = since - since % 60_000
+    inside = [trade for trade in trades if trade.time >= opened]
+    return WindowTicker(
+        name=name,
+        open_time=TimeMs(opened),
+        open=inside[0].price if inside else PriceTicks(0),
+        high=max((trade.price for trade in inside), default=PriceTicks(0)),
+        low=min((trade.price for trade in inside), default=PriceTicks(0)),
+        last=inside[-1].price if inside else PriceTicks(0),
         volume=QuantityLots(sum(trade.quantity for trade in inside)),
         quote_volume=sum(market.notional(trade.price, trade.quantity) for trade in inside),
         first_trade_id=inside[0].trade_id if inside else -1,

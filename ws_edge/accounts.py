@@ -123,6 +123,10 @@ class AccountSubscription:
         else:
             self._connection.deliver_frame(self._frame(payload))
 
+    def wrap(self, prefix: bytes, suffix: bytes) -> None:
+        """Write every event between these from now on."""
+        self._prefix, self._suffix = prefix, suffix
+
     def tell(self, payload: payloads.Payload) -> None:
         """Say what is no secret."""
         self._connection.deliver_frame(self._frame(payload))

@@ -1,4 +1,4 @@
-"""Who may come in: paths, streams and listenKeys that exist, and so many connections and streams of a network.
+"""Who may come in: paths and listenKeys that exist, and so many connections and streams of a network.
 
 A handshake is charged before anything else of it is looked at; a banned network is refused.
 """
@@ -22,7 +22,7 @@ from serving.proxies import TrustedProxies
 from serving.rate_limits import RateLimits
 from ws_edge.connection import BANNED, WEIGHT, EdgeConnection, refusals
 from ws_edge.hub import Hub
-from ws_edge.subscriptions import STREAMS_MAX, Door, Target, is_listen_key, is_stream, parse_target
+from ws_edge.subscriptions import NAME_LENGTH_MAX, STREAMS_MAX, Door, Target, is_listen_key, parse_target
 
 HANDSHAKE_WEIGHT: Final = 2
 _REASONS: Final = {HTTPStatus.IM_A_TEAPOT: BANNED, HTTPStatus.TOO_MANY_REQUESTS: WEIGHT}
@@ -88,14 +88,15 @@ class Doorkeeper:
         most = self._settings.ws_streams_per_address_max
         if target.names and self._hub.streams_of(address) + len(target.names) > most:
             raise _too_many(f"streams; current limit is '{most}'")
+        if any(len(name) > NAME_LENGTH_MAX for name in target.names):
+            raise ApiError(-1101, "A stream's name is too long.", HTTPStatus.BAD_REQUEST)
+        keys = [name for name in target.names if is_listen_key(name)]
         accounts: dict[str, AccountId] = {}
-        for name in target.names:
-            if is_stream(name, self._ports.markets):
-                continue
-            account_id = await account_of_listen_key(self._ports, name) if is_listen_key(name) else None
+        for key in keys:
+            account_id = await account_of_listen_key(self._ports, key)
             if account_id is None:
-                raise self._refusal(name)
-            accounts[name] = account_id
+                raise listen_key_unknown()
+            accounts[key] = account_id
         connection.open_target(target, address)
         connection.listen_keys = accounts
 
@@ -104,12 +105,6 @@ class Doorkeeper:
         cookies = request.headers.get_all("Cookie")
         if cookies and not set(request.headers.get_all("Origin")) & self._origins:
             raise ApiError(-1002, "You are not authorized to execute this request.", HTTPStatus.FORBIDDEN)
-
-    def _refusal(self, name: str) -> ApiError:
-        if is_listen_key(name):
-            return listen_key_unknown()
-        # A shard that has not said yet which markets it has may have this one.
-        return unavailable() if self._ports.markets.unknown_shards else _no_stream(name)
 
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
@@ -122,7 +117,3 @@ def _too_many(what: str) -> ApiError:
 
 def _path_unknown() -> ApiError:
     return ApiError(-1020, "This operation is not supported.", HTTPStatus.NOT_FOUND)
-
-
-def _no_stream(name: str) -> ApiError:
-    return ApiError(-1130, f"There is no stream {name[:50]!r}.", HTTPStatus.BAD_REQUEST)

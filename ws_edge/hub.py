@@ -5,7 +5,7 @@ What was missed is noticed (by trade ids, by the depth's sequence, by a new conn
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, LATE, EdgeConnection, refusals
 from ws_edge.fanout import Fanout
 from ws_edge.market import MarketStreams, arrays
+from ws_edge.shifted_candles import PART_INTERVALS, SHIFT
 
 _TICK_S: Final = 0.1
 _REPAIR_S: Final = 0.05
@@ -210,6 +211,10 @@ class Hub:
             self._count_stream(connection, 1)
         connection.streams[stream] = None
         self._subscribers.setdefault(stream, {})[connection] = None
+        if stream.endswith(SHIFT):
+            market = self._streams.get(stream.partition("@")[0].upper())
+            if market is not None and market.needs_history(self._subscribers):
+                self._repair(market)
 
     def unsubscribe(self, stream: str, connection: EdgeConnection) -> None:
         """Let a connection hear a stream no more; it need not have heard it."""
@@ -305,9 +310,13 @@ class Hub:
         except msgspec.MsgspecError as error:
             _log.warning("message not understood", channel=streams.second(shard), error=str(error))
             return
-        for symbol, market in self._streams.items():
-            if self._shards[symbol] == shard:
-                self._publish(market.second(time, self._subscribers, self._now_ms()))
+        wanted, now, shards = self._subscribers, self._now_ms(), self._shards
+        self._publish(
+            update
+            for symbol, market in self._streams.items()
+            if shards[symbol] == shard
+            for update in market.second(time, wanted, now)
+        )
 
     def _connected(self) -> None:
         for market in self._streams.values():
@@ -326,13 +335,14 @@ class Hub:
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
         """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
-        while whole or market.needs_depth or market.needs_trades:
+        wanted = self._subscribers
+        while whole or market.needs_depth or market.needs_trades or market.needs_history(wanted):
             try:
                 await self._fill_once(market, whole=whole)
                 whole = False
             except (*RedisOutage, msgspec.MsgspecError) as error:
                 _log.warning("market data cannot be read", market=market.market.symbol, error=str(error))
-            if whole or market.needs_depth or market.needs_trades:
+            if whole or market.needs_depth or market.needs_trades or market.needs_history(wanted):
                 await asyncio.sleep(_REPAIR_S)
 
     async def _fill_once(self, market: MarketStreams, *, whole: bool) -> None:
@@ -360,7 +370,14 @@ class Hub:
             for interval in market.intervals_left(candles):
                 closed: Any = await self._client.lrange(streams.closed_candles(shard, symbol, interval), 0, -1)
                 candles += map(_decode_candle, closed)
+            market.shifted.forget()
             self._publish(market.fill_candles(candles, wanted, self._now_ms()))
+        if market.needs_history(wanted):
+            market.shifted.begin()
+            commands = [("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS]
+            lists = await pipelined(self._client, commands)
+            parts = [_decode_candle(value) for values in lists for value in values]
+            self._publish(market.fill_history(parts, wanted, self._now_ms()))
 
     async def _fill_depth(self, market: MarketStreams) -> None:
         symbol = market.market.symbol
@@ -391,12 +408,10 @@ class Hub:
             due = max(due + _TICK_S, loop.time())
             await asyncio.sleep(due - loop.time())
             count += 1
-            for market in self._streams.values():
-                self._publish(market.end_window(100, self._subscribers))
+            self._publish(self._end_windows(100))
             if count % 10:
                 continue
-            for market in self._streams.values():
-                self._publish(market.end_window(1000, self._subscribers))
+            self._publish(self._end_windows(1000))
             self._publish(arrays(self._streams.values(), self._subscribers))
             now = loop.time()
             self._shed(now)
@@ -406,6 +421,10 @@ class Hub:
                 task = asyncio.create_task(self._every_second())
                 seconds.add(task)
                 task.add_done_callback(seconds.discard)
+
+    def _end_windows(self, period_ms: int) -> Iterator[Update]:
+        for market in self._streams.values():
+            yield from market.end_window(period_ms, self._subscribers)
 
     async def _every_second(self) -> None:
         try:

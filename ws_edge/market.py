@@ -13,11 +13,22 @@ import msgspec
 from protocol.depth import joined
 from protocol.events import TradeExecuted
 from protocol.market import Market
-from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, interval_bounds
+from protocol.market_data import (
+    INTERVALS,
+    TICKER_WINDOWS_MS,
+    BookTicker,
+    Candle,
+    DepthDiff,
+    DepthSnapshot,
+    Ticker,
+    WindowTicker,
+    interval_bounds,
+)
 from protocol.units import QuantityLots, TimeMs
 from ws_edge import payloads
 from ws_edge.book import EdgeBook
 from ws_edge.conflation import Conflation, Update
+from ws_edge.shifted_candles import PART_INTERVALS, PARTS, SHIFT, ShiftedCandles
 
 PARTIAL_LEVELS: Final = (5, 10, 20)
 FLAT_MAX: Final = 300
@@ -55,6 +66,9 @@ class MarketStreams:
         """Whether candles that are heard wait for those that were missed."""
         self._candles: dict[str, Candle] = {}
         self._kline_streams = {interval: f"{name}@kline_{interval}" for interval in INTERVALS}
+        self._shifted_streams = {interval: f"{name}@kline_{interval}{SHIFT}" for interval in INTERVALS}
+        self.shifted = ShiftedCandles(market.symbol)
+        self._window_streams = {window: f"{name}@ticker_{window}" for window in TICKER_WINDOWS_MS}
         self._time = 0
         """The shard's time: all that happened before it has been heard."""
         self._late_candles: list[Candle] = []
@@ -181,6 +195,13 @@ class MarketStreams:
         if self._mini_ticker_stream in wanted:
             render = partial(payloads.mini_ticker, self.market, ticker)
             yield Update(self._mini_ticker_stream, render, Conflation.NEWEST)
+        for window in ticker.windows:
+            if self._window_streams[window.name] in wanted:
+                yield self._window_ticker(window, ticker.close_time)
+
+    def _window_ticker(self, window: WindowTicker, closes: TimeMs) -> Update:
+        render = partial(payloads.window_ticker, self.market, window, closes, closes)
+        return Update(self._window_streams[window.name], render, Conflation.NEWEST)
 
     def _full_ticker(self, ticker: Ticker, time_scale: int) -> payloads.Payload:
         return payloads.full_ticker(self.market, ticker, self.best, time_scale)
@@ -193,14 +214,41 @@ class MarketStreams:
         known = self._candles.get(candle.interval)
         if known is not None and _extent(candle) <= _extent(known):
             return
-        stream = self._kline_streams[candle.interval]
-        if stream in wanted:
-            if known is not None:
-                # Of those in between without a trade the feeds say nothing.
-                for ended in self._go_on(candle.interval, candle.open_time):
-                    yield self._kline(stream, ended, now)
-            yield self._kline(stream, candle, now)
+        names = self._names_of(candle.interval, wanted)
+        if names:
+            # Of those in between without a trade the feeds say nothing.
+            ended = self._go_on(candle.interval, candle.open_time) if known is not None else []
+            for each in (*ended, candle):
+                yield from (self._kline(stream, each, now) for stream in names)
         self._candles[candle.interval] = candle
+        self.shifted.hear(candle)
+        if candle.interval in PART_INTERVALS:
+            yield from self._shifted(candle.open_time, wanted, now, part=candle.interval)
+
+    def _names_of(self, interval: str, wanted: Container[str]) -> list[str]:
+        """Return the streams of an interval that somebody listens to, by whichever clock it opens at the same moment."""
+        names = [self._kline_streams[interval]]
+        if interval not in PARTS:
+            names.append(self._shifted_streams[interval])
+        return [name for name in names if name in wanted]
+
+    def _shifted(self, time: int, wanted: Container[str], now: TimeMs, part: str = "") -> Iterator[Update]:
+        """Yield the candles of intervals that open at other moments; with `part` only those that are made of these."""
+        for interval, its_part in PARTS.items():
+            stream = self._shifted_streams[interval]
+            if stream not in wanted:
+                self.shifted.stop(interval)
+            elif not part or part == its_part:
+                yield from (self._kline(stream, each, now) for each in self.shifted.tell(interval, time))
+
+    def needs_history(self, wanted: Container[str]) -> bool:
+        """Return whether somebody waits for candles that are made of those that Redis keeps."""
+        return not self.shifted.is_complete and any(self._shifted_streams[interval] in wanted for interval in PARTS)
+
+    def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
+        """Take the closed candles of `PART_INTERVALS` that Redis keeps, read after `shifted.begin`."""
+        self.shifted.complete((*kept, *self._candles.values()))
+        return list(self._shifted(self._time, wanted, now)) if self._time else []
 
     def second(self, time: int, wanted: Container[str], now: TimeMs) -> Iterator[Update]:
         """Take the shard's time, of which all is heard: say the current candle, and those without a trade that have ended since.
@@ -211,15 +259,18 @@ class MarketStreams:
         self._time = max(self._time, time)
         if self.candles_are_behind:
             return
-        for interval, stream in self._kline_streams.items():
-            if stream not in wanted or interval not in self._candles:
+        for interval in self._kline_streams:
+            names = self._names_of(interval, wanted)
+            if not names or interval not in self._candles:
                 continue
             known = self._candles[interval]
-            for ended in self._go_on(interval, self._time):
-                yield self._kline(stream, ended, now)
+            ended = self._go_on(interval, self._time)
             candle = self._candles[interval]
-            if not candle.closed and (interval == "1s" or is_even or candle is not known):
-                yield self._kline(stream, candle, now)
+            is_due = not candle.closed and (interval == "1s" or is_even or candle is not known)
+            for each in (*ended, candle) if is_due else ended:
+                yield from (self._kline(stream, each, now) for stream in names)
+        if is_even:
+            yield from self._shifted(self._time, wanted, now)
 
     def _go_on(self, interval: str, time: int) -> list[Candle]:
         """Let candles without a trade follow on the last one, up to the one that is open at `time`; return those that have ended."""
@@ -264,6 +315,10 @@ class MarketStreams:
     def current(self, stream: str, now: TimeMs) -> Update | None:
         """Return what a stream of states (candle, ticker, best prices, partial depth) says now; None: nothing yet."""
         interval = stream.partition("@")[2].removeprefix("kline_")
+        if interval.removesuffix(SHIFT) in PARTS and interval.endswith(SHIFT):
+            shifted = self.shifted.candle(interval.removesuffix(SHIFT), self._time) if self._time else None
+            return self._kline(stream, shifted, now) if shifted is not None else None
+        interval = interval.removesuffix(SHIFT)
         if interval in self._candles:
             if not self.candles_are_behind:
                 self._go_on(interval, self._time)
@@ -272,6 +327,10 @@ class MarketStreams:
             return Update(stream, partial(self._full_ticker, self.ticker), Conflation.NEWEST)
         if self.ticker is not None and stream == self._mini_ticker_stream:
             return Update(stream, partial(payloads.mini_ticker, self.market, self.ticker), Conflation.NEWEST)
+        if self.ticker is not None:
+            for window in self.ticker.windows:
+                if stream == self._window_streams[window.name]:
+                    return self._window_ticker(window, self.ticker.close_time)
         if self.best is not None and stream == self._book_ticker_stream:
             return self._best_prices(stream, self.best)
         levels = {name: count for window in self.windows.values() for count, name in window.partial_streams}
@@ -328,3 +387,17 @@ def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator
             lambda scale: [payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers],
             Conflation.NEWEST,
         )
+    for name in TICKER_WINDOWS_MS:
+        if (stream := f"!ticker_{name}@arr") in wanted:
+            yield Update(stream, partial(_window_tickers, tickers, name), Conflation.NEWEST)
+
+
+def _window_tickers(
+    tickers: list[tuple[Market, Ticker, BookTicker | None]], name: str, time_scale: int
+) -> list[payloads.Payload]:
+    return [
+        payloads.window_ticker(market, window, ticker.close_time, ticker.close_time, time_scale)
+        for market, ticker, _ in tickers
+        for window in ticker.windows
+        if window.name == name
+    ]

@@ -19,7 +19,7 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.market import Market, MarketMap
-from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
+from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker, WindowTicker
 from protocol.orders import Balance, CloseReason, Liquidity, OrderState, OrderStatus, Side
 from protocol.units import PriceTicks, QuantityLots, TimeMs, format_decimal
 
@@ -160,6 +160,29 @@ def full_ticker(market: Market, ticker: Ticker, best: BookTicker | None, time_sc
         "F": ticker.first_trade_id,
         "L": ticker.last_trade_id,
         "n": ticker.trade_count,
+    }
+
+
+def window_ticker(market: Market, window: WindowTicker, closes: TimeMs, now: TimeMs, time_scale: int) -> Payload:
+    """Return a @ticker_1h, @ticker_4h or @ticker_1d event of a window that ends at `closes`."""
+    return {
+        "e": f"{window.name}Ticker",
+        "E": now * time_scale,
+        "s": market.symbol,
+        "p": format_decimal((window.last - window.open) * market.tick_size),
+        "P": percent(window.last - window.open, window.open),
+        "o": market.format_price(window.open),
+        "h": market.format_price(window.high),
+        "l": market.format_price(window.low),
+        "c": market.format_price(window.last),
+        "w": average_price(market, window.quote_volume, window.volume),
+        "v": market.format_quantity(window.volume),
+        "q": market.format_quote(window.quote_volume),
+        "O": window.open_time * time_scale,
+        "C": closes * time_scale,
+        "F": window.first_trade_id,
+        "L": window.last_trade_id,
+        "n": window.trade_count,
     }
 
 

@@ -1,6 +1,7 @@
 """What a connection does while it is open: requests about streams, or the WebSocket API."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -10,7 +11,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from functions.errors import ApiError
-from functions.listen_keys import account_of_listen_key
+from functions.listen_keys import account_of_listen_key, listen_key_unknown
+from protocol.units import AccountId
 from serving.clock import now_ms
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountSubscription, Standing
@@ -19,12 +21,13 @@ from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals
 from ws_edge.hub import Hub
 from ws_edge.subscriptions import (
+    LISTEN_KEYS_MAX,
     STREAMS_MAX,
     Door,
     Request,
     RequestError,
     failure,
-    is_stream,
+    is_listen_key,
     parse_request,
     success,
 )
@@ -50,95 +53,125 @@ async def serve_connection(hub: Hub, surroundings: Surroundings, connection: Edg
 
 
 class _StreamSession:
-    """One connection to market streams, and to the account's own ones that its path names."""
+    """One connection to market streams, and to accounts' own ones, by listenKeys."""
 
     def __init__(self, connection: EdgeConnection, surroundings: Surroundings, hub: Hub) -> None:
         self._connection = connection
         self._ports, self._revocations = surroundings.ports, surroundings.revocations
         self._hub = hub
         self._accounts: dict[str, AccountSubscription] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Answer requests until the connection ends."""
         connection = self._connection
-        watch: asyncio.Task[None] | None = None
         try:
             for name in connection.target.names:
                 if name not in connection.listen_keys:
                     self._hub.subscribe(name, connection)
                     self._hub.show_current(name, connection)
-            if connection.listen_keys:
-                await self._open_accounts()
-                watch = asyncio.create_task(self._watch_keys())
+            await self._open_accounts(connection.listen_keys)
+            self._begin_to_hear(connection.listen_keys)
             async for message in connection:
                 if isinstance(message, bytes):
                     connection.close_soon(CloseCode.UNSUPPORTED_DATA, "requests are text frames")
                     return
-                self._answer(message)
+                await self._answer(message)
         except ApiError:
             connection.close_soon(CloseCode.TRY_AGAIN_LATER, "not available now; connect again")
         finally:
-            if watch is not None:
-                watch.cancel()
+            if self._watch is not None:
+                self._watch.cancel()
             for subscription in self._accounts.values():
                 self._hub.accounts.remove(subscription)
 
-    def _answer(self, message: str) -> None:
+    async def _answer(self, message: str) -> None:
         try:
             request = parse_request(message)
-            result = self._do(request)
+            result = await self._do(request)
         except RequestError as error:
             self._connection.deliver_frame(text_frame(failure(error)))
             return
         self._connection.deliver_frame(text_frame(success(result, request.request_id)))
         if request.method == "SUBSCRIBE":
+            self._begin_to_hear(request.params)
             for stream in request.params:
                 self._hub.show_current(stream, self._connection)
 
-    def _do(self, request: Request) -> object:
+    async def _do(self, request: Request) -> object:
         connection = self._connection
         match request.method:
             case "SUBSCRIBE":
-                unknown = [name for name in request.params if not is_stream(name, self._ports.markets)]
-                if unknown:
-                    raise RequestError(2, f"Invalid request: unknown stream {unknown[0][:50]!r}", request.request_id)
-                if len(connection.streams.keys() | set(request.params)) > STREAMS_MAX:
-                    raise RequestError(2, f"Invalid request: more than {STREAMS_MAX} streams", request.request_id)
-                most = self._ports.settings.ws_streams_per_address_max
-                more = len(set(request.params) - connection.streams.keys())
-                if self._hub.streams_of(connection.address) + more > most:
-                    refusals[STREAMS].inc()
-                    raise RequestError(
-                        2, f"Invalid request: more than {most} streams of one network", request.request_id
-                    )
-                for stream in request.params:
-                    self._hub.subscribe(stream, connection)
+                await self._subscribe(request)
             case "UNSUBSCRIBE":
                 for stream in request.params:
                     self._hub.unsubscribe(stream, connection)
+                    subscription = self._accounts.pop(stream, None)
+                    if subscription is not None:
+                        self._hub.accounts.remove(subscription)
             case "LIST_SUBSCRIPTIONS":
                 return [*connection.streams, *self._accounts]
             case "SET_PROPERTY":
                 connection.form = (request.params[1], connection.form[1])
+                for key, subscription in self._accounts.items():
+                    subscription.wrap(*self._wrapping(key))
             case _:
                 return connection.form[0]
         return None
 
-    async def _open_accounts(self) -> None:
-        for key, account_id in self._connection.listen_keys.items():
-            prefix, suffix = b"", b""
-            if self._connection.target.door is Door.COMBINED:
-                prefix, suffix = b'{"stream":%b,"data":' % msgspec.json.encode(key), b"}"
+    async def _subscribe(self, request: Request) -> None:
+        """Let the connection hear what it asks for. A stream that does not exist (yet) says nothing, as at Binance."""
+        connection = self._connection
+        keys = {name for name in request.params if is_listen_key(name)}
+        names = set(request.params) - keys
+        if len(connection.streams.keys() | names) + len(self._accounts.keys() | keys) > STREAMS_MAX:
+            raise RequestError(2, f"Invalid request: more than {STREAMS_MAX} streams", request.request_id)
+        if len(keys) > LISTEN_KEYS_MAX:
+            raise RequestError(
+                2, f"Invalid request: more than {LISTEN_KEYS_MAX} listenKeys at once", request.request_id
+            )
+        most = self._ports.settings.ws_streams_per_address_max
+        more = len(names - connection.streams.keys()) + len(keys - self._accounts.keys())
+        if self._hub.streams_of(connection.address) + more > most:
+            refusals[STREAMS].inc()
+            raise RequestError(2, f"Invalid request: more than {most} streams of one network", request.request_id)
+        accounts: dict[str, AccountId] = {}
+        for key in keys - self._accounts.keys():
+            account_id = await account_of_listen_key(self._ports, key)
+            if account_id is None:
+                unknown = listen_key_unknown()
+                raise RequestError(unknown.code, unknown.message, request.request_id)
+            accounts[key] = account_id
+        await self._open_accounts(accounts)
+        for stream in request.params:
+            if stream in names:
+                self._hub.subscribe(stream, connection)
+
+    async def _open_accounts(self, accounts: Mapping[str, AccountId]) -> None:
+        for key, account_id in accounts.items():
             standing = Standing(key, partial(self._expire, key), is_listen_key=True)
             subscription = AccountSubscription(
-                account_id, self._connection, standing, self._revocations, prefix, suffix
+                account_id, self._connection, standing, self._revocations, *self._wrapping(key)
             )
             self._accounts[key] = subscription
             await self._hub.accounts.add(subscription)
-            # Whoever revoked a key between the handshake and now has removed this one first.
+            # Whoever revoked a key since it was looked up has removed this one first.
             if await account_of_listen_key(self._ports, key) is None:
                 self._expire(key)
-            self._hub.accounts.activate(subscription)
+        if accounts and (self._watch is None or self._watch.done()):
+            self._watch = asyncio.create_task(self._watch_keys())
+
+    def _begin_to_hear(self, names: Iterable[str]) -> None:
+        """Let events of accounts through, once the request for them is answered."""
+        for name in names:
+            if name in self._accounts:
+                self._hub.accounts.activate(self._accounts[name])
+
+    def _wrapping(self, key: str) -> tuple[bytes, bytes]:
+        """Return what stands before and behind an account's event."""
+        if not self._connection.form[0]:
+            return b"", b""
+        return b'{"stream":%b,"data":' % msgspec.json.encode(key), b"}"
 
     def _expire(self, key: str) -> None:
         subscription = self._accounts.pop(key, None)

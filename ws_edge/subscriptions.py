@@ -3,24 +3,16 @@
 import re
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from protocol.market import MarketMap
-from protocol.market_data import INTERVALS
-
 STREAMS_MAX: Final = 1024
 """Streams that one connection may listen to."""
-_INTERVALS: Final = frozenset(INTERVALS)
-_ARRAYS: Final = frozenset({"!miniTicker@arr", "!ticker@arr", "!bookTicker"})
-_MARKET_STREAM: Final = re.compile(
-    r"(?P<symbol>[a-z0-9]{1,20})@"
-    r"(?:(?P<plain>trade|aggTrade|bookTicker|miniTicker|ticker|avgPrice)"
-    r"|depth(?P<levels>5|10|20)?(?P<speed>@100ms|@1000ms)?"
-    r"|kline_(?P<interval>[0-9]{1,2}[smhdwM]))",
-    re.ASCII,
-)
+LISTEN_KEYS_MAX: Final = 10
+"""listenKeys that one request may name: each is looked up."""
+NAME_LENGTH_MAX: Final = 200
+"""Of a stream's name, in characters. Binance refuses no name; here somebody has to remember it."""
 _LISTEN_KEY: Final = re.compile(r"[A-Za-z0-9]{60,64}", re.ASCII)
 _PATH_STREAMS_MAX: Final = 100_000
 _METHODS: Final = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -36,16 +28,6 @@ class RequestError(Exception):
         self.code = code
         self.message = message
         self.request_id = request_id
-
-
-def is_stream(name: str, markets: MarketMap) -> bool:
-    """Return whether there is such a stream."""
-    if name in _ARRAYS:
-        return True
-    match = _MARKET_STREAM.fullmatch(name)
-    if match is None or match["symbol"].upper() not in markets.by_symbol:
-        return False
-    return match["interval"] is None or match["interval"] in _INTERVALS
 
 
 def is_listen_key(name: str) -> bool:
@@ -66,7 +48,7 @@ class Target(NamedTuple):
 
     door: Door
     names: tuple[str, ...] = ()
-    """Streams and listenKeys named in the path, unchecked."""
+    """Streams and listenKeys named in the path, unchecked and decoded."""
     time_scale: int = 1
     rate_limits: bool = True
     """Whether answers of the WebSocket API tell the rate limits."""
@@ -76,11 +58,11 @@ def parse_target(path: str) -> Target | None:
     """Return what `path` (with its query) asks for; None: nothing is there.
 
     `/ws`, `/ws/NAME` (several names divided by slashes), `/ws/NUMBER` (clients that number their connections),
-    `/stream?streams=NAME/NAME`, `/ws-api/v3`.
+    `/stream?streams=NAME/NAME`, `/ws-api/v3`. Names may be percent-encoded; a plus sign is one (`@kline_1d@+08:00`), never a blank.
     """
     try:
         parts = urlsplit(path)
-        query = parse_qs(parts.query, max_num_fields=20)
+        query = parse_qs(parts.query.replace("+", "%2B"), max_num_fields=20)
     except ValueError:
         return None
     microseconds = query.get("timeUnit", [""])[-1].upper() == "MICROSECOND"
@@ -93,7 +75,7 @@ def parse_target(path: str) -> Target | None:
     head, _, tail = base.lstrip("/").partition("/")
     if head != "ws":
         return None
-    return Target(Door.RAW, () if tail.isdigit() else _names(tail), time_scale)
+    return Target(Door.RAW, () if tail.isdigit() else _names(unquote(tail)), time_scale)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -146,6 +128,8 @@ def _check_params(method: str, params: list[Any], request_id: int | str | None) 
             raise RequestError(2, "Invalid request: too many parameters", request_id)
         if not all(isinstance(name, str) for name in params):
             raise RequestError(2, "Invalid request: stream name must be a string", request_id)
+        if any(len(name) > NAME_LENGTH_MAX for name in params):
+            raise RequestError(2, "Invalid request: stream name is too long", request_id)
     elif method == "LIST_SUBSCRIPTIONS":
         if params:
             raise RequestError(2, "Invalid request: too many parameters", request_id)

@@ -87,7 +87,13 @@ def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:
             # Published when it changes: times apart, it still holds.
             expected = ticker_of(MARKET, done, feeds.time)
             assert expected == msgspec.structs.replace(
-                follower.ticker, open_time=expected.open_time, close_time=expected.close_time
+                follower.ticker,
+                open_time=expected.open_time,
+                close_time=expected.close_time,
+                windows=tuple(
+                    msgspec.structs.replace(window, open_time=each.open_time)
+                    for window, each in zip(follower.ticker.windows, expected.windows, strict=True)
+                ),
             )
         else:
             assert not done

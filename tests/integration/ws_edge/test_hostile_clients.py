@@ -54,8 +54,7 @@ async def _refused_at_the_door(edge: str) -> None:
             ("/", 404, -1020),
             ("/wsx", 404, -1020),
             ("/api/v3/ping", 404, -1020),
-            ("/ws/btcusdt@nothing", 400, -1130),
-            ("/stream?streams=btcusdt@trade/nosuch@trade", 400, -1130),
+            (f"/ws/{'x@' * 101}", 400, -1101),
             (f"/ws/{'x' * 64}", 400, -1125),
         ):
             answer = await http.get(path)
@@ -71,8 +70,14 @@ async def _wrong_frames(edge: str) -> None:
         for frame, code in (("{", 3), ("nonsense", 3), ("[]", 2), ('{"id":1}', 2), ('{"method":"EAT","id":1}', 2)):
             assert (await ask(client, frame))["error"]["code"] == code
     async with connect(f"{edge}/ws") as client:
-        answer = await ask(client, {"method": "SUBSCRIBE", "params": ["btcusdt@nothing"], "id": 5})
-        assert (answer["id"], answer["error"]["msg"]) == (5, "Invalid request: unknown stream 'btcusdt@nothing'")
+        key = "x" * 64
+        answer = await ask(client, {"method": "SUBSCRIBE", "params": ["btcusdt@trade", key], "id": 5})
+        assert (answer["id"], answer["error"]["code"]) == (5, -1125)
+        assert key not in json.dumps(answer), "an error does not repeat a credential"
+        assert (await ask(client, {"method": "LIST_SUBSCRIPTIONS", "id": 6}))["result"] == []
+        keys = [f"{number:064d}" for number in range(11)]
+        answer = await ask(client, {"method": "SUBSCRIBE", "params": keys, "id": 7})
+        assert (answer["id"], answer["error"]["code"]) == (7, 2)
     for door in ("/ws", "/ws-api/v3"):
         async with connect(edge + door) as client:
             await client.send(b"\x00\x01")

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -269,6 +270,7 @@ async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, ed
 
 async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge: str, log: ShardLog) -> None:
     names = ["btcusdt@ticker", "btcusdt@miniTicker", "btcusdt@kline_1d", "!miniTicker@arr", "btcusdt@depth5@100ms"]
+    names += ["btcusdt@ticker_1h", "!ticker_1h@arr", "btcusdt@kline_1d@+08:00", "btcusdt@kline_1m@+08:00"]
     wanted = [event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC]
     seen: dict[str, Any] = {}
 
@@ -281,11 +283,14 @@ async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge:
             and bool(mine)
             and mine[0]["v"] == seen["btcusdt@ticker"]["v"]
             and seen["btcusdt@miniTicker"]["v"] == seen["btcusdt@ticker"]["v"]
+            and seen["btcusdt@ticker_1h"]["n"] == len(wanted)
+            and any(each["s"] == BTC and each["n"] == len(wanted) for each in seen["!ticker_1h@arr"])
+            and seen["btcusdt@kline_1d@+08:00"]["k"]["L"] == len(wanted)
         )
 
     async with (
         asyncio.timeout(TIMEOUT_S),
-        connect(f"{edge}/stream?streams={'/'.join(names)}") as client,
+        connect(f"{edge}/stream?streams={'/'.join(map(quote, names))}") as client,
         load(redis_url, log),
     ):
         while not complete():
@@ -296,11 +301,66 @@ async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge:
     assert (ticker["v"], ticker["F"], ticker["L"]) == (volume, 1, len(wanted))
     assert ticker["c"] == MARKET.format_price(wanted[-1].price)
     assert ticker["h"] == MARKET.format_price(max(each.price for each in wanted))
+    hour, shifted = seen["btcusdt@ticker_1h"], seen["btcusdt@kline_1d@+08:00"]["k"]
+    assert (hour["e"], hour["v"], hour["F"], hour["O"] % 60_000) == ("1hTicker", volume, 1, 0)
+    assert (shifted["v"], shifted["f"], shifted["n"], shifted["i"]) == (volume, 1, len(wanted), "1d")
+    assert shifted["t"] % 86_400_000 == 16 * 3_600_000
     assert candle["l"] <= candle["o"] <= candle["h"]
     assert (len(book["bids"]), len(book["asks"])) == (5, 5)
 
 
-async def answered(client: ClientConnection, method: str, *params: str) -> Any:
+async def test_what_is_unknown_says_nothing_and_harms_nothing(redis_url: str, edge: str, log: ShardLog) -> None:
+    """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the others are heard."""
+    strange = ["foousdt@trade", "BTCUSDT@trade", "btcusdt@kline_7m", "nonsense"]
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{edge}/stream?streams=btcusdt@trade/foousdt@trade") as by_address,
+        connect(f"{edge}/ws") as by_request,
+    ):
+        await answered(by_request, "SET_PROPERTY", "combined", True)
+        assert await answered(by_request, "SUBSCRIBE", *strange, "btcusdt@trade") is None
+        assert await answered(by_request, "LIST_SUBSCRIPTIONS") == [*strange, "btcusdt@trade"]
+        async with load(redis_url, log):
+            for client in (by_address, by_request):
+                for _ in range(50):
+                    assert json.loads(await client.recv())["stream"] == "btcusdt@trade"
+
+
+async def test_a_listen_key_can_be_subscribed_to(redis_url: str, edge: str, log: ShardLog) -> None:
+    account = FIRST_ACCOUNT + 1
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(streams.listen_key(LISTEN_KEY), str(account))
+    reports = [
+        event.order.order_id
+        for event in log.events()
+        if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.account_id == account
+    ]
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{edge}/stream") as wrapped,
+        connect(f"{edge}/ws") as plain,
+        connect(f"{edge}/ws") as gone,
+    ):
+        for each in (wrapped, plain, gone):
+            assert await answered(each, "SUBSCRIBE", LISTEN_KEY) is None
+            assert await answered(each, "LIST_SUBSCRIPTIONS") == [LISTEN_KEY]
+        assert await answered(gone, "UNSUBSCRIBE", LISTEN_KEY) is None
+        assert await answered(gone, "LIST_SUBSCRIPTIONS") == []
+        heard: list[int] = []
+        async with load(redis_url, log):
+            while len(heard) < len(reports):
+                event = json.loads(await plain.recv())
+                message = json.loads(await wrapped.recv())
+                assert message["stream"] == LISTEN_KEY
+                assert message["data"]["e"] == event["e"]
+                if event["e"] == "executionReport":
+                    heard.append(event["i"])
+        assert heard == reports
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(gone.recv(), 0.2)
+
+
+async def answered(client: ClientConnection, method: str, *params: object) -> Any:
     """Send a request and return its result; streams may speak before."""
     await client.send(json.dumps({"method": method, "params": params, "id": 1}))
     while True:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderClosed, OrderFilled
-from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker
+from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker, WindowTicker
 from protocol.orders import Balance, CloseReason, Liquidity, OrderStatus, OrderType, Side, TimeInForce
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.currencies import currencies
@@ -76,6 +76,17 @@ def test_tickers_and_candles() -> None:
     row = payloads.kline(MARKET, candle, NOW, 1000)["k"]
     assert "".join(row) == "tTsifLochlvnxqVQB"
     assert (row["t"], row["T"], row["x"]) == (60_000_000, 119_999_999, True)
+
+
+def test_a_ticker_of_a_window() -> None:
+    """From 80,000 to 100,000 is 20,000 or 25 %; 1 BTC for 90,000 USDT is 90,000 on average."""
+    low, volume = PriceTicks(7_000_000), 90_000 * 10**8
+    window = WindowTicker("4h", TimeMs(60_000), PriceTicks(8_000_000), PRICE, low, PRICE, ONE, volume, 3, 5, 3)
+    assert payloads.window_ticker(MARKET, window, NOW, NOW, 1000) == {
+        "e": "4hTicker", "E": NOW * 1000, "s": BTC, "p": "20000.00000000", "P": "25.000", "o": "80000.00000000",
+        "h": "100000.00000000", "l": "70000.00000000", "c": "100000.00000000", "w": "90000.00000000", "v": "1.00000000",
+        "q": "90000.00000000", "O": 60_000_000, "C": NOW * 1000, "F": 3, "L": 5, "n": 3,
+    }  # fmt: skip
 
 
 def told(event: AccountEvent) -> list[dict[str, Any]]:
