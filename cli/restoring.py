@@ -326,6 +326,11 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
         state.trade_id = max(state.trade_id, row[0])
         state.sequence = max(state.sequence, row[1]) + skipped * SEQUENCES_PER_ORDER
         state.aggregate_id = max(state.aggregate_id, row[2])
+        prevented = connection.execute(
+            "SELECT coalesce(max(match_id), 0) FROM prevented_matches WHERE market = %s", (symbol,)
+        ).fetchone()
+        assert prevented is not None
+        state.prevented_id = max(state.prevented_id, prevented[0])
 
 
 def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: ShardLoss) -> None:
@@ -365,8 +370,8 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
     )
     for order_id, values in _orders_to_rewrite(connection, each, bound[0]):
         connection.execute(
-            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, close_reason = %s "
-            "WHERE order_id = %s",
+            "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, close_reason = %s, "
+            "prevented_quantity = %s, prevented_match_id = %s WHERE order_id = %s",
             (*values, order_id),
         )
     connection.execute("UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (loss.after_id, shard))
@@ -374,7 +379,7 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
 
 def _orders_to_rewrite(
     connection: psycopg.Connection[Any], each: RestoredShard, since_ms: int
-) -> Iterable[tuple[int, tuple[int, ...]]]:
+) -> Iterable[tuple[int, tuple[int | None, ...]]]:
     shard = each.shard
     rows = connection.execute(
         "SELECT order_id, account_id, market, quantity, cum_quantity, cum_quote, coalesce(version, 0) FROM orders "
@@ -386,10 +391,12 @@ def _orders_to_rewrite(
         if order is not None:
             amounts = (order.quantity, order.cum_quantity, order.cum_quote)
             # With the version of then: the states that come next have larger ones, though not than those that are lost.
-            yield order_id, (order.status, *amounts, order.version, order.close_reason or 0)
+            course = order.course
+            prevented = (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
+            yield order_id, (order.status, *amounts, order.version, order.close_reason or 0, *prevented)
         else:  # accepted or closed after the position
             amounts = (quantity, cum_quantity, cum_quote)
-            yield order_id, (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR)
+            yield order_id, (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR, None, None)
 
 
 def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:

@@ -17,7 +17,7 @@ from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, T
 from functions.parameters import Parameters
 from protocol.market import Market, MarketMap
 from protocol.market_data import BookTicker
-from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, PPM, AssetUnits, PriceTicks, QuantityLots
 
 
@@ -42,6 +42,7 @@ class OrderRequest(NamedTuple):
     self_trade_prevention: SelfTradePrevention
     client_order_id: str | None
     response_type: ResponseType
+    terms: OrderTerms | None = None
 
 
 ORDER_PARAMETERS: Final = (
@@ -58,8 +59,8 @@ ORDER_PARAMETERS: Final = (
     IDEMPOTENCY_KEY,
     Parameter("newOrderRespType", "ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK."),
     Parameter("selfTradePreventionMode", "NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH."),
-    Parameter("strategyId", "Accepted, not kept.", kind="integer"),
-    Parameter("strategyType", "Accepted, not kept; at least 1000000.", kind="integer"),
+    Parameter("strategyId", "Your own number of the strategy that the order belongs to.", kind="integer"),
+    Parameter("strategyType", "Your own kind of strategy; at least 1000000.", kind="integer"),
     Parameter("stopPrice", "No order type here takes it.", kind="decimal"),
     Parameter("trailingDelta", "No order type here takes it.", kind="integer"),
     Parameter("icebergQty", "Iceberg orders are not supported.", kind="decimal"),
@@ -76,6 +77,7 @@ _UNSUPPORTED_TYPES: Final = {
 }
 _FOREIGN_PREVENTIONS: Final = frozenset({"DECREMENT", "TRANSFER"})
 """Modes of Binance that no market here allows."""
+_STRATEGY_TYPE_MIN: Final = 1_000_000
 _PEGGING: Final = ("pegPriceType", "pegOffsetType", "pegOffsetValue")
 _RESPONSE_TYPES: Final = {response_type.value: response_type for response_type in ResponseType}
 
@@ -126,6 +128,7 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
         prevention,
         parameters.client_order_id("newClientOrderId"),
         parameters.choice("newOrderRespType", _RESPONSE_TYPES, _invalid_response_type) or default,
+        _strategy(parameters),
     )
 
 
@@ -198,10 +201,16 @@ def _refuse_what_does_not_belong(parameters: Parameters, order_type: OrderType) 
             raise not_required("quoteOrderQty")
         if order_type is OrderType.LIMIT_MAKER and "timeInForce" in parameters:
             raise not_required("timeInForce")
-    parameters.integer("strategyId")
-    strategy_type = parameters.integer("strategyType")
-    if strategy_type is not None and strategy_type < 1_000_000:
+    _strategy(parameters)
+
+
+def _strategy(parameters: Parameters) -> OrderTerms | None:
+    strategy_id, strategy_type = parameters.integer("strategyId"), parameters.integer("strategyType")
+    if strategy_type is not None and strategy_type < _STRATEGY_TYPE_MIN:
         raise ApiError(-1134, "`strategyType` was less than 1000000.")
+    if strategy_id is None and strategy_type is None:
+        return None
+    return OrderTerms(strategy_id=strategy_id, strategy_type=strategy_type)
 
 
 def _price(parameters: Parameters, market: Market) -> PriceTicks:

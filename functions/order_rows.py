@@ -2,13 +2,23 @@
 
 from typing import Any, Final
 
-from protocol.orders import CloseReason, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    CloseReason,
+    OrderCourse,
+    OrderState,
+    OrderStatus,
+    OrderTerms,
+    OrderType,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.units import AssetUnits
 
 ORDER_COLUMNS: Final = """order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, quantity,
     quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, 0,
     (extract(epoch from accepted_time) * 1000)::bigint, (extract(epoch from updated_time) * 1000)::bigint,
-    coalesce(version, 0), close_reason"""
+    coalesce(version, 0), close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id"""
 """What `order_of_row` takes; funds held are known to the shard alone."""
 
 
@@ -34,4 +44,6 @@ def order_of_row(row: tuple[Any, ...]) -> OrderState:
         updated_time=row[16],
         version=row[17],
         close_reason=CloseReason(row[18]) if row[18] else None,
+        terms=None if row[19] is None and row[20] is None else OrderTerms(strategy_id=row[19], strategy_type=row[20]),
+        course=OrderCourse(prevented_quantity=row[21], prevented_match_id=row[22]) if row[22] else None,
     )

@@ -12,6 +12,7 @@ from protocol.orders import (
     OrderState,
     OrderStatus,
     OrderType,
+    Prevented,
     SelfTradePrevention,
     Side,
     TimeInForce,
@@ -69,11 +70,25 @@ class _PlacedShape(msgspec.Struct, gc=False, rename="camel"):
     self_trade_prevention_mode: str
 
 
+class PreventedShape(msgspec.Struct, gc=False, rename="camel"):
+    """A trade with oneself that was prevented; a quantity is there if that order was ended."""
+
+    prevented_match_id: int
+    maker_symbol: str
+    maker_order_id: int
+    price: str
+    taker_prevented_quantity: str | UnsetType = UNSET
+    maker_prevented_quantity: str | UnsetType = UNSET
+
+
 class ResultShape(_PlacedShape, gc=False, rename="camel"):
-    """Answer to a placed order, RESULT. An order has the last two only if it has expired, by which `status` says."""
+    """Answer to a placed order, RESULT. An order has the fields with a default only if they say something."""
 
     expiry_reason: str | UnsetType = UNSET
     prevented_quantity: str | UnsetType = UNSET
+    strategy_id: int | UnsetType = UNSET
+    strategy_type: int | UnsetType = UNSET
+    prevented_matches: list[PreventedShape] | UnsetType = UNSET
 
 
 class FillShape(msgspec.Struct, gc=False, rename="camel"):
@@ -87,11 +102,14 @@ class FillShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 class FullShape(_PlacedShape, gc=False, rename="camel"):
-    """Answer to a placed order, FULL; the last two as in `ResultShape`."""
+    """Answer to a placed order, FULL; fields with a default as in `ResultShape`."""
 
     fills: list[FillShape]
     expiry_reason: str | UnsetType = UNSET
     prevented_quantity: str | UnsetType = UNSET
+    strategy_id: int | UnsetType = UNSET
+    strategy_type: int | UnsetType = UNSET
+    prevented_matches: list[PreventedShape] | UnsetType = UNSET
 
 
 class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
@@ -113,10 +131,12 @@ class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
     type: str
     side: str
     self_trade_prevention_mode: str
+    strategy_id: int | UnsetType = UNSET
+    strategy_type: int | UnsetType = UNSET
 
 
 class OrderShape(msgspec.Struct, gc=False, rename="camel"):
-    """An order that was asked for; the last two as in `ResultShape`."""
+    """An order that was asked for; fields with a default as in `ResultShape`."""
 
     symbol: str
     order_id: int
@@ -140,6 +160,9 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
     self_trade_prevention_mode: str
     expiry_reason: str | UnsetType = UNSET
     prevented_quantity: str | UnsetType = UNSET
+    prevented_match_id: int | UnsetType = UNSET
+    strategy_id: int | UnsetType = UNSET
+    strategy_type: int | UnsetType = UNSET
 
 
 def shown_price(order: OrderState, market: Market) -> str:
@@ -166,17 +189,51 @@ def expiry_reason(order: OrderState) -> str | None:
 def prevented_quantity(order: OrderState, market: Market) -> str | None:
     """Return how much of an order self-trade prevention has taken off; None: nothing, or nobody knows.
 
-    Every mode that there is takes all that is left. Of an order by quote quantity nobody knows how much that was.
+    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote quantity nobody knows.
     """
-    if order.status is not OrderStatus.EXPIRED_IN_MATCH or order.quote_quantity:
+    if order.status is not OrderStatus.EXPIRED_IN_MATCH:
         return None
-    return market.format_quantity(QuantityLots(order.quantity - order.cum_quantity))
+    if order.course is not None:
+        return market.format_quantity(order.course.prevented_quantity)
+    return None if order.quote_quantity else market.format_quantity(QuantityLots(order.quantity - order.cum_quantity))
 
 
-def _expired(order: OrderState, market: Market) -> tuple[str | UnsetType, str | UnsetType]:
+def _conditional(
+    order: OrderState, market: Market
+) -> tuple[str | UnsetType, str | UnsetType, int | UnsetType, int | UnsetType]:
+    """Return `expiryReason`, `preventedQuantity`, `strategyId` and `strategyType`."""
+    reason: str | UnsetType = UNSET
+    prevented: str | UnsetType = UNSET
     if order.status is OrderStatus.EXPIRED or order.status is OrderStatus.EXPIRED_IN_MATCH:
-        return expiry_reason(order) or UNSET, prevented_quantity(order, market) or UNSET
-    return UNSET, UNSET
+        reason, prevented = expiry_reason(order) or UNSET, prevented_quantity(order, market) or UNSET
+    return reason, prevented, *strategy(order)
+
+
+def strategy(order: OrderState) -> tuple[int | UnsetType, int | UnsetType]:
+    """Return what its owner calls the order's strategy: `strategyId` and `strategyType`."""
+    if order.terms is None:
+        return UNSET, UNSET
+    strategy_id, strategy_type = order.terms.strategy_id, order.terms.strategy_type
+    return UNSET if strategy_id is None else strategy_id, UNSET if strategy_type is None else strategy_type
+
+
+def _prevented(matches: tuple[Prevented, ...], market: Market) -> list[PreventedShape] | UnsetType:
+    def shown(lots: QuantityLots) -> str | UnsetType:
+        return market.format_quantity(lots) if lots else UNSET
+
+    if not matches:
+        return UNSET
+    return [
+        PreventedShape(
+            each.match_id,
+            market.symbol,
+            each.maker_order_id,
+            market.format_price(each.price),
+            shown(each.taker_quantity),
+            shown(each.maker_quantity),
+        )
+        for each in matches
+    ]
 
 
 def ack(order: OrderState, time_scale: int) -> AckShape:
@@ -184,12 +241,19 @@ def ack(order: OrderState, time_scale: int) -> AckShape:
     return AckShape(order.market, order.order_id, _NO_LIST, order.client_order_id, order.updated_time * time_scale)
 
 
-def result(order: OrderState, market: Market, time_scale: int) -> ResultShape:
+def result(order: OrderState, market: Market, time_scale: int, prevented: tuple[Prevented, ...] = ()) -> ResultShape:
     """Return the RESULT answer to a placed order."""
-    return ResultShape(*_result_fields(order, market, time_scale), *_expired(order, market))  # type: ignore[arg-type, call-arg]
+    fields = _result_fields(order, market, time_scale)
+    return ResultShape(*fields, *_conditional(order, market), _prevented(prevented, market))  # type: ignore[arg-type, call-arg]
 
 
-def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_scale: int) -> FullShape:
+def full(
+    order: OrderState,
+    fills: tuple[FillReport, ...],
+    market: Market,
+    time_scale: int,
+    prevented: tuple[Prevented, ...] = (),
+) -> FullShape:
     """Return the FULL answer to a placed order."""
     shapes = [
         FillShape(
@@ -202,7 +266,7 @@ def full(order: OrderState, fills: tuple[FillReport, ...], market: Market, time_
         for fill in fills
     ]
     fields = _result_fields(order, market, time_scale)
-    return FullShape(*fields, shapes, *_expired(order, market))  # type: ignore[arg-type, call-arg]
+    return FullShape(*fields, shapes, *_conditional(order, market), _prevented(prevented, market))  # type: ignore[arg-type, call-arg]
 
 
 def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[object, ...]:
@@ -228,6 +292,7 @@ def _result_fields(order: OrderState, market: Market, time_scale: int) -> tuple[
 
 def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int) -> CanceledShape:
     """Return the answer to a cancel; `cancel_id` is the cancel's own client order id."""
+    strategy_id, strategy_type = strategy(order)
     return CanceledShape(
         symbol=order.market,
         orig_client_order_id=order.client_order_id,
@@ -245,12 +310,14 @@ def canceled(order: OrderState, market: Market, cancel_id: str, time_scale: int)
         type=_ORDER_TYPE[order.order_type],
         side=_SIDE[order.side],
         self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
+        strategy_id=strategy_id,
+        strategy_type=strategy_type,
     )
 
 
 def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShape:
     """Return an order that was asked for."""
-    reason, prevented = _expired(order, market)
+    reason, prevented, strategy_id, strategy_type = _conditional(order, market)
     return OrderShape(
         symbol=order.market,
         order_id=order.order_id,
@@ -274,4 +341,7 @@ def order_shape(order: OrderState, market: Market, time_scale: int) -> OrderShap
         self_trade_prevention_mode=_PREVENTION[order.self_trade_prevention],
         expiry_reason=reason,
         prevented_quantity=prevented,
+        prevented_match_id=(order.course.prevented_match_id or UNSET) if order.course is not None else UNSET,
+        strategy_id=strategy_id,
+        strategy_type=strategy_type,
     )

@@ -62,6 +62,7 @@ async def place_order(ports: Ports, call: Call) -> object:
                 request.quote_quantity,
                 request.self_trade_prevention,
                 idempotency_key=key,
+                terms=request.terms,
                 bound_by_book=request.order_type is OrderType.MARKET,
             ),
             call.deadline_us,
@@ -75,9 +76,9 @@ async def place_order(ports: Ports, call: Call) -> object:
             if reply.fills:
                 ports.order_counts.forgive_order(call.account_id, call.now)
             if request.response_type is ResponseType.FULL:
-                return order_shapes.full(reply.order, reply.fills, request.market, call.time_scale)
+                return order_shapes.full(reply.order, reply.fills, request.market, call.time_scale, reply.prevented)
             if request.response_type is ResponseType.RESULT:
-                return order_shapes.result(reply.order, request.market, call.time_scale)
+                return order_shapes.result(reply.order, request.market, call.time_scale, reply.prevented)
             return order_shapes.ack(reply.order, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)

@@ -25,6 +25,7 @@ from persist.rows import (
     FILLS,
     LEDGER_ENTRIES,
     ORDERS,
+    PREVENTED_MATCHES,
     TRADES,
     TRANSFERS,
     EventBatch,
@@ -63,9 +64,12 @@ SET client_connection_check_interval = '1s';
 SET synchronous_commit = on;
 CREATE TEMPORARY TABLE batch_orders (LIKE orders) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE batch_transfers (LIKE transfers) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE batch_prevented (LIKE prevented_matches) ON COMMIT DELETE ROWS;
 """
 # An id that came again after the shard had forgotten it moved money again: the ledger has both, this table the first.
 _INSERT_TRANSFERS = "INSERT INTO transfers SELECT * FROM batch_transfers ON CONFLICT DO NOTHING"
+# After a restore that lost the log's end a number may come again: as with trades, the first stays.
+_INSERT_PREVENTED = "INSERT INTO prevented_matches SELECT * FROM batch_prevented ON CONFLICT DO NOTHING"
 # Of two states of an order the one with the larger version is the later. Before format 2 they had none; then statuses are numbered in the
 # order that an order passes through them, and from FILLED (3) on they are final.
 _UPSERT_ORDERS = """
@@ -73,7 +77,8 @@ INSERT INTO orders SELECT * FROM batch_orders
 ON CONFLICT (order_id) DO UPDATE SET
     quantity = excluded.quantity, status = excluded.status, cum_quantity = excluded.cum_quantity,
     cum_quote = excluded.cum_quote, updated_time = excluded.updated_time, version = excluded.version,
-    close_reason = excluded.close_reason
+    close_reason = excluded.close_reason, prevented_quantity = excluded.prevented_quantity,
+    prevented_match_id = excluded.prevented_match_id
 WHERE excluded.version > coalesce(orders.version, 0) OR (
     excluded.version = 0 AND coalesce(orders.version, 0) = 0 AND orders.status < 3
     AND (excluded.status, excluded.cum_quantity) > (orders.status, orders.cum_quantity)
@@ -456,7 +461,9 @@ class ShardIngest:
 
     def _empty_batch_tables(self, connection: psycopg.Connection[Any]) -> None:
         """Empty them within a transaction, at whose end they empty themselves."""
-        connection.execute(f"TRUNCATE batch_orders, batch_transfers{', batch_candles' if self._keeps_candles else ''}")
+        connection.execute(
+            f"TRUNCATE batch_orders, batch_transfers, batch_prevented{', batch_candles' if self._keeps_candles else ''}"
+        )
 
     def _write(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
         """Write rows, and their candles where the database makes none. Candles that are refused keep nothing else from being stored."""
@@ -506,6 +513,9 @@ class ShardIngest:
             if rows.transfers:
                 copy_rows(cursor, TRANSFERS, rows.transfers, into="batch_transfers")
                 cursor.execute(_INSERT_TRANSFERS)
+            if rows.prevented_matches:
+                copy_rows(cursor, PREVENTED_MATCHES, rows.prevented_matches, into="batch_prevented")
+                cursor.execute(_INSERT_PREVENTED)
             if rows.orders:
                 copy_rows(cursor, ORDERS, rows.order_rows(), into="batch_orders")
                 cursor.execute(_UPSERT_ORDERS)

@@ -73,6 +73,7 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
                 _log.info("history dropped", relation=relation, days=days, count=count)
         if retention.orders and (count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)):
             dropped["orders"] = count
+            _delete_rows(connection, "prevented_matches", stored_ms - retention.orders * 86_400_000)
             _log.info("history dropped", relation="orders", days=retention.orders, count=count)
         return dropped
 
@@ -106,6 +107,7 @@ _TIMES: Final = {
     "trades": ("trades", "time", ""),
     "fills": ("fills", "time", ""),
     "candles_1s": ("candles", "open_time", "interval = '1s' AND "),
+    "prevented_matches": ("prevented_matches", "time", ""),
 }
 
 

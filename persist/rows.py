@@ -14,6 +14,7 @@ from protocol.events import (
     FundsDeposited,
     FundsReleased,
     FundsWithdrawn,
+    MatchPrevented,
     OrderAccepted,
     OrderClosed,
     OrderFilled,
@@ -33,7 +34,7 @@ EXTERNAL_ACCOUNT: Final = -3
 
 _DATABASE_EPOCH_MS: Final = 946_684_800_000
 
-Row = tuple[int | str, ...]
+Row = tuple[int | str | None, ...]
 
 
 class Table(NamedTuple):
@@ -64,6 +65,10 @@ ORDERS: Final = Table(
         "updated_time": "int8",
         "version": "int4",
         "close_reason": "int2",
+        "strategy_id": "int8",
+        "strategy_type": "int8",
+        "prevented_quantity": "int8",
+        "prevented_match_id": "int8",
     },
 )
 TRADES: Final = Table(
@@ -129,6 +134,23 @@ TRANSFERS: Final = Table(
 )
 
 
+PREVENTED_MATCHES: Final = Table(
+    "prevented_matches",
+    {
+        "market": "text",
+        "match_id": "int8",
+        "account_id": "int8",
+        "maker_order_id": "int8",
+        "taker_order_id": "int8",
+        "price": "int8",
+        "maker_quantity": "int8",
+        "taker_quantity": "int8",
+        "mode": "int2",
+        "time": "int8",
+    },
+)
+
+
 class UnknownMarketError(ValueError):
     """An event is about a market that is not known."""
 
@@ -173,6 +195,7 @@ class Rows:
         self.fills: list[Row] = []
         self.ledger_entries: list[Row] = []
         self.transfers: list[Row] = []
+        self.prevented_matches: list[Row] = []
         self.event_count = 0
 
     def add(self, batch: EventBatch) -> None:
@@ -198,6 +221,8 @@ class Rows:
                     self.orders[event.order.order_id] = event.order
                 elif isinstance(event, FeesWithdrawn):
                     self._add_fee_withdrawal(batch.stream_id, index, event)
+                elif isinstance(event, MatchPrevented):
+                    self._add_prevented(event)
                 elif isinstance(event, FundsReleased | ShardEvent):
                     continue
                 else:
@@ -227,6 +252,10 @@ class Rows:
                 database_time(order.updated_time),
                 order.version,
                 order.close_reason or 0,
+                order.terms.strategy_id if order.terms is not None else None,
+                order.terms.strategy_type if order.terms is not None else None,
+                order.course.prevented_quantity if order.course is not None else None,
+                order.course.prevented_match_id if order.course is not None else None,
             )
             for order in self.orders.values()
         ]
@@ -289,6 +318,22 @@ class Rows:
         )
         if fee:
             self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference))
+
+    def _add_prevented(self, event: MatchPrevented) -> None:
+        self.prevented_matches.append(
+            (
+                event.market,
+                event.match_id,
+                event.account_id,
+                event.maker_order_id,
+                event.taker_order_id,
+                event.price,
+                event.maker_quantity,
+                event.taker_quantity,
+                event.mode,
+                database_time(event.time),
+            )
+        )
 
     def _add_fee_withdrawal(self, stream_id: StreamId, index: int, event: FeesWithdrawn) -> None:
         kind, amount = "fee_withdrawal", event.amount

@@ -15,6 +15,7 @@ from protocol.orders import (
     CloseReason,
     OrderTerms,
     OrderType,
+    Prevented,
     RejectReason,
     SelfTradePrevention,
     Side,
@@ -294,18 +295,6 @@ class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     reason: CloseReason = CloseReason.CANCELED_BY_OWNER
 
 
-class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A trade of two orders of one account that self-trade prevention did not let happen. Nothing produces it yet."""
-
-    match_id: Annotated[int, _Positive]
-    maker_order_id: Annotated[OrderId, _Positive]
-    price: Annotated[PriceTicks, _Positive]
-    taker_quantity: Annotated[QuantityLots, _NotNegative]
-    """Lots taken off the arriving order."""
-    maker_quantity: Annotated[QuantityLots, _NotNegative]
-    """Lots taken off the resting order."""
-
-
 class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """One trade of an arriving order."""
 
@@ -350,7 +339,8 @@ class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
     """Market's shard to account's shard: a resting order left the book without trading.
 
-    By a cancel that `request_id` and `reply_to` asked for, for another `reason`, or (`expired_in_match`) by self-trade prevention.
+    By a cancel that `request_id` and `reply_to` asked for, for another `reason`, or (`expired_in_match`) by self-trade prevention: then
+    `prevented` is the trade with `taker_order_id` that did not happen.
     """
 
     order_id: Annotated[OrderId, _Positive]
@@ -361,6 +351,8 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     expired_in_match: bool = False
     cancel_id: str = ""
     reason: CloseReason = CloseReason.CANCELED_BY_OWNER
+    prevented: Prevented | None = None
+    taker_order_id: Annotated[OrderId, _NotNegative] = OrderId(0)
 
 
 class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):

@@ -8,7 +8,7 @@ per market. Account events come from the account's shard; `balances` are those t
 import msgspec
 
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
-from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Side
+from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Prevented, SelfTradePrevention, Side
 from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
@@ -101,7 +101,8 @@ class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
     """An order closed with something left; its funds are released.
 
-    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none.
+    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented` is what self-trade prevention
+    ended it for: the trade with `counter_order_id` that did not happen.
     """
 
     time: TimeMs
@@ -109,6 +110,8 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     reason: CloseReason
     balances: tuple[Balance, ...]
     cancel_id: str = ""
+    prevented: Prevented | None = None
+    counter_order_id: OrderId = OrderId(0)
 
 
 class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
@@ -141,7 +144,8 @@ class AccountClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
 class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
     """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off instead.
 
-    `match_id` is contiguous per market. Nothing produces it yet.
+    `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing, by `mode`, the taker's.
+    `execution_id` is that of the taker's execution before it. The account's shard tells it, before the orders that it ended close.
     """
 
     time: TimeMs
@@ -154,6 +158,7 @@ class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     maker_quantity: QuantityLots
     taker_quantity: QuantityLots
     execution_id: int
+    mode: SelfTradePrevention = SelfTradePrevention.EXPIRE_MAKER
 
 
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):

@@ -182,7 +182,7 @@ class Peg(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
 class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """What an order asks for beyond side, type, price and quantity. 0: not asked for.
 
-    The format has them so that it need not change for the orders that need them. Shards refuse all terms so far.
+    The format has them so that it need not change for the orders that need them. Shards refuse all but strategies so far.
     """
 
     stop_price: Annotated[PriceTicks, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = PriceTicks(0)
@@ -195,8 +195,14 @@ class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     strategy_type: Annotated[int, Meta(ge=0, le=AMOUNT_UNITS_MAX)] | None = None
 
 
+def are_supported(terms: OrderTerms) -> bool:
+    """Return whether shards take an order with these terms: it names its strategy, and asks for nothing else."""
+    strategy = OrderTerms(strategy_id=terms.strategy_id, strategy_type=terms.strategy_type)
+    return terms == strategy != OrderTerms()
+
+
 class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """What has happened to an order beyond its fills. Nothing produces it yet."""
+    """What has happened to an order beyond its fills. Only self-trade prevention produces it so far."""
 
     list_id: int = 0
     """The order list that it is a leg of; 0: none."""
@@ -205,7 +211,9 @@ class OrderCourse(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     trailing_time: TimeMs = TimeMs(0)
     """When its trailing stop became active; 0: not yet."""
     prevented_quantity: QuantityLots = QuantityLots(0)
-    """Lots that self-trade prevention has taken off it."""
+    """Lots that self-trade prevention has taken off it; of an order by quote quantity those that what was left of it would have traded."""
+    prevented_match_id: int = 0
+    """The last match of it that was prevented; 0: none."""
 
 
 class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -248,6 +256,20 @@ class OrderState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     def leaves_quantity(self) -> QuantityLots:
         """Lots that may still trade (0 for a closed order, and for one by quote quantity)."""
         return QuantityLots(self.quantity - self.cum_quantity if self.status.is_open else 0)
+
+
+class Prevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A trade of two orders of one account that self-trade prevention did not let happen. `match_id` is contiguous per market, from 1."""
+
+    match_id: Annotated[int, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
+    maker_order_id: Annotated[OrderId, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
+    price: Annotated[PriceTicks, Meta(ge=1, le=AMOUNT_UNITS_MAX)]
+    taker_quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
+    """Lots taken off the arriving order; 0: none, by its mode."""
+    maker_quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)]
+    """Lots taken off the resting order; 0: none."""
+    quantity: Annotated[QuantityLots, Meta(ge=0, le=AMOUNT_UNITS_MAX)] = QuantityLots(0)
+    """Lots that would have been traded."""
 
 
 class FillReport(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):

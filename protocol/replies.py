@@ -8,7 +8,7 @@ A query sees everything that was acknowledged before it.
 import msgspec
 
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
-from protocol.orders import Balance, FillReport, OrderState, RejectReason
+from protocol.orders import Balance, FillReport, OrderState, Prevented, RejectReason
 from protocol.streams import STREAM_START, StreamId
 from protocol.units import AccountId, Large, OrderId, TimeMs, join_large, split_large
 
@@ -20,6 +20,8 @@ class OrderReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     time: TimeMs
     order: OrderState
     fills: tuple[FillReport, ...] = ()
+    prevented: tuple[Prevented, ...] = ()
+    """Of an order that was placed: what self-trade prevention did not let happen."""
 
 
 class OrdersReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -300,7 +300,15 @@ def _report(markets: MarketMap, order: OrderState, execution_type: str, time: Ti
         "Q": market.format_quote(order.quote_quantity),
         "W": order.accepted_time,
         "V": order.self_trade_prevention.name,
+        **_strategy(order),
     }
+
+
+def _strategy(order: OrderState) -> Payload:
+    if order.terms is None:
+        return {}
+    named = {"j": order.terms.strategy_id, "J": order.terms.strategy_type}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _fill_report(markets: MarketMap, event: OrderFilled, now: TimeMs) -> Payload:
@@ -328,10 +336,18 @@ def _close_report(markets: MarketMap, event: OrderClosed, now: TimeMs) -> Payloa
     elif order.status is OrderStatus.EXPIRED:
         report["eR"] = expiry_reason(order)
     elif order.status is OrderStatus.EXPIRED_IN_MATCH:
-        # The order that it would have traded with (v, U, pl, pL, pY) is not in the event.
         report |= {"u": _NO_TRADE_GROUP, "Cs": order.market}
-        prevented = prevented_quantity(order, markets.by_symbol[order.market])
+        market, match = markets.by_symbol[order.market], event.prevented
+        prevented = prevented_quantity(order, market)
         if prevented is not None:
             # The modes that there are take everything at once: the last is all.
             report |= {"A": prevented, "B": prevented}
+        if match is not None:
+            report |= {
+                "v": match.match_id,
+                "U": event.counter_order_id,
+                "pl": market.format_quantity(match.quantity),
+                "pL": market.format_price(match.price),
+                "pY": market.format_quote(market.notional(match.price, match.quantity)),
+            }
     return report

@@ -128,8 +128,7 @@ class Account:
     def __init__(self, account_id: AccountId, changed_time: TimeMs) -> None:
         self.account_id = account_id
         self.changed_time = changed_time
-        """When the funds changed last. For answers alone: no snapshot has it, and decides nothing. After a restore it is the time of the
-        snapshot, which is no earlier."""
+        """When the funds changed last. For answers alone: it decides nothing."""
         self.funds: dict[str, Funds] = {}
         self.open_orders: dict[str, dict[OrderId, OrderState]] = {}
         self.client_order_ids: dict[str, PlacedOrder] = {}

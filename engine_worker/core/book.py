@@ -273,14 +273,28 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     """Lots."""
 
 
+class PreventedMaker(msgspec.Struct, frozen=True, gc=False):
+    """One maker that an arriving order of the same account would have traded with."""
+
+    order_id: OrderId
+    account_id: AccountId
+    price: PriceTicks
+    quantity: int
+    """Lots that rest (or rested) there."""
+    taker_quantity: int
+    """Lots that the taker had left."""
+    payable: int
+    """Lots of those that the rest of its budget pays; all, without a budget."""
+
+
 class Matching(msgspec.Struct, frozen=True, gc=False):
     """What an arriving order did to the book."""
 
     matches: list[Match]
     leaves_quantity: int
     """Lots."""
-    makers_expired: list[tuple[OrderId, AccountId]]
-    """Makers that self-trade prevention took out."""
+    prevented: list[PreventedMaker]
+    """Makers that self-trade prevention took out, and last the one that it ended the taker for."""
     taker_expired: bool
     """Whether self-trade prevention ended the taker."""
     limit_reached: bool = False
@@ -355,7 +369,7 @@ class Book:
         leaves: int = quantity
         budget: int | None = quote_budget
         matches: list[Match] = []
-        expired: list[tuple[OrderId, AccountId]] = []
+        expired: list[PreventedMaker] = []
         level = opposite.best
         while leaves and level is not None and level.rank <= rank_max:
             maker = level.first
@@ -366,8 +380,11 @@ class Book:
             if len(matches) + len(expired) == matches_max:
                 return Matching(matches, leaves, expired, taker_expired=False, limit_reached=True)
             if maker.account_id == account_id and prevention is not PREVENT_NOTHING:
+                payable = leaves if budget is None else min(leaves, budget // (level.price * self.quote_per_tick_lot))
+                expired.append(
+                    PreventedMaker(maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable)
+                )
                 if prevention is not EXPIRE_TAKER:
-                    expired.append((maker.order_id, maker.account_id))
                     self.cancel(maker.order_id)
                 if prevention is not EXPIRE_MAKER:
                     return Matching(matches, leaves, expired, taker_expired=True)

@@ -1,21 +1,24 @@
 """A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of it."""
 
-from engine_worker.core.book import Book, Match
+from engine_worker.core.book import Book, Match, PreventedMaker
 from engine_worker.core.members import (
     BUY,
+    EXPIRE_MAKER,
+    EXPIRE_TAKER,
     FOK,
     GTC,
     LIMIT_MAKER,
     MARKET,
     make_depth_changed,
     make_maker_fill,
+    make_prevented,
     make_taker_fill,
     make_trade,
 )
 from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
 from protocol.events import Event
 from protocol.market import Market
-from protocol.orders import CloseReason, RejectReason
+from protocol.orders import CloseReason, Prevented, RejectReason
 from protocol.units import PPM, AssetUnits, PriceTicks, QuantityLots, TimeMs
 
 MakerMessage = MakerFill | RestingClosed
@@ -34,7 +37,7 @@ def cancel_missed(cancel: CancelResting) -> CancelMissed:
 class MarketState:
     """One market: its book and its counters."""
 
-    __slots__ = ("aggregate_id", "book", "last_price", "market", "sequence", "trade_id")
+    __slots__ = ("aggregate_id", "book", "last_price", "market", "prevented_id", "sequence", "trade_id")
 
     def __init__(self, market: Market) -> None:
         self.market = market
@@ -44,6 +47,8 @@ class MarketState:
         self.sequence = 0
         self.trade_id = 0
         self.aggregate_id = 0
+        self.prevented_id = 0
+        """The number of the last match that was prevented."""
 
     def match_order(
         self, order: MatchOrder, time: TimeMs, events: list[Event]
@@ -59,6 +64,7 @@ class MarketState:
         if reason is not None:
             return refused_taker(order, reason), []
         fills: tuple[TakerFill, ...] = ()
+        prevented: tuple[Prevented, ...] = ()
         leaves: int = order.quantity
         expired_in_match = limit_reached = budget_spent = price_range_exceeded = False
         makers: list[MakerMessage] = []
@@ -79,8 +85,8 @@ class MarketState:
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
             limit_reached, budget_spent = matching.limit_reached, matching.budget_spent and order.budget_is_limit
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
-            for maker_id, account_id in matching.makers_expired:
-                makers.append(RestingClosed(maker_id, account_id, order.market, expired_in_match=True))
+            if matching.prevented:
+                prevented = self._prevent(order, matching.prevented, makers)
         if order.bound_by_book and leaves and not (expired_in_match or limit_reached or budget_spent):
             price_range_exceeded = opposite.best is not None  # it may not pay what that one asks for
         rests = leaves > 0 and order.time_in_force is GTC and not expired_in_match and not limit_reached
@@ -95,7 +101,7 @@ class MarketState:
             rests,
             expired_in_match,
             None,
-            (),
+            prevented,
             limit_reached,
             budget_spent,
             price_range_exceeded,
@@ -247,6 +253,36 @@ class MarketState:
         self.trade_id, self.sequence = trade_id, sequence
         self.last_price = last_price or self.last_price
         return fills
+
+    def _prevent(
+        self, taker: MatchOrder, prevented: list[PreventedMaker], makers: list[MakerMessage]
+    ) -> tuple[Prevented, ...]:
+        """Number the matches that did not happen; append what makers are told that gave way to `makers`."""
+        mode, told = taker.self_trade_prevention, []
+        for each in prevented:
+            self.prevented_id += 1
+            lots = each.payable if taker.budget_is_limit else each.taker_quantity
+            match = make_prevented(
+                self.prevented_id,
+                each.order_id,
+                each.price,
+                0 if mode is EXPIRE_MAKER else lots,
+                0 if mode is EXPIRE_TAKER else each.quantity,
+                min(each.quantity, lots),
+            )
+            told.append(match)
+            if mode is not EXPIRE_TAKER:
+                makers.append(
+                    RestingClosed(
+                        each.order_id,
+                        each.account_id,
+                        taker.market,
+                        expired_in_match=True,
+                        prevented=match,
+                        taker_order_id=taker.order_id,
+                    )
+                )
+        return tuple(told)
 
     def _tell_depth(self, time: TimeMs, events: list[Event]) -> None:
         """Say which levels changed, once for all that one command did."""

@@ -17,6 +17,7 @@ from protocol.orders import (
     OrderState,
     OrderStatus,
     OrderType,
+    Prevented,
     SelfTradePrevention,
     Side,
     TimeInForce,
@@ -36,6 +37,7 @@ make_order: Final[Callable[..., OrderState]] = OrderState
 make_balance: Final[Callable[..., Balance]] = Balance
 make_order_filled: Final[Callable[..., OrderFilled]] = OrderFilled
 make_fill_report: Final[Callable[..., FillReport]] = FillReport
+make_prevented: Final[Callable[..., Prevented]] = Prevented
 make_trade: Final[Callable[..., TradeExecuted]] = TradeExecuted
 make_maker_fill: Final[Callable[..., MakerFill]] = MakerFill
 make_taker_fill: Final[Callable[..., TakerFill]] = TakerFill

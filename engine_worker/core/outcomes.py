@@ -223,6 +223,8 @@ def fingerprint_of(command: KeyedCommand) -> bytes:
                 command.quote_quantity,
                 command.self_trade_prevention,
             )
+            if command.terms is not None:
+                asked += (command.terms,)
         case Deposit() | Withdraw():
             asked = (command.asset, command.amount, command.transfer_id)
     return _digest((type(command).__name__, asked))

@@ -95,6 +95,7 @@ from protocol.events import (
     FundsReleased,
     FundsWithdrawn,
     MarketConfigured,
+    MatchPrevented,
     OrderAccepted,
     OrderClosed,
     ShardConfigured,
@@ -108,9 +109,12 @@ from protocol.orders import (
     CloseReason,
     FillReport,
     Liquidity,
+    OrderCourse,
     OrderState,
     OrderStatus,
+    Prevented,
     RejectReason,
+    are_supported,
 )
 from protocol.release import release_of, this_release, too_new, why_later, why_too_early
 from protocol.replies import (
@@ -158,6 +162,7 @@ BALANCE_UNITS_MAX: Final = 2 * AMOUNT_UNITS_MAX
 """Of one asset; what an account may have for a moment, and what every writer of 64 bits holds."""
 _NEVER: Final = TimeMs(2**63)
 UNBOUNDED: Final = 2**63
+_NO_ORDER: Final = OrderId(0)
 _NO_PRICE: Final = PriceTicks(1)
 """In a message about an order that has none."""
 
@@ -480,6 +485,7 @@ class Shard:
         markets = [
             (
                 *(symbol, state.last_price, state.sequence, state.trade_id, state.aggregate_id, len(state.book.orders)),
+                state.prevented_id,
                 *(
                     (half.best.price, half.best.quantity, half.best.order_count) if half.best is not None else None
                     for half in (state.book.bids, state.book.asks)
@@ -877,6 +883,8 @@ class Shard:
             # Counted once the order is accepted: one that is refused takes no number.
             (self.execution_count + 1) * SHARD_COUNT_MAX + self.index if is_local else 0,
             1 if is_local else 0,
+            None,
+            command.terms,
         )
         orders = account.open_orders.get(market.symbol)
         if orders is None:
@@ -926,7 +934,7 @@ class Shard:
         else:
             fits = quantity > 0 and not quote_quantity and not command.bound_by_book
             fits = fits and (order_type is not LIMIT_MAKER or command.time_in_force is GTC)
-        if not fits or command.terms is not None:
+        if not fits or (command.terms is not None and not are_supported(command.terms)):
             return RejectReason.INVALID_COMBINATION
         if account is not None and command.client_order_id in account.client_order_ids:
             return RejectReason.DUPLICATE_CLIENT_ORDER_ID
@@ -1057,17 +1065,53 @@ class Shard:
                 )
                 collected.append(report)
             reports = tuple(collected)
+        if outcome.prevented:
+            self._tell_prevented(order, outcome.prevented)
         if not outcome.rests and order.status is not FILLED:
-            order = self._close(
-                account,
-                order,
-                EXPIRED_IN_MATCH if outcome.expired_in_match else EXPIRED,
-                CloseReason.SELF_TRADE_PREVENTED if outcome.expired_in_match else _reason_to_expire(order, outcome),
-            )
-        reply = OrderReply(placed.request_id, self.time, order, reports)
+            if outcome.expired_in_match:
+                order = self._close_prevented(account, order, outcome.prevented[-1] if outcome.prevented else None)
+            else:
+                order = self._close(account, order, EXPIRED, _reason_to_expire(order, outcome))
+        reply = OrderReply(placed.request_id, self.time, order, reports, outcome.prevented)
         self._reply(placed.reply_to, reply)
         if placed.idempotency_key:
             self._keep_outcome(account.account_id, placed.idempotency_key, reply)
+
+    def _tell_prevented(self, taker: OrderState, prevented: tuple[Prevented, ...]) -> None:
+        self._events += [
+            MatchPrevented(
+                self.time,
+                taker.market,
+                taker.account_id,
+                each.match_id,
+                each.maker_order_id,
+                taker.order_id,
+                each.price,
+                each.maker_quantity,
+                each.taker_quantity,
+                taker.execution_id,
+                taker.self_trade_prevention,
+            )
+            for each in prevented
+        ]
+
+    def _close_prevented(
+        self, account: Account, order: OrderState, prevented: Prevented | None, taker_order_id: OrderId | None = None
+    ) -> OrderState:
+        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given, otherwise the taker.
+
+        A message of before prevented matches were numbered does not say for which.
+        """
+        reason = CloseReason.SELF_TRADE_PREVENTED
+        if prevented is None:
+            return self._close(account, order, EXPIRED_IN_MATCH, reason)
+        is_maker = taker_order_id is not None
+        course = OrderCourse(
+            prevented_quantity=prevented.maker_quantity if is_maker else prevented.taker_quantity,
+            prevented_match_id=prevented.match_id,
+        )
+        counter = prevented.maker_order_id if taker_order_id is None else taker_order_id
+        return self._close(account, order, EXPIRED_IN_MATCH, reason, "", course, prevented, counter)
 
     def _maker_fill(self, fill: MakerFill) -> None:
         account, order = self._open_order(fill.account_id, fill.market, fill.order_id)
@@ -1156,6 +1200,8 @@ class Shard:
             now,
             execution_count * SHARD_COUNT_MAX + self.index,
             order.version + 1,
+            None,
+            order.terms,
         )
         self._events.append(
             make_order_filled(
@@ -1184,7 +1230,7 @@ class Shard:
     def _resting_closed(self, closed: RestingClosed) -> None:
         account, order = self._open_order(closed.account_id, closed.market, closed.order_id)
         if closed.expired_in_match:
-            self._close(account, order, EXPIRED_IN_MATCH, CloseReason.SELF_TRADE_PREVENTED)
+            self._close_prevented(account, order, closed.prevented, closed.taker_order_id)
             return
         if closed.reason is not CloseReason.CANCELED_BY_OWNER:
             self._close(account, order, EXPIRED, closed.reason)
@@ -1197,7 +1243,15 @@ class Shard:
             self._cancel_answered(missed, None)
 
     def _close(
-        self, account: Account, order: OrderState, status: OrderStatus, reason: CloseReason, cancel_id: str = ""
+        self,
+        account: Account,
+        order: OrderState,
+        status: OrderStatus,
+        reason: CloseReason,
+        cancel_id: str = "",
+        course: OrderCourse | None = None,
+        prevented: Prevented | None = None,
+        counter_order_id: OrderId = _NO_ORDER,
     ) -> OrderState:
         """Release what the order still holds and close it."""
         market = self.market_map.by_symbol[order.market]
@@ -1207,9 +1261,9 @@ class Shard:
         account.changed_time = self.time
         self.totals[asset].held -= order.held
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
-        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason)
+        order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason, course)
         balance = make_balance(asset, funds.available, funds.held)
-        self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id))
+        self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id, prevented, counter_order_id))
         self._closed.append(order)
         self._forget_open(account, order, market)
         return order
@@ -1235,6 +1289,7 @@ class Shard:
         cum_quote: int,
         held: int,
         close_reason: CloseReason | None = None,
+        course: OrderCourse | None = None,
     ) -> OrderState:
         self.execution_count += 1
         return make_order(
@@ -1258,6 +1313,8 @@ class Shard:
             self.execution_count * SHARD_COUNT_MAX + self.index,
             order.version + 1,
             close_reason,
+            order.terms,
+            course,
         )
 
     # ------------------------------------------------------------------ the account's half: canceling

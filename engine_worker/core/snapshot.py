@@ -56,6 +56,8 @@ class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """(idempotency key, fingerprint, who has repeated the request)."""
     limits: AccountLimits | None = None
     order_counts: OrderCounts | None = None
+    changed_time: TimeMs = TimeMs(0)
+    """When the funds changed last; 0: before the format had this, and no later than the snapshot."""
 
 
 class LevelSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -75,6 +77,7 @@ class MarketSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     aggregate_id: int
     bids: list[LevelSnapshot]
     asks: list[LevelSnapshot]
+    prevented_id: int = 0
 
 
 class CancelAllSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -236,6 +239,7 @@ def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
                 state.aggregate_id,
                 _levels(state.book.bids),
                 _levels(state.book.asks),
+                state.prevented_id,
             )
             for symbol, state in sorted(shard.markets.items())
         ],
@@ -275,6 +279,7 @@ def _account_snapshot(account: Account, time: TimeMs) -> AccountSnapshot:
         else [],
         account.limits,
         account.order_counts,
+        account.changed_time,
     )
 
 
@@ -302,7 +307,9 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
     for asset, *stored_totals in snapshot.totals:
         shard.totals[asset] = AssetTotals(*map(join_large, stored_totals))
     for account_snapshot in snapshot.accounts:
-        account = shard.accounts[account_snapshot.account_id] = Account(account_snapshot.account_id, snapshot.time)
+        account = shard.accounts[account_snapshot.account_id] = Account(
+            account_snapshot.account_id, account_snapshot.changed_time or snapshot.time
+        )
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
         account.open_orders = {
             symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
@@ -318,6 +325,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         state = shard.markets[market.symbol]
         state.last_price, state.sequence = market.last_price, market.sequence
         state.trade_id, state.aggregate_id = market.trade_id, market.aggregate_id
+        state.prevented_id = market.prevented_id
         for half, levels in ((state.book.bids, market.bids), (state.book.asks, market.asks)):
             for level in levels:
                 for order_id, account_id, quantity in level.orders:

@@ -499,6 +499,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v3/myPreventedMatches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Trades with oneself that were prevented
+         * @description Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest first.
+         */
+        get: operations["get_api_v3_myPreventedMatches"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v3/account": {
         parameters: {
             query?: never;
@@ -1481,7 +1501,7 @@ export interface components {
         };
         /**
          * FullShape
-         * @description Answer to a placed order, FULL; the last two as in `ResultShape`.
+         * @description Answer to a placed order, FULL; fields with a default as in `ResultShape`.
          */
         FullShape: {
             symbol: string;
@@ -1503,6 +1523,9 @@ export interface components {
             fills: components["schemas"]["FillShape"][];
             expiryReason?: string;
             preventedQuantity?: string;
+            strategyId?: number;
+            strategyType?: number;
+            preventedMatches?: components["schemas"]["PreventedShape"][];
         };
         /**
          * FillShape
@@ -1514,6 +1537,18 @@ export interface components {
             commission: string;
             commissionAsset: string;
             tradeId: number;
+        };
+        /**
+         * PreventedShape
+         * @description A trade with oneself that was prevented; a quantity is there if that order was ended.
+         */
+        PreventedShape: {
+            preventedMatchId: number;
+            makerSymbol: string;
+            makerOrderId: number;
+            price: string;
+            takerPreventedQuantity?: string;
+            makerPreventedQuantity?: string;
         };
         /**
          * CanceledShape
@@ -1536,10 +1571,12 @@ export interface components {
             type: string;
             side: string;
             selfTradePreventionMode: string;
+            strategyId?: number;
+            strategyType?: number;
         };
         /**
          * OrderShape
-         * @description An order that was asked for; the last two as in `ResultShape`.
+         * @description An order that was asked for; fields with a default as in `ResultShape`.
          */
         OrderShape: {
             symbol: string;
@@ -1564,6 +1601,9 @@ export interface components {
             selfTradePreventionMode: string;
             expiryReason?: string;
             preventedQuantity?: string;
+            preventedMatchId?: number;
+            strategyId?: number;
+            strategyType?: number;
         };
         /**
          * MyTradeShape
@@ -1583,6 +1623,23 @@ export interface components {
             isBuyer: boolean;
             isMaker: boolean;
             isBestMatch: boolean;
+        };
+        /**
+         * PreventedMatchShape
+         * @description One of them. A quantity is there if that order was ended.
+         */
+        PreventedMatchShape: {
+            symbol: string;
+            preventedMatchId: number;
+            takerOrderId: number;
+            makerSymbol: string;
+            makerOrderId: number;
+            tradeGroupId: number;
+            selfTradePreventionMode: string;
+            price: string;
+            transactTime: number;
+            takerPreventedQuantity?: string;
+            makerPreventedQuantity?: string;
         };
         /**
          * AccountShape
@@ -3904,9 +3961,9 @@ export interface operations {
                 newOrderRespType?: string;
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
                 selfTradePreventionMode?: string;
-                /** @description Accepted, not kept. */
+                /** @description Your own number of the strategy that the order belongs to. */
                 strategyId?: number;
-                /** @description Accepted, not kept; at least 1000000. */
+                /** @description Your own kind of strategy; at least 1000000. */
                 strategyType?: number;
                 /** @description No order type here takes it. */
                 stopPrice?: string;
@@ -4165,9 +4222,9 @@ export interface operations {
                 newOrderRespType?: string;
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
                 selfTradePreventionMode?: string;
-                /** @description Accepted, not kept. */
+                /** @description Your own number of the strategy that the order belongs to. */
                 strategyId?: number;
-                /** @description Accepted, not kept; at least 1000000. */
+                /** @description Your own kind of strategy; at least 1000000. */
                 strategyType?: number;
                 /** @description No order type here takes it. */
                 stopPrice?: string;
@@ -4625,6 +4682,115 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["MyTradeShape"][];
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description A rate limit is used up; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        code: number;
+                        msg: string;
+                    };
+                };
+            };
+        };
+    };
+    get_api_v3_myPreventedMatches: {
+        parameters: {
+            query: {
+                /** @description Market, for example BTCUSDT. */
+                symbol: string;
+                /** @description This one. */
+                preventedMatchId?: number;
+                /** @description The exchange's number of the order. */
+                orderId?: number;
+                /** @description From this one on; with `orderId`. */
+                fromPreventedMatchId?: number;
+                /** @description Rows wanted: 500 by default, 1000 at most. */
+                limit?: number;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp: number;
+                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreventedMatchShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */

@@ -256,9 +256,18 @@ class Generator:
             symbol, side, order_type, time_in_force, price, quantity, quote_quantity,
             r.choice(tuple(SelfTradePrevention)),
             idempotency_key=self.key(),
-            terms=OrderTerms() if r.random() < 0.003 else None,
+            terms=self.terms(),
             bound_by_book=by_book,
         )  # type: ignore[call-arg]  # fmt: skip
+
+    def terms(self) -> OrderTerms | None:
+        """Mostly none; otherwise a strategy, now and then what no shard takes."""
+        r = self.random
+        if r.random() < 0.9:
+            return None
+        strategies = (OrderTerms(strategy_id=r.randint(0, 3)), OrderTerms(strategy_type=1_000_000), OrderTerms())
+        strange = (OrderTerms(stop_price=5), OrderTerms(strategy_id=1, display_quantity=1), OrderTerms())  # type: ignore[arg-type]
+        return r.choice(strange) if r.random() < 0.05 else r.choice(strategies[:2])
 
     def limits(self, account_id: int) -> LimitAccount:
         """Return limits for an account; mostly the next version, mostly harmless."""

@@ -55,9 +55,11 @@ from protocol.orders import (
     Balance,
     CloseReason,
     FillReport,
+    OrderCourse,
     OrderState,
     OrderStatus,
     OrderType,
+    Prevented,
     RejectReason,
     SelfTradePrevention,
     Side,
@@ -93,6 +95,7 @@ class Order:
         self.execution_id = 0
         self.version = 0
         self.close_reason: CloseReason | None = None
+        self.course: OrderCourse | None = None
 
     @property
     def left(self) -> int:
@@ -133,6 +136,8 @@ class Order:
             self.execution_id,
             self.version,
             self.close_reason,
+            c.terms,
+            self.course,
         )
 
 
@@ -161,7 +166,7 @@ class Book:
     def __init__(self, config: MarketConfig) -> None:
         self.config = config
         self.sides: dict[Side, list[Order]] = {Side.BUY: [], Side.SELL: []}
-        self.last = self.trades = self.aggregates = self.arrivals = 0
+        self.last = self.trades = self.aggregates = self.arrivals = self.prevented = 0
 
     @property
     def market(self) -> Market:
@@ -372,7 +377,17 @@ class Oracle:
         else:
             fits = bool(c.quantity) and not c.quote_quantity
             fits = fits and (c.order_type is OrderType.LIMIT or c.time_in_force is TimeInForce.GTC)
-        if not fits or c.terms is not None or (c.bound_by_book and not is_market):
+        names_strategy = c.terms is None or {c.terms.strategy_id, c.terms.strategy_type} != {None}
+        asks_more = c.terms is not None and any(
+            (
+                c.terms.stop_price,
+                c.terms.trailing_delta_bips,
+                c.terms.display_quantity,
+                c.terms.expires_time,
+                c.terms.peg,
+            )
+        )
+        if not fits or not names_strategy or asks_more or (c.bound_by_book and not is_market):
             raise No(RejectReason.INVALID_COMBINATION)
         account = self.accounts.get(c.account_id, Account())
         if any(order.command.client_order_id == c.client_order_id for order in account.orders.values()):
@@ -464,6 +479,7 @@ class Oracle:
         left, spent = lots, 0
         fills: list[tuple[Order, int]] = []
         gave_way: list[Order] = []
+        own: list[tuple[Order, int]] = []  # those of its own account, with the lots that it has left and can pay there
         turns: list[tuple[Order, int]] = []  # everybody whom it meets, with the lots that it takes of them
         prevented = limited = pays_no_more = False
         for maker in met:
@@ -479,6 +495,7 @@ class Oracle:
                     break
             if maker.account_id == c.account_id and prevention is not SelfTradePrevention.NONE:
                 turns.append((maker, 0))
+                own.append((maker, most if c.quote_quantity else left))
                 if prevention is not SelfTradePrevention.EXPIRE_TAKER:
                     gave_way.append(maker)
                 if prevention is not SelfTradePrevention.EXPIRE_MAKER:
@@ -501,13 +518,14 @@ class Oracle:
             turns = turns[: market.matches_max]
             fills = [(maker, taken) for maker, taken in turns if taken]
             gave_way = [maker for maker, taken in turns if not taken]
+            own = own[: len(gave_way)]
             left = lots - sum(taken for _, taken in fills)
             spent = sum(maker.command.price * market.quote_per_tick_lot * taken for maker, taken in fills)
         reason = None
         if limited and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
             reason = CloseReason.TOO_MANY_MATCHES
         elif c.time_in_force is TimeInForce.FOK and left:
-            fills, gave_way, prevented = [], [], False
+            fills, gave_way, own, prevented = [], [], [], False
             reason = CloseReason.UNFILLED_FOK
         elif prevented and not (c.quote_quantity and fills and self.is_spent(market, fills, (budget or 0) - spent)):
             reason = CloseReason.SELF_TRADE_PREVENTED
@@ -540,6 +558,11 @@ class Oracle:
         for number, (trade_id, (maker, quantity)) in enumerate(zip(trades, fills, strict=True), 1):
             is_last = ends and number == len(fills)
             reports.append(self.fill(order, book, trade_id, maker.command.price, quantity, False, is_last, time))
+        matches = [self.prevent(book, order, maker, lots_left) for maker, lots_left in own]
+        if reason is CloseReason.SELF_TRADE_PREVENTED:
+            order.course = OrderCourse(
+                prevented_quantity=matches[-1].taker_quantity, prevented_match_id=matches[-1].match_id
+            )
         if reason is not None:
             self.close(order, reason, time)
         taken = order.state()
@@ -551,7 +574,18 @@ class Oracle:
             book.arrivals += 1
             order.arrival = book.arrivals
             insort(book.sides[side], order)
-        return OrderReply(c.request_id, time, taken, tuple(reports))  # type: ignore[arg-type]
+        return OrderReply(c.request_id, time, taken, tuple(reports), tuple(matches))  # type: ignore[arg-type]
+
+    def prevent(self, book: Book, taker: Order, maker: Order, lots_left: int) -> Prevented:
+        """Number a trade that does not happen, before anything of it is changed, and note what the maker loses."""
+        book.prevented += 1
+        mode = taker.command.self_trade_prevention
+        of_maker = 0 if mode is SelfTradePrevention.EXPIRE_TAKER else maker.left
+        of_taker = 0 if mode is SelfTradePrevention.EXPIRE_MAKER else lots_left
+        if of_maker:
+            maker.course = OrderCourse(prevented_quantity=of_maker, prevented_match_id=book.prevented)  # type: ignore[arg-type]
+        lots = min(maker.left, lots_left)
+        return Prevented(book.prevented, maker.order_id, maker.command.price, of_taker, of_maker, lots)  # type: ignore[arg-type]
 
     def bound_of(self, c: PlaceOrder, book: Book, others: list[Order]) -> int:
         """Return the worst price of a MARKET order that its market bounds; refuse one by quantity that is worth too little."""

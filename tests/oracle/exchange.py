@@ -30,9 +30,11 @@ from protocol.orders import (
     CloseReason,
     FillReport,
     Liquidity,
+    OrderCourse,
     OrderState,
     OrderStatus,
     OrderType,
+    Prevented,
     RejectReason,
     SelfTradePrevention,
     Side,
@@ -65,6 +67,7 @@ class Order:
     close_reason: CloseReason | None = None
     limit: int = 0
     """The worst price at which it may trade."""
+    course: OrderCourse | None = None
 
     @property
     def is_open(self) -> bool:
@@ -99,6 +102,8 @@ class Order:
             updated_time=TimeMs(self.updated_time),
             version=self.version,
             close_reason=self.close_reason,
+            terms=placed.terms,
+            course=self.course,
         )
 
 
@@ -159,6 +164,8 @@ class Walk:
     meets: list[tuple[Order, int]] = field(default_factory=list)
     """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives way, or that ends it."""
     prevented: list[Order] = field(default_factory=list)
+    own: list[tuple[Order, int]] = field(default_factory=list)
+    """The orders of the same account that it meets, with the lots that it has left there and can pay."""
     stopped_by_own_order: bool = False
     stopped_by_limit: bool = False
     cannot_pay_the_next: bool = False
@@ -175,7 +182,9 @@ class Walk:
         if len(self.meets) <= matches_max:
             return self
         meets = self.meets[:matches_max]
-        return Walk(meets, [maker for maker, _ in meets if maker in self.prevented], stopped_by_limit=True)
+        met = [maker for maker, _ in meets]
+        prevented = [maker for maker in met if maker in self.prevented]
+        return Walk(meets, prevented, [each for each in self.own if each[0] in met], stopped_by_limit=True)
 
     @property
     def lots(self) -> int:
@@ -231,6 +240,7 @@ class Exchange:
         self.order_counts: Counter[int] = Counter()
         self.trade_counts: Counter[str] = Counter()
         self.aggregate_counts: Counter[str] = Counter()
+        self.prevented_counts: Counter[str] = Counter()
 
     # What may be looked at.
 
@@ -446,8 +456,8 @@ class Exchange:
         order.arrival = len(self.orders)
         self.orders.append(order)
         outcome = Outcome(OrderReply(command.request_id, TimeMs(time), order.state()), steps=[Step(order.state())])
-        fills = self._match(order, market, walk, time, outcome)
-        outcome.reply = OrderReply(command.request_id, TimeMs(time), order.state(), tuple(fills))
+        fills, prevented = self._match(order, market, walk, time, outcome)
+        outcome.reply = OrderReply(command.request_id, TimeMs(time), order.state(), tuple(fills), tuple(prevented))
         return outcome
 
     def _worst_price(self, command: PlaceOrder, market: Market) -> int:
@@ -535,6 +545,8 @@ class Exchange:
                 prevention = command.self_trade_prevention
                 if prevention is not SelfTradePrevention.NONE:
                     walk.meets.append((maker, 0))
+                    payable = floor(Fraction(budget, cost)) if by_quote(command) else lots_left
+                    walk.own.append((maker, min(lots_left, payable)))
                 if prevention in (SelfTradePrevention.EXPIRE_MAKER, SelfTradePrevention.EXPIRE_BOTH):
                     walk.prevented.append(maker)
                 if prevention in (SelfTradePrevention.EXPIRE_TAKER, SelfTradePrevention.EXPIRE_BOTH):
@@ -551,11 +563,14 @@ class Exchange:
                 break
         return walk
 
-    def _match(self, taker: Order, market: Market, walk: Walk, time: int, outcome: Outcome) -> list[FillReport]:
+    def _match(
+        self, taker: Order, market: Market, walk: Walk, time: int, outcome: Outcome
+    ) -> tuple[list[FillReport], list[Prevented]]:
         command = taker.command
         if command.time_in_force is TimeInForce.FOK and walk.lots < command.quantity:
             outcome.steps.append(self._close(taker, OrderStatus.EXPIRED, time))
-            return []
+            return [], []
+        prevented = [self._prevent(taker, maker, lots_left) for maker, lots_left in walk.own]
         outcome.steps += [self._close(maker, OrderStatus.EXPIRED_IN_MATCH, time) for maker in walk.prevented]
 
         fills: list[FillReport] = []
@@ -598,8 +613,29 @@ class Exchange:
             reason = CloseReason.TOO_MANY_MATCHES if walk.stopped_by_limit else None
             if command.bound_by_book and walk.next_is_too_dear and not order_ends:
                 reason = CloseReason.PRICE_RANGE_EXCEEDED
+            if walk.stopped_by_own_order:
+                lost = prevented[-1]
+                taker.course = OrderCourse(prevented_quantity=lost.taker_quantity, prevented_match_id=lost.match_id)
             outcome.steps.append(self._close(taker, status, time, reason=reason))
-        return fills
+        return fills, prevented
+
+    def _prevent(self, taker: Order, maker: Order, lots_left: int) -> Prevented:
+        """Number a trade that does not happen, and note at the maker what it loses by it."""
+        mode, symbol = taker.command.self_trade_prevention, taker.command.market
+        self.prevented_counts[symbol] += 1
+        number, ends_both = self.prevented_counts[symbol], mode is SelfTradePrevention.EXPIRE_BOTH
+        of_maker = maker.leaves if ends_both or mode is SelfTradePrevention.EXPIRE_MAKER else 0
+        of_taker = lots_left if ends_both or mode is SelfTradePrevention.EXPIRE_TAKER else 0
+        if of_maker:
+            maker.course = OrderCourse(prevented_quantity=QuantityLots(of_maker), prevented_match_id=number)
+        return Prevented(
+            number,
+            OrderId(maker.order_id),
+            maker.command.price,
+            QuantityLots(of_taker),
+            QuantityLots(of_maker),
+            QuantityLots(min(lots_left, maker.leaves)),
+        )
 
     def _fill(
         self,

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from protocol.commands import CancelAllOrders, CancelOrder, CloseAccount, Deposit, PlaceOrder, Withdraw, WithdrawFees
-from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from tests.oracle.exchange import AnyCommand
 from tests.properties.markets import MARKETS
@@ -188,6 +188,7 @@ def _place(rest: list[int], number: int, account: AccountId, symbol: str, earlie
         quantity=QuantityLots(quantity),
         quote_quantity=AssetUnits(quote_quantity),
         self_trade_prevention=SelfTradePrevention(prevention % 4),
+        terms=OrderTerms(strategy_id=odder) if oddity % 16 == 3 else None,
         idempotency_key=f"k{odder % 5}" if oddity % 64 >= 56 else "",
         bound_by_book=by_book,
     )

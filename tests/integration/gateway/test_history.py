@@ -56,6 +56,57 @@ def add_fill(connection: psycopg.Connection[Any], account: int, order: int, trad
     )
 
 
+def test_prevented_matches(processes: Processes) -> None:
+    """Scenarios B, C and D of faqs/stp_faq.md, as the ingest stores them; see tests/unit/engine_worker/test_prevented_matches.py."""
+    processes.shards()
+    api = new_account(processes.gateway(), USDT="1000")
+    account = api.signed("GET", "/api/v3/account")["uid"]
+    with rows_of(processes) as connection:
+        for number, owner, maker, taker, of_maker, of_taker, mode in (
+            (1, account, 2, 5, 120_000, 0, 2),
+            (2, account + 1, 3, 6, 0, 300_000, 1),
+            (3, account, 4, 7, 0, 300_000, 1),
+            (4, account, 8, 5, 100_000, 300_000, 3),
+        ):
+            connection.execute(
+                "INSERT INTO prevented_matches VALUES ('BTCUSDT', %s, %s, %s, %s, 120, %s, %s, %s, to_timestamp(%s / 1000.0))",
+                (number, owner, maker, taker, of_maker, of_taker, mode, T0),
+            )
+    path, symbol = "/api/v3/myPreventedMatches", {"symbol": "BTCUSDT"}
+    common = {
+        "symbol": "BTCUSDT",
+        "makerSymbol": "BTCUSDT",
+        "tradeGroupId": -1,
+        "price": "1.20000000",
+        "transactTime": T0,
+    }
+    first = {
+        **common, "preventedMatchId": 1, "takerOrderId": 5, "makerOrderId": 2,
+        "selfTradePreventionMode": "EXPIRE_MAKER", "makerPreventedQuantity": "1.20000000",
+    }  # fmt: skip
+    third = {
+        **common, "preventedMatchId": 3, "takerOrderId": 7, "makerOrderId": 4,
+        "selfTradePreventionMode": "EXPIRE_TAKER", "takerPreventedQuantity": "3.00000000",
+    }  # fmt: skip
+    last = {
+        **common, "preventedMatchId": 4, "takerOrderId": 5, "makerOrderId": 8, "selfTradePreventionMode": "EXPIRE_BOTH",
+        "takerPreventedQuantity": "3.00000000", "makerPreventedQuantity": "1.00000000",
+    }  # fmt: skip
+    assert api.signed("GET", path, **symbol, preventedMatchId=3) == [third]
+    assert api.signed("GET", path, **symbol, preventedMatchId=2) == [], "somebody else's"
+    assert api.signed("GET", path, **symbol, orderId=5) == [first, last]
+    assert api.signed("GET", path, **symbol, orderId=4) == [third]
+    assert api.signed("GET", path, **symbol, orderId=5, fromPreventedMatchId=2, limit=1) == [last]
+    with refused(-1102, "Mandatory parameter 'orderId' was not sent, was empty/null, or malformed."):
+        api.signed("GET", path, **symbol)
+    with refused(-1128, "Combination of optional parameters invalid."):
+        api.signed("GET", path, **symbol, preventedMatchId=1, orderId=5)
+    with refused(-1128, "Combination of optional parameters invalid."):
+        api.signed("GET", path, **symbol, fromPreventedMatchId=1)
+    with refused(-1121, "Invalid symbol."):
+        api.signed("GET", path, symbol="NOPE", orderId=1)
+
+
 def test_orders_and_fills(processes: Processes) -> None:
     processes.shards()
     api = new_account(processes.gateway(), USDT="1000")

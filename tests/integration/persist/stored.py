@@ -14,6 +14,7 @@ from protocol.events import (
     Event,
     FundsDeposited,
     FundsWithdrawn,
+    MatchPrevented,
     OrderAccepted,
     OrderClosed,
     OrderFilled,
@@ -73,14 +74,26 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
     }
     assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
                  "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time, "
-                 "version, close_reason FROM orders ORDER BY 1") == sorted(
+                 "version, close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id "
+                 "FROM orders ORDER BY 1") == sorted(
         (
             each.order_id, each.account_id, each.client_order_id, each.market, each.side, each.order_type, each.time_in_force,
             each.price, each.quantity, each.quote_quantity, each.self_trade_prevention, each.status, each.cum_quantity,
             each.cum_quote, moment(each.accepted_time), moment(each.updated_time), each.version,
             each.close_reason or 0,
+            *((each.terms.strategy_id, each.terms.strategy_type) if each.terms else (None, None)),
+            *((each.course.prevented_quantity, each.course.prevented_match_id) if each.course else (None, None)),
         )
         for each in orders.values()
+    )  # fmt: skip
+    assert query(database_url, "SELECT market, match_id, account_id, maker_order_id, taker_order_id, price, maker_quantity, "
+                 "taker_quantity, mode, time FROM prevented_matches ORDER BY 1, 2") == sorted(
+        (
+            each.market, each.match_id, each.account_id, each.maker_order_id, each.taker_order_id, each.price,
+            each.maker_quantity, each.taker_quantity, each.mode, moment(each.time),
+        )
+        for each in happened
+        if isinstance(each, MatchPrevented)
     )  # fmt: skip
     assert_ledger(database_url, happened)
     assert_candles(database_url, trades, markets)

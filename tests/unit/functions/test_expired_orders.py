@@ -6,7 +6,17 @@ import msgspec
 import pytest
 
 from functions import order_shapes
-from protocol.orders import CloseReason, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    CloseReason,
+    OrderCourse,
+    OrderState,
+    OrderStatus,
+    OrderTerms,
+    OrderType,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 from tests.unit.functions.test_place_order import Exchange
@@ -75,20 +85,88 @@ def test_an_order_that_is_asked_for_says_why_it_expired(reason: CloseReason | No
     assert "expiryReason" not in shown(order_shapes.order_shape(canceled, MARKET, 1))
 
 
+RESTING = {"type": "LIMIT", "timeInForce": "GTC"}
+
+
+async def three_makers(exchange: Exchange) -> list[int]:
+    """Return the ids of the resting orders of scenarios B and C of faqs/stp_faq.md, ten times as large."""
+    orders = [("12", "1.2"), ("13", "1.1"), ("81", "1")]
+    return [
+        shown(await exchange.order(side="BUY", quantity=quantity, price=price, **RESTING))["orderId"]
+        for quantity, price in orders
+    ]
+
+
 async def test_what_self_trade_prevention_took_off() -> None:
-    """Scenario C of faqs/stp_faq.md: the arriving order of 3 meets an own one of 1.2 with EXPIRE_TAKER, and all of its 3 expire."""
+    """Scenario C: the arriving order of 30 meets an own one of 12 with EXPIRE_TAKER, and all of its 30 expire; the others stay."""
     exchange = Exchange()
-    resting = {"type": "LIMIT", "timeInForce": "GTC", "price": "1"}
-    await exchange.order(side="BUY", quantity="12", **resting)
-    taker = {"side": "SELL", "quantity": "30", "selfTradePreventionMode": "EXPIRE_TAKER"}
-    answer = shown(await exchange.order(**taker, **resting))
+    first, *_ = await three_makers(exchange)
+    taker = {"side": "SELL", "quantity": "30", "price": "1", "selfTradePreventionMode": "EXPIRE_TAKER"}
+    answer = shown(await exchange.order(**taker, **RESTING))
     assert (answer["status"], answer["preventedQuantity"]) == ("EXPIRED_IN_MATCH", "30.00000000")
+    match = {"preventedMatchId": 1, "makerSymbol": "BTCUSDT", "makerOrderId": first, "price": "1.20000000"}
+    assert answer["preventedMatches"] == [{**match, "takerPreventedQuantity": "30.00000000"}]
     assert "expiryReason" not in answer
+
+
+async def test_matches_that_makers_were_ended_for() -> None:
+    """Scenario B: three makers expire, and the arriving order rests."""
+    exchange = Exchange()
+    makers = await three_makers(exchange)
+    answer = shown(await exchange.order(side="SELL", quantity="30", price="1", **RESTING))
+    assert (answer["status"], "preventedQuantity" in answer) == ("NEW", False)
+    assert answer["preventedMatches"] == [
+        {
+            "preventedMatchId": number, "makerSymbol": "BTCUSDT", "makerOrderId": maker, "price": price,
+            "makerPreventedQuantity": quantity,
+        }
+        for number, (maker, price, quantity) in enumerate(
+            zip(makers, ("1.20000000", "1.10000000", "1.00000000"), ("12.00000000", "13.00000000", "81.00000000"), strict=True), 1
+        )
+    ]  # fmt: skip
+
+
+async def test_matches_that_both_were_ended_for() -> None:
+    """Scenario D: a maker of 10 and a taker of 30 expire."""
+    exchange = Exchange()
+    await exchange.order(side="BUY", quantity="10", price="1", **RESTING)
+    both = {"selfTradePreventionMode": "EXPIRE_BOTH", "newOrderRespType": "RESULT"}
+    answer = shown(await exchange.order(side="SELL", quantity="30", price="1", **RESTING, **both))
+    assert (answer["status"], answer["preventedQuantity"]) == ("EXPIRED_IN_MATCH", "30.00000000")
+    (match,) = answer["preventedMatches"]
+    assert (match["takerPreventedQuantity"], match["makerPreventedQuantity"]) == ("30.00000000", "10.00000000")
+
+
+async def test_what_was_prevented_of_an_order_by_quote_quantity() -> None:
+    """20 USDT meet an own order at 2: they would have bought 10, of which 4 were there; as Binance, all that is left counts."""
+    exchange = Exchange()
+    await exchange.order(side="SELL", quantity="4", price="2", **RESTING)
+    order = {"type": "MARKET", "quoteOrderQty": "20", "selfTradePreventionMode": "EXPIRE_TAKER"}
+    answer = shown(await exchange.order(side="BUY", **order))
+    assert (answer["status"], answer["preventedQuantity"]) == ("EXPIRED_IN_MATCH", "10.00000000")
+    assert answer["preventedMatches"][0]["takerPreventedQuantity"] == "10.00000000"
+
+
+async def test_answers_name_the_strategy() -> None:
+    strategy = {"strategyId": "37463720", "strategyType": "1000000"}
+    for response in ("RESULT", "FULL"):
+        order = {"side": "BUY", "quantity": "10", "price": "1", "newOrderRespType": response}
+        answer = shown(await Exchange().order(**order, **RESTING, **strategy))
+        assert (answer["strategyId"], answer["strategyType"]) == (37_463_720, 1_000_000)
+    named = msgspec.structs.replace(ORDER, terms=OrderTerms(strategy_id=0))
+    for shape in (order_shapes.order_shape(named, MARKET, 1), order_shapes.canceled(named, MARKET, "c", 1)):
+        assert shown(shape)["strategyId"] == 0
+        assert "strategyType" not in shown(shape)
 
 
 def test_prevented_quantity_is_what_was_left() -> None:
     order = msgspec.structs.replace(ORDER, status=OrderStatus.EXPIRED_IN_MATCH, cum_quantity=QuantityLots(25_000))
     assert shown(order_shapes.order_shape(order, MARKET, 1))["preventedQuantity"] == "0.75000000"
+    numbered = msgspec.structs.replace(
+        order, course=OrderCourse(prevented_quantity=QuantityLots(75_000), prevented_match_id=9)
+    )
+    asked = shown(order_shapes.order_shape(numbered, MARKET, 1))
+    assert (asked["preventedQuantity"], asked["preventedMatchId"]) == ("0.75000000", 9)
     # Of an order by quote quantity the quantity becomes what it executed when it closes.
     by_quote = msgspec.structs.replace(order, quote_quantity=AssetUnits(5), quantity=QuantityLots(25_000))
     assert "preventedQuantity" not in shown(order_shapes.order_shape(by_quote, MARKET, 1))

@@ -42,7 +42,7 @@ class Exchange:
 
 
 def row(status: OrderStatus) -> tuple[Any, ...]:
-    return (7, 1, "mine", "BTCUSDT", 1, 1, 1, 5, 9, 0, 2, int(status), 0, 0, 0, 5, 5, 1, 0)
+    return (7, 1, "mine", "BTCUSDT", 1, 1, 1, 5, 9, 0, 2, int(status), 0, 0, 0, 5, 5, 1, 0, None, None, None, None)
 
 
 async def asked(reply: OrderStatus | RejectReason, stored: OrderStatus | None, **names: str) -> object:

@@ -6,7 +6,7 @@ from functions.errors import ApiError
 from functions.order_request import OrderRequest, ResponseType, estimated_bound, parse_order
 from functions.parameters import Parameters
 from protocol.market_data import BookTicker
-from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import OrderTerms, OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from runtime.settings import Settings
 from tests.currencies import currencies
@@ -89,6 +89,9 @@ def test_self_trade_prevention_can_be_switched_off() -> None:
         (LIMIT, {"pegPriceType": "PRIMARY_PEG"}, -1013, "Pegged orders are not supported for this symbol."),
         (MAKER, {"pegOffsetType": "PRICE_LEVEL", "pegOffsetValue": "1"}, -1013, "Pegged orders are not supported for this symbol."),
         (LIMIT, {"strategyType": "1"}, -1134, "`strategyType` was less than 1000000."),
+        (LIMIT, {"strategyType": "0"}, -1134, "`strategyType` was less than 1000000."),
+        (LIMIT, {"strategyId": str(2**63)}, -1108, "Parameter 'strategyId' overflowed."),
+        (LIMIT, {"strategyType": str(2**63)}, -1108, "Parameter 'strategyType' overflowed."),
         (MAKER, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
         (MARKET, {"price": "1"}, -1106, "Parameter 'price' sent when not required."),
         (MARKET, {"timeInForce": "GTC"}, -1106, "Parameter 'timeInForce' sent when not required."),
@@ -154,3 +157,12 @@ def test_the_least_notional_in_an_asset_of_two_decimals() -> None:
     with pytest.raises(ApiError, match="NOTIONAL"):
         parse_order(Parameters({**values, "price": "1500049000"}), currencies())
     assert parse_order(Parameters({**values, "price": "1500050000"}), currencies()).price == 1_500_050
+
+
+def test_strategies() -> None:
+    named = {"strategyId": "0", "strategyType": "1000000"}
+    assert parse_order(Parameters({**LIMIT, **named}), MARKETS).terms == OrderTerms(
+        strategy_id=0, strategy_type=1_000_000
+    )
+    assert parse_order(Parameters({**LIMIT, "strategyId": "7"}), MARKETS).terms == OrderTerms(strategy_id=7)
+    assert parse_order(Parameters(LIMIT), MARKETS).terms is None

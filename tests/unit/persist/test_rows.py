@@ -58,7 +58,7 @@ def rows_for(*events: Event) -> Rows:
     return rows_of(0, [EventBatch(ENTRY, events)], MARKETS.by_symbol)
 
 
-def named(table: Table, row: Row) -> dict[str, int | str]:
+def named(table: Table, row: Row) -> dict[str, int | str | None]:
     return dict(zip(table.columns, row, strict=True))
 
 

@@ -5,10 +5,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderClosed, OrderFilled
+from protocol.events import AccountEvent, FundsReleased, FundsWithdrawn, OrderAccepted, OrderClosed, OrderFilled
 from protocol.market_data import BookTicker, Candle, DepthDiff, Ticker, WindowTicker
-from protocol.orders import Balance, CloseReason, Liquidity, OrderStatus, OrderType, Side, TimeInForce
-from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
+from protocol.orders import (
+    Balance,
+    CloseReason,
+    Liquidity,
+    OrderCourse,
+    OrderStatus,
+    OrderTerms,
+    OrderType,
+    Prevented,
+    Side,
+    TimeInForce,
+)
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.currencies import currencies
 from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, market_map
 from ws_edge import payloads
@@ -180,9 +191,36 @@ def test_an_order_that_expired_in_a_match_says_how_much_of_it() -> None:
     report = told(OrderClosed(TimeMs(START_MS), order, CloseReason.SELF_TRADE_PREVENTED, ()))[0]
     assert (report["A"], report["B"], report["u"], report["Cs"]) == ("0.60000000", "0.60000000", -1, BTC)
     assert payloads.in_microseconds(report)["u"] == -1
+    assert not {"v", "U", "pl", "pL", "pY"} & report.keys(), "written before matches were numbered"
     canceled = msgspec.structs.replace(ORDER, status=OrderStatus.CANCELED)
     other = told(OrderClosed(TimeMs(START_MS), canceled, CloseReason.CANCELED_BY_OWNER, ()))[0]
     assert not {"A", "B", "u", "Cs"} & other.keys()
+
+
+def test_an_order_that_expired_in_a_match_says_in_which() -> None:
+    """An order by quote quantity has 0.6 BTC left and meets an own one of 0.2 at 100,000: 0.2 BTC, 20,000 USDT would have been traded."""
+    lots = QuantityLots(60_000)
+    course = OrderCourse(prevented_quantity=lots, prevented_match_id=3)
+    order = msgspec.structs.replace(
+        ORDER, status=OrderStatus.EXPIRED_IN_MATCH, quote_quantity=AssetUnits(10**13), course=course
+    )
+    match = Prevented(3, OrderId(500), PRICE, lots, QuantityLots(0), QuantityLots(20_000))
+    reason = CloseReason.SELF_TRADE_PREVENTED
+    report = told(OrderClosed(TimeMs(START_MS), order, reason, (), "", match, OrderId(500)))[0]
+    assert (report["x"], report["A"], report["B"]) == ("TRADE_PREVENTION", "0.60000000", "0.60000000")
+    assert (report["v"], report["U"], report["pl"]) == (3, 500, "0.20000000")
+    assert (report["pL"], report["pY"]) == ("100000.00000000", "20000.00000000")
+
+
+def test_reports_name_the_strategy() -> None:
+    order = msgspec.structs.replace(ORDER, terms=OrderTerms(strategy_id=7, strategy_type=1_000_000))
+    report = told(OrderAccepted(TimeMs(START_MS), order, ()))[0]
+    assert (report["j"], report["J"]) == (7, 1_000_000)
+    report = told(OrderAccepted(TimeMs(START_MS), msgspec.structs.replace(order, terms=OrderTerms(strategy_id=0)), ()))[
+        0
+    ]
+    assert report["j"] == 0
+    assert "J" not in report
 
 
 def test_a_cancel_names_itself_and_the_order() -> None:
