@@ -112,7 +112,7 @@ class _Frame(msgspec.Struct):
 
     method: str
     id: int | str | None = None
-    params: dict[str, msgspec.Raw] = {}
+    params: dict[str, msgspec.Raw] | None = None
 
 
 _decode_frame: Final = msgspec.json.Decoder(_Frame).decode
@@ -177,6 +177,7 @@ class ApiSession:
         weight_used, orders, with_limits = 0, None, self._connection.target.rate_limits
         activate: AccountSubscription | None = None
         is_banned = False
+        placing: list[AccountId] = []
         try:
             refusal: ApiError | None = None
             try:
@@ -192,7 +193,7 @@ class ApiSession:
                 raise refusal
             if self._connection.leaving:
                 raise unavailable()
-            parameters = Parameters({name: _text(name, raw) for name, raw in frame.params.items()})
+            parameters = Parameters({name: _text(name, raw) for name, raw in (frame.params or {}).items()})
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")
             function = FUNCTIONS.get(method)
@@ -202,13 +203,11 @@ class ApiSession:
                     self._connection.address, weight - _LEAST_WEIGHT, TimeMs(now // 1000)
                 )
             if function is not None:
-                account_id, result = await self._call(function, parameters, now)
+                result = await self._call(function, parameters, now, placing)
                 if isinstance(result, ExchangeInfoShape):
                     result.rate_limits.append(connections_limit(self._ports.settings))
                 if function.weighs_nothing_done:
                     weight_used = self._limits.correct(self._connection.address, -weight, TimeMs(now // 1000))
-                if function.places_order:
-                    orders = self._limits.order_counts(account_id, TimeMs(now // 1000))
             elif method in self._methods:
                 result, activate = await self._methods[method](parameters, now)
             else:
@@ -224,6 +223,8 @@ class ApiSession:
             _log.exception("request failed", request_id=str(answer["id"])[:_ID_LENGTH_MAX])
             internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
             answer |= {"status": 500, "error": _error(internal, now)}
+        if placing:
+            orders = self._limits.order_counts(placing[0], TimeMs(now // 1000))
         if with_limits and self._limits.enabled:
             answer["rateLimits"] = self._rate_limits(weight_used, orders)
         self._connection.deliver_frame(text_frame(_encode(answer)))
@@ -235,12 +236,15 @@ class ApiSession:
     def _charge(self, weight: int, now: int) -> int:
         return self._limits.charge(self._connection.address, weight, TimeMs(now // 1000))
 
-    async def _call(self, function: Function, parameters: Parameters, now: int) -> tuple[AccountId, object]:
+    async def _call(self, function: Function, parameters: Parameters, now: int, placing: list[AccountId]) -> object:
+        """Return what a function answers; when it places an order, `placing` gets the account, whatever comes of it."""
         account_id, deadline_us, credential = AccountId(0), 0, ""
         if function.security is Security.SIGNED:
             signer, deadline_us = await self._authorize(parameters, now)
             auth.check_permission(signer, function.scope, self._connection.address, now)
             account_id, credential = signer.account_id, signer.credential
+            if function.places_order:
+                placing.append(account_id)
         known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
             parameters.refuse_unknown(known)
@@ -261,7 +265,7 @@ class ApiSession:
             raise
         if function.places_order:
             count_order(None)
-        return account_id, result
+        return result
 
     async def _authorize(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
         """Return whose request it is (that of its own signature, else that of the session), and until when it is wanted (µs)."""
