@@ -11,8 +11,6 @@ from typing import Any
 
 import msgspec
 import redis
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect as connect_websocket
 
 from cli.processes import ProcessSpec, edges, engines, gateways, readers
 from protocol import streams
@@ -26,6 +24,7 @@ from protocol.units import AccountId
 from runtime import redis_clients
 from runtime.halt import Halt, read_halt
 from runtime.metrics import read_health
+from runtime.own_door import NoAnswerError, ask_http, ask_websocket
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 
@@ -85,21 +84,20 @@ def gateway_answers(settings: Settings) -> bool:
 
 def answers_ping(settings: Settings, port: int) -> bool:
     """Return whether the gateway on this port answers a ping."""
-    try:
-        with urllib.request.urlopen(f"http://{settings.host}:{port}/api/v3/ping", timeout=TIMEOUT_S) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.HTTPError):
-        return False
+    return _answers(ask_http, settings, port)
 
 
 def answers_handshake(settings: Settings, port: int) -> bool:
     """Return whether the edge on this port opens a WebSocket and answers a ping on it."""
+    return _answers(ask_websocket, settings, port)
+
+
+def _answers(ask: Callable[[str, int, float], None], settings: Settings, port: int) -> bool:
     try:
-        url = f"ws://{settings.host}:{port}/ws"
-        with connect_websocket(url, open_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S, proxy=None) as client:
-            return client.ping().wait(TIMEOUT_S)
-    except (OSError, WebSocketException):
+        ask(settings.host, port, TIMEOUT_S)
+    except NoAnswerError:
         return False
+    return True
 
 
 def front_doors(settings: Settings) -> Mapping[str, Callable[[], bool]]:

@@ -16,6 +16,8 @@ from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequenc
 
 BUY: Final = 1
 """`Side.BUY`; sides are read as plain ints, which is cheaper."""
+MAKER: Final = 1
+"""`Liquidity.MAKER`, likewise."""
 
 
 class Trade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -75,11 +77,42 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     order: OrderHead
 
 
+class FilledOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The head of an `OrderState`, up to when it was accepted. What is of no interest is not decoded."""
+
+    order_id: OrderId
+    account_id: AccountId
+    client_order_id: msgspec.Raw
+    market: msgspec.Raw
+    side: msgspec.Raw
+    order_type: msgspec.Raw
+    time_in_force: msgspec.Raw
+    price: msgspec.Raw
+    quantity: msgspec.Raw
+    quote_quantity: msgspec.Raw
+    self_trade_prevention: msgspec.Raw
+    status: msgspec.Raw
+    cum_quantity: QuantityLots
+    cum_quote: msgspec.Raw
+    held: msgspec.Raw
+    accepted_time: TimeMs
+
+
 class Filled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     """The head of an `OrderFilled`."""
 
     time: TimeMs
-    order: OrderHead
+    order: FilledOrder
+    trade_id: msgspec.Raw
+    price: msgspec.Raw
+    quantity: QuantityLots
+    quote: msgspec.Raw
+    liquidity: int
+
+    @property
+    def is_first_as_maker(self) -> bool:
+        """Whether the order has rested, and this is its first fill."""
+        return self.liquidity == MAKER and self.order.cum_quantity == self.quantity
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):

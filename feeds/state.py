@@ -18,6 +18,7 @@ import msgspec
 from feeds.accounts import AccountFrames
 from feeds.candles import Candles, OpenCandle
 from feeds.depth import BaseRecord, HalfBook
+from feeds.first_fills import FirstFills, Forgiven
 from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
 from feeds.trades import fold
@@ -70,6 +71,8 @@ class Outputs(msgspec.Struct):
     """Key -> the batch's depth diff, for a list that holds the newest first."""
     closed_candles: dict[str, list[bytes]] = msgspec.field(default_factory=dict)
     """Key -> candles that became final, oldest first, for a list that holds the newest first."""
+    forgiven: dict[str, Forgiven] = msgspec.field(default_factory=dict)
+    """Key of a count of unfilled orders -> what has traded of them."""
     messages: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     """(channel, payload), in order."""
 
@@ -364,6 +367,7 @@ class ShardFeeds:
         self.time = self._event_time = saved.time
         """The log's time: no later event is older."""
         self._accounts = AccountFrames(saved.position)
+        self._first_fills = FirstFills(shard)
         self._chunk_names = set(chunks)
         self._first_chunk = max((_chunk_of(name) + 1 for name in chunks), default=0)
         first_second = kept_from(self.time)
@@ -445,6 +449,8 @@ class ShardFeeds:
                         market.ask_changes[price] = quantity
             elif isinstance(event, (Accepted, Filled, Closed)):
                 self._accounts.add(event.order.account_id, raw)
+                if isinstance(event, Filled) and event.is_first_as_maker:
+                    self._first_fills.note(event)
             elif isinstance(event, Configured):
                 self.know([event.config.market])
             elif not isinstance(event, ShardHead):
@@ -503,6 +509,7 @@ class ShardFeeds:
         for market in self._speaking.values():
             bases_left -= market.collect(outputs, self.time, now, may_write_base=bases_left > 0)
         self._speaking = {symbol: market for symbol, market in self._speaking.items() if not market.is_quiet}
+        outputs.forgiven = self._first_fills.take()
         for update in self._accounts.take(self.position):
             outputs.messages.append((streams.account(update.account_id), encode_frame(update)))
         if self._says_second:
@@ -518,6 +525,7 @@ class ShardFeeds:
             market.skip_batch()
         self._look_who_speaks()
         self._accounts.take(self.position)
+        self._first_fills.take()
         self._says_second = False
 
     def repeat_all(self) -> None:

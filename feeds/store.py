@@ -28,18 +28,35 @@ from runtime.stream_log import DeadLetter
 
 # Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
 # last: should a command fail in the middle, what came before it is done again.
+# FORGIVE key, orders, untold: take orders off a count (a pot, see serving/shares.py) where there is one, but not below what may be untold.
 _COMMIT = (
     RESERVE
     + """
+local function forgive(key, orders, untold)
+  local pot = redis.call('HMGET', key, 't', 'u', 'v')
+  if not pot[3] then return nil end
+  local t, u, v = tonumber(pot[1]), tonumber(pot[2]), tonumber(pot[3]) + 1
+  local back = math.min(orders, t, math.max(0, u + untold))
+  if back <= 0 then return nil end
+  redis.call('HSET', key, 't', t - back, 'u', u - back, 'v', v)
+  return key .. ' ' .. (u - back) .. ' ' .. (t - back) .. ' ' .. v .. ' 0'
+end
 local at = redis.call('HMGET', KEYS[1], 'epoch', 'published_id', 'published_time')
 if at[1] ~= ARGV[1] or (at[2] or '0-0') ~= ARGV[2] or (at[3] or '0') ~= ARGV[3] then return 0 end
-local i = 6
+local i, words = 6, {}
 while i <= #ARGV do
   local count = tonumber(ARGV[i])
-  redis.call(unpack(ARGV, i + 1, i + count))
+  if ARGV[i + 1] == 'FORGIVE' then
+    local word = forgive(ARGV[i + 2], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]))
+    if word then words[#words + 1] = word end
+  else
+    redis.call(unpack(ARGV, i + 1, i + count))
+  end
   i = i + count + 1
 end
 redis.call('HSET', KEYS[1], 'published_id', ARGV[4], 'published_time', ARGV[5])
+"""
+    + f"""if #words > 0 then redis.pcall('PUBLISH', '{streams.RATE_WORDS}', '\\n' .. table.concat(words, '\\n')) end
 return 1
 """
 )
@@ -281,6 +298,7 @@ def _commands(outputs: Outputs) -> list[tuple[Any, ...]]:
     for key, closed in outputs.closed_candles.items():
         commands += _in_parts("LPUSH", key, [(candle,) for candle in closed[-CLOSED_CANDLES_MAX:]])
         commands.append(("LTRIM", key, 0, CLOSED_CANDLES_MAX - 1))
+    commands += [("FORGIVE", key, *forgiven) for key, forgiven in outputs.forgiven.items()]
     commands += [("PUBLISH", channel, payload) for channel, payload in outputs.messages]
     return commands
 

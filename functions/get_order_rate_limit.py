@@ -1,14 +1,20 @@
 """GET /api/v3/rateLimit/order: how much of the order limits the account has used."""
 
 from functions.function import Function, Group, Security
+from functions.get_account import account_funds
 from functions.ports import Call, Ports
 from functions.rate_limits import order_limits
 
 
 async def get_order_rate_limit(ports: Ports, call: Call) -> object:
-    """Return the limits and the counts."""
+    """Return the limits, an operator's for this account included, and the counts."""
+    funds = await account_funds(ports, call)
+    unknown = ports.order_counts.know_orders(call.account_id, call.now)
+    if unknown is not None:
+        await unknown
     counts = ports.order_counts.order_counts(call.account_id, call.now)
-    return [{**limit, "count": count} for limit, count in zip(order_limits(ports.settings), counts, strict=True)]
+    limits = order_limits(ports.settings, funds.limits)
+    return [{**limit, "count": count} for limit, count in zip(limits, counts, strict=True)]
 
 
 FUNCTION = Function(

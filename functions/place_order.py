@@ -7,12 +7,14 @@ from typing import Final
 from functions import order_shapes
 from functions.errors import STATUS_UNKNOWN, ApiError, refusal, status_unknown
 from functions.function import Function, Group, Security
+from functions.get_account import account_funds
 from functions.idempotency import idempotency_key_of, name_of_key
 from functions.key_permissions import Scope
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, estimated_bound, parse_order
 from functions.ports import Call, Ports
+from functions.rate_limits import too_many_orders
 from protocol.commands import PlaceOrder
-from protocol.orders import OrderType, Side
+from protocol.orders import OrderType, RejectReason, Side
 from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
 
@@ -41,7 +43,9 @@ async def place_order(ports: Ports, call: Call) -> object:
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
     price = request.price if request.price else await price_of(ports, request)
-    ports.order_counts.count_order(call.account_id, call.now)
+    undecided = ports.order_counts.count_order(call.account_id, call.now)
+    if undecided is not None:
+        await undecided
     try:
         reply = await ports.shards.submit(
             PlaceOrder(
@@ -78,9 +82,22 @@ async def place_order(ports: Ports, call: Call) -> object:
             return order_shapes.ack(reply.order, call.time_scale)
         case Refused():
             ports.order_counts.forgive_order(call.account_id, call.now)
+            if reply.reason is RejectReason.TOO_MANY_ORDERS:
+                raise await _over_own_limits(ports, call)
             raise refusal(reply.reason)
         case _:
             raise status_unknown()
+
+
+async def _over_own_limits(ports: Ports, call: Call) -> ApiError:
+    """Return the refusal of an order by what an operator has set for its account."""
+    try:
+        limits = (await account_funds(ports, call)).limits
+    except ApiError:
+        limits = None  # the shard has just answered, and does not now
+    if limits is None or not (limits.orders_10s_max or limits.orders_1d_max):
+        return refusal(RejectReason.TOO_MANY_ORDERS)
+    return too_many_orders(limits, ports.order_counts.order_counts(call.account_id, call.now), call.now)
 
 
 FUNCTION = Function(

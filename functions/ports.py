@@ -117,8 +117,8 @@ class SecretBox(Protocol):
 class OrderCounts(Protocol):
     """How many unfilled orders an account has placed in the current windows."""
 
-    def count_order(self, account_id: AccountId, now: TimeMs) -> None:
-        """Count one order that is about to be placed.
+    def count_order(self, account_id: AccountId, now: TimeMs) -> Awaitable[None] | None:
+        """Count one order that is about to be placed; await what is returned, if anything, for the decision.
 
         Raises:
             ApiError: -1015, the account has used up one of its limits.
@@ -126,7 +126,11 @@ class OrderCounts(Protocol):
         ...
 
     def forgive_order(self, account_id: AccountId, now: TimeMs) -> None:
-        """Take one order back: it was refused, or it traded."""
+        """Take one order back that was counted at `now`: it was refused, or it traded at once."""
+        ...
+
+    def know_orders(self, account_id: AccountId, now: TimeMs) -> Awaitable[None] | None:
+        """Make sure that `order_counts` says what all processes have counted; await what is returned, if anything."""
         ...
 
     def order_counts(self, account_id: AccountId, now: TimeMs) -> tuple[int, int]:

@@ -106,6 +106,12 @@ async def open_sessions(ports: Ports, account_id: AccountId) -> list[str]:
     return [session_id for (session_id,) in rows]
 
 
+async def end_at_once(ports: Ports, call: Call) -> None:
+    """End the session of the request where it counts; `end_sessions` writes it down."""
+    await ports.revocations.add(Revocation(of_session(call.session_id), call.account_id))
+    await ports.key_values.remove(streams.session(hash_of(call.session)))
+
+
 async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> int:
     """End sessions of the account that calls, with all tickets and connections that stand on them; return how many there were.
 

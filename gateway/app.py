@@ -4,7 +4,7 @@ Bots, which are no web pages, are answered by the same `Endpoint` at the door: s
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import structlog
@@ -29,9 +29,13 @@ _log = structlog.get_logger()
 
 
 def create_app(
-    functions: Sequence[Function], surroundings: Surroundings, sizes: Sizes, browser_origins: Sequence[str]
+    functions: Sequence[Function],
+    surroundings: Surroundings,
+    sizes: Sizes,
+    browser_origins: Sequence[str],
+    knocks: Container[object] = frozenset(),
 ) -> Door:
-    """Return the application that serves `functions`; pages of `browser_origins` may call them."""
+    """Return the application that serves `functions`; pages of `browser_origins` may call them, and `knocks` are charged nothing."""
     endpoints: dict[str, dict[str, Endpoint]] = defaultdict(dict)
     for function in functions:
         endpoints[function.path][function.method] = Endpoint(function, surroundings)
@@ -46,7 +50,7 @@ def create_app(
     )
     described = openapi.document(functions)
     app.openapi_schema.paths, app.openapi_schema.components = described.paths, described.components
-    return Door(app, dict(endpoints), surroundings.limits, sizes, _origin_headers(cors))
+    return Door(app, dict(endpoints), surroundings.limits, sizes, _origin_headers(cors), knocks)
 
 
 def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:

@@ -7,7 +7,7 @@ door (gateway/door.py), which knows what is asked.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -51,9 +51,15 @@ class Bounds(NamedTuple):
 class Shared(ServerState):
     """What a server's connections share."""
 
-    def __init__(self, bounds: Bounds, crowd: Crowd, proxies: TrustedProxies) -> None:
-        """Let in as many as `crowd` has room for; who comes by one of `proxies` is not counted by its address."""
+    def __init__(
+        self, bounds: Bounds, crowd: Crowd, proxies: TrustedProxies, knocks: Container[object] = frozenset()
+    ) -> None:
+        """Let in as many as `crowd` has room for.
+
+        Who comes by one of `proxies` is not counted by its address, who comes from one of `knocks` not at all.
+        """
         super().__init__()
+        self.knocks = knocks
         self.bounds, self.crowd, self.proxies = bounds, crowd, proxies
         self.leaving_since: float | None = None
         """On the loop's clock; None: it is not."""
@@ -115,6 +121,8 @@ class Connection(HttpToolsProtocol):
         self._link = _Transport(transport, self._close)
         self.transport = cast("asyncio.Transport", self._link)
         peer = str(self.client[0]) if self.client else "unknown"
+        if self.client in self._shared.knocks:
+            return
         self._peer = None if peer in self._shared.proxies else peer
         self._is_counted = self._shared.crowd.enter(self._peer)
         if not self._is_counted:

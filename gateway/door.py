@@ -9,7 +9,7 @@ passes by its layers, which are a fifth of the whole cost of an order.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from litestar import Litestar
@@ -54,13 +54,18 @@ class Door:
         limits: RateLimits,
         sizes: Sizes,
         origin_headers: Mapping[bytes, Headers],
+        knocks: Container[object] = frozenset(),
     ) -> None:
-        """Answer by `endpoints`, the rest by `app`; refusals to pages of an origin say what `origin_headers` has for it."""
+        """Answer by `endpoints`, the rest by `app`; refusals to pages of an origin say what `origin_headers` has for it.
+
+        Who comes from one of `knocks` is charged nothing.
+        """
         self._app = app
         self._endpoints = endpoints
         self._limits = limits
         self._sizes = sizes
         self._origin_headers = origin_headers
+        self._knocks = knocks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -76,7 +81,9 @@ class Door:
                 weight = endpoint.least_weight
             else:
                 weight = DESCRIPTION_WEIGHT if path.startswith(_DESCRIPTION) else UNKNOWN_WEIGHT
-            self._limits.charge(address, weight, now)
+            undecided = None if client in self._knocks else self._limits.charge(address, weight, now)
+            if undecided is not None:
+                await undecided
             if len(asked["raw_path"]) + len(asked["query_string"]) > self._sizes.url_max:
                 raise url_too_long()
             body = b""

@@ -9,7 +9,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Final, cast
 
@@ -27,10 +27,17 @@ _CHECK_S: Final = 1.0
 class DrainingServer(uvicorn.Server):
     """A server whose connections are of this module; it leaves signals to the process."""
 
-    def __init__(self, config: uvicorn.Config, bounds: Bounds, crowd: Crowd, proxies: TrustedProxies) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bounds: Bounds,
+        crowd: Crowd,
+        proxies: TrustedProxies,
+        knocks: Container[object] = frozenset(),
+    ) -> None:
         """Serve as `config` says, which names `Connection`."""
         super().__init__(config)
-        self.server_state: Shared = Shared(bounds, crowd, proxies)
+        self.server_state: Shared = Shared(bounds, crowd, proxies, knocks)
 
     async def watch(self) -> None:
         """End connections whose clients take too long, for ever."""

@@ -24,7 +24,7 @@ from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 from serving import auth
 from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
-from serving.rate_limits import RateLimits
+from serving.rate_limits import RateLimits, Undecided
 from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
@@ -110,18 +110,20 @@ class Endpoint:
         if self.function.places_order:
             count_order(error)
 
-    def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int]:
-        """Return the parameters and what they weigh; charge what that is more than was known."""
+    def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int, Undecided | None]:
+        """Return the parameters and what they weigh; charge what that is more than was known, which may have to be awaited."""
         parameters = self._parameters(request)
         weight = self.function.weight_of(parameters)
-        if weight != self.least_weight:
-            self._limits.correct(request.address, weight - self.least_weight, now_ms)
-        return parameters, weight
+        if weight == self.least_weight:
+            return parameters, weight, None
+        return parameters, weight, self._limits.correct(request.address, weight - self.least_weight, now_ms)
 
     async def _call(self, request: HttpRequest, asked: "AskedHeaders", headers: Headers) -> object:
         function, limits, now = self.function, self._limits, request.now_us
         now_ms = TimeMs(now // 1000)
-        parameters, weight = self._weigh(request, now_ms)
+        parameters, weight, undecided = self._weigh(request, now_ms)
+        if undecided is not None:
+            await undecided
         time_scale = scale_of(asked.time_unit)
         account_id, deadline_us = AccountId(0), 0
         token, session_id, credential = "", "", ""
@@ -171,6 +173,9 @@ class Endpoint:
             raise
         finally:
             if function.places_order and limits.enabled:
+                unknown = limits.know_orders(account_id, now_ms)
+                if unknown is not None:
+                    await unknown
                 last_10s, last_day = limits.order_counts(account_id, now_ms)
                 headers.append((b"x-mbx-order-count-10s", b"%d" % last_10s))
                 headers.append((b"x-mbx-order-count-1d", b"%d" % last_day))

@@ -20,11 +20,11 @@ from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
-from runtime.own_door import OwnDoor, ask_http
+from runtime.own_door import Knocks, OwnDoor, ask_http
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from serving.crowd import Crowd
-from serving.metrics import CONNECTIONS
+from serving.metrics import CONNECTIONS, CONNECTIONS_MAX
 from serving.proxies import TrustedProxies
 from serving.wiring import opened
 
@@ -75,8 +75,11 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes, des
     groups = mounted_groups(settings)
     async with opened(settings, name, probes, gives_funds=Group.USERS in groups) as surroundings, probes.turning():
         sizes = Sizes(settings.url_bytes_max, settings.form_bytes_max, settings.body_bytes_max)
-        app = create_app(functions_of(groups), surroundings, sizes, settings.browser_origins())
-        crowd = Crowd(connections_possible(settings.connections_max, descriptors), settings.connections_per_address_max)
+        knocks = Knocks()
+        app = create_app(functions_of(groups), surroundings, sizes, settings.browser_origins(), knocks)
+        connections_max = connections_possible(settings.connections_max, descriptors)
+        crowd = Crowd(connections_max, settings.connections_per_address_max)
+        CONNECTIONS_MAX.set(connections_max)
         CONNECTIONS.set_function(lambda: crowd.total)
         server = DrainingServer(
             uvicorn.Config(
@@ -96,12 +99,13 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes, des
             Bounds.of(settings),
             crowd,
             TrustedProxies(settings.trusted_proxies),
+            knocks,
         )
         backlog = surroundings.backlog
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()
-        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port), probes)
+        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks), probes)
         door.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())

@@ -139,6 +139,22 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 ],
             ),
             Row(
+                "The door",
+                [
+                    Panel("Refused at the door", [rate("gateway_refusals_total", "reason")], "reqps", stacked=True),
+                    Panel(
+                        "Connections, of those possible",
+                        [Query("gateway_connections / gateway_connections_max", "{{instance}}")],
+                        "percentunit",
+                        alarm=0.8,
+                    ),
+                    Panel(
+                        "Requests that ask for their part of a limit", [rate("limits_asked_total", "instance")], "reqps"
+                    ),
+                    Panel("Limits counted alone", [Query("limits_alone", "{{instance}}")], "none", alarm=1),
+                ],
+            ),
+            Row(
                 "Backlogs and processes",
                 [
                     Panel(
@@ -372,6 +388,25 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     ),
                     Panel("Updates", [rate("ws_edge_updates_total", "instance")], "ops"),
                     Panel("Messages for one client alone", [rate("ws_edge_own_messages_total", "instance")], "ops"),
+                ],
+            ),
+            Row(
+                "The door",
+                [
+                    Panel(
+                        "Refused at the door, or sent away",
+                        [rate("ws_edge_refusals_total", "reason")],
+                        "ops",
+                        width=12,
+                        stacked=True,
+                    ),
+                    Panel(
+                        "Connections, of those possible",
+                        [Query("ws_edge_connections / ws_edge_connections_max", "{{instance}}")],
+                        "percentunit",
+                        width=12,
+                        alarm=0.8,
+                    ),
                 ],
             ),
             Row(

@@ -39,7 +39,8 @@ A market's read models carry the tag of the market's shard.
 | `session:HASH`            | string   | functions        | a signed-in session; expires                                  |
 | `revocations:{0}`         | stream   | functions        | the keys and sessions that were revoked, newest last: docs/decisions/0036 |
 | `attempts:OF`             | string   | functions        | `count|time_ms`: attempts to sign in, and when the next may be; expires |
-| `rate:…`                  | string   | gateways         | rate-limit counters                                           |
+| `rate:{k}:KIND:OWNER:WINDOW` | hash  | gateways, edges, feeds | a pot: what is used and taken of a limit, see serving/shares.py; expires |
+| `rate:words`              | channel  | gateways, edges, feeds | the pots that have changed                              |
 | `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
 | `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
 | `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
@@ -333,9 +334,19 @@ def attempts(of: str) -> str:
     return f"attempts:{of}"
 
 
-def rate(bucket: str, owner: str, window: int) -> str:
-    """`rate:BUCKET:OWNER:WINDOW`."""
-    return f"rate:{bucket}:{owner}:{window}"
+def rate(shard: int, kind: str, owner: object, window: int) -> str:
+    """`rate:{k}:KIND:OWNER:WINDOW`; an account's is where its shard is, a network's on any that is always the same."""
+    return f"rate:{{{shard}}}:{kind}:{owner}:{window}"
+
+
+RATE_WORDS: Final = "rate:words"
+"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED` (serving/shares.py). WANTED is
+what somebody needed and did not get, else 0."""
+ORDERS_10S: Final = "orders10s"
+"""The kind of the pot of an account's unfilled orders in ten seconds."""
+ORDERS_DAY: Final = "ordersday"
+"""The same in a day (UTC)."""
+ORDER_WINDOWS_MS: Final[Mapping[str, int]] = {ORDERS_10S: 10_000, ORDERS_DAY: 86_400_000}
 
 
 def bans() -> str:

@@ -1,13 +1,16 @@
 """Whether a server answers whoever connects to it, asked the way a client asks: through its own port.
 
 A loop that turns may still answer nobody: it has no file descriptor left, or what it does first leaves it no time for newcomers. So a
-thread knocks every now and then. Any answer counts, a refusal, too; that a question is not answered at all says the process.
+thread knocks every now and then. A refusal is no answer, and what one address may have and ask for does not bound the knocks: whatever
+else comes from this machine, they tell of the process alone.
 """
 
 import http.client
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import websockets.exceptions
@@ -16,7 +19,6 @@ import websockets.sync.client
 from runtime.probes import Probes
 
 KNOCK_S: Final = 15.0
-"""Rarely enough that it is nothing of what one address may ask for."""
 ANSWER_S_MAX: Final = 10.0
 READY_S_MAX: Final = 40.0
 """So long without an answer, two knocks, and no balancer should send anybody here."""
@@ -26,35 +28,90 @@ ALIVE_S_MAX: Final = 120.0
 _NO_ANSWER: Final = (OSError, http.client.HTTPException, websockets.exceptions.WebSocketException)
 
 
-def ask_http(host: str, port: int) -> None:
-    """Ask a gateway for a ping.
+class NoAnswerError(Exception):
+    """Nobody answers, or not as a server that serves does; the message says what came instead."""
+
+
+class Knocks:
+    """From where a process knocks at its own door, now: such a connection counts against nobody's limits.
+
+    Nobody else can come from there, as long as the socket is bound.
+    """
+
+    def __init__(self) -> None:
+        self._from: set[tuple[str, int]] = set()
+
+    def __contains__(self, peer: object) -> bool:
+        """Return whether a peer, (address, port), is this process itself."""
+        return bool(self._from) and isinstance(peer, tuple) and tuple(peer[:2]) in self._from
+
+    @contextmanager
+    def begun(self, knocker: socket.socket) -> Iterator[None]:
+        """Note from where a knock comes, as long as it lasts."""
+        name = knocker.getsockname()[:2]
+        self._from.add(name)
+        try:
+            yield
+        finally:
+            self._from.discard(name)
+
+
+def ask_http(host: str, port: int, timeout_s: float = ANSWER_S_MAX, knocks: Knocks | None = None) -> None:
+    """Ask a gateway for a ping. A refusal is no answer.
 
     Raises:
-        OSError, HTTPException: there was no answer.
+        NoAnswerError: it does not answer, or refuses.
     """
-    connection = http.client.HTTPConnection(local(host), port, timeout=ANSWER_S_MAX)
+    connection = http.client.HTTPConnection(local(host), port, timeout=timeout_s)
     try:
-        connection.request("GET", "/api/v3/ping")
-        connection.getresponse().read()
+        with _connected(local(host), port, timeout_s, knocks) as connection.sock:
+            connection.request("GET", "/api/v3/ping")
+            response = connection.getresponse()
+            response.read()
+    except _NO_ANSWER as error:
+        raise NoAnswerError(str(error) or type(error).__name__) from error
     finally:
         connection.close()
+    if response.status != http.client.OK:
+        raise NoAnswerError(f"it answers {response.status}")
 
 
-def ask_websocket(host: str, port: int) -> None:
-    """Open a connection to an edge, as for streams, and close it.
+def ask_websocket(host: str, port: int, timeout_s: float = ANSWER_S_MAX, knocks: Knocks | None = None) -> None:
+    """Open a connection to an edge, as for streams, and wait for the answer to a ping on it. A refusal is no answer.
 
     Raises:
-        OSError, WebSocketException: there was no answer.
+        NoAnswerError: it does not answer, or refuses.
     """
     address = local(host)
     shown = f"[{address}]" if ":" in address else address
     try:
-        with websockets.sync.client.connect(
-            f"ws://{shown}:{port}/ws", open_timeout=ANSWER_S_MAX, close_timeout=1, proxy=None
+        with (
+            _connected(address, port, timeout_s, knocks) as knocker,
+            websockets.sync.client.connect(
+                f"ws://{shown}:{port}/ws", sock=knocker, open_timeout=timeout_s, close_timeout=1, proxy=None
+            ) as client,
         ):
-            pass
-    except websockets.exceptions.InvalidStatus:
-        pass  # an answer as well
+            is_answered = client.ping().wait(timeout_s)
+    except _NO_ANSWER as error:
+        raise NoAnswerError(str(error) or type(error).__name__) from error
+    if not is_answered:
+        raise NoAnswerError("it does not answer a ping")
+
+
+@contextmanager
+def _connected(address: str, port: int, timeout_s: float, knocks: Knocks | None) -> Iterator[socket.socket]:
+    """Yield a connection that is known to `knocks` before the server can have accepted it."""
+    family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as knocker:
+        knocker.settimeout(timeout_s)
+        if knocks is None:
+            knocker.connect(target)
+            yield knocker
+            return
+        knocker.bind((address, 0))  # what listens there is this machine's
+        with knocks.begun(knocker):
+            knocker.connect(target)
+            yield knocker
 
 
 def local(host: str) -> str:
@@ -107,7 +164,7 @@ class OwnDoor:
         """Ask once."""
         try:
             self._ask()
-        except _NO_ANSWER as error:
-            self._error = str(error) or type(error).__name__
+        except NoAnswerError as error:
+            self._error = str(error)
         else:
             self._answered_s = self._now_s()

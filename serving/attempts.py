@@ -1,6 +1,7 @@
 """Attempts to sign in, counted in Redis. Three counters: of an account from one network, of an account from all, of a network.
 
-An attacker with many networks makes an account wait for newcomers, not for its owner, who was there before.
+An attacker with many networks, or in the same one, makes newcomers wait, not an account's owner who was there before: for them the first
+counter alone counts. An attempt that succeeds is taken back, but it ends no wait that failures have brought about.
 """
 
 import hashlib
@@ -44,6 +45,16 @@ return 0
 """
 
 
+# Takes one that succeeded back.
+_TAKE_BACK: Final = """
+local count, due = string.match(redis.call('GET', KEYS[1]) or '0|0', '(%d+)|(%d+)')
+count = tonumber(count) - 1
+if count <= 0 then return redis.call('DEL', KEYS[1]) end
+if count <= tonumber(ARGV[1]) then due = '0' end
+return redis.call('SET', KEYS[1], string.format('%d|%s', count, due), 'PX', ARGV[2])
+"""
+
+
 class RedisAttempts:
     """Implements `functions.attempts.Attempts`."""
 
@@ -69,16 +80,20 @@ class RedisAttempts:
                 raise ApiError(-1003, "Too many attempts; wait before the next.", 429, -(-left_ms // 1000))
 
     async def succeeded(self, attempt: Attempt) -> None:
-        """Forget what failed before from this network."""
-        if self._enabled:
-            with redis_outages():
-                await self._client.delete(_counters(attempt)[0][0])
+        """Forget what failed before for this account from this network, and take this one back elsewhere."""
+        if not self._enabled:
+            return
+        (pair, _), *others = _counters(attempt)
+        with redis_outages():
+            await self._client.delete(pair)
+            for key, patience in others:
+                await self._client.eval(_TAKE_BACK, 1, key, patience.free, _FORGOTTEN_MS)
 
 
 def _counters(attempt: Attempt) -> list[tuple[str, Patience]]:
     account = hashlib.sha256(attempt.email.encode()).hexdigest()[:32]
     network = networks_of(attempt.address).own
-    counters = [(streams.attempts(f"{account}:{network}"), OF_PAIR), (streams.attempts(network), OF_NETWORK)]
+    counters = [(streams.attempts(f"{account}:{network}"), OF_PAIR)]
     if not attempt.is_known:
-        counters.append((streams.attempts(account), OF_ACCOUNT))
+        counters += [(streams.attempts(network), OF_NETWORK), (streams.attempts(account), OF_ACCOUNT)]
     return counters

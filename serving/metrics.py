@@ -17,6 +17,11 @@ LATENCY: Final = Histogram(
 )
 PENDING: Final = Gauge("gateway_pending_requests", "Requests that wait for a shard's reply.")
 CONNECTIONS: Final = Gauge("gateway_connections", "Open connections.")
+CONNECTIONS_MAX: Final = Gauge("gateway_connections_max", "Connections that this gateway holds at most.")
+LIMITS_ASKED: Final = Counter("limits_asked", "Requests that had to ask in Redis for their part of a limit.")
+LIMITS_ALONE: Final = Gauge(
+    "limits_alone", "1: limits are counted by this process alone, since the Redis of what may be lost does not answer."
+)
 BACKLOG: Final = Gauge(
     "gateway_backlog_age_seconds", "Age of the oldest command that waits in front of a shard.", ["shard"]
 )

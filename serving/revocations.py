@@ -15,6 +15,7 @@ from functions.revocations import Revocation
 from protocol import streams
 from protocol.units import AccountId
 from runtime.redis_clients import RedisOutage
+from runtime.redis_reserve import reserved
 from runtime.tasks import end_tasks
 from serving.outages import redis_outages
 
@@ -112,14 +113,16 @@ class RevocationWatch:
         return True
 
     async def add(self, revoked: Revocation) -> None:
-        """Add to the list; this process has heard of it when the call returns.
+        """Add to the list, also where Redis's memory is full; this process has heard of it when the call returns.
 
         Raises:
             ApiError: unavailable, Redis is away; what was revoked may be on the list or not.
         """
-        fields: dict[Any, Any] = {"credential": revoked.credential, "account": revoked.account_id}
+        fields = ("credential", revoked.credential, "account", revoked.account_id)
         with redis_outages():
-            await self._client.xadd(streams.revocations(), fields, maxlen=KEPT_MAX, approximate=True)
+            await self._client.execute_command(  # type: ignore[no-untyped-call]  # the library lacks the annotation
+                *reserved("XADD", streams.revocations(), "MAXLEN", "~", KEPT_MAX, "*", *fields)
+            )
         self._hear(revoked)
 
     async def _run(self) -> None:

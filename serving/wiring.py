@@ -23,10 +23,11 @@ from serving.clock import now_ms
 from serving.command_queue import CommandQueue
 from serving.database import PostgresDatabase
 from serving.key_values import RedisKeyValues
+from serving.limit_exchange import LimitExchange
 from serving.markets import MarketWatch
 from serving.metrics import PENDING
 from serving.passwords import ArgonPasswords
-from serving.rate_limits import RateLimitExchange, RateLimits
+from serving.rate_limits import RateLimits
 from serving.read_models import RedisReadModels
 from serving.redis_link import RedisLink
 from serving.redis_links import RedisLinks
@@ -109,8 +110,10 @@ async def opened(
         stack.push_async_callback(schema.close)
         # Once: what is answered while the database is away is for the functions to say.
         probes.ready_when("schema", schema.why_not, once=True)
-        limits = RateLimits(settings)
-        stack.push_async_callback(RateLimitExchange(limits, cache, client, now_ms).close)
+        limits = RateLimits(settings, lambda account_id: markets.listing().known.shard_of_account(account_id))
+        limit_exchange = LimitExchange(limits, settings.resolved_cache_url(), settings.shard_count, client, now_ms)
+        await limit_exchange.start()
+        stack.push_async_callback(limit_exchange.close)
         key_values = RedisKeyValues(client)
         revocations = RevocationWatch(client, time.monotonic)
         stack.push_async_callback(revocations.close)

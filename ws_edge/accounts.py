@@ -103,7 +103,9 @@ class AccountSubscription:
         suffix: bytes = b"",
     ) -> None:
         self.account_id = account_id
-        self._connection = connection
+        self.is_counted = False
+        """Whether it is among the streams of its connection's network."""
+        self.connection = self._connection = connection
         self._standing = standing
         self._revocations = revocations
         self._prefix, self._suffix = prefix, suffix
@@ -206,7 +208,10 @@ class AccountStreams:
         cache: "redis.asyncio.Redis",
         log: "redis.asyncio.Redis",
         now_ms: Callable[[], TimeMs],
+        count_stream: Callable[[EdgeConnection, int], None] = lambda _connection, _change: None,
     ) -> None:
+        """`count_stream` hears of each stream that a connection opens (1) or closes (-1)."""
+        self._count_stream = count_stream
         self._listing = listing
         self._shard_count = shard_count
         self._links = links
@@ -228,6 +233,9 @@ class AccountStreams:
         account_id = subscription.account_id
         account = self._accounts.setdefault(account_id, _Account())
         account.joining[subscription] = None
+        if not subscription.is_counted:
+            subscription.is_counted = True
+            self._count_stream(subscription.connection, 1)
         if account.heard is not None:
             return
         try:
@@ -253,6 +261,9 @@ class AccountStreams:
 
     def remove(self, subscription: AccountSubscription) -> None:
         """Listen no more."""
+        if subscription.is_counted:
+            subscription.is_counted = False
+            self._count_stream(subscription.connection, -1)
         account = self._accounts.get(subscription.account_id)
         if account is None:
             return

@@ -4,6 +4,7 @@ Requests of one connection run side by side, at most so many at once; each is an
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -52,10 +53,11 @@ from serving import auth
 from serving.auth import Ed25519Verifier, Signer
 from serving.clock import now_ms, now_us
 from serving.metrics import count_order
+from serving.rate_limits import Undecided
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.conflation import text_frame
-from ws_edge.connection import EdgeConnection
+from ws_edge.connection import STREAMS, EdgeConnection, refusals
 
 REQUESTS_MAX: Final = 256
 """Requests of one connection that run at once."""
@@ -129,7 +131,14 @@ class _Logon(NamedTuple):
 class ApiSession:
     """One connection to the WebSocket API."""
 
-    def __init__(self, connection: EdgeConnection, surroundings: Surroundings, accounts: AccountStreams) -> None:
+    def __init__(
+        self,
+        connection: EdgeConnection,
+        surroundings: Surroundings,
+        accounts: AccountStreams,
+        streams_of_network: Callable[[], int],
+    ) -> None:
+        self._streams_of_network = streams_of_network
         self._connection = connection
         self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
         self._revocations = surroundings.revocations
@@ -173,15 +182,16 @@ class ApiSession:
     async def _answer(self, message: str) -> None:
         """Answer one request; never raises."""
         now = now_us()
+        now_in_ms = TimeMs(now // 1000)
         answer: dict[str, Any] = {"id": None}
-        weight_used, orders, with_limits = 0, None, self._connection.target.rate_limits
+        with_limits = self._connection.target.rate_limits
+        placed_by: list[AccountId] = []
         activate: AccountSubscription | None = None
         is_banned = False
-        placing: list[AccountId] = []
         try:
             refusal: ApiError | None = None
             try:
-                weight_used = self._charge(_LEAST_WEIGHT, now)
+                await self._decided(self._limits.charge(self._connection.address, _LEAST_WEIGHT, now_in_ms))
             except ApiError as error:
                 refusal = error  # said when it is known to which request
             try:
@@ -199,15 +209,14 @@ class ApiSession:
             function = FUNCTIONS.get(method)
             weight = function.weight_of(parameters) if function else _WEIGHT
             if weight > _LEAST_WEIGHT:
-                weight_used = self._limits.correct(
-                    self._connection.address, weight - _LEAST_WEIGHT, TimeMs(now // 1000)
-                )
+                more = weight - _LEAST_WEIGHT
+                await self._decided(self._limits.correct(self._connection.address, more, now_in_ms))
             if function is not None:
-                result = await self._call(function, parameters, now, placing)
+                result = await self._call(function, parameters, now, placed_by)
                 if isinstance(result, ExchangeInfoShape):
                     result.rate_limits.append(connections_limit(self._ports.settings))
                 if function.weighs_nothing_done:
-                    weight_used = self._limits.correct(self._connection.address, -weight, TimeMs(now // 1000))
+                    await self._decided(self._limits.correct(self._connection.address, -weight, now_in_ms))
             elif method in self._methods:
                 result, activate = await self._methods[method](parameters, now)
             else:
@@ -215,36 +224,33 @@ class ApiSession:
             answer |= {"status": 200, "result": result}
         except ApiError as error:
             is_banned = error.status == HTTPStatus.IM_A_TEAPOT
-            if is_banned or error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                weight_used = self._limits.weight_used(self._connection.address, TimeMs(now // 1000))
             answer |= {"status": error.status, "error": _error(error, now)}
         except Exception:
             # The last resort of a process that serves others too; what ends here is a bug.
             _log.exception("request failed", request_id=str(answer["id"])[:_ID_LENGTH_MAX])
             internal = ApiError(-1000, "An unknown error occurred while processing the request.", 500)
             answer |= {"status": 500, "error": _error(internal, now)}
-        if placing:
-            orders = self._limits.order_counts(placing[0], TimeMs(now // 1000))
         if with_limits and self._limits.enabled:
-            answer["rateLimits"] = self._rate_limits(weight_used, orders)
+            answer["rateLimits"] = await self._rate_limits(placed_by, now_in_ms)
         self._connection.deliver_frame(text_frame(_encode(answer)))
         if is_banned:
             self._connection.close_soon(CloseCode.POLICY_VIOLATION, "IP banned")
         if activate is not None:
             self._accounts.activate(activate)
 
-    def _charge(self, weight: int, now: int) -> int:
-        return self._limits.charge(self._connection.address, weight, TimeMs(now // 1000))
+    async def _decided(self, undecided: Undecided | None) -> None:
+        if undecided is not None:
+            await undecided
 
-    async def _call(self, function: Function, parameters: Parameters, now: int, placing: list[AccountId]) -> object:
-        """Return what a function answers; when it places an order, `placing` gets the account, whatever comes of it."""
+    async def _call(self, function: Function, parameters: Parameters, now: int, placed_by: list[AccountId]) -> object:
+        """Return the result; add to `placed_by` whose order it is, if it is one, also when it is refused."""
         account_id, deadline_us, credential = AccountId(0), 0, ""
         if function.security is Security.SIGNED:
             signer, deadline_us = await self._authorize(parameters, now)
             auth.check_permission(signer, function.scope, self._connection.address, now)
             account_id, credential = signer.account_id, signer.credential
             if function.places_order:
-                placing.append(account_id)
+                placed_by.append(account_id)
         known = function.known_parameters() | _SIGNING | {"returnRateLimits"}
         if not function.lenient:
             parameters.refuse_unknown(known)
@@ -343,6 +349,10 @@ class ApiSession:
             raise ApiError(-2035, "User Data Stream subscription already active.")
         if len(self._subscriptions) >= _SUBSCRIPTIONS_MAX:
             raise ApiError(-1191, "Too many subscriptions; unsubscribe from one first.")
+        most = self._ports.settings.ws_streams_per_address_max
+        if self._streams_of_network() >= most:
+            refusals[STREAMS].inc()
+            raise ApiError(-1034, f"Too many streams; current limit is '{most}'.", HTTPStatus.TOO_MANY_REQUESTS)
         number, self._next_subscription = self._next_subscription, self._next_subscription + 1
         standing = Standing(signer.credential, partial(self._end, number), signer.stands_until_ms)
         subscription = AccountSubscription(
@@ -381,13 +391,13 @@ class ApiSession:
             self._accounts.remove(subscription)
             subscription.tell({"e": "eventStreamTerminated", "E": now_ms()})
 
-    def _rate_limits(self, weight_used: int, orders: tuple[int, int] | None) -> list[dict[str, object]]:
-        settings = self._ports.settings
-        counted = zip(order_limits(settings), orders or (), strict=False)
-        return [
-            *({**limit, "count": count} for limit, count in counted),
-            {**weight_limit(settings), "count": weight_used},
-        ]
+    async def _rate_limits(self, placed_by: list[AccountId], now: TimeMs) -> list[dict[str, object]]:
+        settings, rows = self._ports.settings, list[dict[str, object]]()
+        for account_id in placed_by:
+            await self._decided(self._limits.know_orders(account_id, now))
+            counts = self._limits.order_counts(account_id, now)
+            rows += ({**limit, "count": count} for limit, count in zip(order_limits(settings), counts, strict=True))
+        return [*rows, {**weight_limit(settings), "count": self._limits.weight_used(self._connection.address, now)}]
 
 
 def _text(name: str, raw: msgspec.Raw) -> str:

@@ -5,7 +5,7 @@ a client that lets too much wait, or takes nothing for too long, is closed with 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 import prometheus_client
@@ -85,14 +85,18 @@ class EdgeConnection(ServerConnection):
         messages_per_second: int,
         peers: Crowd | None = None,
         proxies: TrustedProxies | None = None,
+        knocks: Container[object] = frozenset(),
         **options: Any,
     ) -> None:
         """See `ServerConnection`; a client of streams may send `messages_per_second`, control frames included.
 
-        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies` counts in the total alone.
+        Only as many are let in as `peers` has room for, handshakes included; who comes by one of `proxies` counts in the total alone, who
+        comes from one of `knocks` not at all.
         """
         super().__init__(protocol, server, **options)
-        self._peers, self._proxies = peers, proxies
+        self._peers, self._proxies, self._knocks = peers, proxies, knocks
+        self.is_own_knock = False
+        """Whether the process itself wants to know whether it answers."""
         self._is_let_in = True
         self._is_lost = False
         self._when_lost: list[Callable[[], None]] = []
@@ -112,8 +116,9 @@ class EdgeConnection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let a client in, if there is room."""
-        if self._peers is not None:
-            name = transport.get_extra_info("peername")
+        name = transport.get_extra_info("peername")
+        self.is_own_knock = name in self._knocks
+        if self._peers is not None and not self.is_own_knock:
             address = str(name[0]) if name else "unknown"
             counted = None if self._proxies is not None and address in self._proxies else address
             if not self._peers.enter(counted):

@@ -22,7 +22,7 @@ from serving.proxies import TrustedProxies
 from serving.rate_limits import RateLimits
 from ws_edge.connection import BANNED, WEIGHT, EdgeConnection, refusals
 from ws_edge.hub import Hub
-from ws_edge.subscriptions import NAME_LENGTH_MAX, STREAMS_MAX, is_listen_key, parse_target
+from ws_edge.subscriptions import NAME_LENGTH_MAX, STREAMS_MAX, Door, Target, is_listen_key, parse_target
 
 HANDSHAKE_WEIGHT: Final = 2
 _REASONS: Final = {HTTPStatus.IM_A_TEAPOT: BANNED, HTTPStatus.TOO_MANY_REQUESTS: WEIGHT}
@@ -64,9 +64,14 @@ class Doorkeeper:
         if self._closed:
             raise unavailable()
         address = self._address(connection, request)
+        if connection.is_own_knock:
+            connection.open_target(Target(Door.RAW), address)
+            return
         now = now_ms()
-        self._limits.charge(address, HANDSHAKE_WEIGHT, now)
-        self._limits.count_connection(address, now)
+        if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
+            await undecided
+        if (undecided := self._limits.count_connection(address, now)) is not None:
+            await undecided
         self._check_page(request)
         target = parse_target(request.path)
         if target is None:

@@ -97,7 +97,7 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms)
+        self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms, self._count_stream)
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 besides."""
@@ -194,7 +194,7 @@ class Hub:
                 self.unsubscribe(stream, connection)
 
     def streams_of(self, address: str) -> int:
-        """Return how many streams the connections of an address's network listen to."""
+        """Return how many streams the connections of an address's network listen to, those of accounts included."""
         return self._streams_of[networks_of(address).own]
 
     def subscription_count(self) -> int:
@@ -208,7 +208,7 @@ class Hub:
     def subscribe(self, stream: str, connection: EdgeConnection) -> None:
         """Let a connection hear a stream."""
         if stream not in connection.streams:
-            self._streams_of[networks_of(connection.address).own] += 1
+            self._count_stream(connection, 1)
         connection.streams[stream] = None
         self._subscribers.setdefault(stream, {})[connection] = None
         if stream.endswith(SHIFT):
@@ -220,14 +220,17 @@ class Hub:
         """Let a connection hear a stream no more; it need not have heard it."""
         if stream in connection.streams:
             del connection.streams[stream]
-            network = networks_of(connection.address).own
-            self._streams_of[network] -= 1
-            if not self._streams_of[network]:
-                del self._streams_of[network]
+            self._count_stream(connection, -1)
         listeners = self._subscribers.get(stream, {})
         listeners.pop(connection, None)
         if not listeners:
             self._subscribers.pop(stream, None)
+
+    def _count_stream(self, connection: EdgeConnection, change: int) -> None:
+        network = networks_of(connection.address).own
+        self._streams_of[network] += change
+        if not self._streams_of[network]:
+            del self._streams_of[network]
 
     def show_current(self, stream: str, connection: EdgeConnection) -> None:
         """Send what a stream of states said last, so that nobody waits for the next change to see anything."""

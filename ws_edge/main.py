@@ -21,7 +21,7 @@ from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
-from runtime.own_door import OwnDoor, ask_websocket
+from runtime.own_door import Knocks, OwnDoor, ask_websocket
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
@@ -54,6 +54,7 @@ _REDIS_CONNECTIONS_MAX: Final = 10
 _log = structlog.get_logger()
 
 _connections = prometheus_client.Gauge("ws_edge_connections", "Open connections")
+_connections_max = prometheus_client.Gauge("ws_edge_connections_max", "Connections that this edge holds at most")
 _subscriptions = prometheus_client.Gauge(
     "ws_edge_subscriptions", "Streams that connections listen to, all connections together"
 )
@@ -100,6 +101,7 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
         markets.call_when_changed(hub.follow)
         surroundings.revocations.call_when_revoked(hub.accounts.revoke)
         surroundings.revocations.call_when_lost(hub.accounts.distrust)
+        _connections_max.set(settings.ws_connections_max)
         _connections.set_function(lambda: len(hub.connections))
         _subscriptions.set_function(hub.subscription_count)
         _streams.set_function(hub.stream_count)
@@ -115,10 +117,11 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
                 connections_possible(2 * settings.ws_connections_max, descriptors),
                 2 * settings.ws_connections_per_address_max,
             )
-            server = await _serve(settings, listener, hub, door, surroundings, peers)
+            knocks = Knocks()
+            server = await _serve(settings, listener, hub, door, surroundings, peers, knocks)
             probes.ready_when("server", lambda: None)
             heartbeat.start()
-            own_door = OwnDoor(partial(ask_websocket, settings.host, settings.ws_port), probes)
+            own_door = OwnDoor(partial(ask_websocket, settings.host, settings.ws_port, knocks=knocks), probes)
             own_door.start()
             try:
                 await stop.wait()
@@ -148,6 +151,7 @@ async def _serve(
     door: Doorkeeper,
     surroundings: Surroundings,
     peers: Crowd,
+    knocks: Knocks,
 ) -> Server:
     return await serve(
         partial(serve_connection, hub, surroundings),
@@ -158,6 +162,7 @@ async def _serve(
             messages_per_second=settings.ws_messages_per_second,
             peers=peers,
             proxies=TrustedProxies(settings.trusted_proxies),
+            knocks=knocks,
         ),
         # Frames are made once for all clients, so none of them can have a compression of its own.
         compression=None,

@@ -43,7 +43,7 @@ async def serve_connection(hub: Hub, surroundings: Surroundings, connection: Edg
     hub.enter(connection)
     try:
         if connection.target.door is Door.API:
-            await ApiSession(connection, surroundings, hub.accounts).run()
+            await ApiSession(connection, surroundings, hub.accounts, partial(hub.streams_of, connection.address)).run()
         else:
             await _StreamSession(connection, surroundings, hub).run()
     except ConnectionClosed:
@@ -131,7 +131,8 @@ class _StreamSession:
                 2, f"Invalid request: more than {LISTEN_KEYS_MAX} listenKeys at once", request.request_id
             )
         most = self._ports.settings.ws_streams_per_address_max
-        if self._hub.streams_of(connection.address) + len(names - connection.streams.keys()) > most:
+        more = len(names - connection.streams.keys()) + len(keys - self._accounts.keys())
+        if self._hub.streams_of(connection.address) + more > most:
             refusals[STREAMS].inc()
             raise RequestError(2, f"Invalid request: more than {most} streams of one network", request.request_id)
         accounts: dict[str, AccountId] = {}

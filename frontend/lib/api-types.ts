@@ -568,7 +568,7 @@ export interface paths {
         };
         /**
          * Order counts
-         * @description Return the limits and the counts.
+         * @description Return the limits, an operator's for this account included, and the counts.
          */
         get: operations["get_api_v3_rateLimit_order"];
         put?: never;
@@ -635,7 +635,7 @@ export interface paths {
         put?: never;
         /**
          * End the session
-         * @description End the session that the request came with.
+         * @description End the session that the request came with, also when the database is away: then it is 503, and the session over.
          */
         post: operations["post_api_v1_signout"];
         delete?: never;

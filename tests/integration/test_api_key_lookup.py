@@ -159,6 +159,23 @@ async def test_where_the_list_cannot_be_read_the_database_is_asked(
     assert refused.value.code == -1001
 
 
+async def test_a_key_is_revoked_also_when_redis_is_full(client: redis.asyncio.Redis, stack: AsyncExitStack) -> None:
+    table = Keys()
+    one, other = Process(client, table, stack), Process(client, table, stack)
+    assert await one.takes_it()
+    assert await other.takes_it()
+    before: Any = await client.config_get("maxmemory")
+    await client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            await client.set("more", "memory")
+        await one.revoke(table)
+    finally:
+        await client.config_set("maxmemory", before["maxmemory"])
+    await asyncio.sleep(FRESH_S)
+    assert not await other.takes_it()
+
+
 async def test_a_list_that_lost_what_was_read_makes_everything_forgotten(
     client: redis.asyncio.Redis, stack: AsyncExitStack
 ) -> None:

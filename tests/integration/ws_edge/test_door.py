@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
+from protocol import streams
 from serving.crowd import Crowd
 from tests.integration.ws_edge.conftest import running_edge
 from ws_edge.connection import EdgeConnection
@@ -100,6 +102,36 @@ async def test_budgets(redis_url: str, tmp_path: Path) -> None:
             assert statuses[-1] == 429, "handshakes in five minutes"
             for client in (second, *others):
                 await client.close()
+
+
+async def test_streams_of_listen_keys_are_in_the_budget(redis_url: str, tmp_path: Path) -> None:
+    keys = [f"k{number:063d}" for number in range(5)]
+    with redis.Redis.from_url(redis_url) as client:
+        for number, key in enumerate(keys):
+            client.set(streams.listen_key(key), str(1001 + number))
+    with running_edge(redis_url, tmp_path, WS_STREAMS_PER_ADDRESS_MAX="4") as edge:
+        async with asyncio.timeout(120):
+            first, second = [
+                await connect(f"{edge.url}/stream?streams={'/'.join(some)}", proxy=None)
+                for some in (keys[:2], keys[2:4])
+            ]
+            for client_ in (first, second):  # answered when the accounts' streams are open
+                assert len((await ask(client_, {"id": 1, "method": "LIST_SUBSCRIPTIONS"}))["result"]) == 2
+            assert await refused(f"{edge.url}/ws/{keys[4]}") == (429, -1034)
+            other = await connect(f"{edge.url}/ws", proxy=None)
+            answer = await ask(other, {"id": 1, "method": "SUBSCRIBE", "params": ["btcusdt@ticker"]})
+            assert answer["error"]["msg"] == "Invalid request: more than 4 streams of one network"
+            await first.close()
+            while True:  # its place is free, and only its
+                answer = await ask(
+                    other, {"id": 1, "method": "SUBSCRIBE", "params": ["btcusdt@ticker", "ethusdt@ticker"]}
+                )
+                if "error" not in answer:
+                    break
+                await asyncio.sleep(0.3)
+            assert await refused(f"{edge.url}/ws/{keys[4]}") == (429, -1034)
+            for client_ in (second, other):
+                await client_.close()
 
 
 async def test_whoever_left_is_forgotten_before_its_handler_notices() -> None:
