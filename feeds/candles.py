@@ -9,8 +9,6 @@ from protocol.market_data import INTERVALS, Candle, interval_bounds
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 _NEVER: Final = 1 << 62
-_NOT_ALL: Final = 0
-"""The first trade's id of a candle that does not have all of its trades: nobody hears of it."""
 
 
 class OpenCandle(msgspec.Struct, array_like=True):
@@ -19,6 +17,8 @@ class OpenCandle(msgspec.Struct, array_like=True):
     open_time: int
     end_time: int
     total: TradeSum
+    is_whole: bool = True
+    """Whether it has all of its trades; nobody hears of one that has not."""
 
 
 def realigned(saved: dict[str, OpenCandle]) -> dict[str, OpenCandle]:
@@ -29,12 +29,10 @@ def realigned(saved: dict[str, OpenCandle]) -> dict[str, OpenCandle]:
     """
     aligned: dict[str, OpenCandle] = {}
     for interval, candle in saved.items():
-        if interval_bounds(interval, candle.open_time) != (candle.open_time, candle.end_time) and (
-            candle.total.first_trade_id != _NOT_ALL
-        ):
+        is_aligned = interval_bounds(interval, candle.open_time) == (candle.open_time, candle.end_time)
+        if candle.is_whole and not is_aligned:
             _, end_time = interval_bounds(interval, candle.end_time - 1)
-            candle = OpenCandle(candle.open_time, end_time, candle.total.copy())
-            candle.total.first_trade_id = _NOT_ALL
+            candle = OpenCandle(candle.open_time, end_time, candle.total.copy(), is_whole=False)
         aligned[interval] = candle
     return aligned
 
@@ -68,7 +66,7 @@ class Candles:
         for interval in [interval for interval in INTERVALS if interval in self.open]:
             if time >= self.open[interval].end_time:
                 candle = self.open.pop(interval)
-                if candle.total.first_trade_id != _NOT_ALL:
+                if candle.is_whole:
                     self._closed.append(self._candle(interval, candle, closed=True))
         self._next_end = min((candle.end_time for candle in self.open.values()), default=_NEVER)
 
@@ -85,9 +83,7 @@ class Candles:
     def current(self) -> list[Candle]:
         """Return the open candles."""
         return [
-            self._candle(interval, candle, closed=False)
-            for interval, candle in self.open.items()
-            if candle.total.first_trade_id != _NOT_ALL
+            self._candle(interval, candle, closed=False) for interval, candle in self.open.items() if candle.is_whole
         ]
 
     def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:

@@ -4,6 +4,7 @@ from functions.function import SYMBOL, Function, Group
 from functions.ports import Call, Ports
 from functions.ticker_shapes import average_price
 from protocol.market import Market
+from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 _MINUTES = 5
@@ -30,6 +31,9 @@ async def get_average_price(ports: Ports, call: Call) -> object:
 async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, int]:
     """Return the average at `now`, and the time (ms) of the last trade; 0 when there was none."""
     start = now - _MINUTES * 60_000
+    idle = await _idle(ports, market, start)
+    if idle is not None:
+        return idle
     ((volume, quote_volume, closed),) = await ports.database.fetch(
         _STATEMENT, {"market": market.symbol, "start": start}
     )
@@ -43,6 +47,20 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
         rows = await ports.database.fetch(_LAST_TRADE, {"market": market.symbol})
         closed = rows[0][0] if rows else 0
     return price, closed
+
+
+async def _idle(ports: Ports, market: Market, start: int) -> tuple[str, int] | None:
+    """Return the price and time of the last trade if it was before `start`; None: it was not, or only the database knows."""
+    newest = await ports.read_models.trades(market.symbol, 1)
+    if newest:
+        return (market.format_price(newest[0].price), newest[0].time) if newest[0].time < start else None
+    (ticker,) = await ports.read_models.tickers([market.symbol])
+    # With a ticker there is a list of trades, unless none was ever made; both may be lost together with their Redis.
+    return (market.format_price(PriceTicks(0)), 0) if ticker is not None and _never_traded(ticker) else None
+
+
+def _never_traded(ticker: Ticker) -> bool:
+    return not (ticker.trade_count or ticker.last or ticker.previous_close)
 
 
 FUNCTION = Function(

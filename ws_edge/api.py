@@ -114,7 +114,7 @@ class _Frame(msgspec.Struct):
 
     method: str
     id: int | str | None = None
-    params: dict[str, msgspec.Raw] = {}
+    params: dict[str, msgspec.Raw] | None = None
 
 
 _decode_frame: Final = msgspec.json.Decoder(_Frame).decode
@@ -203,7 +203,7 @@ class ApiSession:
                 raise refusal
             if self._connection.leaving:
                 raise unavailable()
-            parameters = Parameters({name: _text(name, raw) for name, raw in frame.params.items()})
+            parameters = Parameters({name: _text(name, raw) for name, raw in (frame.params or {}).items()})
             with_limits = parameters.boolean("returnRateLimits", default=with_limits)
             method = frame.method.removeprefix("v3/")
             function = FUNCTIONS.get(method)

@@ -76,6 +76,8 @@ class Doorkeeper:
         target = parse_target(request.path)
         if target is None:
             raise _path_unknown()
+        if not target.is_time_unit_known:
+            raise ApiError(-1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.")
         if self._crowd.total >= self._settings.ws_connections_max:
             raise ApiError(-1008, "Too many connections.", HTTPStatus.SERVICE_UNAVAILABLE)
         if not self._crowd.enter(address):

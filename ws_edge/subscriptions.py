@@ -15,6 +15,7 @@ NAME_LENGTH_MAX: Final = 200
 """Of a stream's name, in characters. Binance refuses no name; here somebody has to remember it."""
 _LISTEN_KEY: Final = re.compile(r"[A-Za-z0-9]{60,64}", re.ASCII)
 _PATH_STREAMS_MAX: Final = 100_000
+_TIME_UNITS: Final = frozenset({"MICROSECOND", "MILLISECOND"})
 _METHODS: Final = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 _ID_TEXT_MAX: Final = 36
 _INT64: Final = range(-(2**63), 2**63)
@@ -52,6 +53,7 @@ class Target(NamedTuple):
     time_scale: int = 1
     rate_limits: bool = True
     """Whether answers of the WebSocket API tell the rate limits."""
+    is_time_unit_known: bool = True
 
 
 def parse_target(path: str) -> Target | None:
@@ -65,9 +67,14 @@ def parse_target(path: str) -> Target | None:
         query = parse_qs(parts.query.replace("+", "%2B"), max_num_fields=20)
     except ValueError:
         return None
-    microseconds = query.get("timeUnit", [""])[-1].upper() == "MICROSECOND"
-    time_scale = 1000 if microseconds else 1
-    base = parts.path.rstrip("/")
+    unit = query.get("timeUnit", ["MILLISECOND"])[-1].upper()
+    time_scale = 1000 if unit == "MICROSECOND" else 1
+    target = _target(parts.path, query, time_scale)
+    return target if target is None or unit in _TIME_UNITS else target._replace(is_time_unit_known=False)
+
+
+def _target(path: str, query: dict[str, list[str]], time_scale: int) -> Target | None:
+    base = path.rstrip("/")
     if base == Door.API:
         return Target(Door.API, (), time_scale, query.get("returnRateLimits", ["true"])[-1] != "false")
     if base == Door.COMBINED:
@@ -113,7 +120,9 @@ def parse_request(text: str | bytes) -> Request:
         raise RequestError(
             2, f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}", request_id
         )
-    params = frame.get("params", [])
+    params = frame.get("params")
+    if params is None:
+        params = []
     if not isinstance(params, list):
         raise RequestError(2, "Invalid request: params must be an array", request_id)
     _check_params(method, params, request_id)

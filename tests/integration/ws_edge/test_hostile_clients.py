@@ -53,6 +53,8 @@ async def _refused_at_the_door(edge: str) -> None:
         for path, status, code in (
             ("/", 404, -1020),
             ("/wsx", 404, -1020),
+            ("/ws?timeUnit=foo", 400, -1194),
+            ("/ws-api/v3?timeUnit=foo", 400, -1194),
             ("/api/v3/ping", 404, -1020),
             (f"/ws/{'x@' * 101}", 400, -1101),
             (f"/ws/{'x' * 64}", 400, -1125),
@@ -130,6 +132,7 @@ async def _api_garbage(edge: str) -> None:
             assert (answer["status"], answer["error"]["code"]) == (status, code), frame
         answer = await ask(client, {"id": "a", "method": "v3/ping", "params": {"returnRateLimits": False}})
         assert answer == {"id": "a", "status": 200, "result": {}}
+        assert (await ask(client, {"id": 1, "method": "ping", "params": None}))["status"] == 200
         answer = await ask(client, {"id": None, "method": "session.status"})
         assert (answer["id"], answer["result"]["apiKey"], answer["result"]["userDataStream"]) == (None, None, False)
         assert answer["rateLimits"][0]["rateLimitType"] == "REQUEST_WEIGHT"

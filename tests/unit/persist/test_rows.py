@@ -1,4 +1,5 @@
 from collections import defaultdict
+from typing import Any
 
 import msgspec
 import pytest
@@ -58,7 +59,7 @@ def rows_for(*events: Event) -> Rows:
     return rows_of(0, [EventBatch(ENTRY, events)], MARKETS.by_symbol)
 
 
-def named(table: Table, row: Row) -> dict[str, int | str | None]:
+def named(table: Table, row: Row) -> dict[str, Any]:
     return dict(zip(table.columns, row, strict=True))
 
 

@@ -17,6 +17,9 @@ from ws_edge.subscriptions import Door, RequestError, Target, failure, parse_req
         ("/stream?streams=a@b/c@d/a@b", Target(Door.COMBINED, ("a@b", "c@d"))),
         ("/stream?streams=a@b&timeUnit=microsecond", Target(Door.COMBINED, ("a@b",), 1000)),
         ("/stream", Target(Door.COMBINED)),
+        ("/ws?timeUnit=millisecond", Target(Door.RAW)),
+        ("/ws?timeUnit=foo", Target(Door.RAW, is_time_unit_known=False)),
+        ("/ws-api/v3?timeUnit=foo", Target(Door.API, is_time_unit_known=False)),
         ("/ws/btcusdt%40bookTicker", Target(Door.RAW, ("btcusdt@bookTicker",))),
         ("/ws/btcusdt%40kline_1d%40%2B08%3A00", Target(Door.RAW, ("btcusdt@kline_1d@+08:00",))),
         ("/ws/btcusdt@kline_1d@+08:00", Target(Door.RAW, ("btcusdt@kline_1d@+08:00",))),
@@ -39,6 +42,12 @@ def test_unknown_paths(path: str) -> None:
 def test_a_request() -> None:
     request = parse_request('{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":3}')
     assert request == ("SUBSCRIBE", ("btcusdt@trade",), 3)
+
+
+@pytest.mark.parametrize("params", ["null", "[]"])
+def test_no_params_may_be_said_so(params: str) -> None:
+    request = parse_request(f'{{"method":"LIST_SUBSCRIPTIONS","params":{params},"id":3}}')
+    assert request == ("LIST_SUBSCRIPTIONS", (), 3)
 
 
 @pytest.mark.parametrize(
