@@ -3,7 +3,7 @@
 import gc
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -17,7 +17,7 @@ from engine_worker.core.shard import Shard
 from persist.ingest import Progress, ShardIngest, copy_rows
 from persist.main import GC_THRESHOLD
 from persist.migrate import Flavour
-from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, TRADES, EventBatch, Rows, rows_of
+from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, TRADES, EventBatch, OrderRow, Rows, Table, rows_of
 from protocol import streams
 from protocol.codec import decode_events
 from protocol.configuration import MarketConfig, ShardConfig
@@ -115,7 +115,7 @@ def _collector_as_in_a_worker() -> Iterator[None]:
 
 def _copied(url: str, rows: Rows) -> float:
     """Return the seconds that the database takes for the rows when they need not be made."""
-    made = [
+    made: list[tuple[Table, Sequence[OrderRow]]] = [
         (TRADES, rows.trade_rows()), (FILLS, rows.fills), (LEDGER_ENTRIES, rows.ledger_entries), (ORDERS, rows.order_rows())
     ]  # fmt: skip
     with psycopg.connect(url) as connection, connection.cursor() as cursor:

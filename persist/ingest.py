@@ -29,7 +29,7 @@ from persist.rows import (
     TRADES,
     TRANSFERS,
     EventBatch,
-    Row,
+    OrderRow,
     Rows,
     Table,
     TradeGapError,
@@ -586,7 +586,7 @@ def _put_aside(stream_id: StreamId, payload: bytes, reasons: Mapping[int, str]) 
     return DeadEntry(stream_id, reason, kept, reasons)
 
 
-def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[Row], into: str = "") -> None:
+def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[OrderRow], into: str = "") -> None:
     """COPY rows into their table, or into one of the same columns."""
     if not rows:
         return

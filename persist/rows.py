@@ -34,7 +34,8 @@ EXTERNAL_ACCOUNT: Final = -3
 
 _DATABASE_EPOCH_MS: Final = 946_684_800_000
 
-Row = tuple[int | str | None, ...]
+Row = tuple[int | str, ...]
+OrderRow = tuple[int | str | None, ...]
 
 
 class Table(NamedTuple):
@@ -230,7 +231,7 @@ class Rows:
         except KeyError as error:
             raise UnknownMarketError(f"unknown market: {error}") from error
 
-    def order_rows(self) -> list[Row]:
+    def order_rows(self) -> list[OrderRow]:
         """Return the rows of `ORDERS`."""
         return [
             (

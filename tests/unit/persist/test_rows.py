@@ -17,7 +17,7 @@ from persist.rows import (
     TRADES,
     TRANSFERS,
     EventBatch,
-    Row,
+    OrderRow,
     Rows,
     Table,
     TradeGapError,
@@ -59,7 +59,7 @@ def rows_for(*events: Event) -> Rows:
     return rows_of(0, [EventBatch(ENTRY, events)], MARKETS.by_symbol)
 
 
-def named(table: Table, row: Row) -> dict[str, Any]:
+def named(table: Table, row: OrderRow) -> dict[str, Any]:
     return dict(zip(table.columns, row, strict=True))
 
 
