@@ -4,7 +4,6 @@ from enum import StrEnum
 from typing import Final, LiteralString
 
 from functions.ports import Call
-from protocol.units import AccountId
 
 AGENT_MAX: Final = 200
 """Characters of a User-Agent that are kept."""
@@ -43,14 +42,12 @@ def noting(changing: LiteralString, then: LiteralString) -> LiteralString:
     return "WITH changed AS (" + changing + "), noted AS (" + NOTE + ") " + then
 
 
-_INSERT: Final[LiteralString] = """
+_BY_EMAIL: Final[LiteralString] = """
     INSERT INTO activity (account_id, kind, address, agent, detail)
-    VALUES (%(account)s, %(activity)s, %(address)s, %(agent)s, %(detail)s)
+    SELECT account_id, %(activity)s, %(address)s, %(agent)s, '' FROM users WHERE email = %(email)s
 """
 
 
-def noted_alone(
-    activity: Activity, call: Call, account_id: AccountId, detail: str
-) -> tuple[LiteralString, dict[str, object]]:
-    """Return statement and parameters that note what changed nothing, such as a sign-in that was refused."""
-    return _INSERT, {**note_parameters(activity, call), "account": account_id, "detail": detail}
+def noted_by_email(activity: Activity, call: Call, email: str) -> tuple[LiteralString, dict[str, object]]:
+    """Return statement and parameters that note what was tried with an address; the same work where there is no such account."""
+    return _BY_EMAIL, {**note_parameters(activity, call), "email": email}

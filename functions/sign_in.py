@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from functions.activity import Activity, noted_alone
+from functions.activity import Activity, noted_by_email
 from functions.attempts import Attempt
 from functions.errors import ApiError
 from functions.function import Answered, Function, Group
@@ -64,8 +64,7 @@ async def sign_in(ports: Ports, call: Call) -> object:
     attempt = Attempt(email, call.address, knows_address)
     await ports.attempts.begin(attempt)
     if not await ports.passwords.matches(password_hash, asked.password):
-        if rows:
-            await ports.database.fetch(*noted_alone(Activity.SIGN_IN_REFUSED, call, account_id, ""))
+        await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
         raise ApiError(-1002, "Email or password is wrong.", 401)
     await check_second_factor(ports, call, account_id, asked.code)
     await ports.attempts.succeeded(attempt)

@@ -472,6 +472,7 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         ],
                         "ops",
                     ),
+                    Panel("Attempts to send a mail", [rate("persist_mails_total", "outcome")], "ops"),
                     Panel("Jobs done once more", [rate("persist_job_retries_total", "actor")], "ops"),
                     Panel("A job", quantiles("persist_job_seconds", "actor"), "s"),
                     Panel("Nudges that wait or are worked on", [Query("persist_queue_nudges", "{{instance}}")]),

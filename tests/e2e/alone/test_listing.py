@@ -88,12 +88,6 @@ def trade(seller: Api, buyer: Api, price: str) -> None:
     assert buyer.order(SYMBOL, "BUY", "LIMIT", quantity="100", price=price)["status"] == "FILLED"
 
 
-def subscribable(url: str) -> bool:
-    """Whether the edge knows the market by now."""
-    with connect(f"{url}/ws") as connection:
-        return Socket(connection).subscribe(f"{SYMBOL.lower()}@depth").get("result", "refused") is None
-
-
 @pytest.mark.parametrize("shard_count", ["3"])
 def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
     file = tmp_path / "markets.toml"
@@ -109,18 +103,15 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
         before = pids(exchange)
         with connect(f"{ws_url}/ws/!miniTicker@arr") as one, connect(f"{ws_url}/ws/{listen_key}") as two:
             streams, own = Socket(one), Socket(two)
-            assert "error" in streams.subscribe(f"{SYMBOL.lower()}@trade")
-            streams.heard.clear()
+            # As at Binance: a stream of a market that does not exist yet is silent until it does.
+            names = (f"{SYMBOL.lower()}@{kind}" for kind in ("trade", "kline_1m", "depth", "bookTicker"))
+            assert streams.subscribe(*names)["result"] is None
             with refused(-1121, "Invalid symbol."):
                 buyer.order(SYMBOL, "BUY", "LIMIT", quantity="100", price="0.5")
 
             file.write_text(text + MARKET)
             assert "ADAUSDT is trading, version 1" in run(exchange, "markets", "apply")
             eventually("it is listed", lambda: statuses(public).get(SYMBOL) == "TRADING", TIMEOUT_S)
-            eventually("the edge has it", lambda: subscribable(ws_url), TIMEOUT_S)
-            name = SYMBOL.lower()
-            kinds = ("trade", "kline_1m", "depth", "bookTicker")
-            assert streams.subscribe(*(f"{name}@{kind}" for kind in kinds))["result"] is None
             seller = new_account(exchange.url, ADA="1000")
             trade(seller, buyer, "0.5")
 

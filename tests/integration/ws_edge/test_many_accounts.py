@@ -69,7 +69,7 @@ async def test_an_edge_with_50_000_accounts_is_back_within_seconds(own_redis: Ow
             pipeline.set(streams.listen_key(listen_key(account)), str(account))
         pipeline.execute()
         deposit(client, 1, 1)
-    settings = {"WS_CONNECTIONS_PER_ADDRESS_MAX": "1000"}
+    settings = {"WS_CONNECTIONS_PER_ADDRESS_MAX": "1000", "WS_STREAMS_PER_ADDRESS_MAX": str(2 * ACCOUNTS)}
     with running_edge(url, tmp_path / "edge", **settings) as edge:
         async with AsyncExitStack() as stack:
             slots = asyncio.Semaphore(OPENED_AT_ONCE)

@@ -19,7 +19,6 @@ REFUSED: Final = {
     "/": b"404",
     "/wsx": b"404",
     "/api/v3/ping": b"404",
-    "/ws/btcusdt@nothing": b"400",
     f"/ws/{'x' * 64}": b"400",
 }
 

@@ -1,0 +1,30 @@
+"""Who signs in does not wait for those who sign up."""
+
+import asyncio
+
+import pytest
+
+from functions.errors import ApiError
+from serving.passwords import ArgonPasswords
+
+MANY = 50
+PASSWORD = "an entirely different staple"
+
+
+async def test_a_crowd_that_signs_up_does_not_hold_up_a_sign_in() -> None:
+    passwords = ArgonPasswords()
+    known = await passwords.hashed(PASSWORD)
+    crowd = [asyncio.create_task(passwords.hashed(f"{PASSWORD} {number}")) for number in range(MANY)]
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError) as refused:
+        await passwords.hashed(PASSWORD)
+    assert refused.value.status == 503
+    assert await passwords.matches(known, PASSWORD)
+    assert sum(each.done() for each in crowd) < MANY / 2
+    assert len(set(await asyncio.gather(*crowd))) == MANY
+
+
+async def test_nobody_has_an_empty_hash() -> None:
+    passwords = ArgonPasswords()
+    assert not await passwords.matches("", "nobody has this password")
+    assert not await passwords.matches(await passwords.hashed(PASSWORD), "another")
