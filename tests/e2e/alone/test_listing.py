@@ -88,6 +88,13 @@ def trade(seller: Api, buyer: Api, price: str) -> None:
     assert buyer.order(SYMBOL, "BUY", "LIMIT", quantity="100", price=price)["status"] == "FILLED"
 
 
+def is_known_to_edge(url: str) -> bool:
+    """Whether the edge's own API has the market by now: what is traded earlier, its streams do not say."""
+    with connect(f"{url}/ws-api/v3") as connection:
+        connection.send(json.dumps({"id": 1, "method": "exchangeInfo", "params": {"symbol": SYMBOL}}))
+        return json.loads(connection.recv(timeout=TIMEOUT_S))["status"] == 200
+
+
 @pytest.mark.parametrize("shard_count", ["3"])
 def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
     file = tmp_path / "markets.toml"
@@ -112,6 +119,7 @@ def test_a_market_that_is_listed_while_everything_runs(data_dir: Path, tmp_path:
             file.write_text(text + MARKET)
             assert "ADAUSDT is trading, version 1" in run(exchange, "markets", "apply")
             eventually("it is listed", lambda: statuses(public).get(SYMBOL) == "TRADING", TIMEOUT_S)
+            eventually("the edge has it", lambda: is_known_to_edge(ws_url), TIMEOUT_S)
             seller = new_account(exchange.url, ADA="1000")
             trade(seller, buyer, "0.5")
 
