@@ -92,7 +92,7 @@ def is_known_to_edge(url: str) -> bool:
     """Whether the edge's own API has the market by now: what is traded earlier, its streams do not say."""
     with connect(f"{url}/ws-api/v3") as connection:
         connection.send(json.dumps({"id": 1, "method": "exchangeInfo", "params": {"symbol": SYMBOL}}))
-        return json.loads(connection.recv(timeout=TIMEOUT_S))["status"] == 200
+        return bool(json.loads(connection.recv(timeout=TIMEOUT_S))["status"] == 200)
 
 
 @pytest.mark.parametrize("shard_count", ["3"])
