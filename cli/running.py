@@ -27,6 +27,7 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.operator_keys import first_config
 from runtime.settings import PREFIX, Settings, SettingsError
+from runtime.unsafe_settings import refuse_unsafe
 
 READY_TIMEOUT_S = 120.0
 RESTARTS_MAX = 3
@@ -56,10 +57,11 @@ def up(settings: Settings, console: Console) -> None:
     configure_logs(settings, "up")
     _refuse_second(settings)
     try:
+        refuse_unsafe(settings)
         embedded.make_data_dir(settings)
         stop_leftovers(settings)
         check_ports(settings)
-    except (PortError, OSError) as error:
+    except (SettingsError, PortError, OSError) as error:
         raise StartError(str(error)) from error
     supervisor = Supervisor(settings)
     try:
@@ -288,6 +290,9 @@ def _show_running(settings: Settings, console: Console, seconds: float) -> None:
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
     console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
+    if not settings.has_faucet():
+        note = "The faucet is off, so nobody gets funds but by `exchange treasury`: servers listen for other machines."
+        console.print(f"\n{note}", highlight=False, soft_wrap=True)
     console.print(
         "\n`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
     )

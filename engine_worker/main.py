@@ -40,6 +40,7 @@ from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.stream_log import Fenced, Rewound
 from runtime.tracing import Tracer, tracer_of
+from runtime.unsafe_settings import refuse_unsafe
 
 DURABILITY_RETRY_S = 1.0
 """How often a worker that cannot stand by asks whether its server would keep what is written to it."""
@@ -56,6 +57,7 @@ def main() -> None:
     probes = Probes()
     try:
         settings = load_settings()
+        refuse_unsafe(settings)
         first_config(settings)
         configure_logs(settings, settings.engine_name())
         serve_metrics(settings, settings.engine_name(), probes)

@@ -19,6 +19,7 @@ from runtime.probes import Probes
 from runtime.redis_stream_log import RETRY_AFTER_S, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
+from runtime.unsafe_settings import refuse_unsafe
 
 PROCESS = "feeds"
 BLOCK_MS = 200
@@ -34,6 +35,7 @@ def main() -> None:
     probes = Probes()
     try:
         settings = load_settings()
+        refuse_unsafe(settings)
         name = settings.name_of_process(PROCESS)
         configure_logs(settings, name)
         # A new one starts before the one that it replaces ends, so for a moment both have the port.

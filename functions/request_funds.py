@@ -26,7 +26,7 @@ class FundsRequest(msgspec.Struct, frozen=True):
 
 async def request_funds(ports: Ports, call: Call) -> object:
     """Credit the account and return its funds in the asset."""
-    if not ports.settings.faucet_enabled:
+    if not ports.settings.has_faucet():
         raise ApiError(-1020, "This operation is not supported.", 403)
     await check_verified(ports, call)
     wanted = read_body(call.body, FundsRequest)

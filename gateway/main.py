@@ -23,6 +23,7 @@ from runtime.metrics import Heartbeat, serve_metrics
 from runtime.own_door import Knocks, OwnDoor, ask_http
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.unsafe_settings import refuse_unsafe
 from serving.crowd import Crowd
 from serving.metrics import CONNECTIONS, CONNECTIONS_MAX
 from serving.proxies import TrustedProxies
@@ -133,6 +134,7 @@ def main() -> None:
     """Run a gateway as the settings say."""
     try:
         settings = load_settings()
+        refuse_unsafe(settings)
         configure_logs(settings, settings.name_of_process(PROCESS))
         mounted_groups(settings)
         TrustedProxies(settings.trusted_proxies)

@@ -39,6 +39,7 @@ from runtime.probes import Probes, Reach
 from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
+from runtime.unsafe_settings import refuse_unsafe
 
 NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""
@@ -87,6 +88,7 @@ def main() -> None:
         if part == "await":
             await_schema(settings, stop_flag())
             return
+        refuse_unsafe(settings)
         serve_metrics(settings, "persist-nudger" if part == "nudge" else "persist-worker", probes)
         tracer = tracer_of(settings, "persist-worker") if part == "work" else None
     except SettingsError as error:

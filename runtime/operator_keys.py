@@ -47,7 +47,7 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
         SettingsError: EXCHANGE_OPERATOR_KEYS is not `role:key,…`, with the key's 32 bytes in base64url, or names no operator.
     """
     if not settings.operator_keys:
-        roles = [role for role in Role if role is not Role.FAUCET or settings.faucet_enabled]
+        roles = [role for role in Role if role is not Role.FAUCET or settings.has_faucet()]
         return tuple(shard_key(settings, role, public_half(private_key(settings, role))) for role in roles)
     keys = []
     for text in settings.operator_keys.split(","):
@@ -57,7 +57,7 @@ def public_keys(settings: Settings) -> tuple[OperatorKey, ...]:
         except KeyError:
             raise SettingsError(f"{PREFIX}OPERATOR_KEYS: {name!r} is no role; there are {_roles()}") from None
         public = decoded_key(key, f"{PREFIX}OPERATOR_KEYS: {name}")
-        if role is not Role.FAUCET or settings.faucet_enabled:
+        if role is not Role.FAUCET or settings.has_faucet():
             keys.append(shard_key(settings, role, public))
     if len({key.name for key in keys}) != len(keys) or not any(key.role is Role.OPERATOR for key in keys):
         raise SettingsError(f"{PREFIX}OPERATOR_KEYS: one key per role, and an operator's among them")

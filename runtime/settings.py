@@ -3,6 +3,7 @@
 A field `shard_count` is set by EXCHANGE_SHARD_COUNT. `EXCHANGE_…_FILE` may name a file that holds the value instead, for secrets.
 """
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -46,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Data of the embedded Redis and PostgreSQL, logs, the master key."""
     host: str = "127.0.0.1"
     """The address that servers listen on."""
+    development: bool = False
+    """This is a development installation: it may have a faucet that others reach, and keys and passwords that are published in the
+    repository (runtime/unsafe_settings.py). Otherwise processes with any of these refuse to start."""
     rest_port: Port = 8000
     ws_port: Port = 8001
     """Port of the WebSocket streams and the WebSocket API."""
@@ -164,8 +168,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mail_password: str = ""
     mail_encryption: Literal["starttls", "tls", "none"] = "starttls"
     mail_from: str = "exchange@localhost"
-    faucet_enabled: bool = True
-    """Development only: accounts may credit themselves."""
+    faucet_enabled: bool | None = None
+    """Accounts may credit themselves. Unset: on a development installation, and where servers listen on this machine only."""
     faucet_amount_max: Positive = 10_000_000
     """The most of one asset that one request may ask for."""
     master_key: str = ""
@@ -311,6 +315,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self.password_file.read_text("ascii").strip()
         except OSError as error:
             raise SettingsError(f"{self.password_file}: {error.strerror}; `exchange up` makes it") from error
+
+    def is_for_this_machine(self) -> bool:
+        """Return whether servers listen where only this machine reaches them."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def has_faucet(self) -> bool:
+        """Return whether accounts may credit themselves."""
+        return self.development or self.is_for_this_machine() if self.faucet_enabled is None else self.faucet_enabled
 
     def engine_name(self) -> str:
         """Return the name of the engine worker that these settings are for."""

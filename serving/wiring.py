@@ -88,7 +88,7 @@ async def opened(
         tracer = tracer_of(settings, process)
         if tracer is not None:
             stack.push_async_callback(asyncio.to_thread, tracer.close)
-        faucet = private_key(settings, Role.FAUCET) if gives_funds and settings.faucet_enabled else None
+        faucet = private_key(settings, Role.FAUCET) if gives_funds and settings.has_faucet() else None
         commands_links = RedisLinks(url, settings.shard_count)
         queue = CommandQueue(
             commands_links, replies_link, replies, backlog, reply_to, markets.listing, settings, tracer, faucet

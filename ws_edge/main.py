@@ -25,6 +25,7 @@ from runtime.own_door import Knocks, OwnDoor, ask_websocket
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.unsafe_settings import refuse_unsafe
 from serving.bans import Ban
 from serving.clock import now_ms
 from serving.crowd import Crowd
@@ -199,6 +200,7 @@ def main() -> None:
     """Run an edge as the settings say."""
     try:
         settings = load_settings()
+        refuse_unsafe(settings)
         configure_logs(settings, settings.name_of_process(PROCESS))
         descriptors = raise_descriptors()
         listener = listen(settings)

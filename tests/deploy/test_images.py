@@ -60,7 +60,7 @@ def _build(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def exchange(variables: Mapping[str, str]) -> Iterator[Topology]:
     """What `docker compose up` runs, with a faucet, in networks of its own."""
-    with _running({**variables, "FAUCET_ENABLED": "true"}, 38) as topology:
+    with _running({**variables, "FAUCET_ENABLED": "true", "DEVELOPMENT": "true"}, 38) as topology:
         yield topology
 
 
@@ -168,7 +168,9 @@ def test_a_frontend_that_is_told_nonsense_does_not_start(variables: Mapping[str,
 
 
 def test_orders_survive_the_master_under_sentinel(variables: Mapping[str, str]) -> None:
-    with _running({**variables, **env_file("sentinel.env"), "FAUCET_ENABLED": "true"}, 39) as topology:
+    with _running(
+        {**variables, **env_file("sentinel.env"), "FAUCET_ENABLED": "true", "DEVELOPMENT": "true"}, 39
+    ) as topology:
         account = new_account(f"http://{topology.address('proxy', 'front')}:8000", USDT="1000000")
         order = account.order("BTCUSDT", "BUY", "LIMIT", price="100", quantity="1")
         podman("kill", *topology.containers("redis"))

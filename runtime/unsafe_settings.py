@@ -1,0 +1,83 @@
+"""What is fit for a development installation only: a faucet that others can reach, and secrets that everybody can read.
+
+The repository publishes secrets so that its development overlays start without preparation. Each of them begins with
+`development-only`, in what it decodes to where it is a key; tests/deploy/test_published_secrets.py looks through the repository.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from runtime.key_files import decoded_key
+from runtime.settings import PREFIX, Settings, SettingsError
+
+PUBLISHED: Final = "development-only"
+"""How every published secret begins."""
+PUBLISHED_PRIVATE_KEYS: Final = tuple(
+    f"{PUBLISHED}-{name}".encode().ljust(32, b"-") for name in ("operator-key", "treasury-key", "faucet-key")
+)
+"""Those of k8s/components/faucet, whose public halves are recognized, too."""
+_URLS: Final = ("redis_url", "cache_url", "database_url")
+_KEYS: Final = ("master_key", "operator_key", "treasury_key", "faucet_key")
+_ALLOW: Final = f"set {PREFIX}DEVELOPMENT=true if this is a development installation"
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Refuse settings that only a development installation may have.
+
+    Every process that serves or writes calls this when it starts. Commands of operators do not.
+
+    Raises:
+        SettingsError: naming each such setting, a line each, with what to do.
+    """
+    if not settings.development and (mistakes := [*_open_faucet(settings), *_published(settings)]):
+        raise SettingsError("\n".join(mistakes))
+
+
+def is_published_key(key: bytes) -> bool:
+    """Return whether a private or symmetric key, or the public half of one, stands in the repository."""
+    return key.startswith(PUBLISHED.encode()) or key in _published_halves()
+
+
+def _open_faucet(settings: Settings) -> Iterator[str]:
+    if settings.faucet_enabled and not settings.is_for_this_machine():
+        yield (
+            f"{PREFIX}FAUCET_ENABLED: accounts could credit themselves from other machines, since {PREFIX}HOST is {settings.host}. "
+            f"Set it to false, or {_ALLOW}"
+        )
+
+
+def _published(settings: Settings) -> Iterator[str]:
+    for name in _URLS:
+        if _has_published_password(getattr(settings, name)):
+            yield _refusal(name, "password")
+    for name in _KEYS:
+        text: str = getattr(settings, name)
+        if text and is_published_key(decoded_key(text, PREFIX + name.upper())):
+            yield _refusal(name, "key")
+    for each in filter(None, settings.operator_keys.split(",")):
+        role, _, text = each.strip().partition(":")
+        try:
+            key = decoded_key(text, "")
+        except SettingsError:
+            continue  # runtime/operator_keys.py says what is wrong with it
+        if is_published_key(key):
+            yield _refusal("operator_keys", f"{role} key")
+
+
+def _has_published_password(url: str) -> bool:
+    return unquote(urlsplit(url).password or "").startswith(PUBLISHED)
+
+
+def _refusal(setting: str, secret: str) -> str:
+    return (
+        f"{PREFIX}{setting.upper()}: this {secret} is published in the repository of the exchange, so everybody has it. "
+        f'Make one of your own (docs/operations.md, "Rotating secrets"), or {_ALLOW}'
+    )
+
+
+def _published_halves() -> frozenset[bytes]:
+    keys = map(Ed25519PrivateKey.from_private_bytes, PUBLISHED_PRIVATE_KEYS)
+    return frozenset(key.public_key().public_bytes_raw() for key in keys)
