@@ -16,7 +16,7 @@ from cli.api import request
 from cli.embedded_redis import CACHE
 from cli.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
 from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
-from persist.migrate import MigrationError, migrate
+from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 
 READY_TIMEOUT_S = 60.0
@@ -62,7 +62,7 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
     if not names:
         say("bringing the database up to date")
         try:
-            migrate(settings.resolved_database_url())
+            migrate(settings.resolved_database_url(), logins=RoleLogins.of(settings))
         except (MigrationError, psycopg.Error) as error:
             raise RestartError(f"The database cannot be brought up to date; nothing was restarted: {error}") from error
     left = [name for name in _in_order(settings) if name in wanted & running]

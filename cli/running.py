@@ -22,7 +22,7 @@ from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, r
 from cli.supervisor import Supervisor
 from engine_worker.conversion import why_not
 from persist.guard import LogGuard
-from persist.migrate import MigrationError, migrate
+from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.operator_keys import first_config
@@ -178,7 +178,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     start(engines(settings))
     wait_for("PostgreSQL", lambda: embedded.postgres_ready(settings))
     say("bringing the database up to date")
-    migrate(settings.resolved_database_url())
+    migrate(settings.resolved_database_url(), logins=RoleLogins.of(settings))
     _check_log(settings)
     wait_for("the gateway", lambda: probes.gateway_answers(settings))
     wait_for("the shards", lambda: probes.shards_answer(settings))

@@ -321,11 +321,17 @@ def _fill(connection: psycopg.Connection[Any], backfill: Backfill, window: timed
 
 
 def finish_backfills(database_url: str, stopping: threading.Event, retry_s: float = 5.0) -> None:
-    """Run what `migrate` has left undone, when the database is there, until it is done or `stopping` is set."""
+    """Run what `migrate` has left undone, when the database is there, until it is done or `stopping` is set.
+
+    What only the owner may do, such as building an index, is left undone.
+    """
     while not stopping.is_set():
         try:
             with psycopg.connect(database_url, autocommit=True, application_name="backfill") as connection:
                 run_backfills(connection, tell_log, stopping)
+        except psycopg.errors.InsufficientPrivilege as error:
+            _log.warning("a backfill is left to `exchange migrate`, which the owner runs", reason=str(error).strip())
+            return
         except psycopg.Error as error:
             _log.warning("a backfill was interrupted; it goes on", reason=str(error).strip())
             stopping.wait(retry_s)

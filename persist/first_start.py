@@ -12,10 +12,12 @@ from typing import Final
 import psycopg
 import redis
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 
-from persist.migrate import MigrationError, migrate, missing_migrations
+from persist.migrate import MigrationError, RoleLogins, RolesMissingError, migrate, missing_migrations
 from protocol import streams
 from runtime import redis_clients
+from runtime.database_roles import ServiceRole, database_url_of
 from runtime.probes import Reach
 from runtime.schema import SCHEMA_NUMBER, note_schema, read_schema
 from runtime.settings import Settings, SettingsError
@@ -28,6 +30,8 @@ TIMEOUT_S: Final = 2
 REDIS_AWAY_S: Final = 30.0
 """How long `await_schema` waits where neither the database nor Redis answers. The process that comes next waits by itself."""
 NOTE_PERIOD_S: Final = 5.0
+ROLE_WAIT_S: Final = 300.0
+"""How long `await_schema` waits for the role of a service to be let in: `migrate` may not have made it yet."""
 
 _PERMANENT: Final = (
     "password authentication failed",
@@ -82,11 +86,16 @@ def migrate_when_there(settings: Settings, stopping: threading.Event) -> bool:
 
     Raises:
         MigrationError: the migrations do not fit, or it cannot be migrated by waiting; the message says why.
+        SettingsError: the passwords of the roles of services are none.
     """
     url, wait = settings.resolved_database_url(), Wait("the database")
+    logins = RoleLogins.of(settings)
     while not stopping.is_set():
         try:
-            migrate(url)
+            migrate(url, logins=logins)
+        except RolesMissingError as error:
+            wait.say(str(error))
+            stopping.wait(PERIOD_S)
         except psycopg.Error as error:
             # A connection that is lost in between is an OperationalError, too: that migration left nothing behind.
             if is_permanent(error) or not isinstance(error, psycopg.OperationalError):
@@ -109,8 +118,9 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
     Raises:
         MigrationError: the database refuses, and will go on to do so; its schema was never seen.
     """
-    url, wait = settings.resolved_database_url(), Wait("the schema")
+    url, wait = database_url_of(settings, ServiceRole.PERSIST), Wait("the schema")
     redis_away_since_s: float | None = None
+    is_role_expected = conninfo_to_dict(url).get("user") in set(ServiceRole)
     while True:
         try:
             missing = missing_migrations(url, TIMEOUT_S)
@@ -119,7 +129,7 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
             if number is not None and number >= SCHEMA_NUMBER:
                 _log.info("going on without the database: its schema was seen before", reason=one_line(error))
                 return
-            if is_permanent(error):
+            if is_permanent(error) and not (is_role_expected and wait.seconds() < ROLE_WAIT_S):
                 raise MigrationError(one_line(error)) from error
             if number is not None:
                 redis_away_since_s = None

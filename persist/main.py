@@ -32,6 +32,7 @@ from persist.retention import HistoryRetention, drop_history
 from persist.slots import look_at_copies
 from protocol.streams import JOBS_NAMESPACE
 from runtime import redis_clients
+from runtime.database_roles import ServiceRole, database_url_of
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, reach_redis, serve_metrics
@@ -148,7 +149,7 @@ class _Beside:
     def __init__(self, settings: Settings, broker: RedisBroker) -> None:
         redis_url, shards = settings.resolved_redis_url(), range(settings.shard_count)
         log, archive = RedisStreamLog.connect(redis_url), declare_archive(broker, _nothing_here)
-        self._database_url = settings.resolved_database_url()
+        self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._archive = ArchiveNudger(
             log, shards, archive.send, lambda: int(broker.do_qsize(archive.queue_name)), settings.archive_period_ms
         )
@@ -181,7 +182,7 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     stopping = stop_flag()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    redis_url, database_url = settings.resolved_redis_url(), settings.resolved_database_url()
+    redis_url, database_url = settings.resolved_redis_url(), database_url_of(settings, ServiceRole.PERSIST)
     retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
     archiver = Archiver(
         RedisStreamLog.connect(redis_url, replicas_min=settings.redis_replicas_min),
@@ -269,7 +270,7 @@ class _Watch:
         probes.ready_when("database", self._database_reach.why_not)
         probes.ready_when("ingest", self._why_not_ingesting)
         _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
-        self._database_url = settings.resolved_database_url()
+        self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._database: psycopg.Connection[Any] | None = None
 
     def look(self) -> None:

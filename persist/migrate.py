@@ -12,11 +12,12 @@ import hashlib
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib import resources
 from importlib.resources.abc import Traversable
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -24,6 +25,9 @@ import structlog
 from psycopg import sql
 
 from persist.backfill import LOCK_POLL_S, Tell, run_backfills, tell_log
+from persist.grants import grant_rights, provide_roles, roles_there
+from runtime.database_roles import ServiceRole, role_passwords
+from runtime.settings import Settings
 
 _log = structlog.get_logger()
 
@@ -54,6 +58,30 @@ TIMESCALEDB_VERSION_MIN = (2, 21)
 
 class MigrationError(Exception):
     """The database and the migrations that come with the program do not belong together."""
+
+
+class RolesMissingError(MigrationError):
+    """The roles of services are not there yet, and whoever makes them was expected to have done so."""
+
+
+class RoleLogins(NamedTuple):
+    """What `migrate` does about the roles of services, besides giving them their rights."""
+
+    passwords: Mapping[ServiceRole, str] = MappingProxyType({})
+    """The roles to make, or to give these passwords."""
+    admin_url: str = ""
+    """The database as a role that may do so; empty: the owner may."""
+    are_required: bool = False
+    """Fail where a role is not there."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RoleLogins":
+        """Return what the settings say.
+
+        Raises:
+            SettingsError: they are wrong.
+        """
+        return cls(role_passwords(settings), settings.database_admin_url, settings.database_roles_required)
 
 
 class Flavour(StrEnum):
@@ -99,16 +127,18 @@ def migrate(
     folder: Traversable | None = None,
     tell: Tell = tell_log,
     *,
+    logins: RoleLogins | None = None,
     lock_wait_s_max: float = LOCK_WAIT_S_MAX,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> Flavour:
-    """Apply what is missing, run the backfills to their end, and return the flavour of the database.
+    """Apply what is missing, give the roles of services their rights, run the backfills to their end, and return the flavour.
 
+    `logins` says which of the roles to make before. Roles that are not there get nothing.
     Several may run at once: they take turns. `tell` gets lines of progress. Interrupted, it goes on where it was when run again.
 
     Raises:
         MigrationError: a migration that was applied has changed or is gone, a missing one is older than an applied one, or one did
-            not get its locks within `lock_wait_s_max`, or was too slow with them.
+            not get its locks within `lock_wait_s_max`, or was too slow with them. RolesMissingError: `logins` requires them.
         psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
     """
     with psycopg.connect(database_url, autocommit=True, **_CONNECTING) as connection, _lock(connection):
@@ -130,8 +160,23 @@ def migrate(
             _apply(connection, migration, flavour, tell, lock_wait_s_max, lock_timeout_ms)
             seconds = round(time.monotonic() - began_s, 3)
             _log.info("migration applied", migration=migration.name, flavour=flavour, seconds=seconds)
+        _provide_roles(connection, logins or RoleLogins(), tell)
+        grant_rights(connection, is_timescaledb=flavour is Flavour.TIMESCALEDB)
         run_backfills(connection, tell)
     return flavour
+
+
+def _provide_roles(connection: psycopg.Connection[Any], logins: RoleLogins, tell: Tell) -> None:
+    if logins.passwords and logins.admin_url:
+        with psycopg.connect(logins.admin_url, autocommit=True, **_CONNECTING) as admin:
+            provide_roles(admin, logins.passwords)
+    elif logins.passwords:
+        provide_roles(connection, logins.passwords)
+    if missing := [str(role) for role in ServiceRole if role not in roles_there(connection)]:
+        text = f'the database has no role {", ".join(missing)}: docs/operations.md, "Roles of the database"'
+        if logins.are_required:
+            raise RolesMissingError(text)
+        tell(text)
 
 
 def _apply(

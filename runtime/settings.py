@@ -86,7 +86,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_durability_check_enabled: bool = True
     """A shard opens only on a Redis that gives back, after a restart, all that was written to it (runtime/redis_durability.py)."""
     database_url: str = ""
-    """An external PostgreSQL or TimescaleDB; empty: the embedded one."""
+    """An external PostgreSQL or TimescaleDB, as the role that this process is to have there (docs/operations.md, "Roles of the database");
+    empty: the embedded one."""
+    database_role_passwords: str = ""
+    """`service:password,…` of the roles of services (gateway, edge, persist) in an external database: `migrate` makes the roles with
+    these passwords, and processes that know them use their own role instead of the one that EXCHANGE_DATABASE_URL names."""
+    database_admin_url: str = ""
+    """The same database as a role that may make roles, for `migrate`; empty: the owner may."""
+    database_roles_required: bool = False
+    """`migrate` waits until the roles of services are there, which somebody else makes."""
     postgres_bin: str = ""
     """Folder of PostgreSQL's programs (16 or newer) for the embedded one; empty: those on PATH, then those that come along."""
 
@@ -285,17 +293,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def resolved_redis_url(self) -> str:
         """Return the URL of the Redis to use."""
         if self.redis_url or self.redis_mode == "single":
-            return self.redis_url or f"redis://:{self._password()}@127.0.0.1:{self.redis_port}/0"
+            return self.redis_url or f"redis://:{self.password()}@127.0.0.1:{self.redis_port}/0"
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.redis_ports()[-3:])
         if self.redis_mode == "cluster":
-            return f"redis+cluster://:{self._password()}@{hosts}"
-        return f"redis+sentinel://:{self._password()}@{hosts}/exchange?sentinel_password={self._password()}"
+            return f"redis+cluster://:{self.password()}@{hosts}"
+        return f"redis+sentinel://:{self.password()}@{hosts}/exchange?sentinel_password={self.password()}"
 
     def resolved_cache_url(self) -> str:
         """Return the URL of the Redis of what may be lost; it may be the one that keeps everything."""
         if self.cache_url or not self.has_own_cache():
             return self.cache_url or self.resolved_redis_url()
-        return f"redis://:{self._password()}@127.0.0.1:{self.cache_port}/0"
+        return f"redis://:{self.password()}@127.0.0.1:{self.cache_port}/0"
 
     def has_own_cache(self) -> bool:
         """Return whether `exchange up` starts a Redis for what may be lost."""
@@ -308,9 +316,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def resolved_database_url(self) -> str:
         """Return the URL of the database to use."""
-        return self.database_url or f"postgresql://exchange:{self._password()}@127.0.0.1:{self.postgres_port}/exchange"
+        return self.database_url or f"postgresql://exchange:{self.password()}@127.0.0.1:{self.postgres_port}/exchange"
 
-    def _password(self) -> str:
+    def password(self) -> str:
+        """Return the password of the embedded servers.
+
+        Raises:
+            SettingsError: it was not made yet.
+        """
         try:
             return self.password_file.read_text("ascii").strip()
         except OSError as error:

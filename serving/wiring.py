@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from functions.ports import Ports
 from protocol import streams
 from protocol.configuration import Role
+from runtime.database_roles import ServiceRole, database_url_of
 from runtime.metrics import reach_redis
 from runtime.operator_keys import private_key
 from runtime.probes import Probes
@@ -53,9 +54,16 @@ class Surroundings(NamedTuple):
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, process: str, probes: Probes, *, gives_funds: bool = False
+    settings: Settings,
+    process: str,
+    probes: Probes,
+    *,
+    role: ServiceRole = ServiceRole.GATEWAY,
+    gives_funds: bool = False,
 ) -> AsyncIterator[Surroundings]:
-    """Yield what all endpoints of `process` share. Neither Redis nor the database need be there yet; `probes` hear of Redis.
+    """Yield what all endpoints of `process` share; to the database it has `role`.
+
+    Neither Redis nor the database need be there yet; `probes` hear of Redis.
 
     A process that `gives_funds` needs the faucet's key, where there is a faucet.
 
@@ -103,7 +111,7 @@ async def opened(
         probes.ready_when(
             "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made", once=True
         )
-        database = PostgresDatabase(settings.resolved_database_url(), client)
+        database = PostgresDatabase(database_url_of(settings, role), client)
         await database.start()
         stack.push_async_callback(database.close)
         schema = SchemaWatch(database, client)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import psycopg
@@ -26,6 +27,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from cli import embedded
 from cli.ports import free_port
+from runtime.database_roles import ServiceRole, passwords_text, url_as
 from runtime.settings import PREFIX, Settings
 from tests.redis_servers import RedisServers, redis_servers
 
@@ -124,7 +126,12 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         url = _with_database(postgres_server, name)
-        environment = {**os.environ, f"{PREFIX}DATABASE_URL": url, f"{PREFIX}DATA_DIR": str(server_settings.data_dir)}
+        environment = {
+            **os.environ,
+            f"{PREFIX}DATABASE_URL": url,
+            f"{PREFIX}DATABASE_ROLE_PASSWORDS": passwords_text(ROLE_PASSWORDS),
+            f"{PREFIX}DATA_DIR": str(server_settings.data_dir),
+        }
         subprocess.run(
             [sys.executable, "-m", "persist.main", "migrate"], env=environment, check=True, timeout=START_TIMEOUT_S
         )
@@ -132,6 +139,15 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
     return name
+
+
+ROLE_PASSWORDS: Final = {role: f"of-{role}" for role in ServiceRole}
+"""Of the services' roles in the databases of tests."""
+
+
+def service_url(database_url: str, role: ServiceRole) -> str:
+    """Return the URL of a test's database for a service."""
+    return url_as(database_url, role, ROLE_PASSWORDS[role])
 
 
 _numbers = itertools.count()

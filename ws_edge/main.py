@@ -17,6 +17,7 @@ from websockets.frames import CloseCode
 
 from functions.get_average_price import average_of
 from protocol.market import Market
+from runtime.database_roles import ServiceRole
 from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
@@ -91,7 +92,7 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
     stop = stop_event()
     url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
     name = settings.name_of_process(PROCESS)
-    async with opened(settings, name, probes) as surroundings, probes.turning():
+    async with opened(settings, name, probes, role=ServiceRole.EDGE) as surroundings, probes.turning():
         client, cache = (asyncio_client(each, _REDIS_CONNECTIONS_MAX, _REDIS_TIMEOUT_S) for each in (url, cache_url))
 
         async def average_price(market: Market) -> tuple[str, int]:

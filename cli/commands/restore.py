@@ -18,7 +18,7 @@ from cli.processes import engines
 from cli.restoring import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from cli.running import StartError
 from cli.servers import servers_of_stopped
-from persist.migrate import MigrationError
+from persist.migrate import MigrationError, RoleLogins
 from persist.migrate import migrate as bring_up_to_date
 from protocol.streams import split_stream_id
 from runtime import redis_clients
@@ -66,7 +66,7 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
 
 def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: bool) -> tuple[Plan, bool]:
     database_url, market_map = settings.resolved_database_url(), settings.market_map()
-    bring_up_to_date(database_url)
+    bring_up_to_date(database_url, logins=RoleLogins.of(settings))
     url = settings.resolved_redis_url()
     with (
         redis_clients.client(url) as client,

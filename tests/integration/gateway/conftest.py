@@ -16,14 +16,18 @@ import pytest
 from cli.market_configs import all_know_all, known_configs
 from cli.ports import free_port
 from runtime import redis_clients
+from runtime.database_roles import ServiceRole
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from tests.conftest import service_url
 from tests.market_log import market_map, publish_markets
 
 START_TIMEOUT_S = 90
 END_TIMEOUT_S = 60
 """What a loaded machine may need; how long an end takes at most has tests of its own."""
 POLL_S = 0.02
+_ROLES = {"gateway.main": ServiceRole.GATEWAY, "ws_edge.main": ServiceRole.EDGE}
+"""Who each process is to the database; shards and feeds do not use it."""
 
 
 class Processes:
@@ -112,7 +116,7 @@ class Processes:
         own = {
             "DATA_DIR": str(self._folder),
             "REDIS_URL": self.redis_url,
-            "DATABASE_URL": self.database_url,
+            "DATABASE_URL": service_url(self.database_url, _ROLES[module]) if module in _ROLES else self.database_url,
             "SHARD_COUNT": str(self.shard_count),
             "LOST_TAIL_CHECK_ENABLED": "false",  # nobody here compares the log with the database
             **settings,

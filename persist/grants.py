@@ -1,0 +1,221 @@
+"""What each service may do in the database. `migrate` brings the rights in line with this table, after every migration.
+
+Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the owner alone. Nobody but the
+owner may define, alter, truncate or drop anything. Tests compare the table with the relations that there are, and run every statement
+of functions and services as its role.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from protocol.market_data import INTERVALS
+from runtime.database_roles import ServiceRole
+
+_log = structlog.get_logger()
+
+
+class Right(NamedTuple):
+    """A privilege on a relation, or on one of its columns."""
+
+    privilege: str
+    column: str = ""
+
+
+Rights = tuple[Right, ...]
+
+
+def _whole(*privileges: str) -> Rights:
+    return tuple(map(Right, privileges))
+
+
+def _columns(privilege: str, *columns: str) -> Rights:
+    return tuple(Right(privilege, column) for column in columns)
+
+
+READ: Final = _whole("SELECT")
+ADD: Final = _whole("SELECT", "INSERT")
+WRITE: Final = _whole("SELECT", "INSERT", "UPDATE")
+WRITE_AND_DELETE: Final = _whole("SELECT", "INSERT", "UPDATE", "DELETE")
+
+_GATEWAY, _EDGE, _PERSIST = ServiceRole.GATEWAY, ServiceRole.EDGE, ServiceRole.PERSIST
+_HISTORY: Final = {_GATEWAY: READ, _EDGE: READ, _PERSIST: WRITE_AND_DELETE}
+_STORED: Final = {_PERSIST: WRITE_AND_DELETE}
+_CANDLE_VIEW: Final = {_GATEWAY: READ, _EDGE: READ, _PERSIST: READ}
+
+GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
+    {
+        "schema_migrations": {_GATEWAY: READ, _EDGE: READ, _PERSIST: READ},
+        "schema_backfills": {_GATEWAY: READ, _PERSIST: WRITE},
+        # What was traded: written from the log alone.
+        "orders": _HISTORY,
+        "trades": _HISTORY,
+        "fills": _HISTORY,
+        "prevented_matches": _HISTORY,
+        "candles": {_PERSIST: WRITE_AND_DELETE},
+        **{f"candles_{interval}": _CANDLE_VIEW for interval in INTERVALS},
+        # Only ever added to.
+        "ledger_entries": {_GATEWAY: READ, _PERSIST: ADD},
+        "transfers": {_GATEWAY: READ, _PERSIST: WRITE},
+        "ingest": {_GATEWAY: READ, _EDGE: READ, _PERSIST: WRITE},
+        "ingest_markets": {_PERSIST: WRITE},
+        "dead_events": _STORED,
+        "archive": {_PERSIST: WRITE},
+        "log_segments": _STORED,
+        "shard_snapshots": _STORED,
+        # Written by `exchange restore`.
+        "losses": {_PERSIST: READ},
+        "lost_trades": {_PERSIST: READ},
+        # Accounts. A key's account, secret and scopes, a user's number and address never change.
+        "users": {
+            _GATEWAY: ADD
+            + _columns("UPDATE", "password_hash", "verified_at", "totp_secret", "totp_since", "totp_step"),
+        },
+        "api_keys": {
+            _GATEWAY: ADD + _columns("UPDATE", "revoked_at", "last_used_at"),
+            _EDGE: READ + _columns("UPDATE", "last_used_at"),
+        },
+        "sessions": {_GATEWAY: ADD + _columns("UPDATE", "ended_at")},
+        "activity": {_GATEWAY: ADD},
+        "recovery_codes": {_GATEWAY: _whole("SELECT", "INSERT", "DELETE") + _columns("UPDATE", "used_at")},
+        "mail_tokens": {_GATEWAY: ADD + _columns("UPDATE", "used_at")},
+        # Their bodies have tokens: whoever writes them need not read them.
+        "mails": {
+            _GATEWAY: _whole("INSERT") + _columns("SELECT", "account_id", "subject", "created_at"),
+            _PERSIST: READ + _columns("UPDATE", "sent_at", "body", "error", "attempts", "next_try_at"),
+        },
+    }
+)
+
+_RELATIONS: Final = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY relname
+"""
+_PRESENT: Final = """
+SELECT class.relname, acl.privilege_type, '' FROM pg_class AS class CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
+WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') AND acl.grantee = %(role)s::regrole
+UNION ALL
+SELECT class.relname, acl.privilege_type, attribute.attname FROM pg_class AS class
+JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid CROSS JOIN LATERAL aclexplode(attribute.attacl) AS acl
+WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') AND acl.grantee = %(role)s::regrole
+"""
+
+
+def relations_of(connection: psycopg.Connection[Any]) -> list[str]:
+    """Return the tables and views of the exchange."""
+    return [name for (name,) in connection.execute(_RELATIONS)]
+
+
+def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
+    """Return the roles of services that the server has."""
+    rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)).fetchall()
+    return sorted(ServiceRole(name) for (name,) in rows)
+
+
+def provide_roles(connection: psycopg.Connection[Any], passwords: Mapping[ServiceRole, str]) -> None:
+    """Make the roles that are not there, and give all of them these passwords. The server never sees a password.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: the connection's role may not.
+    """
+    there = roles_there(connection)
+    for role, password in passwords.items():
+        verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+        verb = "ALTER" if role in there else "CREATE"
+        connection.execute(
+            sql.SQL("{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+                sql.SQL(verb), sql.Identifier(role), sql.Literal(verifier)
+            )
+        )
+
+
+def grant_rights(connection: psycopg.Connection[Any], *, is_timescaledb: bool) -> None:
+    """Give the roles that are there the rights of the table, and take away what else they have; as the owner.
+
+    Everybody sees the old rights or the new ones, never a part. Nothing is changed where nothing differs.
+    """
+    with connection.transaction():
+        # Servers whose data are from before PostgreSQL 15 let everybody define tables.
+        if connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND acl.grantee = 0 "
+            "AND acl.privilege_type = 'CREATE')"
+        ).fetchone() == (True,):
+            connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        for role in roles_there(connection):
+            _let_in(connection, role)
+            _align(connection, role)
+            if is_timescaledb and role is ServiceRole.PERSIST:
+                _let_maintain(connection, role)
+
+
+def _let_in(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
+    """Let a role use the database, also where the server lets nobody in by itself."""
+    row = connection.execute(
+        "SELECT current_database(), has_schema_privilege(%(role)s, 'public', 'USAGE'), "
+        "has_database_privilege(%(role)s, current_database(), 'CONNECT') "
+        "AND has_database_privilege(%(role)s, current_database(), 'TEMPORARY')",
+        {"role": str(role)},
+    ).fetchone()
+    assert row is not None
+    database, uses_schema, uses_database = row
+    if not uses_schema:
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role)))
+    if not uses_database:
+        connection.execute(
+            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
+                sql.Identifier(database), sql.Identifier(role)
+            )
+        )
+
+
+def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
+    present = {
+        (relation, Right(privilege, column))
+        for relation, privilege, column in connection.execute(_PRESENT, {"role": str(role)})
+    }
+    wanted = {
+        (relation, right) for relation in relations_of(connection) for right in GRANTS.get(relation, {}).get(role, ())
+    }
+    # Revoking a privilege on a relation takes it away from its columns, too, so that comes first.
+    for relation, right in sorted(present - wanted, key=lambda each: each[1].column):
+        connection.execute(_statement("REVOKE {} ON {} FROM {}", relation, right, role))
+    for relation, right in sorted(wanted - _present_after(present, wanted)):
+        connection.execute(_statement("GRANT {} ON {} TO {}", relation, right, role))
+    if present != wanted:
+        _log.info(
+            "rights brought in line", role=str(role), granted=len(wanted - present), revoked=len(present - wanted)
+        )
+
+
+def _present_after(present: set[tuple[str, Right]], wanted: set[tuple[str, Right]]) -> set[tuple[str, Right]]:
+    """Return what is left of `present` when what is not `wanted` was revoked."""
+    gone = {(relation, right.privilege) for relation, right in present - wanted if not right.column}
+    return {(relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone}
+
+
+def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql.Composed:
+    privilege = sql.SQL(right.privilege)
+    if right.column:
+        privilege = sql.SQL("{} ({})").format(privilege, sql.Identifier(right.column))  # type: ignore[assignment]
+    return sql.SQL(form).format(privilege, sql.Identifier(relation), sql.Identifier(role))
+
+
+def _let_maintain(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
+    """Make a role a member of the owner: TimescaleDB lets nobody else drop chunks or refresh continuous aggregates."""
+    row = connection.execute("SELECT current_user, pg_has_role(%s, current_user, 'MEMBER')", (str(role),)).fetchone()
+    assert row is not None
+    owner, is_member = row
+    if is_member:
+        return
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(role)))
+    except psycopg.Error as error:
+        _log.warning(
+            "a superuser must make the role of persist a member of the owner: it refreshes candles and drops old history",
+            statement=f"GRANT {owner} TO {role}",
+            reason=str(error).strip(),
+        )

@@ -1,0 +1,271 @@
+"""Each service has a role in the database that may do what the service does, and nothing else."""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib import resources
+
+import psycopg
+import pytest
+
+from functions.function import Function
+from persist.grants import GRANTS, grant_rights, provide_roles, relations_of, roles_there
+from persist.migrate import RoleLogins, RolesMissingError, migrate
+from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
+from runtime.database_roles import ServiceRole, url_as
+from tests.conftest import ROLE_PASSWORDS, service_url
+from tests.integration.conftest import OwnPostgres
+from ws_edge.api import FUNCTIONS as EDGE_FUNCTIONS
+
+STATEMENT = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\s", re.IGNORECASE)
+TABLES = ("ledger_entries", "orders", "fills", "trades", "transfers", "candles", "ingest", "archive", "log_segments")
+ROLES = (ServiceRole.GATEWAY, ServiceRole.EDGE)
+ACCOUNTS = ("users", "sessions", "activity", "recovery_codes", "mail_tokens", "mails")
+
+
+def connected(database_url: str, role: ServiceRole) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(service_url(database_url, role), autocommit=True)
+
+
+def test_every_relation_is_in_the_table_of_rights(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        there = set(relations_of(connection))
+    assert there - GRANTS.keys() == set()
+    assert GRANTS.keys() - there - {"candles"} == set()  # where TimescaleDB makes candles, there is no table of them
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("table", TABLES)
+def test_who_serves_clients_cannot_change_what_was_traded(database_url: str, role: ServiceRole, table: str) -> None:
+    with psycopg.connect(database_url) as owner:
+        (column,) = owner.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1", (table,)
+        ).fetchone() or ("",)
+    with connected(database_url, role) as connection:
+        for statement in (
+            f"INSERT INTO {table} DEFAULT VALUES",
+            f"UPDATE {table} SET {column} = {column}",
+            f"DELETE FROM {table}",
+            f"TRUNCATE {table}",
+            f"DROP TABLE {table}",
+            f"ALTER TABLE {table} ADD COLUMN more text",
+            f"CREATE TRIGGER more BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+            f"CREATE INDEX ON {table} ({column})",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("role", ServiceRole)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE more (x int)",
+        "CREATE FUNCTION more() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE SCHEMA more",
+        "DROP TABLE ledger_entries",
+        "UPDATE ledger_entries SET amount = 1",
+        "DELETE FROM ledger_entries",
+        "TRUNCATE ledger_entries",
+        "DROP TRIGGER activity_stays ON activity",
+        "ALTER TABLE activity DISABLE TRIGGER ALL",
+        "UPDATE users SET email = 'thief@example.com'",
+        "UPDATE users SET account_id = 1",
+        "UPDATE api_keys SET account_id = 1",
+        "UPDATE api_keys SET secret = ''",
+        "UPDATE api_keys SET scopes = '{withdraw}'",
+        "UPDATE sessions SET account_id = 1",
+        "INSERT INTO schema_migrations VALUES ('x', 1, 'plain', 'x')",
+        "COPY users TO PROGRAM 'cat'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "ALTER ROLE exchange_gateway SUPERUSER",
+    ],
+)
+def test_nobody_but_the_owner_may(database_url: str, role: ServiceRole, statement: str) -> None:
+    with connected(database_url, role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("table", ACCOUNTS)
+def test_an_edge_and_persistence_see_no_accounts(database_url: str, table: str) -> None:
+    for role in (ServiceRole.EDGE, ServiceRole.PERSIST):
+        if (role, table) != (ServiceRole.PERSIST, "mails"):
+            with connected(database_url, role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT * FROM {table}".encode())
+
+
+def test_whoever_writes_a_mail_cannot_read_its_token(database_url: str) -> None:
+    with connected(database_url, ServiceRole.GATEWAY) as connection:
+        connection.execute("SELECT subject FROM mails")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT body FROM mails")
+
+
+def statements_of(*packages: str, only: set[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (module, statement) of every literal statement in a package; `only`: of these modules."""
+    for package in packages:
+        for file in resources.files(package).iterdir():
+            module = f"{package}.{file.name.removesuffix('.py')}"
+            if not file.name.endswith(".py") or (only is not None and module not in only):
+                continue
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                text = _text(node)
+                if text is not None and STATEMENT.match(text) and re.search(r"\b(FROM|INTO|UPDATE)\b", text):
+                    yield module, text
+
+
+def _text(node: ast.AST) -> str | None:
+    """Return the text of a literal, with what is said by the columns in f-strings left out."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return None
+
+
+def as_plain(statement: str) -> str:
+    """Return a statement of psycopg's with the server's own parameters."""
+    names: dict[str, int] = {}
+    text = re.sub(r"%\((\w+)\)[sb]", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", statement)
+    numbers = iter(range(len(names) + 1, 100))
+    return re.sub(r"%[sb]", lambda _: f"${next(numbers)}", text).replace("%%", "%")
+
+
+def refused(
+    connection: psycopg.Connection[tuple[object, ...]], statements: list[tuple[str, str]]
+) -> tuple[list[str], int]:
+    """Return which statements the role is refused, and how many could be looked at; none is run."""
+    refusals, looked_at = [], 0
+    for module, statement in statements:
+        try:
+            connection.execute(f"EXPLAIN (GENERIC_PLAN) {as_plain(statement)}".encode())
+        except psycopg.errors.InsufficientPrivilege as error:
+            refusals.append(f"{module}: {error.diag.message_primary}: {' '.join(statement.split())}")
+        except psycopg.ProgrammingError:
+            continue  # a part of a statement, or one about a temporary table: run as the role by the tests of its module
+        looked_at += 1
+    return refusals, looked_at
+
+
+def test_a_gateway_may_all_that_functions_say(database_url: str) -> None:
+    with connected(database_url, ServiceRole.GATEWAY) as connection:
+        refusals, looked_at = refused(connection, list(statements_of("functions", "serving")))
+    assert refusals == []
+    assert looked_at >= 30
+
+
+def modules_of(functions: dict[str, Function]) -> set[str]:
+    """Return the modules of these functions' handlers, and those of the package that they import."""
+    left = {function.handle.__module__ for function in functions.values()} | {"functions.api_key_record"}
+    found: set[str] = set()
+    while left:
+        module = left.pop()
+        found.add(module)
+        tree = ast.parse(resources.files("functions").joinpath(f"{module.partition('.')[2]}.py").read_text("utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        left |= {each for each in imported if each.startswith("functions.")} - found
+    return found
+
+
+def test_an_edge_may_all_that_its_functions_say(database_url: str) -> None:
+    modules = modules_of(EDGE_FUNCTIONS)
+    assert "functions.get_all_orders" in modules
+    with connected(database_url, ServiceRole.EDGE) as connection:
+        statements = [*statements_of("functions", only=modules), *statements_of("serving")]
+        refusals, looked_at = refused(connection, statements)
+    assert refusals == []
+    assert looked_at >= 8
+
+
+def test_persistence_may_all_that_it_says(database_url: str) -> None:
+    modules = {
+        f"persist.{name}"
+        for name in ("archive", "archived", "guard", "ingest", "lost_tail", "mails", "retention", "slots")
+    }
+    with connected(database_url, ServiceRole.PERSIST) as connection:
+        refusals, looked_at = refused(connection, list(statements_of("persist", only=modules)))
+        for table in (TRADES, FILLS, LEDGER_ENTRIES, ORDERS, TRANSFERS, PREVENTED_MATCHES):
+            with connection.cursor().copy(f"COPY {table.name} FROM STDIN".encode()):
+                pass
+    assert refusals == []
+    assert looked_at >= 15
+
+
+def test_a_missing_right_is_seen_by_these_tests(database_url: str) -> None:
+    """The control: without the right, the statement of the function is refused."""
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("REVOKE SELECT ON fills FROM exchange_gateway")
+        with connected(database_url, ServiceRole.GATEWAY) as connection:
+            refusals, _ = refused(connection, list(statements_of("functions", "serving")))
+        assert [each.partition(":")[0] for each in refusals] == ["functions.get_my_trades"]
+
+
+def test_rights_are_brought_in_line(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("GRANT ALL ON ledger_entries, users TO exchange_gateway")
+        owner.execute("GRANT UPDATE (email) ON users TO exchange_gateway")
+        owner.execute("REVOKE ALL ON orders FROM exchange_gateway")
+        owner.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        owner.execute("CREATE TABLE unlisted (x int)")
+        owner.execute("GRANT SELECT ON unlisted TO exchange_edge")
+        grant_rights(owner, is_timescaledb=False)
+        with connected(database_url, ServiceRole.GATEWAY) as gateway:
+            gateway.execute("SELECT FROM orders")
+            gateway.execute("UPDATE users SET totp_step = 0")
+            for statement in ("DELETE FROM ledger_entries", "UPDATE users SET email = ''", "CREATE TABLE more (x int)"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    gateway.execute(statement.encode())
+        with connected(database_url, ServiceRole.EDGE) as edge, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            edge.execute("SELECT FROM unlisted")
+
+
+def test_a_release_that_drops_a_right_and_adds_a_table_is_followed(database_url: str) -> None:
+    """What `migrate` does at each start: nothing where nothing differs, all of it where something does."""
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        acl = "SELECT relname, relacl::text, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+        before = owner.execute(acl).fetchall()
+        migrate(database_url)
+        assert owner.execute(acl).fetchall() == before
+        owner.execute("REVOKE ALL ON orders FROM exchange_persist")
+        migrate(database_url)
+        assert [row[:2] for row in owner.execute(acl).fetchall()] == [row[:2] for row in before]
+
+
+def test_an_owner_that_is_no_superuser_gives_rights_and_somebody_else_makes_roles(own_postgres: OwnPostgres) -> None:
+    own_postgres.start()
+    base = own_postgres.url.rpartition("/")[0]
+    with psycopg.connect(own_postgres.url, autocommit=True) as superuser:
+        superuser.execute("CREATE ROLE someone LOGIN PASSWORD 'someone'")
+        superuser.execute("CREATE DATABASE other OWNER someone")
+    admin_url = f"{base}/other"
+    owner_url = f"postgresql://someone:someone@{base.partition('@')[2]}/other"
+    with pytest.raises(RolesMissingError, match="exchange_gateway, exchange_edge, exchange_persist"):
+        migrate(owner_url, logins=RoleLogins(are_required=True))
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        migrate(owner_url, logins=RoleLogins(ROLE_PASSWORDS))
+    told: list[str] = []
+    migrate(owner_url, tell=told.append)
+    assert any("exchange_gateway" in each for each in told)
+    migrate(owner_url, logins=RoleLogins(ROLE_PASSWORDS, admin_url, are_required=True))
+    for role in ServiceRole:
+        with connected(owner_url, role) as connection:
+            connection.execute("SELECT FROM schema_migrations")
+    # Rotation: the new password counts, and the old one no more.
+    migrate(owner_url, logins=RoleLogins({ServiceRole.EDGE: "new"}, admin_url))
+    with psycopg.connect(url_as(owner_url, ServiceRole.EDGE, "new")) as connection:
+        connection.execute("SELECT FROM schema_migrations")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connected(owner_url, ServiceRole.EDGE)
+
+
+def test_a_role_that_became_mighty_is_made_ordinary(own_postgres: OwnPostgres) -> None:
+    own_postgres.start()
+    with psycopg.connect(own_postgres.url, autocommit=True) as superuser:
+        superuser.execute("CREATE ROLE exchange_gateway SUPERUSER CREATEROLE CREATEDB")
+        provide_roles(superuser, ROLE_PASSWORDS)
+        assert roles_there(superuser) == sorted(ServiceRole)
+        rows = superuser.execute(
+            "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname LIKE 'exchange_%'"
+        )
+        assert set(rows) == {(False,)}
+        stored = superuser.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'exchange_gateway'").fetchone()
+        assert stored is not None
+        assert stored[0].startswith("SCRAM-SHA-256$")
