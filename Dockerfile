@@ -26,7 +26,7 @@ RUN /opt/build/bin/hatchling build --target wheel --directory /tmp/wheel \
     && VIRTUAL_ENV=/opt/exchange /opt/build/bin/uv pip install --quiet --no-deps --offline --compile-bytecode /tmp/wheel/*.whl
 # Folders that become volumes: a new volume takes its owner from the folder it is mounted on.
 RUN mkdir -p /tmp/folders/var/lib/exchange /tmp/folders/run/exchange \
-    && for each in database edge engine feeds gateway grafana operator persist redis; do mkdir -p "/tmp/folders/secrets/$each"; done \
+    && for each in database edge engine feeds gateway grafana migrate mm operator persist prometheus redis; do mkdir -p "/tmp/folders/secrets/$each"; done \
     && chown -R 10001:10001 /tmp/folders/var/lib/exchange /tmp/folders/run/exchange /tmp/folders/secrets
 
 FROM ${PYTHON_IMAGE}
@@ -42,6 +42,7 @@ COPY --from=build /opt/exchange /opt/exchange
 ENV PATH=/opt/exchange/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EXCHANGE_HOST=0.0.0.0 \
+    EXCHANGE_METRICS_HOST=0.0.0.0 \
     EXCHANGE_METRICS_PORT=9100 \
     EXCHANGE_DATA_DIR=/var/lib/exchange \
     EXCHANGE_FAUCET_ENABLED=false

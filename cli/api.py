@@ -2,10 +2,14 @@
 
 import json
 import secrets
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+from cli.state import settings_of_running
+from runtime.tls import LocalTrust
 
 TIMEOUT_S = 30
 
@@ -26,12 +30,22 @@ def request(url: str, body: Mapping[str, str] | None = None, token: str = "") ->
         with urllib.request.urlopen(  # noqa: S310 - the URL comes from our settings
             urllib.request.Request(url, data, headers),  # noqa: S310
             timeout=TIMEOUT_S,
+            context=_context_for(url),
         ) as response:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
         raise ApiError(f"{url}: {error.code} {error.read().decode(errors='replace')[:200]}") from error
     except OSError as error:
         raise ApiError(f"{url} does not answer ({error}); is the exchange running? `exchange up` starts it") from error
+
+
+def _context_for(url: str) -> ssl.SSLContext | None:
+    """Return whom to trust: the exchange that runs here, by its certificate; anybody else as usual (None)."""
+    if not url.startswith("https:"):
+        return None
+    settings = settings_of_running()
+    trust = LocalTrust.of(settings) if url.startswith(f"{settings.rest_url()}/") else None
+    return trust.context if trust is not None else None
 
 
 def funded_account(rest_url: str, funds: Mapping[str, str], label: str) -> tuple[str, str]:

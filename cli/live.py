@@ -5,6 +5,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -138,6 +139,7 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self._urls = metrics_urls(settings)
+        self._ask = partial(_ask, password=settings.metrics_password)
         self._doors = front_doors(settings)
         self._pool = ThreadPoolExecutor(len(self._urls) + len(self._doors))
 
@@ -149,7 +151,7 @@ class Watcher:
     def look(self) -> Look:
         """Ask every process for its metrics, and those that clients connect to also as a client does."""
         doors = self._pool.map(lambda asks: asks(), self._doors.values())
-        found = dict(zip(self._urls, self._pool.map(_ask, self._urls.values()), strict=True))
+        found = dict(zip(self._urls, self._pool.map(self._ask, self._urls.values()), strict=True))
         silent = {name for name, values in found.items() if values is None}
         silent |= {name for name, serves in zip(self._doors, doors, strict=True) if not serves}
         answered = {name: values for name, values in found.items() if values is not None}
@@ -160,9 +162,11 @@ class Watcher:
         self._pool.shutdown(wait=False)
 
 
-def _ask(url: str) -> Values | None:
+def _ask(url: str, *, password: str) -> Values | None:
+    headers = {"Authorization": f"Bearer {password}"} if password else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - likewise
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 - our own processes
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 - our own processes
             return dict(parsed(response.read().decode()))
     except OSError:
         return None

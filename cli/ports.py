@@ -32,7 +32,7 @@ def ports_used(settings: Settings) -> Iterator[tuple[str, int, str]]:
     if settings.frontend_enabled:
         yield settings.host, settings.frontend_port, f"{PREFIX}FRONTEND_PORT"
     for port in metrics_ports(settings).values():
-        yield settings.host, port, f"{PREFIX}UP_METRICS_PORT"
+        yield settings.metrics_host, port, f"{PREFIX}UP_METRICS_PORT"
     if not settings.redis_url:
         for port in settings.redis_ports():
             yield "127.0.0.1", port, f"{PREFIX}REDIS_PORT"

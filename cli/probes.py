@@ -27,6 +27,7 @@ from runtime.metrics import read_health
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from runtime.tls import unverified_context
 
 TIMEOUT_S = 2.0
 QUERIES_MAX = 1_000
@@ -92,9 +93,10 @@ def answers_handshake(settings: Settings, port: int) -> bool:
     return _answers(ask_websocket, settings, port)
 
 
-def _answers(ask: Callable[[str, int, float], None], settings: Settings, port: int) -> bool:
+def _answers(ask: Callable[..., None], settings: Settings, port: int) -> bool:
+    context = unverified_context() if settings.tls_certificate else None
     try:
-        ask(settings.host, port, TIMEOUT_S)
+        ask(settings.host, port, TIMEOUT_S, context=context)
     except NoAnswerError:
         return False
     return True
@@ -119,7 +121,7 @@ def serving(settings: Settings) -> dict[str, bool]:
 def frontend_answers(settings: Settings) -> bool:
     """Return whether the frontend's server answers, also while it has nothing to show yet."""
     try:
-        with urllib.request.urlopen(f"{settings.frontend_url()}/health", timeout=TIMEOUT_S) as response:  # noqa: S310
+        with _asked_frontend(settings) as response:
             return bool(response.status == 200)
     except OSError:
         return False
@@ -128,13 +130,19 @@ def frontend_answers(settings: Settings) -> bool:
 def frontend_note(settings: Settings) -> str:
     """Return what keeps browsers from seeing the frontend, in brackets; nothing when all is well."""
     try:
-        with urllib.request.urlopen(f"{settings.frontend_url()}/health", timeout=TIMEOUT_S) as response:  # noqa: S310
+        with _asked_frontend(settings) as response:
             health = msgspec.json.decode(response.read(), type=dict[str, str])
     except (OSError, msgspec.MsgspecError):
         return " (starting)"
     if health["state"] == "ready":
         return ""
     return " (being built)" if health["state"] == "building" else f" (NOT AVAILABLE: {health['reason']})"
+
+
+def _asked_frontend(settings: Settings) -> Any:
+    context = unverified_context() if settings.tls_certificate else None
+    url = f"{settings.frontend_url()}/health"
+    return urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context)  # noqa: S310 - our own server
 
 
 def _ask_nobodys(shard: int, waiter: str) -> BalancesQuery:

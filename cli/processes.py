@@ -119,9 +119,10 @@ def pages(settings: Settings) -> list[ProcessSpec]:
 def urls(settings: Settings) -> dict[str, str]:
     """Return where the exchange can be reached."""
     api = {"rest": settings.rest_url(), "ws": settings.ws_url(), "docs": f"{settings.rest_url()}/schema"}
+    secure = "s" if settings.tls_certificate else ""
     more = (("rest", "http", settings.rest_ports()), ("ws", "ws", settings.ws_ports()))
     api |= {
-        f"{name}-{number}": f"{scheme}://{settings.host}:{port}"
+        f"{name}-{number}": f"{scheme}{secure}://{settings.host}:{port}"
         for name, scheme, ports in more
         for number, port in enumerate(ports[1:], 2)
     }
@@ -137,7 +138,8 @@ def metrics_ports(settings: Settings) -> dict[str, int]:
 
 def metrics_urls(settings: Settings) -> dict[str, str]:
     """Return where each process tells its metrics; beside them are /livez and /readyz."""
-    return {name: f"http://{settings.host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
+    host = f"[{settings.metrics_host}]" if ":" in settings.metrics_host else settings.metrics_host
+    return {name: f"http://{host}:{port}/metrics" for name, port in metrics_ports(settings).items()}
 
 
 def _newest_interpreter() -> str:

@@ -15,6 +15,7 @@ from frontend_server.passing_on import PREFIXES, Passing
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tls import LocalTrust, ServerTls
 
 PROCESS: Final = "frontend"
 _IDLE_S: Final = 30
@@ -73,7 +74,10 @@ class Pages:
 
 def create_app(settings: Settings, build: Build) -> web.Application:
     """Return the application."""
-    pages, passing = Pages(settings, build), Passing(settings.frontend_api_url or settings.rest_url())
+    pages, passing = (
+        Pages(settings, build),
+        Passing(settings.frontend_api_url or settings.rest_url(), LocalTrust.of(settings, settings.frontend_api_url)),
+    )
     app = web.Application(client_max_size=_BODY_BYTES_MAX)
     app.on_startup.append(passing.open)
     app.on_cleanup.append(passing.close)
@@ -85,7 +89,7 @@ def create_app(settings: Settings, build: Build) -> web.Application:
     return app
 
 
-async def serve(settings: Settings, build: Build) -> None:
+async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) -> None:
     """Serve until told to stop.
 
     Raises:
@@ -98,13 +102,17 @@ async def serve(settings: Settings, build: Build) -> None:
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, settings.host, settings.frontend_port).start()
+            context = tls.context if tls is not None else None
+            await web.TCPSite(runner, settings.host, settings.frontend_port, ssl_context=context).start()
         except OSError as error:
             where = f"{settings.host}:{settings.frontend_port}"
             raise SettingsError(f"{PREFIX}FRONTEND_PORT: cannot listen on {where}: {error.strerror}") from error
         build.start()
+        watching = asyncio.create_task(tls.watch()) if tls is not None else None
         _log.info("serving", url=settings.frontend_url())
         await stop.wait()
+        if watching is not None:
+            watching.cancel()
     finally:
         build.stop()
         await runner.cleanup()
@@ -115,7 +123,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings, PROCESS)
-        asyncio.run(serve(settings, Build()))
+        asyncio.run(serve(settings, Build(), ServerTls.of(settings)))
     except SettingsError as error:
         sys.exit(str(error))
 

@@ -7,6 +7,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from runtime.tls import LocalTrust
+
 PREFIXES: Final = ("/api/", "/sapi/")
 _TIMEOUT_S: Final = 30.0
 _CHUNK_BYTES: Final = 65_536
@@ -32,7 +34,8 @@ _log = structlog.get_logger()
 class Passing:
     """Requests to the API at `api_url`, and its answers, as they are."""
 
-    def __init__(self, api_url: str) -> None:
+    def __init__(self, api_url: str, trust: LocalTrust | None = None) -> None:
+        self._trust = trust
         self._api_url = api_url.rstrip("/")
         self._session: ClientSession | None = None
 
@@ -51,9 +54,16 @@ class Passing:
         # As it was sent: signatures are of the very bytes.
         url = URL(self._api_url + request.raw_path, encoded=True)
         body = await request.read()
+        if self._trust is not None:
+            self._trust.refresh()
         try:
             async with self._session.request(
-                request.method, url, headers=self._headers(request), data=body or None, allow_redirects=False
+                request.method,
+                url,
+                headers=self._headers(request),
+                data=body or None,
+                allow_redirects=False,
+                ssl=self._trust.context if self._trust is not None else True,
             ) as answer:
                 headers = CIMultiDict((n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_HOP)
                 response = web.StreamResponse(status=answer.status, headers=headers)

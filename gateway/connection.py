@@ -71,7 +71,6 @@ class _Transport:
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
         self.write = transport.write
-        self.write_eof = transport.write_eof
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.close = close
@@ -262,8 +261,15 @@ class Connection(HttpToolsProtocol):
             return
         self._closing = True
         # Only our side: closing the other one too would answer what comes late with a reset, which may destroy an answer on its way.
-        self.transport.write_eof()
+        self._end_our_side()
         self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _end_our_side(self) -> None:
+        """Say that nothing more comes from here. With TLS that ends the other side, too, once what is on its way has been taken."""
+        if self._raw_transport.can_write_eof():
+            self._raw_transport.write_eof()
+        else:
+            self._raw_transport.close()
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -298,6 +304,6 @@ class Connection(HttpToolsProtocol):
             self._raw_transport.close()
             return
         self._closing = self._link.lingers = True
-        self._raw_transport.write_eof()
+        self._end_our_side()
         self.flow.resume_reading()
         self.loop.call_later(_LINGER_S, self._raw_transport.abort)

@@ -9,8 +9,10 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, cast
 
 import uvicorn
@@ -34,10 +36,34 @@ class DrainingServer(uvicorn.Server):
         crowd: Crowd,
         proxies: TrustedProxies,
         knocks: Container[object] = frozenset(),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Serve as `config` says, which names `Connection`."""
+        """Serve as `config` says, which names `Connection`; by TLS where there is a context."""
         super().__init__(config)
+        self._tls = tls
         self.server_state: Shared = Shared(bounds, crowd, proxies, knocks)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Of its own the server would give a client a minute for the handshake of TLS."""
+        if self._tls is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        handshake_s = self.server_state.bounds.request_timeout_s
+        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self.servers = [
+            await loop.create_server(
+                make,
+                sock=each,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=handshake_s,
+                backlog=self.config.backlog,
+            )
+            for each in sockets
+        ]
+        self.started = True
 
     async def watch(self) -> None:
         """End connections whose clients take too long, for ever."""

@@ -23,6 +23,7 @@ from runtime.metrics import Heartbeat, serve_metrics
 from runtime.own_door import Knocks, OwnDoor, ask_http
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
 from serving.crowd import Crowd
 from serving.metrics import CONNECTIONS, CONNECTIONS_MAX
@@ -68,7 +69,9 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, listener: socket.socket, probes: Probes, descriptors: int) -> None:
+async def serve(
+    settings: Settings, listener: socket.socket, probes: Probes, descriptors: int, tls: ServerTls | None = None
+) -> None:
     """Serve until told to stop, then answer what is under way and leave."""
     stop = stop_event()
     name = settings.name_of_process(PROCESS)
@@ -101,16 +104,18 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes, des
             crowd,
             TrustedProxies(settings.trusted_proxies),
             knocks,
+            tls.context if tls is not None else None,
         )
         backlog = surroundings.backlog
         probes.ready_when("server", lambda: None if server.started else "it does not listen yet")
         heartbeat = Heartbeat(settings, name, backlog.oldest_ms)
         heartbeat.start()
-        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks), probes)
+        context = unverified_context() if tls is not None else None
+        door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes)
         door.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
-        watching = asyncio.create_task(server.watch())
+        watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             probes.leaving()
@@ -126,7 +131,8 @@ async def serve(settings: Settings, listener: socket.socket, probes: Probes, des
             await serving
         finally:
             stopping.cancel()
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             heartbeat.stop()
 
 
@@ -138,13 +144,14 @@ def main() -> None:
         configure_logs(settings, settings.name_of_process(PROCESS))
         mounted_groups(settings)
         TrustedProxies(settings.trusted_proxies)
+        tls = ServerTls.of(settings)
         descriptors = raise_descriptors()
         listener = listen(settings)
         probes = Probes()
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.rest_url(), functions=settings.functions)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, listener, probes, descriptors))
+            runner.run(serve(settings, listener, probes, descriptors, tls))
     except SettingsError as error:
         sys.exit(str(error))
 

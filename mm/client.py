@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
+from runtime.tls import LocalTrust
+
 STATUS_UNKNOWN: Final = -1007
 OUTSIDE_RECV_WINDOW: Final = -1021
 TIMEOUT_S: Final = 10
@@ -56,8 +58,10 @@ class Client:
     After a 429 or 418 no request leaves before Retry-After is over.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, trust: LocalTrust | None = None) -> None:
+        """Connect when asked first; `trust` says whom to take for the exchange at an https URL, else whom everybody trusts."""
         self._url = url.rstrip("/")
+        self._trust = trust
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         self._blocked_until = 0.0
         self._clock_offset_ms = 0
@@ -111,8 +115,13 @@ class Client:
         await asyncio.sleep(max(0.0, self._blocked_until - time.monotonic()))
 
     async def _request(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Any:
+        if self._trust is not None:
+            self._trust.refresh()
+        context = self._trust.context if self._trust is not None else True
         try:
-            async with self._session.request(method, self._url + path, headers=headers, data=body or None) as response:
+            async with self._session.request(
+                method, self._url + path, headers=headers, data=body or None, ssl=context
+            ) as response:
                 status, text = response.status, await response.read()
                 retry_after = response.headers.get("Retry-After", "")
         except aiohttp.ClientConnectorError as error:

@@ -18,6 +18,7 @@ from runtime.log import configure_logs
 from runtime.metrics import serve_metrics
 from runtime.probes import Probes
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tls import LocalTrust
 
 T = TypeVar("T")
 
@@ -47,7 +48,8 @@ async def _run(settings: Settings, probes: Probes) -> None:
     stop = stop_event()
     activity = Activity(QUIET_TURNS_MAX * settings.mm_requote_ms / 1_000 + QUIET_S)
     probes.ready_when("quotes", activity.why_not_ready)
-    async with Client(settings.mm_rest_url or settings.rest_url()) as client, probes.turning():
+    trust = LocalTrust.of(settings, settings.mm_rest_url)
+    async with Client(settings.mm_rest_url or settings.rest_url(), trust) as client, probes.turning():
         while made := await _unless(stop, _make_bot(client, settings, activity)):
             bot, trading = made
             try:

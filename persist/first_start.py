@@ -120,7 +120,7 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
     """
     url, wait = database_url_of(settings, ServiceRole.PERSIST), Wait("the schema")
     redis_away_since_s: float | None = None
-    is_role_expected = conninfo_to_dict(url).get("user") in set(ServiceRole)
+    is_role_expected = _user_of(url) in set(ServiceRole)
     while True:
         try:
             missing = missing_migrations(url, TIMEOUT_S)
@@ -202,6 +202,13 @@ def why_not_migrated(database_url: str, reach: Reach | None = None) -> str | Non
     if reach is not None:
         reach.answered()
     return f"migrations are missing: {', '.join(missing)}" if missing else None
+
+
+def _user_of(url: str) -> object:
+    try:
+        return conninfo_to_dict(url).get("user")
+    except psycopg.ProgrammingError:
+        return None  # it is no address, which connecting says
 
 
 def _noted(settings: Settings) -> int | None:

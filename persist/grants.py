@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 import structlog
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from protocol.market_data import INTERVALS
 from runtime.database_roles import ServiceRole
@@ -63,7 +64,8 @@ GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
         "transfers": {_GATEWAY: READ, _PERSIST: WRITE},
         "ingest": {_GATEWAY: READ, _EDGE: READ, _PERSIST: WRITE},
         "ingest_markets": {_PERSIST: WRITE},
-        "dead_events": _STORED,
+        # `exchange audit` counts them; on Kubernetes it runs where a gateway does.
+        "dead_events": {_GATEWAY: _columns("SELECT", "shard"), **_STORED},
         "archive": {_PERSIST: WRITE},
         "log_segments": _STORED,
         "shard_snapshots": _STORED,
@@ -91,8 +93,10 @@ GRANTS: Final[Mapping[str, Mapping[ServiceRole, Rights]]] = MappingProxyType(
     }
 )
 
-_RELATIONS: Final = """
-SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY relname
+_COLUMNS: Final = """
+SELECT class.relname, array_agg(attribute.attname::text) FROM pg_class AS class
+JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p', 'v', 'm', 'f') GROUP BY 1
 """
 _PRESENT: Final = """
 SELECT class.relname, acl.privilege_type, '' FROM pg_class AS class CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
@@ -104,9 +108,9 @@ WHERE class.relnamespace = 'public'::regnamespace AND class.relkind IN ('r', 'p'
 """
 
 
-def relations_of(connection: psycopg.Connection[Any]) -> list[str]:
-    """Return the tables and views of the exchange."""
-    return [name for (name,) in connection.execute(_RELATIONS)]
+def columns_of(connection: psycopg.Connection[Any]) -> dict[str, set[str]]:
+    """Return the columns of each table and view of the exchange."""
+    return {relation: set(columns) for relation, columns in connection.execute(_COLUMNS)}
 
 
 def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
@@ -123,16 +127,35 @@ def provide_roles(connection: psycopg.Connection[Any], passwords: Mapping[Servic
     """
     there = roles_there(connection)
     for role, password in passwords.items():
-        verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
         verb = "ALTER" if role in there else "CREATE"
         connection.execute(
             sql.SQL("{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
-                sql.SQL(verb), sql.Identifier(role), sql.Literal(verifier)
+                sql.SQL(verb), sql.Identifier(role), sql.Literal(_verifier(connection, role, password))
             )
         )
 
 
-def grant_rights(connection: psycopg.Connection[Any], *, is_timescaledb: bool) -> None:
+def provide_owner(connection: psycopg.Connection[Any], owner_url: str) -> None:
+    """Give the owner of the database the password that its address has.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: the connection's role may not.
+    """
+    address = conninfo_to_dict(owner_url)
+    owner, password = address.get("user"), address.get("password")
+    if owner and password:
+        connection.execute(
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                sql.Identifier(str(owner)), sql.Literal(_verifier(connection, str(owner), str(password)))
+            )
+        )
+
+
+def _verifier(connection: psycopg.Connection[Any], role: str, password: str) -> str:
+    return connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+
+
+def grant_rights(connection: psycopg.Connection[Any]) -> None:
     """Give the roles that are there the rights of the table, and take away what else they have; as the owner.
 
     Everybody sees the old rights or the new ones, never a part. Nothing is changed where nothing differs.
@@ -147,8 +170,6 @@ def grant_rights(connection: psycopg.Connection[Any], *, is_timescaledb: bool) -
         for role in roles_there(connection):
             _let_in(connection, role)
             _align(connection, role)
-            if is_timescaledb and role is ServiceRole.PERSIST:
-                _let_maintain(connection, role)
 
 
 def _let_in(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
@@ -177,7 +198,10 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
         for relation, privilege, column in connection.execute(_PRESENT, {"role": str(role)})
     }
     wanted = {
-        (relation, right) for relation in relations_of(connection) for right in GRANTS.get(relation, {}).get(role, ())
+        (relation, right)
+        for relation, columns in columns_of(connection).items()
+        for right in GRANTS.get(relation, {}).get(role, ())
+        if not right.column or right.column in columns
     }
     # Revoking a privilege on a relation takes it away from its columns, too, so that comes first.
     for relation, right in sorted(present - wanted, key=lambda each: each[1].column):
@@ -203,16 +227,19 @@ def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql
     return sql.SQL(form).format(privilege, sql.Identifier(relation), sql.Identifier(role))
 
 
-def _let_maintain(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
-    """Make a role a member of the owner: TimescaleDB lets nobody else drop chunks or refresh continuous aggregates."""
-    row = connection.execute("SELECT current_user, pg_has_role(%s, current_user, 'MEMBER')", (str(role),)).fetchone()
-    assert row is not None
-    owner, is_member = row
-    if is_member:
+def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
+    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh continuous aggregates.
+
+    So what persist is kept from in a plain database it is not kept from there.
+    """
+    role = ServiceRole.PERSIST
+    if role not in roles_there(connection):
+        return
+    is_member = connection.execute("SELECT pg_has_role(%s, %s, 'MEMBER')", (str(role), owner)).fetchone()
+    if is_member == (True,):
         return
     try:
-        with connection.transaction():
-            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(role)))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(role)))
     except psycopg.Error as error:
         _log.warning(
             "a superuser must make the role of persist a member of the owner: it refreshes candles and drops old history",

@@ -25,7 +25,7 @@ import structlog
 from psycopg import sql
 
 from persist.backfill import LOCK_POLL_S, Tell, run_backfills, tell_log
-from persist.grants import grant_rights, provide_roles, roles_there
+from persist.grants import grant_rights, let_maintain, provide_owner, provide_roles, roles_there
 from runtime.database_roles import ServiceRole, role_passwords
 from runtime.settings import Settings
 
@@ -70,7 +70,7 @@ class RoleLogins(NamedTuple):
     passwords: Mapping[ServiceRole, str] = MappingProxyType({})
     """The roles to make, or to give these passwords."""
     admin_url: str = ""
-    """The database as a role that may do so; empty: the owner may."""
+    """The database as a role that may do so, and that gives the owner the password of its own address; empty: the owner may."""
     are_required: bool = False
     """Fail where a role is not there."""
 
@@ -141,6 +141,11 @@ def migrate(
             not get its locks within `lock_wait_s_max`, or was too slow with them. RolesMissingError: `logins` requires them.
         psycopg.Error: the database cannot be reached, or refuses a migration (which then left nothing behind).
     """
+    if logins is not None and logins.passwords and logins.admin_url:
+        # First, since it may be the owner's password that is new.
+        with psycopg.connect(logins.admin_url, autocommit=True, **_CONNECTING) as admin, _lock(admin):
+            provide_roles(admin, logins.passwords)
+            provide_owner(admin, database_url)
     with psycopg.connect(database_url, autocommit=True, **_CONNECTING) as connection, _lock(connection):
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
@@ -161,16 +166,24 @@ def migrate(
             seconds = round(time.monotonic() - began_s, 3)
             _log.info("migration applied", migration=migration.name, flavour=flavour, seconds=seconds)
         _provide_roles(connection, logins or RoleLogins(), tell)
-        grant_rights(connection, is_timescaledb=flavour is Flavour.TIMESCALEDB)
+        grant_rights(connection)
+        if flavour is Flavour.TIMESCALEDB:
+            _let_maintain(connection, logins)
         run_backfills(connection, tell)
     return flavour
 
 
+def _let_maintain(connection: psycopg.Connection[Any], logins: RoleLogins | None) -> None:
+    owner = connection.info.user
+    if logins is None or not logins.admin_url:
+        let_maintain(connection, owner)
+        return
+    with psycopg.connect(logins.admin_url, autocommit=True, **_CONNECTING) as admin:
+        let_maintain(admin, owner)
+
+
 def _provide_roles(connection: psycopg.Connection[Any], logins: RoleLogins, tell: Tell) -> None:
-    if logins.passwords and logins.admin_url:
-        with psycopg.connect(logins.admin_url, autocommit=True, **_CONNECTING) as admin:
-            provide_roles(admin, logins.passwords)
-    elif logins.passwords:
+    if logins.passwords and not logins.admin_url:
         provide_roles(connection, logins.passwords)
     if missing := [str(role) for role in ServiceRole if role not in roles_there(connection)]:
         text = f'the database has no role {", ".join(missing)}: docs/operations.md, "Roles of the database"'

@@ -5,6 +5,7 @@ on the way of an order. Who asks is answered by a thread; it lets go of the inte
 no more than one of them.
 """
 
+import hmac
 import os
 import socket
 import threading
@@ -93,17 +94,18 @@ def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_s
     if not settings.metrics_port:
         return
     try:
-        address = settings.host, settings.metrics_port
-        server = _Server(address, metrics_application(probes), shared=is_port_shared)
+        address = settings.metrics_host, settings.metrics_port
+        server = _Server(address, metrics_application(probes, settings.metrics_password), shared=is_port_shared)
     except OSError as error:
         raise SettingsError(
-            f"{PREFIX}METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}"
+            f"{PREFIX}METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
         ) from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def metrics_application(probes: Probes) -> WSGIApplication:
-    """Return what answers for the metrics and the probes."""
+def metrics_application(probes: Probes, password: str = "") -> WSGIApplication:
+    """Return what answers for the metrics, to whoever shows the password if there is one, and for the probes, to anybody."""
+    wanted = f"Bearer {password}".encode() if password else b""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Yielding())
     metrics: WSGIApplication = prometheus_client.make_wsgi_app(registry)
@@ -111,6 +113,11 @@ def metrics_application(probes: Probes) -> WSGIApplication:
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
+            shown = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")
+            if wanted and not hmac.compare_digest(shown, wanted):
+                headers = [("Content-Type", "text/plain; charset=utf-8"), ("WWW-Authenticate", "Bearer")]
+                start_response("401 Unauthorized", headers)
+                return [b"Metrics are for whoever shows the password.\n"]
             return metrics(environ, start_response)
         if path == "/livez":
             reason = probes.why_not_alive()

@@ -7,6 +7,7 @@ else comes from this machine, they tell of the process alone.
 
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,15 +57,22 @@ class Knocks:
             self._from.discard(name)
 
 
-def ask_http(host: str, port: int, timeout_s: float = ANSWER_S_MAX, knocks: Knocks | None = None) -> None:
-    """Ask a gateway for a ping. A refusal is no answer.
+def ask_http(
+    host: str,
+    port: int,
+    timeout_s: float = ANSWER_S_MAX,
+    knocks: Knocks | None = None,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Ask a gateway for a ping, by TLS where there is a `context` for it. A refusal is no answer.
 
     Raises:
         NoAnswerError: it does not answer, or refuses.
     """
     connection = http.client.HTTPConnection(local(host), port, timeout=timeout_s)
     try:
-        with _connected(local(host), port, timeout_s, knocks) as connection.sock:
+        with _connected(local(host), port, timeout_s, knocks) as knocker:
+            connection.sock = knocker if context is None else context.wrap_socket(knocker)
             connection.request("GET", "/api/v3/ping")
             response = connection.getresponse()
             response.read()
@@ -76,19 +84,33 @@ def ask_http(host: str, port: int, timeout_s: float = ANSWER_S_MAX, knocks: Knoc
         raise NoAnswerError(f"it answers {response.status}")
 
 
-def ask_websocket(host: str, port: int, timeout_s: float = ANSWER_S_MAX, knocks: Knocks | None = None) -> None:
-    """Open a connection to an edge, as for streams, and wait for the answer to a ping on it. A refusal is no answer.
+def ask_websocket(
+    host: str,
+    port: int,
+    timeout_s: float = ANSWER_S_MAX,
+    knocks: Knocks | None = None,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Open a connection to an edge, as for streams, by TLS where there is a `context` for it, and wait for the answer to a ping on it.
+
+    A refusal is no answer.
 
     Raises:
         NoAnswerError: it does not answer, or refuses.
     """
     address = local(host)
     shown = f"[{address}]" if ":" in address else address
+    scheme = "ws" if context is None else "wss"
     try:
         with (
             _connected(address, port, timeout_s, knocks) as knocker,
             websockets.sync.client.connect(
-                f"ws://{shown}:{port}/ws", sock=knocker, open_timeout=timeout_s, close_timeout=1, proxy=None
+                f"{scheme}://{shown}:{port}/ws",
+                sock=knocker,
+                ssl=context,
+                open_timeout=timeout_s,
+                close_timeout=1,
+                proxy=None,
             ) as client,
         ):
             is_answered = client.ping().wait(timeout_s)

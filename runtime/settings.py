@@ -57,8 +57,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Port of the embedded Redis."""
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
+    tls_certificate: str = ""
+    """A PEM file: the certificate that gateways, edges and the pages' server show, and what leads from it to one that clients trust. Empty:
+    no TLS, which is for what stands in front. It is read again when it changes, with its key."""
+    tls_key: str = ""
+    """A PEM file: the certificate's private key, without a password."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Port of a process's metrics and probes (/metrics, /livez, /readyz); 0: none."""
+    metrics_host: str = "127.0.0.1"
+    """The address that metrics and probes listen on, whatever EXCHANGE_HOST is; in containers that of their network."""
+    metrics_password: str = ""
+    """What whoever reads /metrics must show, as `Authorization: Bearer`; empty: nothing. The probes ask for nothing."""
     up_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 9500
     """`exchange up` gives its processes ports for their metrics from here on; 0: none."""
     ready_lag_ms_max: Positive = 5_000
@@ -182,6 +191,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most of one asset that one request may ask for."""
     master_key: str = ""
     """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
+    master_key_previous: str = ""
+    """The master key of before, while secrets are sealed anew (`exchange keys reseal`): it opens what the new one does not."""
 
     operator_keys: str = ""
     """The public keys that a new exchange begins with, `role:key,…`; the roles are operator, treasury and faucet, a key is 32 bytes in
@@ -376,11 +387,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def rest_url(self) -> str:
         """Return the base URL of the REST API."""
-        return f"http://{self.host}:{self.rest_port}"
+        return f"http{self._s()}://{self.host}:{self.rest_port}"
 
     def frontend_url(self) -> str:
         """Return the URL of the frontend."""
-        return f"http://{self.host}:{self.frontend_port}"
+        return f"http{self._s()}://{self.host}:{self.frontend_port}"
 
     def resolved_public_url(self) -> str:
         """Return where people find the pages."""
@@ -389,12 +400,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def browser_origins(self) -> list[str]:
         """Return the origins whose pages may call the API."""
         named = [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
-        own = {self.frontend_url(), *(f"http://{host}:{self.frontend_port}" for host in ("127.0.0.1", "localhost"))}
+        own = {
+            self.frontend_url(),
+            *(f"http{self._s()}://{host}:{self.frontend_port}" for host in ("127.0.0.1", "localhost")),
+        }
         return named or sorted(own)
 
     def ws_url(self) -> str:
         """Return the base URL of the WebSocket servers."""
-        return f"ws://{self.host}:{self.ws_port}"
+        return f"ws{self._s()}://{self.host}:{self.ws_port}"
+
+    def _s(self) -> str:
+        return "s" if self.tls_certificate else ""
 
     def windows(self) -> Windows:
         """Return for how long a shard remembers requests."""
@@ -470,6 +487,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     ]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError(f"{PREFIX}TLS_CERTIFICATE, {PREFIX}TLS_KEY: both, or none")
     settings.shards_of_feeds()
     if settings.feeds_processes > settings.shard_count:
         raise SettingsError(

@@ -19,8 +19,8 @@ PUBLISHED_PRIVATE_KEYS: Final = tuple(
     f"{PUBLISHED}-{name}".encode().ljust(32, b"-") for name in ("operator-key", "treasury-key", "faucet-key")
 )
 """Those of k8s/components/faucet, whose public halves are recognized, too."""
-_URLS: Final = ("redis_url", "cache_url", "database_url")
-_KEYS: Final = ("master_key", "operator_key", "treasury_key", "faucet_key")
+_URLS: Final = ("redis_url", "cache_url", "database_url", "database_admin_url")
+_KEYS: Final = ("master_key", "master_key_previous", "operator_key", "treasury_key", "faucet_key")
 _ALLOW: Final = f"set {PREFIX}DEVELOPMENT=true if this is a development installation"
 
 
@@ -53,6 +53,8 @@ def _published(settings: Settings) -> Iterator[str]:
     for name in _URLS:
         if _has_published_password(getattr(settings, name)):
             yield _refusal(name, "password")
+    if settings.metrics_password.startswith(PUBLISHED):
+        yield _refusal("metrics_password", "password")
     for name in _KEYS:
         text: str = getattr(settings, name)
         if text and is_published_key(decoded_key(text, PREFIX + name.upper())):

@@ -150,6 +150,11 @@ def service_url(database_url: str, role: ServiceRole) -> str:
     return url_as(database_url, role, ROLE_PASSWORDS[role])
 
 
+def as_persist(database_url: str) -> str:
+    """Return the URL of a test's database for the persistence."""
+    return service_url(database_url, ServiceRole.PERSIST)
+
+
 _numbers = itertools.count()
 
 

@@ -7,7 +7,7 @@ import asyncio
 import socket
 import sys
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import prometheus_client
 import structlog
@@ -26,6 +26,7 @@ from runtime.own_door import Knocks, OwnDoor, ask_websocket
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
 from serving.bans import Ban
 from serving.clock import now_ms
@@ -87,7 +88,9 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def run(settings: Settings, listener: socket.socket, probes: Probes, descriptors: int) -> None:
+async def run(
+    settings: Settings, listener: socket.socket, probes: Probes, descriptors: int, tls: ServerTls | None = None
+) -> None:
     """Serve until told to stop; then tell everybody, answer what is under way, close with 1001, and leave."""
     stop = stop_event()
     url, cache_url = settings.resolved_redis_url(), settings.resolved_cache_url()
@@ -120,10 +123,13 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
                 2 * settings.ws_connections_per_address_max,
             )
             knocks = Knocks()
-            server = await _serve(settings, listener, hub, door, surroundings, peers, knocks)
+            server = await _serve(settings, listener, hub, door, surroundings, peers, knocks, tls)
             probes.ready_when("server", lambda: None)
             heartbeat.start()
-            own_door = OwnDoor(partial(ask_websocket, settings.host, settings.ws_port, knocks=knocks), probes)
+            context = unverified_context() if tls is not None else None
+            knock = partial(ask_websocket, settings.host, settings.ws_port, knocks=knocks, context=context)
+            own_door = OwnDoor(knock, probes)
+            watching = asyncio.create_task(tls.watch()) if tls is not None else None
             own_door.start()
             try:
                 await stop.wait()
@@ -134,6 +140,8 @@ async def run(settings: Settings, listener: socket.socket, probes: Probes, descr
                 await _drain(settings, server, listener, hub, door)
             finally:
                 heartbeat.stop()
+                if watching is not None:
+                    watching.cancel()
         finally:
             await hub.close()
             await cache.aclose()
@@ -154,7 +162,12 @@ async def _serve(
     surroundings: Surroundings,
     peers: Crowd,
     knocks: Knocks,
+    tls: ServerTls | None,
 ) -> Server:
+    handshake_s = settings.request_timeout_ms / 1000
+    over_tls: dict[str, Any] = (
+        {"ssl": tls.context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s} if tls else {}
+    )
     return await serve(
         partial(serve_connection, hub, surroundings),
         sock=listener,
@@ -174,6 +187,7 @@ async def _serve(
         ping_timeout=PING_TIMEOUT_S,
         close_timeout=CLOSE_TIMEOUT_S,
         write_limit=WRITE_BUFFER_BYTES,
+        **over_tls,
     )
 
 
@@ -203,13 +217,14 @@ def main() -> None:
         settings = load_settings()
         refuse_unsafe(settings)
         configure_logs(settings, settings.name_of_process(PROCESS))
+        tls = ServerTls.of(settings)
         descriptors = raise_descriptors()
         listener = listen(settings)
         probes = Probes()
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.ws_url())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener, probes, descriptors))
+            runner.run(run(settings, listener, probes, descriptors, tls))
     except SettingsError as error:
         sys.exit(str(error))
 

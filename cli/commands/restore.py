@@ -66,7 +66,8 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
 
 def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: bool) -> tuple[Plan, bool]:
     database_url, market_map = settings.resolved_database_url(), settings.market_map()
-    bring_up_to_date(database_url, logins=RoleLogins.of(settings))
+    if not dry_run:
+        bring_up_to_date(database_url, logins=RoleLogins.of(settings))
     url = settings.resolved_redis_url()
     with (
         redis_clients.client(url) as client,

@@ -5,12 +5,17 @@ import secrets as random
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import rich_click as click
 
 from cli.console import CommandError, console
-from cli.secret_files import SEED_BYTES, Hosts, secret_files
+from cli.secret_files import SEED_BYTES, Family, Hosts, Rotation, secret_files
 
 SEED_FILE: Final = "operator/seed"
+ROTATIONS_FILE: Final = "operator/rotations.json"
+KEPT: Final = frozenset({Family.REDIS, Family.MASTER_KEY})
+"""Families of which two secrets can be taken at once."""
+_FAMILY: Final = click.Choice(list(Family))
 
 
 @click.command()
@@ -19,20 +24,59 @@ SEED_FILE: Final = "operator/seed"
 @click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
 @click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-def secrets(folder: Path, redis: str, cache: str, sentinels: str, database: str) -> None:
+@click.option(
+    "--rotate", multiple=True, type=_FAMILY, help="Make new ones; those of before are taken, too, where both can be."
+)
+@click.option("--forget", multiple=True, type=_FAMILY, help="Take those of before the last rotation no more.")
+def secrets(
+    folder: Path,
+    redis: str,
+    cache: str,
+    sentinels: str,
+    database: str,
+    rotate: tuple[str, ...],
+    forget: tuple[str, ...],
+) -> None:
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
-    Everything comes of FOLDER/operator/seed, which is made when there is none: keep a copy of it. With the same seed the same
-    files come out again, so this may be repeated.
+    Everything comes of FOLDER/operator/seed, which is made when there is none, and of FOLDER/operator/rotations.json: keep a copy of
+    both. With the same two the same files come out again, so this may be repeated. What else belongs to a rotation, and in which order:
+    docs/operations.md, "Rotating secrets".
     """
     try:
         seed = _seed(folder / SEED_FILE)
+        rotations = _rotated(
+            folder / ROTATIONS_FILE, [Family(each) for each in rotate], [Family(each) for each in forget]
+        )
         hosts = Hosts(redis, cache, tuple(sentinels.split(",")), database)
-        for path, text in secret_files(seed, hosts).items():
+        for path, text in secret_files(seed, hosts, rotations).items():
             _write(folder / path, text)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
-    console.print(f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE} and, once something was rotated, of {folder / ROTATIONS_FILE}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _rotated(path: Path, rotate: list[Family], forget: list[Family]) -> dict[Family, Rotation]:
+    """Return how often each family was rotated, after these are."""
+    try:
+        rotations = msgspec.json.decode(path.read_bytes(), type=dict[Family, Rotation]) if path.exists() else {}
+    except msgspec.MsgspecError as error:
+        raise CommandError(f"{path}: {error}") from error
+    before = dict(rotations)
+    for family in rotate:
+        rotation = rotations.get(family, Rotation())
+        if rotation.keeps_previous and family in KEPT:
+            raise CommandError(f"The last rotation of {family} is not finished: --forget {family} ends it.")
+        rotations[family] = Rotation(rotation.number + 1, keeps_previous=family in KEPT)
+    for family in forget:
+        rotations[family] = Rotation(rotations.get(family, Rotation()).number)
+    if rotations != before:
+        _write(path, msgspec.json.format(msgspec.json.encode(rotations)).decode() + "\n", mode=0o600)
+    return rotations
 
 
 def _seed(path: Path) -> bytes:

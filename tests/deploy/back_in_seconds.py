@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ import psycopg
 import redis
 
 from cli import embedded
+from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime.settings import PREFIX, Settings
 from tests.deploy.names import Names
 from tests.deploy.rendered import ROOT
@@ -48,13 +50,9 @@ DEADLINE_S: Final = 120.0
 READY: Final = {"redis": 6379, "database": 5432, "sentinel": 26379}
 SENTINELS: Final = ("sentinel-0", "sentinel-1", "sentinel-2")
 REDISES: Final = ("redis-0", "redis-1")
-ACL: Final = """user default off allkeys allchannels +@all
-user exchange on >app allkeys allchannels +@all -@dangerous +info +client +keys +acl|dryrun
-user replica on >replica +psync +replconf +ping
-user sentinel on >sentinel allchannels +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname \
-+client|kill +script|kill
-user probe on nopass +ping +dbsize +role
-"""
+PASSWORDS: Final = {"operator": "app", "replica": "replica", "sentinel": "sentinel"}
+ACL: Final = users_acl({user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS})
+"""What is shipped, with passwords of ours for those who are used here."""
 
 
 class Away(NamedTuple):
@@ -134,9 +132,9 @@ class Cluster:
     def redis_url(self) -> str:
         """Where Redis is, for the processes of the exchange."""
         if not self._sentinel:
-            return f"redis://exchange:app@{self.name('redis-0')}:6379/0"
+            return f"redis://operator:app@{self.name('redis-0')}:6379/0"
         nodes = ",".join(f"{self.name(each)}:26379" for each in SENTINELS)
-        return f"redis+sentinel://exchange:app@{nodes}/exchange?sentinel_password=sentinel"
+        return f"redis+sentinel://operator:app@{nodes}/exchange?sentinel_password=sentinel"
 
     @property
     def database_url(self) -> str:

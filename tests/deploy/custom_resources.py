@@ -92,10 +92,21 @@ class ScaledObject(Strict):
 # The Prometheus operator
 
 
+class SecretKey(Strict):
+    name: Name
+    key: str
+
+
+class Authorization(Strict):
+    type: str
+    credentials: SecretKey
+
+
 class Endpoint(Strict):
     port: Name
     path: Annotated[str, Meta(pattern="^/")]
     interval: Duration
+    authorization: Authorization | None = None
 
 
 class PodMonitorSpec(Strict):
@@ -178,7 +189,26 @@ class Plugin(Strict):
     is_wal_archiver: bool = msgspec.field(default=False, name="isWALArchiver")
 
 
+class SecretName(Strict):
+    name: Name
+
+
+class ManagedRole(Strict):
+    """One of `spec.managed.roles`: https://cloudnative-pg.io/documentation/current/declarative_role_management/."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z_]+$")]
+    login: bool
+    password_secret: SecretName
+    ensure: Literal["present", "absent"] = "present"
+    in_roles: list[str] = []
+
+
+class Managed(Strict):
+    roles: list[ManagedRole]
+
+
 class ClusterSpec(Strict):
+    managed: Managed
     instances: Positive
     image_name: Annotated[str, Meta(pattern=r":[^:/]+$")]
     bootstrap: Bootstrap
@@ -223,11 +253,6 @@ class ScheduledBackup(Strict):
     kind: Literal["ScheduledBackup"]
     metadata: Metadata
     spec: ScheduledBackupSpec
-
-
-class SecretKey(Strict):
-    name: Name
-    key: str
 
 
 class S3Credentials(Strict):

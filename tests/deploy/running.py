@@ -20,9 +20,11 @@ import psutil
 
 from cli.ports import free_port
 from protocol.configuration import Role
+from runtime.database_roles import ServiceRole, passwords_text
 from runtime.key_files import encoded_key
 from runtime.operator_keys import public_text
 from runtime.settings import PREFIX, Settings
+from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.deploy.manifests import Workload
 
 DEADLINE_S: Final = 120
@@ -30,12 +32,16 @@ ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
 REPLACED: Final = frozenset(
     {"host", "data_dir", "markets_file", "redis_url", "cache_url", "database_url", "master_key", "mm_rest_url"}
+    | {"database_role_passwords", "database_admin_url", "master_key_previous", "metrics_host", "metrics_password"}
     | {"operator_keys", "faucet_key", "operator_key", "treasury_key", *PORTS}
 )
 """The settings that are other than in the manifest."""
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-_SECRETS: Final = ("redis_url", "cache_url", "database_url", "master_key", "operator_keys", "faucet_key")
+_SECRETS: Final = (
+    *("redis_url", "cache_url", "database_url", "database_role_passwords", "database_admin_url"),
+    *("master_key", "master_key_previous", "metrics_password", "operator_keys", "faucet_key"),
+)
 _KEYS: Final = {role: bytes([role]) * 32 for role in Role}
 """Private keys, where a deployment has its own."""
 
@@ -69,7 +75,7 @@ class Running:
         values["PATH"] = os.environ["PATH"]
         for name in given:
             setting = name.removeprefix(PREFIX).lower()
-            if setting == "host":
+            if setting in ("host", "metrics_host"):
                 values[name] = "127.0.0.1"
             elif setting == "data_dir":
                 if not self.workload.finishes:  # what comes first writes nothing
@@ -168,13 +174,27 @@ def _secret(setting: str, content: str | None, servers: Servers) -> str:
         case "redis_url_file" | "cache_url_file":
             return servers.redis_url(content)
         case "database_url_file":
+            return _database_url(content, servers.database_url)
+        case "database_role_passwords_file":
+            return passwords_text(ROLE_PASSWORDS)
+        case "database_admin_url_file":
             return servers.database_url
+        case "master_key_previous_file":
+            return ""
+        case "metrics_password_file":
+            return content or "of-metrics"
         case "operator_keys_file":
             return content or public_text(_KEYS)
         case "faucet_key_file":
             return content or encoded_key(_KEYS[Role.FAUCET])
         case _:
             return content or base64.urlsafe_b64encode(bytes(32)).decode()
+
+
+def _database_url(content: str | None, database_url: str) -> str:
+    """Return the test's database as the role that the manifest's address has; whoever has none in the manifest is the owner."""
+    user = urlsplit(content or "").username
+    return service_url(database_url, ServiceRole(user)) if user in set(ServiceRole) else database_url
 
 
 def _replaced_url(url: str, others: Iterable[Running]) -> str:

@@ -68,7 +68,8 @@ def mistakes(workload: Workload, folder: Path) -> str:
             *(
                 f"{PREFIX}{each}_FILE"
                 for each in (
-                    *("REDIS_URL", "CACHE_URL", "DATABASE_URL", "MASTER_KEY"),
+                    *("REDIS_URL", "CACHE_URL", "DATABASE_URL", "DATABASE_ROLE_PASSWORDS", "DATABASE_ADMIN_URL"),
+                    *("MASTER_KEY", "MASTER_KEY_PREVIOUS", "METRICS_PASSWORD"),
                     *("OPERATOR_KEYS", "OPERATOR_KEY", "TREASURY_KEY", "FAUCET_KEY"),
                 )
             ),

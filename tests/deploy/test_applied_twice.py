@@ -55,7 +55,7 @@ def version(tree: Path) -> None:
 
 def password(tree: Path) -> None:
     edit(tree, "components/development-secrets/kustomization.yaml", "(:|password=)development-only", r"\g<1>changed")
-    edit(tree, "components/development-secrets/users.acl", ">development-only", ">changed")
+    edit(tree, "components/development-secrets/users.acl", r"on #\w", "on #0")
 
 
 def registry(tree: Path) -> None:

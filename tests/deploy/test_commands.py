@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ cat "$said" >&2
 rm "$said"
 exit $code
 """
+EXCHANGE: Final = f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m cli.main "$@"\n'
 TIMEOUT_S: Final = 120
 
 
@@ -40,7 +42,8 @@ def run(commands: list[str], folder: Path, server: ApiServer) -> subprocess.Comp
     """Run blocks of commands in one shell, which ends at the first that fails."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
-    for name, text in {"kubectl": KUBECTL.format(kubectl=kubectl()), **dict.fromkeys(STUBS, "#!/bin/sh\n")}.items():
+    ours = {"kubectl": KUBECTL.format(kubectl=kubectl()), "exchange": EXCHANGE}
+    for name, text in {**ours, **dict.fromkeys(STUBS, "#!/bin/sh\n")}.items():
         (programs / name).write_text(text, "utf-8")
         (programs / name).chmod(0o755)
     environment = {

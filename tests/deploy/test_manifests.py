@@ -76,7 +76,7 @@ def test_kubernetes_objects_are_read() -> None:
     assert engine.environment["EXCHANGE_SHARD_COUNT"] == "3"
     assert engine.ports == {9100}
     assert engine.probes == {Probe(9100, "/livez"), Probe(9100, "/readyz")}
-    assert engine.files["/run/secrets/redis/url"] == "redis://exchange:development-only@redis-0:6379/0"
+    assert engine.files["/run/secrets/redis/url"] == "redis://engine:development-only-engine@redis-0:6379/0"
     assert "BTCUSDT" in (engine.files["/etc/exchange/markets.toml"] or "")
     assert found["gateway"].answers_to == {"gateway"}
     assert found["frontend"].environment.keys() == {"EXCHANGE_FRONTEND_API_URL", "EXCHANGE_FRONTEND_WS_URL"}

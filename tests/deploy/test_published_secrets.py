@@ -24,7 +24,7 @@ MODULES = (
 )
 KEY = re.compile(r"(?<![\w+/-])[A-Za-z0-9_-]{43}=(?!\w)")
 PASSWORD = re.compile(r"\b(?:rediss?|redis\+\w+|postgresql)://[^\s:/@]*:([^\s@/]+)@|\bon >(\S+)|\bpassword=(\S+)")
-PLACEHOLDER = re.compile(r"[$…%{<]|^secret$|^old$|^password$", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"^secrets/|[$…%{<]|^secret$|^old$|^password$", re.IGNORECASE)
 
 
 def _texts() -> list[tuple[Path, str]]:

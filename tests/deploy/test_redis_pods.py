@@ -1,6 +1,7 @@
 """The start scripts of the Redis pods, with real servers and sentinels: each pod is an address of this machine's own."""
 
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Final
 import redis
 
 from cli.ports import free_port
+from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime import redis_clients
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
@@ -21,13 +23,9 @@ SENTINELS: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 DOWN_AFTER_MS: Final = 2_000
 NEVER_MS: Final = 600_000
 DEADLINE_S: Final = 90
-ACL: Final = """user default off allkeys allchannels +@all
-user exchange on >app allkeys allchannels +@all
-user replica on >replica +psync +replconf +ping
-user sentinel on >sentinel allchannels +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname \
-+client|kill +script|kill
-user probe on nopass +ping +dbsize +role
-"""
+PASSWORDS: Final = {"operator": "app", "replica": "replica", "sentinel": "sentinel"}
+ACL: Final = users_acl({user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS})
+"""What is shipped, with passwords of ours for those who are used here."""
 
 
 class Pods:
@@ -51,7 +49,7 @@ class Pods:
         for name, value in (("users.acl", ACL), ("replica-password", "replica"), ("sentinel-password", "sentinel")):
             (secrets / name).write_text(value, "utf-8")
         hosts = ",".join(f"{host}:{self._sentinel_port}" for host in SENTINELS)
-        self.url = f"redis+sentinel://exchange:app@{hosts}/exchange?sentinel_password=sentinel"
+        self.url = f"redis+sentinel://operator:app@{hosts}/exchange?sentinel_password=sentinel"
 
     def start(self, kind: str, address: str) -> None:
         """Start a pod; its data stay where they were."""
@@ -96,7 +94,7 @@ class Pods:
 
     def replication(self, address: str) -> Mapping[str, Any]:
         """Return what a Redis says of its part; nothing when it does not answer."""
-        with redis.Redis(address, self._port, username="exchange", password="app", socket_timeout=2) as client:
+        with redis.Redis(address, self._port, username="operator", password="app", socket_timeout=2) as client:
             try:
                 found: Mapping[str, Any] = client.info("replication")
                 return found

@@ -1,8 +1,10 @@
 """Each kind of process has a Redis user of its own, who may do all that it does, and little else."""
 
 import json
+import os
 import secrets
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +21,16 @@ from cli import embedded
 from cli.ports import free_port
 from cli.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
+from runtime.database_roles import ServiceRole
+from tests.conftest import service_url
+from tests.deploy.development_users import FILE, development_users
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 
 TIMEOUT_S = 150
 ORDERS = 100
 """Acknowledged before each restart; an account may have 200 open in a market."""
 RESTARTS = 2
+ROLES = {role.service: role for role in ServiceRole}
 KEYS_OF = {
     "gateway": ("session:x", "api_key:x"),
     "edge": ("listen_key:x",),
@@ -104,14 +110,17 @@ def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple
     """Run every process as its own user; yield the REST and the WebSocket URL, and the engine that leads."""
     ports = {"rest_port": free_port(), "ws_port": free_port()}
     key = server.files["gateway/master-key"]
-    common: dict[str, int | str] = {"database_url": database_url, "data_dir": str(folder), "master_key": key, **ports}
+    common: dict[str, int | str] = {"data_dir": str(folder), "master_key": key, **ports}
     common["orders_per_10s"] = 1_000_000
 
     with ExitStack() as stack:
 
         def start(user: str, module: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
             url = server.files[f"{user}/redis-url"]
-            spec = ProcessSpec.of_module(user, module, *arguments, redis_url=url, **common, **settings)
+            own = database_url if user not in ROLES else service_url(database_url, ROLES[user])
+            spec = ProcessSpec.of_module(
+                user, module, *arguments, redis_url=url, database_url=own, **common, **settings
+            )
             return stack.enter_context(_running(spec.command.arguments, spec.whole_environment()))
 
         start("persist", "persist.main", "nudge")
@@ -150,6 +159,20 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
         leader.kill()
         other.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=resting["orderId"])
         assert account.balances()["BTC"][0] > 0
+        for command in (("shards",), ("audit",)):
+            done = subprocess.run(
+                [sys.executable, "-m", "cli.main", *command],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "EXCHANGE_REDIS_URL": server.files["gateway/redis-url"],
+                    "EXCHANGE_DATABASE_URL": service_url(database_url, ServiceRole.GATEWAY),
+                    "EXCHANGE_DATA_DIR": str(tmp_path / "elsewhere"),
+                },
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
     assert server.refusals() == []
 
 
@@ -229,3 +252,7 @@ def test_nobody_may_stop_empty_or_configure_it_and_strangers_nothing(server: Ser
             redis.Redis.from_url(url).ping()
     with pytest.raises(redis.exceptions.NoPermissionError):
         redis.Redis.from_url(f"redis://probe:none@{host}").get("x")
+
+
+def test_the_development_overlays_have_the_users_of_the_one_table() -> None:
+    assert FILE.read_text("utf-8") == development_users(), "python -m tests.deploy.development_users"

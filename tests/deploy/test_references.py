@@ -10,9 +10,14 @@ from tests.deploy.references import missing
 from tests.deploy.rendered import OVERLAYS, ROOT, Object, named, rendered
 
 PRODUCTION_SECRETS: Final[Mapping[str, Sequence[str]]] = {
-    "exchange-redis": ["url", "cache-url"],
+    **{
+        f"exchange-redis-{role}": ["url", "cache-url"]
+        for role in ("gateway", "edge", "engine", "feeds", "persist", "operator")
+    },
+    **{f"exchange-database-{role}": ["username", "password", "url"] for role in ("gateway", "edge", "persist")},
     "redis-users": ["users.acl", "replica-password", "sentinel-password"],
-    "exchange-master-key": ["key"],
+    "exchange-master-key": ["key", "previous"],
+    "exchange-metrics": ["password"],
     "exchange-tls": ["tls.crt", "tls.key"],
     "backup-credentials": ["access-key-id", "secret-access-key"],
     "database-app": ["uri"],
@@ -37,6 +42,11 @@ def test_the_secrets_that_must_be_made_are_documented() -> None:
 def pod(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
     spec: dict[str, Any] = named(objects, kind, name)["spec"]["template"]["spec"]
     return spec
+
+
+def volume(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (each for each in spec["volumes"] if each["name"] == name)
+    return dict(found)
 
 
 def drop(objects: list[Object], kind: str, name: str) -> None:
@@ -85,8 +95,8 @@ def drop(objects: list[Object], kind: str, name: str) -> None:
             ),
         ),
         (
-            "feeds: Secret exchange-redis has no uri",
-            lambda all_: pod(all_, "Deployment", "feeds")["volumes"][0]["secret"]["items"][0].update(key="uri"),
+            "feeds: Secret exchange-redis-feeds has no uri",
+            lambda all_: volume(pod(all_, "Deployment", "feeds"), "redis")["secret"]["items"][0].update(key="uri"),
         ),
         (
             "has no GONE",

@@ -7,7 +7,6 @@ before: Redis from 7.0 on then leaves out, when it starts, what scripts wrote.
 import itertools
 import os
 import re
-import string
 import subprocess
 import sys
 import time
@@ -64,13 +63,10 @@ def acl_files() -> dict[str, AclFile]:
     files = secret_files(b"s" * 32, Hosts())
     trader, engine = (_account(files[f"{user}/redis-url"]) for user in ("gateway", "engine"))
     development = (ROOT / "k8s" / "components" / "development-secrets" / "users.acl").read_text("utf-8")
-    guide = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-    (production,) = re.findall(r'users\.acl="([^"]*)"', guide)
-    passwords = {name: name for name in re.findall(r"\$(\w+)", production)}
+    published = (f"{user}:development-only-{user}" for user in ("gateway", "engine"))
     return {
         "cli/redis_users.acl": AclFile(files["redis/users.acl"], trader, engine),
-        "k8s/components/development-secrets/users.acl": AclFile(development, *["exchange:development-only"] * 2),
-        "docs/deploy.md": AclFile(string.Template(production).substitute(passwords), *["exchange:app"] * 2),
+        "k8s/components/development-secrets/users.acl": AclFile(development, *published),
     }
 
 

@@ -23,6 +23,7 @@ from protocol.events import (
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
 from runtime.stream_log import StreamLog
+from tests.conftest import as_persist
 from tests.market_log import candles_of, publish_markets
 
 FAR_FUTURE_MS = 1 << 50
@@ -34,7 +35,7 @@ def ingest_all(
     """Store everything that these shards have said."""
     publish_markets(log, markets)
     for shard in shards:
-        ingest = ShardIngest(shard, log, database_url, markets.shard_count, entries_max)
+        ingest = ShardIngest(shard, log, as_persist(database_url), markets.shard_count, entries_max)
         while ingest.step() is Progress.MORE:
             pass
         ingest.close()

@@ -22,6 +22,7 @@ from protocol.streams import ARCHIVE_READER, STREAM_START, StreamId, split_strea
 from runtime.memory_stream_log import MemoryStreamLog
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.stream_log import Entry, StreamLog
+from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.market_log import START_MS, market_map
 from tests.worked_log import WorkedLog
@@ -48,7 +49,7 @@ def log() -> MemoryStreamLog:
 def archiver_of(
     log: StreamLog, database_url: str, shard_count: int = 1, retention: Retention = NEVER
 ) -> Iterator[Archiver]:
-    archiver = Archiver(log, range(shard_count), database_url, retention)
+    archiver = Archiver(log, range(shard_count), as_persist(database_url), retention)
     yield archiver
     archiver.close()
 
@@ -135,7 +136,7 @@ def test_nothing_is_ingested_that_is_not_archived(database_url: str, log: Memory
             archiver.cover(shard, stream_id)
             trading.trade(5)  # while the ingest is at it
 
-        ingest = ShardIngest(0, log, database_url, 1, 50, archived_then_more)
+        ingest = ShardIngest(0, log, as_persist(database_url), 1, 50, archived_then_more)
         for _ in range(20):
             assert ingest.step() in (Progress.MORE, Progress.CAUGHT_UP)
             ((ingested, archived_id),) = query(
@@ -234,7 +235,7 @@ def test_a_log_that_lost_its_end_is_archived_and_ingested_no_further(database_ur
     trading = WorkedLog(log, 8, markets)
     trading.trade(100)
     with archiver_of(log, database_url) as archiver:
-        ingest = ShardIngest(0, log, database_url, 1, 1_000, archiver.cover)
+        ingest = ShardIngest(0, log, as_persist(database_url), 1, 1_000, archiver.cover)
         ingest.step()
         ingest.close()
     before = query(database_url, "SELECT * FROM trades ORDER BY trade_id")
@@ -253,7 +254,7 @@ def test_a_log_that_lost_its_end_is_archived_and_ingested_no_further(database_ur
         assert split_stream_id(shorter.position(0).stream_id) > split_stream_id(end)
         with pytest.raises(LostTailError, match=f"goes on without entry {end}"):
             archiver.step()
-        ingest = ShardIngest(0, shorter, database_url, 1, 1_000, archiver.cover)
+        ingest = ShardIngest(0, shorter, as_persist(database_url), 1, 1_000, archiver.cover)
         with pytest.raises(IngestStoppedError, match="exchange restore"):
             ingest.step()
         ingest.close()

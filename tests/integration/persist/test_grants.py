@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from functions.function import Function
-from persist.grants import GRANTS, grant_rights, provide_roles, relations_of, roles_there
+from persist.grants import GRANTS, columns_of, grant_rights, provide_roles, roles_there
 from persist.migrate import RoleLogins, RolesMissingError, migrate
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
 from runtime.database_roles import ServiceRole, url_as
@@ -29,7 +29,11 @@ def connected(database_url: str, role: ServiceRole) -> psycopg.Connection[tuple[
 
 def test_every_relation_is_in_the_table_of_rights(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
-        there = set(relations_of(connection))
+        columns = columns_of(connection)
+    there = columns.keys()
+    for relation, rights in GRANTS.items():
+        named = {right.column for each in rights.values() for right in each if right.column}
+        assert named <= columns.get(relation, named), relation
     assert there - GRANTS.keys() == set()
     assert GRANTS.keys() - there - {"candles"} == set()  # where TimescaleDB makes candles, there is no table of them
 
@@ -206,7 +210,7 @@ def test_rights_are_brought_in_line(database_url: str) -> None:
         owner.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
         owner.execute("CREATE TABLE unlisted (x int)")
         owner.execute("GRANT SELECT ON unlisted TO exchange_edge")
-        grant_rights(owner, is_timescaledb=False)
+        grant_rights(owner)
         with connected(database_url, ServiceRole.GATEWAY) as gateway:
             gateway.execute("SELECT FROM orders")
             gateway.execute("UPDATE users SET totp_step = 0")
@@ -248,7 +252,13 @@ def test_an_owner_that_is_no_superuser_gives_rights_and_somebody_else_makes_role
     for role in ServiceRole:
         with connected(owner_url, role) as connection:
             connection.execute("SELECT FROM schema_migrations")
-    # Rotation: the new password counts, and the old one no more.
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), connected(owner_url, ServiceRole.EDGE) as connection:
+        connection.execute("SELECT FROM users")
+    # Rotation: the new passwords count, the owner's too, and the old ones no more.
+    migrate(owner_url.replace(":someone@", ":another@"), logins=RoleLogins(ROLE_PASSWORDS, admin_url))
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(owner_url)
+    owner_url = owner_url.replace(":someone@", ":another@")
     migrate(owner_url, logins=RoleLogins({ServiceRole.EDGE: "new"}, admin_url))
     with psycopg.connect(url_as(owner_url, ServiceRole.EDGE, "new")) as connection:
         connection.execute("SELECT FROM schema_migrations")

@@ -21,6 +21,7 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader, StreamId, events
 from protocol.units import TimeMs
 from runtime.memory_stream_log import MemoryStreamLog
+from tests.conftest import as_persist
 from tests.integration.persist.stored import assert_candles, assert_stored, query
 from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets
 from tests.shard_log import ShardLog
@@ -36,7 +37,7 @@ def ingest_of(
     log: MemoryStreamLog, database_url: str, markets: MarketMap, shard: int = 0, entries_max: int = 2_000
 ) -> Iterator[ShardIngest]:
     publish_markets(log, markets)
-    ingest = ShardIngest(shard, log, database_url, markets.shard_count, entries_max)
+    ingest = ShardIngest(shard, log, as_persist(database_url), markets.shard_count, entries_max)
     yield ingest
     ingest.close()
 
@@ -80,7 +81,9 @@ def test_many_at_once_store_everything_once(database_url: str, log: MemoryStream
     trading = ShardLog(3, markets, START_MS)
     trading.trade(600)
     trading.append_to(log)
-    runners = [IngestRunner({0: ShardIngest(0, log, database_url, 1, 20)}, threading.Event()) for _ in range(4)]
+    runners = [
+        IngestRunner({0: ShardIngest(0, log, as_persist(database_url), 1, 20)}, threading.Event()) for _ in range(4)
+    ]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda runner: runner.run(0), runners * 2))
     for runner in runners:
@@ -352,7 +355,7 @@ def test_a_market_that_is_listed_while_it_runs_is_stored_by_whoever_comes(
     """One process stores the entry that lists it, and another one the next."""
     markets, market_log = market_map(), MarketLog()
     publish_markets(log, MarketMap.placed([], 1))
-    one, other = (ShardIngest(0, log, database_url, 1, 100) for _ in range(2))
+    one, other = (ShardIngest(0, log, as_persist(database_url), 1, 100) for _ in range(2))
     listed = MarketConfigured(TimeMs(START_MS), MarketConfig(markets.by_symbol[BTC], 0))
     log.append(events(0), {EVENTS_FIELD: frame(listed, market_log.trade(START_MS, 100, 5))})
     assert one.step() is Progress.CAUGHT_UP
@@ -378,7 +381,7 @@ def test_events_wait_until_all_shards_have_said_which_markets_they_have(
     """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose it."""
     market_log = MarketLog()
     log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS, 100, 5))})
-    ingest = ShardIngest(0, log, database_url, 1, 100)
+    ingest = ShardIngest(0, log, as_persist(database_url), 1, 100)
     with pytest.raises(IngestStoppedError, match="not said yet which markets they have: 0"):
         ingest.step()
     assert query(database_url, "SELECT count(*) FROM dead_events") == [(0,)]

@@ -10,6 +10,7 @@ from aiosmtpd.handlers import Message as Receiving
 
 from cli.ports import free_port
 from persist.mails import ATTEMPTS_MAX, BATCH, Mailer, send_due
+from tests.conftest import as_persist
 
 
 class Inbox(Receiving):
@@ -62,7 +63,7 @@ def write(database: psycopg.Connection[tuple[object, ...]], recipient: str, subj
 
 
 def sent(database_url: str, mailer: Mailer) -> int:
-    return send_due(database_url, mailer, lambda: True)
+    return send_due(as_persist(database_url), mailer, lambda: True)
 
 
 def test_each_is_sent_once_and_then_says_nothing_more(

@@ -17,6 +17,7 @@ from persist.ingest import Progress, ShardIngest
 from persist.migrate import migrate
 from persist.retention import HistoryRetention, drop_history
 from runtime.memory_stream_log import MemoryStreamLog
+from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.integration.persist.version_before import ORDERS as ORDERS_BEFORE
 from tests.integration.persist.version_before import make_database
@@ -65,23 +66,23 @@ def test_closed_orders_go_and_open_ones_stay(database_url: str) -> None:
             (800, 1, 1, 1),
         ],
     )
-    assert drop_history(database_url, HistoryRetention(trades=30, fills=30, seconds=30)) == {}
-    assert drop_history(database_url, HistoryRetention(orders=30)) == {"orders": 2}
+    assert drop_history(as_persist(database_url), HistoryRetention(trades=30, fills=30, seconds=30)) == {}
+    assert drop_history(as_persist(database_url), HistoryRetention(orders=30)) == {"orders": 2}
     assert kept(database_url) == [100, 200, 400, 600, 700, 800]
-    assert drop_history(database_url, HistoryRetention(orders=30)) == {}
+    assert drop_history(as_persist(database_url), HistoryRetention(orders=30)) == {}
 
 
 def test_statuses_that_are_closed_are_dropped(database_url: str) -> None:
     """By their numbers: 3 filled, 4 canceled, 5 expired, 6 expired in match. What a later release may add stays."""
     store(database_url, [(status, 40, 40, status) for status in range(10)])
-    drop_history(database_url, HistoryRetention(orders=30))
+    drop_history(as_persist(database_url), HistoryRetention(orders=30))
     assert kept(database_url) == [0, 1, 2, 7, 8, 9]
 
 
 def test_days_count_from_what_is_stored(database_url: str) -> None:
     """While the ingest stands still nothing becomes too old."""
     store(database_url, [(100, 40, 40, 4)], NOW_MS - 20 * DAY_MS)
-    assert drop_history(database_url, HistoryRetention(orders=30)) == {}
+    assert drop_history(as_persist(database_url), HistoryRetention(orders=30)) == {}
     assert kept(database_url) == [100]
 
 
@@ -92,7 +93,7 @@ def test_more_than_fit_into_a_transaction(database_url: str, monkeypatch: pytest
     orders += [(number, 80, 80, 4 if number % 2 else 1) for number in range(31, 61)]
     orders += [(number, 70 - number / 1000, 60, 3) for number in range(61, 200)]
     store(database_url, orders)
-    assert drop_history(database_url, HistoryRetention(orders=30)) == {"orders": 15 + 139}
+    assert drop_history(as_persist(database_url), HistoryRetention(orders=30)) == {"orders": 15 + 139}
     assert kept(database_url) == [*range(1, 31), *range(32, 61, 2)]
 
 
@@ -223,7 +224,7 @@ def test_who_waits_for_another_builder_can_be_stopped(old_url: str, monkeypatch:
 def test_the_version_before_goes_on_beside_the_index(database_url: str) -> None:
     """An order is stored by its number alone, as that version does: no partition's key may be asked for (decision 30)."""
     log = MemoryStreamLog(lambda: NOW_MS)
-    ingest = ShardIngest(0, log, database_url, 1, 100)
+    ingest = ShardIngest(0, log, as_persist(database_url), 1, 100)
     assert ingest.step() is Progress.CAUGHT_UP
     ingest.close()
     with psycopg.connect(database_url) as connection:

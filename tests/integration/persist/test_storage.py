@@ -19,6 +19,7 @@ from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from runtime.memory_stream_log import MemoryStreamLog
+from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,
     assert_stored,
@@ -151,11 +152,11 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
             (ETH,),
         )
     made = {interval: candles(database_url, interval) for interval in INTERVALS}
-    assert drop_history(database_url, HistoryRetention()) == {}
+    assert drop_history(as_persist(database_url), HistoryRetention()) == {}
     retention = HistoryRetention(trades=30, fills=60, seconds=90)
-    dropped = drop_history(database_url, retention)
+    dropped = drop_history(as_persist(database_url), retention)
     assert dropped.keys() == {"trades", "fills", "candles_1s"}
-    assert drop_history(database_url, retention) == {}
+    assert drop_history(as_persist(database_url), retention) == {}
     for relation, column, days in (("trades", "time", 30), ("fills", "time", 60), ("candles_1s", "open_time", 90)):
         # Whole chunks go, so some of what is older may stay.
         spare = 7 if is_timescaledb(database_url) else 0

@@ -22,6 +22,7 @@ UNSAFE = {
     "EXCHANGE_REDIS_URL": "redis://gateway:development-only@redis-0:6379/0",
     "EXCHANGE_CACHE_URL": "redis://gateway:development-only-2@redis-cache:6379/0",
     "EXCHANGE_DATABASE_URL": "postgresql://exchange:development-only@database/exchange",
+    "EXCHANGE_METRICS_PASSWORD": "development-only",
     "EXCHANGE_MASTER_KEY": PUBLISHED_KEY,
     "EXCHANGE_OPERATOR_KEY": PUBLISHED_KEY,
     "EXCHANGE_TREASURY_KEY": PUBLISHED_KEY,
