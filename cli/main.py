@@ -26,6 +26,7 @@ _MODULES = {
     "convert": "cli.commands.convert",
     "migrate": "cli.commands.migrate",
     "secrets": "cli.commands.secrets",
+    "rotate-password": "cli.commands.rotate_password",
     "backup": "cli.commands.backup",
     "recover": "cli.commands.recover",
     "restore": "cli.commands.restore",

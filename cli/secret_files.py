@@ -54,10 +54,13 @@ class Family(StrEnum):
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """How often a family was rotated, and whether the secrets of before are still taken."""
+    """How often a family was rotated, and what else is taken besides the secret of now."""
 
     number: int = 0
     keeps_previous: bool = False
+    """That of before."""
+    announces_next: bool = False
+    """That of the next rotation, which everybody must know before anybody uses it: of the master key."""
 
 
 Rotations = Mapping[Family, Rotation]
@@ -138,10 +141,18 @@ class _Secrets:
         return self._of(purpose, self._rotation(family).number)
 
     def keys(self, family: Family, purpose: str) -> tuple[str, str]:
-        """Return the key, and the one of before or nothing."""
+        """Return the key, and the one that opens besides, or nothing."""
         rotation = self._rotation(family)
-        previous = encoded_key(self._of(purpose, rotation.number - 1)) if rotation.keeps_previous else ""
-        return encoded_key(self.key(family, purpose)), previous
+        others = (
+            {rotation.number + 1}
+            if rotation.announces_next
+            else {rotation.number - 1}
+            if rotation.keeps_previous
+            else set()
+        )
+        return encoded_key(self.key(family, purpose)), "".join(
+            encoded_key(self._of(purpose, number)) for number in others
+        )
 
     def password(self, family: Family, purpose: str) -> str:
         return self.key(family, purpose).hex()

@@ -16,18 +16,20 @@ _NONCE_BYTES: Final = 12
 _BOUND: Final = b"\x01"
 """What begins a bound secret. Those that an earlier release sealed have neither this nor a binding."""
 _FILE_NAME: Final = "master.key"
+_FURTHER_FILE_NAME: Final = "master.previous.key"
 
 
 class SecretBox:
     """Seals and opens secrets; implements `functions.ports.SecretBox`."""
 
-    def __init__(self, master_key: bytes) -> None:
-        self._cipher = AESGCM(master_key)
+    def __init__(self, master_key: bytes, *further_keys: bytes) -> None:
+        """Seal under the master key; open what was sealed under it, or under one of the further keys."""
+        self._ciphers = tuple(map(AESGCM, (master_key, *further_keys)))
 
     def seal(self, secret: bytes, bound_to: str) -> bytes:
         """Return the secret encrypted and authenticated, for `bound_to` alone."""
         nonce = os.urandom(_NONCE_BYTES)
-        return _BOUND + nonce + self._cipher.encrypt(nonce, secret, bound_to.encode())
+        return _BOUND + nonce + self._ciphers[0].encrypt(nonce, secret, bound_to.encode())
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         """Return the secret.
@@ -35,18 +37,31 @@ class SecretBox:
         Raises:
             ValueError: it was sealed under another key or for something else, or changed since.
         """
-        if sealed[:1] == _BOUND:
+        for cipher in self._ciphers:
+            if sealed[:1] == _BOUND:
+                try:
+                    return _opened(cipher, sealed[1:], bound_to.encode())
+                except InvalidTag:
+                    pass  # an unbound one may begin so too
             try:
-                return self._opened(sealed[1:], bound_to.encode())
+                return _opened(cipher, sealed, None)
             except InvalidTag:
-                pass  # an unbound one may begin so too
-        try:
-            return self._opened(sealed, None)
-        except InvalidTag as error:
-            raise ValueError("sealed under another master key or for something else, or damaged") from error
+                continue
+        raise ValueError("sealed under another master key or for something else, or damaged")
 
-    def _opened(self, sealed: bytes, bound_to: bytes | None) -> bytes:
-        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to)
+
+def secret_box(settings: Settings) -> SecretBox:
+    """Return the box of the settings' master key, which also opens what their further key has sealed.
+
+    Raises:
+        SettingsError: a key is not 32 bytes in base64url.
+    """
+    further = further_key(settings)
+    return SecretBox(master_key(settings), *([further] if further is not None else []))
+
+
+def _opened(cipher: AESGCM, sealed: bytes, bound_to: bytes | None) -> bytes:
+    return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to)
 
 
 def master_key(settings: Settings) -> bytes:
@@ -58,3 +73,15 @@ def master_key(settings: Settings) -> bytes:
     if settings.master_key:
         return decoded_key(settings.master_key, f"{PREFIX}MASTER_KEY")
     return key_in(settings.data_dir / _FILE_NAME)
+
+
+def further_key(settings: Settings) -> bytes | None:
+    """Return the key that opens secrets besides the master key, while one takes the other's place; None: there is none.
+
+    Raises:
+        SettingsError: it is not 32 bytes in base64url.
+    """
+    if settings.master_key_previous:
+        return decoded_key(settings.master_key_previous, f"{PREFIX}MASTER_KEY_PREVIOUS")
+    path = settings.data_dir / _FURTHER_FILE_NAME
+    return None if settings.master_key or not path.exists() else key_in(path)

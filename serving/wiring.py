@@ -35,7 +35,7 @@ from serving.redis_links import RedisLinks
 from serving.replies import ReplyWaiter
 from serving.revocations import RevocationWatch
 from serving.schema_watch import SchemaWatch
-from serving.secret_box import SecretBox, master_key
+from serving.secret_box import secret_box
 
 _REDIS_CONNECTIONS_MAX: Final = 50
 _REDIS_TIMEOUT_S: Final = 2.0
@@ -70,7 +70,7 @@ async def opened(
     Raises:
         SettingsError: the master key is not one, or what sends traces is not installed.
     """
-    box = SecretBox(master_key(settings))
+    box = secret_box(settings)
     # A name that no other process has or had, so that nobody gets replies to requests of another life.
     reply_to = f"{process}-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:

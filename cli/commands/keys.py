@@ -1,11 +1,15 @@
 """`exchange keys`."""
 
+import psycopg
 import rich_click as click
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings
 from cli.operating import operating, rotate_key
+from cli.resealing import reseal
 from protocol.configuration import OperatorKey, Role
 from runtime.key_files import decoded_key, encoded_key
+from runtime.settings import SettingsError
+from serving.secret_box import SecretBox, master_key, secret_box
 
 _ROLES = [role.name.lower() for role in Role]
 
@@ -60,6 +64,28 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
     with operating() as operator:
         name = rotate_key(operator, chosen, public, keep=keep)
     console.print(f"The shards take {name} now{'' if keep else ', and no other key of the role'}.")
+
+
+@keys.command("reseal")
+def reseal_secrets() -> None:
+    """Seal the secrets in the database anew, under the master key of now.
+
+    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder, and the database as its
+    owner. May be interrupted and repeated, and runs beside an exchange that trades. docs/operations.md, "Rotating secrets", has what
+    comes before and afterwards.
+    """
+    settings = running_settings()
+    try:
+        with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
+            done = reseal(connection, SecretBox(master_key(settings)), secret_box(settings))
+    except (psycopg.Error, SettingsError) as error:
+        raise CommandError(f"The secrets were not all sealed anew; repeat it: {str(error).strip()}") from error
+    console.print(f"{done.resealed} secrets were sealed anew, {done.kept} were already.")
+    if done.unreadable:
+        raise CommandError(
+            "Neither the master key nor the one of before opens these; keep both keys, and look for the one that does: "
+            + ", ".join(done.unreadable)
+        )
 
 
 @keys.command()

@@ -1,0 +1,40 @@
+"""`exchange rotate-password`."""
+
+import os
+import secrets
+
+import psycopg
+import rich_click as click
+from psycopg import sql
+
+from cli.console import CommandError, console, own_settings
+from cli.servers import servers_of_stopped
+
+
+@click.command()
+def rotate_password() -> None:
+    """Give the servers that `exchange up` starts another password; the exchange must be stopped.
+
+    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of it. Nothing else has
+    to be told: processes read it when they start.
+    """
+    settings = own_settings()
+    if settings.database_url or settings.redis_url:
+        raise CommandError("This is for the servers that `exchange up` starts; see docs/operations.md for others.")
+    draft = settings.password_file.with_name("password.new")
+    password = secrets.token_hex(24)
+    with servers_of_stopped(settings, lambda text: console.print(f"{text} …", highlight=False)):
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(password)
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
+                verifier = connection.pgconn.encrypt_password(password.encode(), b"exchange", b"scram-sha-256").decode()
+                connection.execute(sql.SQL("ALTER ROLE exchange PASSWORD {}").format(sql.Literal(verifier)))
+        except psycopg.Error as error:
+            raise CommandError(f"The password is as before: {str(error).strip()}") from error
+    # After the servers have ended: until then they are asked with the password that they know.
+    draft.replace(settings.password_file)
+    console.print("The password is another one now; `exchange up` starts with it.")
