@@ -3,13 +3,15 @@
 `python -m gateway.openapi` prints it; clients are generated from that.
 """
 
+import html
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
+from litestar import Request
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import ScalarRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
     OpenAPI,
@@ -72,13 +74,44 @@ _REFUSALS: Final = {
 }
 
 
+_LISTING: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width"><style>body{{font:15px system-ui;max-width:60em;margin:2em auto;padding:0 1em}}
+td{{padding:.2em .8em .2em 0;vertical-align:top}}code{{white-space:nowrap}}</style>
+<h1>{title}</h1><p>{description}</p><p><a href="{json}">openapi.json</a> is the whole description, for any viewer and for generators.</p>
+<table>{rows}</table></html>"""
+
+
+class _Listing(OpenAPIRenderPlugin):
+    """A page at /schema without scripts: the viewers that come with the framework run those of other sites on this origin."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Return the page."""
+        rows = [
+            f"<tr><td><code>{html.escape(method.upper())} {html.escape(path)}</code><td>{html.escape(operation.get('summary', ''))}"
+            for path, item in sorted(openapi_schema["paths"].items())
+            for method, operation in item.items()
+            if isinstance(operation, dict)
+        ]
+        info = openapi_schema["info"]
+        return _LISTING.format(
+            title=html.escape(info["title"]),
+            description=html.escape(info.get("description", "")),
+            json=html.escape(self.get_openapi_json_route(request)),
+            rows="\n".join(rows),
+        ).encode()
+
+
 def config() -> OpenAPIConfig:
     """Return everything but the paths and types, which the application would otherwise look for in its handlers."""
     return OpenAPIConfig(
         title=TITLE,
         version="1",
         description=DESCRIPTION,
-        render_plugins=[SwaggerRenderPlugin(), ScalarRenderPlugin()],
+        render_plugins=[_Listing()],
     )
 
 

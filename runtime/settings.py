@@ -192,8 +192,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master_key: str = ""
     """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
     master_key_previous: str = ""
-    """A second key that opens what was sealed under it, while one master key takes the place of another (`exchange keys reseal`). Empty: what
-    `master.previous.key` in the data folder holds, if it is there and EXCHANGE_MASTER_KEY is empty, too."""
+    """A second key that opens what was sealed under it, while one master key takes the place of another (`exchange keys reseal`). Empty:
+    what `master.previous.key` in the data folder holds, if it is there and EXCHANGE_MASTER_KEY is empty, too."""
 
     operator_keys: str = ""
     """The public keys that a new exchange begins with, `role:key,…`; the roles are operator, treasury and faucet, a key is 32 bytes in

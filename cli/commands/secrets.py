@@ -15,7 +15,7 @@ SEED_FILE: Final = "operator/seed"
 ROTATIONS_FILE: Final = "operator/rotations.json"
 KEPT: Final = frozenset({Family.REDIS, Family.MASTER_KEY})
 """Families of which two secrets can be taken at once."""
-_FAMILY: Final = click.Choice(list(Family))
+_FAMILY: Final = click.Choice([str(family) for family in Family])
 
 
 @click.command()
@@ -24,9 +24,7 @@ _FAMILY: Final = click.Choice(list(Family))
 @click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
 @click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-@click.option(
-    "--rotate", multiple=True, type=_FAMILY, help="Make new ones; those of before are taken, too, where both can be."
-)
+@click.option("--rotate", multiple=True, type=_FAMILY, help="Make new ones; the master key needs it twice.")
 @click.option("--forget", multiple=True, type=_FAMILY, help="Take those of before the last rotation no more.")
 def secrets(
     folder: Path,
@@ -69,9 +67,12 @@ def _rotated(path: Path, rotate: list[Family], forget: list[Family]) -> dict[Fam
     before = dict(rotations)
     for family in rotate:
         rotation = rotations.get(family, Rotation())
-        if rotation.keeps_previous and family in KEPT:
+        if rotation.keeps_previous:
             raise CommandError(f"The last rotation of {family} is not finished: --forget {family} ends it.")
-        rotations[family] = Rotation(rotation.number + 1, keeps_previous=family in KEPT)
+        if family is Family.MASTER_KEY and not rotation.announces_next:
+            rotations[family] = Rotation(rotation.number, announces_next=True)
+        else:
+            rotations[family] = Rotation(rotation.number + 1, keeps_previous=family in KEPT)
     for family in forget:
         rotations[family] = Rotation(rotations.get(family, Rotation()).number)
     if rotations != before:

@@ -50,6 +50,17 @@ def test_the_settings_name_the_origins(processes: Processes) -> None:
         assert answer.headers.get("access-control-allow-origin") == allowed
 
 
+def test_the_page_of_the_description_runs_nothing_and_asks_nobody_else(processes: Processes) -> None:
+    url = processes.gateway()
+    page = httpx.get(f"{url}/schema", follow_redirects=True)
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
+    assert "POST /api/v3/order<" in page.text
+    assert "default-src 'none'" in page.text
+    assert "<script" not in page.text
+    assert "//" not in page.text.replace("<!doctype", "")
+    assert httpx.get(f"{url}/schema/swagger").status_code == 404
+
+
 def test_the_printed_description_is_the_served_one(processes: Processes) -> None:
     url = processes.gateway()
     printed = subprocess.run([sys.executable, "-m", "gateway.openapi"], capture_output=True, check=True).stdout

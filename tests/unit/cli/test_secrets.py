@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -101,3 +102,66 @@ def test_a_faucet_is_never_given_limits_that_no_shard_can_read() -> None:
     """Else the command that configures a new shard is a dead letter, and the shard stays without markets."""
     (limit,) = shard_key(Settings(faucet_amount_max=10**15), Role.FAUCET, bytes(32)).limits
     assert (limit.deposit_max, limit.daily_max) == (2**63 - 1, 2**63 - 1)
+
+
+def _rotated(folder: Path, *options: str) -> dict[str, str]:
+    done = CliRunner().invoke(secrets, [str(folder), *options])
+    assert done.exit_code == 0, done.output
+    return {str(file.relative_to(folder)): file.read_text("utf-8") for file in folder.rglob("*") if file.is_file()}
+
+
+def test_redis_takes_both_passwords_until_those_of_before_are_forgotten(tmp_path: Path) -> None:
+    before = _made(tmp_path)
+    rotated = _rotated(tmp_path, "--rotate", "redis")
+    assert _made(tmp_path) == rotated  # what `docker compose up` runs each time
+    forgotten = _rotated(tmp_path, "--forget", "redis")
+    for user in ("gateway", "edge", "engine", "feeds", "persist", "operator"):
+        old, new = (
+            hashlib.sha256(files[f"{user}/redis-url"].split(":")[2].partition("@")[0].encode()).hexdigest()
+            for files in (before, rotated)
+        )
+        assert old != new
+        lines = [
+            next(line for line in files["redis/users.acl"].splitlines() if line.startswith(f"user {user} "))
+            for files in (before, rotated, forgotten)
+        ]
+        assert [(old in line, new in line) for line in lines] == [(True, False), (True, True), (False, True)]
+    assert forgotten["gateway/redis-url"] == rotated["gateway/redis-url"]
+    assert rotated["redis/sentinel.conf"] == before["redis/sentinel.conf"]
+    changed = {name for name in before if before[name] != rotated[name]}
+    assert not any("database" in name or "master" in name or "operator-key" in name for name in changed)
+
+
+def test_the_next_master_key_is_known_before_it_is_used(tmp_path: Path) -> None:
+    def keys(files: dict[str, str]) -> tuple[str, str]:
+        assert files["gateway/master-key"] == files["edge/master-key"] == files["operator/master-key"]
+        return files["gateway/master-key"], files["gateway/master-key-previous"]
+
+    old, nothing = keys(_made(tmp_path))
+    assert nothing == ""
+    same, new = keys(_rotated(tmp_path, "--rotate", "master-key"))
+    assert (same, new != "") == (old, True)
+    assert new != old
+    assert keys(_rotated(tmp_path, "--rotate", "master-key")) == (new, old)
+    done = CliRunner().invoke(secrets, [str(tmp_path), "--rotate", "master-key"])
+    assert (done.exit_code, "is not finished" in done.output) == (1, True)
+    assert keys(_rotated(tmp_path, "--forget", "master-key")) == (new, "")
+
+
+def test_each_family_changes_alone_and_the_database_all_at_once(tmp_path: Path) -> None:
+    before = _made(tmp_path)
+    for family, names in {
+        "metrics": ("metrics-password",),
+        "database": ("database-url", "database-password", "database-role-passwords", "database/password"),
+        "faucet-key": ("faucet-key", "operator-keys"),
+        "treasury-key": ("treasury-key", "operator-keys"),
+        "operator-key": ("operator/operator-key", "operator-keys"),
+    }.items():
+        after = _rotated(tmp_path, "--rotate", family)
+        changed = {name for name in before if before[name] != after[name]} - {"operator/rotations.json"}
+        assert changed
+        assert all(name.endswith(names) for name in changed), (family, changed)
+        before = after
+    assert (tmp_path / "operator/rotations.json").stat().st_mode & 0o777 == 0o600
+    seed = bytes.fromhex(before["operator/seed"])
+    assert secret_files(seed, Hosts())["gateway/database-url"] != before["gateway/database-url"]
