@@ -6,11 +6,13 @@ Sizes are those of the review that found the attacks, or a quarter of them where
 import asyncio
 import itertools
 import json
+import multiprocessing
 import secrets
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -71,12 +73,15 @@ WIDE: Final = {
 """Settings with which nothing is refused that the door refuses: the control."""
 
 
+Side = Callable[[Target, str, float], Coroutine[None, None, Outcome]]
+"""What the network does: (target, network, seconds)."""
+
+
 class Attack(NamedTuple):
     """One way to keep others waiting."""
 
     name: str
-    run: Callable[[Target, str, float], Awaitable[Outcome]]
-    """(target, network, seconds)"""
+    run: Side
     ordinary_rate: float
     """Ordinary orders a second that are as many; connections count as requests over the whole time."""
     process: str = "gateway"
@@ -85,7 +90,9 @@ class Attack(NamedTuple):
 def door(target: Target, pairs: int, seconds: float) -> list[Result]:
     """Measure each attack, in pairs of a time with it and one without, which come first in turn."""
     rate = LOAD_SHARE * _capacity(target)
-    return [_measure(target, attack, rate, pairs, seconds) for attack in _attacks(rate, seconds)]
+    # In a process of its own, the network's work does not delay what is measured.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attackers:
+        return [_measure(target, attack, rate, pairs, seconds, attackers) for attack in _attacks(rate, seconds)]
 
 
 def _attacks(rate: float, seconds: float) -> Iterator[Attack]:
@@ -108,7 +115,7 @@ def _capacity(target: Target) -> float:
     return len(placed.latencies) / placed.seconds
 
 
-def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: float) -> Result:
+def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: float, attackers: Executor) -> Result:
     attacked: list[float] = []
     usual: list[float] = []
     outcomes: Outcome = Counter()
@@ -116,7 +123,7 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
     memory = process.memory_info().rss
     for pair in range(pairs):
         for is_attack in (True, False) if pair % 2 else (False, True):
-            p99_ms, outcome = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
+            p99_ms, outcome = uvloop.run(_half(target, attack, rate, seconds, attackers, is_attack=is_attack))
             (attacked if is_attack else usual).append(p99_ms)
             if is_attack:
                 outcomes += outcome
@@ -135,12 +142,17 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
     )
 
 
+def _run(side: Side, target: Target, network: str, seconds: float) -> Outcome:
+    return uvloop.run(side(target, network, seconds))
+
+
 async def _half(
-    target: Target, attack: Attack, rate: float, seconds: float, *, is_attack: bool
+    target: Target, attack: Attack, rate: float, seconds: float, attackers: Executor, *, is_attack: bool
 ) -> tuple[float, Outcome]:
     """Return the others' p99 (ms) while a network attacks, or sends ordinary orders instead, and what the attack got."""
     network = next(ATTACKER)
-    sent = attack.run(target, network, seconds) if is_attack else _ordinary(target, network, seconds, attack)
+    side = attack.run if is_attack else partial(_ordinary, rate=attack.ordinary_rate)
+    sent = asyncio.get_running_loop().run_in_executor(attackers, _run, side, target, network, seconds)
     if attack.process == "ws-edge":
         latencies_ms, outcome, _ = await asyncio.gather(_ask_edge(target, seconds), sent, _trade(target, seconds))
     else:
@@ -195,12 +207,12 @@ async def _ask_edge(target: Target, seconds: float) -> list[float]:
     return latencies
 
 
-async def _ordinary(target: Target, network: str, seconds: float, attack: Attack) -> Outcome:
+async def _ordinary(target: Target, network: str, seconds: float, *, rate: float) -> Outcome:
     sign = signer(target)
     answered = await load.open_loop(
         target.settings.rest_port,
         CONNECTIONS,
-        attack.ordinary_rate,
+        rate,
         seconds,
         lambda _connection, number: sign(number, _ORDER),
         (network,),
