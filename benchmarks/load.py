@@ -1,9 +1,10 @@
 """Load generators on bare sockets: closed loop (each connection has one request under way) and open loop (at a fixed rate)."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -112,13 +113,22 @@ class _Line(asyncio.Protocol):
         self._transport.close()
 
 
-async def open_loop(port: int, connections: int, rate: float, seconds: float, make: RequestMaker) -> list[Answered]:
-    """Send `rate` requests per second, whatever comes back, and return them with their answers.
+async def open_loop(
+    port: int,
+    connections: int,
+    rate: float,
+    seconds: float,
+    make: RequestMaker,
+    addresses: Sequence[str] = ("127.0.0.1",),
+) -> list[Answered]:
+    """Send `rate` requests per second from `addresses` in turn, whatever comes back, and return them with their answers.
 
     What finds no free connection waits for one, and the wait counts: latency is from when a request was due.
     """
     loop = asyncio.get_running_loop()
-    lines = [(await loop.create_connection(_Line, "127.0.0.1", port))[1] for _ in range(connections)]
+    froms = itertools.islice(itertools.cycle(addresses), connections)
+    opened = [await loop.create_connection(_Line, "127.0.0.1", port, local_addr=(each, 0)) for each in froms]
+    lines = [line for _, line in opened]
     free = deque(enumerate(lines))
     waiting: deque[tuple[int, float]] = deque()
     answers: list[Answered] = []
