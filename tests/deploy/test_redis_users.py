@@ -159,21 +159,36 @@ def test_nobody_is_refused_what_an_order_needs(server: Server, database_url: str
         leader.kill()
         other.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=resting["orderId"])
         assert account.balances()["BTC"][0] > 0
-        for command in (("shards",), ("audit",)):
-            done = subprocess.run(
-                [sys.executable, "-m", "cli.main", *command],
-                env={
-                    "PATH": os.environ["PATH"],
-                    "EXCHANGE_REDIS_URL": server.files["gateway/redis-url"],
-                    "EXCHANGE_DATABASE_URL": service_url(database_url, ServiceRole.GATEWAY),
-                    "EXCHANGE_DATA_DIR": str(tmp_path / "elsewhere"),
-                },
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-            )
+        for command in (("shards",), ("audit",), ("markets", "plan")):
+            done = _command(server, "gateway", database_url, tmp_path, *command)
             assert done.returncode == 0, done.stdout + done.stderr
+    # As docs/deploy.md has it, where the engines are stopped, and have been for some seconds.
+    said: list[str] = []
+
+    def has_planned() -> bool:
+        done = _command(server, "persist", database_url, tmp_path, "restore", "--dry-run")
+        said.append(done.stdout + done.stderr)
+        return done.returncode == 0
+
+    try:
+        eventually("a restore is planned", has_planned, TIMEOUT_S)
+    except AssertionError:
+        pytest.fail(said[-1])
     assert server.refusals() == []
+
+
+def _command(
+    server: Server, user: str, database_url: str, folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an `exchange` command as the user of a process, as in its pod."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "EXCHANGE_REDIS_URL": server.files[f"{user}/redis-url"],
+        "EXCHANGE_DATABASE_URL": service_url(database_url, ROLES[user]),
+        "EXCHANGE_DATA_DIR": str(folder / "elsewhere"),
+    }
+    command = [sys.executable, "-m", "cli.main", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 def test_a_restart_under_load_loses_no_acknowledged_order(server: Server, database_url: str, tmp_path: Path) -> None:
