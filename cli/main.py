@@ -1,8 +1,10 @@
 """The `exchange` command. A command's module is imported when it is needed: `up` has no time for what `bench` imports."""
 
 import importlib
+import sys
 
 import rich_click as click
+import structlog
 
 _MODULES = {
     "up": "cli.commands.up",
@@ -61,6 +63,8 @@ def main() -> None:
     Settings are environment variables that begin with EXCHANGE_, such as EXCHANGE_REST_PORT or EXCHANGE_DATA_DIR;
     runtime/settings.py has them all. Other commands use those that `exchange up` was started with, unless they are set anew.
     """
+    # What a command answers, JSON perhaps, is all that is on its standard output.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
     if not names:
         say("bringing the database up to date")
         try:
-            migrate(settings.resolved_database_url(), logins=RoleLogins.of(settings))
+            migrate(settings.resolved_database_url(), tell=say, logins=RoleLogins.of(settings))
         except (MigrationError, psycopg.Error) as error:
             raise RestartError(f"The database cannot be brought up to date; nothing was restarted: {error}") from error
     left = [name for name in _in_order(settings) if name in wanted & running]
