@@ -143,7 +143,7 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
 
 
 def _run(side: Side, target: Target, network: str, seconds: float) -> Outcome:
-    return uvloop.run(side(target, network, seconds))
+    return asyncio.run(side(target, network, seconds))
 
 
 async def _half(
@@ -165,7 +165,8 @@ async def _order(target: Target, rate: float, seconds: float) -> list[float]:
     sign = signer(target)
     answered = await load.open_loop(
         target.settings.rest_port,
-        CONNECTIONS,
+        # Each is used about once a second: the gateway closes those that say nothing.
+        min(CONNECTIONS, max(1, int(rate))),
         rate,
         seconds,
         lambda _connection, number: sign(number, _ORDER),
@@ -211,7 +212,8 @@ async def _ordinary(target: Target, network: str, seconds: float, *, rate: float
     sign = signer(target)
     answered = await load.open_loop(
         target.settings.rest_port,
-        CONNECTIONS,
+        # Each is used about once a second: the gateway closes those that say nothing.
+        min(CONNECTIONS, max(1, int(rate))),
         rate,
         seconds,
         lambda _connection, number: sign(number, _ORDER),

@@ -97,6 +97,7 @@ class _Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._received = b""
+        self.lost: Callable[[Exception], None] | None = None
         self._answered: Callable[[int, bytes], None] | None = None
 
     def ask(self, request: bytes, answered: Callable[[int, bytes], None]) -> None:
@@ -109,7 +110,12 @@ class _Line(asyncio.Protocol):
         if separator and len(body) >= _content_length(head) and self._answered is not None:
             self._answered(int(head[9:12]), body)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost is not None:
+            self.lost(exc or ConnectionError("the server has closed a connection"))
+
     def close(self) -> None:
+        self.lost = None
         self._transport.close()
 
 
@@ -135,6 +141,14 @@ async def open_loop(
     count = int(rate * seconds)
     finished: asyncio.Future[None] = loop.create_future()
 
+    def lost(error: Exception) -> None:
+        if not finished.done():
+            said = answers[-1]._replace(due=0, done=0) if answers else "none"
+            finished.set_exception(ConnectionError(f"{error}; {len(answers)} answers before, the last {said}"))
+
+    for line in lines:
+        line.lost = lost
+
     def start() -> None:
         while free and waiting:
             (index, line), (number, due) = free.popleft(), waiting.popleft()
@@ -142,7 +156,7 @@ async def open_loop(
             def answered(status: int, body: bytes, index: int = index, line: _Line = line, due: float = due) -> None:
                 answers.append(Answered(due, time.perf_counter(), status, body))
                 free.append((index, line))
-                if len(answers) == count:
+                if len(answers) == count and not finished.done():
                     finished.set_result(None)
                 start()
 
