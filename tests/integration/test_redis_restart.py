@@ -266,6 +266,7 @@ def engine_worker(folder: Path, log: str, **settings: str) -> Iterator[subproces
         "lost_tail_check_enabled": "false",  # there is no database to compare with
         "data_dir": str(folder),
         "snapshot_interval_s": "1",
+        "development": "true",  # one of the files has passwords that are published
         **settings,
     }
     environment = {**os.environ, **{f"{PREFIX}{name.upper()}": value for name, value in values.items()}}
