@@ -28,6 +28,8 @@ class Security(StrEnum):
     """An API key without a signature."""
     SESSION = "session"
     """A signed-in user: by a token, or by a cookie and proof that the page may read what it is answered."""
+    OWNER = "owner"
+    """With an API key as `SIGNED`, without one as `SESSION`."""
 
 
 class Parameter(NamedTuple):
@@ -49,6 +51,13 @@ class Answered(NamedTuple):
 
     shape: object
     headers: tuple[tuple[bytes, bytes], ...]
+
+
+class Written(NamedTuple):
+    """An answer, or the `shape` of one, that is not JSON."""
+
+    body: bytes
+    content_type: bytes
 
 
 class Function(NamedTuple):
@@ -76,11 +85,13 @@ class Function(NamedTuple):
     """What its JSON body holds."""
     answer: object = None
     """The type of what it answers, for the documentation and for clients that are generated from it; None: anything."""
+    also_writes: tuple[str, ...] = ()
+    """Media types that it answers besides JSON."""
 
     def known_parameters(self) -> frozenset[str]:
         """Return the names that may be sent."""
         names = {parameter.name for parameter in self.parameters}
-        if self.security is Security.SIGNED:
+        if self.security in (Security.SIGNED, Security.OWNER):
             names |= {"timestamp", "recvWindow", "signature"}
         return frozenset(names)
 

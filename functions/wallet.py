@@ -11,8 +11,7 @@ from functions.errors import invalid_parameter, mandatory_missing, unavailable
 from functions.function import END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
 from functions.get_account import account_funds, balance_shape
 from functions.key_permissions import DEFAULT_SCOPES, Scope
-from functions.market_choice import all_markets
-from functions.parameters import Parameters
+from functions.market_choice import all_markets, asset_wanted
 from functions.ports import Call, Ports
 from functions.valuation import shown_worth, worth_in
 from protocol.orders import Balance
@@ -47,7 +46,7 @@ _KEY: Final = """
 
 async def get_deposit_address(ports: Ports, call: Call) -> object:
     """Return the address to deposit an asset at: there is none."""
-    coin = _asset(ports, call.parameters, "coin")
+    coin = asset_wanted(ports, call.parameters, "coin")
     if coin is None:
         raise mandatory_missing("coin")
     return {"coin": coin, "address": "", "tag": "", "url": ""}
@@ -145,7 +144,7 @@ async def get_trading_status(ports: Ports, call: Call) -> object:
 
 async def get_user_assets(ports: Ports, call: Call) -> object:
     """Return the assets of which the account has something; `btcValuation` is 0 unless asked for."""
-    wanted = _asset(ports, call.parameters, "asset")
+    wanted = asset_wanted(ports, call.parameters, "asset")
     with_worth = call.parameters.boolean("needBtcValuation", default=False)
     balances = [each for each in (await account_funds(ports, call)).balances if each.available or each.held]
     prices = await _prices(ports) if with_worth else {}
@@ -171,7 +170,7 @@ async def get_user_assets(ports: Ports, call: Call) -> object:
 
 async def get_wallet_balance(ports: Ports, call: Call) -> object:
     """Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0."""
-    target = _asset(ports, call.parameters, "quoteAsset") or _BTC
+    target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
     funds, prices = await account_funds(ports, call), await _prices(ports)
     worth = sum(
         (worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices) for each in funds.balances),
@@ -183,7 +182,7 @@ async def get_wallet_balance(ports: Ports, call: Call) -> object:
 async def get_asset_details(ports: Ports, call: Call) -> object:
     """Return how assets are deposited and withdrawn: by no network."""
     all_markets(ports.markets)
-    wanted = _asset(ports, call.parameters, "asset")
+    wanted = asset_wanted(ports, call.parameters, "asset")
     return {
         asset: {
             "minWithdrawAmount": _ZERO,
@@ -217,7 +216,7 @@ async def _transfers(
 ) -> list[tuple[str, str, str, int]]:
     """Return (id, asset, amount, time) of transfers; all that the database has are done."""
     parameters, known = call.parameters, ports.known_markets
-    coin = _asset(ports, parameters, "coin")
+    coin = asset_wanted(ports, parameters, "coin")
     status = parameters.integer("status")
     if status is not None and status not in statuses:
         raise invalid_parameter("status")
@@ -243,15 +242,6 @@ async def _transfers(
     if any(asset not in known.by_asset for _, asset, _, _ in rows):
         raise unavailable()  # the shard that has a market of it has not said so yet
     return [(transfer, asset, known.format_amount(amount, asset), time) for transfer, asset, amount, time in rows]
-
-
-def _asset(ports: Ports, parameters: Parameters, name: str) -> str | None:
-    """Return the asset that a parameter names; None when it was not sent."""
-    asset = parameters.optional(name)
-    known = ports.known_markets
-    if asset is not None and asset not in known.by_asset:
-        raise unavailable() if known.unknown_shards else invalid_parameter(name)
-    return asset
 
 
 async def _is_frozen(ports: Ports, call: Call) -> bool:
