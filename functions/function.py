@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from functions.key_permissions import Scope
 from functions.parameters import Parameters
@@ -39,17 +39,28 @@ class Parameter(NamedTuple):
     description: str
     required: bool = False
     kind: str = "string"
-    """string, integer, decimal or boolean."""
+    """string, integer, positive, decimal or boolean."""
+    choices: tuple[str, ...] = ()
+    """All that it may be; empty: anything of its kind."""
+    pattern: str = ""
+    """What a string looks like; empty: anything."""
+    example: str = ""
 
 
 Handler = Callable[[Ports, Call], Awaitable[object]]
-"""Returns what is answered as JSON (msgspec structs, lists, dicts); raises `ApiError`."""
+"""Returns what is answered as JSON (msgspec structs, lists, dicts); raises `ApiError`.
+
+Its return annotation is what the documentation says of the answer.
+"""
 
 
-class Answered(NamedTuple):
+Shape_co = TypeVar("Shape_co", covariant=True)
+
+
+class Answered(NamedTuple, Generic[Shape_co]):
     """What a handler returns that sets headers besides."""
 
-    shape: object
+    shape: Shape_co
     headers: tuple[tuple[bytes, bytes], ...]
 
 
@@ -83,10 +94,10 @@ class Function(NamedTuple):
     """Takes parameters that it does not know."""
     body: type | None = None
     """What its JSON body holds."""
-    answer: object = None
-    """The type of what it answers, for the documentation and for clients that are generated from it; None: anything."""
     also_writes: tuple[str, ...] = ()
     """Media types that it answers besides JSON."""
+    refuses_with: tuple[int, ...] = ()
+    """Statuses that only this function answers, besides those of all that are reached alike."""
 
     def known_parameters(self) -> frozenset[str]:
         """Return the names that may be sent."""
@@ -100,16 +111,27 @@ class Function(NamedTuple):
         return self.weight if isinstance(self.weight, int) else self.weight(parameters)
 
 
-SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.", required=True)
-OPTIONAL_SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.")
-SYMBOLS = Parameter("symbols", 'Several markets as a JSON array: ["BTCUSDT","ETHUSDT"].')
-SYMBOL_STATUS = Parameter("symbolStatus", "TRADING, HALT or BREAK.")
+_SYMBOL_PATTERN = r"[A-Z0-9\-_.\u00a1-\uffff]{1,20}"
+OPTIONAL_SYMBOL = Parameter("symbol", "Market, for example BTCUSDT.", pattern=f"^{_SYMBOL_PATTERN}$", example="BTCUSDT")
+SYMBOL = OPTIONAL_SYMBOL._replace(required=True)
+SYMBOLS = Parameter(
+    "symbols",
+    'Several markets as a JSON array: ["BTCUSDT","ETHUSDT"].',
+    pattern=rf'^\["{_SYMBOL_PATTERN}"(,"{_SYMBOL_PATTERN}")*\]$',
+    example='["BTCUSDT","ETHUSDT"]',
+)
+SYMBOL_STATUS = Parameter(
+    "symbolStatus", "TRADING, HALT, CANCEL_ONLY or BREAK.", choices=("TRADING", "HALT", "CANCEL_ONLY", "BREAK")
+)
+ASSET = Parameter("asset", "Asset, for example BTC.", example="BTC")
 START_TIME = Parameter("startTime", "From this time on, in ms or µs.", kind="integer")
 END_TIME = Parameter("endTime", "Up to and including this time, in ms or µs.", kind="integer")
 ORDER_ID = Parameter("orderId", "The exchange's number of the order.", kind="integer")
-ORIG_CLIENT_ORDER_ID = Parameter("origClientOrderId", "The order's client order id.")
+_CLIENT_ORDER_ID_PATTERN = r"^[.A-Z:/a-z0-9_\-]{1,36}$"
+ORIG_CLIENT_ORDER_ID = Parameter("origClientOrderId", "The order's client order id.", pattern=_CLIENT_ORDER_ID_PATTERN)
+NEW_CLIENT_ORDER_ID = Parameter("newClientOrderId", "", pattern=_CLIENT_ORDER_ID_PATTERN)
 
 
 def limit_parameter(default: int, largest: int) -> Parameter:
     """Return the description of `limit`."""
-    return Parameter("limit", f"Rows wanted: {default} by default, {largest} at most.", kind="integer")
+    return Parameter("limit", f"Rows wanted: {default} by default, {largest} at most.", kind="positive")

@@ -11,6 +11,7 @@ import msgspec
 
 from functions.errors import illegal_characters, invalid_parameter, unavailable
 from functions.function import (
+    ASSET,
     END_TIME,
     START_TIME,
     Answered,
@@ -24,6 +25,7 @@ from functions.function import (
 from functions.market_choice import asset_wanted
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import Amount, Change, Time
 from protocol.market import MarketMap
 from protocol.units import TimeMs
 
@@ -74,20 +76,20 @@ class StatedBalanceShape(msgspec.Struct, gc=False):
     """What there was of an asset, free or locked, before the period and after it."""
 
     asset: str
-    opening: str
-    closing: str
+    opening: Amount
+    closing: Amount
 
 
 class EntryShape(msgspec.Struct, gc=False):
     """One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or locked."""
 
     position: str
-    time: int
+    time: Time
     asset: str
     kind: str
     """deposit, withdrawal, trade (less the fee), or loss: an entry before it was taken back by a restore."""
-    amount: str
-    balance: str
+    amount: Change
+    balance: Amount
     reference: str
     """The transfer's id, or market:trade."""
 
@@ -131,15 +133,18 @@ class Stored(NamedTuple):
 
 # Positions are compared as rows; the time alone, which is what is indexed, is compared besides.
 _KEY: Final = "split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry"
+_FIRST_TIME: Final = "to_timestamp(%(time)s::bigint / 1000.0)"
+_FIRST: Final = """%(shard)s::integer, %(milliseconds)s::bigint, %(number)s::numeric, %(event)s::integer,
+    %(entry)s::integer"""
 _AT: Final = "to_timestamp(place.time_ms / 1000.0)"
 _PLACE: Final = f"({_AT}, place.shard, place.milliseconds, place.number, place.event, place.entry)"
 # What the account has at a place is what it had after the newest entry before that says so, and all amounts since. Those are few: entries
 # that a restore took back, and whatever was stored by a release before 0011. One statement, so that all of it is of one moment.
+# Entries are bounded by the parameters themselves: the planner sees how many there are, and goes by the index instead of sorting them all.
 _STATEMENT: Final = f"""
 WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUES
     ('opening', %(start)s::bigint, 0, 0::bigint, 0::numeric, 0, 0),
-    ('before', %(time)s::bigint, %(shard)s::integer, %(milliseconds)s::bigint, %(number)s::numeric, %(event)s::integer,
-        %(entry)s::integer),
+    ('before', %(time)s::bigint, {_FIRST}),
     ('closing', %(end)s::bigint + 1, 0, 0::bigint, 0::numeric, 0, 0)
 ), wanted AS (
     SELECT unnest(%(assets)s::text[]) AS asset
@@ -163,19 +168,19 @@ WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUE
 )
 SELECT name, asset, NULL, NULL, balance::bigint, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM balances
 UNION ALL (
-    SELECT 'entry', found.* FROM places AS place CROSS JOIN wanted CROSS JOIN LATERAL (
+    SELECT 'entry', found.* FROM wanted CROSS JOIN LATERAL (
         SELECT asset, kind, amount, balance, reference, (extract(epoch from time) * 1000)::bigint, shard, {_KEY}
         FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
-            AND time >= {_AT} AND time <= to_timestamp(%(end)s::bigint / 1000.0) AND (time, shard, {_KEY}) >= {_PLACE}
+            AND time >= {_FIRST_TIME} AND time <= to_timestamp(%(end)s::bigint / 1000.0)
+            AND (time, shard, {_KEY}) >= ({_FIRST_TIME}, {_FIRST})
         ORDER BY time, shard, {_KEY} LIMIT %(limit)s
     ) AS found (asset, kind, amount, balance, reference, time_ms, shard, milliseconds, number, event, entry)
-    WHERE place.name = 'before'
     ORDER BY found.time_ms, found.shard, found.milliseconds, found.number, found.event, found.entry LIMIT %(limit)s
 )
 """
 
 
-async def get_statement(ports: Ports, call: Call) -> object:
+async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[Written]:
     """Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after the period.
 
     The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first entry of the period, and one
@@ -306,11 +311,10 @@ FUNCTION = Function(
     parameters=(
         START_TIME,
         END_TIME,
-        Parameter("asset", "Asset, for example BTC; all by default."),
-        Parameter("after", "Only what came after this entry: its position."),
-        Parameter("format", "json, which is the default, or csv."),
+        ASSET._replace(description="Asset, for example BTC; all by default."),
+        Parameter("after", "Only what came after this entry: its position.", pattern=_POSITION),
+        Parameter("format", "json, which is the default, or csv.", choices=("json", "csv")),
         limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
     ),
-    answer=StatementShape,
     also_writes=(_CSV,),
 )

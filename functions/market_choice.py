@@ -18,7 +18,8 @@ _STATUSES: Final = {
     MarketStatus.DELISTING: "BREAK",
     MarketStatus.DELISTED: "BREAK",
 }
-_WANTED: Final = {name: name for name in _STATUSES.values()}
+MARKET_STATUSES: Final = frozenset(_STATUSES.values())
+_WANTED: Final = {name: name for name in MARKET_STATUSES}
 
 
 def shown_status(listing: Listing, market: Market) -> str:

@@ -89,6 +89,6 @@ def test_a_file_also_for_a_page_of_another_origin(processes: Processes) -> None:
             ("closing", "BTC", "", "2.00000000"),
             ("closing", "USDT", "", "10.00000000"),
         ]
-    refused = person.ask("GET", f"{PATH}?format=csv&limit=0")
+    refused = person.ask("GET", PATH, format="csv", limit="0")
     assert (refused.status_code, refused.json()["code"]) == (400, -1130)
     assert refused.headers["content-type"].startswith("application/json")

@@ -41,6 +41,7 @@ NEED_THE_DATABASE: Final = {
     ("GET", "/api/v1/me"),
     ("GET", "/api/v1/sessions"),
     ("GET", "/api/v1/activity"),
+    ("GET", "/api/v1/statement"),
     ("POST", "/api/v1/password/forgotten"),
     ("GET", "/api/v1/api-keys"),
     ("POST", "/api/v1/api-keys"),

@@ -114,10 +114,7 @@ def test_new_entries_do_not_disturb_the_pages(database_url: str, ledger: Ledger)
     store(database_url, *EVENTS)
     first = ledger.statement(ANN, limit=2)
     assert first.has_more
-    log = MemoryStreamLog(lambda: T0 + 30)
-    for event in (*EVENTS, moved(T0 + 30, 1, 71)):
-        log.append(events(0), {EVENTS_FIELD: frame(event)})
-    ingest_all(log, database_url, market_map())
+    store(database_url, *EVENTS, moved(T0 + 30, 1, 71))  # the same log, which has gone on
     second = ledger.statement(ANN, limit=2, after=first.entries[-1].position)
     third = ledger.statement(ANN, limit=2, after=second.entries[-1].position)
     entries = [*first.entries, *second.entries, *third.entries]
@@ -249,15 +246,15 @@ def test_statements_go_by_the_index_and_add_up_little(database_url: str) -> None
         connection.execute("ANALYZE ledger_entries")
         connection.execute("SET plan_cache_mode = force_custom_plan")
         values = {
-            **statements.Position(TimeMs(T0 + 25_000))._asdict(),
-            "account": ANN, "assets": ["USDT", "BTC"], "start": T0 + 20_000, "end": T0 + 29_000, "limit": 101,
+            **statements.Position(TimeMs(T0 + 5_000))._asdict(),
+            "account": ANN, "assets": ["USDT", "BTC"], "start": T0 + 1_000, "end": 10**15 - 1, "limit": 101,
         }  # fmt: skip
         explain = b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements._STATEMENT.encode()
         row = connection.execute(explain, values).fetchone()
         assert row is not None
         scans = list(scans_of(row[0][0]["Plan"]))
     assert scans
-    assert {scan["Index Name"].split("_by_")[1] for scan in scans} == {"account"}
+    assert {scan["Node Type"] for scan in scans} <= {"Index Scan", "Bitmap Heap Scan"}
     read = sum((scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans)
     assert read < 300, read
 
