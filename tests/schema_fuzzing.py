@@ -12,12 +12,13 @@ import random
 import re
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import httpx
 import hypothesis
 import jsonschema_rs
 import pyotp
@@ -27,6 +28,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis.errors import Flaky
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.core.transport import Response
 from schemathesis.generation.stateful.state_machine import APIStateMachine
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
@@ -35,6 +37,7 @@ from functions.function import Function, Security
 from functions.session_cookies import COOKIE
 from tests.e2e.api import Api, now_ms, signature_of
 from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer
+from tests.integration.gateway.test_without_schema import called
 
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance]
 """And `Described.why_not`, in place of schemathesis's own check of answers, which cannot read tuples (`prefixItems`)."""
@@ -60,6 +63,11 @@ class Plain(NamedTuple):
     def json(self) -> Any:
         """Return its body."""
         return json.loads(self.text)
+
+
+def plain_of(answer: requests.Response | httpx.Response) -> Plain:
+    """Return an answer that a client library has got."""
+    return Plain(answer.status_code, {"content-type": [answer.headers["content-type"]]}, answer.text)
 
 
 @dataclass
@@ -188,6 +196,7 @@ class WithKey(requests.auth.AuthBase):
         return request
 
 
+AnyCase = schemathesis.Case[Any]
 Mails = Callable[[], list[str]]
 """Returns the texts of the newest mails, oldest first."""
 _TOKEN: Final = re.compile(r"(verification|reset)=([A-Za-z0-9_\-]+)")
@@ -210,22 +219,27 @@ class World:
         self._trader = newcomer(url)
         for asset in ASSETS:
             self._trader.ask("POST", "/api/v1/faucet", {"asset": asset, "amount": "10000"}).raise_for_status()
-        self._api = self._trader.key(scopes=["read", "trade", "withdraw"], expiresTime=now_ms() + 86_400_000)
+        self.api = self._trader.key(scopes=["read", "trade", "withdraw"], expiresTime=now_ms() + 86_400_000)
         self.account_id: int = self._trader.ask("GET", "/api/v1/me").json()["accountId"]
         self._victim = newcomer(url)
         self._secret = ""
         """Of the victim's second factor."""
         self._pools: defaultdict[str, list[Any]] = defaultdict(list)
 
+    @property
+    def token(self) -> str:
+        """The trader's session."""
+        return self._trader.token
+
     # What is sent
 
-    def prepare(self, case: schemathesis.Case) -> None:
+    def prepare(self, case: AnyCase) -> None:
         """Put values in that mean something, into half of the requests all, into the others some."""
         dice = self._random.random()
         if dice < 0.15:
             return
         part = 1.0 if dice > 0.5 else 0.5
-        query = case.query if isinstance(case.query, dict) else {}
+        query: dict[str, Any] = case.query
         for name in list(query):
             if self._random.random() < part and (value := self._value(name)) is not None:
                 query[name] = value
@@ -357,11 +371,11 @@ class World:
         if self._random.random() < 0.07 or function.security is Security.PUBLIC:
             return None
         if function.security is Security.API_KEY:
-            return WithKey(self._api)
+            return WithKey(self.api)
         if function.security is Security.SIGNED or (
             function.security is Security.OWNER and self._random.random() < 0.5
         ):
-            return Signing(self._api)
+            return Signing(self.api)
         return Bearer(self._victim if label in ENDS_SESSIONS else self._trader)
 
     # What is answered
@@ -417,7 +431,7 @@ class World:
         if len(pool) > POOL_MAX:
             pool.pop(self._random.randrange(POOL_MAX))
 
-    def judge(self, case: schemathesis.Case, response: Response) -> None:
+    def judge(self, case: AnyCase, response: Response) -> None:
         """Note what is wrong with an answer."""
         label, sent, wrong = case.operation.label, response.request, list[str]()
         try:
@@ -438,11 +452,10 @@ class World:
         """Ask for an operation, and note and judge the answer."""
         method = label.partition(" ")[0]
         answer = self.http.request(method, f"{url}{target}", headers=headers, data=content, timeout=TIMEOUT_S)
-        self._note_plainly(
-            label, Plain(answer.status_code, {"content-type": [answer.headers["content-type"]]}, answer.text)
-        )
+        self.note_plainly(label, plain_of(answer))
 
-    def _note_plainly(self, label: str, answer: Plain) -> None:
+    def note_plainly(self, label: str, answer: Plain) -> None:
+        """Note and judge an answer to a request that schemathesis has not made."""
         self.seen.note(label, answer)
         why = self._described.why_not(label, answer)
         if not self._described.has(label, answer.status_code):
@@ -463,11 +476,9 @@ class World:
                 answer = http.client.HTTPResponse(connection)
                 answer.begin()
                 content_type = answer.headers["content-type"]
-                self._note_plainly(
-                    label, Plain(answer.status, {"content-type": [content_type]}, answer.read().decode())
-                )
+                self.note_plainly(label, Plain(answer.status, {"content-type": [content_type]}, answer.read().decode()))
 
-    def send(self, case: schemathesis.Case) -> Response:
+    def send(self, case: AnyCase) -> Response:
         """Send a request, and note what came of it."""
         self.prepare(case)
         label = case.operation.label
@@ -501,7 +512,7 @@ def fuzz(world: World, document: dict[str, Any], examples: int, seed: int, round
         (schemathesis.GenerationMode.POSITIVE, examples - breaking),
         (schemathesis.GenerationMode.NEGATIVE, breaking),
     )
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     for number, operation, (mode, count) in itertools.product(range(rounds), operations, modes):
         if not count or (mode is schemathesis.GenerationMode.NEGATIVE and not _can_break(operation)):
             continue
@@ -509,7 +520,7 @@ def fuzz(world: World, document: dict[str, Any], examples: int, seed: int, round
         @hypothesis.seed(seed + number)
         @_settings(count)
         @given(operation.as_strategy(generation_mode=mode))
-        def ask(case: schemathesis.Case) -> None:
+        def ask(case: AnyCase) -> None:
             world.send(case)
 
         ask()
@@ -527,7 +538,7 @@ def fuzz_stateful(world: World, document: dict[str, Any], cases: int, steps: int
     class Walk(machine):  # type: ignore[misc, valid-type]
         """One walk."""
 
-        def call(self, case: schemathesis.Case, **_kwargs: Any) -> Response:
+        def call(self, case: AnyCase, **_kwargs: Any) -> Response:
             """Send it as any other."""
             return world.send(case)
 
@@ -561,6 +572,13 @@ def knock_on_every_door(world: World, url: str, limited_url: str, impatient_url:
     for label in (*world.functions, *itertools.repeat("GET /api/v3/account", 700), *world.functions):
         world.ask_plainly(label, limited_url, label.partition(" ")[2])
     world.dawdle(impatient_url)
+
+
+def ask_rightly(world: World, url: str, labels: Iterable[str]) -> None:
+    """Ask for operations with the right credentials, at a gateway that lacks something; what ends the session comes last."""
+    api = Api(url, world.api.key, world.api.secret)
+    for label in sorted(labels, key=lambda each: each in ENDS_SESSIONS):
+        world.note_plainly(label, plain_of(called(api, world.token, world.functions[label])))
 
 
 def report(document: dict[str, Any], seen: Seen) -> tuple[str, float, float]:
