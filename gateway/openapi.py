@@ -215,6 +215,9 @@ def closed(schema: Any) -> Any:
     found = {name: closed(value) for name, value in schema.items()}
     if found.get("type") == "object" and "additionalProperties" not in found:
         found["additionalProperties"] = False
+    if found.get("items") is False and found["maxItems"] == len(found["prefixItems"]):
+        # Says nothing more, and not every generator knows schemas that are no objects.
+        del found["items"]
     return found
 
 
