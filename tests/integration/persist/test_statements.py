@@ -229,6 +229,21 @@ def test_pages_are_the_whole_and_add_up(world: World, data: st.DataObject) -> No
     assert len({entry.position for entry in whole.entries}) == len(whole.entries)
 
 
+def test_an_entry_that_is_missing_is_seen(world: World, database_url: str) -> None:
+    """The control of the above: without one entry, nothing adds up to what accounts have."""
+    account = FIRST_ACCOUNT
+    gone = world.ledger.statement(account, limit=1000).entries[20]
+    with psycopg.connect(database_url) as connection:
+        deleted = connection.execute(
+            "DELETE FROM ledger_entries WHERE account_id = %s AND asset = %s AND reference = %s",
+            (account, gone.asset, gone.reference),
+        )
+        assert deleted.rowcount >= 1
+    statement = world.ledger.statement(account, limit=1000)
+    total = sum((Decimal(each.amount) for each in statement.entries if each.asset == gone.asset), Decimal(0))
+    assert total != world.has[account, gone.asset]
+
+
 def test_entries_are_all_there_are(world: World, database_url: str) -> None:
     counted = defaultdict(int, query(database_url, "SELECT account_id, count(*) FROM ledger_entries GROUP BY 1"))
     for account in range(FIRST_ACCOUNT, FIRST_ACCOUNT + 4):
