@@ -1,9 +1,10 @@
 """Load generators on bare sockets: closed loop (each connection has one request under way) and open loop (at a fixed rate)."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -96,6 +97,7 @@ class _Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._received = b""
+        self.lost: Callable[[Exception], None] | None = None
         self._answered: Callable[[int, bytes], None] | None = None
 
     def ask(self, request: bytes, answered: Callable[[int, bytes], None]) -> None:
@@ -108,22 +110,43 @@ class _Line(asyncio.Protocol):
         if separator and len(body) >= _content_length(head) and self._answered is not None:
             self._answered(int(head[9:12]), body)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost is not None:
+            self.lost(exc or ConnectionError("the server has closed a connection"))
+
     def close(self) -> None:
+        self.lost = None
         self._transport.close()
 
 
-async def open_loop(port: int, connections: int, rate: float, seconds: float, make: RequestMaker) -> list[Answered]:
-    """Send `rate` requests per second, whatever comes back, and return them with their answers.
+async def open_loop(
+    port: int,
+    connections: int,
+    rate: float,
+    seconds: float,
+    make: RequestMaker,
+    addresses: Sequence[str] = ("127.0.0.1",),
+) -> list[Answered]:
+    """Send `rate` requests per second from `addresses` in turn, whatever comes back, and return them with their answers.
 
     What finds no free connection waits for one, and the wait counts: latency is from when a request was due.
     """
     loop = asyncio.get_running_loop()
-    lines = [(await loop.create_connection(_Line, "127.0.0.1", port))[1] for _ in range(connections)]
+    froms = itertools.islice(itertools.cycle(addresses), connections)
+    opened = [await loop.create_connection(_Line, "127.0.0.1", port, local_addr=(each, 0)) for each in froms]
+    lines = [line for _, line in opened]
     free = deque(enumerate(lines))
     waiting: deque[tuple[int, float]] = deque()
     answers: list[Answered] = []
     count = int(rate * seconds)
     finished: asyncio.Future[None] = loop.create_future()
+
+    def lost(error: Exception) -> None:
+        if not finished.done():
+            finished.set_exception(error)
+
+    for line in lines:
+        line.lost = lost
 
     def start() -> None:
         while free and waiting:
@@ -132,7 +155,7 @@ async def open_loop(port: int, connections: int, rate: float, seconds: float, ma
             def answered(status: int, body: bytes, index: int = index, line: _Line = line, due: float = due) -> None:
                 answers.append(Answered(due, time.perf_counter(), status, body))
                 free.append((index, line))
-                if len(answers) == count:
+                if len(answers) == count and not finished.done():
                     finished.set_result(None)
                 start()
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import attacks as attacks_bench
 from benchmarks import core as core_benches
 from benchmarks import depth as depth_bench
+from benchmarks import door as door_bench
 from benchmarks import failover as failover_bench
 from benchmarks import fanout as fanout_bench
 from benchmarks import flood as flood_bench
@@ -225,4 +226,25 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """Let one account send ten times its share to a shard that has enough to do, and measure what the others get and notice."""
     with http_bench.exchange_of_its_own(log_level="error", pending_requests_max="100000") as target:
         results = share_bench.share(target, pairs, seconds)
+    _finish(results, as_json=as_json, record=record, document=RELIABILITY)
+
+
+@bench.command()
+@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option("--seconds", default=12.0, show_default=True, help="Length of each of these times.")
+@click.option(
+    "--open", "is_open", is_flag=True, help="With limits so wide that none bites: what the door is there for."
+)
+@click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def door(pairs: int, seconds: float, is_open: bool, as_json: bool, record: bool) -> None:
+    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure what others notice.
+
+    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the thousand: against as many
+    ordinary orders of the same network.
+    """
+    own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
+    own |= door_bench.WIDE if is_open else {}
+    with http_bench.exchange_of_its_own(log_level="error", **own) as target:
+        results = door_bench.door(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)

@@ -9,8 +9,9 @@ from functions.errors import ApiError
 LENGTH_MIN: Final = 8
 LENGTH_MAX: Final = 1024
 _GUESSES_MIN: Final = 10**6
-_LOOKED_AT: Final = 72
-"""Characters that are looked at; what is as good as that needs no more, and the time to look grows faster than the length."""
+_LOOKED_AT: Final = 16
+"""Characters that are looked at: a password whose beginning is hard to guess needs no more. 72 would take up to 36 ms, in which a gateway
+answers nobody, 16 take 2."""
 
 
 def check_password(password: str, email: str) -> None:
@@ -18,6 +19,7 @@ def check_password(password: str, email: str) -> None:
     if not LENGTH_MIN <= len(password) <= LENGTH_MAX:
         raise ApiError(-1130, f"A password has {LENGTH_MIN} to {LENGTH_MAX} characters.")
     name, _, host = email.partition("@")
-    found = zxcvbn(password[:_LOOKED_AT], user_inputs=[email, name, host], max_length=_LOOKED_AT)
+    own = [each[:_LOOKED_AT] for each in (email, name, host)]
+    found = zxcvbn(password[:_LOOKED_AT], user_inputs=own)
     if found["guesses"] < _GUESSES_MIN:
         raise ApiError(-1130, "This password is known to attackers, or easily guessed; choose another.")

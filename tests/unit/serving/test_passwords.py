@@ -1,6 +1,9 @@
 """Who signs in does not wait for those who sign up."""
 
 import asyncio
+import os
+import sys
+import threading
 
 import pytest
 
@@ -28,3 +31,18 @@ async def test_nobody_has_an_empty_hash() -> None:
     passwords = ArgonPasswords()
     assert not await passwords.matches("", "nobody has this password")
     assert not await passwords.matches(await passwords.hashed(PASSWORD), "another")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux has priorities of threads")
+async def test_hashing_gives_way_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = ArgonPasswords()
+    seen: list[int] = []
+
+    def priority(_hasher: object, _password: str) -> str:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return ""
+
+    monkeypatch.setattr("argon2.PasswordHasher.hash", priority)
+    await passwords.hashed(PASSWORD)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert seen == [own + 10]
