@@ -76,7 +76,7 @@ def _is_closed(schema: dict[str, Any]) -> bool:
             return extra is False if "properties" in schema else isinstance(extra, dict) and extra != {}
         case "array":
             if "prefixItems" in schema:
-                return schema["minItems"] == schema["maxItems"] == len(schema["prefixItems"])
+                return (schema["minItems"], schema["maxItems"]) == (len(schema["prefixItems"]),) * 2
             return bool(schema.get("items"))
         case "string" | "integer" | "boolean" | "null":
             return True
