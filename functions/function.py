@@ -94,6 +94,8 @@ class Function(NamedTuple):
     """Takes parameters that it does not know."""
     body: type | None = None
     """What its JSON body holds."""
+    needs_nothing: bool = False
+    """Is answered by the process alone, so that it is never unavailable (503)."""
     also_writes: tuple[str, ...] = ()
     """Media types that it answers besides JSON."""
     refuses_with: tuple[int, ...] = ()

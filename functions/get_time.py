@@ -18,4 +18,4 @@ async def get_time(_ports: Ports, call: Call) -> TimeShape:
     return TimeShape(serverTime=call.now * call.time_scale)
 
 
-FUNCTION = Function("GET", "/api/v3/time", Group.MARKET_DATA, "Server time", get_time)
+FUNCTION = Function("GET", "/api/v3/time", Group.MARKET_DATA, "Server time", get_time, needs_nothing=True)

@@ -10,4 +10,4 @@ async def ping(_ports: Ports, _call: Call) -> Nothing:
     return Nothing()
 
 
-FUNCTION = Function("GET", "/api/v3/ping", Group.MARKET_DATA, "Test connectivity", ping)
+FUNCTION = Function("GET", "/api/v3/ping", Group.MARKET_DATA, "Test connectivity", ping, needs_nothing=True)

@@ -126,7 +126,7 @@ async def get_no_markets(_ports: Ports, _call: Call) -> NoMarketsShape:
 
 
 def _function(path: str, summary: str, handle: Handler) -> Function:
-    return Function("GET", path, Group.MARKET_DATA, summary, handle, lenient=True)
+    return Function("GET", path, Group.MARKET_DATA, summary, handle, lenient=True, needs_nothing=True)
 
 
 FUNCTIONS: Final = (

@@ -237,7 +237,8 @@ def statuses_of(function: Function) -> list[int]:
     """Return the statuses of a function's refusals."""
     own = set(function.refuses_with) | ({422} if function.takes_idempotency_key else set())
     with_body = {413} if function.method != "GET" else set()
-    return sorted(_OF_ALL | _OF[function.security] | own | with_body)
+    never = {503} if function.needs_nothing else set()
+    return sorted((_OF_ALL | _OF[function.security] | own | with_body) - never)
 
 
 def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> Operation:

@@ -2581,15 +2581,6 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
         };
     };
     get_api_v3_time: {
@@ -2657,15 +2648,6 @@ export interface operations {
             };
             /** @description The headers are larger than any request needs. */
             431: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8525,15 +8507,6 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
         };
     };
     get_sapi_v1_margin_isolated_allPairs: {
@@ -8608,15 +8581,6 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
         };
     };
     get_sapi_v1_spot_delist_schedule: {
@@ -8684,15 +8648,6 @@ export interface operations {
             };
             /** @description The headers are larger than any request needs. */
             431: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8857,15 +8812,6 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
         };
     };
     get_dapi_v1_exchangeInfo: {
@@ -8933,15 +8879,6 @@ export interface operations {
             };
             /** @description The headers are larger than any request needs. */
             431: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ErrorShape"];
-                };
-            };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
                 headers: {
                     [name: string]: unknown;
                 };
