@@ -212,7 +212,8 @@ async def _ordinary(target: Target, network: str, seconds: float, *, rate: float
     sign = signer(target)
     answered = await load.open_loop(
         target.settings.rest_port,
-        CONNECTIONS,
+        # Each is used about once a second: the gateway closes those that say nothing.
+        min(CONNECTIONS, max(1, int(rate))),
         rate,
         seconds,
         lambda _connection, number: sign(number, _ORDER),

@@ -143,7 +143,8 @@ async def open_loop(
 
     def lost(error: Exception) -> None:
         if not finished.done():
-            finished.set_exception(error)
+            said = answers[-1]._replace(due=0, done=0) if answers else "none"
+            finished.set_exception(ConnectionError(f"{error}; {len(answers)} answers before, the last {said}"))
 
     for line in lines:
         line.lost = lost
