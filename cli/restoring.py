@@ -368,6 +368,11 @@ def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: S
         "FROM ledger_entries WHERE shard = %s AND entry < 100 AND " + _LATER,
         (row[0], shard, *bound),
     )
+    # What the account had after an entry that is taken back, it never had: statements add these up instead (persist/schema/0011).
+    connection.execute(
+        "UPDATE ledger_entries SET balance = NULL WHERE shard = %s AND balance IS NOT NULL AND " + _LATER,
+        (shard, *bound),
+    )
     for order_id, values in _orders_to_rewrite(connection, each, bound[0]):
         connection.execute(
             "UPDATE orders SET status = %s, quantity = %s, cum_quantity = %s, cum_quote = %s, version = %s, close_reason = %s, "

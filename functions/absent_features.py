@@ -1,5 +1,7 @@
 """What an exchange answers that has no execution rules by reference price, no reference prices and no block trades."""
 
+from typing import NoReturn, TypedDict
+
 from functions.errors import ApiError, bad_combination, mandatory_missing
 from functions.function import (
     OPTIONAL_SYMBOL,
@@ -14,25 +16,32 @@ from functions.function import (
 from functions.market_choice import chosen_markets, single_market
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import NoRows
 
 _RULES_WEIGHT, _RULES_WEIGHT_MAX = 2, 40
 
 
-async def get_execution_rules(ports: Ports, call: Call) -> object:
+class ExecutionRulesShape(TypedDict):
+    """No rules."""
+
+    symbolRules: NoRows
+
+
+async def get_execution_rules(ports: Ports, call: Call) -> ExecutionRulesShape:
     """Return the rules by reference price: no market has one."""
     if sum(name in call.parameters for name in ("symbol", "symbols", "symbolStatus")) > 1:
         raise bad_combination()
     chosen_markets(call.parameters, ports)
-    return {"symbolRules": []}
+    return ExecutionRulesShape(symbolRules=[])
 
 
-async def get_reference_price(ports: Ports, call: Call) -> object:
+async def get_reference_price(ports: Ports, call: Call) -> NoReturn:
     """Refuse with -2043: no market has a reference price."""
     single_market(call.parameters, ports)
     raise ApiError(-2043, "This symbol doesn't have a reference price.")
 
 
-async def get_block_trades(ports: Ports, call: Call) -> object:
+async def get_block_trades(ports: Ports, call: Call) -> NoRows:
     """Return the market's block trades: none."""
     call.parameters.market(ports.markets)
     if call.parameters.integer("fromId") is None:

@@ -10,7 +10,7 @@ from protocol.commands import CancelAllOrders
 from protocol.replies import OrdersReply, Refused
 
 
-async def cancel_open_orders(ports: Ports, call: Call) -> object:
+async def cancel_open_orders(ports: Ports, call: Call) -> list[order_shapes.CanceledShape]:
     """Cancel all; -2011 when there is nothing to cancel."""
     market = call.parameters.market(ports.markets)
     shards = ports.shards

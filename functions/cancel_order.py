@@ -2,7 +2,16 @@
 
 from functions import order_shapes
 from functions.errors import ApiError, refusal, status_unknown
-from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Parameter, Security
+from functions.function import (
+    NEW_CLIENT_ORDER_ID,
+    ORDER_ID,
+    ORIG_CLIENT_ORDER_ID,
+    SYMBOL,
+    Function,
+    Group,
+    Parameter,
+    Security,
+)
 from functions.key_permissions import Scope
 from functions.parameters import require_one_of
 from functions.place_order import new_client_order_id
@@ -18,7 +27,7 @@ _RESTRICTIONS = {
 }
 
 
-async def cancel_order(ports: Ports, call: Call) -> object:
+async def cancel_order(ports: Ports, call: Call) -> order_shapes.CanceledShape:
     """Cancel an order named by number or client order id.
 
     `cancelRestrictions` is checked against the order's status right before the cancel is enqueued.
@@ -78,8 +87,7 @@ FUNCTION = Function(
         SYMBOL,
         ORDER_ID,
         ORIG_CLIENT_ORDER_ID,
-        Parameter("newClientOrderId", "Your own id of this cancel."),
-        Parameter("cancelRestrictions", "ONLY_NEW or ONLY_PARTIALLY_FILLED."),
+        NEW_CLIENT_ORDER_ID._replace(description="Your own id of this cancel."),
+        Parameter("cancelRestrictions", "ONLY_NEW or ONLY_PARTIALLY_FILLED.", choices=tuple(_RESTRICTIONS)),
     ),
-    answer=order_shapes.CanceledShape,
 )

@@ -1,5 +1,7 @@
 """POST /api/v3/order/test: everything that placing an order checks before it is enqueued, and nothing more."""
 
+from typing import TypedDict
+
 from functions.errors import filter_failure
 from functions.function import Function, Group, Parameter, Security
 from functions.idempotency import idempotency_key_of
@@ -7,12 +9,29 @@ from functions.key_permissions import Scope
 from functions.order_request import ORDER_PARAMETERS, OrderRequest, parse_order
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
-from functions.rates import commission_rate, no_discount
+from functions.rates import DiscountShape, commission_rate, no_discount
+from functions.shapes import Amount, Nothing
 from protocol.orders import OrderType
 from protocol.units import PriceTicks
 
 
-async def check_order(ports: Ports, call: Call) -> object:
+class OrderRatesShape(TypedDict):
+    """Fee rates of an order."""
+
+    maker: Amount
+    taker: Amount
+
+
+class OrderCommissionShape(TypedDict):
+    """The fee rates that would apply to an order."""
+
+    standardCommissionForOrder: OrderRatesShape
+    specialCommissionForOrder: OrderRatesShape
+    taxCommissionForOrder: OrderRatesShape
+    discount: DiscountShape
+
+
+async def check_order(ports: Ports, call: Call) -> Nothing | OrderCommissionShape:
     """Check an order; answer `{}`, or the fee rates that would apply."""
     request = parse_order(call.parameters, ports.markets)
     idempotency_key_of(call)
@@ -20,8 +39,8 @@ async def check_order(ports: Ports, call: Call) -> object:
     if request.order_type is OrderType.MARKET and request.quantity:
         await _check_worth(ports, request)
     if not with_rates:
-        return {}
-    nothing = {"maker": commission_rate(0), "taker": commission_rate(0)}
+        return Nothing()
+    nothing = OrderRatesShape(maker=commission_rate(0), taker=commission_rate(0))
     return {
         "standardCommissionForOrder": {
             "maker": commission_rate(request.market.maker_fee_ppm),

@@ -89,7 +89,7 @@ def kind_of(public_key: str) -> KeyKind:
     raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.")
 
 
-async def create_api_key(ports: Ports, call: Call) -> object:
+async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     """Return the key, and its secret, which is never shown again."""
     wanted = read_body(call.body, NewApiKey)
     if "\x00" in wanted.label:
@@ -148,5 +148,5 @@ FUNCTION = Function(
     security=Security.SESSION,
     weight=5,
     body=NewApiKey,
-    answer=ApiKeyShape,
+    refuses_with=(409,),
 )

@@ -1,20 +1,28 @@
 """DELETE /api/v1/sessions: end one session, or all others."""
 
+from typing import TypedDict
+
 from functions.errors import invalid_parameter
 from functions.function import Function, Group, Parameter, Security
 from functions.ports import Call, Ports
 from functions.sessions import end_sessions, open_sessions
 
 
-async def end(ports: Ports, call: Call) -> object:
+class EndedShape(TypedDict):
+    """How many sessions have ended."""
+
+    ended: int
+
+
+async def end(ports: Ports, call: Call) -> EndedShape:
     """End a session of the account by its id, or without one all but that of the request; return how many that were."""
     wanted = call.parameters.optional("sessionId")
     if wanted is None:
         others = [each for each in await open_sessions(ports, call.account_id) if each != call.session_id]
-        return {"ended": await end_sessions(ports, call, others)}
+        return EndedShape(ended=await end_sessions(ports, call, others))
     if "\x00" in wanted or not await end_sessions(ports, call, [wanted]):
         raise invalid_parameter("sessionId")
-    return {"ended": 1}
+    return EndedShape(ended=1)
 
 
 FUNCTION = Function(

@@ -9,6 +9,7 @@ from functions.function import Function, Group, Parameter, Security
 from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import basis_points, commission_rate
+from functions.shapes import Amount, Time
 from protocol.market import MarketMap
 from protocol.orders import Balance
 from protocol.replies import BalancesQuery, FundsReply
@@ -21,17 +22,17 @@ class BalanceShape(msgspec.Struct, gc=False):
     """Funds in one asset."""
 
     asset: str
-    free: str
-    locked: str
+    free: Amount
+    locked: Amount
 
 
 class RatesShape(msgspec.Struct):
     """Fees as fractions."""
 
-    maker: str
-    taker: str
-    buyer: str
-    seller: str
+    maker: Amount
+    taker: Amount
+    buyer: Amount
+    seller: Amount
 
 
 class AccountShape(msgspec.Struct, rename="camel"):
@@ -48,7 +49,7 @@ class AccountShape(msgspec.Struct, rename="camel"):
     brokered: bool
     require_self_trade_prevention: bool
     prevent_sor: bool
-    update_time: int
+    update_time: Time
     account_type: str
     balances: list[BalanceShape]
     permissions: list[str]
@@ -94,7 +95,7 @@ def balance_shape(known: MarketMap, balance: Balance) -> BalanceShape:
     return BalanceShape(asset, known.format_amount(balance.available, asset), known.format_amount(balance.held, asset))
 
 
-async def get_account(ports: Ports, call: Call) -> object:
+async def get_account(ports: Ports, call: Call) -> AccountShape:
     """Return the account."""
     omit_zero = call.parameters.boolean("omitZeroBalances", default=False)
     markets = all_markets(ports.markets)
@@ -133,5 +134,4 @@ FUNCTION = Function(
     security=Security.SIGNED,
     weight=20,
     parameters=(Parameter("omitZeroBalances", "Leave out assets without funds.", kind="boolean"),),
-    answer=AccountShape,
 )

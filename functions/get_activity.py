@@ -1,9 +1,13 @@
 """GET /api/v1/activity: what was done with the account."""
 
+from typing import Annotated
+
 import msgspec
 
+from functions.activity import Activity
 from functions.function import Function, Group, Parameter, Security, limit_parameter
 from functions.ports import Call, Ports
+from functions.shapes import Time, one_of
 
 _SELECT = """
     SELECT activity_id, (extract(epoch from time) * 1000)::bigint, kind, address, agent, detail FROM activity
@@ -17,15 +21,15 @@ class ActivityShape(msgspec.Struct, rename="camel"):
     """One thing that was done: when (ms or µs), what, from where and with what."""
 
     id: int
-    time: int
-    kind: str
+    time: Time
+    kind: Annotated[str, one_of(Activity)]
     address: str
     user_agent: str
     detail: str
     """The session or key that it was about."""
 
 
-async def get_activity(ports: Ports, call: Call) -> object:
+async def get_activity(ports: Ports, call: Call) -> list[ActivityShape]:
     """Return what was done with the account, newest first: sign-ins, also those that were refused, keys, sessions, passwords."""
     wanted = {
         "account": call.account_id,
@@ -51,5 +55,4 @@ FUNCTION = Function(
         Parameter("beforeId", "Only what came before this one.", kind="integer"),
         limit_parameter(_LIMIT, _LIMIT_MAX),
     ),
-    answer=list[ActivityShape],
 )

@@ -5,6 +5,7 @@ import msgspec
 from functions.errors import bad_combination
 from functions.function import END_TIME, START_TIME, SYMBOL, Function, Group, Parameter, limit_parameter
 from functions.ports import Call, Ports
+from functions.shapes import Amount, Time
 from protocol.orders import Side
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
@@ -43,16 +44,16 @@ class AggregateTradeShape(msgspec.Struct, gc=False):
     """Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best match."""
 
     a: int
-    p: str
-    q: str
+    p: Amount
+    q: Amount
     f: int
     l: int  # noqa: E741 - the name on the wire
-    T: int
+    T: Time
     m: bool
     M: bool
 
 
-async def get_aggregate_trades(ports: Ports, call: Call) -> object:
+async def get_aggregate_trades(ports: Ports, call: Call) -> list[AggregateTradeShape]:
     """Return aggregate trades from `fromId`, within a time range, or the newest; oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.markets)

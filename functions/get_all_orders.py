@@ -3,7 +3,7 @@
 from functions.function import END_TIME, ORDER_ID, START_TIME, SYMBOL, Function, Group, Security, limit_parameter
 from functions.open_orders import open_orders
 from functions.order_rows import ORDER_COLUMNS, order_of_row
-from functions.order_shapes import order_shape
+from functions.order_shapes import OrderShape, order_shape
 from functions.ports import Call, Ports
 from protocol.orders import OrderState
 from protocol.units import OrderId, TimeMs
@@ -23,7 +23,7 @@ _NEWEST = (
 )
 
 
-async def get_all_orders(ports: Ports, call: Call) -> object:
+async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
     """Return orders of any status, oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.known_markets)

@@ -1,7 +1,10 @@
 """GET /api/v3/avgPrice: the average price of the last five minutes, weighted by quantity."""
 
+from typing import TypedDict
+
 from functions.function import SYMBOL, Function, Group
 from functions.ports import Call, Ports
+from functions.shapes import Amount, Time
 from functions.ticker_shapes import average_price
 from protocol.market import Market
 from protocol.market_data import Ticker
@@ -21,11 +24,19 @@ _LAST_TRADE = """
 """
 
 
-async def get_average_price(ports: Ports, call: Call) -> object:
+class AveragePriceShape(TypedDict):
+    """The average over some minutes, and when the last trade was."""
+
+    mins: int
+    price: Amount
+    closeTime: Time
+
+
+async def get_average_price(ports: Ports, call: Call) -> AveragePriceShape:
     """Return the average; the last price when nothing traded in these minutes."""
     market = call.parameters.market(ports.markets)
     price, closed = await average_of(ports, market, call.now)
-    return {"mins": _MINUTES, "price": price, "closeTime": closed * call.time_scale}
+    return AveragePriceShape(mins=_MINUTES, price=price, closeTime=closed * call.time_scale)
 
 
 async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, int]:

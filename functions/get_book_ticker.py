@@ -4,10 +4,10 @@ from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function
 from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
-from functions.ticker_shapes import book_ticker_shape
+from functions.ticker_shapes import BookTickerShape, book_ticker_shape
 
 
-async def get_book_ticker(ports: Ports, call: Call) -> object:
+async def get_book_ticker(ports: Ports, call: Call) -> BookTickerShape | list[BookTickerShape]:
     """Return best bid and ask of the markets asked for, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports)
     books = await ports.read_models.book_tickers([market.symbol for market in markets])

@@ -1,20 +1,29 @@
 """GET /api/v3/account/commission: the fee rates in one market."""
 
+from typing import TypedDict
+
 from functions.function import SYMBOL, Function, Group, Security
+from functions.get_account import RatesShape
 from functions.ports import Call, Ports
-from functions.rates import commission_rate, no_discount
+from functions.rates import DiscountShape, commission_rate, no_discount
 
 
-def _rates(maker_ppm: int, taker_ppm: int) -> dict[str, str]:
-    return {
-        "maker": commission_rate(maker_ppm),
-        "taker": commission_rate(taker_ppm),
-        "buyer": commission_rate(0),
-        "seller": commission_rate(0),
-    }
+class CommissionShape(TypedDict):
+    """The fee rates of a market, for the account."""
+
+    symbol: str
+    standardCommission: RatesShape
+    specialCommission: RatesShape
+    taxCommission: RatesShape
+    discount: DiscountShape
 
 
-async def get_commission(ports: Ports, call: Call) -> object:
+def _rates(maker_ppm: int, taker_ppm: int) -> RatesShape:
+    nothing = commission_rate(0)
+    return RatesShape(commission_rate(maker_ppm), commission_rate(taker_ppm), nothing, nothing)
+
+
+async def get_commission(ports: Ports, call: Call) -> CommissionShape:
     """Return the fee rates."""
     market = call.parameters.market(ports.markets)
     return {

@@ -6,21 +6,26 @@ from functions.function import SYMBOL, SYMBOL_STATUS, Function, Group, limit_par
 from functions.market_choice import single_market
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import Amount
 from protocol.depth import LEVELS_MAX, Levels
 from protocol.market import Market
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 100, LEVELS_MAX
 
 
+Level = tuple[Amount, Amount]
+"""Price and quantity."""
+
+
 class DepthShape(msgspec.Struct, rename="camel"):
     """Levels as (price, quantity), best first."""
 
     last_update_id: int
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
+    bids: list[Level]
+    asks: list[Level]
 
 
-async def get_depth(ports: Ports, call: Call) -> object:
+async def get_depth(ports: Ports, call: Call) -> DepthShape:
     """Return the best levels of the book."""
     market = single_market(call.parameters, ports)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
@@ -30,7 +35,7 @@ async def get_depth(ports: Ports, call: Call) -> object:
     return DepthShape(depth.sequence, _levels(depth.bids, market), _levels(depth.asks, market))
 
 
-def _levels(levels: Levels, market: Market) -> list[tuple[str, str]]:
+def _levels(levels: Levels, market: Market) -> list[Level]:
     return [(market.format_price(price), market.format_quantity(quantity)) for price, quantity in levels]
 
 
@@ -47,5 +52,4 @@ FUNCTION = Function(
     get_depth,
     weight=_weight,
     parameters=(SYMBOL, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX), SYMBOL_STATUS),
-    answer=DepthShape,
 )

@@ -1,15 +1,16 @@
 """GET /api/v3/exchangeInfo: the markets, their filters, and the rate limits."""
 
-from typing import Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from functions.errors import bad_combination, invalid_parameter
 from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
-from functions.market_choice import all_markets, shown_status, wanted_status, with_status
+from functions.market_choice import MARKET_STATUSES, all_markets, shown_status, wanted_status, with_status
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 from functions.rate_limits import order_limits, raw_requests_limit, weight_limit
+from functions.shapes import Amount, LimitShape, Multiplier, OrderTypeName, PreventionName, Time, one_of
 from protocol.listing import Listing
 from protocol.market import Market
 from protocol.orders import OrderType, SelfTradePrevention
@@ -20,11 +21,91 @@ _PREVENTIONS: Final = [mode.name for mode in SelfTradePrevention]
 _PERMISSIONS: Final = frozenset({"SPOT", "MARGIN", "LEVERAGED", *(f"TRD_GRP_{number:03d}" for number in range(2, 300))})
 
 
+class _Filter(msgspec.Struct, gc=False, rename="camel", tag_field="filterType"):
+    pass
+
+
+class PriceFilter(_Filter, tag="PRICE_FILTER"):
+    """Prices are multiples of `tick_size`."""
+
+    min_price: Amount
+    max_price: Amount
+    tick_size: Amount
+
+
+class LotSize(_Filter, tag="LOT_SIZE"):
+    """Quantities are multiples of `step_size`."""
+
+    min_qty: Amount
+    max_qty: Amount
+    step_size: Amount
+
+
+class MarketLotSize(_Filter, tag="MARKET_LOT_SIZE"):
+    """The same for MARKET orders."""
+
+    min_qty: Amount
+    max_qty: Amount
+    step_size: Amount
+
+
+class IcebergParts(_Filter, tag="ICEBERG_PARTS"):
+    """No order has parts here."""
+
+    limit: int
+
+
+class PercentPriceBySide(_Filter, tag="PERCENT_PRICE_BY_SIDE"):
+    """How far from the last price an order may be."""
+
+    bid_multiplier_up: Multiplier
+    bid_multiplier_down: Multiplier
+    ask_multiplier_up: Multiplier
+    ask_multiplier_down: Multiplier
+    avg_price_mins: int
+
+
+class Notional(_Filter, tag="NOTIONAL"):
+    """What an order is worth."""
+
+    min_notional: Amount
+    apply_min_to_market: bool
+    max_notional: Amount
+    apply_max_to_market: bool
+    avg_price_mins: int
+
+
+class MinNotional(_Filter, tag="MIN_NOTIONAL"):
+    """What an order is worth at least."""
+
+    min_notional: Amount
+    apply_to_market: bool
+    avg_price_mins: int
+
+
+class MaxNumOrders(_Filter, tag="MAX_NUM_ORDERS"):
+    """Open orders of an account in the market."""
+
+    max_num_orders: int
+
+
+class ExchangeMaxNumOrders(_Filter, tag="EXCHANGE_MAX_NUM_ORDERS"):
+    """Open orders of an account in all markets."""
+
+    max_num_orders: int
+
+
+Filter = (
+    PriceFilter | LotSize | IcebergParts | MarketLotSize | PercentPriceBySide | Notional | MinNotional | MaxNumOrders
+)
+ExchangeFilter = ExchangeMaxNumOrders
+
+
 class SymbolShape(msgspec.Struct, rename="camel"):
     """A market with its filters."""
 
     symbol: str
-    status: str
+    status: Annotated[str, one_of(MARKET_STATUSES)]
     base_asset: str
     base_asset_precision: int
     quote_asset: str
@@ -32,7 +113,7 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     quote_asset_precision: int
     base_commission_precision: int
     quote_commission_precision: int
-    order_types: list[str]
+    order_types: list[OrderTypeName]
     iceberg_allowed: bool
     oco_allowed: bool
     oto_allowed: bool
@@ -44,14 +125,14 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     peg_instructions_allowed: bool
     is_spot_trading_allowed: bool
     is_margin_trading_allowed: bool
-    filters: list[dict[str, Any]]
+    filters: list[Filter]
     permissions: list[str]
     permission_sets: list[list[str]]
-    default_self_trade_prevention_mode: str
-    allowed_self_trade_prevention_modes: list[str]
+    default_self_trade_prevention_mode: PreventionName
+    allowed_self_trade_prevention_modes: list[PreventionName]
     matches_max: int
     """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
-    market_slippage: str
+    market_slippage: Multiplier
     """Ours: a MARKET order trades up to this fraction beyond the best price that it meets. What is left expires."""
 
 
@@ -59,13 +140,13 @@ class ExchangeInfoShape(msgspec.Struct, rename="camel"):
     """The exchange and its markets."""
 
     timezone: str
-    server_time: int
-    rate_limits: list[dict[str, Any]]
-    exchange_filters: list[dict[str, Any]]
+    server_time: Time
+    rate_limits: list[LimitShape]
+    exchange_filters: list[ExchangeFilter]
     symbols: list[SymbolShape]
 
 
-async def get_exchange_info(ports: Ports, call: Call) -> object:
+async def get_exchange_info(ports: Ports, call: Call) -> ExchangeInfoShape:
     """Return the markets asked for, or all."""
     parameters, listing = call.parameters, ports.listing()
     shown = parameters.boolean("showPermissionSets", default=True)
@@ -135,49 +216,41 @@ def symbol_shape(market: Market, status: str, show_permission_sets: bool) -> Sym
     )
 
 
-def exchange_filters(listing: Listing) -> list[dict[str, object]]:
+def exchange_filters(listing: Listing) -> list[ExchangeFilter]:
     """Return the rules that an account must keep over all markets."""
     most = listing.open_orders_max
-    return [{"filterType": "EXCHANGE_MAX_NUM_ORDERS", "maxNumOrders": most}] if most else []
+    return [ExchangeMaxNumOrders(most)] if most else []
 
 
-def filters(market: Market) -> list[dict[str, object]]:
+def filters(market: Market) -> list[Filter]:
     """Return the rules that an order must keep."""
     up, down = format_decimal(market.band_up_ppm, 6), format_decimal(market.band_down_ppm, 6)
-    lots = {
-        "minQty": market.format_quantity(market.quantity_min),
-        "maxQty": market.format_quantity(market.quantity_max),
-        "stepSize": format_decimal(market.lot_size),
-    }
+    smallest, largest = market.format_quantity(market.quantity_min), market.format_quantity(market.quantity_max)
+    step = format_decimal(market.lot_size)
     notional_min = market.format_quote(market.notional_min)
     return [
-        {
-            "filterType": "PRICE_FILTER",
-            "minPrice": market.format_price(PriceTicks(1)),
-            "maxPrice": market.format_price(market.price_max),
-            "tickSize": format_decimal(market.tick_size),
-        },
-        {"filterType": "LOT_SIZE", **lots},
-        {"filterType": "ICEBERG_PARTS", "limit": 10},
-        {"filterType": "MARKET_LOT_SIZE", **lots},
-        {
-            "filterType": "PERCENT_PRICE_BY_SIDE",
-            "bidMultiplierUp": up,
-            "bidMultiplierDown": down,
-            "askMultiplierUp": up,
-            "askMultiplierDown": down,
-            "avgPriceMins": 0,
-        },
-        {
-            "filterType": "NOTIONAL",
-            "minNotional": notional_min,
-            "applyMinToMarket": True,
-            "maxNotional": market.format_quote(AMOUNT_UNITS_MAX // 10),
-            "applyMaxToMarket": False,
-            "avgPriceMins": 0,
-        },
-        {"filterType": "MIN_NOTIONAL", "minNotional": notional_min, "applyToMarket": True, "avgPriceMins": 0},
-        {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": market.open_orders_max},
+        PriceFilter(
+            market.format_price(PriceTicks(1)), market.format_price(market.price_max), format_decimal(market.tick_size)
+        ),
+        LotSize(smallest, largest, step),
+        IcebergParts(10),
+        MarketLotSize(smallest, largest, step),
+        PercentPriceBySide(
+            bid_multiplier_up=up,
+            bid_multiplier_down=down,
+            ask_multiplier_up=up,
+            ask_multiplier_down=down,
+            avg_price_mins=0,
+        ),
+        Notional(
+            min_notional=notional_min,
+            apply_min_to_market=True,
+            max_notional=market.format_quote(AMOUNT_UNITS_MAX // 10),
+            apply_max_to_market=False,
+            avg_price_mins=0,
+        ),
+        MinNotional(min_notional=notional_min, apply_to_market=True, avg_price_mins=0),
+        MaxNumOrders(market.open_orders_max),
     ]
 
 
@@ -195,5 +268,4 @@ FUNCTION = Function(
         Parameter("showPermissionSets", "Whether permissionSets is filled in; true by default.", kind="boolean"),
         SYMBOL_STATUS,
     ),
-    answer=ExchangeInfoShape,
 )

@@ -2,7 +2,7 @@
 
 from functions.function import SYMBOL, Function, Group, Parameter, limit_parameter
 from functions.ports import Call, Ports
-from functions.trade_shapes import trade_shape
+from functions.trade_shapes import TradeShape, trade_shape
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
 _COLUMNS = "trade_id, price, quantity, (extract(epoch from time) * 1000)::bigint, taker_side"
@@ -16,7 +16,7 @@ _NEWEST = f"""
 """
 
 
-async def get_historical_trades(ports: Ports, call: Call) -> object:
+async def get_historical_trades(ports: Ports, call: Call) -> list[TradeShape]:
     """Return trades from `fromId` on, or the newest; oldest first."""
     market = call.parameters.market(ports.markets)
     from_id = call.parameters.integer("fromId")

@@ -82,7 +82,7 @@ _FIRST_DAY: Final = """
 _DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 
 
-async def get_klines(ports: Ports, call: Call) -> object:
+async def get_klines(ports: Ports, call: Call) -> list[KlineShape]:
     """Return candles as arrays of twelve, oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.markets)
@@ -177,7 +177,7 @@ def window_of(
 
 _PARAMETERS: Final = (
     SYMBOL,
-    Parameter("interval", f"One of {', '.join(INTERVALS)}.", required=True),
+    Parameter("interval", f"One of {', '.join(INTERVALS)}.", required=True, choices=tuple(INTERVALS)),
     START_TIME,
     END_TIME,
     TIME_ZONE,
@@ -192,7 +192,6 @@ FUNCTION = Function(
     get_klines,
     weight=2,
     parameters=_PARAMETERS,
-    answer=list[KlineShape],
 )
 UI_FUNCTION = Function(
     "GET",
@@ -202,5 +201,4 @@ UI_FUNCTION = Function(
     get_klines,
     weight=2,
     parameters=_PARAMETERS,
-    answer=list[KlineShape],
 )

@@ -6,6 +6,7 @@ from functions.errors import not_signed_in
 from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
 from functions.sessions import csrf_token
+from functions.shapes import Time
 
 _SELECT = """
     SELECT email, (extract(epoch from created_at) * 1000)::bigint FROM users WHERE account_id = %(account)s
@@ -17,12 +18,12 @@ class Me(msgspec.Struct, rename="camel"):
 
     account_id: int
     email: str
-    created_time: int
+    created_time: Time
     session_id: str
     csrf_token: str
 
 
-async def get_me(ports: Ports, call: Call) -> object:
+async def get_me(ports: Ports, call: Call) -> Me:
     """Return the account, and what a page proves with that it is the exchange's own."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
     if not rows:
@@ -31,4 +32,4 @@ async def get_me(ports: Ports, call: Call) -> object:
     return Me(call.account_id, email, created * call.time_scale, call.session_id, csrf_token(call.session))
 
 
-FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION, answer=Me)
+FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION)

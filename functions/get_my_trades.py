@@ -18,6 +18,7 @@ from functions.function import (
 )
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import Amount, Time
 from protocol.market import Market
 from protocol.orders import Liquidity, Side
 
@@ -45,18 +46,18 @@ class MyTradeShape(msgspec.Struct, gc=False, rename="camel"):
     id: int
     order_id: int
     order_list_id: int
-    price: str
-    qty: str
-    quote_qty: str
-    commission: str
+    price: Amount
+    qty: Amount
+    quote_qty: Amount
+    commission: Amount
     commission_asset: str
-    time: int
+    time: Time
     is_buyer: bool
     is_maker: bool
     is_best_match: bool
 
 
-async def get_my_trades(ports: Ports, call: Call) -> object:
+async def get_my_trades(ports: Ports, call: Call) -> list[MyTradeShape]:
     """Return the account's fills, oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
@@ -121,5 +122,4 @@ FUNCTION = Function(
         Parameter("fromId", "From this trade on.", kind="integer"),
         limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
     ),
-    answer=list[MyTradeShape],
 )

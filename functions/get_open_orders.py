@@ -8,7 +8,7 @@ from functions.parameters import Parameters
 from functions.ports import Call, Ports
 
 
-async def get_open_orders(ports: Ports, call: Call) -> object:
+async def get_open_orders(ports: Ports, call: Call) -> list[OrderShape]:
     """Return the account's open orders in one market, or in all."""
     market = call.parameters.optional_market(ports.known_markets)
     orders = await open_orders(ports, call, market.symbol if market else "")
@@ -31,5 +31,4 @@ FUNCTION = Function(
     security=Security.SIGNED,
     weight=_weight,
     parameters=(OPTIONAL_SYMBOL,),
-    answer=list[OrderShape],
 )

@@ -3,7 +3,7 @@
 from functions.errors import client_order_id_invalid, order_does_not_exist, status_unknown
 from functions.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
 from functions.order_rows import ORDER_COLUMNS, order_of_row
-from functions.order_shapes import order_shape
+from functions.order_shapes import OrderShape, order_shape
 from functions.parameters import require_one_of
 from functions.ports import Call, Ports
 from protocol.orders import OrderStatus, RejectReason
@@ -18,7 +18,7 @@ _STATEMENT = f"""
 """
 
 
-async def get_order(ports: Ports, call: Call) -> object:
+async def get_order(ports: Ports, call: Call) -> OrderShape:
     """Return an order named by number or, the newest with it, client order id; -2013 when there is none.
 
     With both, the number finds the order; -2039 when its client order id is another one.

@@ -4,9 +4,10 @@ from functions.function import Function, Group, Security
 from functions.get_account import account_funds
 from functions.ports import Call, Ports
 from functions.rate_limits import order_limits
+from functions.shapes import CountedLimitShape
 
 
-async def get_order_rate_limit(ports: Ports, call: Call) -> object:
+async def get_order_rate_limit(ports: Ports, call: Call) -> list[CountedLimitShape]:
     """Return the limits, an operator's for this account included, and the counts."""
     funds = await account_funds(ports, call)
     unknown = ports.order_counts.know_orders(call.account_id, call.now)

@@ -9,6 +9,7 @@ from functions.errors import bad_combination, mandatory_missing
 from functions.function import ORDER_ID, SYMBOL, Function, Group, Parameter, Security, limit_parameter
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import Amount, PreventionName, Time
 from protocol.market import Market
 from protocol.orders import SelfTradePrevention
 from protocol.units import QuantityLots
@@ -35,14 +36,14 @@ class PreventedMatchShape(msgspec.Struct, gc=False, rename="camel"):
     maker_symbol: str
     maker_order_id: int
     trade_group_id: int
-    self_trade_prevention_mode: str
-    price: str
-    transact_time: int
-    taker_prevented_quantity: str | UnsetType = UNSET
-    maker_prevented_quantity: str | UnsetType = UNSET
+    self_trade_prevention_mode: PreventionName
+    price: Amount
+    transact_time: Time
+    taker_prevented_quantity: Amount | UnsetType = UNSET
+    maker_prevented_quantity: Amount | UnsetType = UNSET
 
 
-async def get_prevented_matches(ports: Ports, call: Call) -> object:
+async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatchShape]:
     """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest first."""
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
@@ -108,5 +109,4 @@ FUNCTION = Function(
         Parameter("fromPreventedMatchId", "From this one on; with `orderId`.", kind="integer"),
         limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
     ),
-    answer=list[PreventedMatchShape],
 )

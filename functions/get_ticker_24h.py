@@ -9,6 +9,7 @@ from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
 from functions.ticker_shapes import (
+    MiniTickerShape,
     TickerShape,
     book_ticker_shape,
     empty_ticker,
@@ -26,24 +27,25 @@ _WEIGHTS: Final = ((20, 2), (100, 40))
 _WEIGHT_OF_ALL: Final = 80
 
 
-async def get_ticker_24h(ports: Ports, call: Call) -> object:
+async def get_ticker_24h(
+    ports: Ports, call: Call
+) -> TickerShape | MiniTickerShape | list[TickerShape] | list[MiniTickerShape]:
     """Return the tickers of the markets asked for, or of all."""
     markets, is_single = chosen_markets(call.parameters, ports)
     is_mini = is_mini_ticker(call.parameters)
     symbols = [market.symbol for market in markets]
     found = await ports.read_models.tickers(symbols)
     tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
-    shapes: list[object]
     if is_mini:
-        shapes = [
+        minis = [
             mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in zip(markets, tickers, strict=True)
         ]
-    else:
-        books = await ports.read_models.book_tickers(symbols)
-        shapes = [
-            ticker_shape(market, ticker, book_ticker_shape(market, book), call.time_scale)
-            for market, ticker, book in zip(markets, tickers, books, strict=True)
-        ]
+        return minis[0] if is_single else minis
+    books = await ports.read_models.book_tickers(symbols)
+    shapes = [
+        ticker_shape(market, ticker, book_ticker_shape(market, book), call.time_scale)
+        for market, ticker, book in zip(markets, tickers, books, strict=True)
+    ]
     return shapes[0] if is_single else shapes
 
 
@@ -77,5 +79,4 @@ FUNCTION = Function(
     get_ticker_24h,
     weight=_weight,
     parameters=(OPTIONAL_SYMBOL, SYMBOLS, TICKER_TYPE, SYMBOL_STATUS),
-    answer=TickerShape | list[TickerShape],
 )

@@ -1,21 +1,31 @@
 """GET /api/v3/ticker/price: last prices."""
 
+from typing import TypedDict
+
 from functions.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group
 from functions.market_choice import chosen_markets
 from functions.parameters import Parameters
 from functions.ports import Call, Ports
+from functions.shapes import Amount
 from protocol.units import PriceTicks
 
 
-async def get_ticker_price(ports: Ports, call: Call) -> object:
+class PriceShape(TypedDict):
+    """A market's last price."""
+
+    symbol: str
+    price: Amount
+
+
+async def get_ticker_price(ports: Ports, call: Call) -> PriceShape | list[PriceShape]:
     """Return the last prices of the markets asked for, or of all; zero where nothing ever traded."""
     markets, is_single = chosen_markets(call.parameters, ports)
     tickers = await ports.read_models.tickers([market.symbol for market in markets])
     shapes = [
-        {
-            "symbol": market.symbol,
-            "price": market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0)),
-        }
+        PriceShape(
+            symbol=market.symbol,
+            price=market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0)),
+        )
         for market, ticker in zip(markets, tickers, strict=True)
     ]
     return shapes[0] if is_single else shapes

@@ -1,12 +1,21 @@
 """GET /api/v3/time."""
 
+from typing import TypedDict
+
 from functions.function import Function, Group
 from functions.ports import Call, Ports
+from functions.shapes import Time
 
 
-async def get_time(_ports: Ports, call: Call) -> object:
+class TimeShape(TypedDict):
+    """The server's time."""
+
+    serverTime: Time
+
+
+async def get_time(_ports: Ports, call: Call) -> TimeShape:
     """Return the server's time."""
-    return {"serverTime": call.now * call.time_scale}
+    return TimeShape(serverTime=call.now * call.time_scale)
 
 
-FUNCTION = Function("GET", "/api/v3/time", Group.MARKET_DATA, "Server time", get_time)
+FUNCTION = Function("GET", "/api/v3/time", Group.MARKET_DATA, "Server time", get_time, needs_nothing=True)

@@ -14,7 +14,7 @@ _BEFORE = """
 _NO_ID = 2**63 - 1
 
 
-async def get_trades(ports: Ports, call: Call) -> object:
+async def get_trades(ports: Ports, call: Call) -> list[TradeShape]:
     """Return the newest trades, oldest first.
 
     The read model has them, unless it was lost and is still short: then the database has those before.
@@ -42,5 +42,4 @@ FUNCTION = Function(
     get_trades,
     weight=25,
     parameters=(SYMBOL, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX)),
-    answer=list[TradeShape],
 )

@@ -11,6 +11,7 @@ from functions.market_choice import chosen_markets
 from functions.parameters import Parameters, require_one_of
 from functions.ports import Call, Ports
 from functions.ticker_shapes import (
+    MiniTickerShape,
     WindowTickerShape,
     empty_ticker,
     mini_ticker_shape,
@@ -23,6 +24,7 @@ from protocol.market_data import Ticker
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 
 SYMBOLS_MAX: Final = 100
+Tickers = WindowTickerShape | MiniTickerShape | list[WindowTickerShape] | list[MiniTickerShape]
 _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
 _WEIGHT, _WEIGHT_MAX = 4, 200
 _UNITS_MS: Final = {"m": (_MINUTE_MS, 59), "h": (_HOUR_MS, 23), "d": (_DAY_MS, 7)}
@@ -45,20 +47,20 @@ _STATEMENT: Final = f"""
 """
 
 
-async def get_window_ticker(ports: Ports, call: Call) -> object:
+async def get_window_ticker(ports: Ports, call: Call) -> Tickers:
     """Return statistics of the last `windowSize`, and of what of its first minute is before it."""
     window_ms = _window_ms(call.parameters)
     opened = TimeMs((call.now - window_ms) // _MINUTE_MS * _MINUTE_MS)
     return await _tickers(ports, call, opened, call.now)
 
 
-async def get_trading_day_ticker(ports: Ports, call: Call) -> object:
+async def get_trading_day_ticker(ports: Ports, call: Call) -> Tickers:
     """Return statistics of the day that it is where clocks show `timeZone`."""
     opened = bucket_start("1d", call.now, time_zone_ms(call.parameters))
     return await _tickers(ports, call, opened, TimeMs(opened + _DAY_MS - 1))
 
 
-async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> object:
+async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> Tickers:
     """Return the tickers of the markets asked for: of everything that was traded from `opened`, which begins a minute, until now."""
     parameters = call.parameters
     require_one_of(parameters, "symbol", "symbols")
@@ -74,8 +76,11 @@ async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> 
     )
     by_market = {symbol: values for symbol, *values in rows}
     tickers = [_ticker(market, by_market.get(market.symbol), opened, closes) for market in markets]
-    shape = mini_ticker_shape if is_mini else window_ticker_shape
-    shapes = [shape(market, ticker, call.time_scale) for market, ticker in zip(markets, tickers, strict=True)]
+    shown = zip(markets, tickers, strict=True)
+    if is_mini:
+        minis = [mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
+        return minis[0] if is_single else minis
+    shapes = [window_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
     return shapes[0] if is_single else shapes
 
 
@@ -133,11 +138,14 @@ FUNCTION = Function(
     parameters=(
         OPTIONAL_SYMBOL,
         SYMBOLS,
-        Parameter("windowSize", "1m to 59m, 1h to 23h, or 1d (the default) to 7d."),
+        Parameter(
+            "windowSize",
+            "1m to 59m, 1h to 23h, or 1d (the default) to 7d.",
+            pattern="^([1-5]?[0-9]m|1?[0-9]h|2[0-3]h|[1-7]d)$",
+        ),
         TICKER_TYPE,
         SYMBOL_STATUS,
     ),
-    answer=WindowTickerShape | list[WindowTickerShape],
 )
 TRADING_DAY_FUNCTION = Function(
     "GET",
@@ -147,5 +155,4 @@ TRADING_DAY_FUNCTION = Function(
     get_trading_day_ticker,
     weight=_weight,
     parameters=(OPTIONAL_SYMBOL, SYMBOLS, TIME_ZONE, TICKER_TYPE, SYMBOL_STATUS),
-    answer=WindowTickerShape | list[WindowTickerShape],
 )

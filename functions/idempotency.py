@@ -18,7 +18,7 @@ DESCRIPTION: Final = (
     "1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten "
     "minutes, and -2010 with status 422 when they ask for something else."
 )
-IDEMPOTENCY_KEY: Final = Parameter(NAME, DESCRIPTION)
+IDEMPOTENCY_KEY: Final = Parameter(NAME, DESCRIPTION, pattern="^[ -~]{1,64}$")
 _DIGEST_BYTES: Final = 16
 
 

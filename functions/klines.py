@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from functions.shapes import Amount, Time, Zero
 from protocol.market import Market
 from protocol.market_data import interval_bounds
 from protocol.units import PriceTicks, QuantityLots, TimeMs
@@ -23,7 +24,7 @@ class KlineRow(NamedTuple):
     taker_buy_quote: int = 0
 
 
-KlineShape = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
+KlineShape = tuple[Time, Amount, Amount, Amount, Amount, Amount, Time, Amount, int, Amount, Amount, Zero]
 """Binance's array of twelve: opening time, open, high, low, close, volume, closing time, quote volume, number of trades, volume and
 quote volume bought by takers, and a column that says nothing."""
 

@@ -4,6 +4,7 @@ import msgspec
 
 from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
+from functions.shapes import Time
 
 _SELECT = """
     SELECT key, kind, label, (extract(epoch from created_at) * 1000)::bigint, scopes, networks::text[],
@@ -19,14 +20,14 @@ class ListedKeyShape(msgspec.Struct, rename="camel"):
     api_key: str
     kind: str
     label: str
-    created_time: int
+    created_time: Time
     scopes: list[str]
     networks: list[str]
-    expires_time: int | None
-    last_used_time: int | None
+    expires_time: Time | None
+    last_used_time: Time | None
 
 
-async def list_api_keys(ports: Ports, call: Call) -> object:
+async def list_api_keys(ports: Ports, call: Call) -> list[ListedKeyShape]:
     """Return the keys that are not revoked, oldest first."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
     scale = call.time_scale
@@ -49,5 +50,4 @@ FUNCTION = Function(
     "API keys",
     list_api_keys,
     security=Security.SESSION,
-    answer=list[ListedKeyShape],
 )

@@ -4,6 +4,7 @@ import msgspec
 
 from functions.function import Function, Group, Security
 from functions.ports import Call, Ports
+from functions.shapes import Time
 
 _SELECT = """
     SELECT session_id, (extract(epoch from created_at) * 1000)::bigint, (extract(epoch from expires_at) * 1000)::bigint, address, agent
@@ -17,14 +18,14 @@ class ListedSession(msgspec.Struct, rename="camel"):
     """A session: since when, until when (ms or µs), from where and with what it was begun."""
 
     session_id: str
-    created_time: int
-    expires_time: int
+    created_time: Time
+    expires_time: Time
     address: str
     user_agent: str
     is_current: bool
 
 
-async def list_sessions(ports: Ports, call: Call) -> object:
+async def list_sessions(ports: Ports, call: Call) -> list[ListedSession]:
     """Return the sessions that have not ended, newest first."""
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id, "most": _SHOWN_MAX})
     return [
@@ -47,5 +48,4 @@ FUNCTION = Function(
     "Where the account is signed in",
     list_sessions,
     security=Security.SESSION,
-    answer=list[ListedSession],
 )

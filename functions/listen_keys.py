@@ -3,12 +3,13 @@
 A key lives for an hour after it was made or last kept alive. An account has one at a time.
 """
 
-from typing import Final
+from typing import Final, TypedDict
 
 from functions.create_api_key import random_text
 from functions.errors import ApiError
 from functions.function import Function, Group, Parameter, Security
 from functions.ports import Call, Ports
+from functions.shapes import Nothing
 from protocol import streams
 from protocol.units import AccountId
 
@@ -17,7 +18,13 @@ _PATH: Final = "/api/v3/userDataStream"
 _LISTEN_KEY: Final = Parameter("listenKey", "The key.", required=True)
 
 
-async def open_stream(ports: Ports, call: Call) -> object:
+class ListenKeyShape(TypedDict):
+    """The key that opens the stream."""
+
+    listenKey: str
+
+
+async def open_stream(ports: Ports, call: Call) -> ListenKeyShape:
     """Return the account's key, a new one if it has none; it is good for another hour."""
     _check_enabled(ports)
     name = streams.listen_key_of(call.account_id)
@@ -25,22 +32,22 @@ async def open_stream(ports: Ports, call: Call) -> object:
     key = value.decode("ascii") if value else random_text()
     await ports.key_values.put(streams.listen_key(key), str(call.account_id).encode(), TTL_S)
     await ports.key_values.put(name, key.encode("ascii"), TTL_S)
-    return {"listenKey": key}
+    return ListenKeyShape(listenKey=key)
 
 
-async def keep_stream(ports: Ports, call: Call) -> object:
+async def keep_stream(ports: Ports, call: Call) -> Nothing:
     """Let the key live for another hour."""
     key = await _own_key(ports, call)
     await ports.key_values.put(streams.listen_key(key), str(call.account_id).encode(), TTL_S)
     await ports.key_values.put(streams.listen_key_of(call.account_id), key.encode("ascii"), TTL_S)
-    return {}
+    return Nothing()
 
 
-async def close_stream(ports: Ports, call: Call) -> object:
+async def close_stream(ports: Ports, call: Call) -> Nothing:
     """Remove the key."""
     await _own_key(ports, call)
     await remove_listen_key(ports, call.account_id)
-    return {}
+    return Nothing()
 
 
 async def remove_listen_key(ports: Ports, account_id: AccountId) -> None:
@@ -80,7 +87,14 @@ def _check_enabled(ports: Ports) -> None:
 
 FUNCTIONS: Final = (
     Function(
-        "POST", _PATH, Group.ACCOUNT, "Open an account's own stream", open_stream, security=Security.API_KEY, weight=2
+        "POST",
+        _PATH,
+        Group.ACCOUNT,
+        "Open an account's own stream",
+        open_stream,
+        security=Security.API_KEY,
+        weight=2,
+        refuses_with=(410,),
     ),
     Function(
         "PUT",
@@ -90,6 +104,7 @@ FUNCTIONS: Final = (
         keep_stream,
         security=Security.API_KEY,
         weight=2,
+        refuses_with=(410,),
         parameters=(_LISTEN_KEY,),
     ),
     Function(
@@ -100,6 +115,7 @@ FUNCTIONS: Final = (
         close_stream,
         security=Security.API_KEY,
         weight=2,
+        refuses_with=(410,),
         parameters=(_LISTEN_KEY,),
     ),
 )

@@ -1,9 +1,9 @@
-"""The parameters `symbol`, `symbols` and `symbolStatus` that many market data functions share, and markets' statuses in Binance's words."""
+"""Parameters that many functions share: `symbol`, `symbols`, `symbolStatus`, assets; and markets' statuses in Binance's words."""
 
 from collections.abc import Iterable
 from typing import Final
 
-from functions.errors import ApiError, bad_combination, unavailable
+from functions.errors import ApiError, bad_combination, invalid_parameter, unavailable
 from functions.parameters import Parameters
 from functions.ports import Ports
 from protocol.configuration import MarketStatus
@@ -18,7 +18,8 @@ _STATUSES: Final = {
     MarketStatus.DELISTING: "BREAK",
     MarketStatus.DELISTED: "BREAK",
 }
-_WANTED: Final = {name: name for name in _STATUSES.values()}
+MARKET_STATUSES: Final = frozenset(_STATUSES.values())
+_WANTED: Final = {name: name for name in MARKET_STATUSES}
 
 
 def shown_status(listing: Listing, market: Market) -> str:
@@ -69,6 +70,19 @@ def chosen_markets(parameters: Parameters, ports: Ports) -> tuple[list[Market], 
     chosen = parameters.markets(listing.listed)
     markets = all_markets(listing.listed) if chosen is None else chosen
     return with_status(listing, markets, wanted_status(parameters)), False
+
+
+def asset_wanted(ports: Ports, parameters: Parameters, name: str) -> str | None:
+    """Return the asset that a parameter names; None when it was not sent.
+
+    Raises:
+        ApiError: -1130 for an asset that there is not; unavailable while some shard has not said which it has.
+    """
+    asset = parameters.optional(name)
+    known = ports.known_markets
+    if asset is not None and asset not in known.by_asset:
+        raise unavailable() if known.unknown_shards else invalid_parameter(name)
+    return asset
 
 
 def _invalid_status() -> ApiError:

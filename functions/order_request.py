@@ -11,7 +11,7 @@ from functions.errors import (
     mandatory_missing,
     not_required,
 )
-from functions.function import Parameter
+from functions.function import NEW_CLIENT_ORDER_ID, SYMBOL, Parameter
 from functions.idempotency import IDEMPOTENCY_KEY
 from functions.order_shapes import ORDER_TYPES, SELF_TRADE_PREVENTIONS, SIDES, TIMES_IN_FORCE
 from functions.parameters import Parameters
@@ -46,19 +46,27 @@ class OrderRequest(NamedTuple):
 
 
 ORDER_PARAMETERS: Final = (
-    Parameter("symbol", "Market, for example BTCUSDT.", required=True),
-    Parameter("side", "BUY or SELL.", required=True),
-    Parameter("type", "LIMIT, LIMIT_MAKER or MARKET.", required=True),
-    Parameter("timeInForce", "GTC, IOC or FOK; required for LIMIT."),
+    SYMBOL,
+    Parameter("side", "BUY or SELL.", required=True, choices=tuple(SIDES)),
+    Parameter("type", "LIMIT, LIMIT_MAKER or MARKET.", required=True, choices=tuple(ORDER_TYPES)),
+    Parameter("timeInForce", "GTC, IOC or FOK; required for LIMIT.", choices=tuple(TIMES_IN_FORCE)),
     Parameter("quantity", "Amount of the base asset.", kind="decimal"),
     Parameter("quoteOrderQty", "Amount of the quote asset to spend or receive; MARKET only.", kind="decimal"),
     Parameter("price", "Limit price; required for LIMIT and LIMIT_MAKER.", kind="decimal"),
-    Parameter(
-        "newClientOrderId", "Your own id of the order, unique among your open orders; made for you when left out."
+    NEW_CLIENT_ORDER_ID._replace(
+        description="Your own id of the order, unique among your open orders; made for you when left out."
     ),
     IDEMPOTENCY_KEY,
-    Parameter("newOrderRespType", "ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK."),
-    Parameter("selfTradePreventionMode", "NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH."),
+    Parameter(
+        "newOrderRespType",
+        "ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK.",
+        choices=tuple(ResponseType),
+    ),
+    Parameter(
+        "selfTradePreventionMode",
+        "NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH.",
+        choices=tuple(SELF_TRADE_PREVENTIONS),
+    ),
     Parameter("strategyId", "Your own number of the strategy that the order belongs to.", kind="integer"),
     Parameter("strategyType", "Your own kind of strategy; at least 1000000.", kind="integer"),
     Parameter("stopPrice", "No order type here takes it.", kind="decimal"),

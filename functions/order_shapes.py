@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from functions.shapes import Amount, OrderTypeName, PreventionName, SideName, StatusName, Time, TimeInForceName
 from protocol.market import Market
 from protocol.orders import (
     CloseReason,
@@ -48,7 +49,7 @@ class AckShape(msgspec.Struct, gc=False, rename="camel"):
     order_id: int
     order_list_id: int
     client_order_id: str
-    transact_time: int
+    transact_time: Time
 
 
 class _PlacedShape(msgspec.Struct, gc=False, rename="camel"):
@@ -56,18 +57,18 @@ class _PlacedShape(msgspec.Struct, gc=False, rename="camel"):
     order_id: int
     order_list_id: int
     client_order_id: str
-    transact_time: int
-    price: str
-    orig_qty: str
-    executed_qty: str
-    orig_quote_order_qty: str
-    cummulative_quote_qty: str
-    status: str
-    time_in_force: str
-    type: str
-    side: str
-    working_time: int
-    self_trade_prevention_mode: str
+    transact_time: Time
+    price: Amount
+    orig_qty: Amount
+    executed_qty: Amount
+    orig_quote_order_qty: Amount
+    cummulative_quote_qty: Amount
+    status: StatusName
+    time_in_force: TimeInForceName
+    type: OrderTypeName
+    side: SideName
+    working_time: Time
+    self_trade_prevention_mode: PreventionName
 
 
 class PreventedShape(msgspec.Struct, gc=False, rename="camel"):
@@ -76,16 +77,16 @@ class PreventedShape(msgspec.Struct, gc=False, rename="camel"):
     prevented_match_id: int
     maker_symbol: str
     maker_order_id: int
-    price: str
-    taker_prevented_quantity: str | UnsetType = UNSET
-    maker_prevented_quantity: str | UnsetType = UNSET
+    price: Amount
+    taker_prevented_quantity: Amount | UnsetType = UNSET
+    maker_prevented_quantity: Amount | UnsetType = UNSET
 
 
 class ResultShape(_PlacedShape, gc=False, rename="camel"):
     """Answer to a placed order, RESULT. An order has the fields with a default only if they say something."""
 
     expiry_reason: str | UnsetType = UNSET
-    prevented_quantity: str | UnsetType = UNSET
+    prevented_quantity: Amount | UnsetType = UNSET
     strategy_id: int | UnsetType = UNSET
     strategy_type: int | UnsetType = UNSET
     prevented_matches: list[PreventedShape] | UnsetType = UNSET
@@ -94,9 +95,9 @@ class ResultShape(_PlacedShape, gc=False, rename="camel"):
 class FillShape(msgspec.Struct, gc=False, rename="camel"):
     """One of the fills that a FULL answer lists."""
 
-    price: str
-    qty: str
-    commission: str
+    price: Amount
+    qty: Amount
+    commission: Amount
     commission_asset: str
     trade_id: int
 
@@ -106,7 +107,7 @@ class FullShape(_PlacedShape, gc=False, rename="camel"):
 
     fills: list[FillShape]
     expiry_reason: str | UnsetType = UNSET
-    prevented_quantity: str | UnsetType = UNSET
+    prevented_quantity: Amount | UnsetType = UNSET
     strategy_id: int | UnsetType = UNSET
     strategy_type: int | UnsetType = UNSET
     prevented_matches: list[PreventedShape] | UnsetType = UNSET
@@ -120,17 +121,17 @@ class CanceledShape(msgspec.Struct, gc=False, rename="camel"):
     order_id: int
     order_list_id: int
     client_order_id: str
-    transact_time: int
-    price: str
-    orig_qty: str
-    executed_qty: str
-    orig_quote_order_qty: str
-    cummulative_quote_qty: str
-    status: str
-    time_in_force: str
-    type: str
-    side: str
-    self_trade_prevention_mode: str
+    transact_time: Time
+    price: Amount
+    orig_qty: Amount
+    executed_qty: Amount
+    orig_quote_order_qty: Amount
+    cummulative_quote_qty: Amount
+    status: StatusName
+    time_in_force: TimeInForceName
+    type: OrderTypeName
+    side: SideName
+    self_trade_prevention_mode: PreventionName
     strategy_id: int | UnsetType = UNSET
     strategy_type: int | UnsetType = UNSET
 
@@ -142,24 +143,24 @@ class OrderShape(msgspec.Struct, gc=False, rename="camel"):
     order_id: int
     order_list_id: int
     client_order_id: str
-    price: str
-    orig_qty: str
-    executed_qty: str
-    cummulative_quote_qty: str
-    status: str
-    time_in_force: str
-    type: str
-    side: str
-    stop_price: str
-    iceberg_qty: str
-    time: int
-    update_time: int
+    price: Amount
+    orig_qty: Amount
+    executed_qty: Amount
+    cummulative_quote_qty: Amount
+    status: StatusName
+    time_in_force: TimeInForceName
+    type: OrderTypeName
+    side: SideName
+    stop_price: Amount
+    iceberg_qty: Amount
+    time: Time
+    update_time: Time
     is_working: bool
-    working_time: int
-    orig_quote_order_qty: str
-    self_trade_prevention_mode: str
+    working_time: Time
+    orig_quote_order_qty: Amount
+    self_trade_prevention_mode: PreventionName
     expiry_reason: str | UnsetType = UNSET
-    prevented_quantity: str | UnsetType = UNSET
+    prevented_quantity: Amount | UnsetType = UNSET
     prevented_match_id: int | UnsetType = UNSET
     strategy_id: int | UnsetType = UNSET
     strategy_type: int | UnsetType = UNSET

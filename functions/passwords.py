@@ -14,6 +14,7 @@ from functions.password_rules import check_password
 from functions.ports import Call, Ports
 from functions.second_factor import check_second_factor
 from functions.sessions import end_sessions, open_sessions
+from functions.shapes import Nothing
 from functions.sign_up import Email, NewPassword, Secret, normalized_email
 from functions.step_up import confirm
 from protocol.units import AccountId
@@ -51,26 +52,26 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
     code: Secret = ""
 
 
-async def change_password(ports: Ports, call: Call) -> object:
+async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all sessions but the one that asks."""
     wanted = read_body(call.body, Change)
     await _check_new(ports, call.account_id, wanted.new_password)
     await confirm(ports, call, wanted.password, wanted.code)
     await _set_password(ports, call, call.account_id, wanted.new_password, Activity.CHANGED)
-    return {}
+    return Nothing()
 
 
-async def forget_password(ports: Ports, call: Call) -> object:
+async def forget_password(ports: Ports, call: Call) -> Nothing:
     """Send a mail by which a new password can be chosen. The answer is the same where there is no such account."""
     email = normalized_email(read_body(call.body, Forgotten).email)
     await ports.attempts.begin(Attempt(f"reset {email}", call.address, is_known=False))
     rows = await ports.database.fetch(_BY_EMAIL, {"email": email})
     if rows:
         await send_token(ports, AccountId(rows[0][0]), Purpose.RESET)
-    return {}
+    return Nothing()
 
 
-async def reset_password(ports: Ports, call: Call) -> object:
+async def reset_password(ports: Ports, call: Call) -> Nothing:
     """Choose a new password by what a mail said, and end all sessions."""
     wanted = read_body(call.body, Reset)
     account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
@@ -83,7 +84,7 @@ async def reset_password(ports: Ports, call: Call) -> object:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
     await _set_password(ports, by_owner, account_id, wanted.new_password, Activity.RESET)
-    return {}
+    return Nothing()
 
 
 async def _check_new(ports: Ports, account_id: AccountId, password: str) -> None:
@@ -131,5 +132,6 @@ FUNCTIONS: Final = (
         reset_password,
         weight=20,
         body=Reset,
+        refuses_with=(401,),
     ),
 )

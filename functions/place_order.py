@@ -38,7 +38,9 @@ async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
     return estimated_bound(request, ticker)
 
 
-async def place_order(ports: Ports, call: Call) -> object:
+async def place_order(
+    ports: Ports, call: Call
+) -> order_shapes.FullShape | order_shapes.ResultShape | order_shapes.AckShape:
     """Place an order; answer in the shape asked for."""
     request = parse_order(call.parameters, ports.markets)
     key = idempotency_key_of(call)
@@ -112,5 +114,4 @@ FUNCTION = Function(
     places_order=True,
     weighs_nothing_done=True,
     takes_idempotency_key=True,
-    answer=order_shapes.FullShape,  # the default; RESULT and ACK have less
 )

@@ -3,6 +3,7 @@
 from typing import Final
 
 from functions.errors import ApiError
+from functions.shapes import LimitShape
 from protocol.configuration import AccountLimits
 from protocol.units import TimeMs
 from runtime.settings import Settings
@@ -12,7 +13,7 @@ _DAY_MS: Final = 86_400_000
 _NONE: Final = AccountLimits(1)
 
 
-def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[dict[str, object]]:
+def order_limits(settings: Settings, own: AccountLimits | None = None) -> list[LimitShape]:
     """Return the limits on an account's orders; `own` are those that an operator has set for it, as its shard has them."""
     ten_seconds, day = _largest(settings, own)
     return [
@@ -43,7 +44,7 @@ def _largest(settings: Settings, own: AccountLimits | None) -> tuple[int, int]:
     )
 
 
-def weight_limit(settings: Settings) -> dict[str, object]:
+def weight_limit(settings: Settings) -> LimitShape:
     """Return the limit on an address's request weight."""
     return {
         "rateLimitType": "REQUEST_WEIGHT",
@@ -53,7 +54,7 @@ def weight_limit(settings: Settings) -> dict[str, object]:
     }
 
 
-def raw_requests_limit(settings: Settings) -> dict[str, object]:
+def raw_requests_limit(settings: Settings) -> LimitShape:
     """Return the limit on how often an address may ask, whatever that weighs."""
     return {
         "rateLimitType": "RAW_REQUESTS",
@@ -63,7 +64,7 @@ def raw_requests_limit(settings: Settings) -> dict[str, object]:
     }
 
 
-def connections_limit(settings: Settings) -> dict[str, object]:
+def connections_limit(settings: Settings) -> LimitShape:
     """Return the limit on how often an address may open a WebSocket."""
     return {
         "rateLimitType": "CONNECTIONS",

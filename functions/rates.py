@@ -1,5 +1,8 @@
 """Fee rates in Binance's shapes."""
 
+from typing import TypedDict
+
+from functions.shapes import Amount
 from protocol.units import format_decimal
 
 
@@ -13,6 +16,15 @@ def basis_points(ppm: int) -> int:
     return -(-ppm // 100)
 
 
-def no_discount() -> dict[str, object]:
+class DiscountShape(TypedDict):
+    """A discount."""
+
+    enabledForAccount: bool
+    enabledForSymbol: bool
+    discountAsset: str
+    discount: Amount
+
+
+def no_discount() -> DiscountShape:
     """Return the description of a discount that nobody gets."""
     return {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": "0.00000000"}

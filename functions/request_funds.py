@@ -1,6 +1,7 @@
 """POST /api/v1/faucet: credit oneself, on a development instance."""
 
 import secrets
+from typing import Annotated
 
 import msgspec
 
@@ -21,10 +22,10 @@ class FundsRequest(msgspec.Struct, frozen=True):
     """How much of what; the amount is a decimal string."""
 
     asset: str
-    amount: str
+    amount: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[0-9]{1,20}(\.[0-9]{1,20})?$"})]
 
 
-async def request_funds(ports: Ports, call: Call) -> object:
+async def request_funds(ports: Ports, call: Call) -> BalanceShape:
     """Credit the account and return its funds in the asset."""
     if not ports.settings.has_faucet():
         raise ApiError(-1020, "This operation is not supported.", 403)
@@ -83,5 +84,4 @@ FUNCTION = Function(
     security=Security.SESSION,
     body=FundsRequest,
     takes_idempotency_key=True,
-    answer=BalanceShape,
 )

@@ -8,6 +8,7 @@ from functions.function import Function, Group, Parameter, Security
 from functions.listen_keys import remove_listen_key
 from functions.ports import Call, Ports
 from functions.revocations import Revocation, of_key
+from functions.shapes import Nothing
 from protocol import streams
 
 _UPDATE: Final[LiteralString] = noting(
@@ -19,7 +20,7 @@ _UPDATE: Final[LiteralString] = noting(
 )
 
 
-async def revoke_api_key(ports: Ports, call: Call) -> object:
+async def revoke_api_key(ports: Ports, call: Call) -> Nothing:
     """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
 
     So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
@@ -35,7 +36,7 @@ async def revoke_api_key(ports: Ports, call: Call) -> object:
     await remove_listen_key(ports, call.account_id)
     await ports.revocations.add(Revocation(of_key(key), call.account_id))
     await ports.key_values.remove(streams.api_key(key))
-    return {}
+    return Nothing()
 
 
 FUNCTION = Function(

@@ -49,7 +49,7 @@ class Session(msgspec.Struct, frozen=True, rename="camel"):
     csrf_token: str | msgspec.UnsetType = msgspec.UNSET
 
 
-async def sign_in(ports: Ports, call: Call) -> object:
+async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     """Begin a session.
 
     An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
@@ -79,5 +79,5 @@ async def sign_in(ports: Ports, call: Call) -> object:
 
 
 FUNCTION = Function(
-    "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, answer=Session
+    "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, refuses_with=(401,)
 )

@@ -4,13 +4,14 @@ from functions.function import Answered, Function, Group, Security
 from functions.ports import Call, Ports
 from functions.session_cookies import cookie_that_signs_out
 from functions.sessions import end_at_once, end_sessions
+from functions.shapes import Nothing
 
 
-async def sign_out(ports: Ports, call: Call) -> object:
+async def sign_out(ports: Ports, call: Call) -> Answered[Nothing]:
     """End the session that the request came with, also when the database is away: then it is 503, and the session over."""
     await end_at_once(ports, call)
     await end_sessions(ports, call, [call.session_id])
-    return Answered({}, (cookie_that_signs_out(),))
+    return Answered(Nothing(), (cookie_that_signs_out(),))
 
 
 FUNCTION = Function("POST", "/api/v1/signout", Group.USERS, "End the session", sign_out, security=Security.SESSION)

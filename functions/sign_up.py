@@ -50,7 +50,7 @@ def normalized_email(email: str) -> str:
     return email.lower()
 
 
-async def sign_up(ports: Ports, call: Call) -> object:
+async def sign_up(ports: Ports, call: Call) -> SignedUp:
     """Make an account.
 
     The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
@@ -74,6 +74,4 @@ async def sign_up(ports: Ports, call: Call) -> object:
     return SignedUp(email)
 
 
-FUNCTION = Function(
-    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials, answer=SignedUp
-)
+FUNCTION = Function("POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials)

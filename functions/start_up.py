@@ -1,18 +1,62 @@
 """What clients ask for at start-up besides the spot API: mostly lists that are empty here."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from functions.function import OPTIONAL_SYMBOL, Function, Group, Handler, Security
 from functions.get_account import balances
 from functions.market_choice import all_markets
 from functions.ports import Call, Ports
 from functions.rates import commission_rate
+from functions.shapes import Amount, NoRows, Time, one_of
 from protocol.market import Market
 from protocol.units import format_decimal
 
 
-async def get_assets(ports: Ports, call: Call) -> object:
+class CoinShape(TypedDict):
+    """An asset, and what the account has of it."""
+
+    coin: str
+    name: str
+    depositAllEnable: bool
+    withdrawAllEnable: bool
+    free: Amount
+    locked: Amount
+    freeze: Amount
+    withdrawing: Amount
+    ipoing: Amount
+    ipoable: Amount
+    storage: Amount
+    isLegalMoney: bool
+    trading: bool
+    networkList: NoRows
+
+
+class TradeFeeShape(TypedDict):
+    """Fee rates of a market."""
+
+    symbol: str
+    makerCommission: Amount
+    takerCommission: Amount
+
+
+class SystemStatusShape(TypedDict):
+    """Whether the exchange takes orders."""
+
+    status: Annotated[int, Meta(ge=0, le=1)]
+    msg: Annotated[str, one_of(("normal", "system_maintenance"))]
+    maintenanceFrom: NotRequired[Time]
+
+
+class NoMarketsShape(TypedDict):
+    """No markets."""
+
+    symbols: NoRows
+
+
+async def get_assets(ports: Ports, call: Call) -> list[CoinShape]:
     """Return the assets of the exchange, without ways in or out, and what the account has of them."""
     all_markets(ports.markets)
     zero = format_decimal(0)
@@ -37,7 +81,7 @@ async def get_assets(ports: Ports, call: Call) -> object:
     ]
 
 
-def trade_fees(markets: Sequence[Market]) -> list[dict[str, object]]:
+def trade_fees(markets: Sequence[Market]) -> list[TradeFeeShape]:
     """Return the fee rates of each market."""
     return [
         {
@@ -49,13 +93,13 @@ def trade_fees(markets: Sequence[Market]) -> list[dict[str, object]]:
     ]
 
 
-async def get_trade_fees(ports: Ports, call: Call) -> object:
+async def get_trade_fees(ports: Ports, call: Call) -> list[TradeFeeShape]:
     """Return the fee rates of the market that `symbol` names, or of all."""
     market = call.parameters.optional_market(ports.markets)
     return trade_fees(all_markets(ports.markets) if market is None else [market])
 
 
-async def get_system_status(ports: Ports, call: Call) -> object:
+async def get_system_status(ports: Ports, call: Call) -> SystemStatusShape:
     """Return whether the exchange takes orders (status 0) or is under maintenance (1).
 
     `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
@@ -71,15 +115,18 @@ async def get_system_status(ports: Ports, call: Call) -> object:
     }
 
 
-def _answering(answer: object) -> Handler:
-    async def handle(_ports: Ports, _call: Call) -> object:
-        return answer
-
-    return handle
+async def get_no_list(_ports: Ports, _call: Call) -> NoRows:
+    """Return nothing of what there is none."""
+    return []
 
 
-def _function(path: str, summary: str, answer: object) -> Function:
-    return Function("GET", path, Group.MARKET_DATA, summary, _answering(answer), lenient=True)
+async def get_no_markets(_ports: Ports, _call: Call) -> NoMarketsShape:
+    """Return no markets."""
+    return NoMarketsShape(symbols=[])
+
+
+def _function(path: str, summary: str, handle: Handler) -> Function:
+    return Function("GET", path, Group.MARKET_DATA, summary, handle, lenient=True, needs_nothing=True)
 
 
 FUNCTIONS: Final = (
@@ -102,10 +149,10 @@ FUNCTIONS: Final = (
         parameters=(OPTIONAL_SYMBOL,),
         lenient=True,
     ),
-    _function("/sapi/v1/margin/allPairs", "Margin pairs: none", []),
-    _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", []),
-    _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", []),
+    _function("/sapi/v1/margin/allPairs", "Margin pairs: none", get_no_list),
+    _function("/sapi/v1/margin/isolated/allPairs", "Isolated margin pairs: none", get_no_list),
+    _function("/sapi/v1/spot/delist-schedule", "Markets about to close: none", get_no_list),
     Function("GET", "/sapi/v1/system/status", Group.MARKET_DATA, "Status", get_system_status, lenient=True),
-    _function("/fapi/v1/exchangeInfo", "Futures markets: none", {"symbols": []}),
-    _function("/dapi/v1/exchangeInfo", "Delivery markets: none", {"symbols": []}),
+    _function("/fapi/v1/exchangeInfo", "Futures markets: none", get_no_markets),
+    _function("/dapi/v1/exchangeInfo", "Delivery markets: none", get_no_markets),
 )

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from functions.shapes import Amount, Change, Percent, Time
 from protocol.market import Market
 from protocol.market_data import BookTicker, Ticker
 from protocol.units import UNITS_PER_ASSET, PriceTicks, QuantityLots, TimeMs, format_decimal
@@ -11,14 +12,14 @@ class MiniTickerShape(msgspec.Struct, gc=False, rename="camel"):
     """The 24 h statistics, MINI."""
 
     symbol: str
-    open_price: str
-    high_price: str
-    low_price: str
-    last_price: str
-    volume: str
-    quote_volume: str
-    open_time: int
-    close_time: int
+    open_price: Amount
+    high_price: Amount
+    low_price: Amount
+    last_price: Amount
+    volume: Amount
+    quote_volume: Amount
+    open_time: Time
+    close_time: Time
     first_id: int
     last_id: int
     count: int
@@ -28,23 +29,23 @@ class TickerShape(msgspec.Struct, gc=False, rename="camel"):
     """The 24 h statistics, FULL."""
 
     symbol: str
-    price_change: str
-    price_change_percent: str
-    weighted_avg_price: str
-    prev_close_price: str
-    last_price: str
-    last_qty: str
-    bid_price: str
-    bid_qty: str
-    ask_price: str
-    ask_qty: str
-    open_price: str
-    high_price: str
-    low_price: str
-    volume: str
-    quote_volume: str
-    open_time: int
-    close_time: int
+    price_change: Change
+    price_change_percent: Percent
+    weighted_avg_price: Amount
+    prev_close_price: Amount
+    last_price: Amount
+    last_qty: Amount
+    bid_price: Amount
+    bid_qty: Amount
+    ask_price: Amount
+    ask_qty: Amount
+    open_price: Amount
+    high_price: Amount
+    low_price: Amount
+    volume: Amount
+    quote_volume: Amount
+    open_time: Time
+    close_time: Time
     first_id: int
     last_id: int
     count: int
@@ -54,17 +55,17 @@ class WindowTickerShape(msgspec.Struct, gc=False, rename="camel"):
     """The statistics of any window, FULL."""
 
     symbol: str
-    price_change: str
-    price_change_percent: str
-    weighted_avg_price: str
-    open_price: str
-    high_price: str
-    low_price: str
-    last_price: str
-    volume: str
-    quote_volume: str
-    open_time: int
-    close_time: int
+    price_change: Change
+    price_change_percent: Percent
+    weighted_avg_price: Amount
+    open_price: Amount
+    high_price: Amount
+    low_price: Amount
+    last_price: Amount
+    volume: Amount
+    quote_volume: Amount
+    open_time: Time
+    close_time: Time
     first_id: int
     last_id: int
     count: int
@@ -74,10 +75,10 @@ class BookTickerShape(msgspec.Struct, gc=False, rename="camel"):
     """Best bid and ask."""
 
     symbol: str
-    bid_price: str
-    bid_qty: str
-    ask_price: str
-    ask_qty: str
+    bid_price: Amount
+    bid_qty: Amount
+    ask_price: Amount
+    ask_qty: Amount
 
 
 def empty_ticker(market: Market, opened: TimeMs, closes: TimeMs) -> Ticker:

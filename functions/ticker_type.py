@@ -6,7 +6,7 @@ from functions.errors import ApiError
 from functions.function import Parameter
 from functions.parameters import Parameters
 
-TICKER_TYPE: Final = Parameter("type", "FULL (default) or MINI.")
+TICKER_TYPE: Final = Parameter("type", "FULL (default) or MINI.", choices=("FULL", "MINI"))
 _IS_MINI: Final = {"FULL": False, "MINI": True}
 
 

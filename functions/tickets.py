@@ -28,7 +28,7 @@ class Ticket(msgspec.Struct, rename="camel"):
     expires_in: int
 
 
-async def make_ticket(ports: Ports, call: Call) -> object:
+async def make_ticket(ports: Ports, call: Call) -> Ticket:
     """Return a ticket of the session: it may read and trade, not withdraw."""
     await check_verified(ports, call)
     session = await record_of(ports.key_values, call.session)
@@ -54,5 +54,4 @@ FUNCTION = Function(
     make_ticket,
     security=Security.SESSION,
     weight=2,
-    answer=Ticket,
 )

@@ -8,7 +8,10 @@ from functions.function import Parameter
 from functions.parameters import Parameters
 
 TIME_ZONE: Final = Parameter(
-    "timeZone", "Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default."
+    "timeZone",
+    "Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default.",
+    pattern=r"^[+\-]?[0-9]{1,2}(:[0-5][0-9])?$",
+    example="+08:00",
 )
 QUARTER_MS: Final = 900_000
 """Every time zone there is differs from UTC by a multiple of this."""

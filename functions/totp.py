@@ -20,6 +20,7 @@ from functions.second_factor import (
     new_secret,
     uses_code,
 )
+from functions.shapes import Nothing
 from functions.sign_up import Secret
 from functions.step_up import confirm
 
@@ -78,7 +79,7 @@ class Remove(msgspec.Struct, frozen=True):
     code: Secret
 
 
-async def begin(ports: Ports, call: Call) -> object:
+async def begin(ports: Ports, call: Call) -> Device:
     """Return a secret for a device. It counts when a code of it was confirmed; until then another may be asked for."""
     await confirm(ports, call, read_body(call.body, Begin).password, "")
     secret = new_secret()
@@ -89,7 +90,7 @@ async def begin(ports: Ports, call: Call) -> object:
     return Device(secret, address_of(Factor(rows[0][0], secret, False)))
 
 
-async def confirm_device(ports: Ports, call: Call) -> object:
+async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
     """Demand the second factor from now on, and return the recovery codes."""
     code = read_body(call.body, Confirm).code
     factor = await factor_of(ports, call.account_id)
@@ -104,7 +105,7 @@ async def confirm_device(ports: Ports, call: Call) -> object:
     return RecoveryCodes(codes)
 
 
-async def remove(ports: Ports, call: Call) -> object:
+async def remove(ports: Ports, call: Call) -> Nothing:
     """Demand the second factor no more."""
     wanted = read_body(call.body, Remove)
     await confirm(ports, call, wanted.password, wanted.code)
@@ -112,7 +113,7 @@ async def remove(ports: Ports, call: Call) -> object:
     if not await ports.database.fetch(_REMOVE, {**noted, "account": call.account_id}):
         raise _refused("There is no second factor.")
     await write_mail(ports, call.account_id, changed("The second factor of your account was removed", call))
-    return {}
+    return Nothing()
 
 
 def _refused(why: str) -> ApiError:
@@ -129,7 +130,7 @@ FUNCTIONS: Final = (
         security=Security.SESSION,
         weight=20,
         body=Begin,
-        answer=Device,
+        refuses_with=(409,),
     ),
     Function(
         "POST",
@@ -140,7 +141,7 @@ FUNCTIONS: Final = (
         security=Security.SESSION,
         weight=20,
         body=Confirm,
-        answer=RecoveryCodes,
+        refuses_with=(409,),
     ),
     Function(
         "POST",
@@ -151,5 +152,6 @@ FUNCTIONS: Final = (
         security=Security.SESSION,
         weight=20,
         body=Remove,
+        refuses_with=(409,),
     ),
 )

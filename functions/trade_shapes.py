@@ -2,6 +2,7 @@
 
 import msgspec
 
+from functions.shapes import Amount, Time
 from protocol.market import Market
 from protocol.orders import Side
 from protocol.units import PriceTicks, QuantityLots, TimeMs, TradeId
@@ -11,10 +12,10 @@ class TradeShape(msgspec.Struct, gc=False, rename="camel"):
     """One trade."""
 
     id: int
-    price: str
-    qty: str
-    quote_qty: str
-    time: int
+    price: Amount
+    qty: Amount
+    quote_qty: Amount
+    time: Time
     is_buyer_maker: bool
     is_best_match: bool
 

@@ -11,6 +11,7 @@ from functions.json_body import read_body
 from functions.mails import Purpose, owner_of_token, send_token
 from functions.passwords import Token
 from functions.ports import Call, Ports
+from functions.shapes import Nothing
 
 _VERIFY: Final[LiteralString] = noting(
     """
@@ -28,20 +29,20 @@ class Shown(msgspec.Struct, frozen=True):
     token: Token
 
 
-async def verify(ports: Ports, call: Call) -> object:
+async def verify(ports: Ports, call: Call) -> Nothing:
     """Note that whoever asks reads the mails to the account's address."""
     account_id = await owner_of_token(ports, read_body(call.body, Shown).token, Purpose.VERIFICATION, use=True)
     if account_id is None:
         raise ApiError(-1130, "Data sent for parameter 'token' is not valid.")
     await ports.database.fetch(_VERIFY, {**note_parameters(Activity.VERIFIED, call), "account": account_id})
-    return {}
+    return Nothing()
 
 
-async def ask_again(ports: Ports, call: Call) -> object:
+async def ask_again(ports: Ports, call: Call) -> Nothing:
     """Send another mail."""
     if not await is_verified(ports, call):
         await send_token(ports, call.account_id, Purpose.VERIFICATION)
-    return {}
+    return Nothing()
 
 
 async def is_verified(ports: Ports, call: Call) -> bool:

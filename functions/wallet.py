@@ -5,19 +5,23 @@ The exchange has no networks, no addresses and no wallet but the spot one; it sa
 
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from functions.errors import invalid_parameter, mandatory_missing, unavailable
-from functions.function import END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
+from functions.function import ASSET, END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
 from functions.get_account import account_funds, balance_shape
 from functions.key_permissions import DEFAULT_SCOPES, Scope
-from functions.market_choice import all_markets
-from functions.parameters import Parameters
+from functions.market_choice import all_markets, asset_wanted
 from functions.ports import Call, Ports
+from functions.shapes import Amount, NoRows, Nothing, Time, Zero, one_of
 from functions.valuation import shown_worth, worth_in
 from protocol.orders import Balance
 from protocol.units import format_decimal
 
+Worth = Annotated[str, Meta(pattern=r"^0$|^[0-9]{1,30}\.[0-9]{8}$")]
+Moment = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$")]
 _ZERO: Final = format_decimal(0)
 _NETWORK = ""
 """Transfers go by no network: operators and the faucet make them."""
@@ -45,15 +49,148 @@ _KEY: Final = """
 """
 
 
-async def get_deposit_address(ports: Ports, call: Call) -> object:
+class DepositAddressShape(TypedDict):
+    """An address to deposit at: all of it is empty."""
+
+    coin: str
+    address: str
+    tag: str
+    url: str
+
+
+class DepositShape(TypedDict):
+    """What came in."""
+
+    id: str
+    amount: Amount
+    coin: str
+    network: str
+    status: int
+    address: str
+    addressTag: str
+    txId: str
+    insertTime: Time
+    completeTime: Time
+    transferType: int
+    confirmTimes: str
+    unlockConfirm: int
+    walletType: int
+
+
+class WithdrawalShape(TypedDict):
+    """What went out. Times are texts, in UTC."""
+
+    id: str
+    amount: Amount
+    transactionFee: Zero
+    coin: str
+    status: int
+    address: str
+    txId: str
+    applyTime: Moment
+    network: str
+    transferType: int
+    withdrawOrderId: str
+    info: str
+    confirmNo: int
+    walletType: int
+    txKey: str
+    completeTime: Moment
+
+
+class KeyRestrictionsShape(TypedDict):
+    """What a key may do."""
+
+    ipRestrict: bool
+    createTime: Time
+    tradingAuthorityExpirationTime: NotRequired[Time]
+    enableReading: bool
+    enableSpotAndMarginTrading: bool
+    enableWithdrawals: bool
+    enableInternalTransfer: bool
+    enableMargin: bool
+    enableFutures: bool
+    permitsUniversalTransfer: bool
+    enableVanillaOptions: bool
+    enableFixApiTrade: bool
+    enableFixReadOnly: bool
+    enablePortfolioMarginTrading: bool
+
+
+class AccountStatusShape(TypedDict):
+    """Whether the account may trade."""
+
+    data: Annotated[str, one_of(("Normal", "Locked"))]
+
+
+class TradingStatusShape(TypedDict):
+    """Whether the account may trade by its keys."""
+
+    isLocked: bool
+    plannedRecoverTime: Time
+    triggerCondition: Nothing
+    updateTime: Time
+
+
+class TradingStatusesShape(TypedDict):
+    """The same, as Binance wraps it."""
+
+    data: TradingStatusShape
+
+
+class UserAssetShape(TypedDict):
+    """What the account has of an asset."""
+
+    asset: str
+    free: Amount
+    locked: Amount
+    freeze: Zero
+    withdrawing: Zero
+    ipoable: Zero
+    btcValuation: Worth
+
+
+class WalletShape(TypedDict):
+    """What a wallet is worth."""
+
+    activate: bool
+    balance: Amount
+    walletName: Annotated[str, one_of(("Spot",))]
+
+
+class AssetDetailShape(TypedDict):
+    """How an asset is deposited and withdrawn."""
+
+    minWithdrawAmount: Amount
+    depositStatus: bool
+    withdrawFee: int
+    withdrawStatus: bool
+    depositTip: str
+
+
+class NoRowsShape(TypedDict):
+    """A page of what there is none of."""
+
+    rows: NoRows
+    total: int
+
+
+class NoDustShape(TypedDict):
+    """Conversions of small funds: none."""
+
+    total: int
+    userAssetDribblets: NoRows
+
+
+async def get_deposit_address(ports: Ports, call: Call) -> DepositAddressShape:
     """Return the address to deposit an asset at: there is none."""
-    coin = _asset(ports, call.parameters, "coin")
+    coin = asset_wanted(ports, call.parameters, "coin")
     if coin is None:
         raise mandatory_missing("coin")
     return {"coin": coin, "address": "", "tag": "", "url": ""}
 
 
-async def get_deposits(ports: Ports, call: Call) -> object:
+async def get_deposits(ports: Ports, call: Call) -> list[DepositShape]:
     """Return what came into the account, newest first."""
     rows = await _transfers(ports, call, "deposit", "txId", _DEPOSITED, _DEPOSIT_STATUSES)
     return [
@@ -77,7 +214,7 @@ async def get_deposits(ports: Ports, call: Call) -> object:
     ]
 
 
-async def get_withdrawals(ports: Ports, call: Call) -> object:
+async def get_withdrawals(ports: Ports, call: Call) -> list[WithdrawalShape]:
     """Return what went out of the account, newest first."""
     rows = await _transfers(ports, call, "withdrawal", "withdrawOrderId", _WITHDRAWN, _WITHDRAWAL_STATUSES)
     return [
@@ -103,15 +240,14 @@ async def get_withdrawals(ports: Ports, call: Call) -> object:
     ]
 
 
-async def get_key_restrictions(ports: Ports, call: Call) -> object:
+async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape:
     """Return what the request's own API key may do."""
     rows = await ports.database.fetch(_KEY, {"key": call.api_key})
     # A ticket is in no database: it reads and trades, and what is older than it is its session.
     created, scopes, has_networks, expires = rows[0] if rows else (call.now, DEFAULT_SCOPES, False, None)
-    return {
+    shape: KeyRestrictionsShape = {
         "ipRestrict": has_networks,
         "createTime": created * call.time_scale,
-        **({} if expires is None else {"tradingAuthorityExpirationTime": expires * call.time_scale}),
         "enableReading": Scope.READ in scopes,
         "enableSpotAndMarginTrading": Scope.TRADE in scopes,
         "enableWithdrawals": Scope.WITHDRAW in scopes,
@@ -124,32 +260,35 @@ async def get_key_restrictions(ports: Ports, call: Call) -> object:
         "enableFixReadOnly": False,
         "enablePortfolioMarginTrading": False,
     }
+    if expires is not None:
+        shape["tradingAuthorityExpirationTime"] = expires * call.time_scale
+    return shape
 
 
-async def get_account_status(ports: Ports, call: Call) -> object:
+async def get_account_status(ports: Ports, call: Call) -> AccountStatusShape:
     """Return whether the account may trade: Normal, or Locked where an operator has frozen it."""
     return {"data": "Locked" if await _is_frozen(ports, call) else "Normal"}
 
 
-async def get_trading_status(ports: Ports, call: Call) -> object:
+async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
     """Return whether the account may trade by its keys. There are no conditions that lock it by themselves."""
     return {
         "data": {
             "isLocked": await _is_frozen(ports, call),
             "plannedRecoverTime": 0,
-            "triggerCondition": {},
+            "triggerCondition": Nothing(),
             "updateTime": call.now * call.time_scale,
         }
     }
 
 
-async def get_user_assets(ports: Ports, call: Call) -> object:
+async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
     """Return the assets of which the account has something; `btcValuation` is 0 unless asked for."""
-    wanted = _asset(ports, call.parameters, "asset")
+    wanted = asset_wanted(ports, call.parameters, "asset")
     with_worth = call.parameters.boolean("needBtcValuation", default=False)
     balances = [each for each in (await account_funds(ports, call)).balances if each.available or each.held]
     prices = await _prices(ports) if with_worth else {}
-    shapes = []
+    shapes: list[UserAssetShape] = []
     for balance in balances:
         if wanted not in (None, balance.asset):
             continue
@@ -169,9 +308,9 @@ async def get_user_assets(ports: Ports, call: Call) -> object:
     return shapes
 
 
-async def get_wallet_balance(ports: Ports, call: Call) -> object:
+async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
     """Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0."""
-    target = _asset(ports, call.parameters, "quoteAsset") or _BTC
+    target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
     funds, prices = await account_funds(ports, call), await _prices(ports)
     worth = sum(
         (worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices) for each in funds.balances),
@@ -180,10 +319,10 @@ async def get_wallet_balance(ports: Ports, call: Call) -> object:
     return [{"activate": True, "balance": shown_worth(worth), "walletName": "Spot"}]
 
 
-async def get_asset_details(ports: Ports, call: Call) -> object:
+async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailShape]:
     """Return how assets are deposited and withdrawn: by no network."""
     all_markets(ports.markets)
-    wanted = _asset(ports, call.parameters, "asset")
+    wanted = asset_wanted(ports, call.parameters, "asset")
     return {
         asset: {
             "minWithdrawAmount": _ZERO,
@@ -197,17 +336,17 @@ async def get_asset_details(ports: Ports, call: Call) -> object:
     }
 
 
-async def get_nothing(_ports: Ports, _call: Call) -> object:
+async def get_nothing(_ports: Ports, _call: Call) -> NoRows:
     """Return nothing of what there is none."""
     return []
 
 
-async def get_no_rows(_ports: Ports, _call: Call) -> object:
+async def get_no_rows(_ports: Ports, _call: Call) -> NoRowsShape:
     """Return nothing of what there is none."""
     return {"rows": [], "total": 0}
 
 
-async def get_no_dust(_ports: Ports, _call: Call) -> object:
+async def get_no_dust(_ports: Ports, _call: Call) -> NoDustShape:
     """Return what small funds were converted: none."""
     return {"total": 0, "userAssetDribblets": []}
 
@@ -217,7 +356,7 @@ async def _transfers(
 ) -> list[tuple[str, str, str, int]]:
     """Return (id, asset, amount, time) of transfers; all that the database has are done."""
     parameters, known = call.parameters, ports.known_markets
-    coin = _asset(ports, parameters, "coin")
+    coin = asset_wanted(ports, parameters, "coin")
     status = parameters.integer("status")
     if status is not None and status not in statuses:
         raise invalid_parameter("status")
@@ -243,15 +382,6 @@ async def _transfers(
     if any(asset not in known.by_asset for _, asset, _, _ in rows):
         raise unavailable()  # the shard that has a market of it has not said so yet
     return [(transfer, asset, known.format_amount(amount, asset), time) for transfer, asset, amount, time in rows]
-
-
-def _asset(ports: Ports, parameters: Parameters, name: str) -> str | None:
-    """Return the asset that a parameter names; None when it was not sent."""
-    asset = parameters.optional(name)
-    known = ports.known_markets
-    if asset is not None and asset not in known.by_asset:
-        raise unavailable() if known.unknown_shards else invalid_parameter(name)
-    return asset
 
 
 async def _is_frozen(ports: Ports, call: Call) -> bool:
@@ -293,8 +423,7 @@ def _function(path: str, summary: str, handle: Any, *parameters: Parameter, meth
     )
 
 
-_COIN: Final = Parameter("coin", "Asset, for example BTC.")
-_ASSET: Final = Parameter("asset", "Asset, for example BTC.")
+_COIN: Final = ASSET._replace(name="coin")
 _PAGE: Final = (START_TIME, END_TIME, Parameter("offset", "How many to leave out.", kind="integer"))
 _STATUS: Final = Parameter("status", "Binance's number; here everything is done at once.", kind="integer")
 
@@ -303,7 +432,7 @@ FUNCTIONS: Final = (
         "/sapi/v1/capital/deposit/address",
         "Deposit address: none",
         get_deposit_address,
-        Parameter("coin", "Asset, for example BTC.", required=True),
+        _COIN._replace(required=True),
     ),
     _function(
         "/sapi/v1/capital/deposit/hisrec",
@@ -332,16 +461,16 @@ FUNCTIONS: Final = (
         "/sapi/v3/asset/getUserAsset",
         "Assets of which the account has something",
         get_user_assets,
-        _ASSET,
+        ASSET,
         Parameter("needBtcValuation", "Whether to value them in BTC.", kind="boolean"),
         method="POST",
     ),
-    _function("/sapi/v1/asset/assetDetail", "How assets are deposited and withdrawn", get_asset_details, _ASSET),
+    _function("/sapi/v1/asset/assetDetail", "How assets are deposited and withdrawn", get_asset_details, ASSET),
     _function(
         "/sapi/v1/asset/wallet/balance",
         "What the wallet is worth",
         get_wallet_balance,
-        Parameter("quoteAsset", "Asset to value it in; BTC by default."),
+        ASSET._replace(name="quoteAsset", description="Asset to value it in; BTC by default."),
     ),
     _function("/sapi/v1/asset/get-funding-asset", "Funding wallet: none", get_nothing, method="POST"),
     _function("/sapi/v1/asset/assetDividend", "Dividends: none", get_no_rows),

@@ -99,8 +99,10 @@ def _route(path: str, endpoint: Endpoint) -> HTTPRouteHandler:
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
         answer = await endpoint.answer(request.scope["state"][REQUEST])
-        headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers if name != b"content-type"}
-        return Response(answer.body, status_code=answer.status, headers=headers, media_type=_JSON)
+        headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
+        # The framework says itself how text is encoded.
+        media_type = headers.pop("content-type").removesuffix("; charset=utf-8")
+        return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 
     return HTTPRouteHandler(path, http_method=method, status_code=200, include_in_schema=False)(handle)
 

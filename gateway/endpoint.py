@@ -13,7 +13,7 @@ import structlog
 
 from functions.activity import AGENT_MAX
 from functions.errors import STATUS_UNKNOWN, ApiError
-from functions.function import Answered, Function, Group, Security
+from functions.function import Answered, Function, Group, Security, Written
 from functions.parameters import Parameters, parse_pairs
 from functions.ports import MICROSECONDS, MILLISECONDS, Call
 from functions.session_cookies import token_in
@@ -89,7 +89,9 @@ class Endpoint:
             if isinstance(result, Answered):
                 headers += result.headers
                 result = result.shape
-            body, status = _encode(result), 200
+            if isinstance(result, Written):
+                headers[0] = (b"content-type", result.content_type)
+            body, status = result.body if isinstance(result, Written) else _encode(result), 200
             if self.function.places_order:
                 count_order(None)
         except ApiError as error:
@@ -127,16 +129,19 @@ class Endpoint:
         time_scale = scale_of(asked.time_unit)
         account_id, deadline_us = AccountId(0), 0
         token, session_id, credential = "", "", ""
-        if function.security in _WITH_KEY:
+        security = function.security
+        if security is Security.OWNER:
+            security = Security.SESSION if asked.api_key is None else Security.SIGNED
+        if security in _WITH_KEY:
             key = auth.check_key_format(asked.api_key)
             signer = self._keys.cached(key) or await self._keys.signer(key)
-            if function.security is Security.SIGNED:
+            if security is Security.SIGNED:
                 deadline_us = auth.check_request(signer, request.query, request.body, parameters, now)
             auth.check_permission(signer, function.scope, request.address, now)
             if not signer.is_ticket:
                 self._keys.note_use(key, now)
             account_id, credential = signer.account_id, signer.credential
-        elif function.security is Security.SESSION:
+        elif security is Security.SESSION:
             token = asked.bearer or self._token_of_page(request)
             record = await record_of(self._ports.key_values, token)
             account_id, session_id = record.account_id, record.session_id

@@ -3,13 +3,7 @@
 import msgspec
 
 from functions.errors import ApiError
-
-
-class ErrorShape(msgspec.Struct):
-    """Binance's error."""
-
-    code: int
-    msg: str
+from functions.shapes import ErrorShape
 
 
 def error_body(error: ApiError) -> bytes:

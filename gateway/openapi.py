@@ -1,12 +1,16 @@
 """The OpenAPI description, made from the functions themselves, so that the hot paths' raw routes are in it too.
 
-`python -m gateway.openapi` prints it; clients are generated from that.
+What a function answers is its handler's return annotation, which mypy holds the handler to. Every object is closed: a field that
+is not described is neither sent nor answered. `python -m gateway.openapi` prints it; clients are generated from that.
 """
 
 import html
+import inspect
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from types import NoneType, UnionType
+from typing import Any, Final, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from litestar import Request
@@ -14,6 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
+    Link,
     OpenAPI,
     OpenAPIMediaType,
     OpenAPIResponse,
@@ -21,16 +26,17 @@ from litestar.openapi.spec import (
     Operation,
     Parameter,
     PathItem,
+    Reference,
     RequestBody,
     Schema,
     SecurityScheme,
 )
 
 from functions.catalog import FUNCTIONS
-from functions.function import Function, Group, Security
+from functions.function import Answered, Function, Group, Security, Written
 from functions.function import Parameter as FunctionParameter
-from functions.idempotency import DESCRIPTION as DESCRIPTION_OF_KEY
-from functions.idempotency import HEADER
+from functions.idempotency import HEADER, IDEMPOTENCY_KEY
+from functions.shapes import ErrorShape
 
 TITLE: Final = "Exchange"
 DESCRIPTION: Final = (
@@ -44,33 +50,96 @@ _TAGS: Final = {
     Group.ACCOUNT: "Account",
     Group.USERS: "Users and keys",
 }
+_INTEGER_MAX: Final = 2**63 - 1
 _TYPES: Final = {
     "string": Schema(type=OpenAPIType.STRING),
     "decimal": Schema(type=OpenAPIType.STRING, pattern=r"^([0-9]{1,20})(\.[0-9]{1,20})?$"),
-    "integer": Schema(type=OpenAPIType.INTEGER, minimum=0),
+    "integer": Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=_INTEGER_MAX),
+    "positive": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=_INTEGER_MAX),
     "boolean": Schema(type=OpenAPIType.BOOLEAN),
 }
 _SIGNED_PARAMETERS: Final = (
     FunctionParameter("timestamp", "When the request was sent, in ms or µs.", required=True, kind="integer"),
-    FunctionParameter("recvWindow", "How long the request stays valid, in ms: 5000 by default, 60000 at most."),
+    FunctionParameter(
+        "recvWindow",
+        "How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most.",
+        pattern=r"^[0-9]{1,5}(\.[0-9]{1,3})?$",
+    ),
     FunctionParameter("signature", "HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body.", required=True),
 )
-_IDEMPOTENCY_KEY: Final = Parameter(
-    name=HEADER, param_in="header", description=DESCRIPTION_OF_KEY, required=False, schema=_TYPES["string"]
-)
 _REFERENCE: Final = "#/components/schemas/{name}"
-_ERROR: Final = Schema(
-    type=OpenAPIType.OBJECT,
-    properties={"code": Schema(type=OpenAPIType.INTEGER), "msg": Schema(type=OpenAPIType.STRING)},
-    required=["code", "msg"],
-)
+_JSON: Final = "application/json"
 _REFUSALS: Final = {
-    "400": "Refused: a parameter, a filter, the signature, or the engine.",
-    "401": "No such API key, or it may not do this, or not from there; or not signed in.",
-    "403": "A page of another origin, or without the session's token against forgeries.",
-    "418": "Banned for going on after 429.",
-    "429": "A rate limit is used up; see Retry-After.",
-    "503": "Overloaded or unavailable; -1007 means that the outcome is unknown.",
+    400: "Refused: a parameter, a filter, the signature, or the engine.",
+    401: "No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code.",
+    403: "A page of another origin, or without the session's token against forgeries; an address that must be verified first; or "
+    "something that this exchange does not offer.",
+    408: "The request did not arrive in time.",
+    409: "Not as things are: there are too many, or there is one already, or none.",
+    410: "This exchange does not offer it any more.",
+    413: "The body is larger than any request needs.",
+    414: "The URL is longer than any request needs.",
+    418: "Banned for going on after 429.",
+    422: "The idempotency key was used for something else.",
+    429: "A rate limit is used up, or too many attempts have failed; see Retry-After.",
+    431: "The headers are larger than any request needs.",
+    503: "Overloaded or unavailable; -1007 means that the outcome is unknown.",
+}
+_OF_ALL: Final = frozenset({400, 408, 414, 418, 429, 431, 503})
+_OF: Final = {
+    Security.PUBLIC: frozenset[int](),
+    Security.SIGNED: frozenset({401}),
+    Security.API_KEY: frozenset({401}),
+    Security.SESSION: frozenset({401, 403}),
+    Security.OWNER: frozenset({401, 403}),
+}
+
+
+class Lead(NamedTuple):
+    """An answer that has what another request asks for: parameter -> where it is."""
+
+    name: str
+    method: str
+    path: str
+    parameters: dict[str, str]
+
+
+_ORDER: Final = {"symbol": "$response.body#/symbol", "orderId": "$response.body#/orderId"}
+_LEADS: Final[dict[tuple[str, str], tuple[Lead, ...]]] = {
+    ("POST", "/api/v3/order"): (
+        Lead("GetOrder", "GET", "/api/v3/order", _ORDER),
+        Lead("CancelOrder", "DELETE", "/api/v3/order", _ORDER),
+        Lead("AllOrders", "GET", "/api/v3/allOrders", _ORDER),
+        Lead("MyTrades", "GET", "/api/v3/myTrades", _ORDER),
+    ),
+    ("GET", "/api/v3/openOrders"): (
+        Lead(
+            "CancelFirst",
+            "DELETE",
+            "/api/v3/order",
+            {"symbol": "$response.body#/0/symbol", "orderId": "$response.body#/0/orderId"},
+        ),
+    ),
+    ("DELETE", "/api/v3/order"): (Lead("GetCanceled", "GET", "/api/v3/order", _ORDER),),
+    ("POST", "/api/v3/userDataStream"): (
+        Lead("KeepStream", "PUT", "/api/v3/userDataStream", {"listenKey": "$response.body#/listenKey"}),
+        Lead("CloseStream", "DELETE", "/api/v3/userDataStream", {"listenKey": "$response.body#/listenKey"}),
+    ),
+    ("POST", "/api/v1/api-keys"): (
+        Lead("RevokeKey", "DELETE", "/api/v1/api-keys", {"apiKey": "$response.body#/apiKey"}),
+    ),
+    ("GET", "/api/v1/statement"): (
+        Lead("NextPage", "GET", "/api/v1/statement", {"after": "$response.body#/entries/0/position"}),
+    ),
+    ("GET", "/api/v1/activity"): (Lead("Earlier", "GET", "/api/v1/activity", {"beforeId": "$response.body#/0/id"}),),
+    ("GET", "/api/v3/trades"): (
+        Lead(
+            "Older",
+            "GET",
+            "/api/v3/historicalTrades",
+            {"symbol": "$request.query.symbol", "fromId": "$response.body#/0/id"},
+        ),
+    ),
 }
 
 
@@ -118,79 +187,167 @@ def config() -> OpenAPIConfig:
 def document(functions: Sequence[Function]) -> OpenAPI:
     """Return the whole description."""
     description = config().to_openapi_schema()
-    description.paths, description.components = path_items(functions), components(functions)
+    shapes = Shapes(functions)
+    description.paths = path_items(functions, shapes)
+    description.components = Components(schemas=shapes.components, security_schemes=_SECURITY_SCHEMES)
     return description
 
 
-def components(functions: Iterable[Function]) -> Components:
-    """Return how requests authenticate themselves, and the types of bodies and answers."""
-    types = [each for function in functions for each in (function.body, function.answer) if each is not None]
-    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    return Components(
-        schemas=schemas,
-        security_schemes={
-            Security.SIGNED.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
-            Security.API_KEY.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
-            Security.SESSION.value: SecurityScheme(type="http", scheme="bearer"),
-        },
-    )
+_SECURITY_SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
+    Security.SIGNED.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
+    Security.API_KEY.value: SecurityScheme(type="apiKey", name="X-MBX-APIKEY", security_scheme_in="header"),
+    Security.SESSION.value: SecurityScheme(type="http", scheme="bearer"),
+}
 
 
-def path_items(functions: Iterable[Function]) -> dict[str, PathItem]:
+def answers_of(function: Function) -> tuple[object, ...]:
+    """Return the types of what a function answers as JSON, by its handler's return annotation; none: it only refuses."""
+    return tuple(_answers(get_type_hints(function.handle, include_extras=True)["return"]))
+
+
+def _answers(kind: Any) -> Iterator[object]:
+    if get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _answers(each)
+    elif get_origin(kind) is Answered:
+        yield from _answers(get_args(kind)[0])
+    elif kind not in (Written, NoReturn, NoneType):
+        yield kind
+
+
+class Shapes:
+    """The schemas of the types that bodies and answers have."""
+
+    components: dict[str, Any]
+    """By name: those of objects, closed."""
+
+    def __init__(self, functions: Iterable[Function]) -> None:
+        kinds: list[Any] = [ErrorShape]
+        for function in functions:
+            kinds += [*answers_of(function), *([function.body] if function.body else [])]
+        schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+        self._schemas = [(kind, closed(schema)) for kind, schema in zip(kinds, schemas, strict=True)]
+        self.components = {name: closed(schema) for name, schema in components.items()}
+
+    def of(self, *kinds: object) -> Any:
+        """Return the schema of what is one of `kinds`."""
+        schemas: list[Any] = []
+        for kind in kinds:
+            schema = next(schema for known, schema in self._schemas if known == kind)
+            if schema not in schemas:
+                schemas.append(schema)
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema whose objects have the fields that it names and no others."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(value) for name, value in schema.items()}
+    if found.get("type") == "object" and "additionalProperties" not in found:
+        found["additionalProperties"] = False
+    if found.get("items") is False and found["maxItems"] == len(found["prefixItems"]):
+        # Says nothing more, and not every generator knows schemas that are no objects.
+        del found["items"]
+    return found
+
+
+def path_items(functions: Iterable[Function], shapes: Shapes) -> dict[str, PathItem]:
     """Return the description of the functions by path."""
     items: dict[str, PathItem] = {}
+    offered = {(function.method, function.path) for function in functions}
     for function in functions:
         item = items.setdefault(function.path, PathItem())
-        setattr(item, function.method.lower(), operation(function))
+        leads = _LEADS.get((function.method, function.path), ())
+        links = {each.name: _link(each) for each in leads if (each.method, each.path) in offered}
+        setattr(item, function.method.lower(), operation(function, shapes, links))
     return items
 
 
-def operation(function: Function) -> Operation:
+def statuses_of(function: Function) -> list[int]:
+    """Return the statuses of a function's refusals."""
+    own = set(function.refuses_with) | ({422} if function.takes_idempotency_key else set())
+    with_body = {413} if function.method != "GET" else set()
+    never = {503} if function.needs_nothing else set()
+    return sorted((_OF_ALL | _OF[function.security] | own | with_body) - never)
+
+
+def operation(function: Function, shapes: Shapes, links: Mapping[str, Link]) -> Operation:
     """Return the description of one function."""
-    is_signed = function.security is Security.SIGNED
-    described = (*function.parameters, *(_SIGNED_PARAMETERS if is_signed else ()))
-    refusals = {status: _refused(text) for status, text in _REFUSALS.items()}
-    takes_key = function.takes_idempotency_key
+    signs = function.security in (Security.SIGNED, Security.OWNER)
+    described = [*function.parameters]
+    if signs:
+        # With a session there is nothing to sign.
+        is_needed = function.security is Security.SIGNED
+        described += [each._replace(required=each.required and is_needed) for each in _SIGNED_PARAMETERS]
+    refused = OpenAPIMediaType(schema=shapes.of(ErrorShape))
+    refusals = {
+        str(status): OpenAPIResponse(description=_REFUSALS[status], content={_JSON: refused})
+        for status in statuses_of(function)
+    }
+    answers = answers_of(function)
+    done = OpenAPIResponse(
+        description="Done.",
+        content={
+            _JSON: OpenAPIMediaType(schema=shapes.of(*answers)),
+            **{each: OpenAPIMediaType(schema=_TYPES["string"]) for each in function.also_writes},
+        }
+        if answers
+        else None,
+        links=dict(links) or None,
+    )
     return Operation(
         tags=[_TAGS[function.group]],
         summary=function.summary,
-        description=(function.handle.__doc__ or "").strip() or None,
-        operation_id=f"{function.method.lower()}{function.path.replace('/', '_').replace('-', '_')}",
+        description=inspect.getdoc(function.handle),
+        operation_id=_operation_id(function.method, function.path),
         parameters=[
-            *(
-                Parameter(
-                    name=parameter.name,
-                    param_in="query",
-                    description=parameter.description,
-                    required=parameter.required,
-                    schema=_TYPES[parameter.kind],
-                )
-                for parameter in described
-            ),
-            *([_IDEMPOTENCY_KEY] if takes_key else []),
+            *(_parameter(each) for each in described),
+            *([_parameter(IDEMPOTENCY_KEY._replace(name=HEADER), "header")] if function.takes_idempotency_key else []),
         ],
-        request_body=_request_body(function.body) if function.body else None,
-        responses={
-            "200": OpenAPIResponse(
-                description="Done.", content={"application/json": OpenAPIMediaType(schema=_shape(function.answer))}
-            ),
-            **refusals,
-            **({"422": _refused("The idempotency key was used for something else.")} if takes_key else {}),
-        },
-        security=[{function.security.value: []}] if function.security is not Security.PUBLIC else None,
+        request_body=_request_body(shapes.of(function.body)) if function.body else None,
+        responses={**({str(HTTPStatus.OK.value): done} if answers else {}), **refusals},
+        security=_security(function.security),
     )
 
 
-def _refused(text: str) -> OpenAPIResponse:
-    return OpenAPIResponse(description=text, content={"application/json": OpenAPIMediaType(schema=_ERROR)})
+def _operation_id(method: str, path: str) -> str:
+    return f"{method.lower()}{path.replace('/', '_').replace('-', '_')}"
 
 
-def _shape(kind: object) -> Any:
-    return Schema() if kind is None else msgspec.json.schema_components([kind], ref_template=_REFERENCE)[0][0]
+def _link(lead: Lead) -> Link:
+    return Link(operation_id=_operation_id(lead.method, lead.path), parameters=dict(lead.parameters))
 
 
-def _request_body(body: type) -> RequestBody:
-    return RequestBody(content={"application/json": OpenAPIMediaType(schema=_shape(body))}, required=True)
+def _security(security: Security) -> list[dict[str, list[str]]] | None:
+    if security is Security.PUBLIC:
+        return None
+    if security is Security.OWNER:
+        return [{Security.SIGNED.value: []}, {Security.SESSION.value: []}]
+    return [{security.value: []}]
+
+
+def _parameter(parameter: FunctionParameter, where: str = "query") -> Parameter:
+    schema = _TYPES[parameter.kind]
+    if parameter.choices:
+        schema = Schema(type=OpenAPIType.STRING, enum=list(parameter.choices))
+    elif parameter.pattern:
+        schema = Schema(type=OpenAPIType.STRING, pattern=parameter.pattern)
+    if parameter.example:
+        schema = Schema(type=schema.type, pattern=schema.pattern, examples=[parameter.example])
+    return Parameter(
+        name=parameter.name,
+        param_in=where,
+        description=parameter.description,
+        required=parameter.required,
+        schema=schema,
+    )
+
+
+def _request_body(schema: Any) -> RequestBody:
+    return RequestBody(content={_JSON: OpenAPIMediaType(schema=schema)}, required=True)
 
 
 if __name__ == "__main__":

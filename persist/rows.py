@@ -120,6 +120,7 @@ LEDGER_ENTRIES: Final = Table(
         "amount": "int8",
         "kind": "text",
         "reference": "text",
+        "balance": "int8",
     },
 )
 TRANSFERS: Final = Table(
@@ -194,7 +195,7 @@ class Rows:
         self.trades: list[tuple[TradeExecuted, int]] = []
         """With the trade's quote units."""
         self.fills: list[Row] = []
-        self.ledger_entries: list[Row] = []
+        self.ledger_entries: list[OrderRow] = []
         self.transfers: list[Row] = []
         self.prevented_matches: list[Row] = []
         self.event_count = 0
@@ -312,13 +313,16 @@ class Rows:
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (
-            (*event_reference, 0, account_id, given_asset, -given, "trade", reference),
-            (*event_reference, 1, CLEARING_ACCOUNT, given_asset, given, "trade", reference),
-            (*event_reference, 2, account_id, received_asset, received - fee, "trade", reference),
-            (*event_reference, 3, CLEARING_ACCOUNT, received_asset, -received, "trade", reference),
+            (*event_reference, 0, account_id, given_asset, -given, "trade", reference, _total(event, given_asset)),
+            (*event_reference, 1, CLEARING_ACCOUNT, given_asset, given, "trade", reference, None),
+            (
+                *(*event_reference, 2, account_id, received_asset, received - fee, "trade", reference),
+                _total(event, received_asset),
+            ),
+            (*event_reference, 3, CLEARING_ACCOUNT, received_asset, -received, "trade", reference, None),
         )
         if fee:
-            self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference))
+            self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference, None))
 
     def _add_prevented(self, event: MatchPrevented) -> None:
         self.prevented_matches.append(
@@ -340,8 +344,8 @@ class Rows:
         kind, amount = "fee_withdrawal", event.amount
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (
-            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, amount, kind, reference),
-            (time, self._shard, stream_id, index, 1, FEES_ACCOUNT, asset, -amount, kind, reference),
+            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, amount, kind, reference, None),
+            (time, self._shard, stream_id, index, 1, FEES_ACCOUNT, asset, -amount, kind, reference, None),
         )
         self.transfers.append((FEES_ACCOUNT, kind, reference, asset, amount, time))
 
@@ -349,10 +353,18 @@ class Rows:
         kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (
-            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference),
-            (time, self._shard, stream_id, index, 1, event.account_id, asset, amount, kind, reference),
+            (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference, None),
+            (
+                *(time, self._shard, stream_id, index, 1, event.account_id, asset, amount, kind, reference),
+                _total(event, asset),
+            ),
         )
         self.transfers.append((event.account_id, kind, reference, asset, event.amount, time))
+
+
+def _total(event: OrderFilled | FundsDeposited | FundsWithdrawn, asset: str) -> int | None:
+    """Return what the account has of an asset after an event, held or not; None where the event does not say."""
+    return next((each.available + each.held for each in event.balances if each.asset == asset), None)
 
 
 def rows_of(shard: int, batches: Iterable[EventBatch], markets: Mapping[str, Market]) -> Rows:

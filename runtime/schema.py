@@ -11,7 +11,7 @@ import redis
 from protocol import streams
 from runtime.redis_reserve import write_reserved
 
-SCHEMA_NUMBER: Final = 10
+SCHEMA_NUMBER: Final = 11
 """The newest migration's. A test compares it with the files in persist/schema."""
 SCHEMA_QUERY: Final[LiteralString] = "SELECT coalesce(max(number), 0) FROM schema_migrations"
 """Fails with UndefinedTable where nothing was ever migrated; see persist/migrate.py."""

@@ -16,7 +16,7 @@ import redis
 
 from persist.candles import CandleKey, CandlePart, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
-from persist.rows import EventBatch, Row, Rows, TradeGapError
+from persist.rows import EventBatch, OrderRow, Row, Rows, TradeGapError
 from protocol.orders import OrderState
 from protocol.streams import STREAM_START, StreamId
 from runtime.memory_stream_log import MemoryStreamLog
@@ -42,7 +42,7 @@ class Tables:
         self.orders: dict[int, OrderState] = {}
         self.trades: dict[tuple[str, int], Row] = {}
         self.fills: dict[tuple[int, int, int], Row] = {}
-        self.ledger_entries: list[Row] = []
+        self.ledger_entries: list[OrderRow] = []
         self.candles: dict[CandleKey, CandlePart] = {}
         self.last_ids: dict[int, StreamId] = {}
         self.last_trade_ids: dict[str, int] = {}
@@ -160,7 +160,7 @@ class MemoryConnection:
         self,
         trades: dict[tuple[str, int], Row],
         fills: dict[tuple[int, int, int], Row],
-        ledger_entries: list[Row],
+        ledger_entries: list[OrderRow],
         orders: dict[int, OrderState],
         candles: dict[CandleKey, CandlePart],
     ) -> None:

@@ -91,7 +91,7 @@ export interface paths {
          * Recent trades
          * @description Return the newest trades, oldest first.
          *
-         *         The read model has them, unless it was lost and is still short: then the database has those before.
+         *     The read model has them, unless it was lost and is still short: then the database has those before.
          */
         get: operations["get_api_v3_trades"];
         put?: never;
@@ -393,8 +393,8 @@ export interface paths {
          * One order
          * @description Return an order named by number or, the newest with it, client order id; -2013 when there is none.
          *
-         *         With both, the number finds the order; -2039 when its client order id is another one.
-         *         -1007 while the database is so far behind that the order may be one that nobody else remembers.
+         *     With both, the number finds the order; -2039 when its client order id is another one.
+         *     -1007 while the database is so far behind that the order may be one that nobody else remembers.
          */
         get: operations["get_api_v3_order"];
         put?: never;
@@ -407,7 +407,7 @@ export interface paths {
          * Cancel an order
          * @description Cancel an order named by number or client order id.
          *
-         *         `cancelRestrictions` is checked against the order's status right before the cancel is enqueued.
+         *     `cancelRestrictions` is checked against the order's status right before the cancel is enqueued.
          */
         delete: operations["delete_api_v3_order"];
         options?: never;
@@ -592,7 +592,7 @@ export interface paths {
          * Make an account
          * @description Make an account.
          *
-         *         The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
+         *     The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
          */
         post: operations["post_api_v1_signup"];
         delete?: never;
@@ -614,8 +614,8 @@ export interface paths {
          * Begin a session
          * @description Begin a session.
          *
-         *         An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
-         *         wait (429 with Retry-After).
+         *     An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
+         *     wait (429 with Retry-After).
          */
         post: operations["post_api_v1_signin"];
         delete?: never;
@@ -700,6 +700,29 @@ export interface paths {
          * @description Return what was done with the account, newest first: sign-ins, also those that were refused, keys, sessions, passwords.
          */
         get: operations["get_api_v1_activity"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/statement": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Statement of account
+         * @description Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after the period.
+         *
+         *     The ledger is kept for ever. A file of CSV has a row of kind `opening` for each asset before the first entry of the period, and one
+         *     of kind `closing` after the last; where those are missing, more follows.
+         */
+        get: operations["get_api_v1_statement"];
         put?: never;
         post?: never;
         delete?: never;
@@ -910,8 +933,8 @@ export interface paths {
          * Revoke an API key
          * @description Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
          *
-         *         So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
-         *         what to do when the answer was an outage.
+         *     So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
+         *     what to do when the answer was an outage.
          */
         delete: operations["delete_api_v1_api_keys"];
         options?: never;
@@ -1014,7 +1037,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Margin pairs: none */
+        /**
+         * Margin pairs: none
+         * @description Return nothing of what there is none.
+         */
         get: operations["get_sapi_v1_margin_allPairs"];
         put?: never;
         post?: never;
@@ -1031,7 +1057,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Isolated margin pairs: none */
+        /**
+         * Isolated margin pairs: none
+         * @description Return nothing of what there is none.
+         */
         get: operations["get_sapi_v1_margin_isolated_allPairs"];
         put?: never;
         post?: never;
@@ -1048,7 +1077,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Markets about to close: none */
+        /**
+         * Markets about to close: none
+         * @description Return nothing of what there is none.
+         */
         get: operations["get_sapi_v1_spot_delist_schedule"];
         put?: never;
         post?: never;
@@ -1069,7 +1101,7 @@ export interface paths {
          * Status
          * @description Return whether the exchange takes orders (status 0) or is under maintenance (1).
          *
-         *         `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
+         *     `maintenanceFrom` (not Binance's) is there when maintenance was announced or has begun.
          */
         get: operations["get_sapi_v1_system_status"];
         put?: never;
@@ -1087,7 +1119,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Futures markets: none */
+        /**
+         * Futures markets: none
+         * @description Return no markets.
+         */
         get: operations["get_fapi_v1_exchangeInfo"];
         put?: never;
         post?: never;
@@ -1104,7 +1139,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Delivery markets: none */
+        /**
+         * Delivery markets: none
+         * @description Return no markets.
+         */
         get: operations["get_dapi_v1_exchangeInfo"];
         put?: never;
         post?: never;
@@ -1379,15 +1417,56 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ErrorShape
+         * @description What went wrong: Binance's code where there is one, and a text for people.
+         */
+        ErrorShape: {
+            code: number;
+            msg: string;
+        };
+        /**
+         * Nothing
+         * @description An empty object: it is done.
+         */
+        Nothing: Record<string, never>;
+        /**
+         * TimeShape
+         * @description The server's time.
+         */
+        TimeShape: {
+            serverTime: number;
+        };
+        /**
          * ExchangeInfoShape
          * @description The exchange and its markets.
          */
         ExchangeInfoShape: {
             timezone: string;
             serverTime: number;
-            rateLimits: Record<string, never>[];
-            exchangeFilters: Record<string, never>[];
+            rateLimits: components["schemas"]["LimitShape"][];
+            exchangeFilters: components["schemas"]["ExchangeMaxNumOrders"][];
             symbols: components["schemas"]["SymbolShape"][];
+        };
+        /**
+         * LimitShape
+         * @description A rate limit.
+         */
+        LimitShape: {
+            /** @enum {string} */
+            interval: "DAY" | "MINUTE" | "SECOND";
+            intervalNum: number;
+            limit: number;
+            /** @enum {string} */
+            rateLimitType: "CONNECTIONS" | "ORDERS" | "RAW_REQUESTS" | "REQUEST_WEIGHT";
+        };
+        /**
+         * ExchangeMaxNumOrders
+         * @description Open orders of an account in all markets.
+         */
+        ExchangeMaxNumOrders: {
+            /** @enum {unknown} */
+            filterType: "EXCHANGE_MAX_NUM_ORDERS";
+            maxNumOrders: number;
         };
         /**
          * SymbolShape
@@ -1395,7 +1474,8 @@ export interface components {
          */
         SymbolShape: {
             symbol: string;
-            status: string;
+            /** @enum {string} */
+            status: "BREAK" | "CANCEL_ONLY" | "HALT" | "TRADING";
             baseAsset: string;
             baseAssetPrecision: number;
             quoteAsset: string;
@@ -1403,7 +1483,7 @@ export interface components {
             quoteAssetPrecision: number;
             baseCommissionPrecision: number;
             quoteCommissionPrecision: number;
-            orderTypes: string[];
+            orderTypes: ("LIMIT" | "LIMIT_MAKER" | "MARKET")[];
             icebergAllowed: boolean;
             ocoAllowed: boolean;
             otoAllowed: boolean;
@@ -1415,13 +1495,102 @@ export interface components {
             pegInstructionsAllowed: boolean;
             isSpotTradingAllowed: boolean;
             isMarginTradingAllowed: boolean;
-            filters: Record<string, never>[];
+            filters: (components["schemas"]["PriceFilter"] | components["schemas"]["LotSize"] | components["schemas"]["IcebergParts"] | components["schemas"]["MarketLotSize"] | components["schemas"]["PercentPriceBySide"] | components["schemas"]["Notional"] | components["schemas"]["MinNotional"] | components["schemas"]["MaxNumOrders"])[];
             permissions: string[];
             permissionSets: string[][];
-            defaultSelfTradePreventionMode: string;
-            allowedSelfTradePreventionModes: string[];
+            /** @enum {string} */
+            defaultSelfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
+            allowedSelfTradePreventionModes: ("EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE")[];
             matchesMax: number;
             marketSlippage: string;
+        };
+        /**
+         * PriceFilter
+         * @description Prices are multiples of `tick_size`.
+         */
+        PriceFilter: {
+            /** @enum {unknown} */
+            filterType: "PRICE_FILTER";
+            minPrice: string;
+            maxPrice: string;
+            tickSize: string;
+        };
+        /**
+         * LotSize
+         * @description Quantities are multiples of `step_size`.
+         */
+        LotSize: {
+            /** @enum {unknown} */
+            filterType: "LOT_SIZE";
+            minQty: string;
+            maxQty: string;
+            stepSize: string;
+        };
+        /**
+         * IcebergParts
+         * @description No order has parts here.
+         */
+        IcebergParts: {
+            /** @enum {unknown} */
+            filterType: "ICEBERG_PARTS";
+            limit: number;
+        };
+        /**
+         * MarketLotSize
+         * @description The same for MARKET orders.
+         */
+        MarketLotSize: {
+            /** @enum {unknown} */
+            filterType: "MARKET_LOT_SIZE";
+            minQty: string;
+            maxQty: string;
+            stepSize: string;
+        };
+        /**
+         * PercentPriceBySide
+         * @description How far from the last price an order may be.
+         */
+        PercentPriceBySide: {
+            /** @enum {unknown} */
+            filterType: "PERCENT_PRICE_BY_SIDE";
+            bidMultiplierUp: string;
+            bidMultiplierDown: string;
+            askMultiplierUp: string;
+            askMultiplierDown: string;
+            avgPriceMins: number;
+        };
+        /**
+         * Notional
+         * @description What an order is worth.
+         */
+        Notional: {
+            /** @enum {unknown} */
+            filterType: "NOTIONAL";
+            minNotional: string;
+            applyMinToMarket: boolean;
+            maxNotional: string;
+            applyMaxToMarket: boolean;
+            avgPriceMins: number;
+        };
+        /**
+         * MinNotional
+         * @description What an order is worth at least.
+         */
+        MinNotional: {
+            /** @enum {unknown} */
+            filterType: "MIN_NOTIONAL";
+            minNotional: string;
+            applyToMarket: boolean;
+            avgPriceMins: number;
+        };
+        /**
+         * MaxNumOrders
+         * @description Open orders of an account in the market.
+         */
+        MaxNumOrders: {
+            /** @enum {unknown} */
+            filterType: "MAX_NUM_ORDERS";
+            maxNumOrders: number;
         };
         /**
          * DepthShape
@@ -1452,6 +1621,29 @@ export interface components {
             isBestMatch: boolean;
         };
         /**
+         * AggregateTradeShape
+         * @description Binance's one-letter names: id, price, quantity, first and last trade, time, buyer is maker, best match.
+         */
+        AggregateTradeShape: {
+            a: number;
+            p: string;
+            q: string;
+            f: number;
+            l: number;
+            T: number;
+            m: boolean;
+            M: boolean;
+        };
+        /**
+         * AveragePriceShape
+         * @description The average over some minutes, and when the last trade was.
+         */
+        AveragePriceShape: {
+            closeTime: number;
+            mins: number;
+            price: string;
+        };
+        /**
          * TickerShape
          * @description The 24 h statistics, FULL.
          */
@@ -1479,6 +1671,43 @@ export interface components {
             count: number;
         };
         /**
+         * MiniTickerShape
+         * @description The 24 h statistics, MINI.
+         */
+        MiniTickerShape: {
+            symbol: string;
+            openPrice: string;
+            highPrice: string;
+            lowPrice: string;
+            lastPrice: string;
+            volume: string;
+            quoteVolume: string;
+            openTime: number;
+            closeTime: number;
+            firstId: number;
+            lastId: number;
+            count: number;
+        };
+        /**
+         * PriceShape
+         * @description A market's last price.
+         */
+        PriceShape: {
+            price: string;
+            symbol: string;
+        };
+        /**
+         * BookTickerShape
+         * @description Best bid and ask.
+         */
+        BookTickerShape: {
+            symbol: string;
+            bidPrice: string;
+            bidQty: string;
+            askPrice: string;
+            askQty: string;
+        };
+        /**
          * WindowTickerShape
          * @description The statistics of any window, FULL.
          */
@@ -1500,6 +1729,13 @@ export interface components {
             count: number;
         };
         /**
+         * ExecutionRulesShape
+         * @description No rules.
+         */
+        ExecutionRulesShape: {
+            symbolRules: null[];
+        };
+        /**
          * FullShape
          * @description Answer to a placed order, FULL; fields with a default as in `ResultShape`.
          */
@@ -1514,12 +1750,17 @@ export interface components {
             executedQty: string;
             origQuoteOrderQty: string;
             cummulativeQuoteQty: string;
-            status: string;
-            timeInForce: string;
-            type: string;
-            side: string;
+            /** @enum {string} */
+            status: "CANCELED" | "EXPIRED" | "EXPIRED_IN_MATCH" | "FILLED" | "NEW" | "PARTIALLY_FILLED" | "PENDING_NEW";
+            /** @enum {string} */
+            timeInForce: "FOK" | "GTC" | "IOC";
+            /** @enum {string} */
+            type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
+            /** @enum {string} */
+            side: "BUY" | "SELL";
             workingTime: number;
-            selfTradePreventionMode: string;
+            /** @enum {string} */
+            selfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
             fills: components["schemas"]["FillShape"][];
             expiryReason?: string;
             preventedQuantity?: string;
@@ -1551,6 +1792,113 @@ export interface components {
             makerPreventedQuantity?: string;
         };
         /**
+         * ResultShape
+         * @description Answer to a placed order, RESULT. An order has the fields with a default only if they say something.
+         */
+        ResultShape: {
+            symbol: string;
+            orderId: number;
+            orderListId: number;
+            clientOrderId: string;
+            transactTime: number;
+            price: string;
+            origQty: string;
+            executedQty: string;
+            origQuoteOrderQty: string;
+            cummulativeQuoteQty: string;
+            /** @enum {string} */
+            status: "CANCELED" | "EXPIRED" | "EXPIRED_IN_MATCH" | "FILLED" | "NEW" | "PARTIALLY_FILLED" | "PENDING_NEW";
+            /** @enum {string} */
+            timeInForce: "FOK" | "GTC" | "IOC";
+            /** @enum {string} */
+            type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
+            /** @enum {string} */
+            side: "BUY" | "SELL";
+            workingTime: number;
+            /** @enum {string} */
+            selfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
+            expiryReason?: string;
+            preventedQuantity?: string;
+            strategyId?: number;
+            strategyType?: number;
+            preventedMatches?: components["schemas"]["PreventedShape"][];
+        };
+        /**
+         * AckShape
+         * @description Answer to a placed order, ACK.
+         */
+        AckShape: {
+            symbol: string;
+            orderId: number;
+            orderListId: number;
+            clientOrderId: string;
+            transactTime: number;
+        };
+        /**
+         * OrderCommissionShape
+         * @description The fee rates that would apply to an order.
+         */
+        OrderCommissionShape: {
+            discount: components["schemas"]["DiscountShape"];
+            specialCommissionForOrder: components["schemas"]["OrderRatesShape"];
+            standardCommissionForOrder: components["schemas"]["OrderRatesShape"];
+            taxCommissionForOrder: components["schemas"]["OrderRatesShape"];
+        };
+        /**
+         * DiscountShape
+         * @description A discount.
+         */
+        DiscountShape: {
+            discount: string;
+            discountAsset: string;
+            enabledForAccount: boolean;
+            enabledForSymbol: boolean;
+        };
+        /**
+         * OrderRatesShape
+         * @description Fee rates of an order.
+         */
+        OrderRatesShape: {
+            maker: string;
+            taker: string;
+        };
+        /**
+         * OrderShape
+         * @description An order that was asked for; fields with a default as in `ResultShape`.
+         */
+        OrderShape: {
+            symbol: string;
+            orderId: number;
+            orderListId: number;
+            clientOrderId: string;
+            price: string;
+            origQty: string;
+            executedQty: string;
+            cummulativeQuoteQty: string;
+            /** @enum {string} */
+            status: "CANCELED" | "EXPIRED" | "EXPIRED_IN_MATCH" | "FILLED" | "NEW" | "PARTIALLY_FILLED" | "PENDING_NEW";
+            /** @enum {string} */
+            timeInForce: "FOK" | "GTC" | "IOC";
+            /** @enum {string} */
+            type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
+            /** @enum {string} */
+            side: "BUY" | "SELL";
+            stopPrice: string;
+            icebergQty: string;
+            time: number;
+            updateTime: number;
+            isWorking: boolean;
+            workingTime: number;
+            origQuoteOrderQty: string;
+            /** @enum {string} */
+            selfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
+            expiryReason?: string;
+            preventedQuantity?: string;
+            preventedMatchId?: number;
+            strategyId?: number;
+            strategyType?: number;
+        };
+        /**
          * CanceledShape
          * @description Answer to a cancel.
          */
@@ -1566,42 +1914,16 @@ export interface components {
             executedQty: string;
             origQuoteOrderQty: string;
             cummulativeQuoteQty: string;
-            status: string;
-            timeInForce: string;
-            type: string;
-            side: string;
-            selfTradePreventionMode: string;
-            strategyId?: number;
-            strategyType?: number;
-        };
-        /**
-         * OrderShape
-         * @description An order that was asked for; fields with a default as in `ResultShape`.
-         */
-        OrderShape: {
-            symbol: string;
-            orderId: number;
-            orderListId: number;
-            clientOrderId: string;
-            price: string;
-            origQty: string;
-            executedQty: string;
-            cummulativeQuoteQty: string;
-            status: string;
-            timeInForce: string;
-            type: string;
-            side: string;
-            stopPrice: string;
-            icebergQty: string;
-            time: number;
-            updateTime: number;
-            isWorking: boolean;
-            workingTime: number;
-            origQuoteOrderQty: string;
-            selfTradePreventionMode: string;
-            expiryReason?: string;
-            preventedQuantity?: string;
-            preventedMatchId?: number;
+            /** @enum {string} */
+            status: "CANCELED" | "EXPIRED" | "EXPIRED_IN_MATCH" | "FILLED" | "NEW" | "PARTIALLY_FILLED" | "PENDING_NEW";
+            /** @enum {string} */
+            timeInForce: "FOK" | "GTC" | "IOC";
+            /** @enum {string} */
+            type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
+            /** @enum {string} */
+            side: "BUY" | "SELL";
+            /** @enum {string} */
+            selfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
             strategyId?: number;
             strategyType?: number;
         };
@@ -1635,7 +1957,8 @@ export interface components {
             makerSymbol: string;
             makerOrderId: number;
             tradeGroupId: number;
-            selfTradePreventionMode: string;
+            /** @enum {string} */
+            selfTradePreventionMode: "EXPIRE_BOTH" | "EXPIRE_MAKER" | "EXPIRE_TAKER" | "NONE";
             price: string;
             transactTime: number;
             takerPreventedQuantity?: string;
@@ -1683,6 +2006,37 @@ export interface components {
             locked: string;
         };
         /**
+         * CommissionShape
+         * @description The fee rates of a market, for the account.
+         */
+        CommissionShape: {
+            discount: components["schemas"]["DiscountShape"];
+            specialCommission: components["schemas"]["RatesShape"];
+            standardCommission: components["schemas"]["RatesShape"];
+            symbol: string;
+            taxCommission: components["schemas"]["RatesShape"];
+        };
+        /**
+         * CountedLimitShape
+         * @description A rate limit, and how much of it is used up.
+         */
+        CountedLimitShape: {
+            count: number;
+            /** @enum {string} */
+            interval: "DAY" | "MINUTE" | "SECOND";
+            intervalNum: number;
+            limit: number;
+            /** @enum {string} */
+            rateLimitType: "CONNECTIONS" | "ORDERS" | "RAW_REQUESTS" | "REQUEST_WEIGHT";
+        };
+        /**
+         * SignedUp
+         * @description Who may sign in.
+         */
+        SignedUp: {
+            email: string;
+        };
+        /**
          * Credentials
          * @description Who signs up.
          */
@@ -1691,11 +2045,16 @@ export interface components {
             password: string;
         };
         /**
-         * SignedUp
-         * @description Who may sign in.
+         * Session
+         * @description A session that has begun; it ends by itself after `expires_in` seconds.
+         *
+         *         `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
          */
-        SignedUp: {
-            email: string;
+        Session: {
+            sessionId: string;
+            expiresIn: number;
+            token?: string;
+            csrfToken?: string;
         };
         /**
          * SigningIn
@@ -1712,18 +2071,6 @@ export interface components {
             cookie: boolean;
         };
         /**
-         * Session
-         * @description A session that has begun; it ends by itself after `expires_in` seconds.
-         *
-         *         `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
-         */
-        Session: {
-            sessionId: string;
-            expiresIn: number;
-            token?: string;
-            csrfToken?: string;
-        };
-        /**
          * ListedSession
          * @description A session: since when, until when (ms or µs), from where and with what it was begun.
          */
@@ -1734,6 +2081,13 @@ export interface components {
             address: string;
             userAgent: string;
             isCurrent: boolean;
+        };
+        /**
+         * EndedShape
+         * @description How many sessions have ended.
+         */
+        EndedShape: {
+            ended: number;
         };
         /**
          * Ticket
@@ -1751,10 +2105,45 @@ export interface components {
         ActivityShape: {
             id: number;
             time: number;
-            kind: string;
+            /** @enum {string} */
+            kind: "apiKeyMade" | "apiKeyRevoked" | "passwordChanged" | "passwordReset" | "secondFactorAdded" | "secondFactorRemoved" | "signInRefused" | "signedIn" | "signedOut" | "signedUp" | "verified";
             address: string;
             userAgent: string;
             detail: string;
+        };
+        /**
+         * StatementShape
+         * @description An account's ledger in a period, or a part of it.
+         */
+        StatementShape: {
+            startTime: number | null;
+            endTime: number | null;
+            keptSince: number;
+            balances: components["schemas"]["StatedBalanceShape"][];
+            entries: components["schemas"]["EntryShape"][];
+            hasMore: boolean;
+        };
+        /**
+         * StatedBalanceShape
+         * @description What there was of an asset, free or locked, before the period and after it.
+         */
+        StatedBalanceShape: {
+            asset: string;
+            opening: string;
+            closing: string;
+        };
+        /**
+         * EntryShape
+         * @description One entry: what the account gained (or gave: negative) of an asset, and what it had then, free or locked.
+         */
+        EntryShape: {
+            position: string;
+            time: number;
+            asset: string;
+            kind: string;
+            amount: string;
+            balance: string;
+            reference: string;
         };
         /**
          * Change
@@ -1791,13 +2180,6 @@ export interface components {
             token: string;
         };
         /**
-         * Begin
-         * @description The account's password.
-         */
-        Begin: {
-            password: string;
-        };
-        /**
          * Device
          * @description What a device needs: the secret, and the same as the address that a QR code says.
          */
@@ -1806,11 +2188,11 @@ export interface components {
             uri: string;
         };
         /**
-         * Confirm
-         * @description A code that the device shows.
+         * Begin
+         * @description The account's password.
          */
-        Confirm: {
-            code: string;
+        Begin: {
+            password: string;
         };
         /**
          * RecoveryCodes
@@ -1818,6 +2200,13 @@ export interface components {
          */
         RecoveryCodes: {
             recoveryCodes: string[];
+        };
+        /**
+         * Confirm
+         * @description A code that the device shows.
+         */
+        Confirm: {
+            code: string;
         };
         /**
          * Remove
@@ -1838,6 +2227,25 @@ export interface components {
             sessionId: string;
             csrfToken: string;
         };
+        /**
+         * ApiKeyShape
+         * @description A key that was made.
+         */
+        ApiKeyShape: {
+            apiKey: string;
+            kind: components["schemas"]["KeyKind"];
+            label: string;
+            scopes: string[];
+            networks: string[];
+            expiresTime: number | null;
+            secret?: string;
+        };
+        /**
+         * KeyKind
+         * @description How requests with the key are signed.
+         * @enum {unknown}
+         */
+        KeyKind: "ed25519" | "hmac" | "rsa";
         /**
          * NewApiKey
          * @description What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
@@ -1871,25 +2279,6 @@ export interface components {
          */
         Scope: "read" | "trade" | "withdraw";
         /**
-         * ApiKeyShape
-         * @description A key that was made.
-         */
-        ApiKeyShape: {
-            apiKey: string;
-            kind: components["schemas"]["KeyKind"];
-            label: string;
-            scopes: string[];
-            networks: string[];
-            expiresTime: number | null;
-            secret?: string;
-        };
-        /**
-         * KeyKind
-         * @description How requests with the key are signed.
-         * @enum {unknown}
-         */
-        KeyKind: "ed25519" | "hmac" | "rsa";
-        /**
          * ListedKeyShape
          * @description A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds.
          */
@@ -1910,6 +2299,206 @@ export interface components {
         FundsRequest: {
             asset: string;
             amount: string;
+        };
+        /**
+         * ListenKeyShape
+         * @description The key that opens the stream.
+         */
+        ListenKeyShape: {
+            listenKey: string;
+        };
+        /**
+         * CoinShape
+         * @description An asset, and what the account has of it.
+         */
+        CoinShape: {
+            coin: string;
+            depositAllEnable: boolean;
+            free: string;
+            freeze: string;
+            ipoable: string;
+            ipoing: string;
+            isLegalMoney: boolean;
+            locked: string;
+            name: string;
+            networkList: null[];
+            storage: string;
+            trading: boolean;
+            withdrawAllEnable: boolean;
+            withdrawing: string;
+        };
+        /**
+         * TradeFeeShape
+         * @description Fee rates of a market.
+         */
+        TradeFeeShape: {
+            makerCommission: string;
+            symbol: string;
+            takerCommission: string;
+        };
+        /**
+         * SystemStatusShape
+         * @description Whether the exchange takes orders.
+         */
+        SystemStatusShape: {
+            maintenanceFrom?: number;
+            /** @enum {string} */
+            msg: "normal" | "system_maintenance";
+            status: number;
+        };
+        /**
+         * NoMarketsShape
+         * @description No markets.
+         */
+        NoMarketsShape: {
+            symbols: null[];
+        };
+        /**
+         * DepositAddressShape
+         * @description An address to deposit at: all of it is empty.
+         */
+        DepositAddressShape: {
+            address: string;
+            coin: string;
+            tag: string;
+            url: string;
+        };
+        /**
+         * DepositShape
+         * @description What came in.
+         */
+        DepositShape: {
+            address: string;
+            addressTag: string;
+            amount: string;
+            coin: string;
+            completeTime: number;
+            confirmTimes: string;
+            id: string;
+            insertTime: number;
+            network: string;
+            status: number;
+            transferType: number;
+            txId: string;
+            unlockConfirm: number;
+            walletType: number;
+        };
+        /**
+         * WithdrawalShape
+         * @description What went out. Times are texts, in UTC.
+         */
+        WithdrawalShape: {
+            address: string;
+            amount: string;
+            applyTime: string;
+            coin: string;
+            completeTime: string;
+            confirmNo: number;
+            id: string;
+            info: string;
+            network: string;
+            status: number;
+            transactionFee: string;
+            transferType: number;
+            txId: string;
+            txKey: string;
+            walletType: number;
+            withdrawOrderId: string;
+        };
+        /**
+         * KeyRestrictionsShape
+         * @description What a key may do.
+         */
+        KeyRestrictionsShape: {
+            createTime: number;
+            enableFixApiTrade: boolean;
+            enableFixReadOnly: boolean;
+            enableFutures: boolean;
+            enableInternalTransfer: boolean;
+            enableMargin: boolean;
+            enablePortfolioMarginTrading: boolean;
+            enableReading: boolean;
+            enableSpotAndMarginTrading: boolean;
+            enableVanillaOptions: boolean;
+            enableWithdrawals: boolean;
+            ipRestrict: boolean;
+            permitsUniversalTransfer: boolean;
+            tradingAuthorityExpirationTime?: number;
+        };
+        /**
+         * AccountStatusShape
+         * @description Whether the account may trade.
+         */
+        AccountStatusShape: {
+            /** @enum {string} */
+            data: "Locked" | "Normal";
+        };
+        /**
+         * TradingStatusesShape
+         * @description The same, as Binance wraps it.
+         */
+        TradingStatusesShape: {
+            data: components["schemas"]["TradingStatusShape"];
+        };
+        /**
+         * TradingStatusShape
+         * @description Whether the account may trade by its keys.
+         */
+        TradingStatusShape: {
+            isLocked: boolean;
+            plannedRecoverTime: number;
+            triggerCondition: components["schemas"]["Nothing"];
+            updateTime: number;
+        };
+        /**
+         * UserAssetShape
+         * @description What the account has of an asset.
+         */
+        UserAssetShape: {
+            asset: string;
+            btcValuation: string;
+            free: string;
+            freeze: string;
+            ipoable: string;
+            locked: string;
+            withdrawing: string;
+        };
+        /**
+         * AssetDetailShape
+         * @description How an asset is deposited and withdrawn.
+         */
+        AssetDetailShape: {
+            depositStatus: boolean;
+            depositTip: string;
+            minWithdrawAmount: string;
+            withdrawFee: number;
+            withdrawStatus: boolean;
+        };
+        /**
+         * WalletShape
+         * @description What a wallet is worth.
+         */
+        WalletShape: {
+            activate: boolean;
+            balance: string;
+            /** @enum {string} */
+            walletName: "Spot";
+        };
+        /**
+         * NoRowsShape
+         * @description A page of what there is none of.
+         */
+        NoRowsShape: {
+            rows: null[];
+            total: number;
+        };
+        /**
+         * NoDustShape
+         * @description Conversions of small funds: none.
+         */
+        NoDustShape: {
+            total: number;
+            userAssetDribblets: null[];
         };
     };
     responses: never;
@@ -1935,7 +2524,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -1944,34 +2533,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -1980,34 +2560,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2027,7 +2598,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["TimeShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -2036,34 +2607,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2072,34 +2634,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2115,8 +2668,8 @@ export interface operations {
                 permissions?: string;
                 /** @description Whether permissionSets is filled in; true by default. */
                 showPermissionSets?: boolean;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -2139,34 +2692,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2175,22 +2719,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2199,10 +2746,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2214,8 +2758,8 @@ export interface operations {
                 symbol: string;
                 /** @description Rows wanted: 100 by default, 5000 at most. */
                 limit?: number;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -2238,34 +2782,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2274,22 +2809,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2298,10 +2836,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2335,34 +2870,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2371,22 +2897,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2395,10 +2924,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2425,7 +2951,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["TradeShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -2434,34 +2960,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2470,22 +2987,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2494,10 +3014,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2528,7 +3045,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["AggregateTradeShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -2537,34 +3054,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2573,22 +3081,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2597,10 +3108,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2611,7 +3119,7 @@ export interface operations {
                 /** @description Market, for example BTCUSDT. */
                 symbol: string;
                 /** @description One of 1s, 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d, 3d, 1w, 1M. */
-                interval: string;
+                interval: "1s" | "1m" | "3m" | "5m" | "15m" | "30m" | "1h" | "2h" | "4h" | "6h" | "8h" | "12h" | "1d" | "3d" | "1w" | "1M";
                 /** @description From this time on, in ms or µs. */
                 startTime?: number;
                 /** @description Up to and including this time, in ms or µs. */
@@ -2655,34 +3163,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2691,22 +3190,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2715,10 +3217,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2729,7 +3228,7 @@ export interface operations {
                 /** @description Market, for example BTCUSDT. */
                 symbol: string;
                 /** @description One of 1s, 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d, 3d, 1w, 1M. */
-                interval: string;
+                interval: "1s" | "1m" | "3m" | "5m" | "15m" | "30m" | "1h" | "2h" | "4h" | "6h" | "8h" | "12h" | "1d" | "3d" | "1w" | "1M";
                 /** @description From this time on, in ms or µs. */
                 startTime?: number;
                 /** @description Up to and including this time, in ms or µs. */
@@ -2773,34 +3272,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2809,22 +3299,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2833,10 +3326,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2859,7 +3349,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["AveragePriceShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -2868,34 +3358,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -2904,22 +3385,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -2928,10 +3412,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -2944,9 +3425,9 @@ export interface operations {
                 /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
                 symbols?: string;
                 /** @description FULL (default) or MINI. */
-                type?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                type?: "FULL" | "MINI";
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -2960,7 +3441,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TickerShape"][] | components["schemas"]["TickerShape"];
+                    "application/json": components["schemas"]["TickerShape"] | components["schemas"]["MiniTickerShape"] | components["schemas"]["TickerShape"][] | components["schemas"]["MiniTickerShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -2969,34 +3450,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3005,22 +3477,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3029,10 +3504,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3044,8 +3516,8 @@ export interface operations {
                 symbol?: string;
                 /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
                 symbols?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3059,7 +3531,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["PriceShape"] | components["schemas"]["PriceShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3068,34 +3540,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3104,22 +3567,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3128,10 +3594,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3143,8 +3606,8 @@ export interface operations {
                 symbol?: string;
                 /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
                 symbols?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3158,7 +3621,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["BookTickerShape"] | components["schemas"]["BookTickerShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3167,34 +3630,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3203,22 +3657,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3227,10 +3684,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3245,9 +3699,9 @@ export interface operations {
                 /** @description 1m to 59m, 1h to 23h, or 1d (the default) to 7d. */
                 windowSize?: string;
                 /** @description FULL (default) or MINI. */
-                type?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                type?: "FULL" | "MINI";
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3261,7 +3715,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["WindowTickerShape"][] | components["schemas"]["WindowTickerShape"];
+                    "application/json": components["schemas"]["WindowTickerShape"] | components["schemas"]["MiniTickerShape"] | components["schemas"]["WindowTickerShape"][] | components["schemas"]["MiniTickerShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3270,34 +3724,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3306,22 +3751,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3330,10 +3778,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3348,9 +3793,9 @@ export interface operations {
                 /** @description Hours, or hours and minutes, ahead of UTC, from -12:00 to +14:00 in quarters of an hour; 0 by default. */
                 timeZone?: string;
                 /** @description FULL (default) or MINI. */
-                type?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                type?: "FULL" | "MINI";
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3364,7 +3809,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["WindowTickerShape"][] | components["schemas"]["WindowTickerShape"];
+                    "application/json": components["schemas"]["WindowTickerShape"] | components["schemas"]["MiniTickerShape"] | components["schemas"]["WindowTickerShape"][] | components["schemas"]["MiniTickerShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3373,34 +3818,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3409,22 +3845,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3433,10 +3872,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3448,8 +3884,8 @@ export interface operations {
                 symbol?: string;
                 /** @description Several markets as a JSON array: ["BTCUSDT","ETHUSDT"]. */
                 symbols?: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3463,7 +3899,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["ExecutionRulesShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3472,34 +3908,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3508,22 +3935,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3532,10 +3962,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3552,49 +3979,31 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Done. */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": unknown;
-                };
-            };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
             400: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3603,22 +4012,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3627,10 +4039,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3640,8 +4049,8 @@ export interface operations {
             query: {
                 /** @description Market, for example BTCUSDT. */
                 symbol: string;
-                /** @description TRADING, HALT or BREAK. */
-                symbolStatus?: string;
+                /** @description TRADING, HALT, CANCEL_ONLY or BREAK. */
+                symbolStatus?: "TRADING" | "HALT" | "CANCEL_ONLY" | "BREAK";
             };
             header?: never;
             path?: never;
@@ -3649,49 +4058,31 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Done. */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": unknown;
-                };
-            };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
             400: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3700,22 +4091,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3724,10 +4118,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3754,7 +4145,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": null[];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3763,34 +4154,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3799,22 +4181,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3823,10 +4208,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3842,7 +4224,7 @@ export interface operations {
                 origClientOrderId?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -3859,7 +4241,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["OrderShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -3868,34 +4250,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -3904,22 +4286,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -3928,10 +4313,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -3942,11 +4324,11 @@ export interface operations {
                 /** @description Market, for example BTCUSDT. */
                 symbol: string;
                 /** @description BUY or SELL. */
-                side: string;
+                side: "BUY" | "SELL";
                 /** @description LIMIT, LIMIT_MAKER or MARKET. */
-                type: string;
+                type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
                 /** @description GTC, IOC or FOK; required for LIMIT. */
-                timeInForce?: string;
+                timeInForce?: "GTC" | "IOC" | "FOK";
                 /** @description Amount of the base asset. */
                 quantity?: string;
                 /** @description Amount of the quote asset to spend or receive; MARKET only. */
@@ -3958,9 +4340,9 @@ export interface operations {
                 /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
                 idempotencyKey?: string;
                 /** @description ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK. */
-                newOrderRespType?: string;
+                newOrderRespType?: "ACK" | "RESULT" | "FULL";
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
-                selfTradePreventionMode?: string;
+                selfTradePreventionMode?: "NONE" | "EXPIRE_TAKER" | "EXPIRE_MAKER" | "EXPIRE_BOTH";
                 /** @description Your own number of the strategy that the order belongs to. */
                 strategyId?: number;
                 /** @description Your own kind of strategy; at least 1000000. */
@@ -3979,7 +4361,7 @@ export interface operations {
                 pegOffsetValue?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -3999,7 +4381,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["FullShape"];
+                    "application/json": components["schemas"]["FullShape"] | components["schemas"]["ResultShape"] | components["schemas"]["AckShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -4008,34 +4390,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4044,10 +4435,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description The idempotency key was used for something else. */
@@ -4056,22 +4444,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4080,10 +4471,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4100,10 +4488,10 @@ export interface operations {
                 /** @description Your own id of this cancel. */
                 newClientOrderId?: string;
                 /** @description ONLY_NEW or ONLY_PARTIALLY_FILLED. */
-                cancelRestrictions?: string;
+                cancelRestrictions?: "ONLY_NEW" | "ONLY_PARTIALLY_FILLED";
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4129,34 +4517,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4165,22 +4562,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4189,10 +4589,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4203,11 +4600,11 @@ export interface operations {
                 /** @description Market, for example BTCUSDT. */
                 symbol: string;
                 /** @description BUY or SELL. */
-                side: string;
+                side: "BUY" | "SELL";
                 /** @description LIMIT, LIMIT_MAKER or MARKET. */
-                type: string;
+                type: "LIMIT" | "LIMIT_MAKER" | "MARKET";
                 /** @description GTC, IOC or FOK; required for LIMIT. */
-                timeInForce?: string;
+                timeInForce?: "GTC" | "IOC" | "FOK";
                 /** @description Amount of the base asset. */
                 quantity?: string;
                 /** @description Amount of the quote asset to spend or receive; MARKET only. */
@@ -4219,9 +4616,9 @@ export interface operations {
                 /** @description 1 to 64 printable ASCII characters. The account's requests with the same key get the outcome of the first for at least ten minutes, and -2010 with status 422 when they ask for something else. */
                 idempotencyKey?: string;
                 /** @description ACK, RESULT or FULL; FULL by default for LIMIT and MARKET, otherwise ACK. */
-                newOrderRespType?: string;
+                newOrderRespType?: "ACK" | "RESULT" | "FULL";
                 /** @description NONE, EXPIRE_TAKER, EXPIRE_MAKER or EXPIRE_BOTH. */
-                selfTradePreventionMode?: string;
+                selfTradePreventionMode?: "NONE" | "EXPIRE_TAKER" | "EXPIRE_MAKER" | "EXPIRE_BOTH";
                 /** @description Your own number of the strategy that the order belongs to. */
                 strategyId?: number;
                 /** @description Your own kind of strategy; at least 1000000. */
@@ -4242,7 +4639,7 @@ export interface operations {
                 computeCommissionRates?: boolean;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4259,7 +4656,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"] | components["schemas"]["OrderCommissionShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -4268,34 +4665,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4304,22 +4710,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4328,10 +4737,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4343,7 +4749,7 @@ export interface operations {
                 symbol?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4369,34 +4775,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4405,22 +4811,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4429,10 +4838,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4444,7 +4850,7 @@ export interface operations {
                 symbol: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4461,7 +4867,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["CanceledShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -4470,34 +4876,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4506,22 +4921,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4530,10 +4948,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4553,7 +4968,7 @@ export interface operations {
                 limit?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4570,7 +4985,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["OrderShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -4579,34 +4994,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4615,22 +5030,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4639,10 +5057,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4664,7 +5079,7 @@ export interface operations {
                 limit?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4690,34 +5105,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4726,22 +5141,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4750,10 +5168,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4773,7 +5188,7 @@ export interface operations {
                 limit?: number;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4799,34 +5214,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4835,22 +5250,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4859,10 +5277,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4874,7 +5289,7 @@ export interface operations {
                 omitZeroBalances?: boolean;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4900,34 +5315,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -4936,22 +5351,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -4960,10 +5378,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -4975,7 +5390,7 @@ export interface operations {
                 symbol: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -4992,7 +5407,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["CommissionShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5001,34 +5416,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5037,22 +5452,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5061,10 +5479,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5074,7 +5489,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -5091,7 +5506,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["CountedLimitShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5100,34 +5515,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5136,22 +5551,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5160,10 +5578,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5196,34 +5611,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The body is larger than any request needs. */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5232,22 +5647,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5256,10 +5674,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5292,34 +5707,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5328,22 +5752,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5352,10 +5779,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5375,7 +5799,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5384,34 +5808,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5420,22 +5862,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5444,10 +5889,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5476,34 +5918,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5512,22 +5963,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5536,10 +5990,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5562,7 +6013,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["EndedShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5571,34 +6022,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5607,22 +6076,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5631,10 +6103,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5663,34 +6132,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5699,22 +6186,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5723,10 +6213,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5760,34 +6247,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5796,22 +6292,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5820,10 +6319,128 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+        };
+    };
+    get_api_v1_statement: {
+        parameters: {
+            query?: {
+                /** @description From this time on, in ms or µs. */
+                startTime?: number;
+                /** @description Up to and including this time, in ms or µs. */
+                endTime?: number;
+                /** @description Asset, for example BTC; all by default. */
+                asset?: string;
+                /** @description Only what came after this entry: its position. */
+                after?: string;
+                /** @description json, which is the default, or csv. */
+                format?: "json" | "csv";
+                /** @description Rows wanted: 500 by default, 1000 at most. */
+                limit?: number;
+                /** @description When the request was sent, in ms or µs. */
+                timestamp?: number;
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
+                recvWindow?: string;
+                /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
+                signature?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StatementShape"];
+                    "text/csv": string;
+                };
+            };
+            /** @description Refused: a parameter, a filter, the signature, or the engine. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Banned for going on after 429. */
+            418: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5847,7 +6464,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5856,34 +6473,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5892,22 +6527,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -5916,10 +6554,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -5943,7 +6578,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -5952,34 +6587,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The body is larger than any request needs. */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -5988,22 +6623,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6012,10 +6650,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6039,7 +6674,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -6048,34 +6683,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6084,22 +6728,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6108,10 +6755,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6135,7 +6779,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -6144,34 +6788,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The body is larger than any request needs. */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6180,22 +6824,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6204,10 +6851,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6227,7 +6871,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -6236,34 +6880,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6272,22 +6934,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6296,10 +6961,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6332,34 +6994,61 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Not as things are: there are too many, or there is one already, or none. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6368,22 +7057,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6392,10 +7084,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6428,34 +7117,61 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Not as things are: there are too many, or there is one already, or none. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6464,22 +7180,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6488,10 +7207,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6515,7 +7231,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -6524,34 +7240,61 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Not as things are: there are too many, or there is one already, or none. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6560,22 +7303,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6584,10 +7330,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6616,34 +7359,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6652,22 +7404,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6676,10 +7431,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6708,34 +7460,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6744,22 +7505,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6768,10 +7532,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6804,34 +7565,61 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description Not as things are: there are too many, or there is one already, or none. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6840,22 +7628,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6864,10 +7655,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6890,7 +7678,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -6899,34 +7687,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -6935,22 +7741,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -6959,10 +7768,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -6998,34 +7804,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
+            /** @description A page of another origin, or without the session's token against forgeries; an address that must be verified first; or something that this exchange does not offer. */
             403: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7034,10 +7858,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description The idempotency key was used for something else. */
@@ -7046,22 +7867,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7070,10 +7894,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7096,7 +7917,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7105,34 +7926,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description This exchange does not offer it any more. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7141,22 +7980,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7165,10 +8007,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7188,7 +8027,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["ListenKeyShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7197,34 +8036,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description This exchange does not offer it any more. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7233,22 +8090,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7257,10 +8117,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7283,7 +8140,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Nothing"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7292,34 +8149,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description This exchange does not offer it any more. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7328,22 +8203,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7352,10 +8230,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7365,7 +8240,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -7382,7 +8257,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["CoinShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7391,34 +8266,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7427,22 +8302,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7451,10 +8329,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7466,7 +8341,7 @@ export interface operations {
                 symbol?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -7483,7 +8358,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["TradeFeeShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7492,34 +8367,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7528,22 +8403,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7552,10 +8430,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7575,7 +8450,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": null[];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7584,34 +8459,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7620,34 +8486,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7667,7 +8524,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": null[];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7676,34 +8533,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7712,34 +8560,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7759,7 +8598,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": null[];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7768,34 +8607,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7804,34 +8634,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7851,7 +8672,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["SystemStatusShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7860,34 +8681,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7896,22 +8708,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -7920,10 +8735,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -7943,7 +8755,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["NoMarketsShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -7952,34 +8764,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -7988,34 +8791,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8035,7 +8829,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["NoMarketsShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8044,34 +8838,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
-            401: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The URL is longer than any request needs. */
+            414: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8080,34 +8865,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
-            503: {
+            /** @description The headers are larger than any request needs. */
+            431: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8119,7 +8895,7 @@ export interface operations {
                 coin: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8136,7 +8912,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["DepositAddressShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8145,34 +8921,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8181,22 +8957,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8205,10 +8984,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8232,7 +9008,7 @@ export interface operations {
                 txId?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8249,7 +9025,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["DepositShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8258,34 +9034,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8294,22 +9070,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8318,10 +9097,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8345,7 +9121,7 @@ export interface operations {
                 withdrawOrderId?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8362,7 +9138,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["WithdrawalShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8371,34 +9147,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8407,22 +9183,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8431,10 +9210,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8444,7 +9220,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8461,7 +9237,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["KeyRestrictionsShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8470,34 +9246,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8506,22 +9282,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8530,10 +9309,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8543,7 +9319,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8560,7 +9336,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["AccountStatusShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8569,34 +9345,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8605,22 +9381,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8629,10 +9408,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8642,7 +9418,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8659,7 +9435,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["TradingStatusesShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8668,34 +9444,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8704,22 +9480,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8728,10 +9507,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8745,7 +9521,7 @@ export interface operations {
                 needBtcValuation?: boolean;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8762,7 +9538,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["UserAssetShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8771,34 +9547,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8807,22 +9592,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8831,10 +9619,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8846,7 +9631,7 @@ export interface operations {
                 asset?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8863,7 +9648,9 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": {
+                        [key: string]: components["schemas"]["AssetDetailShape"];
+                    };
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8872,34 +9659,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -8908,22 +9695,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -8932,10 +9722,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -8947,7 +9734,7 @@ export interface operations {
                 quoteAsset?: string;
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -8964,7 +9751,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["WalletShape"][];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -8973,34 +9760,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -9009,22 +9796,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -9033,10 +9823,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -9046,7 +9833,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -9063,7 +9850,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": null[];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -9072,34 +9859,43 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The body is larger than any request needs. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -9108,22 +9904,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -9132,10 +9931,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -9145,7 +9941,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -9162,7 +9958,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["NoRowsShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -9171,34 +9967,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -9207,22 +10003,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -9231,10 +10030,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -9244,7 +10040,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -9261,7 +10057,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["NoRowsShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -9270,34 +10066,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -9306,22 +10102,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -9330,10 +10129,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };
@@ -9343,7 +10139,7 @@ export interface operations {
             query: {
                 /** @description When the request was sent, in ms or µs. */
                 timestamp: number;
-                /** @description How long the request stays valid, in ms: 5000 by default, 60000 at most. */
+                /** @description How long the request stays valid, in ms, with up to three decimals: 5000 by default, 60000 at most. */
                 recvWindow?: string;
                 /** @description HMAC-SHA256 (hex), Ed25519 or RSA (base64) over query and body. */
                 signature: string;
@@ -9360,7 +10156,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["NoDustShape"];
                 };
             };
             /** @description Refused: a parameter, a filter, the signature, or the engine. */
@@ -9369,34 +10165,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description No such API key, or it may not do this, or not from there; or not signed in. */
+            /** @description No such API key, or it may not do this, or not from there; or not signed in; or a wrong password or code. */
             401: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A page of another origin, or without the session's token against forgeries. */
-            403: {
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The URL is longer than any request needs. */
+            414: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Banned for going on after 429. */
@@ -9405,22 +10201,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
-            /** @description A rate limit is used up; see Retry-After. */
+            /** @description A rate limit is used up, or too many attempts have failed; see Retry-After. */
             429: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
+                };
+            };
+            /** @description The headers are larger than any request needs. */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
             /** @description Overloaded or unavailable; -1007 means that the outcome is unknown. */
@@ -9429,10 +10228,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        code: number;
-                        msg: string;
-                    };
+                    "application/json": components["schemas"]["ErrorShape"];
                 };
             };
         };

@@ -2,7 +2,7 @@
 import createClient, { type Middleware } from "openapi-fetch";
 
 import { ApiError } from "./api-error";
-import type { components, paths } from "./api-types";
+import type { components, operations, paths } from "./api-types";
 import type { Budget } from "./budget";
 import type { ExchangeClock } from "./clock";
 import type { OrderAnswer } from "./outcome";
@@ -10,6 +10,8 @@ import { signedQuery } from "./signing";
 import type { Ticket, Tickets } from "./tickets";
 
 type Shapes = components["schemas"];
+type Interval = operations["get_api_v3_klines"]["parameters"]["query"]["interval"];
+type NewOrder = Pick<operations["post_api_v3_order"]["parameters"]["query"], "symbol" | "side" | "type">;
 
 export interface PublicApi {
   /** The exchange's time in ms. */
@@ -97,10 +99,11 @@ export function publicApi(budget: Budget): PublicApi {
     depth: async (symbol) => (await answered(client.GET("/api/v3/depth", { params: { query: { symbol, limit: DEPTH_LIMIT } } }))) as Shapes["DepthShape"],
     trades: (symbol, limit) => answered(client.GET("/api/v3/trades", { params: { query: { symbol, limit } } })),
     klines: async (symbol, interval, limit) =>
-      (await answered(client.GET("/api/v3/klines", { params: { query: { symbol, interval, limit } } }))) as Kline[],
+      (await answered(client.GET("/api/v3/klines", { params: { query: { symbol, interval: interval as Interval, limit } } }))) as Kline[],
     tickers: async (symbols) => {
       const found = await answered(client.GET("/api/v3/ticker/24hr", { params: { query: { symbols: JSON.stringify(symbols) } } }));
-      return Array.isArray(found) ? found : [found];
+      // FULL, since nothing else was asked for; so is the answer to an order below.
+      return (Array.isArray(found) ? found : [found]) as Shapes["TickerShape"][];
     },
     signUp: async (email, password) => void (await answered(client.POST("/api/v1/signup", { body: { email, password } }))),
     signIn: async (email, password, code) => void (await answered(client.POST("/api/v1/signin", { body: { email, password, code, cookie: true } }))),
@@ -140,8 +143,10 @@ export function signedApi(tickets: Tickets, clock: ExchangeClock, budget: Budget
   return {
     account: () => timely(() => client.GET("/api/v3/account", { params: { query: UNSIGNED } })),
     openOrders: () => timely(() => client.GET("/api/v3/openOrders", { params: { query: UNSIGNED } })),
-    placeOrder: (parameters) =>
-      timely(() => client.POST("/api/v3/order", { params: { query: { ...(parameters as { symbol: string; side: string; type: string }), ...UNSIGNED } } })),
+    placeOrder: async (parameters) =>
+      (await timely(() =>
+        client.POST("/api/v3/order", { params: { query: { ...(parameters as Record<string, string> & NewOrder), ...UNSIGNED } } }),
+      )) as Shapes["FullShape"],
     orderByClientId: async (symbol, origClientOrderId) =>
       (await timely(() => client.GET("/api/v3/order", { params: { query: { symbol, origClientOrderId, ...UNSIGNED } } }))) as Shapes["OrderShape"],
     cancelOrder: async (symbol, orderId) =>

@@ -104,7 +104,9 @@ def test_a_function_that_is_not_is_found(says: str, break_it: Callable[[list[Obj
 @pytest.mark.parametrize("overlay", ["local", "minimal", "production"])
 def test_who_looks_at_keys_has_the_master_key(overlay: str) -> None:
     """And nobody else has: who needs it is in the catalogue."""
-    with_keys = {each.group for each in FUNCTIONS if each.security in (Security.SIGNED, Security.API_KEY)}
+    with_keys = {
+        each.group for each in FUNCTIONS if each.security in (Security.SIGNED, Security.API_KEY, Security.OWNER)
+    }
     with_keys.add(Group.USERS)  # makes them
     for pod in pods(rendered(overlay)):
         holds = any(volume["name"] == "master-key" for volume in pod.spec.get("volumes", []))

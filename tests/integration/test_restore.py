@@ -2,8 +2,10 @@
 
 import random
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -48,6 +50,7 @@ from tests.integration.persist.stored import assert_candles, assert_ledger, asse
 from tests.kept_depth import depth_in
 from tests.keys import described, examples
 from tests.market_log import market_map
+from tests.statements import Ledger
 from tests.worked_log import WorkedLog
 
 SAVE_PERIOD_MS = 2_000
@@ -160,6 +163,22 @@ def accounts_of(shard: Shard) -> dict[int, Any]:
         )
         for account_id, account in shard.accounts.items()
     }
+
+
+def assert_statements(database_url: str, markets: MarketMap, shard: Shard) -> None:
+    """What was lost is in the statements, and taken back; they end at what accounts have."""
+    kinds: Counter[str] = Counter()
+    with closing(Ledger(database_url, markets)) as ledger:
+        for account_id, account in shard.accounts.items():
+            pages = ledger.pages(account_id, limit=7)
+            running: defaultdict[str, Decimal] = defaultdict(Decimal)
+            for entry in (each for page in pages for each in page.entries):
+                running[entry.asset] += Decimal(entry.amount)
+                assert Decimal(entry.balance) == running[entry.asset], entry
+                kinds[entry.kind] += 1
+            has = {each.asset: Decimal(each.available + each.held).scaleb(-8) for each in account.balances()}
+            assert {each.asset: Decimal(each.closing) for each in pages[-1].balances} == has == running
+    assert kinds["loss"] > 0
 
 
 def books_of(shard: Shard) -> dict[str, Any]:
@@ -370,6 +389,7 @@ def test_what_the_database_knows_beyond_the_archive_is_only_lost_with_consent_an
         all_ids = [trade_id for market, trade_id in stored if market == symbol]
         assert all_ids == list(range(1, len(all_ids) + 1))
     assert_ledger(exchange.database_url, [*kept, *new])
+    assert_statements(exchange.database_url, exchange.markets, trading.workers[0].shard)
     assert_candles(
         exchange.database_url, (e for e in [*everything, *new] if isinstance(e, TradeExecuted)), exchange.markets
     )

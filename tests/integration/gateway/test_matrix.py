@@ -67,7 +67,7 @@ class Request:
         if self.function.path == "/api/v3/order" and self.function.method != "POST":
             wanted |= {"orderId"}
         query = "&".join(f"{name}={VALUES.get(name, '1')}" for name in sorted(wanted))
-        if self.function.security is Security.SIGNED:
+        if self.function.security is Security.SIGNED or (self.function.security is Security.OWNER and self.key):
             query = f"{query}&timestamp={now_ms() - self.age_ms}".lstrip("&")
             query += f"&signature={self.signature or signature_of(self.secret, query)}"
         return query
@@ -75,7 +75,7 @@ class Request:
     def send(self, url: str) -> httpx.Response:
         """Send it."""
         headers = dict(self.headers)
-        if self.function.security in (Security.SIGNED, Security.API_KEY) and self.key:
+        if self.function.security in (Security.SIGNED, Security.API_KEY, Security.OWNER) and self.key:
             headers["X-MBX-APIKEY"] = self.key
         body: dict[str, str] | None = {} if self.function.body is not None else None
         target = f"{url}{self.function.path}?{self.query()}".rstrip("?")
@@ -102,6 +102,14 @@ def setting(**values: Any) -> Change:
     def spoil(request: Request) -> None:
         for name, value in values.items():
             setattr(request, name, value)
+
+    return spoil
+
+
+def both(*changes: Change) -> Change:
+    def spoil(request: Request) -> None:
+        for change in changes:
+            change(request)
 
     return spoil
 
@@ -195,16 +203,20 @@ def check(response: httpx.Response, where: str, status: int, code: int) -> None:
 
 
 def cells_of(world: World, function: Function) -> Iterator[Cell]:
-    if function.security in (Security.SIGNED, Security.API_KEY):
-        yield from world.no_key
+    if function.security in (Security.SIGNED, Security.API_KEY, Security.OWNER):
+        yield from (each for each in world.no_key if function.security is not Security.OWNER or each.name != "no key")
         yield Cell("a key without the scope", with_key(world.by_scope[function.scope]), 401, -2015)
-    if function.security is Security.SIGNED:
+    if function.security in (Security.SIGNED, Security.OWNER):
         yield from world.unsigned
-    if function.security is Security.SESSION:
+    if function.security in (Security.SESSION, Security.OWNER):
         for cell in world.no_session:
             # Whoever reads needs no token against forgeries: no other page can read the answer.
             if function.method != "GET" or "forgeries" not in cell.name:
-                yield cell
+                yield (
+                    cell
+                    if function.security is Security.SESSION
+                    else Cell(cell.name, both(setting(key=""), cell.spoil), cell.status, cell.code)
+                )
 
 
 def test_every_function_refuses_whoever_may_not_and_takes_whoever_may(world: World) -> None:
@@ -221,6 +233,10 @@ def test_every_function_refuses_whoever_may_not_and_takes_whoever_may(world: Wor
             assert not any(secret in response.text for secret in world.secrets), where
             cells += 1
         request = Request(function, world.person, world.api)
+        if function.security is Security.OWNER:
+            request.key, request.headers = "", dict(world.person.bearer)
+            assert request.send(world.url).status_code == 200, function.path
+            request.key, request.headers = world.api.key, {}
         if function.security is Security.SESSION and function.path != SIGN_OUT:
             request.headers = of_page(world.person.token)
             assert request.send(world.url).status_code < 500

@@ -41,6 +41,7 @@ NEED_THE_DATABASE: Final = {
     ("GET", "/api/v1/me"),
     ("GET", "/api/v1/sessions"),
     ("GET", "/api/v1/activity"),
+    ("GET", "/api/v1/statement"),
     ("POST", "/api/v1/password/forgotten"),
     ("GET", "/api/v1/api-keys"),
     ("POST", "/api/v1/api-keys"),
@@ -75,7 +76,7 @@ def called(api: Api, token: str, function: Function) -> httpx.Response:
     if function.places_order:
         wanted |= {"timeInForce", "quantity", "price"}
     query = "&".join(f"{name}={VALUES[name]}" for name in sorted(wanted))
-    if function.security is Security.SIGNED:
+    if function.security in (Security.SIGNED, Security.OWNER):
         query = f"{query}&timestamp={now_ms()}".lstrip("&")
         query += f"&signature={signature_of(api.secret, query)}"
     headers = {"Authorization": f"Bearer {token}"} if function.security is Security.SESSION else {}

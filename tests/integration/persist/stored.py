@@ -134,6 +134,15 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
         database_url, "SELECT account_id, asset, sum(amount) FROM ledger_entries WHERE account_id > 0 GROUP BY 1, 2"
     )
     assert {(account, asset): int(amount) for account, asset, amount in stored} == dict(balances)
+    # What a restore has taken back, and the entries against it, have none.
+    assert query(
+        database_url,
+        "SELECT * FROM (SELECT *, sum(amount) OVER (PARTITION BY account_id, asset "
+        "ORDER BY time, shard, split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry) "
+        "AS running FROM ledger_entries WHERE account_id > 0) AS entries WHERE CASE WHEN balance IS NULL THEN NOT EXISTS "
+        "(SELECT 1 FROM ledger_entries AS lost WHERE lost.kind = 'loss' AND (lost.shard, lost.stream_id, lost.event) "
+        "= (entries.shard, entries.stream_id, entries.event)) ELSE running <> balance END",
+    ) == [], "what an account has after each entry"  # fmt: skip
 
 
 def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: MarketMap) -> None:

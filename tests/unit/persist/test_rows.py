@@ -37,6 +37,7 @@ from protocol.events import (
     StateHashed,
 )
 from protocol.orders import (
+    Balance,
     CloseReason,
     Liquidity,
     OrderState,
@@ -123,6 +124,25 @@ def test_a_fill_is_a_row_of_fills_and_settles_against_clearing(
     ]
     assert [entry["entry"] for entry in entries] == list(range(5))
     assert {(entry["stream_id"], entry["event"], entry["reference"]) for entry in entries} == {(ENTRY, 0, f"{BTC}:9")}
+
+
+def test_entries_of_accounts_have_what_there_is_after_them() -> None:
+    """Available and held; the exchange's own accounts have none."""
+    base, quote = (
+        Balance(asset, AssetUnits(free), AssetUnits(held)) for asset, free, held in (("BTC", 7, 5_000), ("USDT", 9, 1))
+    )
+    fill = msgspec.structs.replace(filled(Side.BUY), balances=(base, quote))
+    paid = msgspec.structs.replace(deposit(START_MS, 1001), balances=(quote,))
+    entries = [named(LEDGER_ENTRIES, row) for row in rows_for(fill, paid).ledger_entries]
+    assert [(each["account_id"], each["asset"], each["balance"]) for each in entries] == [
+        (1001, "USDT", 10),
+        (CLEARING_ACCOUNT, "USDT", None),
+        (1001, "BTC", 5_007),
+        (CLEARING_ACCOUNT, "BTC", None),
+        (FEES_ACCOUNT, "BTC", None),
+        (EXTERNAL_ACCOUNT, "USDT", None),
+        (1001, "USDT", 10),
+    ]
 
 
 def test_a_fill_without_a_fee_has_no_fee_entry() -> None:

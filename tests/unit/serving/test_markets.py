@@ -55,7 +55,7 @@ class Exchange(Store):
         """The statuses in an answer of exchangeInfo."""
         ports = Ports(self.settings, self.watch.listing, *[None] * 9)  # type: ignore[arg-type]
         answer = await get_exchange_info(ports, Call(Parameters(parameters), TimeMs(1)))
-        return {each.symbol: each.status for each in answer.symbols}  # type: ignore[attr-defined]
+        return {each.symbol: each.status for each in answer.symbols}
 
 
 @pytest.fixture
