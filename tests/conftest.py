@@ -8,6 +8,7 @@ PostgreSQL, as its superuser, for tests that need no more than a database; witho
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,12 @@ class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has 
 
     def _split_scope(self, nodeid: str) -> str:
         return next((scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid)
+
+
+def pytest_configure() -> None:
+    """Take SIGINT, also where the shell started the tests in its background: what ignores it, its children ignore, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
