@@ -23,6 +23,8 @@ from serving.proxies import TrustedProxies
 
 _LINGER_S: Final = 1.0
 """How long a client may take to close its side too."""
+_HEADERS_MAX: Final = 100
+"""Headers of a request. Thousands of tiny ones fit into the bytes that a head may have, and took 7 ms of everybody's time."""
 _DISCARDED_MAX: Final = 4 << 20
 """Bytes that it may still send meanwhile."""
 _STUCK_S: Final = 30.0
@@ -172,8 +174,12 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header. Trailers are dropped: nothing reads them, and they must not pass for headers."""
-        if self._is_in_head:
-            super().on_header(name, value)
+        if not self._is_in_head or self._closing:
+            return
+        if len(self.headers) >= _HEADERS_MAX:
+            self._refuse(head_too_large(), Refusal.HEAD)
+            return
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request."""

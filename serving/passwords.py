@@ -18,7 +18,7 @@ T = TypeVar("T")
 _PARALLEL: Final = 2
 _SIGN_UPS_PARALLEL: Final = 1
 _WAITING_MAX: Final = 50
-_NICENESS: Final = 10
+_NICENESS: Final = 19
 
 
 class _Queue:
@@ -75,4 +75,4 @@ def _give_way() -> None:
     """Let this thread have what orders leave of the processors: a hash takes some 30 ms of one. Only Linux has priorities of threads."""
     if sys.platform == "linux":
         own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, own, _NICENESS)
