@@ -1,7 +1,5 @@
 """POST /api/v3/order: check the order, enqueue it at the account's shard, answer with what became of it."""
 
-import itertools
-import secrets
 from typing import Final
 
 from functions import order_shapes
@@ -17,14 +15,14 @@ from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, RejectReason, Side
 from protocol.replies import OrderReply, Refused
 from protocol.units import PriceTicks
+from runtime.unique_names import UniqueNames
 
-_ID_PREFIX: Final = secrets.token_urlsafe(12)
-_id_numbers = itertools.count(1)
+_names: Final = UniqueNames()
 
 
 def new_client_order_id() -> str:
     """Return a client order id for an order that came without one: this process's random prefix and a number."""
-    return f"{_ID_PREFIX}{next(_id_numbers):x}"
+    return _names.next()
 
 
 async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:

@@ -3,23 +3,22 @@
 What a request does to an order is found by the order's own names, which all processes and the database have: docs/operations.md.
 """
 
-import itertools
 import re
-import secrets
 from typing import Final
 
 from structlog.contextvars import bind_contextvars
+
+from runtime.unique_names import UniqueNames
 
 HEADER: Final = b"x-request-id"
 
 _is_fine: Final = re.compile(rb"[!-~]{1,128}").fullmatch
 """Visible ASCII without spaces, so that it can stand in a header and in a line of a log."""
-_PREFIX: Final = secrets.token_hex(6)
-_numbers: Final = itertools.count(1)
+_names: Final = UniqueNames("-")
 
 
 def begin_request(wanted: bytes | None) -> bytes:
     """Return the id of the request that the running task answers, and have its log lines say it. What is no id is not taken over."""
-    request_id = wanted if wanted is not None and _is_fine(wanted) else b"%s-%x" % (_PREFIX.encode(), next(_numbers))
+    request_id = wanted if wanted is not None and _is_fine(wanted) else _names.next().encode()
     bind_contextvars(request_id=request_id.decode())
     return request_id

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -21,6 +20,7 @@ from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.conftest import service_url
 from tests.market_log import market_map, publish_markets
+from tests.nursery import Forked, nursery
 
 START_TIMEOUT_S = 90
 END_TIMEOUT_S = 60
@@ -37,12 +37,12 @@ class Processes:
         self.redis_url = redis_url
         self.database_url = database_url
         self.shard_count = int(os.environ.get("TEST_SHARD_COUNT", "1"))
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[Forked] = []
         self._awaits_markets = self._has_shards = False
         self._folder = folder
         self._stack = stack
 
-    def shards(self, **settings: str) -> list[subprocess.Popen[bytes]]:
+    def shards(self, **settings: str) -> list[Forked]:
         """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for that."""
         self._awaits_markets = self._has_shards = True
         return [self._start("engine_worker.main", SHARD=str(shard), **settings) for shard in range(self.shard_count)]
@@ -84,7 +84,7 @@ class Processes:
                     self._awaits_markets = False
                 return url
 
-    def feeds(self) -> subprocess.Popen[bytes]:
+    def feeds(self) -> Forked:
         """Start the feeds of every shard."""
         return self._start("feeds.main")
 
@@ -112,7 +112,7 @@ class Processes:
                 "ON CONFLICT (shard) DO UPDATE SET last_id = excluded.last_id"
             )
 
-    def _start(self, module: str, **settings: str) -> subprocess.Popen[bytes]:
+    def _start(self, module: str, **settings: str) -> Forked:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         own = {
             "DATA_DIR": str(self._folder),
@@ -122,15 +122,13 @@ class Processes:
             "LOST_TAIL_CHECK_ENABLED": "false",  # nobody here compares the log with the database
             **settings,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", module], env=environment | {PREFIX + name: value for name, value in own.items()}
-        )
+        process = nursery().start(module, environment | {PREFIX + name: value for name, value in own.items()})
         self.started.append(process)
         self._stack.callback(_end, process)
         return process
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Forked) -> None:
     process.send_signal(signal.SIGCONT)
     process.terminate()
     try:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from cli.ports import free_port
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
 from tests.market_log import market_map, publish_markets
+from tests.nursery import Forked, nursery
 
 START_TIMEOUT_S = 90
 END_TIMEOUT_S = 60
@@ -45,7 +45,7 @@ class Edge(NamedTuple):
     """A running edge."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Forked
 
 
 @pytest.fixture
@@ -89,17 +89,17 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _start(module: str, redis_url: str, folder: Path, **settings: str) -> subprocess.Popen[bytes]:
+def _start(module: str, redis_url: str, folder: Path, **settings: str) -> Forked:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     # No database is needed: API keys have their read model, and nobody asks for average prices here.
     own = {"DATA_DIR": str(folder), "REDIS_URL": redis_url, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     # All clients are one network here; tests/integration/ws_edge/test_door.py is about limits.
     own |= dict.fromkeys(("REQUEST_WEIGHT_PER_MINUTE", "RAW_REQUESTS_PER_5M", "WS_CONNECTIONS_PER_5M"), "10000000")
     environment = inherited | {PREFIX + name: value for name, value in {**own, **settings}.items()}
-    return subprocess.Popen([sys.executable, "-m", module], env=environment)
+    return nursery().start(module, environment)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Forked) -> None:
     process.terminate()
     try:
         process.wait(END_TIMEOUT_S)
