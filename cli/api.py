@@ -5,7 +5,7 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cli.state import settings_of_running
@@ -48,14 +48,17 @@ def _context_for(url: str) -> ssl.SSLContext | None:
     return trust.context if trust is not None else None
 
 
-def funded_account(rest_url: str, funds: Mapping[str, str], label: str) -> tuple[str, str]:
-    """Sign a new account up, fund it from the faucet, and return the key and secret of a new API key.
+def funded_account(
+    rest_url: str, funds: Mapping[str, str], label: str, verify: Callable[[str], object] = lambda _email: None
+) -> tuple[str, str]:
+    """Sign a new account up, have its address verified, fund it from the faucet, and return the key and secret of a new API key.
 
     Raises:
         ApiError: a step was refused.
     """
     person = {"email": f"{label}-{secrets.token_hex(6)}@example.com", "password": secrets.token_urlsafe(16)}
     request(f"{rest_url}/api/v1/signup", person)
+    verify(person["email"])
     token = request(f"{rest_url}/api/v1/signin", person)["token"]
     for asset, amount in funds.items():
         request(f"{rest_url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)

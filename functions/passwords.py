@@ -10,7 +10,6 @@ from functions.errors import ApiError
 from functions.function import Function, Group, Security
 from functions.json_body import read_body
 from functions.mails import Purpose, changed, owner_of_token, send_token, write_mail
-from functions.password_rules import check_password
 from functions.ports import Call, Ports
 from functions.second_factor import check_second_factor
 from functions.sessions import end_sessions, open_sessions
@@ -55,9 +54,9 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
 async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all sessions but the one that asks."""
     wanted = read_body(call.body, Change)
-    await _check_new(ports, call.account_id, wanted.new_password)
+    hashed = await _hash_of_new(ports, call.account_id, wanted.new_password)
     await confirm(ports, call, wanted.password, wanted.code)
-    await _set_password(ports, call, call.account_id, wanted.new_password, Activity.CHANGED)
+    await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED)
     return Nothing()
 
 
@@ -77,23 +76,23 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
     if account_id is None:
         raise _no_token()
-    await _check_new(ports, account_id, wanted.new_password)
+    # Before the code and the mail's token are used up: neither is good a second time.
+    hashed = await _hash_of_new(ports, account_id, wanted.new_password)
     await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, is_known=True))
     await check_second_factor(ports, call, account_id, wanted.code)
     if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
-    await _set_password(ports, by_owner, account_id, wanted.new_password, Activity.RESET)
+    await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
     return Nothing()
 
 
-async def _check_new(ports: Ports, account_id: AccountId, password: str) -> None:
+async def _hash_of_new(ports: Ports, account_id: AccountId, password: str) -> str:
     rows = await ports.database.fetch(_EMAIL, {"account": account_id})
-    check_password(password, rows[0][0] if rows else "")
+    return await ports.passwords.hashed(password, rows[0][0] if rows else "", is_known=True)
 
 
-async def _set_password(ports: Ports, call: Call, account_id: AccountId, password: str, activity: Activity) -> None:
-    hashed = await ports.passwords.hashed(password)
+async def _set_password(ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity) -> None:
     await ports.database.fetch(_UPDATE, {**note_parameters(activity, call), "hash": hashed, "account": account_id})
     others = [each for each in await open_sessions(ports, account_id) if each != call.session_id]
     await end_sessions(ports, call, others)

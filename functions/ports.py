@@ -91,10 +91,14 @@ class KeyValues(Protocol):
 
 
 class Passwords(Protocol):
-    """Password hashing: slow on purpose, so its concurrency is limited; those who sign in do not wait for those who sign up."""
+    """Password hashing: slow on purpose, so its concurrency is limited; nobody who has an account waits for those who sign up."""
 
-    async def hashed(self, password: str) -> str:
-        """Return the hash to keep."""
+    async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
+        """Return the hash of a new password, to keep; `is_known`: it is for an account that there is.
+
+        Raises:
+            ApiError: -1130, the rules refuse it (see `functions.password_rules`); -1008, too many wait.
+        """
         ...
 
     async def matches(self, password_hash: str, password: str) -> bool:

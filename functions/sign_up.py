@@ -10,7 +10,7 @@ from functions.errors import ApiError
 from functions.function import Function, Group
 from functions.json_body import read_body
 from functions.mails import Purpose, send_token, signed_up_again, write_mail
-from functions.password_rules import LENGTH_MAX, LENGTH_MIN, check_password
+from functions.password_rules import LENGTH_MAX, LENGTH_MIN
 from functions.ports import Call, Ports
 from protocol.units import AccountId
 
@@ -57,14 +57,10 @@ async def sign_up(ports: Ports, call: Call) -> SignedUp:
     """
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)
-    check_password(credentials.password, email)
+    hashed = await ports.passwords.hashed(credentials.password, email, is_known=False)
     rows = await ports.database.fetch(
         _INSERT,
-        {
-            **note_parameters(Activity.SIGNED_UP, call),
-            "email": email,
-            "hash": await ports.passwords.hashed(credentials.password),
-        },
+        {**note_parameters(Activity.SIGNED_UP, call), "email": email, "hash": hashed},
     )
     if rows:
         await send_token(ports, AccountId(rows[0][0]), Purpose.VERIFICATION)

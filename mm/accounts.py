@@ -10,10 +10,16 @@ import structlog
 from mm.client import ApiError, Client, Keys
 
 UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
 KEY_REFUSED: Final = frozenset({-1022, -2014, -2015})
 """Codes that say that a key or its secret is not, or no longer, good."""
 
+_NO_KEYS: Final = Keys("", "")
 _log = structlog.get_logger()
+
+
+class UnverifiedError(Exception):
+    """The exchange demands that an account's address is verified, and programs read no mails; the message says what to do."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -32,47 +38,71 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 async def open_accounts(client: Client, path: Path) -> Accounts:
-    """Return accounts whose keys work: those kept at `path`, or where they are refused, new ones, kept there."""
+    """Return accounts whose keys work: those kept at `path`, or where they are refused, new ones, kept there.
+
+    Raises:
+        UnverifiedError: an account is not verified, and kept until somebody verifies it.
+        ApiError: the exchange refused.
+    """
     known = _load(path)
+    # Kept before they are used, so that those that cannot be used yet are there when they can.
     accounts = Accounts(
-        maker=await _usable(client, "maker", known.maker if known else None),
-        taker=await _usable(client, "taker", known.taker if known else None),
+        maker=await _existing(client, "maker", known.maker if known else None),
+        taker=await _existing(client, "taker", known.taker if known else None),
     )
-    if accounts != known:
-        _save(path, accounts)
+    _save(path, accounts)
+    accounts = Accounts(
+        maker=await _with_key(client, "maker", accounts.maker), taker=await _with_key(client, "taker", accounts.taker)
+    )
+    _save(path, accounts)
     return accounts
 
 
-async def _usable(client: Client, role: str, known: Account | None) -> Account:
+async def _existing(client: Client, role: str, known: Account | None) -> Account:
+    """Return an account that there is; without keys where the ones it had are refused."""
     if known is not None:
         try:
-            await client.signed(known.keys, "GET", "/api/v3/account")
+            if known.keys != _NO_KEYS:
+                await client.signed(known.keys, "GET", "/api/v3/account")
+                return known
         except ApiError as error:
             if error.code not in KEY_REFUSED:
                 raise
             _log.warning("api key refused", role=role, code=error.code)
-        else:
-            return known
         try:
-            return await _with_new_key(client, role, known.email, known.password)
+            await _signed_in(client, known)
         except ApiError as error:
-            _log.warning("sign-in refused", role=role, status=error.status, message=error.message)
-    email, password = f"mm-{role}-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(24)
-    await client.post("/api/v1/signup", {"email": email, "password": password})
-    _log.info("account made", role=role, email=email)
-    return await _with_new_key(client, role, email, password)
+            if error.status != UNAUTHORIZED:
+                raise
+            _log.warning("sign-in refused", role=role, message=error.message)
+        else:
+            return msgspec.structs.replace(known, keys=_NO_KEYS)
+    new = Account(f"mm-{role}-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(24), _NO_KEYS)
+    await client.post("/api/v1/signup", {"email": new.email, "password": new.password})
+    _log.info("account made", role=role, email=new.email)
+    return new
 
 
-async def _with_new_key(client: Client, role: str, email: str, password: str) -> Account:
-    token = (await client.post("/api/v1/signin", {"email": email, "password": password}))["token"]
-    keys = await client.post("/api/v1/api-keys", {"label": f"mm {role}", "password": password}, token)
-    return Account(email, password, msgspec.convert(keys, Keys))
+async def _with_key(client: Client, role: str, account: Account) -> Account:
+    if account.keys != _NO_KEYS:
+        return account
+    asked = {"label": f"mm {role}", "password": account.password}
+    try:
+        keys = await client.post("/api/v1/api-keys", asked, await _signed_in(client, account))
+    except ApiError as error:
+        if error.status != FORBIDDEN:
+            raise
+        raise UnverifiedError(f"{error.message} `exchange accounts verify {account.email}` does without.") from error
+    return msgspec.structs.replace(account, keys=msgspec.convert(keys, Keys))
+
+
+async def _signed_in(client: Client, account: Account) -> str:
+    return str((await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"])
 
 
 async def deposit(client: Client, account: Account, asset: str, amount: str) -> None:
     """Have the faucet credit `amount` (a decimal string) of `asset`."""
-    token = (await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"]
-    await client.post("/api/v1/faucet", {"asset": asset, "amount": amount}, token)
+    await client.post("/api/v1/faucet", {"asset": asset, "amount": amount}, await _signed_in(client, account))
 
 
 def _load(path: Path) -> Accounts | None:

@@ -1,4 +1,4 @@
-"""Password hashing with argon2id, in threads, a few at a time. Sign-ups have a queue of their own: sign-ins do not wait for them."""
+"""Password hashing with argon2id, in threads, a few at a time. Nobody who has an account waits for those who sign up."""
 
 import asyncio
 import os
@@ -12,20 +12,25 @@ from typing import Final, TypeVar
 import argon2
 
 from functions.errors import overloaded
+from functions.password_rules import check_password
 
 T = TypeVar("T")
 
 _PARALLEL: Final = 2
 _SIGN_UPS_PARALLEL: Final = 1
+_SIGN_UPS_REST: Final = 3.0
+"""How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter of a processor at most."""
 _WAITING_MAX: Final = 50
 _NICENESS: Final = 19
 
 
 class _Queue:
-    """Lets so many have a turn at once, and not too many wait."""
+    """Lets so many have a turn at once, rests after each turn for `rest` times as long, and lets not too many wait."""
 
-    def __init__(self, parallel: int) -> None:
+    def __init__(self, parallel: int, rest: float = 0.0) -> None:
         self._slots = asyncio.Semaphore(parallel)
+        self._rest = rest
+        self._rests_until_s = 0.0
         self._waiting = 0
 
     @asynccontextmanager
@@ -35,7 +40,13 @@ class _Queue:
         self._waiting += 1
         try:
             async with self._slots:
-                yield
+                loop = asyncio.get_running_loop()
+                await asyncio.sleep(self._rests_until_s - loop.time())
+                began_s = loop.time()
+                try:
+                    yield
+                finally:
+                    self._rests_until_s = loop.time() + self._rest * (loop.time() - began_s)
         finally:
             self._waiting -= 1
 
@@ -45,14 +56,16 @@ class ArgonPasswords:
 
     def __init__(self) -> None:
         self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-        self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL)
+        self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL, _SIGN_UPS_REST)
         # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
         self._nobody = self._hasher.hash("nobody has this password")
         self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords", initializer=_give_way)
 
-    async def hashed(self, password: str) -> str:
-        """Return the hash to keep."""
-        async with self._sign_ups.turn():
+    async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
+        """Return the hash to keep; -1130 when the rules refuse the password."""
+        # The rules take a millisecond of the event loop: only those whose turn it is may have it.
+        async with (self._sign_ins if is_known else self._sign_ups).turn():
+            check_password(password, email)
             return await self._in_thread(self._hasher.hash, password)
 
     async def matches(self, password_hash: str, password: str) -> bool:

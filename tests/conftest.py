@@ -5,6 +5,7 @@ valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exc
 PostgreSQL, as its superuser, for tests that need no more than a database; without pytest's -n.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import httpx
 import hypothesis
 import psycopg
 import pytest
@@ -33,6 +35,9 @@ from runtime.settings import PREFIX, Settings
 from tests.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
+
+# Every client makes a TLS context, and reads all certificates for it: 25 ms of a processor, thousands of times.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 # How fast a machine makes examples says nothing about the code.
 hypothesis.settings.register_profile(

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import msgspec
 import rich_click as click
 
-from cli.console import console, print_json
+from cli.console import CommandError, console, print_json, running_settings
 from cli.operating import operating
+from cli.verifying import verified
 from protocol.commands import CancelOrders, CloseAccount, ConfigureShard, LimitAccount
 from protocol.configuration import AccountLimits, Role, ShardConfig
 from protocol.replies import Canceling
@@ -17,9 +18,9 @@ _ACCOUNT = click.argument("account", type=click.IntRange(min=1))
 
 @click.group()
 def accounts() -> None:
-    """Freeze, limit and close accounts, and cancel their orders.
+    """Freeze, limit, verify and close accounts, and cancel their orders.
 
-    Each is a command that the operator's key signs; it stands in the log of the account's shard.
+    Each but `verify` is a command that the operator's key signs; it stands in the log of the account's shard.
     """
 
 
@@ -131,6 +132,19 @@ def cancel_orders(account: int, market: str, yes: bool) -> None:
         reply = operator.tell(operator.shard_of(account), Role.OPERATOR, command, f"cancel the orders of {account}")
     assert isinstance(reply, Canceling)
     console.print(f"account {account}: {reply.orders} orders are being canceled")
+
+
+@accounts.command(name="verify")
+@click.argument("who", metavar="ACCOUNT|EMAIL")
+def verify_address(who: str) -> None:
+    """Take the address of an account for its owner's, as if the mail had been answered.
+
+    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's activity.
+    """
+    account = verified(running_settings(), who)
+    if account is None:
+        raise CommandError(f"There is no account {who}.")
+    console.print(f"the address of account {account} is verified")
 
 
 @accounts.command()

@@ -258,6 +258,8 @@ def merged(value: Any, patch: Any) -> Any:
 class _Handler(BaseHTTPRequestHandler):
     api: ApiServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """Head and body are two packets; else each answer waits 40 ms for the client's acknowledgement of the first."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         """Say nothing."""

@@ -1,4 +1,4 @@
-"""One whole exchange for all end-to-end tests: with one shard, then for tests that are marked so with three."""
+"""One whole exchange for all end-to-end tests: with one shard, and another with three for tests that are marked so."""
 
 import os
 import tempfile
@@ -11,7 +11,6 @@ import pytest
 from cli.ports import free_ports
 from tests.e2e.running import RunningExchange, running_exchange
 
-SHARD_COUNTS = (1, 3)
 METRICS_PORTS = 20
 """As many as its processes take, and some to spare."""
 
@@ -19,8 +18,8 @@ METRICS_PORTS = 20
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "exchange" in metafunc.fixturenames:
         wanted = os.environ.get("TEST_SHARD_COUNT")
-        every = metafunc.definition.get_closest_marker("every_shard_count")
-        counts = (int(wanted),) if wanted else SHARD_COUNTS if every else SHARD_COUNTS[:1]
+        marked = metafunc.definition.get_closest_marker("shard_counts")
+        counts = (int(wanted),) if wanted else marked.args if marked else (1,)
         metafunc.parametrize("exchange", counts, indirect=True, scope="session", ids=lambda count: f"shards={count}")
 
 

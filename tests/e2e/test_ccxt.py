@@ -10,7 +10,7 @@ from examples.trade_with_ccxt import connect, trade
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.market_data import candles_of
 
-pytestmark = pytest.mark.every_shard_count
+pytestmark = pytest.mark.shard_counts(1, 3)
 
 SYMBOL = "BTC/USDT"
 UNIT = Decimal("0.00000001")

@@ -21,7 +21,7 @@ from runtime import redis_clients
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.running import RunningExchange
 
-pytestmark = pytest.mark.every_shard_count
+pytestmark = pytest.mark.shard_counts(1, 3)
 
 SYMBOL = "ETHUSDT"
 CLIENTS = 4

@@ -28,7 +28,7 @@ from tests.e2e.api import POLL_S, eventually
 from tests.e2e.running import RunningExchange
 from tests.treasury import signed
 
-pytestmark = pytest.mark.every_shard_count
+pytestmark = pytest.mark.shard_counts(3)
 
 COMMANDS = 12_000
 FRAME = 4

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mm.accounts import open_accounts
+from mm.accounts import UnverifiedError, open_accounts
 from mm.client import ApiError, Client
 
 
@@ -18,6 +18,7 @@ class Users:
     def __init__(self) -> None:
         self.passwords: dict[str, str] = {}
         self.keys: set[str] = set()
+        self.unverified: set[str] = set()
 
     def application(self) -> web.Application:
         application = web.Application()
@@ -39,7 +40,10 @@ class Users:
         return web.json_response({"token": body["email"]})
 
     async def _make_key(self, request: web.Request) -> web.Response:
-        assert request.headers["Authorization"].removeprefix("Bearer ") in self.passwords
+        owner = request.headers["Authorization"].removeprefix("Bearer ")
+        assert owner in self.passwords
+        if owner in self.unverified:
+            return web.json_response({"code": -1002, "msg": "Verify the address of this account first."}, status=403)
         key = f"key-{len(self.keys)}"
         self.keys.add(key)
         return web.json_response({"apiKey": key, "secret": "secret", "label": (await request.json())["label"]})
@@ -94,6 +98,20 @@ async def test_accounts_that_are_gone_are_replaced(client: Client, users: Users,
     assert after.maker.email != before.maker.email
     assert set(users.passwords) == {after.maker.email, after.taker.email}
     assert await open_accounts(client, path) == after
+
+
+async def test_accounts_that_are_not_verified_are_kept_until_they_are(
+    client: Client, users: Users, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mm.json"
+    monkeypatch.setattr(users, "unverified", users.passwords)
+    for _ in range(2):
+        with pytest.raises(UnverifiedError, match=r"exchange accounts verify mm-maker-\w+@example.com"):
+            await open_accounts(client, path)
+    monkeypatch.setattr(users, "unverified", set())
+    accounts = await open_accounts(client, path)
+    assert {accounts.maker.email, accounts.taker.email} == set(users.passwords)
+    assert {accounts.maker.keys.api_key, accounts.taker.keys.api_key} == users.keys
 
 
 async def test_a_damaged_file_is_no_accounts(client: Client, tmp_path: Path) -> None:

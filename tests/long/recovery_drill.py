@@ -30,12 +30,6 @@ SETTINGS = {"mm_enabled": "false", "snapshot_interval_s": "2", "rate_limits_enab
 
 
 @pytest.fixture
-def data_dir() -> Iterator[Path]:
-    with data_dir_of_its_own() as path:
-        yield path
-
-
-@pytest.fixture
 def backup_dir() -> Iterator[Path]:
     with data_dir_of_its_own() as path:
         yield path / "with a space's" / "backup"

@@ -4,15 +4,11 @@ Run by `make test-long`; not part of `make test`, which does not collect files o
 """
 
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.conftest import data_dir_of_its_own
 from tests.e2e.running import RunningExchange, running_exchange
 
 MARKETS = 1_000
@@ -30,12 +26,6 @@ quantity_min = "0.001"
 quantity_max = "9000"
 notional_min = "5"
 """
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    with data_dir_of_its_own() as path:
-        yield path
 
 
 def test_a_thousand_markets_trade_and_start_again(data_dir: Path, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.api import Api, eventually, new_account, refused
 from tests.e2e.running import RunningExchange, running_exchange
 
@@ -38,15 +36,12 @@ def trade(seller: Api, buyer: Api) -> Decimal:
     return buyer.balances()["BTC"][0] - before
 
 
-@pytest.mark.parametrize("shard_count", ["1", "3"])
-def test_fees_and_status_change_by_commands_and_by_nothing_else(
-    data_dir: Path, tmp_path: Path, shard_count: str
-) -> None:
+def test_fees_and_status_change_by_commands_and_by_nothing_else(data_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "markets.toml"
     text = importlib.resources.files("protocol").joinpath("markets.toml").read_text("utf-8")
     file.write_text(text)
     tmp_path.chmod(0o755)
-    settings = {"mm_enabled": "false", "markets_file": str(file), "shard_count": shard_count}
+    settings = {"mm_enabled": "false", "markets_file": str(file), "shard_count": "3"}
     with running_exchange(data_dir, **settings) as exchange:
         seller, buyer = new_account(exchange.url, BTC="10"), new_account(exchange.url, USDT="1000000")
         paid = [trade(seller, buyer) for _ in range(5)]

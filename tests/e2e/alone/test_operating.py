@@ -11,15 +11,20 @@ import pytest
 from cli.own_exchange import EXCHANGE
 from tests.e2e.alone.test_configuration import run
 from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
+from tests.e2e.conftest import data_dir_of_its_own
 from tests.e2e.running import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 TIMEOUT_S = 60
 
 
-@pytest.fixture(params=["3"])
-def operated(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[RunningExchange]:
-    with running_exchange(data_dir, mm_enabled="false", shard_count=request.param, orders_per_10s="1000") as running:
+@pytest.fixture(scope="module")
+def operated() -> Iterator[RunningExchange]:
+    """One for all: each test takes back what it has changed for everybody, and trades where no other test does."""
+    with (
+        data_dir_of_its_own() as path,
+        running_exchange(path, mm_enabled="false", shard_count="3", orders_per_10s="1000") as running,
+    ):
         yield running
 
 
@@ -83,18 +88,18 @@ def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchan
 
 def test_money_comes_and_fees_go_by_the_treasurys_word(operated: RunningExchange) -> None:
     buyer, seller = new_account(operated.url), new_account(operated.url)
-    for account, asset, amount in ((buyer, "usdt", "1000"), (seller, "btc", "1")):
+    for account, asset, amount in ((buyer, "usdt", "1000"), (seller, "eth", "1")):
         run(operated, "treasury", "deposit", number_of(account), asset, amount, "--id", secrets.token_hex(4))
-    seller.order(SYMBOL, "SELL", "LIMIT", quantity="0.01", price="30000")
-    buyer.order(SYMBOL, "BUY", "LIMIT", quantity="0.01", price="30000")
-    # The taker's fee: a thousandth of 0.01 BTC, at the shard of the buyer.
+    seller.order("ETHUSDT", "SELL", "LIMIT", quantity="0.01", price="3000")
+    buyer.order("ETHUSDT", "BUY", "LIMIT", quantity="0.01", price="3000")
+    # The taker's fee: a thousandth of 0.01 ETH, at the shard of the buyer.
     shards = operated.settings.shard_count
     shard = str(int(number_of(buyer)) % 2_520 % shards)
-    assert "0.00000000 BTC of fees left" in run(
-        operated, "treasury", "withdraw-fees", "btc", "0.00001", "--shard", shard, "--id", "q1"
+    assert "0.00000000 ETH of fees left" in run(
+        operated, "treasury", "withdraw-fees", "eth", "0.00001", "--shard", shard, "--id", "q1"
     )
     assert "insufficient_balance" in fails(
-        operated, "treasury", "withdraw-fees", "btc", "0.00000001", "--shard", shard, "--id", "q2"
+        operated, "treasury", "withdraw-fees", "eth", "0.00000001", "--shard", shard, "--id", "q2"
     )
     run(operated, "audit")
     assert "0 fee" not in run(operated, "replay", "--verify")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +9,19 @@ from websockets.sync.client import connect
 
 from tests.e2e.alone.test_configuration import run
 from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, signature_of
+from tests.e2e.conftest import data_dir_of_its_own
 from tests.e2e.running import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 
 
-@pytest.fixture
-def running(data_dir: Path) -> Iterator[RunningExchange]:
-    with running_exchange(data_dir, mm_enabled="false", gateways="2", ws_edges="1") as started:
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningExchange]:
+    """One for all; only the first test trades."""
+    with (
+        data_dir_of_its_own() as path,
+        running_exchange(path, mm_enabled="false", gateways="2", ws_edges="1") as started,
+    ):
         yield started
 
 

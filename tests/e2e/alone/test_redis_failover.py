@@ -140,20 +140,6 @@ def buyer_with_a_resting_order(exchange: RunningExchange) -> Api:
     return buyer
 
 
-def test_without_wait_an_acknowledged_order_is_lost(servers: RedisServers, data_dir: Path) -> None:
-    """The control: this is what the next test shows to be prevented."""
-    # The database's word would keep the shard closed.
-    with exchange_on(servers, data_dir, 0, lost_tail_check_enabled="false") as exchange:
-        buyer_with_a_resting_order(exchange)
-        seller = new_account(exchange.url, ETH="10")
-        sell(seller, "replicated", "1")
-        cut = Cut(servers)
-        assert sell(seller, "lost", "1")["status"] == "FILLED"
-        cut.promote()
-        # Its account has sold twice, and only once; the database, which was told of both, is no help.
-        assert until_available(seller.balances)["ETH"] == (9, 0)
-
-
 def test_what_is_not_replicated_is_not_said(servers: RedisServers, data_dir: Path) -> None:
     with exchange_on(servers, data_dir, 1, reply_timeout_ms="1000") as exchange:
         buyer_with_a_resting_order(exchange)

@@ -59,6 +59,7 @@ class Processes:
         with redis_clients.client(self.redis_url) as client:
             while not all_know_all(known_configs(client, shards), shards):
                 assert time.monotonic() < deadline, "the shards are not configured"
+                time.sleep(POLL_S)
         while httpx.get(f"{url}/api/v3/exchangeInfo").status_code == 503:
             assert time.monotonic() < deadline, "the gateway has not seen the configuration"
             time.sleep(POLL_S)

@@ -3,13 +3,21 @@
 import re
 import secrets
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pyotp
 import pytest
+from click.testing import CliRunner
 
+from cli.api import ApiError, funded_account
+from cli.commands.accounts import accounts
+from cli.console import running_settings
+from cli.verifying import verified
+from runtime.settings import PREFIX
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer, signed_in
 
@@ -104,6 +112,27 @@ def test_an_address_is_verified_by_its_mail_once(processes: Processes, mails: Ma
     assert [post(url, "verification", token=second).status_code for _ in range(2)] == [200, 400]
     for path, body in (("api-keys", key), ("tickets", None), ("faucet", {"asset": "USDT", "amount": "1"})):
         person.ask("POST", f"/api/v1/{path}", body).raise_for_status()
+
+
+def test_programs_are_verified_by_an_operators_word(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    processes.shards()
+    url = processes.gateway(VERIFICATION_REQUIRED="true")
+    monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", processes.database_url)
+    with pytest.raises(ApiError, match="403"):  # the control
+        funded_account(url, {"USDT": "1"}, "demo")
+    assert funded_account(url, {"USDT": "1"}, "demo", partial(verified, running_settings()))
+    person = newcomer(url)
+    number = person.ask("GET", "/api/v1/me").json()["accountId"]
+    for who in (person.email.upper(), str(number)):
+        done = CliRunner().invoke(accounts, ["verify", who])
+        assert done.output == f"the address of account {number} is verified\n"
+    assert CliRunner().invoke(accounts, ["verify", "nobody@example.com"]).exit_code == 1
+    person.ask("POST", "/api/v1/api-keys", {"password": PASSWORD}).raise_for_status()
+    noted = person.ask("GET", "/api/v1/activity").json()
+    assert [each["detail"] for each in noted if each["kind"] == "verified"] == ["by an operator"] * 2
 
 
 def test_a_password_is_changed_and_ends_the_other_sessions(gateway: str, mails: Mails) -> None:

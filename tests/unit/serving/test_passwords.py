@@ -1,9 +1,11 @@
-"""Who signs in does not wait for those who sign up."""
+"""Who has an account does not wait for those who sign up, and these leave the processor to others."""
 
 import asyncio
+import itertools
 import os
 import sys
 import threading
+import time
 
 import pytest
 
@@ -11,26 +13,73 @@ from functions.errors import ApiError
 from serving.passwords import ArgonPasswords
 
 MANY = 50
+EMAIL = "ada@example.com"
 PASSWORD = "an entirely different staple"
 
 
-async def test_a_crowd_that_signs_up_does_not_hold_up_a_sign_in() -> None:
+async def test_a_crowd_that_signs_up_does_not_hold_up_a_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.passwords._SIGN_UPS_REST", 0.0)
     passwords = ArgonPasswords()
-    known = await passwords.hashed(PASSWORD)
-    crowd = [asyncio.create_task(passwords.hashed(f"{PASSWORD} {number}")) for number in range(MANY)]
+    known = await signed_up(passwords, PASSWORD)
+    crowd = [asyncio.create_task(signed_up(passwords, f"{PASSWORD} {number}")) for number in range(MANY)]
     await asyncio.sleep(0)
     with pytest.raises(ApiError) as refused:
-        await passwords.hashed(PASSWORD)
+        await signed_up(passwords, PASSWORD)
     assert refused.value.status == 503
     assert await passwords.matches(known, PASSWORD)
+    # Nor does who chooses another password.
+    assert await passwords.hashed(PASSWORD, EMAIL, is_known=True)
     assert sum(each.done() for each in crowd) < MANY / 2
     assert len(set(await asyncio.gather(*crowd))) == MANY
+
+
+async def test_those_who_wait_have_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a password by the rules takes a millisecond in which the gateway answers nobody."""
+    looked: list[str] = []
+    monkeypatch.setattr("serving.passwords.check_password", lambda password, _email: looked.append(password))
+    passwords = ArgonPasswords()
+    crowd = [asyncio.create_task(signed_up(passwords, f"{PASSWORD} {number}")) for number in range(MANY)]
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError):
+        await signed_up(passwords, "refused")
+    await crowd[0]
+    assert looked == [f"{PASSWORD} 0"]
+    for each in crowd:
+        each.cancel()
+
+
+async def test_sign_ups_have_a_quarter_of_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[tuple[float, float]] = []
+
+    def take_long(_hasher: object, _password: str) -> str:
+        began = time.monotonic()
+        time.sleep(0.03)
+        turns.append((began, time.monotonic()))
+        return ""
+
+    passwords = ArgonPasswords()
+    monkeypatch.setattr("argon2.PasswordHasher.hash", take_long)
+    await asyncio.gather(*(signed_up(passwords, PASSWORD) for _ in range(3)))
+    for (began, ended), (following, _) in itertools.pairwise(turns):
+        assert following - ended >= 3 * (ended - began)
+
+
+async def test_a_password_that_the_rules_refuse_is_not_hashed() -> None:
+    passwords = ArgonPasswords()
+    for is_known in (True, False):
+        with pytest.raises(ApiError) as refused:
+            await passwords.hashed("password", EMAIL, is_known=is_known)
+        assert refused.value.code == -1130
+
+
+async def signed_up(passwords: ArgonPasswords, password: str) -> str:
+    return await passwords.hashed(password, EMAIL, is_known=False)
 
 
 async def test_nobody_has_an_empty_hash() -> None:
     passwords = ArgonPasswords()
     assert not await passwords.matches("", "nobody has this password")
-    assert not await passwords.matches(await passwords.hashed(PASSWORD), "another")
+    assert not await passwords.matches(await signed_up(passwords, PASSWORD), "another")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux has priorities of threads")
@@ -43,5 +92,5 @@ async def test_hashing_gives_way_to_everything_else(monkeypatch: pytest.MonkeyPa
         return ""
 
     monkeypatch.setattr("argon2.PasswordHasher.hash", priority)
-    await passwords.hashed(PASSWORD)
+    await signed_up(passwords, PASSWORD)
     assert seen == [19]

@@ -3,7 +3,7 @@
 The control is the arrangement of before, with names of headless Services: it is away until the caches forget. TEST_RESTARTS repeats each
 restart, with answers that are kept for 30 s in the control, too:
 
-    TEST_RESTARTS=5 .venv/bin/python -m pytest -s --timeout=1800 tests/deploy/test_back_in_seconds.py
+    TEST_RESTARTS=5 .venv/bin/python -m pytest -s --timeout=1800 tests/long/restarts_behind_caches.py
 """
 
 import json
