@@ -11,7 +11,7 @@ import secrets
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -53,6 +53,7 @@ STREAMS_EACH: Final = 90
 OPENED_AT_ONCE: Final = 50
 TRADES_PER_S: Final = 50
 """While the edge is attacked, so that streams have something to say."""
+_ORDINARY_STREAMS: Final = ("btcusdt@trade", "btcusdt@bookTicker", "btcusdt@kline_1m")
 _ORDER: Final = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&quantity=0.001&price=99000.00"
 
 Outcome = Counter[str]
@@ -82,30 +83,45 @@ class Attack(NamedTuple):
 
     name: str
     run: Side
-    ordinary_rate: float
-    """Ordinary orders a second that are as many; connections count as requests over the whole time."""
+    ordinary: Side
+    """As many ordinary requests: orders, where connections count as requests over the whole time; at the edge, connections."""
     process: str = "gateway"
 
 
-def door(target: Target, pairs: int, seconds: float) -> list[Result]:
-    """Measure each attack, in pairs of a time with it and one without, which come first in turn."""
+def door(target: Target, kinds: Collection[str], pairs: int, seconds: float) -> list[Result]:
+    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in turn."""
     rate = LOAD_SHARE * _capacity(target)
+    attacks = _attacks(rate, seconds)
     # In a process of its own, the network's work does not delay what is measured.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attackers:
-        return [_measure(target, attack, rate, pairs, seconds, attackers) for attack in _attacks(rate, seconds)]
+        return [_measure(target, attacks[kind], rate, pairs, seconds, attackers) for kind in KINDS if kind in kinds]
 
 
-def _attacks(rate: float, seconds: float) -> Iterator[Attack]:
-    yield Attack(f"{BOMBS_PER_S} percent bombs of 1 MB a second", _bombs, BOMBS_PER_S)
-    yield Attack(f"{UNFINISHED} bodies that do not end", _unfinished, UNFINISHED / seconds)
-    yield Attack(f"{SILENT} connections that say nothing", _silent, SILENT / seconds)
-    yield Attack(f"headers of {HEADERS_BYTES // 1_000_000} MB, one after the other", _endless_headers, 1)
-    yield Attack("paths that there are not", partial(_paths, rate=rate / 3), rate / 3)
-    yield Attack(f"{GUESSES_PER_S} guesses of a password a second", _guesses, GUESSES_PER_S)
-    yield Attack(f"sign-ups of {SIGN_UPS} networks, as fast as they are answered", _sign_ups, SIGN_UPS)
-    yield Attack(
-        f"{STREAMS_OPENED} connections with {STREAMS_EACH} streams", _streams, STREAMS_OPENED / seconds, "ws-edge"
+KINDS: Final = ("bombs", "bodies", "silent", "headers", "paths", "guesses", "sign-ups", "streams")
+
+
+def _attacks(rate: float, seconds: float) -> dict[str, Attack]:
+    """Return attacks by their KINDS."""
+
+    def orders(per_second: float) -> Side:
+        return partial(_ordinary, rate=per_second)
+
+    attacks = (
+        Attack(f"{BOMBS_PER_S} percent bombs of 1 MB a second", _bombs, orders(BOMBS_PER_S)),
+        Attack(f"{UNFINISHED} bodies that do not end", _unfinished, orders(UNFINISHED / seconds)),
+        Attack(f"{SILENT} connections that say nothing", _silent, orders(SILENT / seconds)),
+        Attack(f"headers of {HEADERS_BYTES // 1_000_000} MB, one after the other", _endless_headers, orders(1)),
+        Attack("paths that there are not", partial(_paths, rate=rate / 3), orders(rate / 3)),
+        Attack(f"{GUESSES_PER_S} guesses of a password a second", _guesses, orders(GUESSES_PER_S)),
+        Attack(f"sign-ups of {SIGN_UPS} networks, as fast as they are answered", _sign_ups, orders(SIGN_UPS)),
+        Attack(
+            f"{STREAMS_OPENED} connections with {STREAMS_EACH} streams",
+            partial(_streams, names=_many_streams()),
+            partial(_streams, names=_ORDINARY_STREAMS),
+            "ws-edge",
+        ),
     )
+    return dict(zip(KINDS, attacks, strict=True))
 
 
 def _capacity(target: Target) -> float:
@@ -130,13 +146,14 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
     ratios = [one / other for one, other in zip(attacked, usual, strict=True)]
     grown = (process.memory_info().rss - memory) / 1e6
     said = ", ".join(f"{count:,} × {what}" for what, count in outcomes.most_common(4))
-    what = "p99 of the others' requests to the edge" if attack.process == "ws-edge" else "p99 of the others' orders"
+    is_edge = attack.process == "ws-edge"
+    what = "p99 of the others' requests to the edge" if is_edge else "p99 of the others' orders"
     return Result(
         bench="door",
         what=f"{what} beside {attack.name}",
         unit="ms",
         runs=attacked,
-        reference="beside ordinary orders of the same network",
+        reference=f"beside as many ordinary {'connections' if is_edge else 'orders'} of the same network",
         reference_runs=usual,
         notes=f"median of the ratios {statistics.median(ratios):.2f}; {attack.process} {grown:+.0f} MB; the attacker got: {said}",
     )
@@ -151,7 +168,7 @@ async def _half(
 ) -> tuple[float, Outcome]:
     """Return the others' p99 (ms) while a network attacks, or sends ordinary orders instead, and what the attack got."""
     network = next(ATTACKER)
-    side = attack.run if is_attack else partial(_ordinary, rate=attack.ordinary_rate)
+    side = attack.run if is_attack else attack.ordinary
     sent = asyncio.get_running_loop().run_in_executor(attackers, _run, side, target, network, seconds)
     if attack.process == "ws-edge":
         latencies_ms, outcome, _ = await asyncio.gather(_ask_edge(target, seconds), sent, _trade(target, seconds))
@@ -160,18 +177,23 @@ async def _half(
     return statistics.quantiles(latencies_ms, n=100)[98], outcome
 
 
-async def _order(target: Target, rate: float, seconds: float) -> list[float]:
-    """Send ordinary orders of many networks; return how long each took, from when it was due (ms)."""
+async def _orders(target: Target, networks: Sequence[str], rate: float, seconds: float) -> list[load.Answered]:
+    """Send ordinary orders of these networks."""
     sign = signer(target)
-    answered = await load.open_loop(
+    return await load.open_loop(
         target.settings.rest_port,
         # Each is used about once a second: the gateway closes those that say nothing.
         min(CONNECTIONS, max(1, int(rate))),
         rate,
         seconds,
         lambda _connection, number: sign(number, _ORDER),
-        OTHERS,
+        networks,
     )
+
+
+async def _order(target: Target, rate: float, seconds: float) -> list[float]:
+    """Send ordinary orders of many networks; return how long each took, from when it was due (ms)."""
+    answered = await _orders(target, OTHERS, rate, seconds)
     if refused := next((each for each in answered if each.status != 200), None):
         raise RuntimeError(f"an ordinary order was refused: {refused.status} {refused.body.decode()[-200:]}")
     return [(each.done - each.due) * 1_000 for each in answered]
@@ -209,17 +231,7 @@ async def _ask_edge(target: Target, seconds: float) -> list[float]:
 
 
 async def _ordinary(target: Target, network: str, seconds: float, *, rate: float) -> Outcome:
-    sign = signer(target)
-    answered = await load.open_loop(
-        target.settings.rest_port,
-        # Each is used about once a second: the gateway closes those that say nothing.
-        min(CONNECTIONS, max(1, int(rate))),
-        rate,
-        seconds,
-        lambda _connection, number: sign(number, _ORDER),
-        (network,),
-    )
-    return Counter(str(each.status) for each in answered)
+    return Counter(str(each.status) for each in await _orders(target, (network,), rate, seconds))
 
 
 # Attacks on the gateway
@@ -354,15 +366,18 @@ def _post(path: str, body: bytes, kind: str) -> bytes:
 # Attacks on the edge
 
 
-async def _streams(target: Target, network: str, seconds: float) -> Outcome:
-    """Open connections with many streams each, listen, and leave all at once halfway."""
-    outcome: Outcome = Counter()
-    loop = asyncio.get_running_loop()
+def _many_streams() -> list[str]:
     symbols = ("btcusdt", "ethusdt", "solusdt")
     kinds = ("trade", "aggTrade", "bookTicker", "depth@100ms", "depth", "depth20@100ms", "ticker", "miniTicker")
     names = [f"{symbol}@{kind}" for kind in kinds for symbol in symbols]
     names += [f"{symbol}@kline_{interval}" for interval in ("1s", "1m", "5m", "1h", "1d") for symbol in symbols]
-    names += [f"nothing{number}@trade" for number in range(STREAMS_EACH - len(names))]
+    return names + [f"nothing{number}@trade" for number in range(STREAMS_EACH - len(names))]
+
+
+async def _streams(target: Target, network: str, seconds: float, *, names: Sequence[str]) -> Outcome:
+    """Open connections with these streams each, listen, and leave all at once halfway."""
+    outcome: Outcome = Counter()
+    loop = asyncio.get_running_loop()
     path = f"/stream?streams={'/'.join(names)}"
     opened: list[Subscriber] = []
     slots = asyncio.Semaphore(OPENED_AT_ONCE)

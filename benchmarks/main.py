@@ -230,6 +230,9 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 
 
 @bench.command()
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(door_bench.KINDS), help="Only attacks of this kind; repeatable."
+)
 @click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
 @click.option("--seconds", default=12.0, show_default=True, help="Length of each of these times.")
 @click.option(
@@ -237,7 +240,7 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 )
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def door(pairs: int, seconds: float, is_open: bool, as_json: bool, record: bool) -> None:
+def door(kinds: tuple[str, ...], pairs: int, seconds: float, is_open: bool, as_json: bool, record: bool) -> None:
     """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure what others notice.
 
     Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the thousand: against as many
@@ -246,5 +249,5 @@ def door(pairs: int, seconds: float, is_open: bool, as_json: bool, record: bool)
     own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
     own |= door_bench.WIDE if is_open else {}
     with http_bench.exchange_of_its_own(log_level="error", **own) as target:
-        results = door_bench.door(target, pairs, seconds)
+        results = door_bench.door(target, kinds or door_bench.KINDS, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)

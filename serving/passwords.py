@@ -1,9 +1,6 @@
 """Password hashing with argon2id, in threads, a few at a time. Nobody who has an account waits for those who sign up."""
 
 import asyncio
-import os
-import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,7 +18,6 @@ _SIGN_UPS_PARALLEL: Final = 1
 _SIGN_UPS_REST: Final = 3.0
 """How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter of a processor at most."""
 _WAITING_MAX: Final = 50
-_NICENESS: Final = 19
 
 
 class _Queue:
@@ -59,7 +55,8 @@ class ArgonPasswords:
         self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL, _SIGN_UPS_REST)
         # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
         self._nobody = self._hasher.hash("nobody has this password")
-        self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords", initializer=_give_way)
+        # As important as any other thread: one that gives way may do so while it has the interpreter's lock, and the event loop waits.
+        self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords")
 
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
         """Return the hash to keep; -1130 when the rules refuse the password."""
@@ -82,10 +79,3 @@ class ArgonPasswords:
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
         return bool(password_hash)
-
-
-def _give_way() -> None:
-    """Let this thread have what orders leave of the processors: a hash takes some 30 ms of one. Only Linux has priorities of threads."""
-    if sys.platform == "linux":
-        own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, _NICENESS)

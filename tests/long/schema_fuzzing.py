@@ -23,6 +23,7 @@ STEPS = 25
 STATEFUL_SHARE = 0.25
 ROUNDS = 4
 SEEN_MIN = 0.95
+_NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 
 def test_nothing_is_answered_that_is_not_described(processes: Processes) -> None:
@@ -40,12 +41,13 @@ def test_nothing_is_answered_that_is_not_described(processes: Processes) -> None
         knock_on_every_door(world, url, limited, processes.gateway(REQUEST_TIMEOUT_MS="500"))
         listen_keys = [label for label in BY_LABEL if label.endswith("/userDataStream")]
         ask_rightly(world, processes.gateway(LISTEN_KEYS_ENABLED="false"), listen_keys)
-        alone = processes.gateway(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", REPLY_TIMEOUT_MS="500")
+        alone = processes.gateway(DATABASE_URL=_NOWHERE, REPLY_TIMEOUT_MS="500")
         for shard in processes.started[: processes.shard_count]:
             shard.send_signal(signal.SIGSTOP)
         ask_rightly(world, alone, BY_LABEL)
         for shard in processes.started[: processes.shard_count]:
             shard.send_signal(signal.SIGCONT)
+        ask_rightly(world, processes.gateway(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=_NOWHERE), BY_LABEL)
     text, statuses, fields = report(document, world.seen)
     sys.stdout.write(
         f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: {dict(answered)}\n"

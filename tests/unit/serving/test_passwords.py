@@ -2,9 +2,6 @@
 
 import asyncio
 import itertools
-import os
-import sys
-import threading
 import time
 
 import pytest
@@ -80,17 +77,3 @@ async def test_nobody_has_an_empty_hash() -> None:
     passwords = ArgonPasswords()
     assert not await passwords.matches("", "nobody has this password")
     assert not await passwords.matches(await signed_up(passwords, PASSWORD), "another")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux has priorities of threads")
-async def test_hashing_gives_way_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    passwords = ArgonPasswords()
-    seen: list[int] = []
-
-    def priority(_hasher: object, _password: str) -> str:
-        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return ""
-
-    monkeypatch.setattr("argon2.PasswordHasher.hash", priority)
-    await signed_up(passwords, PASSWORD)
-    assert seen == [19]
