@@ -229,9 +229,7 @@ def password_draft(settings: Settings) -> Path:
 
 def _lets_in(settings: Settings, password: str) -> bool:
     try:
-        with psycopg.connect(
-            settings.resolved_database_url(), password=password, connect_timeout=CONNECT_TIMEOUT_S
-        ):
+        with psycopg.connect(settings.resolved_database_url(), password=password, connect_timeout=CONNECT_TIMEOUT_S):
             return True
     except psycopg.OperationalError:
         return False

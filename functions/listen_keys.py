@@ -20,7 +20,7 @@ _LISTEN_KEY: Final = Parameter("listenKey", "The key.", required=True)
 
 
 class ListenKey(NamedTuple):
-    """Whose events a key opens, and what it falls with; empty: an earlier release has made it, and it falls with anything of the account."""
+    """Whose events a key opens, and what it falls with. Empty: made by an earlier release, it falls with anything of the account."""
 
     account_id: AccountId
     credential: str

@@ -9,7 +9,6 @@ from typing import Final
 
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from psycopg.conninfo import conninfo_to_dict
 
 from runtime.key_files import decoded_key
@@ -57,9 +56,7 @@ def _published(settings: Settings) -> Iterator[str]:
     passwords = {
         **{name: _redis_passwords(getattr(settings, name)) for name in _REDIS_URLS},
         **{name: _database_passwords(getattr(settings, name)) for name in _DATABASE_URLS},
-        "database_role_passwords": [
-            each.partition(":")[2] for each in settings.database_role_passwords.split(",")
-        ],
+        "database_role_passwords": [each.partition(":")[2] for each in settings.database_role_passwords.split(",")],
         "metrics_password": [settings.metrics_password],
     }
     for name, known in passwords.items():

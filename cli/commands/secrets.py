@@ -38,11 +38,13 @@ def secrets(
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
     Everything comes of FOLDER/operator/seed, which is made when there is none, and of FOLDER/operator/rotations.json: keep a copy of
-    both. With the same two the same files come out again, so this may be repeated, with the same options when it was interrupted. What else belongs to a rotation, and in which order:
-    docs/operations.md, "Rotating secrets".
+    both. With the same two the same files come out again, so this may be repeated, with the same options when it was interrupted. What
+    else belongs to a rotation, and in which order: docs/operations.md, "Rotating secrets".
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # its files are for whoever gets the folder that they are in
+        folder.mkdir(
+            parents=True, exist_ok=True, mode=0o700
+        )  # its files are for whoever gets the folder that they are in
         seed = _seed(folder / SEED_FILE)
         before = _rotations(folder / ROTATIONS_FILE)
         rotations = _rotated(before, [Family(each) for each in rotate], [Family(each) for each in forget])

@@ -82,7 +82,10 @@ def test_of_two_who_change_the_password_at_once_one_does(
             changing.append(threads.submit(who.ask, "POST", "/api/v1/password", body))
             table.await_waiting(len(changing))
     assert sorted(each.result().status_code for each in changing) == [200, 401]
-    assert sorted(sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)) == [200, 401]
+    assert sorted(sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)) == [
+        200,
+        401,
+    ]
 
 
 def test_of_two_who_confirm_a_device_at_once_one_has_recovery_codes_and_they_are_good(
@@ -109,9 +112,7 @@ def test_a_device_that_was_begun_meanwhile_is_not_taken_for_confirmed(
     person = newcomer(gateway)
     device = person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status().json()
     with held(processes, "recovery_codes") as table:
-        confirming = threads.submit(
-            person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])}
-        )
+        confirming = threads.submit(person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])})
         table.await_waiting(1)
         person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status()
     assert confirming.result().status_code == 409

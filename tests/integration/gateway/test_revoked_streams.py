@@ -121,8 +121,8 @@ async def opens(running: Running, key: str) -> bool:
         async with connect(f"{running.edge}/ws/{key}"):
             return True
     except InvalidStatus as refused:
-        assert json.loads(refused.response.body)["code"] == -1125
-        return False
+        code = int(json.loads(refused.response.body)["code"])
+    return {-1125: False}[code]
 
 
 async def test_no_listen_key_outlives_what_it_was_made_with(running: Running) -> None:
