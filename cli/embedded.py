@@ -206,9 +206,30 @@ def server_of_data(
 
 
 def postgres_ready(settings: Settings) -> bool:
-    """Return whether PostgreSQL lets us in."""
+    """Return whether PostgreSQL lets us in.
+
+    Raises:
+        ServerError: it takes the password that `exchange rotate-password` had told it before it was interrupted.
+    """
+    if _lets_in(settings, settings.password()):
+        return True
+    draft = password_draft(settings)
+    if draft.exists() and _lets_in(settings, draft.read_text("ascii")):
+        raise ServerError(
+            "`exchange rotate-password` was interrupted when PostgreSQL had the new password and Redis had not: "
+            f"move {draft} to {settings.password_file}, then both have it when they start."
+        )
+    return False
+
+
+def password_draft(settings: Settings) -> Path:
+    """Return where `exchange rotate-password` keeps the password that PostgreSQL is being told."""
+    return settings.password_file.with_name("password.new")
+
+
+def _lets_in(settings: Settings, password: str) -> bool:
     try:
-        with psycopg.connect(settings.resolved_database_url(), connect_timeout=CONNECT_TIMEOUT_S):
+        with psycopg.connect(settings.resolved_database_url(), password=password, connect_timeout=CONNECT_TIMEOUT_S):
             return True
     except psycopg.OperationalError:
         return False

@@ -18,13 +18,23 @@ class Scope(StrEnum):
 EVERY_SCOPE: Final = frozenset(Scope)
 DEFAULT_SCOPES: Final = (Scope.READ, Scope.TRADE)
 NETWORKS_MAX: Final = 30
+_MAPPED_BITS: Final = 96
 
 Network = IPv4Network | IPv6Network
 
 
 def network_of(text: str) -> Network:
-    """Return an address or a network (10.0.0.0/8); ValueError: it is none."""
-    return ip_network(text, strict=False)
+    """Return an address or a network (10.0.0.0/8); ValueError: it is none, or one of an interface (fe80::1%eth0).
+
+    What is written as IPv4 within IPv6 (::ffff:10.0.0.0/104) is the IPv4 one, as which such addresses come.
+    """
+    if "%" in text:
+        raise ValueError(text)
+    network = ip_network(text, strict=False)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
 
 
 def is_within(address: str, networks: tuple[Network, ...]) -> bool:

@@ -1,9 +1,10 @@
 """/api/v3/userDataStream: keys that open an account's own stream at `/ws/KEY`, the way before the WebSocket API.
 
-A key lives for an hour after it was made or last kept alive. An account has one at a time.
+A key lives for an hour after it was made or last kept alive, and stands and falls with the API key or session that it was made with,
+which has one at a time.
 """
 
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, Self, TypedDict
 
 from functions.create_api_key import random_text
 from functions.errors import ApiError
@@ -18,6 +19,23 @@ _PATH: Final = "/api/v3/userDataStream"
 _LISTEN_KEY: Final = Parameter("listenKey", "The key.", required=True)
 
 
+class ListenKey(NamedTuple):
+    """Whose events a key opens, and what it falls with. Empty: made by an earlier release, it falls with anything of the account."""
+
+    account_id: AccountId
+    credential: str
+
+    def to_bytes(self) -> bytes:
+        """Return what is kept."""
+        return f"{self.account_id} {self.credential}".encode()
+
+    @classmethod
+    def of_bytes(cls, kept: bytes) -> Self | None:
+        """Return what was kept; None: nobody has written it so."""
+        account, _, credential = kept.partition(b" ")
+        return cls(AccountId(int(account)), credential.decode()) if account.isdigit() else None
+
+
 class ListenKeyShape(TypedDict):
     """The key that opens the stream."""
 
@@ -25,54 +43,55 @@ class ListenKeyShape(TypedDict):
 
 
 async def open_stream(ports: Ports, call: Call) -> ListenKeyShape:
-    """Return the account's key, a new one if it has none; it is good for another hour."""
+    """Return the key that goes with the API key, a new one if there is none; it is good for another hour."""
     _check_enabled(ports)
-    name = streams.listen_key_of(call.account_id)
-    value = await ports.key_values.get(name)
+    own = ListenKey(call.account_id, call.credential)
+    value = await ports.key_values.get(streams.listen_key_of(*own))
     key = value.decode("ascii") if value else random_text()
-    await ports.key_values.put(streams.listen_key(key), str(call.account_id).encode(), TTL_S)
-    await ports.key_values.put(name, key.encode("ascii"), TTL_S)
+    await _keep(ports, key, own)
     return ListenKeyShape(listenKey=key)
 
 
 async def keep_stream(ports: Ports, call: Call) -> Nothing:
     """Let the key live for another hour."""
-    key = await _own_key(ports, call)
-    await ports.key_values.put(streams.listen_key(key), str(call.account_id).encode(), TTL_S)
-    await ports.key_values.put(streams.listen_key_of(call.account_id), key.encode("ascii"), TTL_S)
+    key, found = await _own_key(ports, call)
+    await _keep(ports, key, found if found.credential else ListenKey(call.account_id, call.credential))
     return Nothing()
 
 
 async def close_stream(ports: Ports, call: Call) -> Nothing:
     """Remove the key."""
-    await _own_key(ports, call)
-    await remove_listen_key(ports, call.account_id)
+    key, found = await _own_key(ports, call)
+    await ports.key_values.remove(streams.listen_key(key))
+    await ports.key_values.remove(streams.listen_key_of(*found))
     return Nothing()
 
 
-async def remove_listen_key(ports: Ports, account_id: AccountId) -> None:
-    """Remove the account's key, if it has one."""
-    name = streams.listen_key_of(account_id)
-    value = await ports.key_values.get(name)
-    if value is not None:
-        await ports.key_values.remove(streams.listen_key(value.decode("ascii")))
-        await ports.key_values.remove(name)
+async def find_listen_key(ports: Ports, key: str) -> ListenKey | None:
+    """Return whose events the key opens, None when it does not exist (any more).
 
-
-async def account_of_listen_key(ports: Ports, key: str) -> AccountId | None:
-    """Return whose events the key opens, None when it does not exist (any more)."""
+    Whatever else happens meanwhile, none is good that was made with what is revoked, as far as this process has heard: that is what
+    counts, since requests that had begun before may still write it.
+    """
     if not ports.settings.listen_keys_enabled:
         return None
     value = await ports.key_values.get(streams.listen_key(key))
-    return AccountId(int(value)) if value is not None and value.isdigit() else None
+    found = None if value is None else ListenKey.of_bytes(value)
+    return None if found is None or ports.revocations.is_revoked(found.credential) else found
 
 
-async def _own_key(ports: Ports, call: Call) -> str:
+async def _keep(ports: Ports, key: str, kept: ListenKey) -> None:
+    await ports.key_values.put(streams.listen_key(key), kept.to_bytes(), TTL_S)
+    await ports.key_values.put(streams.listen_key_of(*kept), key.encode("ascii"), TTL_S)
+
+
+async def _own_key(ports: Ports, call: Call) -> tuple[str, ListenKey]:
     _check_enabled(ports)
     key = call.parameters.required("listenKey")
-    if await account_of_listen_key(ports, key) != call.account_id:
+    found = await find_listen_key(ports, key)
+    if found is None or found.account_id != call.account_id:
         raise listen_key_unknown()
-    return key
+    return key, found
 
 
 def listen_key_unknown() -> ApiError:

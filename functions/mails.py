@@ -42,6 +42,10 @@ _USE: Final[LiteralString] = """
     WHERE token_hash = %(hash)s AND purpose = %(purpose)s AND used_at IS NULL AND expires_at > now()
     RETURNING account_id
 """
+_USE_UP: Final[LiteralString] = """
+    UPDATE mail_tokens SET used_at = now()
+    WHERE account_id = %(account)s AND purpose = %(purpose)s AND used_at IS NULL AND expires_at > now()
+"""
 _LOOK: Final[LiteralString] = """
     SELECT account_id FROM mail_tokens
     WHERE token_hash = %(hash)s AND purpose = %(purpose)s AND used_at IS NULL AND expires_at > now()
@@ -81,6 +85,11 @@ async def owner_of_token(ports: Ports, token: str, purpose: Purpose, *, use: boo
     """Return whose token it is, None when it is none, or none any more; with `use` it is none from now on."""
     rows = await ports.database.fetch(_USE if use else _LOOK, {"hash": _hash_of(token), "purpose": purpose})
     return AccountId(rows[0][0]) if rows else None
+
+
+async def use_up_tokens(ports: Ports, account_id: AccountId, purpose: Purpose) -> None:
+    """Let no token of an account be good for this any more, of whichever mail."""
+    await ports.database.fetch(_USE_UP, {"account": account_id, "purpose": purpose})
 
 
 def signed_up_again() -> Mail:

@@ -9,7 +9,7 @@ from functions.attempts import Attempt
 from functions.errors import ApiError
 from functions.function import Function, Group, Security
 from functions.json_body import read_body
-from functions.mails import Purpose, changed, owner_of_token, send_token, write_mail
+from functions.mails import Purpose, changed, owner_of_token, send_token, use_up_tokens, write_mail
 from functions.ports import Call, Ports
 from functions.second_factor import check_second_factor
 from functions.sessions import end_sessions, open_sessions
@@ -21,9 +21,12 @@ from protocol.units import AccountId
 Token = Annotated[str, msgspec.Meta(max_length=100)]
 _BY_EMAIL: Final = "SELECT account_id FROM users WHERE email = %(email)s"
 _EMAIL: Final = "SELECT email FROM users WHERE account_id = %(account)s"
+_KNOWS_ADDRESS: Final = "SELECT FROM sessions WHERE account_id = %(account)s AND address = %(address)s LIMIT 1"
 _UPDATE: Final[LiteralString] = noting(
     """
-    UPDATE users SET password_hash = %(hash)s WHERE account_id = %(account)s RETURNING account_id, '' AS detail
+    UPDATE users SET password_hash = %(hash)s
+    WHERE account_id = %(account)s AND (%(known)s::text IS NULL OR password_hash = %(known)s)
+    RETURNING account_id, '' AS detail
     """,
     "SELECT account_id FROM changed",
 )
@@ -55,8 +58,9 @@ async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all sessions but the one that asks."""
     wanted = read_body(call.body, Change)
     hashed = await _hash_of_new(ports, call.account_id, wanted.new_password)
-    await confirm(ports, call, wanted.password, wanted.code)
-    await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED)
+    known = await confirm(ports, call, wanted.password, wanted.code)
+    if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, known):
+        raise ApiError(-1002, "Password is wrong.", 401)  # it was changed meanwhile
     return Nothing()
 
 
@@ -78,7 +82,9 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
         raise _no_token()
     # Before the code and the mail's token are used up: neither is good a second time.
     hashed = await _hash_of_new(ports, account_id, wanted.new_password)
-    await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, is_known=True))
+    wanted_from = {"account": account_id, "address": call.address}
+    knows_address = bool(await ports.database.fetch(_KNOWS_ADDRESS, wanted_from))
+    await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, knows_address))
     await check_second_factor(ports, call, account_id, wanted.code)
     if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
         raise _no_token()
@@ -92,11 +98,18 @@ async def _hash_of_new(ports: Ports, account_id: AccountId, password: str) -> st
     return await ports.passwords.hashed(password, rows[0][0] if rows else "", is_known=True)
 
 
-async def _set_password(ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity) -> None:
-    await ports.database.fetch(_UPDATE, {**note_parameters(activity, call), "hash": hashed, "account": account_id})
+async def _set_password(
+    ports: Ports, call: Call, account_id: AccountId, hashed: str, activity: Activity, known: str | None = None
+) -> bool:
+    """Set another password, if the one of now still has the hash that is `known`; end what the one of before was good for."""
+    wanted = {**note_parameters(activity, call), "hash": hashed, "account": account_id, "known": known}
+    if not await ports.database.fetch(_UPDATE, wanted):
+        return False
+    await use_up_tokens(ports, account_id, Purpose.RESET)
     others = [each for each in await open_sessions(ports, account_id) if each != call.session_id]
     await end_sessions(ports, call, others)
     await write_mail(ports, account_id, changed("Your password was changed", call))
+    return True
 
 
 def _no_token() -> ApiError:

@@ -5,7 +5,6 @@ from typing import Final, LiteralString
 from functions.activity import Activity, note_parameters, noting
 from functions.errors import invalid_parameter
 from functions.function import Function, Group, Parameter, Security
-from functions.listen_keys import remove_listen_key
 from functions.ports import Call, Ports
 from functions.revocations import Revocation, of_key
 from functions.shapes import Nothing
@@ -23,8 +22,8 @@ _UPDATE: Final[LiteralString] = noting(
 async def revoke_api_key(ports: Ports, call: Call) -> Nothing:
     """Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
 
-    So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
-    what to do when the answer was an outage.
+    So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do when the answer was an
+    outage.
     """
     key = call.parameters.required("apiKey")
     if not key.isascii() or not key.isalnum():
@@ -33,7 +32,6 @@ async def revoke_api_key(ports: Ports, call: Call) -> Nothing:
     rows = await ports.database.fetch(_UPDATE, {**noted, "key": key, "account": call.account_id})
     if not rows:
         raise invalid_parameter("apiKey")
-    await remove_listen_key(ports, call.account_id)
     await ports.revocations.add(Revocation(of_key(key), call.account_id))
     await ports.key_values.remove(streams.api_key(key))
     return Nothing()

@@ -36,6 +36,8 @@ class Factor(NamedTuple):
     email: str
     secret: str
     """In base32; empty: there is none."""
+    sealed: bytes
+    """The secret as it is kept."""
     is_on: bool
 
 
@@ -47,9 +49,10 @@ def binding_of(account_id: AccountId) -> str:
 async def factor_of(ports: Ports, account_id: AccountId) -> Factor:
     """Return an account's second factor."""
     rows = await ports.database.fetch(_SELECT, {"account": account_id})
-    email, sealed, is_on, _ = rows[0] if rows else ("", None, False, 0)
-    secret = ports.secret_box.open(bytes(sealed), binding_of(account_id)).decode() if sealed is not None else ""
-    return Factor(email, secret, is_on)
+    email, kept, is_on, _ = rows[0] if rows else ("", None, False, 0)
+    sealed = b"" if kept is None else bytes(kept)
+    secret = ports.secret_box.open(sealed, binding_of(account_id)).decode() if sealed else ""
+    return Factor(email, secret, sealed, is_on)
 
 
 def new_secret() -> str:

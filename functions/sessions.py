@@ -38,10 +38,12 @@ class Opened(msgspec.Struct, frozen=True):
 
 _decode = msgpack_decoder(SessionRecord)
 _encode = msgspec.msgpack.Encoder().encode
+# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then there is none.
 _OPEN: Final[LiteralString] = noting(
     """
     INSERT INTO sessions (session_id, account_id, token_hash, expires_at, address, agent)
-    VALUES (%(session)s, %(account)s, %(hash)s, now() + make_interval(secs => %(ttl_s)s), %(address)s, %(agent)s)
+    SELECT %(session)s, account_id, %(hash)s, now() + make_interval(secs => %(ttl_s)s), %(address)s, %(agent)s
+    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s FOR SHARE
     RETURNING account_id, session_id AS detail
     """,
     "SELECT detail FROM changed",
@@ -69,23 +71,28 @@ def csrf_token(token: str) -> str:
     return hmac.digest(token.encode(), b"csrf", "sha256").hex()
 
 
-async def open_session(ports: Ports, call: Call, account_id: AccountId) -> Opened:
-    """Return a new session, which the database and the account's activity show."""
+async def open_session(ports: Ports, call: Call, account_id: AccountId, password_hash: str) -> Opened | None:
+    """Return a new session, which the database and the account's activity show; None: the password has another hash meanwhile."""
     token, session_id = secrets.token_urlsafe(32), secrets.token_urlsafe(_ID_BYTES)
     ttl_s = ports.settings.session_ttl_s
-    await ports.database.fetch(
+    # First where it counts: who ends what the database shows finds it there. Nobody has the token yet.
+    record = SessionRecord(account_id, session_id, call.now + ttl_s * 1000)
+    await ports.key_values.put(streams.session(hash_of(token)), _encode(record), ttl_s)
+    rows = await ports.database.fetch(
         _OPEN,
         {
             **note_parameters(Activity.SIGNED_IN, call),
             "session": session_id,
             "account": account_id,
+            "known": password_hash,
             "hash": hash_of(token),
             "ttl_s": ttl_s,
             "agent": call.agent[:AGENT_MAX],
         },
     )
-    record = SessionRecord(account_id, session_id, call.now + ttl_s * 1000)
-    await ports.key_values.put(streams.session(hash_of(token)), _encode(record), ttl_s)
+    if not rows:
+        await ports.key_values.remove(streams.session(hash_of(token)))
+        return None
     return Opened(token, session_id)
 
 

@@ -11,7 +11,7 @@ from functions.function import Answered, Function, Group
 from functions.json_body import read_body
 from functions.mails import new_device, write_mail
 from functions.ports import Call, Ports
-from functions.second_factor import check_second_factor
+from functions.second_factor import NEEDED, check_second_factor
 from functions.session_cookies import cookie_that_signs_in
 from functions.sessions import csrf_token, open_session
 from functions.sign_up import Email, Secret, normalized_email
@@ -65,10 +65,19 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     await ports.attempts.begin(attempt)
     if not await ports.passwords.matches(password_hash, asked.password):
         await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
-        raise ApiError(-1002, "Email or password is wrong.", 401)
-    await check_second_factor(ports, call, account_id, asked.code)
+        raise _wrong()
+    try:
+        await check_second_factor(ports, call, account_id, asked.code)
+    except ApiError as error:
+        if (
+            error.status == 401 and error.code != NEEDED
+        ):  # whoever comes so far has the password: their owner should know
+            await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
+        raise
     await ports.attempts.succeeded(attempt)
-    opened = await open_session(ports, call, account_id)
+    opened = await open_session(ports, call, account_id, password_hash)
+    if opened is None:
+        raise _wrong()
     if was_here and not (knows_address and knows_agent):
         await write_mail(ports, account_id, new_device(call))
     ttl_s = ports.settings.session_ttl_s
@@ -76,6 +85,10 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
         return Session(opened.session_id, ttl_s, token=opened.token)
     shape = Session(opened.session_id, ttl_s, csrf_token=csrf_token(opened.token))
     return Answered(shape, (cookie_that_signs_in(opened.token, ttl_s),))
+
+
+def _wrong() -> ApiError:
+    return ApiError(-1002, "Email or password is wrong.", 401)
 
 
 FUNCTION = Function(

@@ -5,20 +5,25 @@ from functions.errors import ApiError
 from functions.ports import Call, Ports
 from functions.second_factor import check_second_factor
 
-_SELECT = "SELECT email, password_hash FROM users WHERE account_id = %(account)s"
+_SELECT = """
+    SELECT email, password_hash,
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s)
+    FROM users WHERE account_id = %(account)s
+"""
 
 
-async def confirm(ports: Ports, call: Call, password: str, code: str) -> None:
-    """Refuse whoever does not know the password of the account that calls, or lacks its second factor.
+async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
+    """Refuse whoever does not know the password of the account that calls, or lacks its second factor; return the password's hash.
 
     Raises:
         ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.
     """
-    rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
-    email, password_hash = rows[0] if rows else ("", "")
-    attempt = Attempt(email, call.address, is_known=True)
+    rows = await ports.database.fetch(_SELECT, {"account": call.account_id, "address": call.address})
+    email, password_hash, knows_address = rows[0] if rows else ("", "", False)
+    attempt = Attempt(email, call.address, knows_address)
     await ports.attempts.begin(attempt)
     if not await ports.passwords.matches(password_hash, password):
         raise ApiError(-1002, "Password is wrong.", 401)
     await check_second_factor(ports, call, call.account_id, code)
     await ports.attempts.succeeded(attempt)
+    return str(password_hash)

@@ -27,17 +27,19 @@ from functions.step_up import confirm
 _BEGIN: Final[LiteralString] = """
     UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
 """
+# Only the device that has shown a code: another one may have been begun since. One statement, so that of two at once one alone has codes.
 _CONFIRM: Final[LiteralString] = noting(
     """
-    UPDATE users SET totp_since = now() WHERE account_id = %(account)s AND totp_since IS NULL
+    UPDATE users SET totp_since = now()
+    WHERE account_id = %(account)s AND totp_since IS NULL AND totp_secret = %(sealed)s
     RETURNING account_id, '' AS detail
     """,
-    "SELECT account_id FROM changed",
+    """
+    , old AS (DELETE FROM recovery_codes USING changed WHERE recovery_codes.account_id = changed.account_id)
+    INSERT INTO recovery_codes (account_id, code_hash) SELECT account_id, unnest(%(hashes)s::text[]) FROM changed
+    RETURNING account_id
+    """,
 )
-_CODES: Final[LiteralString] = """
-    WITH old AS (DELETE FROM recovery_codes WHERE account_id = %(account)s AND NOT code_hash = ANY(%(hashes)s))
-    INSERT INTO recovery_codes (account_id, code_hash) SELECT %(account)s, unnest(%(hashes)s::text[])
-"""
 _REMOVE: Final[LiteralString] = noting(
     """
     UPDATE users SET totp_secret = NULL, totp_since = NULL WHERE account_id = %(account)s AND totp_since IS NOT NULL
@@ -87,7 +89,7 @@ async def begin(ports: Ports, call: Call) -> Device:
     rows = await ports.database.fetch(_BEGIN, {"secret": sealed, "account": call.account_id})
     if not rows:
         raise _refused("The account has a second factor; remove it first.")
-    return Device(secret, address_of(Factor(rows[0][0], secret, False)))
+    return Device(secret, address_of(Factor(rows[0][0], secret, sealed, False)))
 
 
 async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
@@ -99,8 +101,9 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
     if not await uses_code(ports, call, call.account_id, factor.secret, code):
         raise ApiError(-1002, "The code is wrong, or was used.", 401)
     codes = new_recovery_codes()
-    await ports.database.fetch(_CODES, {"account": call.account_id, "hashes": [hash_of(each) for each in codes]})
-    await ports.database.fetch(_CONFIRM, {**note_parameters(Activity.FACTOR_ADDED, call), "account": call.account_id})
+    wanted = {"account": call.account_id, "sealed": factor.sealed, "hashes": [hash_of(each) for each in codes]}
+    if not await ports.database.fetch(_CONFIRM, {**note_parameters(Activity.FACTOR_ADDED, call), **wanted}):
+        raise _refused("The second factor was begun anew, or confirmed, meanwhile.")
     await write_mail(ports, call.account_id, changed("A second factor was added to your account", call))
     return RecoveryCodes(codes)
 

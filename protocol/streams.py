@@ -42,8 +42,8 @@ A market's read models carry the tag of the market's shard.
 | `rate:{k}:KIND:OWNER:WINDOW` | hash  | gateways, edges, feeds | a pot: what is used and taken of a limit, see serving/shares.py; expires |
 | `rate:words`              | channel  | gateways, edges, feeds | the pots that have changed                              |
 | `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
-| `listen_key:KEY`          | string   | functions        | the account whose events the key opens; expires               |
-| `listen_key_of:ID`        | string   | functions        | an account's newest listenKey; expires                        |
+| `listen_key:KEY`          | string   | functions        | whose events the key opens, and what it falls with; expires   |
+| `listen_key_of:ID:NAME`   | string   | functions        | the newest listenKey of a credential; expires                 |
 | `health:NAME`             | string   | every process    | its last heartbeat, also under NAME@HOST.PID; expires         |
 | `waited:{k}`              | string   | readers of `ev`  | with replicas: the entry that a reader last waited for, until they had it |
 | `{dramatiq}:…`            | several  | persist          | Dramatiq's queue of nudges; one hash tag, so its script works on a cluster |
@@ -359,9 +359,9 @@ def listen_key(key: str) -> str:
     return f"listen_key:{key}"
 
 
-def listen_key_of(account_id: int) -> str:
-    """`listen_key_of:ID`."""
-    return f"listen_key_of:{account_id}"
+def listen_key_of(account_id: int, credential: str) -> str:
+    """`listen_key_of:ID:NAME`."""
+    return f"listen_key_of:{account_id}:{credential}"
 
 
 def waited(shard: int) -> str:

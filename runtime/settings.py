@@ -30,6 +30,8 @@ REPLICA_PORTS = 100
 
 HISTORY_DAYS_MIN = 30
 """Of the history, so many days are always kept: candles are made from them, and a restore reads them."""
+_MAY_BE_EMPTY = ("master_key_previous",)
+"""What the file of a secret may say; any other that is empty was not written yet, or not well, and would be taken for none."""
 _CHECKOUT = Path(__file__).resolve().parent.parent
 DATA_DIR = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".run"
 """In the checkout, whatever folder a command is typed in; elsewhere when the program was installed without one."""
@@ -468,6 +470,9 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
                 text = Path(text).read_text("utf-8").strip()
             except OSError as error:
                 mistakes.append(f"{variable}: {error}")
+                continue
+            if not text and name not in _MAY_BE_EMPTY:
+                mistakes.append(f"{variable}: the file is empty")
                 continue
         if name not in fields:
             mistakes.append(f"{variable}: no such setting")

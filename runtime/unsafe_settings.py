@@ -6,11 +6,13 @@ The repository publishes secrets so that its development overlays start without 
 
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
+import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from psycopg.conninfo import conninfo_to_dict
 
 from runtime.key_files import decoded_key
+from runtime.redis_clients import parse_address
 from runtime.settings import PREFIX, Settings, SettingsError
 
 PUBLISHED: Final = "development-only"
@@ -19,7 +21,8 @@ PUBLISHED_PRIVATE_KEYS: Final = tuple(
     f"{PUBLISHED}-{name}".encode().ljust(32, b"-") for name in ("operator-key", "treasury-key", "faucet-key")
 )
 """Those of k8s/components/faucet, whose public halves are recognized, too."""
-_URLS: Final = ("redis_url", "cache_url", "database_url", "database_admin_url")
+_REDIS_URLS: Final = ("redis_url", "cache_url")
+_DATABASE_URLS: Final = ("database_url", "database_admin_url")
 _KEYS: Final = ("master_key", "master_key_previous", "operator_key", "treasury_key", "faucet_key")
 _ALLOW: Final = f"set {PREFIX}DEVELOPMENT=true if this is a development installation"
 
@@ -50,11 +53,15 @@ def _open_faucet(settings: Settings) -> Iterator[str]:
 
 
 def _published(settings: Settings) -> Iterator[str]:
-    for name in _URLS:
-        if _has_published_password(getattr(settings, name)):
+    passwords = {
+        **{name: _redis_passwords(getattr(settings, name)) for name in _REDIS_URLS},
+        **{name: _database_passwords(getattr(settings, name)) for name in _DATABASE_URLS},
+        "database_role_passwords": [each.partition(":")[2] for each in settings.database_role_passwords.split(",")],
+        "metrics_password": [settings.metrics_password],
+    }
+    for name, known in passwords.items():
+        if any(each.startswith(PUBLISHED) for each in known):
             yield _refusal(name, "password")
-    if settings.metrics_password.startswith(PUBLISHED):
-        yield _refusal("metrics_password", "password")
     for name in _KEYS:
         text: str = getattr(settings, name)
         if text and is_published_key(decoded_key(text, PREFIX + name.upper())):
@@ -69,8 +76,20 @@ def _published(settings: Settings) -> Iterator[str]:
             yield _refusal("operator_keys", f"{role} key")
 
 
-def _has_published_password(url: str) -> bool:
-    return unquote(urlsplit(url).password or "").startswith(PUBLISHED)
+def _redis_passwords(url: str) -> list[str]:
+    """Return the passwords in an address of Redis, those of sentinels included, wherever they stand in it."""
+    if not url:
+        return []
+    address = parse_address(url)
+    return [str(options.get("password", "")) for options in (address.options, address.sentinel_options)]
+
+
+def _database_passwords(url: str) -> list[str]:
+    """Return the password in an address of the database, which libpq reads in several forms."""
+    try:
+        return [str(conninfo_to_dict(url).get("password", ""))]
+    except psycopg.ProgrammingError:
+        return []  # whoever connects says what is wrong with it
 
 
 def _refusal(setting: str, secret: str) -> str:

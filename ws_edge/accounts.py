@@ -77,13 +77,11 @@ class Standing(NamedTuple):
     """What a subscription stands on, and falls with."""
 
     credential: str
-    """See functions/revocations.py."""
+    """See functions/revocations.py; empty: anything of the account."""
     end: Callable[[], None]
     """Removes the subscription, and tells its client."""
     until_ms: int = 0
     """When it ends by itself (ms); 0: never."""
-    is_listen_key: bool = False
-    """Whether anybody with a key of the account may have opened it: it ends with whichever key is revoked."""
 
 
 class AccountSubscription:
@@ -133,7 +131,7 @@ class AccountSubscription:
 
     def falls_with(self, revoked: Revocation) -> bool:
         """Return whether it ends with what was revoked of its account."""
-        return self._standing.is_listen_key or revoked.credential == self._standing.credential
+        return self._standing.credential in ("", revoked.credential)
 
     def end(self) -> None:
         """Have it removed, and its client told."""

@@ -15,7 +15,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
-from protocol.units import AccountId
+from functions.listen_keys import ListenKey
 from serving.crowd import Crowd
 from serving.proxies import TrustedProxies
 from ws_edge.conflation import Pending, Update, text_frame
@@ -103,7 +103,7 @@ class EdgeConnection(ServerConnection):
         self.form = (False, 1)
         """Whether streams are wrapped, and the scale of times: see `Update.frame`."""
         self.streams: dict[str, None] = {}
-        self.listen_keys: dict[str, AccountId] = {}
+        self.listen_keys: dict[str, ListenKey] = {}
         """Whose events the listenKeys in the path open."""
         self.slow_since: float | None = None
         self.leaving = False

@@ -12,9 +12,8 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from functions.errors import ApiError, unavailable
-from functions.listen_keys import account_of_listen_key, listen_key_unknown
+from functions.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from functions.ports import Ports
-from protocol.units import AccountId
 from runtime.settings import Settings
 from serving.clock import now_ms
 from serving.crowd import Crowd
@@ -93,14 +92,14 @@ class Doorkeeper:
         if any(len(name) > NAME_LENGTH_MAX for name in target.names):
             raise ApiError(-1101, "A stream's name is too long.", HTTPStatus.BAD_REQUEST)
         keys = [name for name in target.names if is_listen_key(name)]
-        accounts: dict[str, AccountId] = {}
+        found: dict[str, ListenKey] = {}
         for key in keys:
-            account_id = await account_of_listen_key(self._ports, key)
-            if account_id is None:
+            listen_key = await find_listen_key(self._ports, key)
+            if listen_key is None:
                 raise listen_key_unknown()
-            accounts[key] = account_id
+            found[key] = listen_key
         connection.open_target(target, address)
-        connection.listen_keys = accounts
+        connection.listen_keys = found
 
     def _check_page(self, request: Request) -> None:
         """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever WebSocket a page asks for."""

@@ -11,8 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from functions.errors import ApiError
-from functions.listen_keys import account_of_listen_key, listen_key_unknown
-from protocol.units import AccountId
+from functions.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from serving.clock import now_ms
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountSubscription, Standing
@@ -135,30 +134,30 @@ class _StreamSession:
         if self._hub.streams_of(connection.address) + more > most:
             refusals[STREAMS].inc()
             raise RequestError(2, f"Invalid request: more than {most} streams of one network", request.request_id)
-        accounts: dict[str, AccountId] = {}
+        found: dict[str, ListenKey] = {}
         for key in keys - self._accounts.keys():
-            account_id = await account_of_listen_key(self._ports, key)
-            if account_id is None:
+            listen_key = await find_listen_key(self._ports, key)
+            if listen_key is None:
                 unknown = listen_key_unknown()
                 raise RequestError(unknown.code, unknown.message, request.request_id)
-            accounts[key] = account_id
-        await self._open_accounts(accounts)
+            found[key] = listen_key
+        await self._open_accounts(found)
         for stream in request.params:
             if stream in names:
                 self._hub.subscribe(stream, connection)
 
-    async def _open_accounts(self, accounts: Mapping[str, AccountId]) -> None:
-        for key, account_id in accounts.items():
-            standing = Standing(key, partial(self._expire, key), is_listen_key=True)
+    async def _open_accounts(self, found: Mapping[str, ListenKey]) -> None:
+        for key, (account_id, credential) in found.items():
+            standing = Standing(credential, partial(self._expire, key))
             subscription = AccountSubscription(
                 account_id, self._connection, standing, self._revocations, *self._wrapping(key)
             )
             self._accounts[key] = subscription
             await self._hub.accounts.add(subscription)
-            # Whoever revoked a key since it was looked up has removed this one first.
-            if await account_of_listen_key(self._ports, key) is None:
+            # What it falls with may have been revoked since it was looked up.
+            if await find_listen_key(self._ports, key) is None:
                 self._expire(key)
-        if accounts and (self._watch is None or self._watch.done()):
+        if found and (self._watch is None or self._watch.done()):
             self._watch = asyncio.create_task(self._watch_keys())
 
     def _begin_to_hear(self, names: Iterable[str]) -> None:
@@ -184,9 +183,9 @@ class _StreamSession:
             await asyncio.sleep(_KEY_CHECK_S)
             for key in list(self._accounts):
                 try:
-                    account_id = await account_of_listen_key(self._ports, key)
+                    listen_key = await find_listen_key(self._ports, key)
                 except ApiError as error:
                     _log.debug("listenKey not looked up", error=error.message)
                     continue
-                if account_id is None:
+                if listen_key is None:
                     self._expire(key)

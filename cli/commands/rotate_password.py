@@ -8,6 +8,7 @@ import rich_click as click
 from psycopg import sql
 
 from cli.console import CommandError, console, own_settings
+from cli.embedded import password_draft
 from cli.servers import servers_of_stopped
 
 
@@ -21,7 +22,7 @@ def rotate_password() -> None:
     settings = own_settings()
     if settings.database_url or settings.redis_url:
         raise CommandError("This is for the servers that `exchange up` starts; see docs/operations.md for others.")
-    draft = settings.password_file.with_name("password.new")
+    draft = password_draft(settings)
     password = secrets.token_hex(24)
     with servers_of_stopped(settings, lambda text: console.print(f"{text} …", highlight=False)):
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

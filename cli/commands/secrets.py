@@ -38,17 +38,23 @@ def secrets(
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
     Everything comes of FOLDER/operator/seed, which is made when there is none, and of FOLDER/operator/rotations.json: keep a copy of
-    both. With the same two the same files come out again, so this may be repeated. What else belongs to a rotation, and in which order:
-    docs/operations.md, "Rotating secrets".
+    both. With the same two the same files come out again, so this may be repeated, with the same options when it was interrupted. What
+    else belongs to a rotation, and in which order: docs/operations.md, "Rotating secrets".
     """
     try:
+        folder.mkdir(
+            parents=True, exist_ok=True, mode=0o700
+        )  # its files are for whoever gets the folder that they are in
         seed = _seed(folder / SEED_FILE)
-        rotations = _rotated(
-            folder / ROTATIONS_FILE, [Family(each) for each in rotate], [Family(each) for each in forget]
-        )
+        before = _rotations(folder / ROTATIONS_FILE)
+        rotations = _rotated(before, [Family(each) for each in rotate], [Family(each) for each in forget])
         hosts = Hosts(redis, cache, tuple(sentinels.split(",")), database)
         for path, text in secret_files(seed, hosts, rotations).items():
             _write(folder / path, text)
+        # Last: whoever repeats what was interrupted gets the same files, not the step after it.
+        if rotations != before:
+            text = msgspec.json.format(msgspec.json.encode(rotations)).decode()
+            _write(folder / ROTATIONS_FILE, f"{text}\n", mode=0o600)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
     console.print(
@@ -58,13 +64,17 @@ def secrets(
     )
 
 
-def _rotated(path: Path, rotate: list[Family], forget: list[Family]) -> dict[Family, Rotation]:
-    """Return how often each family was rotated, after these are."""
+def _rotations(path: Path) -> dict[Family, Rotation]:
+    """Return how often each family was rotated."""
     try:
-        rotations = msgspec.json.decode(path.read_bytes(), type=dict[Family, Rotation]) if path.exists() else {}
+        return msgspec.json.decode(path.read_bytes(), type=dict[Family, Rotation]) if path.exists() else {}
     except msgspec.MsgspecError as error:
         raise CommandError(f"{path}: {error}") from error
-    before = dict(rotations)
+
+
+def _rotated(before: dict[Family, Rotation], rotate: list[Family], forget: list[Family]) -> dict[Family, Rotation]:
+    """Return how often each family was rotated, after these are."""
+    rotations = dict(before)
     for family in rotate:
         rotation = rotations.get(family, Rotation())
         if rotation.keeps_previous:
@@ -75,8 +85,6 @@ def _rotated(path: Path, rotate: list[Family], forget: list[Family]) -> dict[Fam
             rotations[family] = Rotation(rotation.number + 1, keeps_previous=family in KEPT)
     for family in forget:
         rotations[family] = Rotation(rotations.get(family, Rotation()).number)
-    if rotations != before:
-        _write(path, msgspec.json.format(msgspec.json.encode(rotations)).decode() + "\n", mode=0o600)
     return rotations
 
 

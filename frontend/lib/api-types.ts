@@ -933,8 +933,8 @@ export interface paths {
          * Revoke an API key
          * @description Revoke one of the account's keys: within a second nothing is done with it any more, and what was opened with it ends.
          *
-         *     So do streams opened with the account's listenKey, which whoever has an API key can ask for. Revoking it again is harmless, and
-         *     what to do when the answer was an outage.
+         *     So do streams opened with a listenKey that was made with it. Revoking it again is harmless, and what to do when the answer was an
+         *     outage.
          */
         delete: operations["delete_api_v1_api_keys"];
         options?: never;
@@ -977,7 +977,7 @@ export interface paths {
         put: operations["put_api_v3_userDataStream"];
         /**
          * Open an account's own stream
-         * @description Return the account's key, a new one if it has none; it is good for another hour.
+         * @description Return the key that goes with the API key, a new one if there is none; it is good for another hour.
          */
         post: operations["post_api_v3_userDataStream"];
         /**

@@ -11,6 +11,7 @@ import redis
 from click.testing import CliRunner
 
 from cli.commands.rotate_password import rotate_password
+from cli.embedded import password_draft
 from cli.ports import free_port
 from cli.servers import servers_of_stopped
 from persist.migrate import RoleLogins, migrate
@@ -62,6 +63,32 @@ def test_everybody_has_the_new_password_and_nobody_the_one_of_before(settings: S
             assert client.get("kept") == b"yes"
         with redis.Redis.from_url(redis_before) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
+
+
+def test_one_that_was_interrupted_says_so_at_the_next_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL has the new password by then, and of all files only the draft has it."""
+    replace, draft = Path.replace, password_draft(settings)
+
+    def interrupted(source: Path, target: Path) -> Path:
+        if source == draft:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with servers_of_stopped(settings, lambda _: None):
+        before = settings.resolved_database_url()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        assert CliRunner().invoke(rotate_password, []).exit_code != 0
+    told = draft.read_text("ascii")
+    again = CliRunner().invoke(rotate_password, [])
+    assert (again.exit_code, "was interrupted" in again.output) == (1, True)
+    assert draft.read_text("ascii") == told
+    draft.replace(settings.password_file)  # as the message says
+    with servers_of_stopped(settings, lambda _: None):
+        assert can_connect(settings.resolved_database_url())
+        assert not can_connect(before)
 
 
 def test_servers_of_ones_own_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

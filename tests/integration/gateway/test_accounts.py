@@ -251,6 +251,31 @@ def test_who_guesses_has_to_wait_longer_each_time_and_the_owner_does_not(process
     assert unknown == [401] * 6 + [429]
 
 
+def test_a_stolen_session_lets_nobody_guess_from_many_networks(processes: Processes) -> None:
+    """Neither at the password, nor with a mail's token at the second factor. The owner goes on from where they were before."""
+    url = processes.gateway(RATE_LIMITS_ENABLED="true", TRUSTED_PROXIES="127.0.0.1")
+    person = newcomer(url)
+    change = {"newPassword": NEW_PASSWORD, "password": "a guess"}
+
+    def attempt(network: str, **body: str) -> int:
+        headers = {**person.bearer, "X-Forwarded-For": network}
+        return httpx.post(f"{url}/api/v1/password", json={**change, **body}, headers=headers, timeout=30).status_code
+
+    found = [attempt(f"192.0.2.{number}") for number in range(23)]
+    assert (found[:21], found[-1]) == ([401] * 21, 429)
+    assert attempt("127.0.0.1", password=PASSWORD) == 200
+
+
+def test_who_guesses_at_the_second_factor_is_shown(gateway: str) -> None:
+    """They have the password."""
+    person = newcomer(gateway)
+    with_factor(person)
+    assert sign_in(gateway, person.email).json()["code"] == -9001
+    assert sign_in(gateway, person.email, code="000000").status_code == 401
+    kinds = [each["kind"] for each in person.ask("GET", "/api/v1/activity").json()]
+    assert kinds == ["signInRefused", "secondFactorAdded", "signedIn", "signedUp"]
+
+
 def test_what_was_done_is_shown_to_its_owner_alone(gateway: str) -> None:
     person, stranger = newcomer(gateway), newcomer(gateway)
     sign_in(gateway, person.email, "wrong horse battery")

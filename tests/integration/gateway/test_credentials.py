@@ -92,8 +92,8 @@ def test_a_key_may_do_what_its_scopes_say(person: Person) -> None:
 
 def test_a_key_is_taken_from_its_networks(person: Person) -> None:
     elsewhere = person.key(networks=["192.0.2.1", "198.51.100.0/24", "2001:db8::/32"])
-    here = person.key(networks=["192.0.2.1", "127.0.0.0/8"])
-    assert (code_of(elsewhere), code_of(here)) == (-2015, 0)
+    here, mapped = person.key(networks=["192.0.2.1", "127.0.0.0/8"]), person.key(networks=["::ffff:127.0.0.1"])
+    assert (code_of(elsewhere), code_of(here), code_of(mapped)) == (-2015, 0, 0)
     assert here.signed("GET", "/sapi/v1/account/apiRestrictions")["ipRestrict"]
     listed = person.ask("GET", "/api/v1/api-keys").json()
     assert listed[0]["networks"] == ["192.0.2.1/32", "198.51.100.0/24", "2001:db8::/32"]
@@ -112,6 +112,8 @@ REFUSED: list[tuple[dict[str, object], int, int]] = [
     ({"password": PASSWORD, "scopes": []}, 400, -1130),
     ({"password": PASSWORD, "scopes": ["everything"]}, 400, -1102),
     ({"password": PASSWORD, "networks": ["somewhere"]}, 400, -1130),
+    ({"password": PASSWORD, "networks": ["fe80::1%eth0"]}, 400, -1130),
+    ({"password": PASSWORD, "networks": ["::1%1/128"]}, 400, -1130),
     ({"password": PASSWORD, "networks": ["10.0.0.0/8"] * 31}, 400, -1102),
     ({"password": PASSWORD, "expiresTime": 1}, 400, -1130),
     ({"password": PASSWORD, "expiresTime": 2**62}, 400, -1130),

@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
@@ -104,14 +105,44 @@ async def test_streams_end_within_a_second_and_those_of_others_go_on(running: Ru
             await heard(socket, "balanceUpdate")
         assert await silent(by_stolen, "balanceUpdate", 0.5)
         assert await silent(by_listen_key, "balanceUpdate", 0.1)
-        assert listen_key(kept) != before
-        with pytest.raises(InvalidStatus):
-            await connect(f"{running.edge}/ws/{before}")
+        assert listen_key(kept) == before
+        async with connect(f"{running.edge}/ws/{before}") as by_kept_listen_key:
+            pay(person)
+            await heard(by_kept_listen_key, "balanceUpdate")
         other.ask("POST", "/api/v1/signout").raise_for_status()
         await heard(by_ticket, "eventStreamTerminated", ENDED_S)
         pay(person)
         await heard(by_kept, "balanceUpdate")
         assert await silent(by_ticket, "balanceUpdate", 0.5)
+
+
+async def opens(running: Running, key: str) -> bool:
+    try:
+        async with connect(f"{running.edge}/ws/{key}"):
+            return True
+    except InvalidStatus as refused:
+        code = int(json.loads(refused.response.body)["code"])
+    return {-1125: False}[code]
+
+
+async def test_no_listen_key_outlives_what_it_was_made_with(running: Running) -> None:
+    """Not those either that were made at once, of which one is forgotten; nor the one that others of the account keep alive."""
+    person = newcomer(running.rest)
+    stolen, kept = person.key(), person.key()
+    async with httpx.AsyncClient(base_url=running.rest, headers={"X-MBX-APIKEY": stolen.key}) as thief:
+        await asyncio.gather(*(thief.get("/api/v3/ping") for _ in range(20)))  # all connected
+        answers = await asyncio.gather(*(thief.post("/api/v3/userDataStream") for _ in range(20)))
+    keys = {answer.json()["listenKey"] for answer in answers}
+    other = person.signed_in_again()
+    of_ticket = listen_key(ticket_of(other))
+    assert [await opens(running, key) for key in (*keys, of_ticket)] == [True] * (len(keys) + 1)
+    person.ask("DELETE", "/api/v1/api-keys", apiKey=stolen.key).raise_for_status()
+    other.ask("POST", "/api/v1/signout").raise_for_status()
+    await asyncio.sleep(ENDED_S)
+    assert [await opens(running, key) for key in (*keys, of_ticket)] == [False] * (len(keys) + 1)
+    for key in (*keys, of_ticket):
+        assert kept.http.put("/api/v3/userDataStream", params={"listenKey": key}).json()["code"] == -1125
+    assert await opens(running, listen_key(kept))
 
 
 async def test_an_edge_that_stood_still_says_nothing_more_to_who_was_thrown_out(running: Running) -> None:

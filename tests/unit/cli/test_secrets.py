@@ -1,6 +1,7 @@
 import hashlib
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cli.commands.secrets import secrets
@@ -165,3 +166,34 @@ def test_each_family_changes_alone_and_the_database_all_at_once(tmp_path: Path) 
     assert (tmp_path / "operator/rotations.json").stat().st_mode & 0o777 == 0o600
     seed = bytes.fromhex(before["operator/seed"])
     assert secret_files(seed, Hosts())["gateway/database-url"] != before["gateway/database-url"]
+
+
+@pytest.mark.parametrize("family", ["master-key", "redis", "database", "metrics"])
+def test_what_was_interrupted_is_done_by_the_same_command(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the step after it: a master key would seal that not every process has heard of."""
+    folder, other = tmp_path / "one", tmp_path / "other"
+    before = _made(folder)
+    replace, replaced = Path.replace, list[Path]()
+
+    def interrupted(draft: Path, target: Path) -> Path:
+        if len(replaced) == len(before) // 2:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        return replace(draft, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        assert CliRunner().invoke(secrets, [str(folder), "--rotate", family]).exit_code != 0
+    for draft in folder.rglob(".*"):
+        draft.unlink()
+    again = _rotated(folder, "--rotate", family)
+    (other / "operator").mkdir(parents=True)
+    (other / "operator/seed").write_text(before["operator/seed"])
+    assert again == _rotated(other, "--rotate", family)
+
+
+def test_the_folder_of_all_secrets_is_closed_to_others(tmp_path: Path) -> None:
+    _made(tmp_path / "secrets")
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700

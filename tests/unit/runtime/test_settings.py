@@ -76,6 +76,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert load_settings({"EXCHANGE_MASTER_KEY_FILE": str(file)}).master_key == "c2VjcmV0"
 
 
+def test_an_empty_file_is_no_secret(tmp_path: Path) -> None:
+    """It would open what the secret closes. There need not be another master key."""
+    file = tmp_path / "secret"
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match=r"^EXCHANGE_METRICS_PASSWORD_FILE: the file is empty$"):
+        load_settings({"EXCHANGE_METRICS_PASSWORD_FILE": str(file)})
+    assert load_settings({"EXCHANGE_MASTER_KEY_PREVIOUS_FILE": str(file)}).master_key_previous == ""
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

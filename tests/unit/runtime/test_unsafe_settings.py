@@ -37,6 +37,25 @@ SAFE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("EXCHANGE_REDIS_URL", "redis://redis-0:6379/0?password=development-only"),
+        ("EXCHANGE_REDIS_URL", "redis://gateway:development%2Donly@redis-0:6379/0"),
+        ("EXCHANGE_REDIS_URL", "redis+sentinel://g:own@s1:26379,s2:26379/exchange?sentinel_password=development-only"),
+        ("EXCHANGE_CACHE_URL", "redis+cluster://:development-only@r1:6379,r2:6379"),
+        ("EXCHANGE_DATABASE_URL", "postgresql://exchange@database/exchange?password=development-only"),
+        ("EXCHANGE_DATABASE_URL", "host=database user=exchange password=development-only"),
+        ("EXCHANGE_DATABASE_ADMIN_URL", "host=database password='development-only'"),
+        ("EXCHANGE_DATABASE_ROLE_PASSWORDS", "gateway:our-own,persist:development-only"),
+    ],
+)
+def test_published_passwords_are_found_in_every_form_that_is_taken(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}: ") as caught:
+        refuse_unsafe(load_settings({variable: value}))
+    assert value not in str(caught.value)
+
+
 @pytest.mark.parametrize("variable", UNSAFE)
 def test_what_is_published_is_refused_everywhere_but_on_a_development_installation(variable: str) -> None:
     unsafe = {variable: UNSAFE[variable]}
