@@ -22,6 +22,13 @@ class CommandError(click.ClickException):
     """A command cannot do what it should; the message says why, and what to do."""
 
 
+def database_away(error: Exception) -> CommandError:
+    """Return what to say when the database cannot be asked."""
+    return CommandError(
+        f"The database does not answer; is the exchange running? `exchange up` starts it.\n{error}".strip()
+    )
+
+
 def own_settings() -> Settings:
     """Return the settings of the environment alone.
 

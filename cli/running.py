@@ -20,6 +20,7 @@ from cli.ports import PortError, check_ports
 from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
 from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file, trading_processes
 from cli.supervisor import Supervisor
+from cli.verifying import verify_market_maker
 from engine_worker.conversion import why_not
 from persist.guard import LogGuard
 from persist.migrate import MigrationError, RoleLogins, migrate
@@ -27,6 +28,7 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.operator_keys import first_config
 from runtime.settings import PREFIX, Settings, SettingsError
+from runtime.tls import ServerTls
 from runtime.unsafe_settings import refuse_unsafe
 
 READY_TIMEOUT_S = 120.0
@@ -58,6 +60,7 @@ def up(settings: Settings, console: Console) -> None:
     _refuse_second(settings)
     try:
         refuse_unsafe(settings)
+        ServerTls.of(settings)
         embedded.make_data_dir(settings)
         stop_leftovers(settings)
         check_ports(settings)
@@ -68,8 +71,10 @@ def up(settings: Settings, console: Console) -> None:
         with _progress(console) as say:
             _start(settings, supervisor, stopping, say)
         _show_running(settings, console, time.monotonic() - began)
+        programs: set[str] = set()
         while not stopping.is_set():
             _follow_with_backup(settings, supervisor)
+            verify_market_maker(settings, programs)
             supervisor.look()
             stopping.wait(LOOK_EVERY_S)
     except _StoppedError:

@@ -1,11 +1,14 @@
 """Takes an account's address for its owner's by an operator's word: for programs, which read no mails."""
 
+from contextlib import suppress
 from typing import Final, LiteralString
 
 import psycopg
 
-from cli.console import CommandError
+from cli.console import CommandError, database_away
+from cli.embedded import CONNECT_TIMEOUT_S
 from functions.activity import Activity, noting
+from mm.accounts import accounts_file, kept_accounts
 from runtime.settings import Settings
 
 BY_OPERATOR: Final = "by an operator"
@@ -26,8 +29,18 @@ def verified(settings: Settings, who: str) -> int | None:
     """
     asked = {"who": who, "activity": Activity.VERIFIED, "address": "", "agent": "exchange", "detail": BY_OPERATOR}
     try:
-        with psycopg.connect(settings.resolved_database_url()) as database:
+        with psycopg.connect(settings.resolved_database_url(), connect_timeout=CONNECT_TIMEOUT_S) as database:
             row = database.execute(_VERIFY, asked).fetchone()
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer: {error}".strip()) from error
+        raise database_away(error) from error
     return int(row[0]) if row else None
+
+
+def verify_market_maker(settings: Settings, done: set[str]) -> None:
+    """Verify the addresses of the market maker that runs here, once it has written them down; `done`: those that are, to which it adds."""
+    accounts = kept_accounts(accounts_file(settings.data_dir)) if settings.verification_required else None
+    for account in (accounts.maker, accounts.taker) if accounts is not None else ():
+        if account.email not in done:
+            with suppress(CommandError):  # the database is away for the moment
+                verified(settings, account.email)
+                done.add(account.email)

@@ -15,14 +15,18 @@ class EndedShape(TypedDict):
 
 
 async def end(ports: Ports, call: Call) -> EndedShape:
-    """End a session of the account by its id, or without one all but that of the request; return how many that were."""
+    """End a session of the account by its id, or without one all but that of the request; return how many had not ended before."""
     wanted = call.parameters.optional("sessionId")
     if wanted is None:
         others = [each for each in await open_sessions(ports, call.account_id) if each != call.session_id]
-        return EndedShape(ended=await end_sessions(ports, call, others))
-    if "\x00" in wanted or not await end_sessions(ports, call, [wanted]):
+    elif "\x00" in wanted:
         raise invalid_parameter("sessionId")
-    return EndedShape(ended=1)
+    else:
+        others = [wanted]
+    ended = await end_sessions(ports, call, others)
+    if wanted is not None and not ended:
+        raise invalid_parameter("sessionId")
+    return EndedShape(ended=sum(ended))
 
 
 FUNCTION = Function(

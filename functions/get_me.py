@@ -9,7 +9,8 @@ from functions.sessions import csrf_token
 from functions.shapes import Time
 
 _SELECT = """
-    SELECT email, (extract(epoch from created_at) * 1000)::bigint FROM users WHERE account_id = %(account)s
+    SELECT email, (extract(epoch from created_at) * 1000)::bigint, verified_at IS NOT NULL, totp_since IS NOT NULL
+    FROM users WHERE account_id = %(account)s
 """
 
 
@@ -19,6 +20,9 @@ class Me(msgspec.Struct, rename="camel"):
     account_id: int
     email: str
     created_time: Time
+    is_verified: bool
+    """Whether the address was shown to be the account's owner's."""
+    has_second_factor: bool
     session_id: str
     csrf_token: str
 
@@ -28,8 +32,9 @@ async def get_me(ports: Ports, call: Call) -> Me:
     rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
     if not rows:
         raise not_signed_in()
-    email, created = rows[0]
-    return Me(call.account_id, email, created * call.time_scale, call.session_id, csrf_token(call.session))
+    email, created, is_verified, has_factor = rows[0]
+    token = csrf_token(call.session)
+    return Me(call.account_id, email, created * call.time_scale, is_verified, has_factor, call.session_id, token)
 
 
 FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION)

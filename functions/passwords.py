@@ -11,20 +11,22 @@ from functions.function import Function, Group, Security
 from functions.json_body import read_body
 from functions.mails import Purpose, changed, owner_of_token, send_token, use_up_tokens, write_mail
 from functions.ports import Call, Ports
+from functions.revoke_api_key import revoke_every_key
 from functions.second_factor import check_second_factor
 from functions.sessions import end_sessions, open_sessions
 from functions.shapes import Nothing
 from functions.sign_up import Email, NewPassword, Secret, normalized_email
 from functions.step_up import confirm
+from functions.totp import forget_factor
 from protocol.units import AccountId
 
 Token = Annotated[str, msgspec.Meta(max_length=100)]
 _BY_EMAIL: Final = "SELECT account_id FROM users WHERE email = %(email)s"
-_EMAIL: Final = "SELECT email FROM users WHERE account_id = %(account)s"
+_OF_ACCOUNT: Final = "SELECT email, verified_at IS NOT NULL FROM users WHERE account_id = %(account)s"
 _KNOWS_ADDRESS: Final = "SELECT FROM sessions WHERE account_id = %(account)s AND address = %(address)s LIMIT 1"
 _UPDATE: Final[LiteralString] = noting(
     """
-    UPDATE users SET password_hash = %(hash)s
+    UPDATE users SET password_hash = %(hash)s, verified_at = CASE WHEN %(by_mail)s THEN coalesce(verified_at, now()) ELSE verified_at END
     WHERE account_id = %(account)s AND (%(known)s::text IS NULL OR password_hash = %(known)s)
     RETURNING account_id, '' AS detail
     """,
@@ -57,7 +59,10 @@ class Reset(msgspec.Struct, frozen=True, rename="camel"):
 async def change_password(ports: Ports, call: Call) -> Nothing:
     """Change the password, and end all sessions but the one that asks."""
     wanted = read_body(call.body, Change)
-    hashed = await _hash_of_new(ports, call.account_id, wanted.new_password)
+    if wanted.new_password == wanted.password:
+        raise ApiError(-1130, "The new password is the same as the old one.")
+    email, _ = await _of_account(ports, call.account_id)
+    hashed = await ports.passwords.hashed(wanted.new_password, email, is_known=True)
     known = await confirm(ports, call, wanted.password, wanted.code)
     if not await _set_password(ports, call, call.account_id, hashed, Activity.CHANGED, known):
         raise ApiError(-1002, "Password is wrong.", 401)  # it was changed meanwhile
@@ -75,27 +80,37 @@ async def forget_password(ports: Ports, call: Call) -> Nothing:
 
 
 async def reset_password(ports: Ports, call: Call) -> Nothing:
-    """Choose a new password by what a mail said, and end all sessions."""
+    """Choose a new password by what a mail said, and end all sessions.
+
+    Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed up with it, and have added
+    keys and a second factor: the factor is not asked for, and they are gone afterwards.
+    """
     wanted = read_body(call.body, Reset)
     account_id = await owner_of_token(ports, wanted.token, Purpose.RESET, use=False)
     if account_id is None:
         raise _no_token()
     # Before the code and the mail's token are used up: neither is good a second time.
-    hashed = await _hash_of_new(ports, account_id, wanted.new_password)
+    email, is_verified = await _of_account(ports, account_id)
+    hashed = await ports.passwords.hashed(wanted.new_password, email, is_known=True)
     wanted_from = {"account": account_id, "address": call.address}
     knows_address = bool(await ports.database.fetch(_KNOWS_ADDRESS, wanted_from))
     await ports.attempts.begin(Attempt(f"reset {account_id}", call.address, knows_address))
-    await check_second_factor(ports, call, account_id, wanted.code)
+    if is_verified:
+        await check_second_factor(ports, call, account_id, wanted.code)
     if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
+    if not is_verified:
+        await revoke_every_key(ports, by_owner)
+        await forget_factor(ports, by_owner)
     await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
     return Nothing()
 
 
-async def _hash_of_new(ports: Ports, account_id: AccountId, password: str) -> str:
-    rows = await ports.database.fetch(_EMAIL, {"account": account_id})
-    return await ports.passwords.hashed(password, rows[0][0] if rows else "", is_known=True)
+async def _of_account(ports: Ports, account_id: AccountId) -> tuple[str, bool]:
+    """Return an account's address, and whether it was shown to be its owner's."""
+    rows = await ports.database.fetch(_OF_ACCOUNT, {"account": account_id})
+    return (rows[0][0], rows[0][1]) if rows else ("", False)
 
 
 async def _set_password(
@@ -103,6 +118,7 @@ async def _set_password(
 ) -> bool:
     """Set another password, if the one of now still has the hash that is `known`; end what the one of before was good for."""
     wanted = {**note_parameters(activity, call), "hash": hashed, "account": account_id, "known": known}
+    wanted["by_mail"] = activity is Activity.RESET
     if not await ports.database.fetch(_UPDATE, wanted):
         return False
     await use_up_tokens(ports, account_id, Purpose.RESET)

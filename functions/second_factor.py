@@ -90,7 +90,7 @@ async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, c
     if await uses_code(ports, call, account_id, factor.secret, code):
         return
     if not await ports.database.fetch(_USE_RECOVERY, {"account": account_id, "hash": hash_of(code)}):
-        raise ApiError(-1002, "The code is wrong, or was used.", 401)
+        raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
 
 
 def new_recovery_codes() -> list[str]:

@@ -50,11 +50,14 @@ _OPEN: Final[LiteralString] = noting(
 )
 _END: Final[LiteralString] = noting(
     """
-    UPDATE sessions SET ended_at = coalesce(ended_at, now())
-    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s)
-    RETURNING account_id, session_id AS detail, token_hash
+    UPDATE sessions SET ended_at = now()
+    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s) AND ended_at IS NULL
+    RETURNING account_id, session_id AS detail
     """,
-    "SELECT detail, token_hash FROM changed",
+    """
+    SELECT session_id, token_hash, session_id IN (SELECT detail FROM changed) FROM sessions
+    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s)
+    """,
 )
 _OPEN_ONES: Final = """
     SELECT session_id FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
@@ -119,16 +122,17 @@ async def end_at_once(ports: Ports, call: Call) -> None:
     await ports.key_values.remove(streams.session(hash_of(call.session)))
 
 
-async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> int:
-    """End sessions of the account that calls, with all tickets and connections that stand on them; return how many there were.
+async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> list[bool]:
+    """End sessions of the account that calls, with all tickets and connections that stand on them.
 
-    To end them again is harmless, and what to do when the answer was an outage.
+    To end them again is harmless, and what to do when the answer was an outage. Returns for each that there was whether it has ended
+    only now.
     """
     rows = await ports.database.fetch(
         _END,
         {**note_parameters(Activity.SIGNED_OUT, call), "account": call.account_id, "sessions": session_ids},
     )
-    for session_id, token_hash in rows:
+    for session_id, token_hash, _ in rows:
         await ports.revocations.add(Revocation(of_session(session_id), call.account_id))
         await ports.key_values.remove(streams.session(token_hash))
-    return len(rows)
+    return [is_new for _, _, is_new in rows]

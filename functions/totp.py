@@ -99,7 +99,7 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
     if factor.is_on or not factor.secret:
         raise _refused("There is no second factor to confirm.")
     if not await uses_code(ports, call, call.account_id, factor.secret, code):
-        raise ApiError(-1002, "The code is wrong, or was used.", 401)
+        raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
     codes = new_recovery_codes()
     wanted = {"account": call.account_id, "sealed": factor.sealed, "hashes": [hash_of(each) for each in codes]}
     if not await ports.database.fetch(_CONFIRM, {**note_parameters(Activity.FACTOR_ADDED, call), **wanted}):
@@ -112,11 +112,16 @@ async def remove(ports: Ports, call: Call) -> Nothing:
     """Demand the second factor no more."""
     wanted = read_body(call.body, Remove)
     await confirm(ports, call, wanted.password, wanted.code)
-    noted = note_parameters(Activity.FACTOR_REMOVED, call)
-    if not await ports.database.fetch(_REMOVE, {**noted, "account": call.account_id}):
+    if not await forget_factor(ports, call):
         raise _refused("There is no second factor.")
     await write_mail(ports, call.account_id, changed("The second factor of your account was removed", call))
     return Nothing()
+
+
+async def forget_factor(ports: Ports, call: Call) -> bool:
+    """Remove the second factor of the account that calls; return whether it had one."""
+    noted = note_parameters(Activity.FACTOR_REMOVED, call)
+    return bool(await ports.database.fetch(_REMOVE, {**noted, "account": call.account_id}))
 
 
 def _refused(why: str) -> ApiError:

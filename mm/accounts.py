@@ -37,6 +37,11 @@ class Accounts(msgspec.Struct, frozen=True):
     taker: Account
 
 
+def accounts_file(data_dir: Path) -> Path:
+    """Return where a market maker keeps its accounts."""
+    return data_dir / "mm.json"
+
+
 async def open_accounts(client: Client, path: Path) -> Accounts:
     """Return accounts whose keys work: those kept at `path`, or where they are refused, new ones, kept there.
 
@@ -44,17 +49,17 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
         UnverifiedError: an account is not verified, and kept until somebody verifies it.
         ApiError: the exchange refused.
     """
-    known = _load(path)
+    known = kept_accounts(path)
     # Kept before they are used, so that those that cannot be used yet are there when they can.
     accounts = Accounts(
         maker=await _existing(client, "maker", known.maker if known else None),
         taker=await _existing(client, "taker", known.taker if known else None),
     )
-    _save(path, accounts)
+    keep_accounts(path, accounts)
     accounts = Accounts(
         maker=await _with_key(client, "maker", accounts.maker), taker=await _with_key(client, "taker", accounts.taker)
     )
-    _save(path, accounts)
+    keep_accounts(path, accounts)
     return accounts
 
 
@@ -105,7 +110,8 @@ async def deposit(client: Client, account: Account, asset: str, amount: str) -> 
     await client.post("/api/v1/faucet", {"asset": asset, "amount": amount}, await _signed_in(client, account))
 
 
-def _load(path: Path) -> Accounts | None:
+def kept_accounts(path: Path) -> Accounts | None:
+    """Return the accounts that are kept at `path`; None: there are none, or they cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Accounts)
     except FileNotFoundError:
@@ -115,7 +121,8 @@ def _load(path: Path) -> Accounts | None:
         return None
 
 
-def _save(path: Path, accounts: Accounts) -> None:
+def keep_accounts(path: Path, accounts: Accounts) -> None:
+    """Keep accounts where only their owner reads them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.touch(mode=0o600)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from mm.accounts import UnverifiedError, open_accounts
+from mm.accounts import UnverifiedError, accounts_file, open_accounts
 from mm.activity import Activity, Pause
 from mm.bot import BACKOFF_S, Bot
 from mm.client import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
@@ -97,7 +97,7 @@ async def _make_bot(client: Client, settings: Settings, activity: Activity) -> t
             await client.synchronize_clock()
             exchange_info = await client.get("/api/v3/exchangeInfo")
             plans = plans_of(exchange_info, await client.get("/api/v3/ticker/price"), settings.mm_levels)
-            accounts = await open_accounts(client, settings.data_dir / "mm.json")
+            accounts = await open_accounts(client, accounts_file(settings.data_dir))
         except (UnavailableError, StatusUnknownError, UnverifiedError) as error:
             seconds = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             activity.paused(Pause.EXCHANGE)

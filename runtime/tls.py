@@ -96,7 +96,7 @@ class ServerTls:
                     # The server cannot be asked for a password of the key; without this, OpenSSL would ask a terminal for it.
                     context.load_cert_chain(certificate_path, key_path, password=lambda: "")
             except ssl.SSLError as error:
-                reason = error.reason or str(error)
+                reason = error.reason or "one of them is no PEM file, or the key has a password"
                 raise CertificateError(f"{self._certificate} and {self._key} are not used: {reason}") from error
         _log.info("certificate read", file=str(self._certificate), valid_until=valid_until.isoformat())
 

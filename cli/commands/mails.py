@@ -4,7 +4,7 @@ import psycopg
 import rich_click as click
 from psycopg.rows import dict_row
 
-from cli.console import CommandError, console, print_json, running_settings
+from cli.console import console, database_away, print_json, running_settings
 
 _SELECT = """
     SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS time, recipient, subject, body,
@@ -28,7 +28,7 @@ def mails(to: str | None, count: int, as_json: bool) -> None:
         with psycopg.connect(running_settings().resolved_database_url(), row_factory=dict_row) as database:
             found = database.execute(_SELECT, {"to": to, "count": count}).fetchall()[::-1]
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer: {error}".strip()) from error
+        raise database_away(error) from error
     if as_json:
         print_json(found)
         return

@@ -130,6 +130,23 @@ await withBrowser(async (newPage) => {
   await bid(buyer, "40,000.00").click();
   assert.equal(await form(buyer).getByLabel("Price").inputValue(), "40000.00");
 
+  part("whose address is not verified is told so, and not that the exchange is away");
+  const stranger = await newPage(DESKTOP);
+  await stranger.goto(market);
+  await stranger.route(/\/api\/v1\/tickets/, (route) =>
+    route.fulfill({ status: 403, contentType: "application/json", body: JSON.stringify({ code: -1002, msg: "Verify the address of this account first: it was sent a mail." }) }),
+  );
+  const strangersAddress = await signUp(stranger);
+  await stranger.getByTestId("unverified").getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`).waitFor();
+  assert.equal(await stranger.getByText("does not answer").count(), 0);
+  await stranger.getByRole("button", { name: "Send another mail" }).click();
+  await stranger.getByText("Another mail is on its way").waitFor();
+  await stranger.unroute(/\/api\/v1\/tickets/);
+  await stranger.goto(`${market}?verification=${newestToken(strangersAddress)}`);
+  await stranger.getByText("Your address is verified.").waitFor();
+  await stranger.getByText("No open orders.").waitFor();
+  await stranger.close();
+
   part("an order whose answer is lost is looked up, and is there once");
   let sent = 0;
   const isOrder = (request) => request.method() === "POST" && /\/api\/v3\/order\?/.test(request.url());

@@ -15,7 +15,7 @@ const VIEWS = ["Open orders", "Balances"] as const;
 
 /** What the account has and waits for. */
 export function AccountPanel({ market }: { market: Market }) {
-  const { account, email, trouble } = useSession();
+  const { account, email, isUnverified, trouble } = useSession();
   const [view, setView] = useState<(typeof VIEWS)[number]>("Open orders");
   return (
     <>
@@ -25,13 +25,27 @@ export function AccountPanel({ market }: { market: Market }) {
       </div>
       <div className="min-h-24 flex-1 overflow-auto px-3 pb-3 text-[0.8125rem]">
         {trouble !== null && <p role="alert" className="pb-2 text-xs text-warn">{trouble}</p>}
-        {email === null ? <Empty>Sign in to see your orders and balances.</Empty> : view === "Balances" ? <Balances account={account} /> : <OpenOrders account={account} />}
+        {email === null ? <Empty>Sign in to see your orders and balances.</Empty> : isUnverified ? <Unverified email={email} /> : view === "Balances" ? <Balances account={account} /> : <OpenOrders account={account} />}
       </div>
     </>
   );
 }
 
 const Empty = ({ children }: { children: React.ReactNode }) => <p className="py-8 text-center text-quiet">{children}</p>;
+
+/** Nothing of the account can be shown before its address is verified. */
+function Unverified({ email }: { email: string }) {
+  const { sendVerification } = useSession();
+  const [said, setSaid] = useState<string | null>(null);
+  const again = () => sendVerification().then(() => setSaid("Another mail is on its way; there is one in a minute at most."), (error) => setSaid(messageOf(error)));
+  return (
+    <div className="space-y-3 py-6 text-center" data-testid="unverified">
+      <p className="text-strong">Verify your address to trade: open the link in the mail to {email}.</p>
+      <button type="button" onClick={again} className="h-8 rounded-lg border border-line px-3 text-xs font-medium transition hover:bg-raised hover:text-strong">Send another mail</button>
+      {said !== null && <p role="status" className="text-xs text-quiet">{said}</p>}
+    </div>
+  );
+}
 
 const GIFT = { base: "10", quote: "100000" };
 

@@ -25,6 +25,8 @@ export interface Session {
   readonly account: Account;
   /** Why nobody is signed in any more, or what is shown of the account may be old; null: nothing is wrong. */
   readonly trouble: string | null;
+  /** Whether the exchange demands that the account's address is verified first. */
+  readonly isUnverified: boolean;
   /** The order that had no answer and is being looked up. Nothing else is sent meanwhile. */
   readonly looking: Sent | null;
   /** What became of an order that was looked up since the page was loaded. */
@@ -35,6 +37,8 @@ export interface Session {
   signIn(email: string, password: string, code: string): Promise<void>;
   signUp(email: string, password: string): Promise<void>;
   signOut(): void;
+  /** Have another mail sent by which the address is verified. */
+  sendVerification(): Promise<void>;
   requestFunds(asset: string, amount: string): Promise<void>;
   /** Send an order; returns what became of it, null when it did not arrive. An order without an answer is looked up until that is known. */
   placeOrder(parameters: Record<string, string>): Promise<OrderAnswer | null>;
@@ -51,6 +55,7 @@ const COMPARE_MS = 30_000;
 
 const steady = () => performance.now();
 const NOT_SIGNED_IN = -1002;
+const FORBIDDEN = 403;
 const ENDED = "Signed out: the session was ended elsewhere, or it is over.";
 
 const SessionContext = createContext<Session | null>(null);
@@ -62,7 +67,11 @@ export function useSession(): Session {
 }
 
 /** Also of a session: what it was to ask a ticket for is over. */
-const isKeyRefusal = (error: unknown): boolean => error instanceof ApiError && (KEY_REFUSALS.has(error.code) || error.code === NOT_SIGNED_IN);
+const isKeyRefusal = (error: unknown): boolean =>
+  error instanceof ApiError && (KEY_REFUSALS.has(error.code) || (error.code === NOT_SIGNED_IN && error.status !== FORBIDDEN));
+
+/** Of an account whose address must be verified first. */
+const isUnverifiedRefusal = (error: unknown): boolean => error instanceof ApiError && error.code === NOT_SIGNED_IN && error.status === FORBIDDEN;
 
 function storedOrder(): Sent | null {
   try {
@@ -82,6 +91,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   const [identity, setIdentity] = useState<Identity | null>(null);
   const [account, setAccount] = useState<Account>(NO_ACCOUNT);
   const [trouble, setTrouble] = useState<string | null>(null);
+  const [isUnverified, setUnverified] = useState(false);
   const [isAsking, setAsking] = useState(false);
   const [looking, setLooking] = useState<Sent | null>(null);
   const [resolved, setResolved] = useState<Resolved | null>(null);
@@ -100,6 +110,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     (next: Identity | null, why: string | null = null) => {
       change(NO_ACCOUNT);
       setTrouble(why);
+      setUnverified(false);
       setIdentity(next);
     },
     [change],
@@ -145,9 +156,12 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       const [{ balances }, orders] = await Promise.all([signed.account(), signed.openOrders()]);
       change(refreshed(current.current, at, balances.map(balanceOf), orders.map(orderOf)));
       setTrouble(null);
+      setUnverified(false);
     } catch (error) {
       change(unanswered(current.current, at));
+      setUnverified(isUnverifiedRefusal(error));
       if (isKeyRefusal(error)) refused();
+      else if (isUnverifiedRefusal(error)) setTrouble(null);
       else setTrouble(`Balances and orders may be old: ${error instanceof ApiError ? error.message : "something went wrong."}`);
     }
   }, [change, refused, signed]);
@@ -251,6 +265,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       email: identity?.email ?? null,
       account,
       trouble,
+      isUnverified,
       looking,
       resolved,
       isAsking: isAsking && identity === null,
@@ -264,6 +279,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         if (own !== null) void own.signOut().catch(() => undefined).then(() => shared.current?.tell("out"));
         become(null);
       },
+      sendVerification: () => signedIn().own.sendVerification(),
       requestFunds: async (asset, amount) => {
         await signedIn().own.requestFunds(asset, amount);
         await refresh();
@@ -284,7 +300,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         settle();
       },
     };
-  }, [account, api, become, change, clock, identity, isAsking, lookUp, lookWho, looking, own, refresh, refused, resolved, signed, trouble]);
+  }, [account, api, become, change, clock, identity, isAsking, isUnverified, lookUp, lookWho, looking, own, refresh, refused, resolved, signed, trouble]);
 
   return <SessionContext value={session}>{children}</SessionContext>;
 }

@@ -660,7 +660,7 @@ export interface paths {
         post?: never;
         /**
          * End one session, or all others
-         * @description End a session of the account by its id, or without one all but that of the request; return how many that were.
+         * @description End a session of the account by its id, or without one all but that of the request; return how many had not ended before.
          */
         delete: operations["delete_api_v1_sessions"];
         options?: never;
@@ -783,6 +783,9 @@ export interface paths {
         /**
          * Choose a new password by mail
          * @description Choose a new password by what a mail said, and end all sessions.
+         *
+         *     Whoever reads the mails owns the address. If nobody had shown that before, somebody else may have signed up with it, and have added
+         *     keys and a second factor: the factor is not asked for, and they are gone afterwards.
          */
         post: operations["post_api_v1_password_reset"];
         delete?: never;
@@ -2224,6 +2227,8 @@ export interface components {
             accountId: number;
             email: string;
             createdTime: number;
+            isVerified: boolean;
+            hasSecondFactor: boolean;
             sessionId: string;
             csrfToken: string;
         };

@@ -37,6 +37,8 @@ export interface SessionApi {
   /** Return a key for the next quarter of an hour. */
   ticket(): Promise<Ticket>;
   requestFunds(asset: string, amount: string): Promise<void>;
+  /** Have another mail sent by which the account's address is verified. */
+  sendVerification(): Promise<void>;
   /** End the session, and what was opened with its tickets. */
   signOut(): Promise<void>;
 }
@@ -68,7 +70,9 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<T> {
   let answer: Answer<T>;
   try {
     answer = await asked;
-  } catch {
+  } catch (error) {
+    // A ticket that was asked for on the way may have been refused, in words.
+    if (error instanceof ApiError) throw error;
     throw new ApiError(0, "The exchange does not answer.");
   }
   if (answer.response.ok) return answer.data as T;
@@ -123,6 +127,7 @@ export function sessionApi(csrfToken: string, budget: Budget): SessionApi {
       return { key: apiKey, secret, expiresIn };
     },
     requestFunds: async (asset, amount) => void (await answered(client.POST("/api/v1/faucet", { body: { asset, amount } }))),
+    sendVerification: async () => void (await answered(client.POST("/api/v1/verification/mail"))),
     signOut: async () => void (await answered(client.POST("/api/v1/signout"))),
   };
 }

@@ -20,6 +20,7 @@ from cli.verifying import verified
 from runtime.settings import PREFIX
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer, signed_in
+from tests.integration.gateway.test_credentials import code_of as refusal_of
 
 NEW_PASSWORD = "an entirely different staple"
 STEP_S = 30
@@ -140,6 +141,8 @@ def test_a_password_is_changed_and_ends_the_other_sessions(gateway: str, mails: 
     other = person.signed_in_again()
     wrong = {"password": "wrong horse battery", "newPassword": NEW_PASSWORD}
     assert person.ask("POST", "/api/v1/password", wrong).status_code == 401
+    same = {"password": PASSWORD, "newPassword": PASSWORD}
+    assert person.ask("POST", "/api/v1/password", same).json()["code"] == -1130
     weak = {"password": PASSWORD, "newPassword": "password"}
     assert person.ask("POST", "/api/v1/password", weak).json()["code"] == -1130
     person.ask("POST", "/api/v1/password", {"password": PASSWORD, "newPassword": NEW_PASSWORD}).raise_for_status()
@@ -194,8 +197,33 @@ def with_factor(person: Person) -> tuple[str, list[str]]:
     return device["secret"], confirmed.raise_for_status().json()["recoveryCodes"]
 
 
+def test_what_a_stranger_made_with_an_address_is_gone_when_its_reader_chooses_a_password(
+    processes: Processes, mails: Mails
+) -> None:
+    processes.shards()
+    gateway = processes.gateway()
+    stranger = newcomer(gateway)
+    key = stranger.key()
+    assert refusal_of(key, "GET", "/api/v3/account") == 0
+    with_factor(stranger)
+    me = stranger.ask("GET", "/api/v1/me").json()
+    assert (me["isVerified"], me["hasSecondFactor"]) == (False, True)
+    post(gateway, "password/forgotten", email=stranger.email)
+    reset = {"token": mails.token(stranger.email), "newPassword": NEW_PASSWORD}
+    post(gateway, "password/reset", **reset).raise_for_status()  # without a code
+    assert stranger.ask("GET", "/api/v1/me").status_code == 401
+    assert refusal_of(key, "GET", "/api/v3/account") == -2015
+    owner = Person(
+        gateway, stranger.email, sign_in(gateway, stranger.email, NEW_PASSWORD).raise_for_status().json()["token"]
+    )
+    me = owner.ask("GET", "/api/v1/me").json()
+    assert (me["isVerified"], me["hasSecondFactor"]) == (True, False)
+    assert owner.ask("GET", "/api/v1/api-keys").json() == []
+
+
 def test_a_second_factor_is_demanded_and_each_code_is_good_once(gateway: str, mails: Mails) -> None:
     person = newcomer(gateway)
+    post(gateway, "verification", token=mails.token(person.email)).raise_for_status()
     assert person.ask("POST", "/api/v1/totp", {"password": "wrong horse battery"}).status_code == 401
     assert person.ask("POST", "/api/v1/totp/confirm", {"code": "000000"}).status_code == 409
     secret, recovery = with_factor(person)
