@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import redis
+from psycopg.conninfo import make_conninfo
 
 from runtime.settings import PREFIX, Settings
 
@@ -211,10 +212,11 @@ def postgres_ready(settings: Settings) -> bool:
     Raises:
         ServerError: it takes the password that `exchange rotate-password` had told it before it was interrupted.
     """
-    if _lets_in(settings, settings.password()):
+    url = settings.resolved_database_url()
+    if _lets_in(url):
         return True
     draft = password_draft(settings)
-    if draft.exists() and _lets_in(settings, draft.read_text("ascii")):
+    if not settings.database_url and draft.exists() and _lets_in(make_conninfo(url, password=draft.read_text("ascii"))):
         raise ServerError(
             "`exchange rotate-password` was interrupted when PostgreSQL had the new password and Redis had not: "
             f"move {draft} to {settings.password_file}, then both have it when they start."
@@ -227,9 +229,9 @@ def password_draft(settings: Settings) -> Path:
     return settings.password_file.with_name("password.new")
 
 
-def _lets_in(settings: Settings, password: str) -> bool:
+def _lets_in(address: str) -> bool:
     try:
-        with psycopg.connect(settings.resolved_database_url(), password=password, connect_timeout=CONNECT_TIMEOUT_S):
+        with psycopg.connect(address, connect_timeout=CONNECT_TIMEOUT_S):
             return True
     except psycopg.OperationalError:
         return False

@@ -69,9 +69,8 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     try:
         await check_second_factor(ports, call, account_id, asked.code)
     except ApiError as error:
-        if (
-            error.status == 401 and error.code != NEEDED
-        ):  # whoever comes so far has the password: their owner should know
+        # Whoever comes so far has the password: its owner should know.
+        if error.status == 401 and error.code != NEEDED:
             await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
         raise
     await ports.attempts.succeeded(attempt)

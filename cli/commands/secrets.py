@@ -42,9 +42,8 @@ def secrets(
     else belongs to a rotation, and in which order: docs/operations.md, "Rotating secrets".
     """
     try:
-        folder.mkdir(
-            parents=True, exist_ok=True, mode=0o700
-        )  # its files are for whoever gets the folder that they are in
+        # Each of its files is for whoever gets the folder that it is in.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         seed = _seed(folder / SEED_FILE)
         before = _rotations(folder / ROTATIONS_FILE)
         rotations = _rotated(before, [Family(each) for each in rotate], [Family(each) for each in forget])

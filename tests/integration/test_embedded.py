@@ -64,3 +64,10 @@ def test_postgres_is_durable_and_new_enough(postgres_server: str) -> None:
         assert connection.info.server_version >= 160000
         for name, value in (("fsync", "on"), ("synchronous_commit", "on"), ("server_encoding", "UTF8")):
             assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (value,)
+
+
+def test_a_server_that_the_settings_name_is_asked_with_its_own_password(database_url: str, tmp_path: Path) -> None:
+    """Not with that of the servers which `exchange up` would start."""
+    settings = Settings(data_dir=tmp_path, database_url=database_url)
+    embedded.make_data_dir(settings)
+    assert embedded.postgres_ready(settings)
