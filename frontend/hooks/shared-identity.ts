@@ -9,20 +9,21 @@ export interface Identity {
   readonly csrfToken: string;
 }
 
-type Message = { readonly say: "in" } | { readonly say: "out" };
+/** Somebody has signed in, has signed out, or was found to be signed out by others than this browser. */
+interface Message { readonly say: "in" | "out" | "ended" }
 
 const CHANNEL = "exchange.session";
 
 export interface IdentityListener {
   onIn(): void;
-  onOut(): void;
+  onOut(isEnded: boolean): unknown;
 }
 
 export class SharedIdentity {
   private readonly channel = new BroadcastChannel(CHANNEL);
 
   constructor(listener: IdentityListener) {
-    this.channel.onmessage = ({ data }: MessageEvent<Message>) => (data.say === "in" ? listener.onIn() : listener.onOut());
+    this.channel.onmessage = ({ data }: MessageEvent<Message>) => (data.say === "in" ? listener.onIn() : listener.onOut(data.say === "ended"));
   }
 
   /** Tell the other tabs. */

@@ -116,23 +116,33 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     [change],
   );
 
-  /** Find out who is signed in by this browser's cookie. */
+  /** Find out who is signed in by this browser's cookie; returns whether anybody is, null: nobody answered. */
   const lookWho = useCallback(
-    async (whyNobody: string | null) => {
+    async (whyNobody: string | null): Promise<boolean | null> => {
       try {
         const { email, sessionId, csrfToken } = await api.me();
         setIdentity((known) => (known?.sessionId === sessionId ? known : { email, sessionId, csrfToken }));
         return true;
       } catch (error) {
-        if (error instanceof ApiError && error.code === NOT_SIGNED_IN) become(null, whyNobody);
+        if (!(error instanceof ApiError) || error.code !== NOT_SIGNED_IN) return null;
+        become(null, whyNobody);
         return false;
       }
     },
     [api, become],
   );
 
+  const isIn = useRef(false);
   useEffect(() => {
-    const tabs = new SharedIdentity({ onIn: () => void lookWho(null), onOut: () => become(null) });
+    isIn.current = identity !== null;
+  }, [identity]);
+
+  useEffect(() => {
+    const tabs = new SharedIdentity({
+      onIn: () => void lookWho(null),
+      // A tab that is signed out already has said why.
+      onOut: (isEnded) => isIn.current && become(null, isEnded ? ENDED : null),
+    });
     shared.current = tabs;
     queueMicrotask(() => void lookWho(null));
     return () => tabs.close();
@@ -145,7 +155,8 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   /** A ticket was refused: the session has ended, or another one is needed. */
   const refused = useCallback(() => {
     tickets?.forget();
-    void lookWho(ENDED).then((isIn) => isIn || shared.current?.tell("out"));
+    // Every tab may find it out, and says the same.
+    void lookWho(ENDED).then((found) => found === false && shared.current?.tell("ended"));
   }, [lookWho, tickets]);
 
   const refresh = useCallback(async () => {
