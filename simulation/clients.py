@@ -44,6 +44,8 @@ from simulation.shortage import LOOK_MS
 from simulation.witness import Books, Witness, require
 
 REPLY_TIMEOUT_MS = 5_000
+BEHIND_MS = 2_000
+"""A shard whose oldest entry waits for longer is behind."""
 OUTSTANDING_MAX = 4
 REPEATS_EVERY = 10
 """Steps of a gateway, about, between two in which it listens to its reply channel anew."""
@@ -183,11 +185,20 @@ class Gateway(Process):
     def _repeat_unanswered(self) -> None:
         """Send all again whose answers may have been published to nobody."""
         by_shard: dict[int, list[Command]] = {}
+        behind = {shard for shard in {shard for shard, _ in self._sent.values()} if self._is_behind(shard)}
         for shard, command in self._sent.values():
-            by_shard.setdefault(shard, []).append(command)
+            if shard not in behind:
+                by_shard.setdefault(shard, []).append(command)
         for shard, batch in by_shard.items():
             self.surroundings.inject("unanswered commands repeated")
             self._append(streams.commands(shard), COMMANDS_FIELD, batch, is_first=False)
+
+    def _is_behind(self, shard: int) -> bool:
+        """Return whether a shard has so much to do that what is sent again would only keep it from that; so gateways do."""
+        position = streams.split_stream_id(self._shared.position(shard).stream_id)
+        entries = (each.stream_id for each in self._shared.entries(streams.commands(shard)))
+        oldest = next((each for each in entries if streams.split_stream_id(each) > position), None)
+        return oldest is not None and self.surroundings.now - streams.time_of_stream_id(oldest) > BEHIND_MS
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True) -> None:
         if field == COMMANDS_FIELD:

@@ -3,6 +3,8 @@
 import itertools
 from typing import Any, cast
 
+import pytest
+
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
 from protocol import streams
@@ -11,6 +13,8 @@ from protocol.streams import COMMANDS_FIELD, STREAM_START
 from runtime.memory_stream_log import MemoryStreamLog
 from simulation.clients import endowment
 from simulation.markets import market_map
+from simulation.run import run
+from simulation.schedule import plan_of
 
 
 def test_a_standby_that_is_behind_takes_no_snapshot() -> None:
@@ -30,3 +34,9 @@ def test_a_standby_that_is_behind_takes_no_snapshot() -> None:
     assert not snapshotter._has_news()
     assert standby.position.stream_id == STREAM_START
     assert not Snapshotter(standby, cast(Any, log), lambda: cast(Any, log), 0, 1.0)._has_news()
+
+
+@pytest.mark.parametrize("seed", [13, 531])
+def test_gateways_hold_back_from_a_shard_that_is_behind(seed: int) -> None:
+    # They repeated more than the slowest machines work off: the input of a shard grew for ever.
+    assert not run(plan_of(seed, commands_min=500)).failure
