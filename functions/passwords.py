@@ -24,9 +24,10 @@ Token = Annotated[str, msgspec.Meta(max_length=100)]
 _BY_EMAIL: Final = "SELECT account_id FROM users WHERE email = %(email)s"
 _OF_ACCOUNT: Final = "SELECT email, verified_at IS NOT NULL FROM users WHERE account_id = %(account)s"
 _KNOWS_ADDRESS: Final = "SELECT FROM sessions WHERE account_id = %(account)s AND address = %(address)s LIMIT 1"
+_VERIFIED: Final = "UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE account_id = %(account)s"
 _UPDATE: Final[LiteralString] = noting(
     """
-    UPDATE users SET password_hash = %(hash)s, verified_at = CASE WHEN %(by_mail)s THEN coalesce(verified_at, now()) ELSE verified_at END
+    UPDATE users SET password_hash = %(hash)s
     WHERE account_id = %(account)s AND (%(known)s::text IS NULL OR password_hash = %(known)s)
     RETURNING account_id, '' AS detail
     """,
@@ -100,10 +101,12 @@ async def reset_password(ports: Ports, call: Call) -> Nothing:
     if await owner_of_token(ports, wanted.token, Purpose.RESET, use=True) is None:
         raise _no_token()
     by_owner = msgspec.structs.replace(call, account_id=account_id)
+    await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
     if not is_verified:
+        # After the sessions have ended, in which more could be made. The mark comes last: who is interrupted asks for another mail.
         await revoke_every_key(ports, by_owner)
         await forget_factor(ports, by_owner)
-    await _set_password(ports, by_owner, account_id, hashed, Activity.RESET)
+        await ports.database.fetch(_VERIFIED, {"account": account_id})
     return Nothing()
 
 
@@ -118,7 +121,6 @@ async def _set_password(
 ) -> bool:
     """Set another password, if the one of now still has the hash that is `known`; end what the one of before was good for."""
     wanted = {**note_parameters(activity, call), "hash": hashed, "account": account_id, "known": known}
-    wanted["by_mail"] = activity is Activity.RESET
     if not await ports.database.fetch(_UPDATE, wanted):
         return False
     await use_up_tokens(ports, account_id, Purpose.RESET)

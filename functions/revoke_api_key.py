@@ -12,10 +12,10 @@ from protocol import streams
 
 _UPDATE: Final[LiteralString] = noting(
     """
-    UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
-    WHERE key = %(key)s AND account_id = %(account)s RETURNING account_id, key AS detail
+    UPDATE api_keys SET revoked_at = now()
+    WHERE key = %(key)s AND account_id = %(account)s AND revoked_at IS NULL RETURNING account_id, key AS detail
     """,
-    "SELECT detail FROM changed",
+    "SELECT key FROM api_keys WHERE key = %(key)s AND account_id = %(account)s",
 )
 
 
