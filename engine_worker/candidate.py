@@ -58,7 +58,7 @@ class Candidate:
         self._worker.join()
 
     def step(self, block_ms: int) -> int:
-        """Lead for one batch, waiting up to `block_ms` for it; or follow, and take over if it is time.
+        """Lead for one step, waiting up to `block_ms` for input; or follow, and take over if it is time.
 
         Returns the number of entries processed or followed.
 
@@ -66,13 +66,12 @@ class Candidate:
             Fenced: it has led, and another worker has taken over; it must be made anew.
             Rewound: Redis has lost what it has applied; so must it then.
             LogDamaged: the committed position cannot be reached.
-            InvariantBroken: the state is wrong; nothing of the batch was published.
+            InvariantBroken: the state is wrong; nothing that came of it was published.
         """
         if self.leads:
             led_from = self._worker.position
             processed = self._worker.step(block_ms)
             if self._worker.position != led_from:
-                self._worker.shorten_lease(self._lease_ms)
                 FRUITLESS_TAKEOVERS.labels(self._index).set(0)
             return processed
         followed = self._worker.follow()
@@ -95,7 +94,7 @@ class Candidate:
             lease_ms = lease_after(fruitless, self._lease_ms)
             if fruitless:
                 _log.warning("takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms)
-            self._worker.lead(Leader(self._process, self._pid, lease_ms), over=sight.leader)
+            self._worker.lead(Leader(self._process, self._pid, lease_ms), sight.leader, self._lease_ms)
         except Rewound:
             raise
         except Fenced:

@@ -94,15 +94,16 @@ class Watch:
 class Renewals:
     """When a leader renews its lease."""
 
-    def __init__(self, leader: Leader, now_ms: int) -> None:
-        """The lease of `leader` was taken at `now_ms`."""
+    def __init__(self, leader: Leader, now_ms: int, usual_ms: int | None = None) -> None:
+        """The lease of `leader` was taken at `now_ms`; `usual_ms` is how long it lasts once the leader has committed something."""
         self.leader = leader
+        self._usual_ms = usual_ms or leader.lease_ms
         self._due_ms = now_ms + leader.lease_ms // RENEWALS_PER_LEASE
 
-    def shorten(self, lease_ms: int) -> None:
-        """Renew for so long from now on."""
-        if self.leader.lease_ms != lease_ms:
-            self.leader = self.leader._replace(lease_ms=lease_ms)
+    def committed(self) -> None:
+        """Note that the leader gets on: from now on its lease lasts no longer than usual."""
+        if self.leader.lease_ms != self._usual_ms:
+            self.leader = self.leader._replace(lease_ms=self._usual_ms)
             self._due_ms = 0
 
     def due(self, now_ms: int) -> Leader | None:

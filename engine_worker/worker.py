@@ -10,8 +10,8 @@ Whoever follows compares its state with the checksum of the leader's commits, an
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import msgspec
 import structlog
@@ -49,6 +49,7 @@ from protocol.commands import Tick
 from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.market import MarketMap
+from protocol.orders import OrderState
 from protocol.streams import (
     COMMANDS_FIELD,
     EVENTS_FIELD,
@@ -89,8 +90,10 @@ _HELD_S = 0.2
 """Pause before an input is looked at again that begins with what this program cannot read."""
 _RENEW_ENTRIES = 32
 """After as many entries of a batch a leader looks whether its lease is due; within an entry of many commands, too."""
-BATCH_COMMANDS_MAX, BATCH_EVENTS_MAX = 2_048, 8_192
-"""With so many commands, or events, a batch is committed, whatever else was read: some 30 ms of work, and two megabytes."""
+STEP_COMMANDS_MAX, STEP_EVENTS_MAX = 2_048, 8_192
+"""With so many commands, or events, a step ends, whatever else was read: some 30 ms of work, and two megabytes."""
+BATCH_COMMANDS_MAX, BATCH_EVENTS_MAX = 256, 1_024
+"""With so many a batch is committed. While Redis writes it the next one is applied, so that none waits for the other."""
 _STORED_INTERVAL_MS = 1_000
 """How often a worker asks up to where the database has the shard's events."""
 _WRITTEN_AGAIN_MS = 30_000
@@ -322,10 +325,12 @@ class Worker:
         if self._differs is not None:
             raise self._differs
 
-    def lead(self, candidate: Leader | None = None, over: Leader | None = None) -> None:
+    def lead(
+        self, candidate: Leader | None = None, over: Leader | None = None, usual_lease_ms: int | None = None
+    ) -> None:
         """Take the shard over, apply the last of what its last leader committed, deliver its outbox, and go live.
 
-        A `candidate` takes the lease, from `over` if need be, and `step` keeps it.
+        A `candidate` takes the lease, from `over` if need be, and `step` keeps it; for `usual_lease_ms` at a time after the first commit.
 
         Raises:
             Fenced: another worker holds the lease; this one may go on following.
@@ -340,7 +345,7 @@ class Worker:
         self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
         if candidate is not None:
-            self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms())
+            self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms(), usual_lease_ms)
         self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
@@ -556,68 +561,132 @@ class Worker:
         return [as_skipped(entries[0], skip.frame), *entries[1:]], skip
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        began, known = time.perf_counter(), self.core.command_count
-        waited_s = time.time() - split_stream_id(entries[0].stream_id)[0] / 1_000
-        entries, skip = self._with_skip(entries)
-        dead_letters: list[DeadLetter] = []
-        for number, entry in enumerate(entries):
+        """Apply entries and commit them, in one batch or in several; of those, each is applied while Redis writes the one before."""
+        step = _Step(*self._with_skip(entries))
+        try:
+            while (batch := self._next_batch(step)) is not None:
+                self._finish_commit(step)
+                self._begin_commit(step, batch)
+            self._finish_commit(step)
+        except InvariantBroken:
+            self._end_before(step)
+            raise
+        if step.is_full:  # what is left is read again, so next time no more than is done at once
+            self._read_max = step.applied
+        elif step.applied == len(step.entries):
+            self._read_max = min(2 * self._read_max, self._batch_entries_max)
+        self._deliver(step.outgoing)
+
+    def _next_batch(self, step: "_Step") -> "_Batch | None":
+        """Apply as many of the step's entries as make a batch; None: there are none left, or they have to wait for another step."""
+        if step.is_over:
+            return None
+        began, core, entries = time.perf_counter(), self.core, step.entries
+        known, first = core.command_count, step.applied
+        applied = first
+        events_max = min(BATCH_EVENTS_MAX, STEP_EVENTS_MAX - step.events)
+        commands_max = known + min(BATCH_COMMANDS_MAX, STEP_COMMANDS_MAX - step.commands)
+        letters: list[DeadLetter] = []
+        while applied < len(entries):
+            entry = entries[applied]
             try:
-                self._apply(entry, dead_letters, self._keep_lease)
+                self._apply(entry, letters, self._keep_lease)
             except LaterFormatError as error:
-                self._hold(entry, error)
-                entries = entries[:number]
+                # What came before it is committed first; so it is the first one of a step when it is held.
+                if not applied:
+                    self._hold(entry, error)
+                step.is_over = True
                 break
             except MessageNotUnderstood:
-                if number == 0:
+                # Likewise: nothing of it was applied, and it halts the next step.
+                if not applied:
                     raise
-                # Nothing of it was applied, so what came before it can be committed; it halts the next step.
-                entries = entries[:number]
+                step.is_over = True
                 break
-            if not number % _RENEW_ENTRIES:
+            applied += 1
+            if not applied % _RENEW_ENTRIES:
                 self._keep_lease()
-            if self.core.waiting_events >= BATCH_EVENTS_MAX or self.core.command_count - known >= BATCH_COMMANDS_MAX:
-                # What is left is read again; next time no more than is done at once.
-                entries = entries[: number + 1]
-                self._read_max = len(entries)
-                self._metrics.held(0)
+            if core.waiting_events >= events_max or core.command_count >= commands_max:
                 break
-        else:
-            self._read_max = min(2 * self._read_max, self._batch_entries_max)
-            self._metrics.held(0)
-        if not entries:
-            return
+        if applied == first:
+            return None
+        self._metrics.held(0)
         self._keep_lease()
+        commands = core.command_count - known
+        step.add(applied - first, commands, core.waiting_events)
         output = self._take()
-        stream_id = entries[-1].stream_id
-        outbox = output.outbox()
-        applied = time.perf_counter()
-        self._streams.commit(
+        waited_s = time.time() - split_stream_id(entries[first].stream_id)[0] / 1_000
+        return _Batch(
+            entries[first:applied],
+            output.frame,
+            output.outbox(),
+            output.replies(),
+            output.closed_orders(),
+            letters,
+            state_checksum(core),
+            core.time,
+            commands,
+            waited_s,
+            time.perf_counter() - began,
+        )
+
+    def _begin_commit(self, step: "_Step", batch: "_Batch") -> None:
+        skip, step.skip = step.skip, None
+        step.begun, began = batch, time.perf_counter()
+        self._streams.begin_commit(
             Commit(
                 self._index,
                 self.position,
-                stream_id,
-                output.frame,
-                outbox,
-                dead_letters,
-                state_checksum(self.core),
+                batch.entries[-1].stream_id,
+                batch.events,
+                batch.outbox,
+                batch.dead_letters,
+                batch.checksum,
                 skip,
-            )
+            ),
+            self._to_say,
         )
-        committed = time.perf_counter()
+        step.sent_s = time.perf_counter() - began
+
+    def _finish_commit(self, step: "_Step") -> None:
+        batch, step.begun = step.begun, None
+        if batch is None:
+            return
+        began = time.perf_counter()
+        self._streams.finish_commit()
+        commit_s = step.sent_s + time.perf_counter() - began
+        stream_id = batch.entries[-1].stream_id
         self.position = ShardPosition(self.position.epoch, stream_id)
-        self._delivery_unsure = bool(outbox)
-        if output.frame:
-            self._told_second = self.core.time // 1_000
-        self.unstored_orders.add(output.closed_orders())
-        commands = self.core.command_count - known
-        self._metrics.committed(len(entries), commands, waited_s, applied - began, committed - applied)
+        if self._renewals is not None:
+            self._renewals.committed()
+        if batch.events:
+            self._told_second = batch.time // 1_000
+        self.unstored_orders.add(batch.closed_orders)
+        self._metrics.committed(
+            len(batch.entries), batch.commands, batch.waited_s, batch.apply_s, commit_s
+        )
         if self._tracer is not None:
-            trace_batch(self._tracer, self._index, entries, applied - began, committed - applied)
-        self._to_say += [(streams.replies(reply_to), frame) for reply_to, frame in output.replies()]
-        if outbox:
-            self._streams.deliver(self._index, Outgoing(stream_id, outbox))
-            self._delivery_unsure = False
-            self._metrics.delivered(time.perf_counter() - committed)
+            trace_batch(self._tracer, self._index, batch.entries, batch.apply_s, commit_s)
+        self._to_say = [(streams.replies(reply_to), frame) for reply_to, frame in batch.replies]
+        if batch.outbox:
+            self._delivery_unsure = True
+            step.outgoing.append(Outgoing(stream_id, batch.outbox))
+
+    def _end_before(self, step: "_Step") -> None:
+        """Commit, say and deliver what came before that which stops the shard."""
+        try:
+            self._finish_commit(step)
+            self._streams.publish(self._to_say)
+            self._deliver(step.outgoing)
+        except Exception as error:
+            _log.warning("not said before the halt", shard=self._index, reason=f"{type(error).__name__}: {error}")
+
+    def _deliver(self, outgoing: Iterable[Outgoing]) -> None:
+        for each in outgoing:
+            began = time.perf_counter()
+            self._streams.deliver(self._index, each)
+            self._metrics.delivered(time.perf_counter() - began)
+        self._delivery_unsure = False
 
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
@@ -625,11 +694,6 @@ class Worker:
         _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
-
-    def shorten_lease(self, lease_ms: int) -> None:
-        """Renew the lease for so long from now on, if it was taken for longer."""
-        if self._renewals is not None:
-            self._renewals.shorten(lease_ms)
 
     def _keep_lease(self) -> None:
         """Renew the lease when it is due; costs a round trip then, so it is for what takes long."""
@@ -717,6 +781,53 @@ class Worker:
         if self._renewals is not None:
             self._streams.release_lease(self._index, self._renewals.leader)
             self._renewals = None
+
+
+class _Batch(NamedTuple):
+    """What was applied and is to be committed in one, with all that came of it."""
+
+    entries: Sequence[Entry]
+    events: bytes
+    outbox: Mapping[int, bytes]
+    replies: Sequence[tuple[str, bytes]]
+    closed_orders: Sequence[OrderState]
+    dead_letters: Sequence[DeadLetter]
+    checksum: str
+    time: TimeMs
+    """The shard's."""
+    commands: int
+    waited_s: float
+    """How long the first entry was in the stream before the batch was begun."""
+    apply_s: float
+
+
+class _Step:
+    """How far a step is with the entries that it has read."""
+
+    __slots__ = ("applied", "begun", "commands", "entries", "events", "is_full", "is_over", "outgoing", "sent_s", "skip")
+
+    def __init__(self, entries: Sequence[Entry], skip: Skip | None) -> None:
+        self.entries = entries
+        self.skip = skip
+        """The instruction by which the first entry is passed over."""
+        self.applied = self.commands = self.events = 0
+        """Entries, and what they came to."""
+        self.is_full = self.is_over = False
+        """Whether there was as much as one step does; whether nothing more is applied in it, for that or another reason."""
+        self.begun: _Batch | None = None
+        """The batch that Redis is writing."""
+        self.sent_s = 0.0
+        """How long it took to send that."""
+        self.outgoing: list[Outgoing] = []
+        """What was committed for other shards. They get it at the end of the step: while Redis writes, nothing else may be asked."""
+
+    def add(self, entries: int, commands: int, events: int) -> None:
+        """Count what was applied."""
+        self.applied += entries
+        self.commands += commands
+        self.events += events
+        if self.commands >= STEP_COMMANDS_MAX or self.events >= STEP_EVENTS_MAX:
+            self.is_full = self.is_over = True
 
 
 def _dead_letter(entry: Entry, reason: str) -> DeadLetter:

@@ -45,6 +45,8 @@ class MemoryStreamLog:
         self._skip: dict[int, bytes] = {}
         self._halted: set[int] = set()
         self._skips: defaultdict[int, dict[StreamId, bytes]] = defaultdict(dict)
+        self._refused: Fenced | None = None
+        """Why the batch that was begun last was not written."""
         self.published: list[tuple[str, bytes]] = []
         """Every (channel, payload), in order."""
 
@@ -190,6 +192,20 @@ class MemoryStreamLog:
         now_ms = self.now_ms()
         found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
         return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
+
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """See `StreamLog`."""
+        self.publish(publish)
+        self._refused = None
+        try:
+            self.commit(commit)
+        except Fenced as error:
+            self._refused = error
+
+    def finish_commit(self) -> None:
+        """See `StreamLog`."""
+        if self._refused is not None:
+            raise self._refused
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""

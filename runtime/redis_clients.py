@@ -141,16 +141,55 @@ def pipelined(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
     Raises:
         redis.ConnectionError: the answers did not all come.
     """
-    pool = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
-        return [_answer(connection) for _ in commands]
-    except BaseException:
-        connection.disconnect()  # type: ignore[no-untyped-call]  # answers that are still to come must not be taken for those to what is asked next
-        raise
-    finally:
-        pool.release(connection)
+    return Asked(client, *commands).answers()
+
+
+class Asked:
+    """Commands that were sent to a plain client's server; what it says to them is read later, by `answers`.
+
+    In between nothing else may be asked by that client.
+    """
+
+    def __init__(self, client: redis.Redis, *commands: Sequence[Any]) -> None:
+        """Send `commands`.
+
+        Raises:
+            redis.ConnectionError: that was not possible, or not all of it.
+        """
+        self._pool = client.connection_pool
+        self._connection = self._pool.get_connection()
+        self._count = 0
+        self.add(*commands)
+
+    def add(self, *commands: Sequence[Any]) -> None:
+        """Send more; their answers come behind the others'."""
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.let_go()
+            raise
+        self._count += len(commands)
+
+    def answers(self) -> list[Any]:
+        """Return the answers as they come, errors among them.
+
+        Raises:
+            redis.ConnectionError: they did not all come.
+        """
+        connection = self._connection
+        try:
+            answers = [_answer(connection) for _ in range(self._count)]
+        except BaseException:
+            self.let_go()
+            raise
+        self._pool.release(connection)
+        return answers
+
+    def let_go(self) -> None:
+        """Wait for no answer. The connection ends: what still comes must not be taken for an answer to what is asked next."""
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
+        self._pool.release(self._connection)
 
 
 def _answer(connection: Any) -> Any:

@@ -14,7 +14,7 @@ import structlog
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.redis_clients import FullError, ShardServers, pipelined
+from runtime.redis_clients import Asked, FullError, ShardServers, pipelined
 from runtime.redis_durability import Ask
 from runtime.redis_reserve import RESERVE, reserved
 from runtime.stream_log import (
@@ -210,6 +210,35 @@ Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError
 """What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
 
 
+class _BegunCommit:
+    """A commit that was sent."""
+
+    __slots__ = ("arguments", "asked", "commands", "commit", "error", "keys", "published")
+
+    def __init__(
+        self, commit: Commit, commands: Sequence[Sequence[Any]], keys: list[str], arguments: list[Any], published: int
+    ) -> None:
+        self.commit = commit
+        self.commands = commands
+        """What is sent, and again when its answer is lost."""
+        self.keys, self.arguments = keys, arguments
+        """The script's."""
+        self.published = published
+        """So many of the commands come before the script."""
+        self.asked: Asked | None = None
+        self.error: Exception | None = None
+        """Why it could not be sent."""
+
+    def renew(self, renewal: Sequence[Any]) -> None:
+        """Send the renewal of a lease behind it; its answer is not looked at."""
+        if self.asked is None or self.error is not None:
+            return
+        try:
+            self.asked.add(renewal)
+        except Unreachable as error:
+            self.error = error
+
+
 class RedisStreamLog:
     """`StreamLog` on one Redis connection, on a cluster on one for each shard; not for use by several threads.
 
@@ -238,6 +267,8 @@ class RedisStreamLog:
         """Shard -> over which connection its committed input was read last, and the last entry of it."""
         self._held: dict[int, Leader] = {}
         """Shard -> who leads it over this connection."""
+        self._begun: _BegunCommit | None = None
+        """A commit whose answer is still to come."""
         self._client_name = ""
         self._check: Callable[[Ask], None] | None = None
 
@@ -556,6 +587,9 @@ class RedisStreamLog:
         if shard in self._held:
             self._held[shard] = leader
         try:
+            if self._begun is not None:
+                self._begun.renew(self._renewal(shard, leader))
+                return
             _run(self.at(shard), *self._renewal(shard, leader))
         except Unreachable as error:
             _log.debug("lease not renewed", shard=shard, error=str(error))
@@ -617,10 +651,12 @@ class RedisStreamLog:
         return standbys
 
     def commit(self, commit: Commit) -> None:
-        """See `StreamLog`.
+        """See `StreamLog`."""
+        self.begin_commit(commit)
+        self.finish_commit()
 
-        When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
-        """
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """See `StreamLog`."""
         shard, expected = commit.shard, commit.expected
         arguments: list[Any] = [f"{expected.epoch}|{expected.stream_id}", commit.stream_id, commit.events]
         arguments += (len(commit.outbox), commit.checksum, *(commit.skip or ("", "")))
@@ -638,16 +674,35 @@ class RedisStreamLog:
                 *((streams.skips, streams.skip) if commit.skip is not None else ()),
             )
         ]
-        committed = f"{expected.epoch}|{commit.stream_id}"
+        commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
+        commands.append(("EVALSHA", self._commit.sha, len(keys), *keys, *arguments))
+        if self._replicas_min:
+            commands.append(("WAIT", self._replicas_min, WAIT_MS))
+        self._begun = begun = _BegunCommit(commit, commands, keys, arguments, len(publish))
+        try:
+            begun.asked = Asked(self.at(shard), *commands)
+        except Unreachable as error:
+            begun.error = error
+
+    def finish_commit(self) -> None:
+        """See `StreamLog`.
+
+        When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
+        """
+        begun, self._begun = self._begun, None
+        assert begun is not None  # `begin_commit` comes before
+        commit, shard, expected = begun.commit, begun.commit.shard, begun.commit.expected
         asked_again = False
         while True:
             try:
                 if asked_again:
                     self._check_last_input(commit)
                     self._keep_lease(shard)
-                written, acknowledged = self._run_commit(shard, keys, arguments)
+                    begun.asked = Asked(self.at(shard), *begun.commands)
+                written, acknowledged = self._answers(begun)
                 if not written and asked_again:
-                    written = self._confirm(keys=keys[:1], args=[committed], client=self.at(shard))
+                    committed = f"{expected.epoch}|{commit.stream_id}"
+                    written = self._confirm(keys=begun.keys[:1], args=[committed], client=self.at(shard))
                 if written:
                     self._await_replicas(shard, acknowledged)
                     return
@@ -660,13 +715,19 @@ class RedisStreamLog:
                 continue
             raise _displaced(shard, expected, found)
 
-    def _run_commit(self, shard: int, keys: list[str], arguments: list[Any]) -> tuple[bool, int]:
-        """Run the commit, and wait for replicas in the same round trip. Return whether it was written, and how many have it."""
-        client = self.at(shard)
-        wait = (("WAIT", self._replicas_min, WAIT_MS),) if self._replicas_min else ()
-        written, *waited = pipelined(client, ("EVALSHA", self._commit.sha, len(keys), *keys, *arguments), *wait)
+    def _answers(self, begun: "_BegunCommit") -> tuple[bool, int]:
+        """Return whether a batch was written, and how many replicas have it.
+
+        Raises:
+            Unreachable: it is not known.
+        """
+        if begun.error is not None:
+            error, begun.error = begun.error, None
+            raise error
+        assert begun.asked is not None  # there is an error otherwise
+        written, *waited = begun.asked.answers()[begun.published :][: 1 + bool(self._replicas_min)]
         if isinstance(written, redis.exceptions.NoScriptError):
-            return bool(self._commit(keys=keys, args=arguments, client=client)), 0
+            return bool(self._commit(keys=begun.keys, args=begun.arguments, client=self.at(begun.commit.shard))), 0
         for answer in (written, *waited):
             if isinstance(answer, Exception):
                 raise answer

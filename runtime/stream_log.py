@@ -233,8 +233,23 @@ class StreamLog(Protocol):
         """Return the standbys that are there."""
         ...
 
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Publish the (channel, payload) pairs, and have the batch written if `pos` is still as expected.
+
+        `finish_commit` tells what became of it. Until then nothing but `renew_lease` may be called.
+        """
+        ...
+
+    def finish_commit(self) -> None:
+        """Wait until the batch of `begin_commit` is written, whatever becomes of the connection meanwhile.
+
+        Raises:
+            Fenced: `pos` was not as expected; nothing was written.
+        """
+        ...
+
     def commit(self, commit: Commit) -> None:
-        """Write the batch if `pos` is still as expected, whatever becomes of the connection meanwhile.
+        """Write the batch if `pos` is still as expected: `begin_commit` and `finish_commit`.
 
         Raises:
             Fenced: it is not; nothing was written.

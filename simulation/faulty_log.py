@@ -7,6 +7,7 @@ target, then trim), so does this; where it looks up what became of a commit whos
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from protocol import streams
 from protocol.lease import Leader, Sight, Standby
@@ -92,6 +93,15 @@ class Watch:
 
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
         """Note what was published."""
+
+
+class _Begun(NamedTuple):
+    """A commit that was sent."""
+
+    commit: Commit
+    publish: Sequence[tuple[str, bytes]]
+    error: Exception | None = None
+    """What its answer will say; None: it is written."""
 
 
 class FaultyLog(MemoryStreamLog):
@@ -216,30 +226,47 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         self._write("announce", lambda: self._log.announce(shard, standby))
 
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """See `StreamLog`. What is sent has come to Redis at once, or never; the sender does not know it yet."""
+        self._begun = _Begun(commit, publish)
+        try:
+            self._send_commit(commit, publish)
+        except (Fenced, *Unreachable) as error:
+            self._begun = _Begun(commit, publish, error)
+
+    def finish_commit(self) -> None:
+        """See `StreamLog`."""
+        commit, publish, error = self._begun
+        asked_again = False
+        while error is not None:
+            if isinstance(error, Fenced):
+                written = ShardPosition(commit.expected.epoch, commit.stream_id)
+                if asked_again and self.position(commit.shard) == written:
+                    return
+                raise error
+            asked_again, error = True, None
+            # Whoever waits lets the clock move; else Redis would refuse for ever.
+            self._process.surroundings.now += RETRY_MS
+            self._process.stand_still(ACTIONS_PER_RETRY)
+            try:
+                if (leader := self._held.get(commit.shard)) is not None:
+                    self._renew(commit.shard, leader)
+                self._send_commit(commit, publish)
+            except (Fenced, *Unreachable) as raised:
+                error = raised
+
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
+        self.begin_commit(commit)
+        self.finish_commit()
 
+    def _send_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]]) -> None:
         def write() -> None:
             self._log.commit(commit)
             self._watch.committed(self._process, commit)
 
-        asked_again = False
-        while True:
-            try:
-                if asked_again and (leader := self._held.get(commit.shard)) is not None:
-                    self._renew(commit.shard, leader)
-                self._write("commit", write)
-            except Unreachable:
-                asked_again = True
-                # Whoever waits lets the clock move; else Redis would refuse for ever.
-                self._process.surroundings.now += RETRY_MS
-                self._process.stand_still(ACTIONS_PER_RETRY)
-                continue
-            except Fenced:
-                written = ShardPosition(commit.expected.epoch, commit.stream_id)
-                if not asked_again or self.position(commit.shard) != written:
-                    raise
-            return
+        self.publish(publish)
+        self._write("commit", write)
 
     def undelivered(self, shard: int) -> list[Outgoing]:
         """See `StreamLog`."""

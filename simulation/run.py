@@ -75,8 +75,8 @@ IN_FLIGHT_BYTES = 60_000
 from other shards, operators and ticks, and the events of all that."""
 ACTIONS_EVERY = 2
 """Turns of a leader's work, about, between two actions."""
-BATCH_COMMANDS_MAX_SLOW, BATCH_EVENTS_MAX_SLOW = 32, 128
-"""On the slowest machines a batch is bounded as it is on others, by what takes a part of the longest lease."""
+STEP_COMMANDS_MAX_SLOW, STEP_EVENTS_MAX_SLOW = 32, 128
+"""On the slowest machines a step is bounded as it is on others, by what takes a part of the longest lease."""
 QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
@@ -699,12 +699,13 @@ def no_waiting() -> Iterator[None]:
 
 @contextmanager
 def scaled_batches(plan: Plan) -> Iterator[None]:
-    """Let batches be shorter where commands take long: no machine has a lease for as few commands as the slowest ones here."""
+    """Let batches be as short as the plan says, and steps where commands take long: no machine has a lease for so few of them."""
     module = vars(engine_worker.worker)
-    bounds = {"BATCH_COMMANDS_MAX": BATCH_COMMANDS_MAX_SLOW, "BATCH_EVENTS_MAX": BATCH_EVENTS_MAX_SLOW}
-    known = {name: module[name] for name in bounds}
+    bounds = {"BATCH_COMMANDS_MAX": plan.batch_commands_max}
     if plan.work_us >= SLOW_WORK_US:
-        module.update(bounds)
+        bounds |= {"STEP_COMMANDS_MAX": STEP_COMMANDS_MAX_SLOW, "STEP_EVENTS_MAX": STEP_EVENTS_MAX_SLOW}
+    known = {name: module[name] for name in bounds}
+    module.update(bounds)
     try:
         yield
     finally:

@@ -179,6 +179,8 @@ class Plan(NamedTuple):
     """Further actions happen until there were so many commands: before the log loses its end, or at the end of the plan."""
     work_us: int = 0
     """How long a leader takes for a command; 0: no time at all."""
+    batch_commands_max: int = 256
+    """With so many a leader begins a commit; what else it has read it applies while that is written."""
 
     @property
     def has_two_versions(self) -> bool:
@@ -225,6 +227,7 @@ _OPERATIONS = (0, 0, 0, 3, 10, 30)
 _JUMPS = (0, 0, 0, 0, 1, 3)
 _JUMPS_MS = (900, 5_000, 61_000, 3_700_000)
 _WORK_US = (0, 0, 20, 300, 3_000, SLOW_WORK_US, SLOW_WORK_US)
+_BATCH_COMMANDS = (1, 4, 16, 256)
 _HANGS = (0, 0, 1, 2)
 _FLOODS = (0, 1, 1, 2)
 _FILLS = (0, 0, 1, 3)
@@ -307,8 +310,17 @@ def plan_of(
     upgrading = random.Random(f"two versions {seed}")  # noqa: S311 - as above
     if upgrading.random() < 1 / 3 if has_two_versions is None else has_two_versions:
         _insert_upgrade(actions, shard_count, upgrading)
+    batching = random.Random(f"batches {seed}")  # noqa: S311 - as above
     return Plan(
-        seed, shard_count, batch_entries_max, ingest_entries_max, tuple(actions), mixture, commands_min, own_work_us
+        seed,
+        shard_count,
+        batch_entries_max,
+        ingest_entries_max,
+        tuple(actions),
+        mixture,
+        commands_min,
+        own_work_us,
+        batching.choice(_BATCH_COMMANDS),
     )
 
 

@@ -360,8 +360,8 @@ def test_a_batch_is_bounded_by_commands_and_events(
     log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch, size: int, events_max: int, steps: int
 ) -> None:
     """2,400 commands, up to 800 in a commit; or 600 events of one order each."""
-    monkeypatch.setattr("engine_worker.worker.BATCH_COMMANDS_MAX", 800)
-    monkeypatch.setattr("engine_worker.worker.BATCH_EVENTS_MAX", events_max)
+    monkeypatch.setattr("engine_worker.worker.STEP_COMMANDS_MAX", 800)
+    monkeypatch.setattr("engine_worker.worker.STEP_EVENTS_MAX", events_max)
     worker = Worker(log, 0, market_map(1), batch_entries_max=5_000, now_ms=clock)
     worker.start()
     while worker.step(0):

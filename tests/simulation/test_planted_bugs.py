@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pytest
 
 from engine_worker import candidate
-from engine_worker.candidate import Candidate
 from engine_worker.core import frames, snapshot
 from engine_worker.core.accounts import Account
 from engine_worker.core.authority import Authority
@@ -18,6 +17,7 @@ from engine_worker.core.book import Book
 from engine_worker.core.market_state import MarketState
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
+from engine_worker.leadership import Renewals
 from engine_worker.snapshots import Snapshotter
 from engine_worker.unstored_orders import UnstoredOrders
 from engine_worker.worker import Worker
@@ -42,9 +42,9 @@ PLANTS = (
     Plant(
         "reply before commit",
         Worker,
-        "_process",
-        "outbox = output.outbox()",
-        "outbox = output.outbox(); self._streams.publish([(streams.replies(to), frame) for to, frame in output.replies()])",
+        "_begin_commit",
+        "self._to_say,",
+        "[*self._to_say, *((streams.replies(reply_to), frame) for reply_to, frame in batch.replies)],",
     ),
     Plant("no fence at commit", MemoryStreamLog, "commit", "self.position(shard) != commit.expected", "False"),
     Plant("takeover without a new epoch", MemoryStreamLog, "take_over", "(epoch + 1, stream_id)", "(max(epoch, 1), stream_id)"),
@@ -141,18 +141,21 @@ PLANTS = (
         "self._append(stream, field, renamed, is_first=False)",
     ),
     Plant("lease not renewed within a batch", Worker, "_keep_lease", "if self._renewals is not None and", "if False and"),
-    Plant("entry of many commands is no progress", Worker, "_process", "self._apply(entry, dead_letters, self._keep_lease)",
-          "self._apply(entry, dead_letters)"),
+    Plant("entry of many commands is no progress", Worker, "_next_batch", "self._apply(entry, letters, self._keep_lease)",
+          "self._apply(entry, letters)"),
     Plant("lease renewed also while nothing gets on", EngineWorker, "work", "self.let_act(lambda",
           "self._worker._keep_lease(); self.let_act(lambda"),
     Plant("takeovers that lead to nothing make no lease longer", candidate, "lease_after", "min(1 << fruitless, LEASE_FACTOR_MAX)", "1"),
-    Plant("a lease once made longer stays so", Candidate, "step", "self._worker.shorten_lease(self._lease_ms)", "pass"),
-    Plant("batches without bounds", Worker, "_process",
-          "if self.core.waiting_events >= BATCH_EVENTS_MAX or self.core.command_count - known >= BATCH_COMMANDS_MAX:", "if False:"),
+    Plant("a lease once made longer stays so", Renewals, "committed", "!= self._usual_ms", "is None"),
+    Plant("batches without bounds", Worker, "_next_batch",
+          "if core.waiting_events >= events_max or core.command_count >= commands_max:", "if False:"),
+    Plant("mail delivered while the next batch is applied already", Worker, "_finish_commit", "step.outgoing.append(",
+          "self._streams.deliver(self._index, "),
     Plant("a full Redis counts as a bug", redis_clients, "_raise_passing", "if is_full(error):", "if False:"),
     Plant("missing replicas count as a bug", redis_clients, "_raise_passing",
           "if isinstance(error, known) or is_passing(error):", "if False:"),
-    Plant("commit gives up when Redis is full", FaultyLog, "commit", "except Unreachable:", "except __import__('redis').ConnectionError:"),
+    Plant("commit gives up when Redis is full", FaultyLog, "begin_commit", "(Fenced, *Unreachable)",
+          "(Fenced, __import__('redis').ConnectionError)"),
     Plant("batch given up when its lease cannot be renewed", FaultyLog, "renew_lease", "with suppress(*Unreachable):", "if True:"),
     Plant("gateway takes what Redis has refused for appended", Gateway, "_append",
           "self._refused(stream, field, batch, is_first=is_first)", "pass"),
@@ -223,7 +226,8 @@ VERSION_PLANTS = (
     ),
     VersionPlant(
         "leader does not hold what a later release wrote",
-        (Plant("", Worker, "_process", "self._hold(entry, error)", "dead_letters += [_dead_letter(entry, str(error))]; continue"),),
+        (Plant("", Worker, "_next_batch", "self._hold(entry, error)",
+               "letters += [_dead_letter(entry, str(error))]; applied += 1; continue"),),
         "a leader of this release commits past the switch, which a replay by the next one follows",
     ),
     VersionPlant(

@@ -78,6 +78,15 @@ def test_a_late_renewal_is_done_once() -> None:
     assert [renewals.due(now_ms) for now_ms in (5_000, 5_001, 5_249, 5_250)] == [LEADER, None, None, LEADER]
 
 
+def test_a_lease_is_of_usual_length_from_the_first_commit_on() -> None:
+    renewals = Renewals(LEADER._replace(lease_ms=8_000), now_ms=0, usual_ms=1_000)
+    assert [renewals.due(now_ms) for now_ms in (1_999, 2_000, 2_001)] == [None, LEADER._replace(lease_ms=8_000), None]
+    renewals.committed()
+    assert [renewals.due(now_ms) for now_ms in (2_002, 2_251, 2_252)] == [LEADER, None, LEADER]
+    renewals.committed()
+    assert renewals.due(2_253) is None
+
+
 def test_a_leader_is_read_as_it_was_written() -> None:
     assert leader_of(f"{LEADER.epoch}|{LEADER.text()}") == LEADER
 
