@@ -662,9 +662,7 @@ class Worker:
         if batch.events:
             self._told_second = batch.time // 1_000
         self.unstored_orders.add(batch.closed_orders)
-        self._metrics.committed(
-            len(batch.entries), batch.commands, batch.waited_s, batch.apply_s, commit_s
-        )
+        self._metrics.committed(len(batch.entries), batch.commands, batch.waited_s, batch.apply_s, commit_s)
         if self._tracer is not None:
             trace_batch(self._tracer, self._index, batch.entries, batch.apply_s, commit_s)
         self._to_say = [(streams.replies(reply_to), frame) for reply_to, frame in batch.replies]
@@ -804,7 +802,18 @@ class _Batch(NamedTuple):
 class _Step:
     """How far a step is with the entries that it has read."""
 
-    __slots__ = ("applied", "begun", "commands", "entries", "events", "is_full", "is_over", "outgoing", "sent_s", "skip")
+    __slots__ = (
+        "applied",
+        "begun",
+        "commands",
+        "entries",
+        "events",
+        "is_full",
+        "is_over",
+        "outgoing",
+        "sent_s",
+        "skip",
+    )
 
     def __init__(self, entries: Sequence[Entry], skip: Skip | None) -> None:
         self.entries = entries

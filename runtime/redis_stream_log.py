@@ -255,8 +255,8 @@ class RedisStreamLog:
         self._heard: dict[int, StreamId] = {}
         """Shard -> the last query that was read."""
         self._inputs_read: list[Entry] = []
-        """What was read last, the commands first: when the connection has changed since, whether the last of them that was taken is still
-        there tells whether all is."""
+        """What was read last, the commands first: when the connection has changed since, whether the last of them is still there tells
+        whether all are."""
         self._asked: dict[int, Any] = {}
         """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
         self._commit = client.register_script(_COMMIT)
@@ -739,17 +739,17 @@ class RedisStreamLog:
             _run(self.at(shard), *self._renewal(shard, leader))
 
     def _check_last_input(self, commit: Commit) -> None:
-        """Check on the connection in use now, and hold it, that what the commit was made of is there.
+        """Check on the connection in use now, and hold it, that what the commit was made of is there, and what was read with that.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is.
+        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is. What was
+        read with it may be applied already, for the next commits.
 
         Raises:
             Rewound: it is not; the new master never had it, and may have other input under the same position.
         """
         shard = commit.shard
-        # Of what was read a worker may have taken only the first entries.
-        taken = (streams.commands(shard), commit.stream_id)
-        last = next((each for each in self._inputs_read if (each.stream, each.stream_id) == taken), None)
+        read = [each for each in self._inputs_read if each.stream == streams.commands(shard)]
+        last = read[-1] if any(each.stream_id == commit.stream_id for each in read) else None
         self._release(shard)
         if last is None:
             self.position(shard)

@@ -124,7 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: Annotated[int, Meta(ge=100)] = 1_000
     """A leading engine worker that has been silent for so long loses its shard to a standby."""
     batch_commands_max: Positive = 1_024
-    """Stream entries that one batch may take."""
+    """Stream entries that one step of an engine worker reads at most."""
     snapshot_interval_s: Positive = 30
     """A shard's state is saved so often, where its log grows by the size of what was saved last; otherwise after ten times as long."""
     unstored_orders_max: Positive = 500_000

@@ -10,7 +10,7 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
 from protocol.lease import Leader
-from protocol.streams import COMMANDS_FIELD, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
@@ -108,3 +108,29 @@ def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(redis_url
     log.renew_lease(0, leader)
     with pytest.raises(Rewound):
         log.commit(Commit(0, position, stream_id, b"events"))
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_was_applied_ahead_is_not_committed_where_its_input_is_not(
+    redis_url: str, admin: redis.Redis, is_lost: bool
+) -> None:
+    """Two batches were made of what was read at once; the first is being written when another master takes over, which lacks the end."""
+    log = RedisStreamLog.connect(redis_url)
+    position = log.take_over(0)
+    first, second = (log.append(INPUTS, deposit(number)) for number in (1, 2))
+    assert [entry.stream_id for entry in log.read_inputs(0, position, 10, 10)] == [first, second]
+    replace(admin, second, 3 if is_lost else 2)
+    end_connections(admin)
+    log.begin_commit(Commit(0, position, first, b"of the first"))
+
+    def commit_both() -> None:
+        log.finish_commit()
+        log.commit(Commit(0, position._replace(stream_id=first), second, b"of the second"))
+
+    if is_lost:
+        with pytest.raises(Rewound):
+            commit_both()
+    else:
+        commit_both()
+    events = [entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
+    assert events == ([] if is_lost else [b"of the first", b"of the second"])

@@ -244,8 +244,12 @@ def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> li
         return workers
 
 
+@pytest.mark.parametrize("batch_commands", [1, 256])
 @pytest.mark.parametrize("shard_count", [1, 3])
-def test_a_crash_at_any_step_loses_and_doubles_nothing(shard_count: int) -> None:
+def test_a_crash_at_any_step_loses_and_doubles_nothing(
+    shard_count: int, batch_commands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine_worker.worker.BATCH_COMMANDS_MAX", batch_commands)
     reference = CrashingLog(memory_log())
     expected = run_with_crashes(reference, shard_count, victim=0)
     balances = [account.balances() for each in expected for account in each.shard.accounts.values()]
