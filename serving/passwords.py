@@ -1,4 +1,7 @@
-"""Password hashing with argon2id, in threads, a few at a time. Nobody who has an account waits for those who sign up."""
+"""Password hashing with argon2id, a few at a time. Nobody who has an account waits for those who sign up.
+
+Those who have an account are served by threads. Sign-ups are hashed in a process that gives way to all others.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +13,7 @@ import argon2
 
 from functions.errors import overloaded
 from functions.password_rules import check_password
+from serving.hashing_process import HashingProcess, password_hasher
 
 T = TypeVar("T")
 
@@ -51,22 +55,33 @@ class ArgonPasswords:
     """Implements `functions.ports.Passwords`."""
 
     def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._hasher = password_hasher()
+        self._low = HashingProcess()
         self._sign_ins, self._sign_ups = _Queue(_PARALLEL), _Queue(_SIGN_UPS_PARALLEL, _SIGN_UPS_REST)
         # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
         self._nobody = self._hasher.hash("nobody has this password")
-        # As important as any other thread: one that gives way may do so while it has the interpreter's lock, and the event loop waits.
         self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords")
 
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
-        """Return the hash to keep; -1130 when the rules refuse the password."""
+        """Return the hash to keep.
+
+        Raises:
+            ApiError: -1130, the rules refuse the password; 503, too many wait, or the machine has no memory for it.
+        """
         # The rules take a millisecond of the event loop: only those whose turn it is may have it.
         async with (self._sign_ins if is_known else self._sign_ups).turn():
             check_password(password, email)
-            return await self._in_thread(self._hasher.hash, password)
+            try:
+                return await self._in_thread(self._hasher.hash if is_known else self._low.hash, password)
+            except (OSError, argon2.exceptions.HashingError):  # no process, or no memory
+                raise overloaded() from None
 
     async def matches(self, password_hash: str, password: str) -> bool:
-        """Return whether the password is the one that was hashed; never, for an empty hash."""
+        """Return whether the password is the one that was hashed; never, for an empty hash.
+
+        Raises:
+            ApiError: 503, too many wait, or the machine has no memory for it.
+        """
         async with self._sign_ins.turn():
             return await self._in_thread(self._verify, password_hash, password)
 
@@ -76,6 +91,8 @@ class ArgonPasswords:
     def _verify(self, password_hash: str, password: str) -> bool:
         try:
             self._hasher.verify(password_hash or self._nobody, password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        except (argon2.exceptions.VerifyMismatchError, argon2.exceptions.InvalidHashError):
             return False
+        except argon2.exceptions.VerificationError:  # no memory, which says nothing about the password
+            raise overloaded() from None
         return bool(password_hash)

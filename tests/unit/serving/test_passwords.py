@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 
+import argon2
 import pytest
 
 from functions.errors import ApiError
@@ -55,10 +56,32 @@ async def test_sign_ups_have_a_quarter_of_a_processor(monkeypatch: pytest.Monkey
         return ""
 
     passwords = ArgonPasswords()
-    monkeypatch.setattr("argon2.PasswordHasher.hash", take_long)
+    monkeypatch.setattr("serving.hashing_process.HashingProcess.hash", take_long)
     await asyncio.gather(*(signed_up(passwords, PASSWORD) for _ in range(3)))
     for (began, ended), (following, _) in itertools.pairwise(turns):
         assert following - ended >= 3 * (ended - began)
+
+
+async def test_a_machine_without_memory_makes_no_password_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a 503: the attempt must count as none."""
+    passwords = ArgonPasswords()
+    known = await signed_up(passwords, PASSWORD)
+
+    def no_memory(*_: object) -> None:
+        raise kind("Memory allocation error")
+
+    monkeypatch.setattr("argon2.PasswordHasher.verify", no_memory)
+    monkeypatch.setattr("argon2.PasswordHasher.hash", no_memory)
+    monkeypatch.setattr("serving.hashing_process.HashingProcess.hash", no_memory)
+    attempts = (
+        (argon2.exceptions.VerificationError, lambda: passwords.matches(known, PASSWORD)),
+        (argon2.exceptions.HashingError, lambda: passwords.hashed(PASSWORD, EMAIL, is_known=True)),
+        (OSError, lambda: signed_up(passwords, PASSWORD)),
+    )
+    for kind, attempt in attempts:
+        with pytest.raises(ApiError) as refused:
+            await attempt()
+        assert refused.value.status == 503
 
 
 async def test_a_password_that_the_rules_refuse_is_not_hashed() -> None:

@@ -1,0 +1,111 @@
+"""Passwords are hashed in a process of its own, which gives way to every other one: for those that nobody waits for urgently.
+
+A thread of low priority would not do: while it has the interpreter's lock and waits for a processor, the event loop waits for it.
+The process starts with the first password, and ends with its parent: its input does.
+
+    parent -> process: 4 bytes, the length, then the password in UTF-8
+    process -> parent: the hash and a newline
+"""
+
+import contextlib
+import os
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import argon2
+
+_LENGTH: Final = struct.Struct(">I")
+_LOWEST_NICE: Final = 19
+_AUTOGROUP: Final = Path("/proc/self/autogroup")
+
+
+def password_hasher() -> argon2.PasswordHasher:
+    """Return the hasher of all passwords; it takes some 20 ms of a processor."""
+    return argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+
+
+class HashingProcess:
+    """Hashes one password at a time; callers wait in their threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; None before the first password."""
+        return self._child.pid if self._child is not None else None
+
+    def hash(self, password: str) -> str:
+        """Return the password's hash. When the process has died, another one does it.
+
+        Raises:
+            OSError: no process can be started, or two in turn have died.
+        """
+        payload = password.encode()
+        with self._lock:
+            for is_last in (False, True):
+                try:
+                    return self._asked(_LENGTH.pack(len(payload)) + payload)
+                except OSError:
+                    self._end()
+                    if is_last:
+                        raise
+        raise AssertionError("unreachable")
+
+    def _asked(self, request: bytes) -> str:
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "serving.hashing_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Linux gives processors to sessions first, and to their processes then
+            )
+        child = self._child
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(request)
+        child.stdin.flush()
+        answer = child.stdout.readline()
+        if not answer.endswith(b"\n"):
+            raise BrokenPipeError("the process that hashes passwords has died")
+        return answer[:-1].decode()
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                assert pipe is not None
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _give_way() -> None:
+    """Let every other process have the processor first, in so far as the system can do that."""
+    os.nice(_LOWEST_NICE)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        if _AUTOGROUP.exists():
+            _AUTOGROUP.write_text(str(_LOWEST_NICE))
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    hasher = password_hasher()
+    while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        answers.write(hasher.hash(requests.read(length)).encode() + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _give_way()
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
