@@ -32,11 +32,14 @@ _INSERT: Final[LiteralString] = noting(
     INSERT INTO api_keys (key, account_id, secret, kind, label, scopes, networks, expires_at)
     SELECT %(key)s, %(account)s, %(secret)s, %(kind)s, %(label)s, %(scopes)s::text[], %(networks)s::cidr[],
         to_timestamp(%(expires_ms)s::bigint / 1000.0)
-    WHERE (SELECT count(*) FROM api_keys WHERE account_id = %(account)s AND revoked_at IS NULL) < %(most)s
+    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s
+        AND (SELECT count(*) FROM api_keys WHERE account_id = %(account)s AND revoked_at IS NULL) < %(most)s
+    FOR SHARE OF users
     RETURNING account_id, key AS detail
     """,
     "SELECT detail FROM changed",
 )
+_IS_KNOWN: Final = "SELECT FROM users WHERE account_id = %(account)s AND password_hash = %(known)s"
 
 
 class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
@@ -101,7 +104,7 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     kind = kind_of(wanted.public_key) if wanted.public_key else KeyKind.HMAC
     networks = _networks(wanted.networks)
     await check_verified(ports, call)
-    await confirm(ports, call, wanted.password, wanted.code)
+    password_hash = await confirm(ports, call, wanted.password, wanted.code)
     key, secret = random_text(), ""
     if kind is KeyKind.HMAC:
         secret = random_text()
@@ -115,6 +118,7 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
             **note_parameters(Activity.KEY_MADE, call),
             "key": key,
             "account": call.account_id,
+            "known": password_hash,  # a key that was asked for before the password changed must not outlive that
             "secret": kept,
             "kind": kind,
             "label": wanted.label,
@@ -125,6 +129,8 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
         },
     )
     if not rows:
+        if not await ports.database.fetch(_IS_KNOWN, {"account": call.account_id, "known": password_hash}):
+            raise ApiError(-1002, "Password is wrong.", 401)
         raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
     until = wanted.expires_time or 0
     record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)

@@ -70,6 +70,22 @@ def test_nobody_gets_in_with_the_password_that_is_being_changed(
     assert sign_in(gateway, person.email, NEW_PASSWORD).status_code == 200
 
 
+def test_no_key_is_made_with_the_password_that_is_being_changed(
+    processes: Processes, gateway: str, threads: ThreadPoolExecutor
+) -> None:
+    """Whoever chooses another password because a stranger knows the old one is rid of that stranger."""
+    person = newcomer(gateway)
+    other = person.signed_in_again()
+    with held(processes, "api_keys") as table:
+        making = threads.submit(other.ask, "POST", "/api/v1/api-keys", {"password": PASSWORD})
+        table.await_waiting(1)
+        change = {"password": PASSWORD, "newPassword": NEW_PASSWORD}
+        assert person.ask("POST", "/api/v1/password", change).status_code == 200
+    refused = making.result()
+    assert (refused.status_code, refused.json()["code"]) == (401, -1002)
+    assert person.ask("GET", "/api/v1/api-keys").json() == []
+
+
 def test_of_two_who_change_the_password_at_once_one_does(
     processes: Processes, gateway: str, threads: ThreadPoolExecutor
 ) -> None:

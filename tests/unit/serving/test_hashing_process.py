@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import argon2
 import psutil
@@ -74,9 +73,12 @@ def test_callers_in_several_threads_get_each_their_own() -> None:
     assert len(hashes) == 8
 
 
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent() -> None:
     """Also with one that is killed: its input ends."""
-    program = "import time; from serving.hashing_process import HashingProcess as H; h = H(); h.hash('x'); print(h.pid, flush=True); time.sleep(60)"
+    program = (
+        "import time; from serving.hashing_process import HashingProcess as H; "
+        "h = H(); h.hash('x'); print(h.pid, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Awaitable, Callable
 
 import argon2
 import pytest
@@ -67,18 +68,21 @@ async def test_a_machine_without_memory_makes_no_password_wrong(monkeypatch: pyt
     passwords = ArgonPasswords()
     known = await signed_up(passwords, PASSWORD)
 
-    def no_memory(*_: object) -> None:
-        raise kind("Memory allocation error")
+    def raising(kind: type[Exception]) -> Callable[..., None]:
+        def no_memory(*_: object) -> None:
+            raise kind("Memory allocation error")
 
-    monkeypatch.setattr("argon2.PasswordHasher.verify", no_memory)
-    monkeypatch.setattr("argon2.PasswordHasher.hash", no_memory)
-    monkeypatch.setattr("serving.hashing_process.HashingProcess.hash", no_memory)
-    attempts = (
-        (argon2.exceptions.VerificationError, lambda: passwords.matches(known, PASSWORD)),
-        (argon2.exceptions.HashingError, lambda: passwords.hashed(PASSWORD, EMAIL, is_known=True)),
-        (OSError, lambda: signed_up(passwords, PASSWORD)),
+        return no_memory
+
+    monkeypatch.setattr("argon2.PasswordHasher.verify", raising(argon2.exceptions.VerificationError))
+    monkeypatch.setattr("argon2.PasswordHasher.hash", raising(argon2.exceptions.HashingError))
+    monkeypatch.setattr("serving.hashing_process.HashingProcess.hash", raising(OSError))
+    attempts: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: passwords.matches(known, PASSWORD),
+        lambda: passwords.hashed(PASSWORD, EMAIL, is_known=True),
+        lambda: signed_up(passwords, PASSWORD),
     )
-    for kind, attempt in attempts:
+    for attempt in attempts:
         with pytest.raises(ApiError) as refused:
             await attempt()
         assert refused.value.status == 503
