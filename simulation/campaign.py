@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -138,15 +139,18 @@ def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
 
 
 def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
-    """Run the seeds on so many processes (0: one per core); yield what every few of them came to."""
+    """Run the seeds on so many processes (0: one per core); yield what every few of them came to, in their order.
+
+    An interrupt ends this process alone, which then ends the others.
+    """
     tasks = [seeds[start : start + SEEDS_PER_TASK] for start in range(0, len(seeds), SEEDS_PER_TASK)]
     processes = min(processes or os.cpu_count() or 1, len(tasks))
     simulate_task = partial(simulate, commands_min=commands_min)
     if processes == 1:
         yield from map(simulate_task, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(simulate_task, tasks)
+    with multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.imap(simulate_task, tasks)
 
 
 def explain(

@@ -39,6 +39,7 @@ from simulation.faulty_log import LosingLog
 from simulation.garbage import BROKEN_TEXT, DEEP
 from simulation.market_data import FeedsProcess, FeedsStores
 from simulation.markets import market_map
+from simulation.memo import memoized
 from simulation.next_release import NEXT, READS, Program, Running
 from simulation.operator import Operator, by_treasury
 from simulation.process import Process, Surroundings, Violation
@@ -666,7 +667,7 @@ DETECTIONS = (LogDamaged, InvariantError, TradeGapError)
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a plan and say what came of it."""
-    with silent_logs(), no_waiting():
+    with silent_logs(), no_waiting(), memoized():
         simulation = Simulation(plan, trace)
         failure = detected = ""
         try:

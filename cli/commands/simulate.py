@@ -1,5 +1,6 @@
 """`exchange simulate`."""
 
+import signal
 import sys
 from collections import Counter
 from statistics import median_low
@@ -14,6 +15,7 @@ from simulation.schedule import plan_of
 
 _EXPLAINED_MAX = 3
 """So many failures are shrunk and shown; the others are named."""
+_INTERRUPTED = 130
 _TROUBLES = ("crash", "disconnect", "pause")
 
 
@@ -44,7 +46,10 @@ def simulate(
     Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash before and after
     every call, stand still, lose connections and replies, take over from each other, find torn snapshots; at the end everything that was
     acknowledged must be there once, money must add up, and books, candles and database must agree. docs/simulation.md has the details.
+
+    Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if only is not None:
         first_seed, seeds = only, 1
         if trace:
@@ -53,12 +58,15 @@ def simulate(
                 lambda line: console.print(line, highlight=False, markup=False),
             )
     tally = _run(range(first_seed, first_seed + seeds), processes, commands_min, show_progress=not as_json)
+    if not tally.seeds:
+        sys.exit(_INTERRUPTED)
     failures = [
         failure for seed, _ in sorted(tally.failures)[:_EXPLAINED_MAX] if (failure := _explained(seed, commands_min))
     ]
     if as_json:
         print_json(
             {
+                "first_seed": first_seed,
                 "seeds": tally.seeds,
                 "commands": {"min": min(tally.commands), "median": median_low(tally.commands)},
                 "seeds_with": {name: tally.seeds_of[name] for name in (*FEATURES, TRANSFERS)},
@@ -76,6 +84,8 @@ def simulate(
             console.print(f"[bold red]seed {seed}[/] {what}", highlight=False)
     if tally.failures:
         sys.exit(1)
+    if tally.seeds < seeds:
+        sys.exit(_INTERRUPTED)
 
 
 def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool) -> Tally:
@@ -90,10 +100,15 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
     )
     with Progress(*columns, console=console, transient=True, disable=not show_progress) as progress:
         task = progress.add_task("none failed", total=len(seeds))
-        for part in simulate_on_all_cores(seeds, processes, commands_min):
-            tally = tally.add(part)
-            failed = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "none failed"
-            progress.update(task, advance=part.seeds, description=failed)
+        parts = simulate_on_all_cores(seeds, processes, commands_min)
+        try:
+            for part in parts:
+                tally = tally.add(part)
+                failed = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "none failed"
+                progress.update(task, advance=part.seeds, description=failed)
+        except KeyboardInterrupt:
+            at = seeds[tally.seeds]
+            click.echo(f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}", err=True)
     return tally
 
 

@@ -1,6 +1,10 @@
 """What a failure looks like: the seed, a command that shows it again, and a small schedule that still has it."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -90,3 +94,18 @@ def test_the_command_traces_one_seed() -> None:
     assert result.exit_code == 0, result.output
     assert "ms client" in result.output
     assert "takeover (engine)" in result.output
+
+
+def test_a_campaign_that_is_interrupted_says_what_it_came_to_and_how_to_go_on() -> None:
+    program = str(Path(sys.executable).with_name("exchange"))
+    command = [program, "simulate", "--first-seed", "100", "--seeds", "100000", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as campaign:
+        time.sleep(8)
+        campaign.terminate()
+        said, error = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130
+    seeds = json.loads(said)["seeds"] if said else 0
+    if seeds:  # a slow machine has none so soon
+        assert f"Stopped before seed {100 + seeds}." in error
+        assert f"--first-seed {100 + seeds} --seeds {100_000 - seeds}" in error
+    assert "Traceback" not in error
