@@ -108,7 +108,9 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
                 progress.update(task, advance=part.seeds, description=failed)
         except KeyboardInterrupt:
             at = seeds[tally.seeds]
-            click.echo(f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}", err=True)
+            click.echo(
+                f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}", err=True
+            )
     return tally
 
 
