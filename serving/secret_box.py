@@ -6,11 +6,14 @@ The binding is authenticated with it: a sealed secret that was copied to another
 import os
 from typing import Final
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from runtime.key_files import decoded_key, key_in
 from runtime.settings import PREFIX, Settings
+
+_log = structlog.get_logger()
 
 _NONCE_BYTES: Final = 12
 _BOUND: Final = b"\x01"
@@ -47,6 +50,7 @@ class SecretBox:
                 return _opened(cipher, sealed, None)
             except InvalidTag:
                 continue
+        _log.error("a sealed secret cannot be opened", bound_to=bound_to)
         raise ValueError("sealed under another master key or for something else, or damaged")
 
 

@@ -248,6 +248,24 @@ def test_a_second_factor_is_demanded_and_each_code_is_good_once(gateway: str, ma
     assert sign_in(gateway, person.email, NEW_PASSWORD).status_code == 200
 
 
+def test_a_device_whose_secret_no_key_opens_is_no_way_in_and_no_dead_end(processes: Processes, gateway: str) -> None:
+    """The operator has lost the master key, say."""
+    person = newcomer(gateway)
+    secret, recovery = with_factor(person)
+    with psycopg.connect(processes.database_url) as connection:
+        connection.execute("UPDATE users SET totp_secret = 'damaged' WHERE email = %s", (person.email,))
+    for code in (code_of(secret), "000000"):
+        refused = sign_in(gateway, person.email, code=code)
+        assert (refused.status_code, refused.json()["code"]) == (401, -1002)
+        assert "recovery code" in refused.json()["msg"]
+    assert sign_in(gateway, person.email, code=recovery[0]).status_code == 200
+    begun = person.ask("POST", "/api/v1/totp", {"password": PASSWORD})
+    assert begun.json()["code"] == -9001
+    removing = {"password": PASSWORD, "code": recovery[1]}
+    assert person.ask("POST", "/api/v1/totp/remove", removing).status_code == 200
+    with_factor(person)
+
+
 def signed_in_with(url: str, email: str, password: str, code: str) -> Person:
     return Person(url, email, sign_in(url, email, password, code=code).raise_for_status().json()["token"])
 
