@@ -95,7 +95,9 @@ async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, c
     if await ports.database.fetch(_USE_RECOVERY, {"account": account_id, "hash": hash_of(code)}):
         return
     if not factor.secret:
-        raise ApiError(-1002, "The device's codes cannot be checked now. Use a recovery code, or ask the operator.", 401)
+        raise ApiError(
+            -1002, "The device's codes cannot be checked now. Use a recovery code, or ask the operator.", 401
+        )
     raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
 
 
