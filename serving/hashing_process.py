@@ -34,6 +34,7 @@ class HashingProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
 
     @property
     def pid(self) -> int | None:
@@ -44,7 +45,7 @@ class HashingProcess:
         """Return the password's hash. When the process has died, another one does it.
 
         Raises:
-            OSError: no process can be started, or two in turn have died.
+            OSError: no process can be started, or two in turn have died; or this is closed.
         """
         payload = password.encode()
         with self._lock:
@@ -57,7 +58,16 @@ class HashingProcess:
                         raise
         raise AssertionError("unreachable")
 
+    def close(self) -> None:
+        """End the process, whatever it is doing; it has given way to all others, so it may not hear soon that its input has ended."""
+        self._is_closed = True
+        if (child := self._child) is not None:
+            child.kill()
+            child.wait()
+
     def _asked(self, request: bytes) -> str:
+        if self._is_closed:
+            raise BrokenPipeError("passwords are not hashed any more")
         if self._child is None:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "serving.hashing_process"],

@@ -62,6 +62,11 @@ class ArgonPasswords:
         self._nobody = self._hasher.hash("nobody has this password")
         self._threads = ThreadPoolExecutor(_PARALLEL + _SIGN_UPS_PARALLEL, "passwords")
 
+    def close(self) -> None:
+        """Hash no more; whoever waits gets a 503."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._low.close()
+
     async def hashed(self, password: str, email: str, *, is_known: bool) -> str:
         """Return the hash to keep.
 

@@ -127,6 +127,8 @@ async def opened(
         stack.push_async_callback(revocations.close)
         keys = ApiKeys(key_values, database, box, revocations, time.monotonic)
         stack.push_async_callback(keys.close)
+        passwords = ArgonPasswords()
+        stack.callback(passwords.close)
         PENDING.set_function(lambda: len(replies))
         ports = Ports(
             settings=settings,
@@ -135,7 +137,7 @@ async def opened(
             read_models=RedisReadModels(cache, markets.listing),
             database=database,
             key_values=key_values,
-            passwords=ArgonPasswords(),
+            passwords=passwords,
             secret_box=box,
             order_counts=limits,
             revocations=revocations,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from struct import Struct
 
 import argon2
 import psutil
@@ -55,6 +56,32 @@ def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.Monkey
         hashing.hash(PASSWORD)
     monkeypatch.undo()
     password_hasher().verify(hashing.hash(PASSWORD), PASSWORD)
+
+
+def test_it_is_ended_in_the_middle_of_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.hashing_process._LENGTH", Struct(">Q"))  # it waits for the end of the password
+    hashing, errors = HashingProcess(), list[OSError]()
+
+    def ask() -> None:
+        try:
+            hashing.hash(PASSWORD)
+        except OSError as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    deadline = time.monotonic() + 10
+    while hashing.pid is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid = hashing.pid
+    assert pid is not None
+    hashing.close()
+    assert not psutil.pid_exists(pid)
+    caller.join(timeout=10)
+    assert not caller.is_alive()
+    assert len(errors) == 1
+    with pytest.raises(OSError, match="any more"):
+        hashing.hash(PASSWORD)
 
 
 def test_callers_in_several_threads_get_each_their_own() -> None:
