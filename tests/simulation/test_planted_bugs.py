@@ -34,7 +34,7 @@ from simulation.run import run
 from simulation.schedule import plan_of
 from tests.properties.test_planted_bugs import Plant, grow
 
-SEEDS_MAX = 150
+SEEDS_MAX = 200
 ONE_VERSION_SEEDS = 10
 """So many seeds with one version must not notice what takes two."""
 
