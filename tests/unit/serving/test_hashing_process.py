@@ -52,7 +52,7 @@ def test_another_process_does_it_when_one_has_died() -> None:
 def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.hashing_process.sys.executable", "/bin/true")
     hashing = HashingProcess()
-    with pytest.raises(OSError, match="(?i)died|broken pipe"):
+    with pytest.raises(OSError, match=r"(?i)died|broken pipe"):
         hashing.hash(PASSWORD)
     monkeypatch.undo()
     password_hasher().verify(hashing.hash(PASSWORD), PASSWORD)
