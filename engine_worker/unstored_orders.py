@@ -18,8 +18,8 @@ from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
 """Orders let go of between two batches: some milliseconds."""
-_UNINDEXED_MAX: Final = 50_000
-"""Orders that a question has to index first: no more work than a step. The database is seldom further behind."""
+_UNINDEXED_MAX: Final = 20_000
+"""Orders that a question has to index first: some milliseconds, too. The database is seldom further behind."""
 
 _Name = tuple[AccountId, str, str]
 """(account, market, client order id)."""
@@ -83,12 +83,12 @@ class UnstoredOrders:
 
     def _index(self, left: int) -> None:
         """Index the oldest of what is not yet, so that no more than `left` remain."""
-        unindexed, orders, newest = self._unindexed, self._orders, self._newest
-        for _ in range(len(unindexed) - left):
+        unindexed = self._unindexed
+        while len(unindexed) > left:
             order = unindexed.popleft()
-            orders[order.order_id] = order
             name = (order.account_id, order.market, order.client_order_id)
-            newest[name] = max(order.order_id, newest.get(name, order.order_id))
+            self._orders[order.order_id] = order
+            self._newest[name] = max(order.order_id, self._newest.get(name, order.order_id))
 
     def _lose_oldest(self) -> None:
         self.lost += 1

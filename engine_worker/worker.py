@@ -632,7 +632,7 @@ class Worker:
 
     def _begin_commit(self, step: "_Step", batch: "_Batch") -> None:
         skip, step.skip = step.skip, None
-        step.begun, began = batch, time.perf_counter()
+        step.in_flight, began = batch, time.perf_counter()
         self._streams.begin_commit(
             Commit(
                 self._index,
@@ -649,7 +649,7 @@ class Worker:
         step.sent_s = time.perf_counter() - began
 
     def _finish_commit(self, step: "_Step") -> None:
-        batch, step.begun = step.begun, None
+        batch, step.in_flight = step.in_flight, None
         if batch is None:
             return
         began = time.perf_counter()
@@ -804,10 +804,10 @@ class _Step:
 
     __slots__ = (
         "applied",
-        "begun",
         "commands",
         "entries",
         "events",
+        "in_flight",
         "is_full",
         "is_over",
         "outgoing",
@@ -823,7 +823,7 @@ class _Step:
         """Entries, and what they came to."""
         self.is_full = self.is_over = False
         """Whether there was as much as one step does; whether nothing more is applied in it, for that or another reason."""
-        self.begun: _Batch | None = None
+        self.in_flight: _Batch | None = None
         """The batch that Redis is writing."""
         self.sent_s = 0.0
         """How long it took to send that."""

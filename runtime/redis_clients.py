@@ -141,10 +141,10 @@ def pipelined(client: redis.Redis, *commands: Sequence[Any]) -> list[Any]:
     Raises:
         redis.ConnectionError: the answers did not all come.
     """
-    return Asked(client, *commands).answers()
+    return PendingAnswers(client, *commands).answers()
 
 
-class Asked:
+class PendingAnswers:
     """Commands that were sent to a plain client's server; what it says to them is read later, by `answers`.
 
     In between nothing else may be asked by that client.

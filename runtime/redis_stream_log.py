@@ -14,7 +14,7 @@ import structlog
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
-from runtime.redis_clients import Asked, FullError, ShardServers, pipelined
+from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
 from runtime.redis_durability import Ask
 from runtime.redis_reserve import RESERVE, reserved
 from runtime.stream_log import (
@@ -210,10 +210,10 @@ Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError
 """What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
 
 
-class _BegunCommit:
+class _CommitInFlight:
     """A commit that was sent."""
 
-    __slots__ = ("arguments", "asked", "commands", "commit", "error", "keys", "published")
+    __slots__ = ("arguments", "commands", "commit", "error", "keys", "pending", "published")
 
     def __init__(
         self, commit: Commit, commands: Sequence[Sequence[Any]], keys: list[str], arguments: list[Any], published: int
@@ -225,16 +225,16 @@ class _BegunCommit:
         """The script's."""
         self.published = published
         """So many of the commands come before the script."""
-        self.asked: Asked | None = None
+        self.pending: PendingAnswers | None = None
         self.error: Exception | None = None
         """Why it could not be sent."""
 
     def renew(self, renewal: Sequence[Any]) -> None:
         """Send the renewal of a lease behind it; its answer is not looked at."""
-        if self.asked is None or self.error is not None:
+        if self.pending is None or self.error is not None:
             return
         try:
-            self.asked.add(renewal)
+            self.pending.add(renewal)
         except Unreachable as error:
             self.error = error
 
@@ -267,7 +267,7 @@ class RedisStreamLog:
         """Shard -> over which connection its committed input was read last, and the last entry of it."""
         self._held: dict[int, Leader] = {}
         """Shard -> who leads it over this connection."""
-        self._begun: _BegunCommit | None = None
+        self._in_flight: _CommitInFlight | None = None
         """A commit whose answer is still to come."""
         self._client_name = ""
         self._check: Callable[[Ask], None] | None = None
@@ -581,14 +581,14 @@ class RedisStreamLog:
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
 
-        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be in_flight again.
         """
         is_held = self._is_held(shard)
         if shard in self._held:
             self._held[shard] = leader
         try:
-            if self._begun is not None:
-                self._begun.renew(self._renewal(shard, leader))
+            if self._in_flight is not None:
+                self._in_flight.renew(self._renewal(shard, leader))
                 return
             _run(self.at(shard), *self._renewal(shard, leader))
         except Unreachable as error:
@@ -678,31 +678,31 @@ class RedisStreamLog:
         commands.append(("EVALSHA", self._commit.sha, len(keys), *keys, *arguments))
         if self._replicas_min:
             commands.append(("WAIT", self._replicas_min, WAIT_MS))
-        self._begun = begun = _BegunCommit(commit, commands, keys, arguments, len(publish))
+        self._in_flight = in_flight = _CommitInFlight(commit, commands, keys, arguments, len(publish))
         try:
-            begun.asked = Asked(self.at(shard), *commands)
+            in_flight.pending = PendingAnswers(self.at(shard), *commands)
         except Unreachable as error:
-            begun.error = error
+            in_flight.error = error
 
     def finish_commit(self) -> None:
         """See `StreamLog`.
 
         When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
         """
-        begun, self._begun = self._begun, None
-        assert begun is not None  # `begin_commit` comes before
-        commit, shard, expected = begun.commit, begun.commit.shard, begun.commit.expected
+        in_flight, self._in_flight = self._in_flight, None
+        assert in_flight is not None  # `begin_commit` comes before
+        commit, shard, expected = in_flight.commit, in_flight.commit.shard, in_flight.commit.expected
         asked_again = False
         while True:
             try:
                 if asked_again:
                     self._check_last_input(commit)
                     self._keep_lease(shard)
-                    begun.asked = Asked(self.at(shard), *begun.commands)
-                written, acknowledged = self._answers(begun)
+                    in_flight.pending = PendingAnswers(self.at(shard), *in_flight.commands)
+                written, acknowledged = self._answers(in_flight)
                 if not written and asked_again:
                     committed = f"{expected.epoch}|{commit.stream_id}"
-                    written = self._confirm(keys=begun.keys[:1], args=[committed], client=self.at(shard))
+                    written = self._confirm(keys=in_flight.keys[:1], args=[committed], client=self.at(shard))
                 if written:
                     self._await_replicas(shard, acknowledged)
                     return
@@ -715,19 +715,21 @@ class RedisStreamLog:
                 continue
             raise _displaced(shard, expected, found)
 
-    def _answers(self, begun: "_BegunCommit") -> tuple[bool, int]:
+    def _answers(self, in_flight: "_CommitInFlight") -> tuple[bool, int]:
         """Return whether a batch was written, and how many replicas have it.
 
         Raises:
             Unreachable: it is not known.
         """
-        if begun.error is not None:
-            error, begun.error = begun.error, None
+        if in_flight.error is not None:
+            error, in_flight.error = in_flight.error, None
             raise error
-        assert begun.asked is not None  # there is an error otherwise
-        written, *waited = begun.asked.answers()[begun.published :][: 1 + bool(self._replicas_min)]
+        assert in_flight.pending is not None  # there is an error otherwise
+        written, *waited = in_flight.pending.answers()[in_flight.published :][: 1 + bool(self._replicas_min)]
         if isinstance(written, redis.exceptions.NoScriptError):
-            return bool(self._commit(keys=begun.keys, args=begun.arguments, client=self.at(begun.commit.shard))), 0
+            return bool(
+                self._commit(keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard))
+            ), 0
         for answer in (written, *waited):
             if isinstance(answer, Exception):
                 raise answer

@@ -51,7 +51,7 @@ class HashingProcess:
         with self._lock:
             for is_last in (False, True):
                 try:
-                    return self._asked(_LENGTH.pack(len(payload)) + payload)
+                    return self._request(_LENGTH.pack(len(payload)) + payload)
                 except OSError:
                     self._end()
                     if is_last:
@@ -65,7 +65,7 @@ class HashingProcess:
             child.kill()
             child.wait()
 
-    def _asked(self, request: bytes) -> str:
+    def _request(self, request: bytes) -> str:
         if self._is_closed:
             raise BrokenPipeError("passwords are not hashed any more")
         if self._child is None:

@@ -21,6 +21,8 @@ _PARALLEL: Final = 2
 _SIGN_UPS_PARALLEL: Final = 1
 _SIGN_UPS_REST: Final = 3.0
 """How often the time that a sign-up has taken passes before the next one's turn, so that they have a quarter of a processor at most."""
+_REST_S_MAX: Final = 0.3
+"""On a machine that is full, a turn takes seconds, for the process gives way. A rest after that would only keep people out."""
 _WAITING_MAX: Final = 50
 
 
@@ -46,7 +48,8 @@ class _Queue:
                 try:
                     yield
                 finally:
-                    self._rests_until_s = loop.time() + self._rest * (loop.time() - began_s)
+                    now_s = loop.time()
+                    self._rests_until_s = now_s + min(self._rest * (now_s - began_s), _REST_S_MAX)
         finally:
             self._waiting -= 1
 

@@ -95,7 +95,7 @@ class Watch:
         """Note what was published."""
 
 
-class _Begun(NamedTuple):
+class _CommitInFlight(NamedTuple):
     """A commit that was sent."""
 
     commit: Commit
@@ -228,15 +228,15 @@ class FaultyLog(MemoryStreamLog):
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
         """See `StreamLog`. What is sent has come to Redis at once, or never; the sender does not know it yet."""
-        self._begun = _Begun(commit, publish)
+        self._in_flight = _CommitInFlight(commit, publish)
         try:
             self._send_commit(commit, publish)
         except (Fenced, *Unreachable) as error:
-            self._begun = _Begun(commit, publish, error)
+            self._in_flight = _CommitInFlight(commit, publish, error)
 
     def finish_commit(self) -> None:
         """See `StreamLog`."""
-        commit, publish, error = self._begun
+        commit, publish, error = self._in_flight
         asked_again = False
         while error is not None:
             if isinstance(error, Fenced):

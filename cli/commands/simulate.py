@@ -49,7 +49,6 @@ def simulate(
 
     Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if only is not None:
         first_seed, seeds = only, 1
         if trace:
@@ -100,9 +99,9 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
     )
     with Progress(*columns, console=console, transient=True, disable=not show_progress) as progress:
         task = progress.add_task("none failed", total=len(seeds))
-        parts = simulate_on_all_cores(seeds, processes, commands_min)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            for part in parts:
+            for part in simulate_on_all_cores(seeds, processes, commands_min):
                 tally = tally.add(part)
                 failed = f"[bold red]{len(tally.failures)} failed[/]" if tally.failures else "none failed"
                 progress.update(task, advance=part.seeds, description=failed)
@@ -111,6 +110,8 @@ def _run(seeds: range, processes: int, commands_min: int, *, show_progress: bool
             click.echo(
                 f"Stopped before seed {at}. Go on with: --first-seed {at} --seeds {len(seeds) - tally.seeds}", err=True
             )
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return tally
 
 

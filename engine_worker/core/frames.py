@@ -228,15 +228,9 @@ class ObjectCore:
         applied: Iterator[object]
         if commands is not None and len(fields) == 1:  # as nearly always
             items, refused, time = _enter_commands(shard, stream_id, commands)
-            if not refused:
-                if progressed is None or len(items) <= PROGRESS_COMMANDS:
-                    for command in items:
-                        shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
-                    return dead
-                for number, command in enumerate(items):
-                    if number and not number % PROGRESS_COMMANDS:
-                        progressed()
-                    shard.apply(command, time)  # type: ignore[arg-type]  # likewise
+            if not refused and (progressed is None or len(items) < PROGRESS_COMMANDS):
+                for command in items:
+                    shard.apply(command, time)  # type: ignore[arg-type]  # what is unread is refused
                 return dead
             applied = _apply_others(shard, items, refused, time, dead)
         else:

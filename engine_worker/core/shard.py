@@ -1277,10 +1277,8 @@ class Shard:
             del account.open_orders[order.market]
         del account.client_order_ids[order.client_order_id]
         # Another open order of the account holds something, so what is empty belongs to none.
-        for asset in (market.base, market.quote):
-            funds = account.funds.get(asset)
-            if funds is not None and not (funds.available or funds.held):
-                del account.funds[asset]
+        account.forget_if_empty(market.base)
+        account.forget_if_empty(market.quote)
 
     def _replace(
         self,

@@ -63,6 +63,23 @@ async def test_sign_ups_have_a_quarter_of_a_processor(monkeypatch: pytest.Monkey
         assert following - ended >= 3 * (ended - began)
 
 
+async def test_sign_ups_do_not_rest_for_the_time_that_others_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full machine the process that hashes waits for a processor; that is no reason to wait on."""
+    turns: list[tuple[float, float]] = []
+
+    def wait_for_a_processor(_process: object, _password: str) -> str:
+        began = time.monotonic()
+        time.sleep(1.0)
+        turns.append((began, time.monotonic()))
+        return ""
+
+    passwords = ArgonPasswords()
+    monkeypatch.setattr("serving.hashing_process.HashingProcess.hash", wait_for_a_processor)
+    await asyncio.gather(*(signed_up(passwords, PASSWORD) for _ in range(2)))
+    (_, ended), (following, _) = turns
+    assert 0.3 <= following - ended < 3.0
+
+
 async def test_a_machine_without_memory_makes_no_password_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a 503: the attempt must count as none."""
     passwords = ArgonPasswords()
