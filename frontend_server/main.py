@@ -15,6 +15,7 @@ from frontend_server.passing_on import PREFIXES, Passing
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tasks import to_the_end
 from runtime.tls import LocalTrust, ServerTls
 
 PROCESS: Final = "frontend"
@@ -123,7 +124,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings, PROCESS)
-        asyncio.run(serve(settings, Build(), ServerTls.of(settings)))
+        asyncio.run(to_the_end(serve(settings, Build(), ServerTls.of(settings))))
     except SettingsError as error:
         sys.exit(str(error))
 

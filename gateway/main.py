@@ -23,6 +23,7 @@ from runtime.metrics import Heartbeat, serve_metrics
 from runtime.own_door import Knocks, OwnDoor, ask_http
 from runtime.probes import Probes
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
 from serving.crowd import Crowd
@@ -151,7 +152,7 @@ def main() -> None:
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.rest_url(), functions=settings.functions)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, listener, probes, descriptors, tls))
+            runner.run(to_the_end(serve(settings, listener, probes, descriptors, tls)))
     except SettingsError as error:
         sys.exit(str(error))
 

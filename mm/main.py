@@ -18,6 +18,7 @@ from runtime.log import configure_logs
 from runtime.metrics import serve_metrics
 from runtime.probes import Probes
 from runtime.settings import Settings, SettingsError, load_settings
+from runtime.tasks import end_tasks, to_the_end
 from runtime.tls import LocalTrust
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def main() -> None:
         serve_metrics(settings, PROCESS, probes)
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
-    asyncio.run(_run(settings, probes))
+    asyncio.run(to_the_end(_run(settings, probes)))
 
 
 async def _run(settings: Settings, probes: Probes) -> None:
@@ -73,9 +74,7 @@ async def _run_until_changed(client: Client, bot: Bot, trading: frozenset[str]) 
         else:
             _log.info("other markets trade")
     finally:
-        for task in (running, changing):
-            task.cancel()
-        await asyncio.gather(running, changing, return_exceptions=True)
+        await end_tasks([running, changing])
 
 
 async def changed(client: Client, trading: frozenset[str], period_s: float = LOOK_S) -> None:
@@ -129,8 +128,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | No
     stopping.cancel()
     if working.done():
         return await working
-    working.cancel()
-    await asyncio.wait((working,))
+    await end_tasks([working])
     return None
 
 

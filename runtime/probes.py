@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from runtime.tasks import end_tasks
+
 TURN_S_MAX: Final = 30.0
 """A loop that has not turned for so long hangs: longer than every wait for Redis or the database in it, and than any batch."""
 START_S_MAX: Final = 900.0
@@ -77,8 +79,7 @@ class Probes:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     async def _turn(self) -> None:
         while True:

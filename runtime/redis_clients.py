@@ -10,6 +10,7 @@ each time it connects. So after a failover it is enough that a connection breaks
 (it has become a replica, the slot has moved, replicas are missing) counts as a broken connection too.
 """
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -475,11 +476,14 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
 
 
 class _AsyncConnection(redis.asyncio.Connection):
-    """A connection that is lost in the middle of a command says so with the library's own error.
+    """A connection that is lost in the middle of a command says so with the library's own error; no cancellation is lost on it.
 
-    Two others reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a moment ago (asyncio's own loop
-    drops what is written). And where the library itself disconnects a connection that another task is using, as a cluster's client
+    Two other errors reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a moment ago (asyncio's own
+    loop drops what is written). And where the library itself disconnects a connection that another task is using, as a cluster's client
     does when a node fails, that task finds None in the place of the stream.
+
+    The library sends with `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes in the moment in which what it
+    waits for is done. A task that asks Redis again and again would survive its end.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
@@ -488,8 +492,13 @@ class _AsyncConnection(redis.asyncio.Connection):
         Raises:
             redis.ConnectionError: the connection is lost.
         """
+        task = asyncio.current_task()
+        canceled = task.cancelling() if task is not None else 0
         with _lost_in_between(self):
             await super().send_packed_command(command, check_health)
+        if task is not None and task.cancelling() > canceled:
+            await self.disconnect(nowait=True)  # nobody will read the reply
+            raise asyncio.CancelledError
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Return what the server says.

@@ -1,8 +1,10 @@
 """Ending tasks for sure."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 AGAIN_S: Final = 1.0
 
@@ -19,3 +21,14 @@ async def end_tasks(tasks: "Iterable[asyncio.Task[Any]]") -> None:
             task.cancel()
         ended, pending = await asyncio.wait(pending, timeout=AGAIN_S)
         await asyncio.gather(*ended, return_exceptions=True)
+
+
+async def to_the_end(program: Coroutine[Any, Any, T]) -> T:
+    """Return what the program of a process returns, once every task that it leaves behind has ended.
+
+    The event loop's own runner cancels them once and waits; it would wait for good for one that has lost its cancellation.
+    """
+    try:
+        return await program
+    finally:
+        await end_tasks(asyncio.all_tasks() - {asyncio.current_task()})

@@ -38,6 +38,7 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
+from runtime.tasks import end_tasks
 from serving.redis_link import RedisLink, packed
 from serving.redis_links import RedisLinks
 from serving.revocations import RevocationWatch
@@ -332,8 +333,7 @@ class AccountStreams:
     async def close(self) -> None:
         """Stop."""
         if self._repair is not None:
-            self._repair.cancel()
-            await asyncio.gather(self._repair, return_exceptions=True)
+            await end_tasks([self._repair])
 
     def _take(self, account: _Account, portion: _Portion) -> bool:
         """Tell what is new of a portion; False: it has to be read from the log."""

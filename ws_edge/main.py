@@ -26,6 +26,7 @@ from runtime.own_door import Knocks, OwnDoor, ask_websocket
 from runtime.probes import Probes
 from runtime.redis_clients import asyncio_client
 from runtime.settings import PREFIX, Settings, SettingsError, load_settings
+from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
 from serving.bans import Ban
@@ -224,7 +225,7 @@ def main() -> None:
         serve_metrics(settings, PROCESS, probes)
         _log.info("serving", url=settings.ws_url())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener, probes, descriptors, tls))
+            runner.run(to_the_end(run(settings, listener, probes, descriptors, tls)))
     except SettingsError as error:
         sys.exit(str(error))
 

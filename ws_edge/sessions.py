@@ -81,7 +81,8 @@ class _StreamSession:
         finally:
             if self._watch is not None:
                 self._watch.cancel()
-            for subscription in self._accounts.values():
+            accounts, self._accounts = self._accounts, {}
+            for subscription in accounts.values():
                 self._hub.accounts.remove(subscription)
 
     async def _answer(self, message: str) -> None:

@@ -1,6 +1,7 @@
 """A connection to Redis that ends in the middle of a command is an outage like any other, also on the event loop of production."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -128,6 +129,53 @@ def test_a_link_that_is_being_closed_takes_nothing_more(redis_url: str) -> None:
         await is_ready.wait()
         assert link._transport is not transport
         await link.close()
+
+    run(program)
+
+
+ASKING = 50
+
+
+async def survivors_of_a_cancellation(client: "redis.asyncio.Redis") -> int:
+    """Let tasks ask again and again, cancel each once, and return how many go on; they end then."""
+    survived = 0
+
+    async def ask() -> None:
+        nonlocal survived
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():
+            await client.get("nothing")
+        survived += 1
+
+    asking = [asyncio.create_task(ask()) for _ in range(ASKING)]
+    for turns in range(ASKING):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking[turns].cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    # Neither a connection nor a reply was lost with them.
+    for number in range(ASKING):
+        await client.set("number", number)
+        assert await client.get("number") == str(number).encode()
+    return survived
+
+
+def test_a_cancellation_ends_who_asks_redis_in_whatever_moment_it_comes(redis_url: str) -> None:
+    async def program() -> None:
+        async with asyncio_client(redis_url, 5, 5) as client:
+            assert await survivors_of_a_cancellation(client) == 0
+
+    run(program)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio.wait_for loses none since Python 3.12")
+def test_the_library_alone_loses_a_cancellation(redis_url: str) -> None:
+    # The control, and the reason: when it loses none, the class need not look after them.
+    async def program() -> None:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(redis_url, max_connections=5, timeout=5, socket_timeout=5)
+        async with redis.asyncio.Redis(connection_pool=pool) as client:
+            assert await survivors_of_a_cancellation(client) > 0
 
     run(program)
 
