@@ -1,9 +1,9 @@
-"""How much hypothesis tries: enough to be believed, in about a minute on a slow core."""
+"""How much hypothesis tries: enough to be believed, in half a minute on a slow core."""
 
 from hypothesis import HealthCheck, Phase, settings
 
 many_sequences = settings(
-    max_examples=1_000,
+    max_examples=500,
     deadline=None,
     database=None,
     print_blob=True,
