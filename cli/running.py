@@ -70,7 +70,7 @@ def up(settings: Settings, console: Console) -> None:
     try:
         with _progress(console) as say:
             _start(settings, supervisor, stopping, say)
-        _show_running(settings, console, time.monotonic() - began)
+        _show_running(settings, console, time.monotonic() - began, "Ctrl-C stops it.")
         programs: set[str] = set()
         while not stopping.is_set():
             _follow_with_backup(settings, supervisor)
@@ -114,8 +114,8 @@ def detach(settings: Settings, console: Console) -> None:
             if time.monotonic() > began + READY_TIMEOUT_S:
                 raise StartError(f"The exchange is not ready after {READY_TIMEOUT_S:.0f} s; see {file}")
             time.sleep(LOOK_EVERY_S)
-    _show_running(settings, console, time.monotonic() - began)
-    console.print(f"It runs in the background (process {process.pid}); `exchange down` stops it.", highlight=False)
+    how_to_stop = f"`exchange down` stops it, as it runs in the background (process {process.pid})."
+    _show_running(settings, console, time.monotonic() - began, how_to_stop)
 
 
 def down(settings: Settings, console: Console) -> bool:
@@ -282,7 +282,7 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: console.print(f"{text} …", highlight=False)
 
 
-def _show_running(settings: Settings, console: Console, seconds: float) -> None:
+def _show_running(settings: Settings, console: Console, seconds: float, how_to_stop: str) -> None:
     state = read_state(settings)
     console.print(f"The exchange is running, after {seconds:.1f} s.", highlight=False)
     table = plain_table("process", "pid")
@@ -299,7 +299,9 @@ def _show_running(settings: Settings, console: Console, seconds: float) -> None:
         note = "The faucet is off, so nobody gets funds but by `exchange treasury`: servers listen for other machines."
         console.print(f"\n{note}", highlight=False, soft_wrap=True)
     console.print(
-        "\n`exchange demo-account` makes a funded account; `exchange status` shows how it goes; Ctrl-C stops it."
+        f"\n`exchange demo-account` makes a funded account; `exchange status` shows how it goes; {how_to_stop}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

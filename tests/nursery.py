@@ -1,7 +1,7 @@
 """Processes of the exchange that start at once: forked from one that has imported everything.
 
-To import a gateway takes a second and a half of a processor, and hundreds of tests start one. What a process does from `main()` on is the
-same; that each starts by its command is what tests/e2e and tests/deploy are for.
+To import a gateway takes a second and a half of a processor, a command of `exchange` a second, and hundreds of tests start one. What a
+process does from `main()` on is the same; that each starts by its command is what tests/e2e and tests/deploy are for.
 
     python -m tests.nursery FD
 
@@ -23,7 +23,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-MODULES: Final = ("engine_worker.main", "feeds.main", "gateway.main", "ws_edge.main")
+MODULES: Final = ("cli.main", "engine_worker.main", "feeds.main", "gateway.main", "ws_edge.main")
+COMMANDS: Final = ("audit", "book", "dead", "markets", "replay", "restart", "shards", "status")
+"""Commands of `exchange` that are imported; others are when they are run, as always."""
 POLL_S: Final = 0.01
 _PACKET_BYTES: Final = 200_000
 
@@ -79,14 +81,17 @@ class Nursery:
             )
         self._lock = threading.Lock()
 
-    def start(self, module: str, environment: Mapping[str, str]) -> Forked:
-        """Start one of MODULES; its output goes where ours goes now."""
-        return Forked(self, self.ask(start=module, environment=dict(environment)), module)
+    def start(
+        self, module: str, environment: Mapping[str, str], *arguments: str, outputs: tuple[int, int] = (1, 2)
+    ) -> Forked:
+        """Start one of MODULES; what it says goes to `outputs`, by default where ours goes now."""
+        question = {"start": module, "arguments": arguments, "environment": dict(environment)}
+        return Forked(self, self.ask(outputs, **question), module)
 
-    def ask(self, **question: Any) -> Any:
+    def ask(self, outputs: tuple[int, ...] = (), /, **question: Any) -> Any:
         """Ask one thing; questions may come from several threads."""
         with self._lock:
-            socket.send_fds(self._socket, [json.dumps(question).encode()], [1, 2] if "start" in question else [])
+            socket.send_fds(self._socket, [json.dumps(question).encode()], outputs)
             return json.loads(self._socket.recv(_PACKET_BYTES))
 
 
@@ -110,7 +115,7 @@ def _serve(client: socket.socket) -> None:
                 for own, given in enumerate(outputs, 1):
                     os.dup2(given, own)
                     os.close(given)
-                _run(module, question["environment"])
+                _run([module, *question["arguments"]], question["environment"])
             running.add(pid)
             answer: int | None = pid
             for given in outputs:
@@ -124,15 +129,15 @@ def _serve(client: socket.socket) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(module: str, environment: Mapping[str, str]) -> None:
+def _run(command: list[str], environment: Mapping[str, str]) -> None:
     """Be that process until it ends."""
     code = 1
     try:
         os.environ.clear()
         os.environ.update(environment)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = [module]
-        importlib.import_module(module).main()
+        sys.argv = command
+        importlib.import_module(command[0]).main()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
@@ -147,7 +152,7 @@ def _run(module: str, environment: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    for each in MODULES:
+    for each in (*MODULES, *(f"cli.commands.{command}" for command in COMMANDS)):
         importlib.import_module(each)
     if threading.active_count() != 1:
         raise SystemExit("a module starts a thread when it is imported: a process that is forked has none of it")

@@ -123,6 +123,8 @@ await withBrowser(async (newPage) => {
   await form(buyer).getByLabel("Price").fill("59000");
   await form(buyer).getByRole("button", { name: "Buy BTC" }).waitFor();
 
+  await seller.close();
+
   part("the same price clicked again is taken again");
   await bid(buyer, "40,000.00").click();
   assert.equal(await form(buyer).getByLabel("Price").inputValue(), "40000.00");
@@ -225,6 +227,7 @@ await withBrowser(async (newPage) => {
   await wrong.evaluate(() => void (window.shiftMs = -7_200_000));
   await order(wrong, { side: "Buy", price: "30001", quantity: "0.1" });
   await said(wrong).getByText("The order rests in the book.").waitFor();
+  await wrong.close();
 
   part("a frozen server is not called live, and polling stays within its budget");
   const frozen = await newPage(DESKTOP);
@@ -280,6 +283,7 @@ await withBrowser(async (newPage) => {
   await liveness(still).getByText(/^No data for \d+ s$/).waitFor();
   standsStill = false;
   await liveness(still).getByText("Live", { exact: true }).waitFor();
+  await still.close();
 
   part("when nothing answers, it says since when");
   await frozen.unroute(/\/api\/v3\//);

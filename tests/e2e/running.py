@@ -1,14 +1,39 @@
 """A whole exchange of its own, started and stopped by the `exchange` command as a user would."""
 
+import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import TimeoutExpired
+from typing import Any
 
-from cli.own_exchange import OwnExchange as RunningExchange
-from cli.own_exchange import own_environment, own_exchange
+from cli.own_exchange import STOP_TIMEOUT_S, OwnExchange, OwnExchangeError, own_environment, own_exchange
+from tests.nursery import nursery
 
-__all__ = ["RunningExchange", "running_exchange"]
+
+class RunningExchange(OwnExchange):
+    """An exchange that answers; its commands are run without importing them anew each time."""
+
+    __slots__ = ()
+
+    def command(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> Any:
+        """See `OwnExchange.command`."""
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            outputs = output.fileno(), errors.fileno()
+            process = nursery().start("cli.main", self.environment, *arguments, "--json", outputs=outputs)
+            try:
+                code = process.wait(timeout_s)
+            except TimeoutExpired:
+                process.kill()
+                raise
+            for each in (output, errors):
+                each.seek(0)
+            if code:
+                said = (errors.read() or output.read()).decode()
+                raise OwnExchangeError(f"exchange {' '.join(arguments)}: {said}")
+            return json.loads(output.read())
 
 
 @contextmanager
@@ -28,6 +53,7 @@ def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchang
         "request_weight_per_minute": "10000000",
         **settings,
     }
-    with own_exchange(own_environment(data_dir, **values)) as exchange:
+    with own_exchange(own_environment(data_dir, **values)) as started:
+        exchange = RunningExchange(*started)
         assert exchange.command("status")["ready"]
         yield exchange

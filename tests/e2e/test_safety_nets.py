@@ -30,7 +30,7 @@ from tests.treasury import signed
 
 pytestmark = pytest.mark.shard_counts(3)
 
-COMMANDS = 12_000
+COMMANDS = 6_000
 FRAME = 4
 GARBAGE_SHARE = 0.01
 FIRST_ACCOUNT = 9_000_000

@@ -123,6 +123,8 @@ def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
             [*EXCHANGE, "up", "--detach"], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
         )
         assert up.returncode == 0, up.stderr
+        assert "`exchange down` stops it" in up.stdout
+        assert "Ctrl-C" not in up.stdout
         assert exchange.command("status")["ready"]
         subprocess.run([*EXCHANGE, "down"], env=exchange.environment, check=True, timeout=TIMEOUT_S)
         assert not exchange.processes()

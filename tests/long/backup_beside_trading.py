@@ -61,4 +61,4 @@ def test_a_backup_beside_a_running_exchange(data_dir: Path) -> None:
     assert "the database does not run" in " ".join(stopped.stdout.split())
     # Started again, the exchange goes on with it.
     with own_exchange(exchange.environment) as again:
-        eventually("it follows after a restart", lambda: follows(again))
+        eventually("it follows after a restart", lambda: follows(RunningExchange(*again)))

@@ -5,7 +5,7 @@ Run as a program, `python -m tests.simulation.test_planted_bugs`, it says how ma
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -34,7 +34,7 @@ from simulation.run import run
 from simulation.schedule import plan_of
 from tests.properties.test_planted_bugs import Plant, grow
 
-SEEDS_MAX = 200
+SEEDS_MAX = 300
 ONE_VERSION_SEEDS = 10
 """So many seeds with one version must not notice what takes two."""
 
@@ -270,6 +270,53 @@ VERSION_PLANTS = (
 )  # fmt: skip
 
 
+FOUND_BY: Final = {
+    "a signature counts at every shard": 2,
+    "any key may say anything": 2,
+    "events trimmed before they are read": 2,
+    "filled order trades again when its request is repeated": 2,
+    "gateway does not look how large a log is": 2,
+    "unsigned commands count": 2,
+    "a full Redis counts as a bug": 3,
+    "gateway takes what Redis has refused for appended": 3,
+    "snapshot is one entry too late": 3,
+    "the checksum is ignored by followers": 3,
+    "MARKET order bounded by what its gateway expects": 4,
+    "an order meets any number of others": 4,
+    "missing replicas count as a bug": 4,
+    "gateway refuses what may have been appended": 7,
+    "feeds skip what a later release wrote": 10,
+    "feeds start from what they saved, not from their mark": 10,
+    "ingest goes by what it has said, not by its row": 10,
+    "messages applied twice": 11,
+    "outbox not delivered again": 13,
+    "one open order too many in all": 15,
+    "batch given up when its lease cannot be renewed": 17,
+    "commit gives up when Redis is full": 17,
+    "every mail between shards moves time by a second": 20,
+    "repeated cancel refused": 20,
+    "entry of many commands is no progress": 21,
+    "lease not renewed within a batch": 21,
+    "limits forgotten at restart": 24,
+    "leader does not hold what a later release wrote": 32,
+    "batches without bounds": 33,
+    "outbox overtaken": 33,
+    "gateway repeats an order under a new number": 38,
+    "ingest skips what a later release wrote": 42,
+    "lost end of the log accepted": 42,
+    "switch allowed although a process does not read it": 42,
+    "closed orders forgotten before they are stored": 44,
+    "closed orders not read at a start": 44,
+    "older snapshot replaces a newer one": 44,
+    "what is being canceled is forgotten at restart": 65,
+    "mail delivered while the next batch is applied already": 195,
+}
+"""The seeds that found the bugs when the program was last run, but for those that the first two find.
+
+They are looked at first. Where one finds nothing any more, all are looked at.
+"""
+
+
 @contextmanager
 def planted(plants: Iterable[Plant]) -> Iterator[None]:
     """Plant some bugs for as long as this lasts."""
@@ -279,25 +326,33 @@ def planted(plants: Iterable[Plant]) -> Iterator[None]:
         yield
 
 
-def seeds_until_found(*plants: Plant) -> int:
-    """Return how many seeds it takes to find the bugs together; 0: more than `SEEDS_MAX`."""
+def first_of(seeds: Iterable[int], plants: Iterable[Plant]) -> int | None:
+    """Return the first of `seeds` that finds the bugs together; None: none does."""
     with planted(plants):
-        return next((seed + 1 for seed in range(SEEDS_MAX) if run(plan_of(seed)).failure), 0)
+        return next((seed for seed in seeds if run(plan_of(seed)).failure), None)
+
+
+def is_found(bug: str, plants: Iterable[Plant]) -> bool:
+    """Return whether the first `SEEDS_MAX` seeds find a bug."""
+    earlier = FOUND_BY.get(bug, 0)
+    assert earlier < SEEDS_MAX
+    seeds = (earlier, *(seed for seed in range(SEEDS_MAX) if seed != earlier))
+    return first_of(seeds, plants) is not None
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=[plant.bug.replace(" ", "-") for plant in PLANTS])
 def test_planted_bug_is_found(plant: Plant) -> None:
-    assert seeds_until_found(plant), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
+    assert is_found(plant.bug, [plant]), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
 
 
 @pytest.mark.parametrize("plant", VERSION_PLANTS, ids=[plant.bug.replace(" ", "-") for plant in VERSION_PLANTS])
 def test_planted_bug_of_two_versions_is_found_by_them_alone(plant: VersionPlant) -> None:
-    assert seeds_until_found(*plant.plants), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
+    assert is_found(plant.bug, plant.plants), f"{SEEDS_MAX} seeds do not notice: {plant.bug}"
     with planted(plant.plants):
         assert not any(run(plan_of(seed, has_two_versions=False)).failure for seed in range(ONE_VERSION_SEEDS))
 
 
 if __name__ == "__main__":
     for each in (*PLANTS, *VERSION_PLANTS):
-        found = seeds_until_found(*(each.plants if isinstance(each, VersionPlant) else (each,)))
-        print(f"| {each.bug} | {found or '–'} |", flush=True)  # noqa: T201 - it is a program here
+        found = first_of(range(SEEDS_MAX), each.plants if isinstance(each, VersionPlant) else [each])
+        print(f"| {each.bug} | {'–' if found is None else found + 1} |", flush=True)  # noqa: T201 - it is a program here
