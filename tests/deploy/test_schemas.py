@@ -1,9 +1,11 @@
 """Everything in every overlay is what the Kubernetes API, and the operators, take: no field that nobody knows, none of a wrong type."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import msgspec
 import pytest
 
@@ -12,6 +14,9 @@ from tests.deploy.rendered import OVERLAYS, Object, named, rendered
 
 VERSIONS: Final = ("1.30.0", "1.37.0")
 """The oldest version of Kubernetes that docs/deploy.md names, and the newest that there are schemas of."""
+
+# It reads all definitions anew, a megabyte, for every object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 def is_custom(value: Object) -> bool:

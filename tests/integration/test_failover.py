@@ -35,6 +35,7 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREA
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from tests.nursery import MODULES, Forked, nursery
 from tests.treasury import signed
 
 SHARD = 0
@@ -68,7 +69,7 @@ class Workers:
             "lost_tail_check_enabled": "false",
             **settings,
         }
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Forked | subprocess.Popen[bytes]] = {}
         self.log = RedisStreamLog.connect(url)
         # Nothing is trimmed: at the end the whole input is applied once more.
         self.log.mark_passed(SHARD, ARCHIVE_READER, STREAM_START)
@@ -79,7 +80,10 @@ class Workers:
         own = {PREFIX + key.upper(): str(value) for key, value in settings.items()}
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | own
         with (self._folder / f"{name}.log").open("ab") as output:
-            self.running[name] = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=output)
+            if module in MODULES:
+                self.running[name] = nursery().start(module, environment, outputs=(1, output.fileno()))
+            else:
+                self.running[name] = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=output)
 
     def start_both(self, module: str = "engine_worker.main") -> None:
         """Start two, the second when the first leads, and wait until it stands by."""
