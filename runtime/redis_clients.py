@@ -237,8 +237,16 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
             **timeouts,
         )
     else:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url, max_connections=connections_max, timeout=timeout_s, connection_class=_AsyncConnection, **timeouts
+        kinds: dict[type | None, type] = {
+            None: _AsyncConnection,
+            redis.asyncio.SSLConnection: _AsyncSSLConnection,
+            redis.asyncio.UnixDomainSocketConnection: _AsyncUnixConnection,
+        }
+        kind = kinds[address.options.get("connection_class")]
+        pool = redis.asyncio.BlockingConnectionPool(
+            max_connections=connections_max,
+            timeout=timeout_s,
+            **{**address.options, **timeouts, "connection_class": kind},
         )
     return redis.asyncio.Redis(connection_pool=pool)
 
@@ -475,7 +483,7 @@ class _FoundSSLConnection(_Found, redis.SSLConnection):
     """Over TLS."""
 
 
-class _AsyncConnection(redis.asyncio.Connection):
+class _LossAware(redis.asyncio.connection.AbstractConnection):
     """A connection that is lost in the middle of a command says so with the library's own error; no cancellation is lost on it.
 
     Two other errors reach its callers otherwise. uvloop raises RuntimeError for a transport that was closed a moment ago (asyncio's own
@@ -510,8 +518,20 @@ class _AsyncConnection(redis.asyncio.Connection):
             return await super().read_response(*arguments, **options)
 
 
+class _AsyncConnection(_LossAware, redis.asyncio.Connection):
+    """Over TCP."""
+
+
+class _AsyncSSLConnection(_LossAware, redis.asyncio.SSLConnection):
+    """Over TLS."""
+
+
+class _AsyncUnixConnection(_LossAware, redis.asyncio.UnixDomainSocketConnection):
+    """Over a socket of this machine."""
+
+
 @contextmanager
-def _lost_in_between(connection: redis.asyncio.Connection) -> Iterator[None]:
+def _lost_in_between(connection: redis.asyncio.connection.AbstractConnection) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AttributeError) as error:

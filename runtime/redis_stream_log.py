@@ -581,7 +581,7 @@ class RedisStreamLog:
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
 
-        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be in_flight again.
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
         """
         is_held = self._is_held(shard)
         if shard in self._held:

@@ -101,7 +101,10 @@ def test_every_client_is_made_of_such_connections(
         for url in (redis_url, sentinel_servers.url):
             async with asyncio_client(url, 2, 5) as client:
                 assert await client.ping()
-                assert issubclass(client.connection_pool.connection_class, redis_clients._AsyncConnection)
+                assert issubclass(client.connection_pool.connection_class, redis_clients._LossAware)
+        for url in ("rediss://127.0.0.1:1", "unix:///nowhere"):
+            async with asyncio_client(url, 2, 5) as client:
+                assert issubclass(client.connection_pool.connection_class, redis_clients._LossAware)
         async with asyncio_client(cluster_servers.url, 2, 5) as client:
             assert await client.set("lost", "connections")
             cluster: Any = client
