@@ -246,7 +246,7 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
         pool = redis.asyncio.BlockingConnectionPool(
             max_connections=connections_max,
             timeout=timeout_s,
-            **{**address.options, **timeouts, "connection_class": kind},
+            **{**timeouts, **address.options, "connection_class": kind},
         )
     return redis.asyncio.Redis(connection_pool=pool)
 
