@@ -25,7 +25,7 @@ def test_a_halted_shard_is_said_at_once_and_orders_are_taken_again_after_it(
     processes.shard_count = 3
     processes.shards()
     url = processes.gateway()
-    api = new_account(url, USDT="10000")
+    api = new_account(url, USDT="1000000")  # more than all orders need that are taken until the halt is seen
     account_shard = api_shard(redis_url)
     # A market of another shard than the account's, and one whose shard has nothing to do with the halt.
     symbols = {0: "BTCUSDT", 1: "ETHUSDT", 2: "SOLUSDT"}
