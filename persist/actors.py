@@ -30,10 +30,14 @@ from runtime.stream_log import DeadLetter
 QUEUE = "ingest"
 ARCHIVE_QUEUE = "archive"
 HEARTBEAT_TIMEOUT_MS = 2_000
-MAINTENANCE_CHANCE = 100_000
-"""Of a million commands, how many look for dead workers; an idle worker sends some 20 per second."""
 RETRY_MS_MIN, RETRY_MS_MAX = 250, 4_000
 """Pause before another attempt while the database is away."""
+POLL_MS = 20
+"""How long at most until a worker sees a nudge to ingest."""
+SLOW_POLL_MS = RETRY_MS_MIN
+"""How long until it sees one to archive, or one that waits for another attempt."""
+MAINTENANCE_CHANCE = 100_000
+"""Of a million commands, how many look for dead workers; an idle worker sends some 70 per second, 5 of them for each slow queue."""
 
 Nudge = Callable[[int], None]
 
@@ -49,6 +53,10 @@ class NudgeBroker(RedisBroker):
 
     letters: redis.Redis
     """On a cluster the dead letters are on another node than the queue."""
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = POLL_MS) -> dramatiq.Consumer:
+        """Return what takes messages from a queue and looks every `timeout` ms, less often where a nudge may wait."""
+        return super().consume(queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS))
 
     def do_fetch(self, queue_name: str, count: int) -> list[Any]:
         """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""

@@ -18,7 +18,7 @@ import structlog
 from dramatiq import Worker
 from dramatiq.brokers.redis import RedisBroker
 
-from persist.actors import IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
+from persist.actors import POLL_MS, IngestRunner, archive_once, declare_archive, declare_ingest, make_broker
 from persist.archive import Archiver, Retention, withdraw
 from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
@@ -46,8 +46,6 @@ NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""
 BLOCK_MS = 500
 """How long the nudger waits for events before it looks whether it should stop."""
-POLL_MS = 20
-"""How long an idle worker waits between two looks at its queue."""
 WORKER_THREADS_MAX = 2
 WATCH_PERIOD_S = 1.0
 WATCH_TIMEOUT_S = 2
