@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.ports import free_ports, free_replica_ports
-from cli.state import ProcessState, ProcessStatus, read_state, trading_processes
+from cli.state import ProcessState, ProcessStatus, leftover_processes, read_state, trading_processes
 from runtime.settings import PREFIX, Settings, load_settings
 
 START_TIMEOUT_S = 120
@@ -83,6 +83,7 @@ def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE,
 
     Raises:
         OwnExchangeError: it does not start.
+        TimeoutExpired: it did not stop in time, and was killed.
     """
     exchange = OwnExchange(load_settings(environment), environment)
     with tempfile.TemporaryFile() as output:
@@ -97,7 +98,18 @@ def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE,
             yield exchange
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(STOP_TIMEOUT_S)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                _kill(process, exchange.settings)
+                raise
+
+
+def _kill(process: "subprocess.Popen[bytes]", settings: Settings) -> None:
+    process.kill()
+    process.wait()
+    for each in leftover_processes(settings):
+        each.kill()
 
 
 def _is_running(exchange: OwnExchange) -> bool:

@@ -20,7 +20,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         wanted = os.environ.get("TEST_SHARD_COUNT")
         marked = metafunc.definition.get_closest_marker("shard_counts")
         counts = (int(wanted),) if wanted else marked.args if marked else (1,)
-        metafunc.parametrize("exchange", counts, indirect=True, scope="session", ids=lambda count: f"shards={count}")
+        metafunc.parametrize("exchange", counts, indirect=True, scope="package", ids=lambda count: f"shards={count}")
 
 
 @contextmanager
@@ -39,9 +39,9 @@ def data_dir() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
-    """A running exchange with a market maker."""
+    """A running exchange with a market maker. It ends with these tests: beside the others it would take half a core."""
     with (
         data_dir_of_its_own() as path,
         running_exchange(
@@ -54,7 +54,7 @@ def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
         yield exchange
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def exchange_url(exchange: RunningExchange) -> str:
     """The base URL of its REST API."""
     return exchange.url
