@@ -24,7 +24,7 @@ class SignalFlag(threading.Event):
         self._process = os.getpid()
         self._waited_for, self._end = os.pipe()
         for end in (self._waited_for, self._end):
-            weakref.finalize(self, os.close, end)
+            weakref.finalize(self, os.close, end).atexit = False  # threads may wait until the end
 
     def is_set(self) -> bool:
         """Return whether it is."""

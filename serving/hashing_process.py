@@ -8,19 +8,17 @@ The process starts with the first password, and ends with its parent: its input 
 """
 
 import contextlib
-import os
 import struct
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import argon2
 
+from runtime.priority import give_way
+
 _LENGTH: Final = struct.Struct(">I")
-_LOWEST_NICE: Final = 19
-_AUTOGROUP: Final = Path("/proc/self/autogroup")
 
 
 def password_hasher() -> argon2.PasswordHasher:
@@ -96,17 +94,6 @@ class HashingProcess:
                     pipe.close()
 
 
-def _give_way() -> None:
-    """Let every other process have the processor first, in so far as the system can do that."""
-    os.nice(_LOWEST_NICE)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):
-        if _AUTOGROUP.exists():
-            _AUTOGROUP.write_text(str(_LOWEST_NICE))
-
-
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     hasher = password_hasher()
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
@@ -116,6 +103,6 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    _give_way()
+    give_way()
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         _serve(sys.stdin.buffer, sys.stdout.buffer)

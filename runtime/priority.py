@@ -1,0 +1,23 @@
+"""Processes that give way to others: what they do has time, or stands for a machine elsewhere."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+_LOWEST_NICE: Final = 19
+_AUTOGROUP: Final = Path("/proc/self/autogroup")
+
+
+def give_way() -> None:
+    """Let every other process have the processor first, in so far as the system can do that.
+
+    Linux gives processors to sessions first, and to their processes then: call it in a process that leads a session.
+    """
+    os.nice(_LOWEST_NICE)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        if _AUTOGROUP.exists():
+            _AUTOGROUP.write_text(str(_LOWEST_NICE))
