@@ -171,8 +171,9 @@ def window_of(
         for _ in range(limit - 1):
             first = previous_bucket(interval, first, offset_ms)
         return Window(TimeMs(max(first, 0)), last, limit)
-    first = first_bucket(interval, start, offset_ms)
-    return Window(first, last, limit) if first <= last else None
+    if start > last:  # perhaps by more years than a calendar has
+        return None
+    return Window(first_bucket(interval, start, offset_ms), last, limit)
 
 
 _PARAMETERS: Final = (

@@ -1,10 +1,10 @@
-"""Passwords are hashed in a process of its own, which gives way to every other one: for those that nobody waits for urgently.
+"""Passwords of sign-ups are compared with the rules and hashed in a process of its own, which gives way to every other one.
 
 A thread of low priority would not do: while it has the interpreter's lock and waits for a processor, the event loop waits for it.
 The process starts with the first password, and ends with its parent: its input does.
 
-    parent -> process: 4 bytes, the length, then the password in UTF-8
-    process -> parent: the hash and a newline
+    parent -> process: 4 bytes each, the lengths, then the password and the address that it is for in UTF-8; no address: no rules
+    process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its words; and a newline
 """
 
 import contextlib
@@ -16,9 +16,11 @@ from typing import BinaryIO, Final
 
 import argon2
 
+from functions.errors import ApiError
+from functions.password_rules import check_password
 from runtime.priority import give_way
 
-_LENGTH: Final = struct.Struct(">I")
+_LENGTHS: Final = struct.Struct(">II")
 
 
 def password_hasher() -> argon2.PasswordHasher:
@@ -39,17 +41,18 @@ class HashingProcess:
         """The number of the process; None before the first password."""
         return self._child.pid if self._child is not None else None
 
-    def hash(self, password: str) -> str:
+    def hash(self, password: str, email: str = "") -> str:
         """Return the password's hash. When the process has died, another one does it.
 
         Raises:
+            ApiError: -1130, the rules refuse the password for this address.
             OSError: no process can be started, or two in turn have died; or this is closed.
         """
-        payload = password.encode()
+        secret, address = password.encode(), email.encode()
         with self._lock:
             for is_last in (False, True):
                 try:
-                    return self._request(_LENGTH.pack(len(payload)) + payload)
+                    return _hash_in(self._request(_LENGTHS.pack(len(secret), len(address)) + secret + address))
                 except OSError:
                     self._end()
                     if is_last:
@@ -94,11 +97,24 @@ class HashingProcess:
                     pipe.close()
 
 
+def _hash_in(answer: str) -> str:
+    if answer.startswith("+"):
+        return answer[1:]
+    code, _, message = answer[1:].partition(" ")
+    raise ApiError(-int(code), message)
+
+
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     hasher = password_hasher()
-    while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
-        (length,) = _LENGTH.unpack(head)
-        answers.write(hasher.hash(requests.read(length)).encode() + b"\n")
+    while len(head := requests.read(_LENGTHS.size)) == _LENGTHS.size:
+        password, email = (requests.read(length).decode() for length in _LENGTHS.unpack(head))
+        try:
+            if email:
+                check_password(password, email)
+            answer = f"+{hasher.hash(password)}"
+        except ApiError as refusal:
+            answer = f"{refusal.code} {refusal.message}"
+        answers.write(answer.encode() + b"\n")
         answers.flush()
 
 

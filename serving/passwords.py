@@ -76,11 +76,13 @@ class ArgonPasswords:
         Raises:
             ApiError: -1130, the rules refuse the password; 503, too many wait, or the machine has no memory for it.
         """
-        # The rules take a millisecond of the event loop: only those whose turn it is may have it.
         async with (self._sign_ins if is_known else self._sign_ups).turn():
-            check_password(password, email)
             try:
-                return await self._in_thread(self._hasher.hash if is_known else self._low.hash, password)
+                if not is_known:
+                    return await self._in_thread(self._low.hash, password, email)
+                # The rules take some milliseconds of the event loop: only those whose turn it is may have them.
+                check_password(password, email)
+                return await self._in_thread(self._hasher.hash, password)
             except (OSError, argon2.exceptions.HashingError):  # no process, or no memory
                 raise overloaded() from None
 

@@ -7,6 +7,7 @@ from functions.get_klines import window_of
 from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket, previous_bucket, shape
 from functions.parameters import Parameters
 from functions.time_zones import time_zone_ms
+from protocol.market_data import INTERVALS
 from protocol.units import TimeMs
 from runtime.settings import Settings
 
@@ -111,3 +112,11 @@ def test_intervals_open_by_other_clocks() -> None:
     assert bucket_start("1M", time, shanghai) == 1_793_491_200_000 - shanghai
     assert bucket_start("1h", time, shanghai) == bucket_start("1h", time)
     assert bucket_start("4h", time, 3_600_000) == 1_795_402_800_000  # 03:00 UTC, 04:00 there
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_no_candle_opens_after_the_end_of_the_calendar(interval: str) -> None:
+    now = TimeMs(1_767_225_600_000)
+    for start in (now + 32 * 86_400_000, 253_402_300_800_000, 2**63 // 1_000):  # the second one is the year 10000
+        assert window_of(interval, TimeMs(start), None, 500, now, 3_600_000) is None
+        assert window_of(interval, TimeMs(start), TimeMs(start), 500, now) is None

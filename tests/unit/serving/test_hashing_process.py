@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from struct import Struct
+from types import SimpleNamespace
 
 import argon2
 import psutil
 import pytest
 
+from functions.errors import ApiError
 from serving.hashing_process import HashingProcess, password_hasher
 
 PASSWORD = "an entirely different staple £€"
@@ -24,6 +26,20 @@ def test_the_hash_is_one_that_sign_ins_verify() -> None:
         with pytest.raises(argon2.exceptions.VerifyMismatchError):
             password_hasher().verify(hashing.hash(password), password + "x")
     assert hashing.hash(PASSWORD) != hashing.hash(PASSWORD)
+
+
+def test_the_rules_are_its_too() -> None:
+    hashing = HashingProcess()
+    password_hasher().verify(hashing.hash(PASSWORD, "ada@example.com"), PASSWORD)
+    for password, words in (
+        ("12345678", "known to attackers"),
+        ("ada@example.com", "known to attackers"),
+        ("short", "8 to 1024"),
+    ):
+        with pytest.raises(ApiError, match=words) as refusal:
+            hashing.hash(password, "ada@example.com")
+        assert (refusal.value.code, refusal.value.status) == (-1130, 400)
+    password_hasher().verify(hashing.hash(PASSWORD, "ada@example.com"), PASSWORD)
 
 
 def test_it_gives_way_to_every_other_process_and_shows_no_password() -> None:
@@ -59,7 +75,8 @@ def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.Monkey
 
 
 def test_it_is_ended_in_the_middle_of_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.hashing_process._LENGTH", Struct(">Q"))  # it waits for the end of the password
+    longer = SimpleNamespace(pack=lambda length, email: Struct(">II").pack(length + 1, email))
+    monkeypatch.setattr("serving.hashing_process._LENGTHS", longer)  # it waits for the end of the password
     hashing, errors = HashingProcess(), list[OSError]()
 
     def ask() -> None:
