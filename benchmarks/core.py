@@ -1,10 +1,10 @@
 """`core` and `shard`: the book alone, and a whole shard with accounts, holds, fees and framing; in memory, one process."""
 
-import gc
 import time
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.garbage import uncollected
 from benchmarks.report import Result
 from benchmarks.workload import LIVE_ORDERS, MID_PRICE, Operation, commands, deposits, operations, roomy_market_map
 from engine_worker.core.book import Book
@@ -124,11 +124,7 @@ def _run_codec(frames: list[bytes]) -> None:
 
 def rate(count: int, run: Callable[[], object]) -> float:
     """Run once, without garbage collection, and return how many of `count` that is per second."""
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         began = time.perf_counter()
         run()
         return count / (time.perf_counter() - began)
-    finally:
-        gc.enable()

@@ -22,6 +22,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.filling import fill, make_rich
+from benchmarks.garbage import uncollected
 from benchmarks.http import Target
 from benchmarks.report import Result
 from benchmarks.workload import OPEN_ORDERS_MAX, commands, operations, roomy_markets_file
@@ -208,7 +209,8 @@ def _pause(resting: int, standbys: int) -> Result:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            answered = _order_steadily(client, busy)
+            with uncollected():
+                answered = _order_steadily(client, busy)
         finally:
             stop.set()
             watcher.join()

@@ -18,6 +18,7 @@ import redis
 import uvloop
 
 from benchmarks import http
+from benchmarks.garbage import uncollected
 from benchmarks.load import open_loop
 from benchmarks.report import Result
 from benchmarks.servers import process_on_redis
@@ -123,7 +124,8 @@ def _edge_throughput(count: int, seconds: int) -> tuple[float, int]:
                     pipeline.publish(channel, encode_frame(TradeBatch(SYMBOL, (_trade(number),))))
                 pipeline.execute()
 
-        return uvloop.run(_saturated(port, f"/ws/{SYMBOL.lower()}@trade", count, seconds, publish))
+        with uncollected():
+            return uvloop.run(_saturated(port, f"/ws/{SYMBOL.lower()}@trade", count, seconds, publish))
 
 
 def _trade(number: int) -> TradeExecuted:
@@ -153,7 +155,8 @@ def _broadcast_throughput(count: int, seconds: int) -> float:
         def publish(witness: Subscriber) -> None:
             witness.send(f"{GROUP} {PAYLOAD_BYTES}")
 
-        frames_per_s, _ = uvloop.run(_saturated(port, "/", count, seconds, publish))
+        with uncollected():
+            frames_per_s, _ = uvloop.run(_saturated(port, "/", count, seconds, publish))
         return frames_per_s
     finally:
         server.terminate()

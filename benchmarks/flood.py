@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks import load
 from benchmarks.filling import SHARD, make_rich
+from benchmarks.garbage import uncollected
 from benchmarks.http import Target, signer
 from benchmarks.report import Result
 from benchmarks.workload import ACCOUNTS, MID_PRICE
@@ -263,7 +264,7 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
             answers[_outcome(reply.result())] += 1
 
     probes = Probes()
-    with ExitStack() as during:
+    with uncollected(), ExitStack() as during:
         async with opened(target.settings, "flood", probes) as surroundings:
             shards = surroundings.ports.shards
             probes.turned()

@@ -1,16 +1,16 @@
 """Load generators on bare sockets: closed loop (each connection has one request under way) and open loop (at a fixed rate)."""
 
 import asyncio
-import gc
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import uvloop
+
+from benchmarks.garbage import uncollected
 
 RequestMaker = Callable[[int, int], bytes]
 """(connection, number) -> the bytes of that connection's next request."""
@@ -81,7 +81,8 @@ def run(port: int, connections: int, seconds: float, make: RequestMaker) -> Load
         load.seconds = time.perf_counter() - began
         return load
 
-    return uvloop.run(main())
+    with uncollected():
+        return uvloop.run(main())
 
 
 class Answered(NamedTuple):
@@ -133,19 +134,8 @@ async def open_loop(
 
     What finds no free connection waits for one, and the wait counts: latency is from when a request was due.
     """
-    with _without_pauses():
+    with uncollected():
         return await _open_loop(port, connections, rate, seconds, make, addresses)
-
-
-@contextmanager
-def _without_pauses() -> Iterator[None]:
-    """Collect no garbage meanwhile: a generator that stands still for a tenth of a second measures itself."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 async def _open_loop(

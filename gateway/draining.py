@@ -79,7 +79,7 @@ class DrainingServer(uvicorn.Server):
                 has_waited = True  # what came while this process stood still is read first
                 continue
             has_waited = False
-            for number, connection in enumerate(list(self._connections()), 1):
+            for number, connection in enumerate(self._connections(), 1):
                 connection.check(now_s)
                 if not number % _CHECKED_AT_ONCE:
                     await asyncio.sleep(0)

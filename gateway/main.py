@@ -1,7 +1,6 @@
 """Serves the public API: one process, one event loop. `python -m gateway.main`."""
 
 import asyncio
-import gc
 import socket
 import sys
 from functools import partial
@@ -18,6 +17,7 @@ from gateway.connection import Bounds, Connection
 from gateway.door import Sizes
 from gateway.draining import DrainingServer
 from runtime.descriptors import connections_possible, raise_descriptors
+from runtime.garbage import keep_what_there_is
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
@@ -115,9 +115,7 @@ async def serve(
         context = unverified_context() if tls is not None else None
         door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes)
         door.start()
-        # What the process is made of stays. To look through it for garbage took a tenth of a second of everybody's time, now and then.
-        gc.collect()
-        gc.freeze()
+        keep_what_there_is()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]

@@ -64,6 +64,16 @@ class RedisServers:
         master = next(name for name, role in self.roles().items() if role == "master")
         self.start_one(name, "--replicaof", "127.0.0.1", str(self._ports[master]))
 
+    def let_sentinels_wait(self, silent_ms: int = embedded_redis.DOWN_AFTER_MS) -> None:
+        """Let sentinels replace a master only when it has been silent for so long.
+
+        On a machine that is busy, one that lives is silent for a second, too.
+        """
+        for name in self._running:
+            if name.startswith("redis-sentinel"):
+                with self.client(name) as client:
+                    client.sentinel_set(embedded_redis.SERVICE, "down-after-milliseconds", silent_ms)
+
     def is_ready(self) -> bool:
         """Whether everything answers, the replica included."""
         return embedded_redis.redis_ready(self.settings)

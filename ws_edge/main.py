@@ -4,7 +4,6 @@ pub:SYMBOL:KIND, account:ID ──> hub ──> connections
 """
 
 import asyncio
-import gc
 import socket
 import sys
 from functools import partial
@@ -20,6 +19,7 @@ from functions.get_average_price import average_of
 from protocol.market import Market
 from runtime.database_roles import ServiceRole
 from runtime.descriptors import connections_possible, raise_descriptors
+from runtime.garbage import keep_what_there_is
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
@@ -125,9 +125,7 @@ async def run(
                 2 * settings.ws_connections_per_address_max,
             )
             knocks = Knocks()
-            # What the process is made of stays. To look through it for garbage took a tenth of a second of everybody's time, now and then.
-            gc.collect()
-            gc.freeze()
+            keep_what_there_is()
             server = await _serve(settings, listener, hub, door, surroundings, peers, knocks, tls)
             probes.ready_when("server", lambda: None)
             heartbeat.start()

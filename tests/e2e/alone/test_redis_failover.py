@@ -32,6 +32,8 @@ from tests.redis_servers import RedisServers, redis_servers
 PROMOTIONS = int(os.environ.get("TEST_PROMOTIONS", "2"))
 STANDBYS = os.environ.get("TEST_STANDBYS", "1")
 RETRY_S = 60
+PATIENCE_MS = 300_000
+"""Longer than any test."""
 SYMBOL = "ETHUSDT"
 PRICE = "3000"
 
@@ -106,10 +108,11 @@ def acknowledged(traders: list[Trader]) -> int:
 
 
 class Cut:
-    """A master whose replica hears nothing of it any more, while both go on."""
+    """A master whose replica hears nothing of it any more, while both go on; nobody but `promote` replaces it."""
 
     def __init__(self, servers: RedisServers) -> None:
         self.servers = servers
+        servers.let_sentinels_wait(PATIENCE_MS)
         self.master = servers.master()
         (self.replica,) = {"redis-1", "redis-2"} - {self.master}
         with servers.client(self.replica) as replica:
@@ -120,9 +123,19 @@ class Cut:
         with servers.client(self.master) as master:
             eventually("a lonely master", lambda: master.info("replication")["connected_slaves"] == 0)
 
+    def state(self) -> dict[str, Any]:
+        """Return what each server says of itself and of the shard."""
+        found = {}
+        for name in (self.master, self.replica):
+            with self.servers.client(name) as client:
+                found[name] = (client.get("pos:{0}"), client.xrevrange("ev:{0}", count=2), client.info("replication"))
+        return found
+
     def promote(self) -> None:
         """Kill the master, let the replica take its place, and the old master follow it."""
+        self.servers.let_sentinels_wait()
         dead = promote_the_replica(self.servers)
+        self.servers.let_sentinels_wait(PATIENCE_MS)
         assert dead == self.master
         with self.servers.client(self.replica) as replica:
             replica.config_set("masterauth", self._password)
@@ -157,7 +170,8 @@ def test_what_is_not_replicated_is_not_said(servers: RedisServers, data_dir: Pat
 
         cut.promote()
         with refused(-2013, "Order does not exist."):
-            until_available(lambda: order_named(seller, "unknown"))
+            found = until_available(lambda: order_named(seller, "unknown"))
+            pytest.fail(f"the exchange has {found}; it was cut from {cut.replica}, and now: {cut.state()}")
         # From here on the exchange goes on as if it had never been.
         eventually("the same order again", lambda: resell(seller))
         eventually("the trades in the database", lambda: trade_ids(seller) == [1, 2])
