@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import psycopg
 from benchmarks import load
 from benchmarks.report import Result
 from benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
-from cli.own_exchange import OwnExchange, own_environment, own_exchange
+from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from cli.ports import free_port
 from protocol import streams
 from runtime import redis_clients
@@ -55,10 +55,10 @@ class Target(msgspec.Struct):
 
 
 @contextmanager
-def exchange_of_its_own(**others: str) -> Iterator[Target]:
+def exchange_of_its_own(up: Sequence[str] = (*EXCHANGE, "up"), **others: str) -> Iterator[Target]:
     """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker, the pages and the rate limits.
 
-    `others` are settings of its own.
+    `up` is the program that runs it, `others` are settings of its own.
     """
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
@@ -71,7 +71,7 @@ def exchange_of_its_own(**others: str) -> Iterator[Target]:
             "log_level": "warning",
             **others,
         }
-        with own_exchange(own_environment(Path(folder), **own)) as exchange:
+        with own_exchange(own_environment(Path(folder), **own), up) as exchange:
             yield Target(exchange, [_account(exchange.url, number) for number in range(ACCOUNTS)])
 
 

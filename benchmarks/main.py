@@ -24,6 +24,7 @@ from benchmarks import pipeline as pipeline_bench
 from benchmarks import replay as replay_bench
 from benchmarks import share as share_bench
 from benchmarks.report import DOCUMENT, RELIABILITY, Result, repeated, show, write
+from chaos.sabotage import Break, command_of
 from runtime.settings import load_settings
 
 
@@ -236,11 +237,19 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
 @click.option("--seconds", default=12.0, show_default=True, help="Length of each of these times.")
 @click.option(
-    "--open", "is_open", is_flag=True, help="With limits so wide that none bites: what the door is there for."
+    "--times", default=1, show_default=True, help="Attacks so many times as large; 4: the review's own size, or more."
+)
+@click.option(
+    "--open",
+    "is_open",
+    is_flag=True,
+    help="With limits so wide that none bites, and without the turns of sign-ups and streams.",
 )
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def door(kinds: tuple[str, ...], pairs: int, seconds: float, is_open: bool, as_json: bool, record: bool) -> None:
+def door(
+    kinds: tuple[str, ...], pairs: int, seconds: float, times: int, is_open: bool, as_json: bool, record: bool
+) -> None:
     """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure what others notice.
 
     Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the thousand: against as many
@@ -248,6 +257,7 @@ def door(kinds: tuple[str, ...], pairs: int, seconds: float, is_open: bool, as_j
     """
     own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
     own |= door_bench.WIDE if is_open else {}
-    with http_bench.exchange_of_its_own(log_level="error", **own) as target:
-        results = door_bench.door(target, kinds or door_bench.KINDS, pairs, seconds)
+    up = command_of("cli.main", "up", broken=Break.DOOR if is_open else None)
+    with http_bench.exchange_of_its_own(up, log_level="error", **own) as target:
+        results = door_bench.door(target, kinds or door_bench.KINDS, door_bench.Sizes().times(times), pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)

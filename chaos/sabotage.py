@@ -20,6 +20,8 @@ from cli import embedded, processes
 from cli.embedded import ServerCommand
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
+from functions.password_rules import check_password
+from gateway import connection
 from protocol import streams
 from protocol.commands import LoggedCommand, PlaceOrder, ShardMessage, Signed, SignedBody
 from protocol.signing import decode_signed_body
@@ -29,6 +31,9 @@ from runtime import lifecycle, redis_stream_log
 from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
 from runtime.stream_log import Entry, Fenced, ShardPosition
+from serving.passwords import ArgonPasswords
+from ws_edge.conflation import Update
+from ws_edge.fanout import Fanout
 
 LOST_BYTES = 65_536
 """What a power cut takes from the end of the log that was not brought to the disk."""
@@ -47,6 +52,9 @@ class Break(StrEnum):
     """The signature of what configures, and of what moves money: anybody's word counts."""
     DRAIN = "--break-drain"
     """The end that finishes what is under way: who is told to stop is gone at once."""
+    DOOR = "--break-door"
+    """What no setting turns off of that which keeps strangers from stopping gateway and edge: the number of headers, turns and a process
+    of low priority for the passwords of sign-ups, turns for the delivery of updates."""
 
 
 class NothingToBreakError(RuntimeError):
@@ -129,12 +137,32 @@ def _break_drain() -> None:
     lifecycle.stop_flag = threading.Event
 
 
+def _break_door() -> None:
+    connection._HEADERS_MAX = sys.maxsize  # type: ignore[misc]
+
+    async def hash_at_once(self: ArgonPasswords, password: str, email: str, *, is_known: bool) -> str:
+        del is_known
+        check_password(password, email)
+        return await asyncio.to_thread(self._hasher.hash, password)
+
+    def deliver_at_once(self: Fanout[Any], update: Update, now_s: float) -> int:
+        del now_s
+        listeners = self._listeners.get(update.stream, {})
+        for listener in listeners:
+            listener.deliver(update)
+        return len(listeners)
+
+    ArgonPasswords.hashed = hash_at_once  # type: ignore[method-assign]
+    Fanout.publish = deliver_at_once  # type: ignore[method-assign]
+
+
 _SABOTAGE: Mapping[Break, Callable[[], None]] = {
     Break.FENCE: _break_fence,
     Break.DEDUP: _break_dedup,
     Break.WAIT: _break_wait,
     Break.SIGNATURE: _break_signature,
     Break.DRAIN: _break_drain,
+    Break.DOOR: _break_door,
 }
 
 

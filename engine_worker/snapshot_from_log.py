@@ -16,6 +16,7 @@ from engine_worker.frame_core import InvariantBroken
 from engine_worker.snapshots import IMPOSSIBLE, STDOUT, be_patient, save
 from engine_worker.worker import LogDamaged, Worker
 from protocol.codec import LaterFormatError
+from runtime import child_process
 from runtime.log import configure_logs
 from runtime.redis_stream_log import RedisStreamLog, Unreachable
 from runtime.settings import Settings, load_settings
@@ -31,7 +32,7 @@ def start(output: int, environment: Mapping[str, str] | None = None) -> int:
     """
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", __name__],
+        child_process.command(__name__),
         os.environ if environment is None else environment,
         file_actions=[(os.POSIX_SPAWN_DUP2, output, STDOUT)],
     )

@@ -5,6 +5,9 @@ The process starts with the first password, and ends with its parent: its input 
 
     parent -> process: 4 bytes each, the lengths, then the password and the address that it is for in UTF-8; no address: no rules
     process -> parent: "+" and the hash, or "-", the code of the refusal, a space and its words; and a newline
+
+It is started from the code that is on the disk by then, which may be of another release than its parent's. So its argument says which
+exchange of bytes the parent speaks, and a process that speaks another ends at once: sign-ups are refused until the parent is restarted.
 """
 
 import contextlib
@@ -18,8 +21,11 @@ import argon2
 
 from functions.errors import ApiError
 from functions.password_rules import check_password
+from runtime import child_process
 from runtime.priority import give_way
 
+SPOKEN: Final = "2"
+"""The number of the exchange above; it grows with every change of it. The first one had no number."""
 _LENGTHS: Final = struct.Struct(">II")
 
 
@@ -70,8 +76,8 @@ class HashingProcess:
         if self._is_closed:
             raise BrokenPipeError("passwords are not hashed any more")
         if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "serving.hashing_process"],
+            self._child = subprocess.Popen(  # noqa: S603
+                child_process.command("serving.hashing_process", SPOKEN),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # Linux gives processors to sessions first, and to their processes then
@@ -119,6 +125,8 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] != [SPOKEN]:
+        sys.exit(f"this release does not speak {sys.argv[1:]} with its parent; restart the gateway")
     give_way()
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         _serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -74,6 +74,23 @@ def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.Monkey
     password_hasher().verify(hashing.hash(PASSWORD), PASSWORD)
 
 
+def test_one_of_another_release_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code on the disk may be another than the parent's: neither waits for bytes that the other never sends."""
+    for spoken in ("1", "3"):
+        monkeypatch.setattr("serving.hashing_process.SPOKEN", spoken)
+        with pytest.raises(OSError, match=r"(?i)died|broken pipe"):
+            HashingProcess().hash(PASSWORD)
+
+
+def test_the_parent_before_there_were_numbers_is_not_kept_waiting() -> None:
+    """It sent one length, and no address."""
+    before = Struct(">I").pack(len(PASSWORD.encode())) + PASSWORD.encode()
+    command = [sys.executable, "-m", "serving.hashing_process"]
+    ended = subprocess.run(command, input=before, capture_output=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert b"restart the gateway" in ended.stderr
+
+
 def test_it_is_ended_in_the_middle_of_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     longer = SimpleNamespace(pack=lambda length, email: Struct(">II").pack(length + 1, email))
     monkeypatch.setattr("serving.hashing_process._LENGTHS", longer)  # it waits for the end of the password
