@@ -22,8 +22,8 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import EventReader
 from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime import redis_clients
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
+from stream_log.redis_log import RedisStreamLog
 
 ORDERS, LEVELS = 60_000, 30_000
 LOTS = 1_000

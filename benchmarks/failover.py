@@ -34,8 +34,8 @@ from protocol.orders import Side
 from protocol.streams import COMMANDS_FIELD
 from protocol.units import PriceTicks
 from runtime import redis_clients
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import RedisStreamLog
 
 SHARD = 0
 ORDER_EVERY_S = 0.02

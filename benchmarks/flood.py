@@ -35,9 +35,9 @@ from protocol.streams import EventReader, split_stream_id
 from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime import redis_clients
 from runtime.probes import Probes
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
 from serving.wiring import opened
+from stream_log.redis_log import RedisStreamLog
 
 CONTAINER_MB: Final = 512
 """What the container of Redis may use."""

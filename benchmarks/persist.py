@@ -25,7 +25,7 @@ from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, stream_id_of
 from protocol.units import TimeMs
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 
 FRAME_COMMANDS = 64
 PIPELINED = 64

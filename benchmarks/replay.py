@@ -16,8 +16,8 @@ from protocol.codec import decode_commands, encode_commands
 from protocol.commands import Command, LoggedCommand
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Commit, Entry
+from stream_log.interface import Commit, Entry
+from stream_log.memory_log import MemoryStreamLog
 
 FRAME_COMMANDS = 64
 _WRITTEN_US = 10**15

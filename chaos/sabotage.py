@@ -27,11 +27,12 @@ from protocol.commands import LoggedCommand, PlaceOrder, ShardMessage, Signed, S
 from protocol.signing import decode_signed_body
 from protocol.streams import StreamId
 from protocol.units import TimeMs
-from runtime import lifecycle, redis_stream_log
-from runtime.redis_stream_log import RedisStreamLog
+from runtime import lifecycle
 from runtime.settings import Settings
-from runtime.stream_log import Entry, Fenced, ShardPosition
 from serving.passwords import ArgonPasswords
+from stream_log import redis_log
+from stream_log.interface import Entry, Fenced, ShardPosition
+from stream_log.redis_log import RedisStreamLog
 from ws_edge.conflation import Update
 from ws_edge.fanout import Fanout
 
@@ -82,10 +83,10 @@ def main() -> None:
 
 def _break_fence() -> None:
     compare = "if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end"
-    commit: str = redis_stream_log._COMMIT
+    commit: str = redis_log._COMMIT
     if compare not in commit:
         raise NothingToBreakError("the commit does not compare the position as expected")
-    redis_stream_log._COMMIT = commit.replace(compare, "")
+    redis_log._COMMIT = commit.replace(compare, "")
     read_inputs = RedisStreamLog.read_inputs
 
     def read_all_the_same(

@@ -19,9 +19,9 @@ from protocol import streams
 from protocol.codec import decode_events
 from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.redis_clients import RedisOutage, asyncio_client
-from runtime.redis_stream_log import WAIT_MS
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
+from stream_log.redis_log import WAIT_MS
 
 RECONNECT_S: Final = 0.2
 OPEN_TIMEOUT_S: Final = 5.0

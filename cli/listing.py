@@ -12,7 +12,7 @@ from protocol.configuration import MarketConfig, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, decode_configuration
 from protocol.streams import STREAM_START
 from runtime.settings import Settings, SettingsError
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 
 def listing_of(settings: Settings) -> Listing:

@@ -15,8 +15,8 @@ from cli.past import Past, PastError, Progress
 from cli.probes import connect, connect_log
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 SHOWN_FROM_ENTRIES = 2_000
 """A replay of fewer is over before a bar could be read."""

@@ -29,7 +29,7 @@ from protocol.streams import (
     split_stream_id,
 )
 from protocol.units import AccountId, OrderId, QuantityLots
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 
 class Step(msgspec.Struct, frozen=True):

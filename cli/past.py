@@ -15,7 +15,7 @@ from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
 from protocol.streams import STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.stream_log import Entry, StreamLog
+from stream_log.interface import Entry, StreamLog
 
 END_OF_MS = 2**64 - 1
 

@@ -22,12 +22,12 @@ from protocol.replies import AuditQuery, AuditReply, BalancesQuery, Query, Reply
 from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import AccountId
 from runtime import redis_clients
-from runtime.halt import Halt, read_halt
 from runtime.metrics import read_health
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
 from runtime.tls import unverified_context
+from stream_log.halt import Halt, read_halt
+from stream_log.redis_log import RedisStreamLog
 
 TIMEOUT_S = 2.0
 QUERIES_MAX = 1_000

@@ -48,8 +48,8 @@ from protocol.streams import (
     split_stream_id,
 )
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
+from stream_log.redis_log import RedisStreamLog
 
 ORDERS_SKIPPED_MIN: Final = 1_000_000
 ORDERS_PER_S_MAX: Final = 1_000_000

@@ -18,8 +18,8 @@ import structlog
 
 from cli.processes import ProcessSpec
 from cli.state import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
-from runtime.halt import HALTED_EXIT_CODE
 from runtime.settings import Settings
+from stream_log.halt import HALTED_EXIT_CODE
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0

@@ -10,7 +10,7 @@ from protocol.events import DepthChanged, TradeExecuted
 from protocol.orders import Balance, OrderState, Side
 from protocol.streams import StreamId, split_stream_id
 from protocol.units import AccountId
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 Levels = list[tuple[int, int]]
 

@@ -10,9 +10,9 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.streams import split_stream_id
 from runtime import redis_clients
-from runtime.halt import clear_halt
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
+from stream_log.halt import clear_halt
+from stream_log.redis_log import RedisStreamLog
 
 INTERVAL_S = 1.0
 

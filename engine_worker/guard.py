@@ -8,9 +8,9 @@ import structlog
 from engine_worker.worker import LogDamaged
 from protocol import streams
 from runtime import redis_clients
-from runtime.guard import read_guard
 from runtime.probes import Probes
-from runtime.redis_stream_log import Unreachable
+from stream_log.lost_tail_note import read_guard
+from stream_log.redis_log import Unreachable
 
 ASK_EVERY_S = 0.02
 SAY_EVERY_S = 5.0

@@ -7,7 +7,7 @@ from engine_worker.core.frames import Skipped, applicable_commands, why_not_appl
 from engine_worker.core.shard import Shard
 from engine_worker.frame_core import DeadItem, MessageNotUnderstood, NotUnderstoodError
 from protocol.commands import LoggedCommand, ShardMessage, SkipEntry
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 __all__ = [
     "DeadItem",

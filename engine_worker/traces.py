@@ -8,8 +8,8 @@ import msgspec
 from protocol.codec import LaterFormatError, decode_commands
 from protocol.commands import PlaceOrder
 from protocol.streams import COMMANDS_FIELD, split_stream_id
-from runtime.stream_log import Entry
 from runtime.tracing import Tracer
+from stream_log.interface import Entry
 
 
 def trace_batch(tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: float, commit_s: float) -> None:

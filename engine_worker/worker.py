@@ -64,7 +64,8 @@ from protocol.streams import (
 from protocol.units import TimeMs
 from runtime.operator_keys import first_config
 from runtime.settings import Settings
-from runtime.stream_log import (
+from runtime.tracing import Tracer
+from stream_log.interface import (
     LETTERS_PER_ENTRY_MAX,
     Commit,
     DeadLetter,
@@ -77,7 +78,6 @@ from runtime.stream_log import (
     StreamLog,
     as_skipped,
 )
-from runtime.tracing import Tracer
 
 _log = structlog.get_logger()
 

@@ -29,7 +29,7 @@ from protocol.streams import (
     preceding_stream_id,
     split_stream_id,
 )
-from runtime.stream_log import ShardPosition, StreamLog, with_skips
+from stream_log.interface import ShardPosition, StreamLog, with_skips
 
 ENTRIES_PER_READ = 500
 SEGMENT_BYTES_MAX = 1_000_000

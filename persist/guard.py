@@ -10,8 +10,8 @@ from persist.archive import has_entry
 from persist.lost_tail import Found, Stored, lost_tail
 from protocol import streams
 from protocol.streams import STREAM_START
-from runtime.guard import read_guard, write_guard
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.lost_tail_note import read_guard, write_guard
+from stream_log.redis_log import RedisStreamLog
 
 _log = structlog.get_logger()
 

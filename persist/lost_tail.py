@@ -7,7 +7,7 @@ entries, all its keys are as they were at one earlier moment, and agree. Only th
 from typing import NamedTuple
 
 from protocol.streams import STREAM_START, StreamId, split_stream_id
-from runtime.stream_log import ShardPosition
+from stream_log.interface import ShardPosition
 
 
 class Stored(NamedTuple):

@@ -37,10 +37,10 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, reach_redis, serve_metrics
 from runtime.probes import Probes, Reach
-from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
 from runtime.unsafe_settings import refuse_unsafe
+from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""

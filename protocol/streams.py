@@ -21,7 +21,7 @@ A market's read models carry the tag of the market's shard.
 | `skip:{k}`                | string   | operators        | the `SkipEntry` that its leader follows next: an entry to pass over  |
 | `skips:{k}`               | hash     | shard            | id of an entry of `in:{k}` that was passed over -> its `SkipEntry`   |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
-| `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
+| `guard:{k}`               | string   | persist          | `run id|reason`: see stream_log/lost_tail_note.py                         |
 | `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the base: the book by price levels, about a second ago        |

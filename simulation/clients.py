@@ -32,7 +32,6 @@ from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
 from runtime.redis_clients import FullError, NotNowError
-from runtime.redis_stream_log import Unreachable
 from serving.backlog import allowed, filled
 from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.markets import MARKETS, PRICE
@@ -42,6 +41,7 @@ from simulation.process import Process, Surroundings
 from simulation.schedule import CLIENTS, Action, Dice
 from simulation.shortage import LOOK_MS
 from simulation.witness import Books, Witness, require
+from stream_log.redis_log import Unreachable
 
 REPLY_TIMEOUT_MS = 5_000
 BEHIND_MS = 2_000

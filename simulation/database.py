@@ -19,13 +19,13 @@ from persist.ingest import IngestStoppedError, ShardIngest
 from persist.rows import EventBatch, OrderRow, Row, Rows, TradeGapError
 from protocol.orders import OrderState
 from protocol.streams import STREAM_START, StreamId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Entry
 from simulation.faulty_log import FaultyLog
 from simulation.next_release import Program, news_of
 from simulation.process import Process, Surroundings
 from simulation.schedule import Action
 from simulation.witness import Witness
+from stream_log.interface import Entry
+from stream_log.memory_log import MemoryStreamLog
 
 LOCK_MS_MAX = 10_000
 """`idle_in_transaction_session_timeout` of the ingest's sessions."""

@@ -21,14 +21,14 @@ from protocol.commands import LoggedCommand, ShardMessage
 from protocol.lease import Leader
 from protocol.streams import StreamId
 from protocol.units import TimeMs
-from runtime.redis_stream_log import Unreachable
-from runtime.stream_log import Entry, Fenced
 from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.next_release import NextCores, Program, Running
 from simulation.operator import CONFIG
 from simulation.process import Process, Stopped, Surroundings, Violation
 from simulation.schedule import Act, Action, Dice, Plan
 from simulation.witness import Witness
+from stream_log.interface import Entry, Fenced
+from stream_log.redis_log import Unreachable
 
 LEASE_MS = 100
 """Short against a run, so that pauses outlast it."""

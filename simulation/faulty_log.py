@@ -12,9 +12,9 @@ from typing import NamedTuple
 from protocol import streams
 from protocol.lease import Leader, Sight, Standby
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import Unreachable
-from runtime.stream_log import (
+from simulation.process import Process
+from simulation.shortage import RETRY_MS
+from stream_log.interface import (
     Commit,
     Committed,
     Entry,
@@ -24,8 +24,8 @@ from runtime.stream_log import (
     ShardPosition,
     StateChecksum,
 )
-from simulation.process import Process
-from simulation.shortage import RETRY_MS
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import Unreachable
 
 ACTIONS_PER_RETRY = 4
 """So many actions happen while a commit waits before it asks again."""

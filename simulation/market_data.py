@@ -27,13 +27,13 @@ from protocol.market_data import (
 )
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, MarketDataKind, StreamId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import Unreachable
-from runtime.stream_log import DeadLetter
 from simulation.next_release import Program, Running
 from simulation.process import Process, Surroundings
 from simulation.schedule import Action
 from simulation.witness import Books, Witness, require
+from stream_log.interface import DeadLetter
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import Unreachable
 
 SAVE_PERIOD_MS = 60
 """Short, so that a run sees many saved states and as many restarts from them."""

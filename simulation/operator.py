@@ -40,11 +40,11 @@ from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, split_stream_id
 from protocol.switching import Reader
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
 from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT
 from simulation.process import Surroundings, Violation
 from simulation.schedule import CLIENTS, Dice
+from stream_log.memory_log import MemoryStreamLog
 
 SIGNED_MS: Final = 20_000
 """So long a signature counts."""

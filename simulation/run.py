@@ -30,7 +30,6 @@ from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
-from runtime.stream_log import Commit, ShardPosition
 from serving.backlog import allowed
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
@@ -48,6 +47,7 @@ from simulation.schedule import CLIENTS, GATEWAYS, SLOTS, SLOW_WORK_US, Act, Act
 from simulation.shortage import Refusal
 from simulation.tail import Tail
 from simulation.witness import FLOOD, Witness, require
+from stream_log.interface import Commit, ShardPosition
 
 START_MS = 1_767_225_500_000
 """Shortly before a year, a month, a day and an hour end."""

@@ -11,7 +11,7 @@ from typing import Final
 import redis
 
 from runtime import redis_clients
-from runtime.redis_stream_log import RETRY_AFTER_S
+from stream_log.redis_log import RETRY_AFTER_S
 
 RETRY_MS: Final = int(RETRY_AFTER_S * 1_000)
 """So long a commit waits before it asks again."""

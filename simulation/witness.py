@@ -34,12 +34,12 @@ from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.signing import decode_signed_body
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
 from protocol.units import TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Commit, Entry, ShardPosition
 from simulation.faulty_log import Watch
 from simulation.markets import OPEN_ORDERS_MAX
 from simulation.next_release import NEXT, Program, Running, as_run_by
 from simulation.process import Process, Violation
+from stream_log.interface import Commit, Entry, ShardPosition
+from stream_log.memory_log import MemoryStreamLog
 
 FLOOD = "flood"
 """Where the replies to floods go: to nobody. They are no commands of clients."""

@@ -34,8 +34,8 @@ from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside
 from protocol.streams import StreamId
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 _SHOWN_REASON = 60
 _SHOWN_PAYLOAD = 200

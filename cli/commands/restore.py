@@ -22,8 +22,8 @@ from persist.migrate import MigrationError, RoleLogins
 from persist.migrate import migrate as bring_up_to_date
 from protocol.streams import split_stream_id
 from runtime import redis_clients
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 GO_ON: Final = (
     "Redis is restored. Start the exchange again, and it goes on from here: `exchange up` where it runs by itself, "

@@ -33,8 +33,8 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import RedisStreamLog
 from tests.nursery import MODULES, Forked, nursery
 from tests.treasury import signed
 

@@ -32,9 +32,9 @@ from protocol.events import OrderAccepted, OrderFilled
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, PriceTicks, QuantityLots
-from runtime.halt import clear_halt, read_halt, write_halt
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.halt import clear_halt, read_halt, write_halt
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import (
     deposits,
     enqueue,

@@ -8,8 +8,8 @@ import pytest
 from cli import probes
 from engine_worker.core.shard import Shard
 from engine_worker.worker import Worker
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
+from stream_log.redis_log import RedisStreamLog
 
 
 @pytest.fixture

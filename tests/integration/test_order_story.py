@@ -21,8 +21,8 @@ from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import PREFIX
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
 from tests.worked_log import WorkedLog

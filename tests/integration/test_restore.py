@@ -44,8 +44,8 @@ from protocol.market import SHARD_COUNT_MAX, MarketMap
 from protocol.market_data import BookTicker, Candle, Ticker
 from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
 from protocol.units import AccountId, AssetUnits
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, Entry, Skip, as_skipped
+from stream_log.interface import Commit, Entry, Skip, as_skipped
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.kept_depth import depth_in
 from tests.keys import described, examples

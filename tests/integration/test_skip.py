@@ -24,9 +24,9 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, Skip, StreamLog, as_skipped
+from stream_log.interface import Commit, Skip, StreamLog, as_skipped
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import (
     deposits,
     enqueue,

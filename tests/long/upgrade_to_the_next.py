@@ -26,8 +26,8 @@ from engine_worker.worker import Worker
 from protocol import streams
 from protocol.release import Release, this_release
 from protocol.streams import STREAM_START, split_stream_id
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import Settings
+from stream_log.memory_log import MemoryStreamLog
 from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
 from tests.next_release import NEXT, next_release
 

@@ -22,7 +22,7 @@ from protocol.events import ShardConfigured
 from protocol.release import Release, release_of
 from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.settings import Settings
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2

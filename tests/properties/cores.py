@@ -47,7 +47,7 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import AuditQuery, AuditReply, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.stream_log import Entry, as_skipped
+from stream_log.interface import Entry, as_skipped
 from tests.integration.test_worker import PRICE, deposits, market_map, trading
 
 SHARDS = 3

@@ -22,7 +22,7 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import Windows
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.properties.markets import market_map
 
 SHARDS = 3

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from runtime.memory_stream_log import MemoryStreamLog
 from simulation.campaign import Tally, explain, simulate
 from simulation.run import run
 from simulation.schedule import Act, Action, plan_of
 from simulation.shrink import shrink
+from stream_log.memory_log import MemoryStreamLog
 from tests.properties.test_planted_bugs import Plant, grow
 from tests.simulation.test_planted_bugs import PLANTS
 

@@ -19,9 +19,9 @@ from persist.segments import ArchiveDamagedError
 from protocol import streams
 from protocol.market import MarketMap
 from protocol.streams import ARCHIVE_READER, STREAM_START, StreamId, split_stream_id
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry, StreamLog
+from stream_log.interface import Entry, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.market_log import START_MS, market_map

@@ -19,7 +19,7 @@ from protocol.market import MarketMap
 from protocol.orders import Balance
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
 from tests.market_log import frame, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog

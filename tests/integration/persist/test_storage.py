@@ -18,7 +18,7 @@ from protocol.events import TradeExecuted
 from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,

@@ -26,7 +26,7 @@ from protocol.replies import ConfigReply, Configured, OrderReply, OrdersReply, R
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
 
 

@@ -31,7 +31,7 @@ from protocol.replies import Canceling, Configured, FundsReply, OrderReply, Refu
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.pure_exchange import BUYER, LISTED, SELLER, changed, order
 
 PRIVATE = {role: Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in Role}

@@ -27,7 +27,7 @@ from protocol.replies import OrderReply, Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 MARKETS = Settings().market_map()
 NOON = 1_800_000_000_000

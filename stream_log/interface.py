@@ -1,6 +1,6 @@
 """The stream log: what the shards and their readers need of Redis, as an interface with two implementations.
 
-`RedisStreamLog` (redis_stream_log.py) is the real one, `MemoryStreamLog` (memory_stream_log.py) its twin for tests and simulation;
+`RedisStreamLog` (redis_log.py) is the real one, `MemoryStreamLog` (memory_log.py) its twin for tests and simulation;
 both pass the same tests.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from runtime.stream_log import (
+from stream_log.interface import (
     Commit,
     Committed,
     Entry,

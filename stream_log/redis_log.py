@@ -15,9 +15,9 @@ from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
 from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
-from runtime.redis_durability import Ask
 from runtime.redis_reserve import RESERVE, reserved
-from runtime.stream_log import (
+from stream_log.durability import Ask
+from stream_log.interface import (
     Commit,
     Committed,
     Entry,
