@@ -26,7 +26,7 @@ from benchmarks.garbage import uncollected
 from benchmarks.http import Target, signer
 from benchmarks.report import Result
 from benchmarks.workload import ACCOUNTS, MID_PRICE
-from functions.errors import STATUS_UNKNOWN, ApiError
+from functions.api.errors import STATUS_UNKNOWN, ApiError
 from protocol import streams
 from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce

@@ -11,7 +11,7 @@ import psycopg
 
 from benchmarks.history import DAYS, MARKETS, database_of_its_own, load, make_candles
 from benchmarks.report import Result
-from functions.get_klines import kline_rows, window_of
+from functions.market_data.get_klines import kline_rows, window_of
 from persist.migrate import Flavour
 from protocol.market_data import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs

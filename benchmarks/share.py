@@ -14,8 +14,8 @@ from benchmarks.filling import make_rich
 from benchmarks.flood import TICK_S, order_of, until
 from benchmarks.http import Target
 from benchmarks.report import Result
-from functions.errors import ApiError
-from functions.ports import Shards
+from functions.api.errors import ApiError
+from functions.api.ports import Shards
 from protocol.replies import Refused, Reply
 from runtime import redis_clients
 from runtime.probes import Probes

@@ -33,7 +33,7 @@ from chaos.evidence import (
 )
 from chaos.http_connection import HttpConnection, NotConnectedError
 from chaos.trading import DEPOSIT_SHARE, Cancel, Deposit, Trading
-from functions.errors import STATUS_UNKNOWN
+from functions.api.errors import STATUS_UNKNOWN
 from protocol.market import Market
 from protocol.orders import OrderStatus, OrderType
 from protocol.units import format_decimal, parse_decimal

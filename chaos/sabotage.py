@@ -20,7 +20,7 @@ from cli import embedded, processes
 from cli.embedded import ServerCommand
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
-from functions.password_rules import check_password
+from functions.users.password_rules import check_password
 from gateway import connection
 from protocol import streams
 from protocol.commands import LoggedCommand, PlaceOrder, ShardMessage, Signed, SignedBody

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 
-from functions.function import Function
+from functions.api.function import Function
 from gateway import openapi
 from gateway.door import REQUEST, Door, Sizes
 from gateway.endpoint import Endpoint, Headers

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from gateway.errors import error_body, head_too_large, too_slow
 from runtime.settings import Settings
 from serving.crowd import Crowd

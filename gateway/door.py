@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 from litestar import Litestar
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse, weight_headers
 from gateway.errors import body_too_large, malformed, url_too_long
 from gateway.request_ids import HEADER, begin_request

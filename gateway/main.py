@@ -10,8 +10,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from functions.api.function import Group
 from functions.catalog import functions_of
-from functions.function import Group
 from gateway.app import create_app
 from gateway.connection import Bounds, Connection
 from gateway.door import Sizes

@@ -12,11 +12,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from functions.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record, load_record
-from functions.errors import ApiError, unavailable
-from functions.key_permissions import network_of, not_permitted
-from functions.ports import Database, KeyValues
-from functions.revocations import of_key, of_session
+from functions.api.errors import ApiError, unavailable
+from functions.api.key_permissions import network_of, not_permitted
+from functions.api.ports import Database, KeyValues
+from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record, load_record
+from functions.users.revocations import of_key, of_session
 from protocol import streams
 from runtime.tasks import end_tasks
 from serving.auth import Signer, verifier_of

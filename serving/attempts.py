@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import redis.asyncio
 
-from functions.attempts import Attempt
-from functions.errors import ApiError
+from functions.api.errors import ApiError
+from functions.users.attempts import Attempt
 from protocol import streams
 from serving.networks import networks_of
 from serving.outages import redis_outages
@@ -56,7 +56,7 @@ return redis.call('SET', KEYS[1], string.format('%d|%s', count, due), 'PX', ARGV
 
 
 class RedisAttempts:
-    """Implements `functions.attempts.Attempts`."""
+    """Implements `functions.users.attempts.Attempts`."""
 
     def __init__(self, client: redis.asyncio.Redis, *, enabled: bool) -> None:
         self._client = client

@@ -12,10 +12,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
-from functions.api_key_record import KeyKind
-from functions.errors import ApiError, illegal_characters, mandatory_missing
-from functions.key_permissions import EVERY_SCOPE, Network, Scope, is_within, not_permitted
-from functions.parameters import Parameters
+from functions.api.errors import ApiError, illegal_characters, mandatory_missing
+from functions.api.key_permissions import EVERY_SCOPE, Network, Scope, is_within, not_permitted
+from functions.api.parameters import Parameters
+from functions.users.api_key_record import KeyKind
 from protocol.units import AccountId
 
 RECEIVE_WINDOW_DEFAULT_US: Final = 5_000_000
@@ -95,7 +95,7 @@ class Signer(NamedTuple):
     account_id: AccountId
     verifier: Verifier
     credential: str = ""
-    """What it stands and falls with: see functions/revocations.py."""
+    """What it stands and falls with: see functions/users/revocations.py."""
     scopes: frozenset[str] = EVERY_SCOPE
     networks: tuple[Network, ...] = ()
     expires_ms: int = 0

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from functions.errors import ApiError, halted, overloaded, unavailable
+from functions.api.errors import ApiError, halted, overloaded, unavailable
 from protocol import streams
 from protocol.codec import encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder
@@ -64,7 +64,7 @@ _log = structlog.get_logger()
 
 
 class CommandQueue:
-    """Implements `functions.ports.Shards`; `reply_to` names this process's reply channel."""
+    """Implements `functions.api.ports.Shards`; `reply_to` names this process's reply channel."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class CommandQueue:
         self._adapter = self._loop.create_task(self._adapt_windows())
 
     def submit(self, command: Command, deadline_us: int = 0) -> asyncio.Future[Reply]:
-        """Enqueue a command at its account's shard; see `functions.ports.Shards`."""
+        """Enqueue a command at its account's shard; see `functions.api.ports.Shards`."""
         if isinstance(command, CancelAllOrders):
             return self._submit_one_by_one(command, deadline_us)
         return self._submit(command, deadline_us)

@@ -10,7 +10,7 @@ import psycopg_pool
 import redis.asyncio
 import structlog
 
-from functions.errors import unavailable
+from functions.api.errors import unavailable
 from protocol import streams
 from protocol.streams import STREAM_START, split_stream_id
 from runtime.schema import SCHEMA_QUERY
@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class PostgresDatabase:
-    """Implements `functions.ports.Database`. It may be started while the database is away."""
+    """Implements `functions.api.ports.Database`. It may be started while the database is away."""
 
     def __init__(self, url: str, client: redis.asyncio.Redis) -> None:
         self._client = client

@@ -19,8 +19,8 @@ from typing import BinaryIO, Final
 
 import argon2
 
-from functions.errors import ApiError
-from functions.password_rules import check_password
+from functions.api.errors import ApiError
+from functions.users.password_rules import check_password
 from runtime import child_process
 from runtime.priority import give_way
 

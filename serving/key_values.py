@@ -6,7 +6,7 @@ from serving.outages import redis_outages
 
 
 class RedisKeyValues:
-    """Implements `functions.ports.KeyValues`."""
+    """Implements `functions.api.ports.KeyValues`."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from functions.errors import STATUS_UNKNOWN, ApiError
+from functions.api.errors import STATUS_UNKNOWN, ApiError
 
 REQUESTS: Final = Counter("gateway_requests", "Requests by function and HTTP status.", ["function", "status"])
 LATENCY: Final = Histogram(

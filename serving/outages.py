@@ -8,7 +8,7 @@ import psycopg
 import psycopg_pool
 import structlog
 
-from functions.errors import unavailable
+from functions.api.errors import unavailable
 from runtime.redis_clients import RedisOutage
 
 NOT_MIGRATED: Final = (

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 import argon2
 
-from functions.errors import overloaded
-from functions.password_rules import check_password
+from functions.api.errors import overloaded
+from functions.users.password_rules import check_password
 from serving.hashing_process import HashingProcess, password_hasher
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class _Queue:
 
 
 class ArgonPasswords:
-    """Implements `functions.ports.Passwords`."""
+    """Implements `functions.api.ports.Passwords`."""
 
     def __init__(self) -> None:
         self._hasher = password_hasher()

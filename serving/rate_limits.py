@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import redis.asyncio
 import structlog
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from protocol import streams
 from protocol.units import AccountId, TimeMs
 from runtime.settings import Settings
@@ -139,7 +139,7 @@ class _Lane:
 class RateLimits:
     """The limits of networks (requests, their weight, connections) and accounts (unfilled orders).
 
-    Implements `functions.ports.OrderCounts`.
+    Implements `functions.api.ports.OrderCounts`.
     """
 
     def __init__(self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None) -> None:

@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 
 class RedisReadModels:
-    """Implements `functions.ports.ReadModels`. What cannot be understood counts as not there."""
+    """Implements `functions.api.ports.ReadModels`. What cannot be understood counts as not there."""
 
     def __init__(self, client: redis.asyncio.Redis, listing: Callable[[], Listing]) -> None:
         self._client = client

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from functions.errors import ApiError, status_unknown
+from functions.api.errors import ApiError, status_unknown
 from protocol.codec import decode_replies
 from protocol.commands import Command
 from protocol.replies import Reply

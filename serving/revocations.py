@@ -11,7 +11,7 @@ from typing import Any, Final
 import redis.asyncio
 import structlog
 
-from functions.revocations import Revocation
+from functions.users.revocations import Revocation
 from protocol import streams
 from protocol.units import AccountId
 from runtime.redis_clients import RedisOutage
@@ -59,7 +59,7 @@ class RevokedCredentials:
 
 
 class RevocationWatch:
-    """Reads the list, and adds to it. Implements `functions.revocations.Revocations`."""
+    """Reads the list, and adds to it. Implements `functions.users.revocations.Revocations`."""
 
     def __init__(self, client: redis.asyncio.Redis, monotonic: Callable[[], float]) -> None:
         self._client = client

@@ -23,7 +23,7 @@ _FURTHER_FILE_NAME: Final = "master.previous.key"
 
 
 class SecretBox:
-    """Seals and opens secrets; implements `functions.ports.SecretBox`."""
+    """Seals and opens secrets; implements `functions.api.ports.SecretBox`."""
 
     def __init__(self, master_key: bytes, *further_keys: bytes) -> None:
         """Seal under the master key; open what was sealed under it, or under one of the further keys."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
-from functions.ports import Ports
+from functions.api.ports import Ports
 from protocol import streams
 from protocol.configuration import Role
 from runtime.database_roles import ServiceRole, database_url_of

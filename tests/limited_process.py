@@ -16,7 +16,7 @@ from typing import Any, Final
 import redis.asyncio
 import structlog
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from protocol.units import AccountId, TimeMs
 from runtime.settings import load_settings
 from serving.limit_exchange import LimitExchange

@@ -16,8 +16,8 @@ import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
 
-from functions.errors import unavailable
-from functions.revocations import Revocation
+from functions.api.errors import unavailable
+from functions.users.revocations import Revocation
 from protocol import streams
 from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
@@ -78,7 +78,7 @@ class Standing(NamedTuple):
     """What a subscription stands on, and falls with."""
 
     credential: str
-    """See functions/revocations.py; empty: anything of the account."""
+    """See functions/users/revocations.py; empty: anything of the account."""
     end: Callable[[], None]
     """Removes the subscription, and tells its client."""
     until_ms: int = 0

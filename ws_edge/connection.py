@@ -15,7 +15,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
-from functions.listen_keys import ListenKey
+from functions.users.listen_keys import ListenKey
 from serving.crowd import Crowd
 from serving.proxies import TrustedProxies
 from ws_edge.conflation import Pending, Update, text_frame

@@ -11,9 +11,9 @@ import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from functions.errors import ApiError, unavailable
-from functions.listen_keys import ListenKey, find_listen_key, listen_key_unknown
-from functions.ports import Ports
+from functions.api.errors import ApiError, unavailable
+from functions.api.ports import Ports
+from functions.users.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from runtime.settings import Settings
 from serving.clock import now_ms
 from serving.crowd import Crowd

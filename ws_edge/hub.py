@@ -15,7 +15,7 @@ import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from protocol import streams
 from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted

@@ -15,7 +15,7 @@ import uvloop
 from websockets.asyncio.server import Server, serve
 from websockets.frames import CloseCode
 
-from functions.get_average_price import average_of
+from functions.market_data.get_average_price import average_of
 from protocol.market import Market
 from runtime.database_roles import ServiceRole
 from runtime.descriptors import connections_possible, raise_descriptors

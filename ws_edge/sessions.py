@@ -10,8 +10,8 @@ import structlog
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from functions.errors import ApiError
-from functions.listen_keys import ListenKey, find_listen_key, listen_key_unknown
+from functions.api.errors import ApiError
+from functions.users.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from serving.clock import now_ms
 from serving.wiring import Surroundings
 from ws_edge.accounts import AccountSubscription, Standing

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from functions.api_key_record import KeyKind
-from functions.errors import ApiError, unavailable
-from functions.revocations import Revocation, of_key
+from functions.api.errors import ApiError, unavailable
+from functions.users.api_key_record import KeyKind
+from functions.users.revocations import Revocation, of_key
 from protocol import streams
 from protocol.units import AccountId
 from serving.api_keys import ApiKeys

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from functions.attempts import Attempt
-from functions.errors import ApiError
+from functions.api.errors import ApiError
+from functions.users.attempts import Attempt
 from serving.attempts import OF_ACCOUNT, OF_NETWORK, OF_PAIR, RedisAttempts
 
 HERE, THERE = "192.0.2.1", "198.51.100.1"

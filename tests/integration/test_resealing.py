@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cli.commands.keys import keys
 from cli.resealing import Resealed, reseal
-from functions.second_factor import binding_of
+from functions.users.second_factor import binding_of
 from protocol.units import AccountId
 from runtime.settings import PREFIX
 from serving.secret_box import SecretBox

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg_pool
 import pytest
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from serving import database
 from serving.database import PostgresDatabase
 

@@ -15,8 +15,8 @@ from psycopg import sql
 from feeds.candles import Candles
 from feeds.frames import Trade
 from feeds.trades import fold
-from functions.get_klines import grid_offset, kline_rows, window_of
-from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket
+from functions.market_data.get_klines import grid_offset, kline_rows, window_of
+from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions import get_statement as statements
-from functions.errors import ApiError
-from functions.function import Answered, Written
-from functions.get_statement import EntryShape
+from functions.account import get_statement as statements
+from functions.account.get_statement import EntryShape
+from functions.api.errors import ApiError
+from functions.api.function import Answered, Written
 from protocol.events import Event, FundsDeposited, FundsWithdrawn, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import Balance

@@ -13,7 +13,7 @@ import redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from functions.api_key_record import ApiKeyRecord, KeyKind, encode_record
+from functions.users.api_key_record import ApiKeyRecord, KeyKind, encode_record
 from protocol import streams
 from protocol.units import AccountId
 from runtime.settings import Settings

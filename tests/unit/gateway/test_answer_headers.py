@@ -5,11 +5,11 @@ from typing import Any, Final, cast
 
 import pytest
 
-from functions import cancel_open_orders, cancel_order, check_order, place_order
-from functions.errors import ApiError, invalid_symbol
-from functions.function import Function, Group
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError, invalid_symbol
+from functions.api.function import Function, Group
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.orders import cancel_open_orders, cancel_order, check_order, place_order
 from gateway.endpoint import Endpoint, HttpAnswer, HttpRequest
 from protocol.units import TimeMs
 from runtime.settings import Settings

@@ -7,9 +7,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
-from functions.api_key_record import KeyKind
-from functions.errors import ApiError
-from functions.parameters import Parameters, parse_pairs
+from functions.api.errors import ApiError
+from functions.api.parameters import Parameters, parse_pairs
+from functions.users.api_key_record import KeyKind
 from protocol.units import AccountId
 from serving import auth
 

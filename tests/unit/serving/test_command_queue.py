@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import hiredis
 import pytest
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from protocol import streams
 from protocol.codec import decode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, LoggedCommand, PlaceOrder

@@ -13,7 +13,7 @@ import argon2
 import psutil
 import pytest
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from serving.hashing_process import HashingProcess, password_hasher
 
 PASSWORD = "an entirely different staple £€"

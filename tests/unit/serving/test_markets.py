@@ -5,11 +5,11 @@ from typing import cast
 import pytest
 import redis.asyncio
 
-from functions.errors import ApiError
-from functions.get_exchange_info import get_exchange_info
-from functions.market_choice import all_markets
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError
+from functions.api.market_choice import all_markets
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.market_data.get_exchange_info import get_exchange_info
 from protocol import streams
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, encode_configuration

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import argon2
 import pytest
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from serving.passwords import ArgonPasswords
 
 MANY = 50

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from functions.errors import ApiError
+from functions.api.errors import ApiError
 from protocol.units import AccountId, TimeMs
 from runtime.settings import Settings
 from serving.rate_limits import (
