@@ -20,6 +20,7 @@ import redis
 import uvloop
 from rich.console import Console
 
+from adapters.wiring import opened
 from benchmarks import load
 from benchmarks.filling import SHARD, make_rich
 from benchmarks.garbage import uncollected
@@ -36,7 +37,6 @@ from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime import redis_clients
 from runtime.probes import Probes
 from runtime.settings import Settings
-from serving.wiring import opened
 from stream_log.redis_log import RedisStreamLog
 
 CONTAINER_MB: Final = 512

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from adapters.database import PostgresDatabase
 from benchmarks.history import DAYS, MARKETS, database_of_its_own, load, make_candles
 from benchmarks.report import Result
 from functions.market_data.get_klines import kline_rows, window_of
 from persist.migrate import Flavour
 from protocol.market_data import INTERVALS, INTERVALS_MS
 from protocol.units import TimeMs
-from serving.database import PostgresDatabase
 
 LIMIT = 1_000
 DAY_MS = 86_400_000

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import uvloop
 
+from adapters.wiring import opened
 from benchmarks.filling import make_rich
 from benchmarks.flood import TICK_S, order_of, until
 from benchmarks.http import Target
@@ -20,7 +21,6 @@ from protocol.replies import Refused, Reply
 from runtime import redis_clients
 from runtime.probes import Probes
 from runtime.settings import Settings
-from serving.wiring import opened
 
 ACCOUNTS: Final = 20
 HEAVY: Final = 1

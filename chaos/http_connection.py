@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 
 import httptools
 
-from serving.listening import has_input
+from runtime.listening import has_input
 
 
 class NotConnectedError(ConnectionError):

@@ -29,7 +29,7 @@ from protocol.streams import StreamId
 from protocol.units import TimeMs
 from runtime import lifecycle
 from runtime.settings import Settings
-from serving.passwords import ArgonPasswords
+from adapters.passwords import ArgonPasswords
 from stream_log import redis_log
 from stream_log.interface import Entry, Fenced, ShardPosition
 from stream_log.redis_log import RedisStreamLog

@@ -28,7 +28,7 @@ from stream_log.redis_log import RedisStreamLog, keep_unparsed
 
 # Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
 # last: should a command fail in the middle, what came before it is done again.
-# FORGIVE key, orders, untold: take orders off a count (a pot, see serving/shares.py) where there is one, but not below what may be untold.
+# FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but not below what may be untold.
 _COMMIT = (
     RESERVE
     + """

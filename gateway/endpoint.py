@@ -11,6 +11,10 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from adapters import auth
+from adapters.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
+from adapters.rate_limits import RateLimits, Undecided
+from adapters.wiring import Surroundings
 from functions.api.errors import STATUS_UNKNOWN, ApiError
 from functions.api.function import Answered, Function, Group, Security, Written
 from functions.api.parameters import Parameters, parse_pairs
@@ -22,10 +26,6 @@ from gateway.errors import error_body, internal
 from gateway.pages import check_page
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
-from serving import auth
-from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
-from serving.rate_limits import RateLimits, Undecided
-from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -1,6 +1,6 @@
 """Clients, and the gateway's way to the shards.
 
-A gateway collects the commands of its clients into one frame per shard, as `serving.command_queue` does, sends again what may have
+A gateway collects the commands of its clients into one frame per shard, as `adapters.command_queue` does, sends again what may have
 lost its answer, and answers what it is told by its own reply channel. It refuses commands while a log is larger than it may be, and those
 that Redis refuses when they are sent for the first time: nothing of them has happened, and a client may place such an order again. When no
 reply comes, or the gateway dies, a client does not know. It asks for the order by its client order id; one that has given the order an
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from adapters.backlog import allowed, filled
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, decode_replies, encode_commands, encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder, Withdraw
@@ -32,7 +33,6 @@ from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
 from runtime.redis_clients import FullError, NotNowError
-from serving.backlog import allowed, filled
 from simulation.faulty_log import FaultyLog, LosingLog
 from simulation.markets import MARKETS, PRICE
 from simulation.next_release import Program

@@ -16,6 +16,7 @@ import structlog
 
 import engine_worker.worker
 import feeds.worker
+from adapters.backlog import allowed
 from engine_worker.core.shard import WRITER_BEHIND_MS_MAX
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from engine_worker.worker import LogDamaged
@@ -30,7 +31,6 @@ from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
-from serving.backlog import allowed
 from simulation.clients import Client, Gateway, endowment
 from simulation.database import IngestProcess, Tables
 from simulation.engine import LEASE_MS, EngineWorker, SnapshotChild

@@ -16,6 +16,9 @@ import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
 
+from adapters.redis_link import RedisLink, packed
+from adapters.redis_links import RedisLinks
+from adapters.revocations import RevocationWatch
 from functions.api.errors import unavailable
 from functions.users.revocations import Revocation
 from protocol import streams
@@ -39,9 +42,6 @@ from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
-from serving.redis_link import RedisLink, packed
-from serving.redis_links import RedisLinks
-from serving.revocations import RevocationWatch
 from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection

@@ -13,6 +13,12 @@ import msgspec
 import structlog
 from websockets.frames import CloseCode
 
+from adapters import auth
+from adapters.auth import Ed25519Verifier, Signer
+from adapters.clock import now_ms, now_us
+from adapters.metrics import count_order
+from adapters.rate_limits import Undecided
+from adapters.wiring import Surroundings
 from functions.account import get_account, get_commission
 from functions.api.errors import ApiError, mandatory_missing, unavailable
 from functions.api.function import Function, Security
@@ -50,12 +56,6 @@ from functions.orders import (
     place_order,
 )
 from protocol.units import AccountId, TimeMs
-from serving import auth
-from serving.auth import Ed25519Verifier, Signer
-from serving.clock import now_ms, now_us
-from serving.metrics import count_order
-from serving.rate_limits import Undecided
-from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals

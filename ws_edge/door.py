@@ -11,14 +11,14 @@ import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from adapters.clock import now_ms
+from adapters.crowd import Crowd
+from adapters.proxies import TrustedProxies
+from adapters.rate_limits import RateLimits
 from functions.api.errors import ApiError, unavailable
 from functions.api.ports import Ports
 from functions.users.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from runtime.settings import Settings
-from serving.clock import now_ms
-from serving.crowd import Crowd
-from serving.proxies import TrustedProxies
-from serving.rate_limits import RateLimits
 from ws_edge.connection import BANNED, WEIGHT, EdgeConnection, refusals
 from ws_edge.hub import Hub
 from ws_edge.subscriptions import NAME_LENGTH_MAX, STREAMS_MAX, Door, Target, is_listen_key, parse_target

@@ -1,4 +1,4 @@
-"""What the functions need of the world, as small interfaces that the gateway implements."""
+"""What the functions need of the world, as small interfaces; adapters/ implements them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, LiteralString, NamedTuple, Protocol

@@ -14,12 +14,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from adapters.clock import now_ms
 from functions.api.function import Function, Security
 from functions.api.key_permissions import Scope
 from functions.catalog import FUNCTIONS
 from functions.users.session_cookies import COOKIE
 from functions.users.sessions import csrf_token
-from serving.clock import now_ms
 from tests.e2e.api import Api, signature_of
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import ORIGIN, PASSWORD, Person, newcomer

@@ -153,7 +153,7 @@ def refused(
 
 def test_a_gateway_may_all_that_functions_say(database_url: str) -> None:
     with connected(database_url, ServiceRole.GATEWAY) as connection:
-        refusals, looked_at = refused(connection, list(statements_of("functions", "serving")))
+        refusals, looked_at = refused(connection, list(statements_of("functions", "adapters")))
     assert refusals == []
     assert looked_at >= 30
 
@@ -175,7 +175,7 @@ def test_an_edge_may_all_that_its_functions_say(database_url: str) -> None:
     modules = modules_of(EDGE_FUNCTIONS)
     assert "functions.orders.get_all_orders" in modules
     with connected(database_url, ServiceRole.EDGE) as connection:
-        statements = [*statements_of("functions", only=modules), *statements_of("serving")]
+        statements = [*statements_of("functions", only=modules), *statements_of("adapters")]
         refusals, looked_at = refused(connection, statements)
     assert refusals == []
     assert looked_at >= 8
@@ -200,7 +200,7 @@ def test_a_missing_right_is_seen_by_these_tests(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("REVOKE SELECT ON fills FROM exchange_gateway")
         with connected(database_url, ServiceRole.GATEWAY) as connection:
-            refusals, _ = refused(connection, list(statements_of("functions", "serving")))
+            refusals, _ = refused(connection, list(statements_of("functions", "adapters")))
         assert [each.partition(":")[0] for each in refusals] == ["functions.orders.get_my_trades"]
 
 

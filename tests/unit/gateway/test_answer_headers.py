@@ -5,6 +5,9 @@ from typing import Any, Final, cast
 
 import pytest
 
+from adapters.clock import now_us
+from adapters.rate_limits import RateLimits
+from adapters.wiring import Surroundings
 from functions.api.errors import ApiError, invalid_symbol
 from functions.api.function import Function, Group
 from functions.api.parameters import Parameters
@@ -13,9 +16,6 @@ from functions.orders import cancel_open_orders, cancel_order, check_order, plac
 from gateway.endpoint import Endpoint, HttpAnswer, HttpRequest
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from serving.clock import now_us
-from serving.rate_limits import RateLimits
-from serving.wiring import Surroundings
 
 ADDRESS: Final = "192.0.2.1"
 
