@@ -8,8 +8,8 @@ from benchmarks.core import rate
 from benchmarks.report import Result
 from benchmarks.workload import ROOMY_CONFIG, commands, deposits, operations, roomy_market_map
 from engine_worker.core.shard import Shard
+from engine_worker.entries import apply_entry
 from engine_worker.first_configuration import first_configuration
-from engine_worker.input import apply_entry
 from engine_worker.replay import Replay, StreamLogSource, Verifier
 from protocol import streams
 from protocol.codec import decode_commands, encode_commands

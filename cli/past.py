@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from engine_worker.core.snapshot import SnapshotError
-from engine_worker.input import NotUnderstoodError, apply_entry
+from engine_worker.entries import NotUnderstoodError, apply_entry
 from engine_worker.replay import READ_ENTRIES, Replay, SourceTrimmed, StreamLogSource
 from persist.archived import ShardArchive
 from persist.segments import ArchiveDamagedError, snapshot_info

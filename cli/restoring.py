@@ -29,7 +29,7 @@ from feeds.tickers import Bucket, kept_from
 from feeds.trades import TradeSum
 from persist.archive import insert_snapshot
 from persist.archived import ShardArchive
-from persist.guard import stored_of
+from persist.lost_tail_comparison import stored_of
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages
 from protocol.commands import MessageFrame, ShardMessage

@@ -22,7 +22,7 @@ from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, r
 from cli.supervisor import Supervisor
 from cli.verifying import verify_market_maker
 from engine_worker.conversion import why_not
-from persist.guard import LogGuard
+from persist.lost_tail_comparison import LogGuard
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs

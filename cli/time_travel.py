@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from cli.past import Moment, Past, PastError, Progress, ShardPast, end_of, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
-from engine_worker.input import apply_one_by_one
+from engine_worker.entries import apply_one_by_one
 from engine_worker.replay import Replay
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.orders import Balance, OrderState, Side

@@ -19,10 +19,10 @@ import structlog
 
 from engine_worker import metrics, snapshot_from_log
 from engine_worker.candidate import Candidate
-from engine_worker.care import Care
 from engine_worker.checksum import StateDiffers
 from engine_worker.frame_core import InvariantBroken
-from engine_worker.guard import await_guard
+from engine_worker.housekeeping import Care
+from engine_worker.lost_tail_check import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams

@@ -33,8 +33,8 @@ from engine_worker.frame_core import (
 )
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import TAKEOVERS, BatchMetrics
+from engine_worker.order_traces import trace_batch
 from engine_worker.outbox import outgoing_frames
-from engine_worker.traces import trace_batch
 from engine_worker.unstored_orders import UnstoredOrders, closed_orders
 from protocol import streams
 from protocol.codec import (

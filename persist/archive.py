@@ -17,7 +17,7 @@ import prometheus_client
 import psycopg
 import structlog
 
-from persist.lost_tail import Found, Stored, lost_tail
+from persist.lost_tail_rules import Found, Stored, lost_tail
 from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
 from protocol import streams
 from protocol.streams import (

@@ -23,8 +23,8 @@ from persist.archive import Archiver, Retention, withdraw
 from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
 from persist.first_start import SchemaNote, Wait, await_schema, migrate_when_there, why_not_migrated
-from persist.guard import LogGuard
 from persist.ingest import ShardIngest
+from persist.lost_tail_comparison import LogGuard
 from persist.mails import Mailer, mailer_of, send_due
 from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
-from engine_worker.input import NotUnderstoodError, apply_one_by_one
+from engine_worker.entries import NotUnderstoodError, apply_one_by_one
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_messages, decode_replies, format_of
 from protocol.commands import Command, MessageFrame, PlaceOrder, ShardMessage, Signed, SignedBody

@@ -36,9 +36,9 @@ from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
+from ws_edge.admission import Doorkeeper
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, EdgeConnection
-from ws_edge.door import Doorkeeper
 from ws_edge.hub import Hub
 from ws_edge.sessions import serve_connection
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.main import main
 from engine_worker.core.snapshot import state_hash
-from engine_worker.input import MessageNotUnderstood
+from engine_worker.entries import MessageNotUnderstood
 from engine_worker.worker import Worker
 from persist.ingest import ShardIngest
 from protocol import streams

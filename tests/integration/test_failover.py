@@ -22,7 +22,7 @@ import redis
 from cli import embedded
 from cli.ports import free_port
 from engine_worker.core.shard import Shard
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol import streams
 from protocol.codec import decode_events, decode_replies, encode_frame
 from protocol.commands import Deposit, PlaceOrder

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import redis
 
-from persist.guard import LogGuard
+from persist.lost_tail_comparison import LogGuard
 from protocol import streams
 from runtime.settings import PREFIX
 from stream_log.lost_tail_note import read_guard, write_guard

@@ -19,10 +19,10 @@ from cli.embedded import ServerCommand
 from cli.processes import ProcessSpec
 from cli.state import ProcessStatus, read_state
 from cli.supervisor import Supervisor
-from engine_worker.care import Care
 from engine_worker.core.accounts import Funds, InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot
+from engine_worker.housekeeping import Care
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
-from engine_worker.input import MessageNotUnderstood, NotUnderstoodError, apply_entry
+from engine_worker.entries import MessageNotUnderstood, NotUnderstoodError, apply_entry
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages, frame_items
 from protocol.commands import (

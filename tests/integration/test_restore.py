@@ -32,8 +32,8 @@ from engine_worker.worker import Worker
 from feeds.store import FeedsStore
 from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
-from persist.guard import LogGuard
 from persist.ingest import Progress, ShardIngest
+from persist.lost_tail_comparison import LogGuard
 from protocol import streams
 from protocol.codec import encode_commands, encode_skip
 from protocol.commands import Deposit, SkipEntry

@@ -12,7 +12,7 @@ from engine_worker.checksum import state_checksum
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
-from engine_worker.input import MessageNotUnderstood
+from engine_worker.entries import MessageNotUnderstood
 from engine_worker.replay import Replay, StreamLogSource, Verifier
 from engine_worker.worker import Worker
 from protocol import streams

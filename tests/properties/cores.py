@@ -15,9 +15,9 @@ import msgspec
 from engine_worker.checksum import state_checksum
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
+from engine_worker.entries import apply_entry
 from engine_worker.first_configuration import first_configuration
 from engine_worker.frame_core import Cores, DeadItem, FrameCore, InvariantBroken, NotUnderstoodError
-from engine_worker.input import apply_entry
 from engine_worker.unstored_orders import closed_orders
 from protocol import streams
 from protocol.codec import (

@@ -14,7 +14,7 @@ import msgspec
 from engine_worker.core import shard as shard_module
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder

@@ -10,7 +10,7 @@ import pytest
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from engine_worker.snapshots import Snapshotter
 from persist.archive import Archiver, LostTailError, Retention, drop_old, withdraw
 from persist.archived import ShardArchive

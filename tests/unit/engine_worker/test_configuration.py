@@ -6,7 +6,7 @@ import pytest
 from engine_worker.core.outcomes import Transfers
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol.codec import FORMAT
 from protocol.commands import (
     CancelAllOrders,

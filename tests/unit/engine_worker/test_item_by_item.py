@@ -8,7 +8,7 @@ import pytest
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
-from engine_worker.input import (
+from engine_worker.entries import (
     MessageNotUnderstood,
     NotUnderstoodError,
     applicable_commands,

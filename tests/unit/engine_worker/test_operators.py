@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import DeadItem, apply_entry
+from engine_worker.entries import DeadItem, apply_entry
 from protocol.codec import encode_commands
 from protocol.commands import (
     CancelOrders,

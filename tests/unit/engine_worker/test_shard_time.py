@@ -9,7 +9,7 @@ import pytest
 from engine_worker.core.frames import ObjectCore
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol.codec import encode_commands, encode_frame, encode_messages
 from protocol.commands import (
     CancelAllOrders,

@@ -7,7 +7,7 @@ import psycopg
 import structlog
 
 from persist.archive import has_entry
-from persist.lost_tail import Found, Stored, lost_tail
+from persist.lost_tail_rules import Found, Stored, lost_tail
 from protocol import streams
 from protocol.streams import STREAM_START
 from stream_log.lost_tail_note import read_guard, write_guard
