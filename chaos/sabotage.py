@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.passwords import ArgonPasswords
 from cli import embedded, processes
 from cli.embedded import ServerCommand
 from engine_worker.core.outcomes import AnsweredRequests
@@ -29,7 +30,6 @@ from protocol.streams import StreamId
 from protocol.units import TimeMs
 from runtime import lifecycle
 from runtime.settings import Settings
-from adapters.passwords import ArgonPasswords
 from stream_log import redis_log
 from stream_log.interface import Entry, Fenced, ShardPosition
 from stream_log.redis_log import RedisStreamLog
