@@ -11,8 +11,8 @@ from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
 from cli.listing import listing_of, read_listing
-from cli.past import Past, PastError, Progress
 from cli.probes import connect, connect_log
+from history.past import Past, PastError, Progress
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
 from runtime.settings import Settings, SettingsError

@@ -13,11 +13,11 @@ from rich.progress import Progress as ProgressBar
 
 from cli import probes
 from cli.console import CommandError, console, own_settings, plain_table, print_json
-from cli.past import Past, Progress, time_text
 from cli.processes import engines
-from cli.restoring import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from cli.running import StartError
 from cli.servers import servers_of_stopped
+from history.past import Past, Progress, time_text
+from history.restore import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from persist.migrate import MigrationError, RoleLogins
 from persist.migrate import migrate as bring_up_to_date
 from protocol.streams import split_stream_id

@@ -4,7 +4,7 @@ from functions.api.ports import Ports
 from protocol.units import AccountId, TimeMs
 
 # Until the backfill is done, what it has not reached is looked up in the ledger: slowly, but rightly. One statement, since both parts must
-# see the same position. What a restore could not bring back has not happened (cli/restoring.py).
+# see the same position. What a restore could not bring back has not happened (history/restore.py).
 # The inner query depends on the backfill's row (LATERAL), so that nothing is read of the ledger when there is none.
 _STORED = """
 SELECT 1 FROM transfers WHERE account_id = %(account_id)s AND kind = %(kind)s AND transfer_id = %(transfer_id)s

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from cli.order_story import client_order_stories, order_story
-from cli.past import Past, PastError
+from history.order_story import client_order_stories, order_story
+from history.past import Past, PastError
 from persist.archive import Archiver
 from persist.ingest import ShardIngest
 from protocol import streams

@@ -16,8 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import sql
 
 from cli.commands.restore import running_engines
-from cli.past import Past, steps
-from cli.restoring import (
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import state_hash
+from engine_worker.worker import Worker
+from feeds.store import FeedsStore
+from feeds.worker import FeedsWorker
+from history.past import Past, steps
+from history.restore import (
     ORDER_COUNT_MAX,
     RestoreError,
     orders_to_skip,
@@ -25,12 +31,6 @@ from cli.restoring import (
     write_database,
     write_redis,
 )
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import state_hash
-from engine_worker.worker import Worker
-from feeds.store import FeedsStore
-from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
 from persist.ingest import Progress, ShardIngest
 from persist.lost_tail_comparison import LogGuard

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from cli.past import Past, PastError, parse_time
-from cli.time_travel import account_at, book_at
+from history.past import Past, PastError, parse_time
+from history.time_travel import account_at, book_at
 from persist.archive import Archiver, Retention, drop_old
 from protocol import streams
 from protocol.commands import Deposit, PlaceOrder

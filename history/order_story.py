@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import psycopg
 
-from cli.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
 from engine_worker.entries import NotUnderstoodError, Skipped, applicable_commands, apply_one_by_one, skipped
 from engine_worker.replay import Replay
+from history.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from protocol import streams
 from protocol.codec import UnreadItem, decode_command_items, decode_message_items
 from protocol.commands import CancelAllOrders, CancelOrder, LoggedCommand, MatchOrder, PlaceOrder

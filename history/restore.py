@@ -19,7 +19,6 @@ import psycopg
 import redis
 from psycopg import sql
 
-from cli.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
@@ -27,6 +26,7 @@ from feeds.candles import OpenCandle
 from feeds.state import TRADES_MAX, MarketState, ShardFeeds
 from feeds.tickers import Bucket, kept_from
 from feeds.trades import TradeSum
+from history.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from persist.archive import insert_snapshot
 from persist.archived import ShardArchive
 from persist.lost_tail_comparison import stored_of

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from cli.past import Moment, Past, PastError, Progress, ShardPast, end_of, no_progress, steps, time_text
 from engine_worker.core.shard import Shard
 from engine_worker.entries import apply_one_by_one
 from engine_worker.replay import Replay
+from history.past import Moment, Past, PastError, Progress, ShardPast, end_of, no_progress, steps, time_text
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.orders import Balance, OrderState, Side
 from protocol.streams import StreamId, split_stream_id
