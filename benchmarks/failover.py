@@ -26,8 +26,8 @@ from benchmarks.garbage import uncollected
 from benchmarks.http import Target
 from benchmarks.report import Result
 from benchmarks.workload import OPEN_ORDERS_MAX, commands, operations, roomy_markets_file
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from protocol import streams
 from protocol.codec import decode_replies, encode_commands
 from protocol.orders import Side

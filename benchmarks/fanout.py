@@ -23,7 +23,7 @@ from benchmarks.load import open_loop
 from benchmarks.report import Result
 from benchmarks.servers import process_on_redis
 from benchmarks.subscribers import Subscriber, subscribe, subscribe_stuck
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.events import TradeExecuted

@@ -14,8 +14,8 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.servers import STOP_S
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from persist.candles import STORED_INTERVALS
 from persist.migrate import Flavour, migrate
 from persist.rows import TRADES, Row, database_time

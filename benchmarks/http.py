@@ -20,8 +20,8 @@ import psycopg
 from benchmarks import load
 from benchmarks.report import Result
 from benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
-from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
-from cli.ports import free_port
+from cli.local.free_ports import free_port
+from cli.local.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from protocol import streams
 from runtime import redis_clients
 from runtime.settings import Settings

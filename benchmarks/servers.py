@@ -12,8 +12,8 @@ from pathlib import Path
 import redis
 
 from benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from runtime import redis_clients
 from runtime.settings import PREFIX, Settings, load_settings
 

@@ -31,10 +31,10 @@ from chaos.load import Trader
 from chaos.quiet import Progress
 from chaos.trading import FUNDS
 from cli.api import request
+from cli.inquiries import audit, connect, connect_cache
+from cli.local.own_exchange import EXCHANGE
+from cli.local.state import log_folder
 from cli.market_configs import by_symbol, known_configs
-from cli.own_exchange import EXCHANGE
-from cli.probes import audit, connect, connect_cache
-from cli.state import log_folder
 from protocol import streams
 from protocol.market_data import INTERVALS
 from protocol.orders import OrderStatus, Side

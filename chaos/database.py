@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 import psutil
 
-from cli import embedded
-from cli.supervisor import end_with_parent
+from cli.local import embedded
+from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
 START_S: Final = 60

@@ -14,11 +14,11 @@ from chaos import collecting
 from chaos.database import Database
 from chaos.plan import Fault, FaultKind, choose
 from chaos.sabotage import Break, command_of
-from cli import embedded_redis
-from cli.own_exchange import OwnExchange
-from cli.processes import ProcessSpec, engines
-from cli.state import ProcessState
-from cli.supervisor import end_with_parent
+from cli.local import embedded_redis
+from cli.local.own_exchange import OwnExchange
+from cli.local.processes import ProcessSpec, engines
+from cli.local.state import ProcessState
+from cli.local.supervisor import end_with_parent
 from runtime import redis_clients
 from runtime.settings import PREFIX, Settings
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chaos.evidence import Evidence, Outcome, SentDeposit
 from chaos.trading import Trading
+from cli.inquiries import connect
 from cli.market_configs import apply, by_symbol, known_configs, with_status
 from cli.operating import OperatingError, Operator, rotate_key
-from cli.probes import connect
 from protocol import streams
 from protocol.codec import encode_commands
 from protocol.commands import CancelOrders, ConfigureMarket, ConfigureShard, Deposit, LimitAccount, SignedBody, Withdraw

@@ -12,7 +12,7 @@ import msgspec
 
 from chaos.faults import AFTERMATH_SHARE, LOOK_EVERY_S
 from chaos.plan import FaultKind
-from cli.own_exchange import EXCHANGE, OwnExchange, OwnExchangeError
+from cli.local.own_exchange import EXCHANGE, OwnExchange, OwnExchangeError
 from cli.restarting import Restarted
 
 BEGIN_SHARE: Final = 0.1

@@ -24,7 +24,7 @@ from chaos.sabotage import Break, command_of
 from chaos.trading import DEPOSIT_SHARE
 from chaos.verdict import Verdict, judge
 from chaos.watchers import Watchers
-from cli.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
+from cli.local.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from runtime.settings import Settings, load_settings
 from runtime.tasks import end_tasks
 

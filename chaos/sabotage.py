@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from adapters.passwords import ArgonPasswords
-from cli import embedded, processes
-from cli.embedded import ServerCommand
+from cli.local import embedded, processes
+from cli.local.embedded import ServerCommand
 from engine_worker.core.outcomes import AnsweredRequests
 from engine_worker.core.shard import Shard
 from functions.users.password_rules import check_password

@@ -6,7 +6,7 @@ from contextlib import closing
 import msgspec
 import redis
 
-from cli.probes import connect_log
+from cli.inquiries import connect_log
 from protocol.codec import LaterFormatError
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, decode_configuration

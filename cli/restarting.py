@@ -11,11 +11,11 @@ import msgspec
 import psycopg
 import redis
 
-from cli import probes
+from cli import inquiries as probes
 from cli.api import request
-from cli.embedded_redis import CACHE
-from cli.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
-from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
+from cli.local.embedded_redis import CACHE
+from cli.local.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
+from cli.local.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 

@@ -12,14 +12,23 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from cli import embedded, embedded_redis, probes
-from cli.backups import RECEIVER, backup_file, receiver
+from cli import inquiries as probes
 from cli.console import plain_table
+from cli.local import embedded, embedded_redis
+from cli.local.backups import RECEIVER, backup_file, receiver
+from cli.local.free_ports import PortError, check_ports
+from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
+from cli.local.state import (
+    ProcessStatus,
+    leftover_processes,
+    log_file,
+    log_folder,
+    read_state,
+    state_file,
+    trading_processes,
+)
+from cli.local.supervisor import Supervisor
 from cli.market_configs import markets_are_known
-from cli.ports import PortError, check_ports
-from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file, trading_processes
-from cli.supervisor import Supervisor
 from cli.verifying import verify_market_maker
 from engine_worker.conversion import why_not
 from persist.lost_tail_comparison import LogGuard

@@ -17,8 +17,8 @@ from chaos.run import Result, Scenario, Show, Status, run
 from chaos.sabotage import Break
 from chaos.scenarios import CONTROLS, Counts, mixed, rolling, rolling_without_drain
 from cli.console import CommandError, console, print_json
-from cli.embedded import ServerError
-from cli.own_exchange import OwnExchangeError
+from cli.local.embedded import ServerError
+from cli.local.own_exchange import OwnExchangeError
 from runtime.settings import SettingsError
 
 SAY_EVERY_S = 10.0

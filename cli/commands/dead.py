@@ -28,8 +28,8 @@ from cli.dead_letters import (
     requeueable_frame,
 )
 from cli.entries import command_lines
+from cli.inquiries import connect
 from cli.listing import listing_of
-from cli.probes import connect
 from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.console import CommandError, console, print_json, running_settings
-from cli.probes import audit, connect
+from cli.inquiries import audit, connect
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier

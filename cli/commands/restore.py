@@ -11,9 +11,9 @@ import redis
 import rich_click as click
 from rich.progress import Progress as ProgressBar
 
-from cli import probes
+from cli import inquiries as probes
 from cli.console import CommandError, console, own_settings, plain_table, print_json
-from cli.processes import engines
+from cli.local.processes import engines
 from cli.running import StartError
 from cli.servers import servers_of_stopped
 from history.past import Past, Progress, time_text

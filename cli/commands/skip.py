@@ -10,7 +10,7 @@ import rich_click as click
 
 from cli.console import CommandError, console, running_settings
 from cli.entries import entry_lines
-from cli.probes import audit, connect
+from cli.inquiries import audit, connect
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of
 from protocol.commands import Signed, SkipEntry

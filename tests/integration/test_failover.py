@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import redis
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from engine_worker.core.shard import Shard
 from engine_worker.entries import apply_entry
 from protocol import streams

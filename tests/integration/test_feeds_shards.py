@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.ports import free_port
-from cli.processes import feeds
+from cli.local.free_ports import free_port
+from cli.local.processes import feeds
 from protocol import streams
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, MarketDataKind

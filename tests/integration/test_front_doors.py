@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cli import probes
+from cli import inquiries as probes
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 from tests.integration.conftest import OwnRedis

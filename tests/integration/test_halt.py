@@ -14,11 +14,11 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
-from cli import supervisor as supervisor_module
-from cli.embedded import ServerCommand
-from cli.processes import ProcessSpec
-from cli.state import ProcessStatus, read_state
-from cli.supervisor import Supervisor
+from cli.local import supervisor as supervisor_module
+from cli.local.embedded import ServerCommand
+from cli.local.processes import ProcessSpec
+from cli.local.state import ProcessStatus, read_state
+from cli.local.supervisor import Supervisor
 from engine_worker.core.accounts import Funds, InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cli import probes
+from cli import inquiries as probes
 from engine_worker.core.shard import Shard
 from engine_worker.worker import Worker
 from runtime.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from engine_worker.main import why_not_ready
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog

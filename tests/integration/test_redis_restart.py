@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 import pytest
 import redis
 
-from cli.embedded import _version
-from cli.ports import free_port
+from cli.local.embedded import _version
+from cli.local.free_ports import free_port
 from cli.secret_files import Hosts, secret_files
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame

@@ -19,7 +19,7 @@ import pytest
 import redis
 import structlog
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from engine_worker import checksum as checksum_module
 from engine_worker import worker as worker_module
 from engine_worker.candidate import Candidate

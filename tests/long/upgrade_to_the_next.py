@@ -19,8 +19,8 @@ import pytest
 from chaos.rolling import Rolling, Step
 from chaos.run import Result, run
 from chaos.scenarios import rolling as rolling_scenario
-from cli.own_exchange import OwnExchangeError
-from cli.processes import engines, gateways, readers
+from cli.local.own_exchange import OwnExchangeError
+from cli.local.processes import engines, gateways, readers
 from engine_worker.replay import Replay, Verdict, Verifier
 from engine_worker.worker import Worker
 from protocol import streams

@@ -15,7 +15,7 @@ from rich.console import Console
 from chaos import report
 from chaos.run import Result, Status
 from cli.formats import read_readers, release_text
-from cli.probes import connect, leader_of
+from cli.inquiries import connect, leader_of
 from protocol import streams
 from protocol.codec import decode_events, format_of
 from protocol.events import ShardConfigured

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from adapters.secret_box import master_key
-from cli import embedded
+from cli.local import embedded
 from protocol.configuration import Role
 from runtime.operator_keys import private_key
 from runtime.settings import Settings

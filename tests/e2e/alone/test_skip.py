@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from cli.probes import audit
+from cli.inquiries import audit
 from protocol import streams
 from protocol.codec import FORMAT, encode_frame
 from protocol.streams import MESSAGES_FIELD

@@ -12,8 +12,8 @@ import httpx
 import psycopg
 import pytest
 
+from cli.local.free_ports import free_port
 from cli.market_configs import all_know_all, known_configs
-from cli.ports import free_port
 from runtime import redis_clients
 from runtime.database_roles import ServiceRole
 from runtime.settings import PREFIX

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from persist.actors import declare_ingest, make_broker
 from persist.migrate import migrate
 from protocol.streams import EVENTS_FIELD, EventReader, events

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cli import embedded
+from cli.local import embedded
 from persist.ingest import REFRESH
 from persist.retention import HistoryRetention, drop_history
 from protocol.events import TradeExecuted

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from cli import ports
-from cli.ports import PortError, check_ports, free_port, free_ports
+from cli.local import free_ports as ports
+from cli.local.free_ports import PortError, check_ports, free_port, free_ports
 from runtime.settings import Settings
 
 

@@ -5,9 +5,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from cli import embedded
 from cli.commands.restore import restore
-from cli.state import write_state
+from cli.local import embedded
+from cli.local.state import write_state
 from runtime.settings import PREFIX, Settings
 
 

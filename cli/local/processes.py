@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from cli.embedded import ServerCommand
+from cli.local.embedded import ServerCommand
 from runtime.settings import PREFIX, Settings
 
 _ENGINES_FROM: Final = 10

@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from cli import embedded
-from cli.embedded import CONNECT_TIMEOUT_S, ServerCommand, ServerError
+from cli.local import embedded
+from cli.local.embedded import CONNECT_TIMEOUT_S, ServerCommand, ServerError
 from runtime import redis_clients
 from runtime.settings import PREFIX, Settings
 

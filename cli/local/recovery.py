@@ -1,4 +1,4 @@
-"""Puts the database back from a backup of cli/backups.py: a base backup, and the log since, replayed by PostgreSQL itself.
+"""Puts the database back from a backup of cli/local/backups.py: a base backup, and the log since, replayed by PostgreSQL itself.
 
 Everything is made beside the data folder's `postgres` and gets that name when it is whole; a recovery that was interrupted is repeated.
 While PostgreSQL replays it listens on a socket in a folder of its own, to nobody but us, and asks for no password: the one of this data
@@ -22,10 +22,10 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
-from cli import embedded
-from cli.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
-from cli.state import read_state
-from cli.supervisor import end_with_parent
+from cli.local import embedded
+from cli.local.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
+from cli.local.state import read_state
+from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
 LOOK_EVERY_S: Final = 0.1

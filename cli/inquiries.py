@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import redis
 
-from cli.processes import ProcessSpec, edges, engines, gateways, readers
+from cli.local.processes import ProcessSpec, edges, engines, gateways, readers
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_replies, encode_frame
 from protocol.configuration import MarketStatus

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cli.processes import metrics_ports
+from cli.local.processes import metrics_ports
 from runtime.settings import PREFIX, REPLICA_PORTS, Settings
 
 _QUIET_PORTS = range(15_000, 32_000)

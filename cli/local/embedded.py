@@ -190,7 +190,7 @@ def server_of_data(
         "shared_buffers=128MB",
         "max_wal_size=2GB",
         "checkpoint_timeout=15min",
-        # A backup that cannot be written to must not fill the disk of the database (cli/backups.py).
+        # A backup that cannot be written to must not fill the disk of the database (cli/local/backups.py).
         f"max_slot_wal_keep_size={WAL_KEPT_MAX}",
         "timescaledb.telemetry_level=off",
         *(TIMESCALEDB_OPTIONS if _has_timescaledb(programs) else []),

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from cli.backups import BackupError, receiver_arguments
-from cli.embedded import ServerError
+from cli.local.backups import BackupError, receiver_arguments
+from cli.local.embedded import ServerError
 from runtime.settings import SettingsError, load_settings
 
 

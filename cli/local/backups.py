@@ -22,10 +22,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import psycopg
 
-from cli import embedded
-from cli.processes import ProcessSpec
-from cli.state import BACKUP_PROCESS
-from cli.supervisor import end_with_parent
+from cli.local import embedded
+from cli.local.processes import ProcessSpec
+from cli.local.state import BACKUP_PROCESS
+from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 
 RECEIVER: Final = BACKUP_PROCESS
@@ -194,7 +194,7 @@ def version_of_data(folder: Path) -> int:
 
 def receiver() -> ProcessSpec:
     """Return the process that writes the log into the backup as the server writes it."""
-    return ProcessSpec.of_module(RECEIVER, "cli.wal_receiver")
+    return ProcessSpec.of_module(RECEIVER, "cli.local.wal_receiver")
 
 
 def receiver_arguments(settings: Settings) -> list[str]:
