@@ -11,7 +11,7 @@ import redis
 import rich_click as click
 from rich.progress import Progress as ProgressBar
 
-from cli import inquiries as probes
+from cli import inquiries
 from cli.console import CommandError, console, own_settings, plain_table, print_json
 from cli.local.processes import engines
 from cli.running import StartError
@@ -92,7 +92,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
 
 def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
-    known = [spec.name for spec in engines(settings) if probes.say_health(settings, [spec])]
+    known = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
     if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
         raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
 

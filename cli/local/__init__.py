@@ -1,1 +1,1 @@
-"""TODO."""
+"""The exchange on one machine: embedded servers, their processes, their backups, and the supervisor of all."""

@@ -12,6 +12,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker
+from lab.simulation.garbage import BROKEN_TEXT, DEEP
 from protocol import streams
 from protocol.codec import (
     FORMAT,
@@ -30,7 +31,6 @@ from protocol.replies import BalancesQuery, FundsReply, OrderReply, Refused
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
 from runtime.settings import Settings
-from simulation.garbage import BROKEN_TEXT, DEEP
 from stream_log.interface import Commit, Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import redis
 from rich.console import Console
 
-from chaos import report
-from chaos.run import Result, Status
 from cli.formats import read_readers, release_text
 from cli.inquiries import connect, leader_of
+from lab.chaos import report
+from lab.chaos.run import Result, Status
 from protocol import streams
 from protocol.codec import decode_events, format_of
 from protocol.events import ShardConfigured

@@ -7,13 +7,13 @@ import pytest
 
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
+from lab.simulation.clients import endowment
+from lab.simulation.markets import market_map
+from lab.simulation.run import run
+from lab.simulation.schedule import plan_of
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.streams import COMMANDS_FIELD, STREAM_START
-from simulation.clients import endowment
-from simulation.markets import market_map
-from simulation.run import run
-from simulation.schedule import plan_of
 from stream_log.memory_log import MemoryStreamLog
 
 
