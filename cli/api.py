@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cli.state import settings_of_running
+from cli.local.state import settings_of_running
 from runtime.tls import LocalTrust
 
 TIMEOUT_S = 30

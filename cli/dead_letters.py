@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 import redis
 
-from engine_worker.input import NotUnderstoodError, why_not_applicable
+from engine_worker.entries import NotUnderstoodError, why_not_applicable
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_commands, encode_commands, raw_commands
 from protocol.decoding import msgpack_decoder

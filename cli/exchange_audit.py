@@ -14,8 +14,8 @@ import msgspec
 import psycopg
 import redis
 
+from cli.inquiries import audit, connect
 from cli.listing import listing_of
-from cli.probes import audit, connect
 from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
 from protocol import streams
 from protocol.replies import AuditReply

@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 
-from cli.processes import engines, gateways, readers
+from cli.local.processes import engines, gateways, readers
 from protocol import streams
 from protocol.release import Release
 from protocol.switching import Reader

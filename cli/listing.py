@@ -6,13 +6,13 @@ from contextlib import closing
 import msgspec
 import redis
 
-from cli.probes import connect_log
+from cli.inquiries import connect_log
 from protocol.codec import LaterFormatError
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, decode_configuration
 from protocol.streams import STREAM_START
 from runtime.settings import Settings, SettingsError
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 
 def listing_of(settings: Settings) -> Listing:

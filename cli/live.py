@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from cli.probes import front_doors
-from cli.processes import metrics_urls
-from cli.state import State
+from cli.inquiries import front_doors
+from cli.local.processes import metrics_urls
+from cli.local.state import State
 from runtime.settings import Settings
 
 TIMEOUT_S: Final = 1.0

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
+from cli.inquiries import connect, connect_log
 from cli.listing import listing_of, read_listing
-from cli.past import Past, PastError, Progress
-from cli.probes import connect, connect_log
+from history.past import Past, PastError, Progress
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 SHOWN_FROM_ENTRIES = 2_000
 """A replay of fewer is over before a bar could be read."""

@@ -1,12 +1,14 @@
 """The `exchange` command. A command's module is imported when it is needed: `up` has no time for what `bench` imports."""
 
 import importlib
+import importlib.util
 import sys
+from typing import Final
 
 import rich_click as click
 import structlog
 
-_MODULES = {
+_MODULES: Final = {
     "up": "cli.commands.up",
     "down": "cli.commands.down",
     "restart": "cli.commands.restart",
@@ -35,22 +37,30 @@ _MODULES = {
     "book": "cli.commands.book",
     "account": "cli.commands.account",
     "why": "cli.commands.why",
-    "simulate": "cli.commands.simulate",
-    "bench": "benchmarks.main",
-    "chaos": "cli.commands.chaos",
-    "load": "cli.commands.load",
+    "simulate": "lab.commands.simulate",
+    "bench": "lab.commands.bench",
+    "chaos": "lab.commands.chaos",
+    "load": "lab.commands.load",
 }
 """Where each command is; there it has its own name, with underscores."""
+_LAB: Final = "lab."
+"""The production image is without what developers try the exchange with."""
+
+
+def _modules() -> dict[str, str]:
+    has_lab = importlib.util.find_spec("lab") is not None
+    return {command: module for command, module in _MODULES.items() if has_lab or not module.startswith(_LAB)}
 
 
 class _Commands(click.RichGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MODULES)
+        return list(_modules())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
+        module = _modules().get(cmd_name)
+        if module is None:
             return None
-        command = getattr(importlib.import_module(_MODULES[cmd_name]), cmd_name.replace("-", "_"))
+        command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

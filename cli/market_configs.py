@@ -6,9 +6,9 @@ from typing import NamedTuple
 import msgspec
 import redis
 
+from cli.inquiries import ask, connect
 from cli.listing import listing_of
 from cli.operating import tell
-from cli.probes import ask, connect
 from protocol.commands import ConfigureMarket
 from protocol.configuration import MarketConfig, MarketStatus, Role
 from protocol.market import Asset, Market, MarketMap, assets_of

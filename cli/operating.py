@@ -10,7 +10,7 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.console import CommandError, running_settings
-from cli.probes import ask, command_waiter, connect
+from cli.inquiries import ask, command_waiter, connect
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, encode_commands
 from protocol.commands import ConfigureShard, SignedBody

@@ -9,9 +9,9 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 
-from functions.second_factor import binding_of
+from adapters.secret_box import SecretBox
+from functions.users.second_factor import binding_of
 from protocol.units import AccountId
-from serving.secret_box import SecretBox
 
 _BATCH: Final = 500
 

@@ -11,11 +11,11 @@ import msgspec
 import psycopg
 import redis
 
-from cli import probes
+from cli import inquiries
 from cli.api import request
-from cli.embedded_redis import CACHE
-from cli.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
-from cli.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
+from cli.local.embedded_redis import CACHE
+from cli.local.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
+from cli.local.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 
@@ -125,13 +125,13 @@ def _next(settings: Settings, left: list[str]) -> str:
         return left[0]
     shard = shards[left[0]]
     mine = [name for name in left if shards.get(name) == shard]
-    leader = probes.leader_of(settings, shard)
+    leader = inquiries.leader_of(settings, shard)
     others = [name for name in mine if leader is None or name != leader.process]
     if others:
         return others[0]
     if settings.standbys:
         _wait(
-            lambda: bool(probes.standbys_in_step(settings, shard, LAG_MS_MAX)),
+            lambda: bool(inquiries.standbys_in_step(settings, shard, LAG_MS_MAX)),
             f"No standby of shard {shard} is in step; `exchange shards` shows how far they are.",
             left,
         )
@@ -164,25 +164,25 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
     edge_ports = {spec.name: port for spec, port in zip(edges(settings), settings.ws_ports(), strict=True)}
     shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
     if name in shards:
-        leader = probes.leader_of(settings, shards[name])
+        leader = inquiries.leader_of(settings, shards[name])
         if leader is not None and leader.pid == pid:
-            return probes.shards_answer(settings)
-        return any(each.pid == pid for each in probes.standbys_in_step(settings, shards[name], LAG_MS_MAX))
+            return inquiries.shards_answer(settings)
+        return any(each.pid == pid for each in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX))
     if name in ports:
-        return probes.answers_ping(settings, ports[name]) and probes.says_health(settings, name, pid, LAG_MS_MAX)
+        return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(settings, name, pid, LAG_MS_MAX)
     if name in edge_ports:
-        return probes.says_health(settings, name, pid, LAG_MS_MAX) and probes.answers_handshake(
+        return inquiries.says_health(settings, name, pid, LAG_MS_MAX) and inquiries.answers_handshake(
             settings, edge_ports[name]
         )
     if name == "mm":
         return _is_quoted(settings)
     if name == "frontend":
         # As at a start, nobody waits for what it may have to build.
-        return probes.frontend_answers(settings)
+        return inquiries.frontend_answers(settings)
     # How far the database is behind is not for the nudger, which only tells, to make up for.
     if name in {spec.name for spec in feeds(settings)}:
-        return probes.says_health(settings, name, pid, LAG_MS_MAX)
-    return probes.says_health(settings, name, pid)
+        return inquiries.says_health(settings, name, pid, LAG_MS_MAX)
+    return inquiries.says_health(settings, name, pid)
 
 
 def _is_quoted(settings: Settings) -> bool:

@@ -12,17 +12,26 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from cli import embedded, embedded_redis, probes
-from cli.backups import RECEIVER, backup_file, receiver
+from cli import inquiries
 from cli.console import plain_table
+from cli.local import embedded, embedded_redis
+from cli.local.backups import RECEIVER, backup_file, receiver
+from cli.local.free_ports import PortError, check_ports
+from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
+from cli.local.state import (
+    ProcessStatus,
+    leftover_processes,
+    log_file,
+    log_folder,
+    read_state,
+    state_file,
+    trading_processes,
+)
+from cli.local.supervisor import Supervisor
 from cli.market_configs import markets_are_known
-from cli.ports import PortError, check_ports
-from cli.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.state import ProcessStatus, leftover_processes, log_file, log_folder, read_state, state_file, trading_processes
-from cli.supervisor import Supervisor
 from cli.verifying import verify_market_maker
 from engine_worker.conversion import why_not
-from persist.guard import LogGuard
+from persist.lost_tail_comparison import LogGuard
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
@@ -185,8 +194,8 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     say("bringing the database up to date")
     migrate(settings.resolved_database_url(), logins=RoleLogins.of(settings))
     _check_log(settings)
-    wait_for("the gateway", lambda: probes.gateway_answers(settings))
-    wait_for("the shards", lambda: probes.shards_answer(settings))
+    wait_for("the gateway", lambda: inquiries.gateway_answers(settings))
+    wait_for("the shards", lambda: inquiries.shards_answer(settings))
     wait_for("the markets", lambda: markets_are_known(settings))
     start(readers(settings))
     start(clients(settings))
@@ -195,7 +204,7 @@ def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event
     said = [spec.name for spec in readers(settings)]
     wait_for(
         "feeds, edges and persistence",
-        lambda: all(probes.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
+        lambda: all(inquiries.says_health(settings, name, supervisor.process_ids()[name]) for name in said),
     )
     supervisor.mark_ready()
 
@@ -213,7 +222,7 @@ def _check_snapshots(settings: Settings) -> None:
         market_map, config = settings.market_map(), first_config(settings)
     except SettingsError as error:
         raise StartError(str(error)) from error
-    with closing(probes.connect_log(settings)) as log:
+    with closing(inquiries.connect_log(settings)) as log:
         for shard in range(settings.shard_count):
             if reason := why_not(log, shard, market_map, config):
                 raise StartError(f"Shard {shard} does not open, and nothing has been changed: {reason}.")
@@ -223,7 +232,7 @@ def _check_log(settings: Settings) -> None:
     """Compare the shards' logs with the database; the shards wait for it."""
     if not settings.lost_tail_check_enabled:
         return
-    with closing(probes.connect_log(settings)) as log:
+    with closing(inquiries.connect_log(settings)) as log:
         reasons = LogGuard(log, settings.resolved_database_url(), range(settings.shard_count)).step()
     if reasons:
         raise StartError("The exchange does not open: " + "\n".join(reasons))
@@ -291,7 +300,7 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
     console.print(table)
     console.print()
     for name, url in urls(settings).items():
-        note = probes.frontend_note(settings) if name == "frontend" else ""
+        note = inquiries.frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
     console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)

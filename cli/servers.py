@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from cli import embedded, embedded_redis
 from cli.console import CommandError
-from cli.ports import PortError, check_ports
-from cli.processes import ProcessSpec
+from cli.local import embedded, embedded_redis
+from cli.local.free_ports import PortError, check_ports
+from cli.local.processes import ProcessSpec
+from cli.local.state import log_file, read_state, state_file
+from cli.local.supervisor import Supervisor
 from cli.running import LOOK_EVERY_S, READY_TIMEOUT_S, stop_leftovers
-from cli.state import log_file, read_state, state_file
-from cli.supervisor import Supervisor
 from runtime.settings import Settings
 
 

@@ -6,8 +6,8 @@ from typing import Final, LiteralString
 import psycopg
 
 from cli.console import CommandError, database_away
-from cli.embedded import CONNECT_TIMEOUT_S
-from functions.activity import Activity, noting
+from cli.local.embedded import CONNECT_TIMEOUT_S
+from functions.users.activity import Activity, noting
 from mm.accounts import accounts_file, kept_accounts
 from runtime.settings import Settings
 

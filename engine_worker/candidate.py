@@ -11,7 +11,7 @@ from engine_worker.leadership import POLLS_PER_LEASE, Decision, Watch, lease_aft
 from engine_worker.metrics import FRUITLESS_TAKEOVERS
 from engine_worker.worker import Worker, monotonic_ms
 from protocol.lease import STANDBY_TTL_MS, Leader, Standby
-from runtime.stream_log import Fenced, Rewound, StreamLog
+from stream_log.interface import Fenced, Rewound, StreamLog
 
 _ANNOUNCE_MS = STANDBY_TTL_MS // 3
 

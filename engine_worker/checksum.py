@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine_worker.frame_core import InvariantBroken
 from protocol.units import TimeMs
-from runtime.stream_log import StateChecksum
+from stream_log.interface import StateChecksum
 
 
 class StateDiffers(InvariantBroken):

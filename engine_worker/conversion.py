@@ -14,7 +14,7 @@ from protocol.codec import UNNUMBERED, LaterFormatError, format_of
 from protocol.configuration import ShardConfig
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 _ENTRIES: Final = 1_000
 """Read at once."""

@@ -19,28 +19,28 @@ import structlog
 
 from engine_worker import metrics, snapshot_from_log
 from engine_worker.candidate import Candidate
-from engine_worker.care import Care
 from engine_worker.checksum import StateDiffers
 from engine_worker.frame_core import InvariantBroken
-from engine_worker.guard import await_guard
+from engine_worker.housekeeping import Care
+from engine_worker.lost_tail_check import await_guard
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
 from protocol.codec import LaterFormatError
 from runtime import redis_clients
-from runtime.halt import HALTED_EXIT_CODE, write_halt
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_keys, health_now, reach_redis, serve_metrics
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
-from runtime.redis_durability import NotDurableError, check_durability
 from runtime.redis_reserve import write_reserved
-from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
-from runtime.stream_log import Fenced, Rewound
 from runtime.tracing import Tracer, tracer_of
 from runtime.unsafe_settings import refuse_unsafe
+from stream_log.durability import NotDurableError, check_durability
+from stream_log.halt import HALTED_EXIT_CODE, write_halt
+from stream_log.interface import Fenced, Rewound
+from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 DURABILITY_RETRY_S = 1.0
 """How often a worker that cannot stand by asks whether its server would keep what is written to it."""

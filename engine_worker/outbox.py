@@ -4,7 +4,7 @@ import msgspec
 
 from engine_worker.frame_core import NotUnderstoodError
 from protocol.codec import LaterFormatError, decode_messages
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 _TARGET_DIGITS_MAX = 3
 

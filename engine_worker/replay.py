@@ -19,7 +19,7 @@ from protocol import streams
 from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
 from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
-from runtime.stream_log import Entry, StateChecksum, StreamLog, with_skips
+from stream_log.interface import Entry, StateChecksum, StreamLog, with_skips
 
 READ_ENTRIES = 500
 """Entries read at once."""

@@ -18,9 +18,9 @@ from engine_worker.worker import LogDamaged, Worker
 from protocol.codec import LaterFormatError
 from runtime import child_process
 from runtime.log import configure_logs
-from runtime.redis_stream_log import RedisStreamLog, Unreachable
 from runtime.settings import Settings, load_settings
-from runtime.stream_log import Fenced
+from stream_log.interface import Fenced
+from stream_log.redis_log import RedisStreamLog, Unreachable
 
 _log = structlog.get_logger()
 

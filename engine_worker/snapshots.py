@@ -20,7 +20,7 @@ from engine_worker.frame_core import InvariantBroken
 from engine_worker.worker import Worker
 from protocol import streams
 from protocol.streams import ARCHIVE_READER, STREAM_START, TRIMMED, EventReader, split_stream_id
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 
 LEFT_MAX = 3
 """So often in a row a leader leaves a snapshot that is due to its standby; when none comes it takes one itself."""

@@ -33,8 +33,8 @@ from engine_worker.frame_core import (
 )
 from engine_worker.leadership import Renewals
 from engine_worker.metrics import TAKEOVERS, BatchMetrics
+from engine_worker.order_traces import trace_batch
 from engine_worker.outbox import outgoing_frames
-from engine_worker.traces import trace_batch
 from engine_worker.unstored_orders import UnstoredOrders, closed_orders
 from protocol import streams
 from protocol.codec import (
@@ -64,7 +64,8 @@ from protocol.streams import (
 from protocol.units import TimeMs
 from runtime.operator_keys import first_config
 from runtime.settings import Settings
-from runtime.stream_log import (
+from runtime.tracing import Tracer
+from stream_log.interface import (
     LETTERS_PER_ENTRY_MAX,
     Commit,
     DeadLetter,
@@ -77,7 +78,6 @@ from runtime.stream_log import (
     StreamLog,
     as_skipped,
 )
-from runtime.tracing import Tracer
 
 _log = structlog.get_logger()
 

@@ -16,10 +16,10 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, reach_redis, serve_metrics
 from runtime.probes import Probes
-from runtime.redis_stream_log import RETRY_AFTER_S, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
 from runtime.unsafe_settings import refuse_unsafe
+from stream_log.redis_log import RETRY_AFTER_S, Unreachable
 
 PROCESS = "feeds"
 BLOCK_MS = 200

@@ -23,12 +23,12 @@ from protocol.market import Market
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, split_stream_id
 from runtime.redis_clients import ShardServers
 from runtime.redis_reserve import RESERVE
-from runtime.redis_stream_log import RedisStreamLog, keep_unparsed
-from runtime.stream_log import DeadLetter
+from stream_log.interface import DeadLetter
+from stream_log.redis_log import RedisStreamLog, keep_unparsed
 
 # Compare, then write, publish and move on: all or nothing. A process that was replaced, or repeats itself, changes nothing. It moves on
 # last: should a command fail in the middle, what came before it is done again.
-# FORGIVE key, orders, untold: take orders off a count (a pot, see serving/shares.py) where there is one, but not below what may be untold.
+# FORGIVE key, orders, untold: take orders off a count (a pot, see adapters/shares.py) where there is one, but not below what may be untold.
 _COMMIT = (
     RESERVE
     + """

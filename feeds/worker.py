@@ -18,8 +18,8 @@ from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.streams import STREAM_START, StreamId, split_stream_id
 from runtime.portion import Portion
-from runtime.stream_log import LETTERS_PER_ENTRY_MAX, DeadLetter
 from runtime.tracing import Tracer, trace_events
+from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter
 
 READ_ENTRIES = 200
 """Entries of a shard that are read at once, if they are small."""

@@ -2,54 +2,54 @@
 
 from typing import Final
 
-from functions import (
+from functions.account import get_account, get_commission, get_statement, request_funds, wallet
+from functions.account import start_up_answers as start_up
+from functions.api.function import Function, Group
+from functions.market_data import (
     absent_features,
-    cancel_open_orders,
-    cancel_order,
-    check_order,
-    create_api_key,
-    end_sessions,
-    get_account,
-    get_activity,
     get_aggregate_trades,
-    get_all_orders,
     get_average_price,
     get_book_ticker,
-    get_commission,
     get_depth,
     get_exchange_info,
     get_historical_trades,
     get_klines,
-    get_me,
-    get_my_trades,
-    get_open_orders,
-    get_order,
-    get_order_rate_limit,
-    get_prevented_matches,
-    get_statement,
     get_ticker_24h,
     get_ticker_price,
     get_time,
     get_trades,
     get_window_ticker,
+    ping,
+)
+from functions.orders import (
+    cancel_open_orders,
+    cancel_order,
+    check_order,
+    get_all_orders,
+    get_my_trades,
+    get_open_orders,
+    get_order,
+    get_order_rate_limit,
+    get_prevented_matches,
+    place_order,
+)
+from functions.users import (
+    create_api_key,
+    end_sessions,
+    get_activity,
+    get_me,
     list_api_keys,
     list_sessions,
     listen_keys,
     passwords,
-    ping,
-    place_order,
-    request_funds,
     revoke_api_key,
     sign_in,
     sign_out,
     sign_up,
-    start_up,
     tickets,
     totp,
     verification,
-    wallet,
 )
-from functions.function import Function, Group
 
 FUNCTIONS: Final[tuple[Function, ...]] = (
     ping.FUNCTION,

@@ -14,12 +14,12 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 
-from functions.function import Function
+from adapters.wiring import Surroundings
+from functions.api.function import Function
 from gateway import openapi
 from gateway.door import REQUEST, Door, Sizes
 from gateway.endpoint import Endpoint, Headers
 from gateway.errors import body_too_large, error_body, internal, malformed, method_not_allowed, path_unknown
-from serving.wiring import Surroundings
 
 _JSON: Final = "application/json;charset=UTF-8"
 _PREFLIGHT_S: Final = 7_200

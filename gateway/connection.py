@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from functions.errors import ApiError
+from adapters.crowd import Crowd
+from adapters.metrics import Refusal, count_refusal
+from adapters.proxies import TrustedProxies
+from functions.api.errors import ApiError
 from gateway.errors import error_body, head_too_large, too_slow
+from runtime.listening import has_input
 from runtime.settings import Settings
-from serving.crowd import Crowd
-from serving.listening import has_input
-from serving.metrics import Refusal, count_refusal
-from serving.proxies import TrustedProxies
 
 _LINGER_S: Final = 1.0
 """How long a client may take to close its side too."""

@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple, cast
 from litestar import Litestar
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from functions.errors import ApiError
+from adapters.clock import now_us
+from adapters.metrics import count_refusal, refusal_of
+from adapters.rate_limits import RateLimits
+from functions.api.errors import ApiError
 from gateway.endpoint import Endpoint, Headers, HttpAnswer, HttpRequest, refuse, weight_headers
 from gateway.errors import body_too_large, malformed, url_too_long
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import TimeMs
-from serving.clock import now_us
-from serving.metrics import count_refusal, refusal_of
-from serving.rate_limits import RateLimits
 
 DESCRIPTION_WEIGHT: Final = 10
 """Of /schema: it is large."""

@@ -17,10 +17,10 @@ from typing import Final, cast
 
 import uvicorn
 
+from adapters.crowd import Crowd
+from adapters.proxies import TrustedProxies
 from gateway.connection import Bounds, Connection, Shared
-from serving.crowd import Crowd
-from serving.listening import accept_the_last, until
-from serving.proxies import TrustedProxies
+from runtime.listening import accept_the_last, until
 
 _CHECK_S: Final = 1.0
 """How often connections are looked at."""

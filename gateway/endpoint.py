@@ -11,21 +11,21 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from functions.activity import AGENT_MAX
-from functions.errors import STATUS_UNKNOWN, ApiError
-from functions.function import Answered, Function, Group, Security, Written
-from functions.parameters import Parameters, parse_pairs
-from functions.ports import MICROSECONDS, MILLISECONDS, Call
-from functions.session_cookies import token_in
-from functions.sessions import record_of
+from adapters import auth
+from adapters.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
+from adapters.rate_limits import RateLimits, Undecided
+from adapters.wiring import Surroundings
+from functions.api.errors import STATUS_UNKNOWN, ApiError
+from functions.api.function import Answered, Function, Group, Security, Written
+from functions.api.parameters import Parameters, parse_pairs
+from functions.api.ports import MICROSECONDS, MILLISECONDS, Call
+from functions.users.activity import AGENT_MAX
+from functions.users.session_cookies import token_in
+from functions.users.sessions import record_of
 from gateway.errors import error_body, internal
 from gateway.pages import check_page
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
-from serving import auth
-from serving.metrics import PARSE, PARSES_EVERY, FunctionMetrics, count_order
-from serving.rate_limits import RateLimits, Undecided
-from serving.wiring import Surroundings
 
 Headers = list[tuple[bytes, bytes]]
 

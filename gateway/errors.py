@@ -2,8 +2,8 @@
 
 import msgspec
 
-from functions.errors import ApiError
-from functions.shapes import ErrorShape
+from functions.api.errors import ApiError
+from functions.api.shapes import ErrorShape
 
 
 def error_body(error: ApiError) -> bytes:

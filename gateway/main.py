@@ -10,8 +10,12 @@ import structlog
 import uvicorn
 import uvloop
 
+from adapters.crowd import Crowd
+from adapters.metrics import CONNECTIONS, CONNECTIONS_MAX
+from adapters.proxies import TrustedProxies
+from adapters.wiring import opened
+from functions.api.function import Group
 from functions.catalog import functions_of
-from functions.function import Group
 from gateway.app import create_app
 from gateway.connection import Bounds, Connection
 from gateway.door import Sizes
@@ -27,10 +31,6 @@ from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
-from serving.crowd import Crowd
-from serving.metrics import CONNECTIONS, CONNECTIONS_MAX
-from serving.proxies import TrustedProxies
-from serving.wiring import opened
 
 PROCESS: Final = "gateway"
 _LISTEN_BACKLOG: Final = 2048

@@ -32,11 +32,11 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
+from functions.api.function import Answered, Function, Group, Security, Written
+from functions.api.function import Parameter as FunctionParameter
+from functions.api.idempotency import HEADER, IDEMPOTENCY_KEY
+from functions.api.shapes import ErrorShape
 from functions.catalog import FUNCTIONS
-from functions.function import Answered, Function, Group, Security, Written
-from functions.function import Parameter as FunctionParameter
-from functions.idempotency import HEADER, IDEMPOTENCY_KEY
-from functions.shapes import ErrorShape
 
 TITLE: Final = "Exchange"
 DESCRIPTION: Final = (

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from functions.errors import ApiError
-from functions.sessions import csrf_token
+from functions.api.errors import ApiError
+from functions.users.sessions import csrf_token
 
 _READING: Final = ("GET", "HEAD")
 _OWN: Final = (b"same-origin", b"none")

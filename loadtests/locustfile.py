@@ -25,7 +25,7 @@ from locust.exception import StopUser
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection
 
-from cli.state import settings_of_running
+from cli.local.state import settings_of_running
 from loadtests.connections import BoundClients, connect_socket
 from loadtests.steps import Plan
 from loadtests.summary import LIMITED, OWN_ORDER, TRADE

@@ -25,7 +25,7 @@ from protocol import streams
 from protocol.streams import JOBS_NAMESPACE, STREAM_START, StreamId
 from runtime.redis_clients import client_for
 from runtime.redis_reserve import write_reserved
-from runtime.stream_log import DeadLetter
+from stream_log.interface import DeadLetter
 
 QUEUE = "ingest"
 ARCHIVE_QUEUE = "archive"

@@ -17,7 +17,7 @@ import prometheus_client
 import psycopg
 import structlog
 
-from persist.lost_tail import Found, Stored, lost_tail
+from persist.lost_tail_rules import Found, Stored, lost_tail
 from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
 from protocol import streams
 from protocol.streams import (
@@ -29,7 +29,7 @@ from protocol.streams import (
     preceding_stream_id,
     split_stream_id,
 )
-from runtime.stream_log import ShardPosition, StreamLog, with_skips
+from stream_log.interface import ShardPosition, StreamLog, with_skips
 
 ENTRIES_PER_READ = 500
 SEGMENT_BYTES_MAX = 1_000_000

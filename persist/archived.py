@@ -9,7 +9,7 @@ import psycopg
 from persist.segments import ArchiveDamagedError, unpack
 from protocol import streams
 from protocol.streams import STREAM_START, StreamId, split_stream_id
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 
 class SnapshotHeading(NamedTuple):

@@ -52,7 +52,8 @@ class Backfill(NamedTuple):
     fill: LiteralString
 
 
-# `lost`: what a restore could not bring back, so the transfer did not happen (cli/restoring.py). Of transfers with one id the first counts.
+# `lost`: what a restore could not bring back, so the transfer did not happen (history/restore.py).
+# Of transfers with one id the first counts.
 _TRANSFERS = Backfill(
     "transfers",
     # Pages that are not summarized yet would be read by every batch. Hypertables have their chunks.

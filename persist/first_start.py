@@ -113,7 +113,7 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
 
     It also returns when the database does not answer and Redis has the note that the schema was seen before: orders need no
     database. Where Redis does not answer either, nothing is known; after `redis_away_s` the rest is left to the process that comes
-    next, which is not ready without a schema (serving/schema_watch.py, persist/main.py).
+    next, which is not ready without a schema (adapters/schema_watch.py, persist/main.py).
 
     Raises:
         MigrationError: the database refuses, and will go on to do so; its schema was never seen.

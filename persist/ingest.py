@@ -50,8 +50,8 @@ from protocol.codec import (
 from protocol.events import TradeExecuted
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
 from protocol.units import AMOUNT_UNITS_MAX
-from runtime.stream_log import Entry, StreamLog
 from runtime.tracing import Tracer, trace_events
+from stream_log.interface import Entry, StreamLog
 
 BATCH_BYTES_MAX = 2_000_000
 """Of event frames, some 20,000 events: enough to make the cost of a transaction small; it bounds the memory that a batch takes."""

@@ -23,8 +23,8 @@ from persist.archive import Archiver, Retention, withdraw
 from persist.backfill import finish_backfills
 from persist.first_start import PERIOD_S as SCHEMA_PERIOD_S
 from persist.first_start import SchemaNote, Wait, await_schema, migrate_when_there, why_not_migrated
-from persist.guard import LogGuard
 from persist.ingest import ShardIngest
+from persist.lost_tail_comparison import LogGuard
 from persist.mails import Mailer, mailer_of, send_due
 from persist.migrate import MigrationError
 from persist.nudge import ArchiveNudger, Nudger
@@ -37,10 +37,10 @@ from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, reach_redis, serve_metrics
 from runtime.probes import Probes, Reach
-from runtime.redis_stream_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
 from runtime.tracing import Tracer, tracer_of
 from runtime.unsafe_settings import refuse_unsafe
+from stream_log.redis_log import RETRY_AFTER_S, RedisStreamLog, Unreachable
 
 NUDGE_PERIOD_S = 0.03
 """Under load, what happens within this time is stored together; the first event after a pause does not wait."""

@@ -10,7 +10,7 @@ from protocol.codec import LaterFormatError
 from protocol.events import MarketConfigured
 from protocol.listing import ShardConfiguration, decode_configuration
 from protocol.market import Market
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 _log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from protocol.streams import (
     events,
     split_stream_id,
 )
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 _ingest_lag = prometheus_client.Gauge(
     "persist_ingest_lag_seconds", "How far a shard's ingest is behind its events, in their own time", ["shard"]

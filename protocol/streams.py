@@ -21,7 +21,7 @@ A market's read models carry the tag of the market's shard.
 | `skip:{k}`                | string   | operators        | the `SkipEntry` that its leader follows next: an entry to pass over  |
 | `skips:{k}`               | hash     | shard            | id of an entry of `in:{k}` that was passed over -> its `SkipEntry`   |
 | `passed:{k}`              | hash     | feeds, persist   | reader -> the id in `ev:{k}` (`archive`: in `in:{k}`) it has passed |
-| `guard:{k}`               | string   | persist          | `run id|reason`: see runtime/guard.py                         |
+| `guard:{k}`               | string   | persist          | `run id|reason`: see stream_log/lost_tail_note.py                         |
 | `schema:{0}`              | string   | persist          | number of the newest schema that was seen: see runtime/schema.py |
 | `feeds:{k}`               | hash     | feeds            | feeds' own position and saved state                           |
 | `depth:{k}:SYMBOL`        | string   | feeds            | the base: the book by price levels, about a second ago        |
@@ -39,7 +39,7 @@ A market's read models carry the tag of the market's shard.
 | `session:HASH`            | string   | functions        | a signed-in session; expires                                  |
 | `revocations:{0}`         | stream   | functions        | the keys and sessions that were revoked, newest last: docs/decisions/0036 |
 | `attempts:OF`             | string   | functions        | `count|time_ms`: attempts to sign in, and when the next may be; expires |
-| `rate:{k}:KIND:OWNER:WINDOW` | hash  | gateways, edges, feeds | a pot: what is used and taken of a limit, see serving/shares.py; expires |
+| `rate:{k}:KIND:OWNER:WINDOW` | hash  | gateways, edges, feeds | a pot: what is used and taken of a limit (adapters/shares.py) |
 | `rate:words`              | channel  | gateways, edges, feeds | the pots that have changed                              |
 | `bans:{0}`                | stream   | gateways, edges  | the networks that were banned, until when, and how often      |
 | `listen_key:KEY`          | string   | functions        | whose events the key opens, and what it falls with; expires   |
@@ -340,7 +340,7 @@ def rate(shard: int, kind: str, owner: object, window: int) -> str:
 
 
 RATE_WORDS: Final = "rate:words"
-"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED` (serving/shares.py). WANTED is
+"""A channel: who says it, and then a line for each pot that has changed, `KEY USED TAKEN VERSION WANTED` (adapters/shares.py). WANTED is
 what somebody needed and did not get, else 0."""
 ORDERS_10S: Final = "orders10s"
 """The kind of the pot of an account's unfilled orders in ten seconds."""

@@ -95,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
     """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
-    """A shard opens only on a Redis that gives back, after a restart, all that was written to it (runtime/redis_durability.py)."""
+    """A shard opens only on a Redis that gives back, after a restart, all that was written to it (stream_log/durability.py)."""
     database_url: str = ""
     """An external PostgreSQL or TimescaleDB, as the role that this process is to have there (docs/operations.md, "Roles of the database");
     empty: the embedded one."""

@@ -28,8 +28,8 @@ from psycopg import sql
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from runtime.database_roles import ServiceRole, passwords_text, url_as
 from runtime.settings import PREFIX, Settings
 from tests.redis_servers import RedisServers, redis_servers

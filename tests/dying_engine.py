@@ -12,8 +12,8 @@ from typing import NoReturn
 from engine_worker.core.shard import Shard
 from engine_worker.main import main
 from protocol.commands import MessageFrame, ShardMessage
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Outgoing
+from stream_log.interface import Outgoing
+from stream_log.redis_log import RedisStreamLog
 
 
 def die() -> NoReturn:

@@ -16,11 +16,11 @@ from typing import Any, Final
 import redis.asyncio
 import structlog
 
-from functions.errors import ApiError
+from adapters.limit_exchange import LimitExchange
+from adapters.rate_limits import RateLimits, Undecided
+from functions.api.errors import ApiError
 from protocol.units import AccountId, TimeMs
 from runtime.settings import load_settings
-from serving.limit_exchange import LimitExchange
-from serving.rate_limits import RateLimits, Undecided
 
 _AT_ONCE: Final = 16
 _REFUSALS: Final = 20

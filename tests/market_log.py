@@ -18,7 +18,7 @@ from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTra
 from protocol.streams import STREAM_START, MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 
 BTC = "BTCUSDT"
 ETH = "ETHUSDT"

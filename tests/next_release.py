@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from engine_worker.core.shard import Shard
-from simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, become, move_funds
+from lab.simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, become, move_funds
 
 __all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release", "plant"]
 

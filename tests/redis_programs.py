@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import embedded
+from cli.local import embedded
 
 TOOLS = {"redis-check-rdb": "redis-server", "valkey-check-rdb": "valkey-server"}
 """Debian's tools are the server itself, which goes by the name that it is called by."""

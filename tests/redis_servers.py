@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 import redis
 
-from cli import embedded, embedded_redis
-from cli.ports import free_ports
+from cli.local import embedded, embedded_redis
+from cli.local.free_ports import free_ports
 from runtime import redis_clients
 from runtime.settings import Settings
 from tests.e2e.api import eventually

@@ -33,8 +33,8 @@ from schemathesis.core.transport import Response
 from schemathesis.generation.stateful.state_machine import APIStateMachine
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from functions.function import Function, Security
-from functions.session_cookies import COOKIE
+from functions.api.function import Function, Security
+from functions.users.session_cookies import COOKIE
 from tests.e2e.api import Api, now_ms, signature_of
 from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer
 from tests.integration.gateway.test_without_schema import called

@@ -11,7 +11,7 @@ from protocol.market import MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import EVENTS_FIELD, StreamId, events, stream_id_of
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 from tests.market_log import publish_markets
 
 FIRST_ACCOUNT = 1001

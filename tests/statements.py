@@ -6,9 +6,9 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 
-from functions.get_statement import StatementShape, get_statement
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from functions.account.get_statement import StatementShape, get_statement
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
 from protocol.market import MarketMap
 from protocol.units import AccountId, TimeMs
 

@@ -11,7 +11,7 @@ from protocol.market import MarketMap
 from protocol.orders import Side
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.windows import Windows
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 from tests.shard_log import ShardLog
 
 WINDOWS = Windows(request_ms=200)

@@ -16,8 +16,11 @@ import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
 
-from functions.errors import unavailable
-from functions.revocations import Revocation
+from adapters.redis_link import RedisLink, packed
+from adapters.redis_links import RedisLinks
+from adapters.revocations import RevocationWatch
+from functions.api.errors import unavailable
+from functions.users.revocations import Revocation
 from protocol import streams
 from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
 from protocol.decoding import msgpack_decoder
@@ -39,9 +42,6 @@ from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
-from serving.redis_link import RedisLink, packed
-from serving.redis_links import RedisLinks
-from serving.revocations import RevocationWatch
 from ws_edge import payloads
 from ws_edge.conflation import text_frame
 from ws_edge.connection import EdgeConnection
@@ -78,7 +78,7 @@ class Standing(NamedTuple):
     """What a subscription stands on, and falls with."""
 
     credential: str
-    """See functions/revocations.py; empty: anything of the account."""
+    """See functions/users/revocations.py; empty: anything of the account."""
     end: Callable[[], None]
     """Removes the subscription, and tells its client."""
     until_ms: int = 0

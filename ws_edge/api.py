@@ -13,48 +13,49 @@ import msgspec
 import structlog
 from websockets.frames import CloseCode
 
-from functions import (
+from adapters import auth
+from adapters.auth import Ed25519Verifier, Signer
+from adapters.clock import now_ms, now_us
+from adapters.metrics import count_order
+from adapters.rate_limits import Undecided
+from adapters.wiring import Surroundings
+from functions.account import get_account, get_commission
+from functions.api.errors import ApiError, mandatory_missing, unavailable
+from functions.api.function import Function, Security
+from functions.api.key_permissions import Scope
+from functions.api.parameters import Parameters
+from functions.api.ports import Call
+from functions.api.rate_limits import connections_limit, order_limits, weight_limit
+from functions.market_data import (
     absent_features,
-    cancel_open_orders,
-    cancel_order,
-    check_order,
-    get_account,
     get_aggregate_trades,
-    get_all_orders,
     get_average_price,
     get_book_ticker,
-    get_commission,
     get_depth,
     get_exchange_info,
     get_historical_trades,
     get_klines,
-    get_my_trades,
-    get_open_orders,
-    get_order,
-    get_order_rate_limit,
-    get_prevented_matches,
     get_ticker_24h,
     get_ticker_price,
     get_time,
     get_trades,
     get_window_ticker,
     ping,
+)
+from functions.market_data.get_exchange_info import ExchangeInfoShape
+from functions.orders import (
+    cancel_open_orders,
+    cancel_order,
+    check_order,
+    get_all_orders,
+    get_my_trades,
+    get_open_orders,
+    get_order,
+    get_order_rate_limit,
+    get_prevented_matches,
     place_order,
 )
-from functions.errors import ApiError, mandatory_missing, unavailable
-from functions.function import Function, Security
-from functions.get_exchange_info import ExchangeInfoShape
-from functions.key_permissions import Scope
-from functions.parameters import Parameters
-from functions.ports import Call
-from functions.rate_limits import connections_limit, order_limits, weight_limit
 from protocol.units import AccountId, TimeMs
-from serving import auth
-from serving.auth import Ed25519Verifier, Signer
-from serving.clock import now_ms, now_us
-from serving.metrics import count_order
-from serving.rate_limits import Undecided
-from serving.wiring import Surroundings
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals

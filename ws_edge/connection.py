@@ -15,9 +15,9 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
-from functions.listen_keys import ListenKey
-from serving.crowd import Crowd
-from serving.proxies import TrustedProxies
+from adapters.crowd import Crowd
+from adapters.proxies import TrustedProxies
+from functions.users.listen_keys import ListenKey
 from ws_edge.conflation import Pending, Update, text_frame
 from ws_edge.subscriptions import Door, Target
 

@@ -15,7 +15,10 @@ import redis.asyncio
 import structlog
 from websockets.frames import CloseCode
 
-from functions.errors import ApiError
+from adapters.networks import networks_of
+from adapters.pipelined import pipelined
+from adapters.redis_links import RedisLinks
+from functions.api.errors import ApiError
 from protocol import streams
 from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
@@ -26,9 +29,6 @@ from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
-from serving.networks import networks_of
-from serving.pipelined import pipelined
-from serving.redis_links import RedisLinks
 from ws_edge import payloads
 from ws_edge.accounts import AccountStreams
 from ws_edge.conflation import Conflation, Update

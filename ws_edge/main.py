@@ -15,12 +15,18 @@ import uvloop
 from websockets.asyncio.server import Server, serve
 from websockets.frames import CloseCode
 
-from functions.get_average_price import average_of
+from adapters.bans import Ban
+from adapters.clock import now_ms
+from adapters.crowd import Crowd
+from adapters.proxies import TrustedProxies
+from adapters.wiring import Surroundings, opened
+from functions.market_data.get_average_price import average_of
 from protocol.market import Market
 from runtime.database_roles import ServiceRole
 from runtime.descriptors import connections_possible, raise_descriptors
 from runtime.garbage import keep_what_there_is
 from runtime.lifecycle import stop_event
+from runtime.listening import accept_the_last, until
 from runtime.log import configure_logs
 from runtime.metrics import Heartbeat, serve_metrics
 from runtime.own_door import Knocks, OwnDoor, ask_websocket
@@ -30,15 +36,9 @@ from runtime.settings import PREFIX, Settings, SettingsError, load_settings
 from runtime.tasks import to_the_end
 from runtime.tls import ServerTls, unverified_context
 from runtime.unsafe_settings import refuse_unsafe
-from serving.bans import Ban
-from serving.clock import now_ms
-from serving.crowd import Crowd
-from serving.listening import accept_the_last, until
-from serving.proxies import TrustedProxies
-from serving.wiring import Surroundings, opened
+from ws_edge.admission import Doorkeeper
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, EdgeConnection
-from ws_edge.door import Doorkeeper
 from ws_edge.hub import Hub
 from ws_edge.sessions import serve_connection
 

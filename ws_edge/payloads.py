@@ -6,8 +6,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from functions.order_shapes import expiry_reason, prevented_quantity, shown_price, shown_time_in_force
-from functions.ticker_shapes import average_price, percent
+from functions.market_data.ticker_shapes import average_price, percent
+from functions.orders.order_shapes import expiry_reason, prevented_quantity, shown_price, shown_time_in_force
 from protocol.events import (
     AccountEvent,
     FundsDeposited,

@@ -10,10 +10,10 @@ import structlog
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from functions.errors import ApiError
-from functions.listen_keys import ListenKey, find_listen_key, listen_key_unknown
-from serving.clock import now_ms
-from serving.wiring import Surroundings
+from adapters.clock import now_ms
+from adapters.wiring import Surroundings
+from functions.api.errors import ApiError
+from functions.users.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from ws_edge.accounts import AccountSubscription, Standing
 from ws_edge.api import ApiSession
 from ws_edge.conflation import text_frame

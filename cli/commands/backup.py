@@ -14,11 +14,11 @@ import rich_click as click
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from cli import backups
-from cli.backups import BASES_KEPT, BackupError, BackupNote, Base, Receiving
 from cli.console import CommandError, console, plain_table, print_json, running_settings
-from cli.embedded import ServerError
-from cli.state import RestartRequest, log_file, read_state, request_restart
+from cli.local import backups
+from cli.local.backups import BASES_KEPT, BackupError, BackupNote, Base, Receiving
+from cli.local.embedded import ServerError
+from cli.local.state import RestartRequest, log_file, read_state, request_restart
 from runtime.settings import Settings, SettingsError
 
 FOLLOW_TIMEOUT_S: Final = 30.0

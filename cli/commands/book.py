@@ -4,8 +4,8 @@ import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
 from cli.lookup import known_market, looking_back, replay_bar
-from cli.past import parse_time, time_text
-from cli.time_travel import PastBook, book_at
+from history.past import parse_time, time_text
+from history.time_travel import PastBook, book_at
 from protocol.market import Market
 from protocol.units import PriceTicks, QuantityLots
 

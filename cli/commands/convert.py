@@ -13,8 +13,8 @@ from engine_worker.conversion import Formats, counts_text, formats_of, why_not
 from engine_worker.conversion import convert as convert_snapshot
 from engine_worker.core.snapshot import FORMAT_VERSION, SnapshotError
 from runtime.operator_keys import first_config
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 
 @click.command()

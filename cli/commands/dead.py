@@ -28,14 +28,14 @@ from cli.dead_letters import (
     requeueable_frame,
 )
 from cli.entries import command_lines
+from cli.inquiries import connect
 from cli.listing import listing_of
-from cli.probes import connect
 from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside
 from protocol.streams import StreamId
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 _SHOWN_REASON = 60
 _SHOWN_PAYLOAD = 200

@@ -4,8 +4,8 @@ import rich_click as click
 
 from cli.console import CommandError, console, plain_table, print_json
 from cli.formats import read_readers, release_text
+from cli.inquiries import connect
 from cli.operating import Operator, operating
-from cli.probes import connect
 from protocol.commands import ConfigureShard
 from protocol.configuration import Role, ShardConfig
 from protocol.release import release_of

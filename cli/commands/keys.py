@@ -3,13 +3,13 @@
 import psycopg
 import rich_click as click
 
+from adapters.secret_box import SecretBox, master_key, secret_box
 from cli.console import CommandError, console, plain_table, print_json, running_settings
 from cli.operating import operating, rotate_key
 from cli.resealing import reseal
 from protocol.configuration import OperatorKey, Role
 from runtime.key_files import decoded_key, encoded_key
 from runtime.settings import SettingsError
-from serving.secret_box import SecretBox, master_key, secret_box
 
 _ROLES = [role.name.lower() for role in Role]
 

@@ -7,7 +7,7 @@ import rich_click as click
 
 from cli.console import console, print_json
 from cli.operating import Operator, operating
-from cli.past import parse_time, time_text
+from history.past import parse_time, time_text
 from protocol.commands import ConfigureShard
 from protocol.configuration import Role
 from protocol.units import TimeMs

@@ -6,14 +6,14 @@ from pathlib import Path
 import psycopg
 import rich_click as click
 
-from cli.backups import BackupError, choose_base
 from cli.commands.backup import bar
 from cli.console import CommandError, console, own_settings, print_json
-from cli.embedded import ServerError
-from cli.past import PastError, parse_time
-from cli.recovering import recover as recover_database
-from cli.recovering import why_not
+from cli.local.backups import BackupError, choose_base
+from cli.local.embedded import ServerError
+from cli.local.recovery import recover as recover_database
+from cli.local.recovery import why_not
 from cli.running import StartError, stop_leftovers
+from history.past import PastError, parse_time
 from runtime.settings import Settings
 
 

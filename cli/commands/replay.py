@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.console import CommandError, console, print_json, running_settings
-from cli.probes import audit, connect
+from cli.inquiries import audit, connect
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
 from protocol.replies import AuditReply
 from protocol.streams import split_stream_id
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 ATTEMPTS_MAX = 3
 """A log that is trimmed while it is replayed is begun anew from a newer snapshot, so often in all."""

@@ -11,19 +11,19 @@ import redis
 import rich_click as click
 from rich.progress import Progress as ProgressBar
 
-from cli import probes
+from cli import inquiries
 from cli.console import CommandError, console, own_settings, plain_table, print_json
-from cli.past import Past, Progress, time_text
-from cli.processes import engines
-from cli.restoring import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
+from cli.local.processes import engines
 from cli.running import StartError
 from cli.servers import servers_of_stopped
+from history.past import Past, Progress, time_text
+from history.restore import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from persist.migrate import MigrationError, RoleLogins
 from persist.migrate import migrate as bring_up_to_date
 from protocol.streams import split_stream_id
 from runtime import redis_clients
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
+from stream_log.redis_log import RedisStreamLog
 
 GO_ON: Final = (
     "Redis is restored. Start the exchange again, and it goes on from here: `exchange up` where it runs by itself, "
@@ -92,7 +92,7 @@ def _restore(settings: Settings, dry_run: bool, accept_loss: bool, *, quiet: boo
 
 def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
-    known = [spec.name for spec in engines(settings) if probes.say_health(settings, [spec])]
+    known = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
     if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
         raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
 

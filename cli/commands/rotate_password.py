@@ -8,7 +8,7 @@ import rich_click as click
 from psycopg import sql
 
 from cli.console import CommandError, console, own_settings
-from cli.embedded import password_draft
+from cli.local.embedded import password_draft
 from cli.servers import servers_of_stopped
 
 

@@ -10,7 +10,7 @@ import rich_click as click
 
 from cli.console import CommandError, console, running_settings
 from cli.entries import entry_lines
-from cli.probes import audit, connect
+from cli.inquiries import audit, connect
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of
 from protocol.commands import Signed, SkipEntry
@@ -19,11 +19,11 @@ from protocol.listing import decode_configuration
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from protocol.units import TimeMs
-from runtime.halt import read_halt
 from runtime.operator_keys import key_name, private_key, public_half
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings, SettingsError
-from runtime.stream_log import Entry
+from stream_log.halt import read_halt
+from stream_log.interface import Entry
+from stream_log.redis_log import RedisStreamLog
 
 _WARNING = """\
 Nothing of this entry will ever be applied, by this program or a later one.

@@ -3,10 +3,10 @@
 import rich_click as click
 
 from cli.console import console, plain_table, print_json, running_settings
+from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
-from cli.probes import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
-from cli.processes import metrics_urls, urls
-from cli.state import ProcessStatus, read_state, trading_processes
+from cli.local.processes import metrics_urls, urls
+from cli.local.state import ProcessStatus, read_state, trading_processes
 
 
 @click.command()

@@ -5,8 +5,8 @@ import rich_click as click
 
 from cli.console import console, print_json, running_settings
 from cli.lookup import looking_back, replay_bar
-from cli.order_story import Story, client_order_stories, order_story
-from cli.past import time_text
+from history.order_story import Story, client_order_stories, order_story
+from history.past import time_text
 
 
 @click.command()

@@ -9,7 +9,7 @@ What was deposited, withdrawn and settled grows for as long as the exchange live
 
 import msgspec
 
-from engine_worker.core.members import make_balance
+from engine_worker.core.enums import make_balance
 from engine_worker.core.outcomes import KeyedRequests
 from protocol.configuration import AccountLimits
 from protocol.orders import Balance, OrderState, RejectReason

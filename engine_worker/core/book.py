@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from engine_worker.core.members import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL, make_level_change
+from engine_worker.core.enums import BUY, EXPIRE_MAKER, EXPIRE_TAKER, PREVENT_NOTHING, SELL, make_level_change
 from protocol.events import LevelChange
 from protocol.orders import SelfTradePrevention, Side
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots

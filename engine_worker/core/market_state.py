@@ -1,7 +1,7 @@
 """A market's half of an order's life: the last checks, the match, and what the accounts' shards are told of it."""
 
 from engine_worker.core.book import Book, Match, PreventedMaker
-from engine_worker.core.members import (
+from engine_worker.core.enums import (
     BUY,
     EXPIRE_MAKER,
     EXPIRE_TAKER,

@@ -20,8 +20,7 @@ import msgspec
 from engine_worker.core.accounts import Account, AssetTotals, InvariantBroken, OrderCounts, PlacedOrder
 from engine_worker.core.authority import Authority
 from engine_worker.core.drains import Drain
-from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
-from engine_worker.core.members import (
+from engine_worker.core.enums import (
     BUY,
     CANCELED,
     EXPIRED,
@@ -43,6 +42,7 @@ from engine_worker.core.members import (
     make_order,
     make_order_filled,
 )
+from engine_worker.core.market_state import MakerMessage, MarketState, cancel_missed, refused_taker
 from engine_worker.core.outcomes import (
     AnsweredRequests,
     FirstOutcome,

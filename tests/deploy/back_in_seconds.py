@@ -30,7 +30,7 @@ import httpx
 import psycopg
 import redis
 
-from cli import embedded
+from cli.local import embedded
 from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime.settings import PREFIX, Settings
 from tests.deploy.names import Names

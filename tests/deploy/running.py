@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from protocol.configuration import Role
 from runtime.database_roles import ServiceRole, passwords_text
 from runtime.key_files import encoded_key

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from cli.embedded import find_redis_server
+from cli.local.embedded import find_redis_server
 
 
 def server_programs(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import redis
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from cli.secret_files import REDIS_USERS, password_hash, users_acl
 from runtime import redis_clients
 from tests.deploy.rendered import ROOT

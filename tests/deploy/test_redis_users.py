@@ -17,9 +17,9 @@ import pytest
 import redis
 from websockets.sync.client import connect
 
-from cli import embedded
-from cli.ports import free_port
-from cli.processes import ProcessSpec
+from cli.local import embedded
+from cli.local.free_ports import free_port
+from cli.local.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
 from runtime.database_roles import ServiceRole
 from tests.conftest import service_url

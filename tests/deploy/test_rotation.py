@@ -8,9 +8,9 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from cli import embedded
 from cli.commands.secrets import secrets
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from tests.e2e.api import eventually
 
 TIMEOUT_S = 60

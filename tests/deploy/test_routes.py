@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import pytest
 
+from functions.api.function import Group, Security
 from functions.catalog import FUNCTIONS
-from functions.function import Group, Security
 from tests.deploy.cluster import Pod, pods, selects
 from tests.deploy.rendered import ROOT, Object, named, of_kind, rendered
 from ws_edge.subscriptions import Door, parse_target

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.ports import free_ports
+from cli.local.free_ports import free_ports
 from tests.e2e.running import RunningExchange, running_exchange
 
 METRICS_PORTS = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.own_exchange import EXCHANGE
+from cli.local.own_exchange import EXCHANGE
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange, running_exchange

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import redis
 
+from lab.simulation.garbage import BROKEN_TEXT, DEEP
 from protocol import streams
-from simulation.garbage import BROKEN_TEXT, DEEP
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange
 

@@ -23,7 +23,7 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import POLL_S, eventually
 from tests.e2e.running import RunningExchange
 from tests.treasury import signed

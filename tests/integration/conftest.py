@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 

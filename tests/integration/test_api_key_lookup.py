@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from functions.api_key_record import KeyKind
-from functions.errors import ApiError, unavailable
-from functions.revocations import Revocation, of_key
+from adapters.api_keys import ApiKeys
+from adapters.key_values import RedisKeyValues
+from adapters.revocations import FRESH_S, RevocationWatch
+from adapters.secret_box import SecretBox
+from functions.api.errors import ApiError, unavailable
+from functions.users.api_key_record import KeyKind
+from functions.users.revocations import Revocation, of_key
 from protocol import streams
 from protocol.units import AccountId
-from serving.api_keys import ApiKeys
-from serving.key_values import RedisKeyValues
-from serving.revocations import FRESH_S, RevocationWatch
-from serving.secret_box import SecretBox
 
 KEY, OWNER = "k" * 64, AccountId(1001)
 BOX = SecretBox(b"m" * 32)

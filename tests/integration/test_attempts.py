@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from functions.attempts import Attempt
-from functions.errors import ApiError
-from serving.attempts import OF_ACCOUNT, OF_NETWORK, OF_PAIR, RedisAttempts
+from adapters.attempts import OF_ACCOUNT, OF_NETWORK, OF_PAIR, RedisAttempts
+from functions.api.errors import ApiError
+from functions.users.attempts import Attempt
 
 HERE, THERE = "192.0.2.1", "198.51.100.1"
 
@@ -51,7 +51,7 @@ async def test_a_success_ends_no_wait_that_failures_brought_about(
 ) -> None:
     """Else whoever has an account of their own would guess at others' in turn with it."""
     now = [1_000_000_000_000_000_000]
-    monkeypatch.setattr("serving.attempts.time.time_ns", lambda: now[0])
+    monkeypatch.setattr("adapters.attempts.time.time_ns", lambda: now[0])
     for number in range(OF_NETWORK.free + 1):
         assert await waits(attempts, by(number)) == 0
     now[0] += 1_000_000_000
@@ -69,7 +69,7 @@ async def test_an_account_that_many_networks_guess_at_waits_for_newcomers_alone(
 
 async def test_waits_grow(attempts: RedisAttempts, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000_000_000_000_000_000]
-    monkeypatch.setattr("serving.attempts.time.time_ns", lambda: now[0])
+    monkeypatch.setattr("adapters.attempts.time.time_ns", lambda: now[0])
     found: list[int] = []
     for _ in range(OF_PAIR.free + 6):
         assert await waits(attempts, by(1, is_known=True)) == 0

@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from cli import backups, embedded
-from cli.backups import BackupError, BackupNote, Base
 from cli.commands.backup import status
-from cli.ports import free_port
-from cli.recovering import Recovered, recover
+from cli.local import backups, embedded
+from cli.local.backups import BackupError, BackupNote, Base
+from cli.local.free_ports import free_port
+from cli.local.recovery import Recovered, recover
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 from tests.integration.conftest import OwnPostgres

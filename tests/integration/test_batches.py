@@ -18,10 +18,10 @@ from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
-from runtime.stream_log import Commit, Fenced, Outgoing, StreamLog
+from stream_log.interface import Commit, Fenced, Outgoing, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 
 FAR_US = 4_000_000_000_000_000
 """A writer's clock that decides nothing."""

@@ -15,8 +15,8 @@ from protocol.codec import decode_messages, decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START
 from runtime import redis_clients
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import eventually
 from tests.integration.test_worker import check_contiguous, deposits, events_of, trading
 from tests.redis_servers import RedisServers

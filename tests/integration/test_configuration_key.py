@@ -16,9 +16,9 @@ from protocol.listing import Listing, ShardConfiguration, decode_configuration
 from protocol.market import MarketMap
 from protocol.replies import Configured
 from protocol.streams import COMMANDS_FIELD, StreamId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Fenced, StreamLog
+from stream_log.interface import Fenced, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import FAR_US, all_running, market_map, memory_log, run_until_quiet, worker
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.main import main
 from engine_worker.core.snapshot import state_hash
-from engine_worker.input import MessageNotUnderstood
+from engine_worker.entries import MessageNotUnderstood
 from engine_worker.worker import Worker
 from persist.ingest import ShardIngest
 from protocol import streams
@@ -24,10 +24,10 @@ from protocol.events import EntrySkipped
 from protocol.signing import is_genuine
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
-from runtime.halt import write_halt
 from runtime.operator_keys import first_config, key_name, private_key, public_half, replace_private_key
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, load_settings
+from stream_log.halt import write_halt
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import query
 from tests.integration.test_worker import deposits, enqueue, events_of, market_map, run_until_quiet, worker
 from tests.market_log import START_MS, MarketLog, frame, publish_markets

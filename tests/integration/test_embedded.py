@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import redis
 
-from cli import embedded
+from cli.local import embedded
 from runtime import redis_clients
 from runtime.settings import Settings
 from tests.redis_servers import RedisServers

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import redis
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from engine_worker.core.shard import Shard
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol import streams
 from protocol.codec import decode_events, decode_replies, encode_frame
 from protocol.commands import Deposit, PlaceOrder
@@ -33,8 +33,8 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import RedisStreamLog
 from tests.nursery import MODULES, Forked, nursery
 from tests.treasury import signed
 

@@ -34,8 +34,8 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
 from runtime.redis_clients import ShardServers
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.conftest import OwnRedis
 from tests.kept_depth import depth_in
 from tests.market_log import (

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.ports import free_port
-from cli.processes import feeds
+from cli.local.free_ports import free_port
+from cli.local.processes import feeds
 from protocol import streams
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, MarketDataKind
 from runtime.metrics import read_health
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import eventually
 from tests.kept_depth import depth_in
 from tests.market_log import START_MS, MarketLog, frame, market_map, publish_markets

@@ -26,9 +26,9 @@ from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
 from protocol.switching import plan_switch
 from runtime.metrics import Health, Heartbeat, decode_health, health_keys, health_now, read_health
 from runtime.operator_keys import first_config
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings, load_settings
-from runtime.stream_log import Commit
+from stream_log.interface import Commit
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import run_until_quiet
 from tests.next_release import NEXT, next_release
 from tests.unit.engine_worker.test_snapshot_2 import MARKETS as GOLDEN_MARKETS

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cli import probes
+from cli import inquiries
 from runtime.settings import Settings
 from tests.e2e.api import eventually
 from tests.integration.conftest import OwnRedis
@@ -28,22 +28,22 @@ def test_who_hangs_is_not_serving(running: Running) -> None:
         running.start(name)
     settings = Settings(rest_port=urlsplit(running.rest_url).port or 0, ws_port=running.ws_port)
     for name in ("gateway", "ws-edge"):
-        eventually(f"{name} serves", lambda name=name: probes.serving(settings)[name])  # type: ignore[misc]
+        eventually(f"{name} serves", lambda name=name: inquiries.serving(settings)[name])  # type: ignore[misc]
         # The kernel goes on to accept connections for it.
         os.kill(running.pids[name], signal.SIGSTOP)
         try:
-            assert probes.serving(settings)[name] is False
+            assert inquiries.serving(settings)[name] is False
         finally:
             os.kill(running.pids[name], signal.SIGCONT)
-        eventually(f"{name} serves again", lambda name=name: probes.serving(settings)[name])  # type: ignore[misc]
-    assert probes.serving(settings) == {"gateway": True, "ws-edge": True}
+        eventually(f"{name} serves again", lambda name=name: inquiries.serving(settings)[name])  # type: ignore[misc]
+    assert inquiries.serving(settings) == {"gateway": True, "ws-edge": True}
 
 
 def test_a_port_where_somebody_else_listens_is_no_edge(running: Running) -> None:
     running.start("gateway")
     port = urlsplit(running.rest_url).port or 0
-    eventually("the gateway answers", lambda: probes.answers_ping(Settings(), port))
-    assert not probes.answers_handshake(Settings(), port)
+    eventually("the gateway answers", lambda: inquiries.answers_ping(Settings(), port))
+    assert not inquiries.answers_handshake(Settings(), port)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not probes.answers_handshake(Settings(), silent.getsockname()[1])
-    assert not probes.answers_handshake(Settings(), 1)
+        assert not inquiries.answers_handshake(Settings(), silent.getsockname()[1])
+    assert not inquiries.answers_handshake(Settings(), 1)

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 import redis
 
-from persist.guard import LogGuard
+from persist.lost_tail_comparison import LogGuard
 from protocol import streams
-from runtime.guard import read_guard, write_guard
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from stream_log.lost_tail_note import read_guard, write_guard
+from stream_log.redis_log import RedisStreamLog
 
 DEADLINE_S = 60
 

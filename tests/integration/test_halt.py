@@ -14,15 +14,15 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
-from cli import supervisor as supervisor_module
-from cli.embedded import ServerCommand
-from cli.processes import ProcessSpec
-from cli.state import ProcessStatus, read_state
-from cli.supervisor import Supervisor
-from engine_worker.care import Care
+from cli.local import supervisor as supervisor_module
+from cli.local.embedded import ServerCommand
+from cli.local.processes import ProcessSpec
+from cli.local.state import ProcessStatus, read_state
+from cli.local.supervisor import Supervisor
 from engine_worker.core.accounts import Funds, InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, _decode, _encode, decode_snapshot, encode_snapshot
+from engine_worker.housekeeping import Care
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
@@ -32,9 +32,9 @@ from protocol.events import OrderAccepted, OrderFilled
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId, PriceTicks, QuantityLots
-from runtime.halt import clear_halt, read_halt, write_halt
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.halt import clear_halt, read_halt, write_halt
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import (
     deposits,
     enqueue,

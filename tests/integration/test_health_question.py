@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cli import probes
+from cli import inquiries
 from engine_worker.core.shard import Shard
 from engine_worker.worker import Worker
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
+from stream_log.redis_log import RedisStreamLog
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def test_it_adds_nothing_up(running: None, settings: Settings, monkeypatch: pyte
 
     monkeypatch.setattr(Shard, "audit", adds_up)
     monkeypatch.setattr(Shard, "digest", adds_up)
-    assert probes.shards_answer(settings, 5)
+    assert inquiries.shards_answer(settings, 5)
     # The control: an audit makes a digest.
-    with probes.connect(settings) as client:
-        assert probes.audit(client, [0], 0.3) == {}
+    with inquiries.connect(settings) as client:
+        assert inquiries.audit(client, [0], 0.3) == {}
 
 
 def test_a_shard_that_is_not_there_does_not_answer(redis_url: str, settings: Settings) -> None:
-    assert not probes.shards_answer(settings, 0.1)
+    assert not inquiries.shards_answer(settings, 0.1)

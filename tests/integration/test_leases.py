@@ -11,9 +11,9 @@ import redis
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Standby
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, StreamId, stream_id_of
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
-from runtime.stream_log import Commit, Fenced, ShardPosition, StreamLog
+from stream_log.interface import Commit, Fenced, ShardPosition, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 
 SHARD = 1
 INPUTS = streams.commands(SHARD)

@@ -10,9 +10,9 @@ import pytest
 import redis.asyncio
 import uvloop
 
+from adapters.redis_link import RedisLink, packed
 from runtime import redis_clients
 from runtime.redis_clients import RedisOutage, asyncio_client
-from serving.redis_link import RedisLink, packed
 from tests.redis_servers import RedisServers
 
 

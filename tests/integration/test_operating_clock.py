@@ -14,8 +14,8 @@ from protocol.commands import CloseAccount
 from protocol.configuration import Role
 from protocol.replies import FundsReply
 from protocol.units import AccountId
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, load_settings
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import run_until_quiet
 
 AHEAD_MS = 3_600_000

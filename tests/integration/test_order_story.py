@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from cli.order_story import client_order_stories, order_story
-from cli.past import Past, PastError
+from history.order_story import client_order_stories, order_story
+from history.past import Past, PastError
 from persist.archive import Archiver
 from persist.ingest import ShardIngest
 from protocol import streams
@@ -21,8 +21,8 @@ from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, TRIMMED
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import PREFIX
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
 from tests.worked_log import WorkedLog

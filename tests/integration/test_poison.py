@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
-from engine_worker.input import MessageNotUnderstood, NotUnderstoodError, apply_entry
+from engine_worker.entries import MessageNotUnderstood, NotUnderstoodError, apply_entry
 from protocol import streams
 from protocol.codec import encode_frame, encode_messages, frame_items
 from protocol.commands import (
@@ -29,8 +29,8 @@ from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, 
 from protocol.replies import AuditQuery, Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, Entry, Outgoing, StreamLog
+from stream_log.interface import Commit, Entry, Outgoing, StreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import deposits, enqueue, market_map, memory_log, run_until_quiet, trading, worker
 from tests.properties.profile import fewer_sequences
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from engine_worker.main import why_not_ready
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.conftest import OwnRedis
 from tests.integration.test_worker import market_map, memory_log, worker
 from tests.market_log import publish_markets

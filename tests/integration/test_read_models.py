@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import redis.asyncio
 
+from adapters.read_models import RedisReadModels
 from feeds.state import Outputs, ShardFeeds
 from feeds.store import FeedsStore, Mark
 from protocol import streams
@@ -15,7 +16,6 @@ from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import STREAM_START, StreamId
 from runtime.redis_clients import asyncio_client
-from serving.read_models import RedisReadModels
 from tests.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
 from tests.redis_servers import RedisServers
 

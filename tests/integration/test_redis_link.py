@@ -11,9 +11,9 @@ import pytest
 import redis.asyncio
 import structlog
 
+from adapters import redis_link
+from adapters.redis_link import CHANNELS_PER_COMMAND, RedisLink
 from protocol import streams
-from serving import redis_link
-from serving.redis_link import CHANNELS_PER_COMMAND, RedisLink
 from tests.integration.conftest import OwnRedis
 
 CHANNELS: Final = 50_000

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 import pytest
 import redis
 
-from cli.embedded import _version
-from cli.ports import free_port
+from cli.local.embedded import _version
+from cli.local.free_ports import free_port
 from cli.secret_files import Hosts, secret_files
 from protocol import streams
 from protocol.codec import decode_replies, encode_frame
@@ -29,8 +29,8 @@ from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import FundsReply, OpenOrdersQuery, OrderReply, OrdersReply, Query, Refused, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
-from runtime.redis_durability import NotDurableError, check_durability
 from runtime.settings import PREFIX
+from stream_log.durability import NotDurableError, check_durability
 from tests.deploy.rendered import ROOT
 from tests.e2e.api import eventually
 from tests.redis_programs import redis_programs, required

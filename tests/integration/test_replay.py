@@ -24,10 +24,10 @@ from protocol.events import StateHashed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
-from runtime.stream_log import Entry, StreamLog
+from stream_log.interface import Entry, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import deposits, enqueue, market_map, run_until_quiet, trading, worker
 
 INTERVAL = 10

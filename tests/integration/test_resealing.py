@@ -7,12 +7,12 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from adapters.secret_box import SecretBox
 from cli.commands.keys import keys
 from cli.resealing import Resealed, reseal
-from functions.second_factor import binding_of
+from functions.users.second_factor import binding_of
 from protocol.units import AccountId
 from runtime.settings import PREFIX
-from serving.secret_box import SecretBox
 
 OLD, NEW = b"o" * 32, b"n" * 32
 KEYS = 1_203

@@ -16,8 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import sql
 
 from cli.commands.restore import running_engines
-from cli.past import Past, steps
-from cli.restoring import (
+from engine_worker.core.accounts import InvariantBroken
+from engine_worker.core.shard import Shard
+from engine_worker.core.snapshot import state_hash
+from engine_worker.worker import Worker
+from feeds.store import FeedsStore
+from feeds.worker import FeedsWorker
+from history.past import Past, steps
+from history.restore import (
     ORDER_COUNT_MAX,
     RestoreError,
     orders_to_skip,
@@ -25,15 +31,9 @@ from cli.restoring import (
     write_database,
     write_redis,
 )
-from engine_worker.core.accounts import InvariantBroken
-from engine_worker.core.shard import Shard
-from engine_worker.core.snapshot import state_hash
-from engine_worker.worker import Worker
-from feeds.store import FeedsStore
-from feeds.worker import FeedsWorker
 from persist.archive import Archiver, Retention
-from persist.guard import LogGuard
 from persist.ingest import Progress, ShardIngest
+from persist.lost_tail_comparison import LogGuard
 from protocol import streams
 from protocol.codec import encode_commands, encode_skip
 from protocol.commands import Deposit, SkipEntry
@@ -44,8 +44,8 @@ from protocol.market import SHARD_COUNT_MAX, MarketMap
 from protocol.market_data import BookTicker, Candle, Ticker
 from protocol.streams import COMMANDS_FIELD, STREAM_START, AfterLoss, after_loss, split_stream_id
 from protocol.units import AccountId, AssetUnits
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, Entry, Skip, as_skipped
+from stream_log.interface import Commit, Entry, Skip, as_skipped
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import assert_candles, assert_ledger, assert_stored, is_timescaledb, query
 from tests.kept_depth import depth_in
 from tests.keys import described, examples

@@ -12,9 +12,9 @@ from protocol.commands import Deposit
 from protocol.lease import Leader
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
-from runtime.stream_log import Commit, Rewound
+from stream_log.interface import Commit, Rewound
+from stream_log.redis_log import RedisStreamLog
 
 MARKETS = Settings().market_map()
 INPUTS = streams.commands(0)

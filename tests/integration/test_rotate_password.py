@@ -11,8 +11,8 @@ import redis
 from click.testing import CliRunner
 
 from cli.commands.rotate_password import rotate_password
-from cli.embedded import password_draft
-from cli.ports import free_port
+from cli.local.embedded import password_draft
+from cli.local.free_ports import free_port
 from cli.servers import servers_of_stopped
 from persist.migrate import RoleLogins, migrate
 from runtime.database_roles import ServiceRole, database_url_of

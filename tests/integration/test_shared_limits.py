@@ -12,8 +12,8 @@ from contextlib import ExitStack
 import pytest
 import redis
 
-from serving.limit_exchange import _DRAW
-from serving.shares import EMPTY, Draw, Word, drawn, reserve_of
+from adapters.limit_exchange import _DRAW
+from adapters.shares import EMPTY, Draw, Word, drawn, reserve_of
 from tests.integration.conftest import OwnRedis
 
 NOW = 1_795_400_005_000

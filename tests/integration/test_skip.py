@@ -12,7 +12,7 @@ from engine_worker.checksum import state_checksum
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot, state_hash
-from engine_worker.input import MessageNotUnderstood
+from engine_worker.entries import MessageNotUnderstood
 from engine_worker.replay import Replay, StreamLogSource, Verifier
 from engine_worker.worker import Worker
 from protocol import streams
@@ -24,9 +24,9 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, Skip, StreamLog, as_skipped
+from stream_log.interface import Commit, Skip, StreamLog, as_skipped
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_worker import (
     deposits,
     enqueue,

@@ -26,8 +26,8 @@ from protocol.lease import Standby
 from protocol.market import MarketMap
 from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits
-from runtime.redis_stream_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 from tests.integration.test_worker import run_until_quiet
 
 DEADLINE_S = 90

@@ -14,8 +14,8 @@ from protocol.market import MarketMap
 from protocol.replies import BalancesQuery, FundsReply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, split_stream_id
 from protocol.units import AccountId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import Fenced
+from stream_log.interface import Fenced
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.test_worker import (
     Crash,
     CrashingLog,

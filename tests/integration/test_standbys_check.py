@@ -19,7 +19,7 @@ import pytest
 import redis
 import structlog
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from engine_worker import checksum as checksum_module
 from engine_worker import worker as worker_module
 from engine_worker.candidate import Candidate
@@ -40,10 +40,10 @@ from protocol.replies import ConfigQuery
 from protocol.streams import COMMANDS_FIELD, split_stream_id
 from protocol.units import AccountId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
-from runtime.halt import HALTED_EXIT_CODE, read_halt
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Fenced, ShardPosition, StreamLog
+from stream_log.halt import HALTED_EXIT_CODE, read_halt
+from stream_log.interface import Fenced, ShardPosition, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
 from tests.integration.test_snapshots import large
 from tests.integration.test_worker import (

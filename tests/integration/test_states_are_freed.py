@@ -14,7 +14,7 @@ from protocol.commands import Deposit, PlaceOrder
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.streams import STREAM_START, StreamId
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.properties.markets import market_map
 
 ACCOUNTS = 500

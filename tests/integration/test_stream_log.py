@@ -11,9 +11,9 @@ from protocol import streams
 from protocol.lease import Leader
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
 from runtime import redis_clients
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Commit, DeadLetter, Fenced, ShardPosition, StateChecksum, StreamLog
+from stream_log.interface import Commit, DeadLetter, Fenced, ShardPosition, StateChecksum, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.redis_servers import RedisServers
 
 SHARD = 2

@@ -33,8 +33,8 @@ from protocol.replies import Refused
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.test_worker import market_map, run_until_quiet
 from tests.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from cli.past import Past, PastError, parse_time
-from cli.time_travel import account_at, book_at
+from history.past import Past, PastError, parse_time
+from history.time_travel import account_at, book_at
 from persist.archive import Archiver, Retention, drop_old
 from protocol import streams
 from protocol.commands import Deposit, PlaceOrder
@@ -25,7 +25,7 @@ from protocol.events import (
 from protocol.orders import Balance, OrderState, OrderType, Side, TimeInForce
 from protocol.streams import ARCHIVE_READER, TRIMMED, split_stream_id
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.test_archive import ALWAYS, Clock
 from tests.market_log import BTC, market_map
 from tests.worked_log import WorkedLog, book_by_events, last_sequence

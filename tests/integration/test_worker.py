@@ -12,6 +12,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import encode_snapshot, state_hash
 from engine_worker.metrics import HELD
 from engine_worker.worker import LogDamaged, Worker
+from lab.simulation.garbage import BROKEN_TEXT, DEEP
 from protocol import streams
 from protocol.codec import (
     FORMAT,
@@ -29,11 +30,10 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import BalancesQuery, FundsReply, OrderReply, Refused
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import Settings
-from runtime.stream_log import Commit, Fenced, StreamLog
-from simulation.garbage import BROKEN_TEXT, DEEP
+from stream_log.interface import Commit, Fenced, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 
 ACCOUNTS = (1, 2, 3, 4)
 FAR_US = 4_000_000_000_000_000

@@ -6,9 +6,9 @@ from typing import Any
 from engine_worker.main import main
 from protocol import streams
 from protocol.lease import Leader
-from runtime import redis_stream_log
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry, ShardPosition
+from stream_log import redis_log
+from stream_log.interface import Entry, ShardPosition
+from stream_log.redis_log import RedisStreamLog
 
 _COMPARISON = "if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end\n"
 
@@ -32,8 +32,8 @@ def _read_inputs(
 
 
 if __name__ == "__main__":
-    without = redis_stream_log._COMMIT.replace(_COMPARISON, "")
-    assert without != redis_stream_log._COMMIT
-    redis_stream_log._COMMIT = without
+    without = redis_log._COMMIT.replace(_COMPARISON, "")
+    assert without != redis_log._COMMIT
+    redis_log._COMMIT = without
     RedisStreamLog.read_inputs = _read_inputs  # type: ignore[method-assign]
     main()

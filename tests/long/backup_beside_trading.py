@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from cli.own_exchange import own_exchange
+from cli.local.own_exchange import own_exchange
 from tests.e2e.alone.test_disaster import SYMBOL, exchange_command, trade
 from tests.e2e.api import eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange

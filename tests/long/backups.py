@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli import backups, embedded
-from cli.backups import BackupError
 from cli.commands.backup import status
-from cli.ports import free_port
-from cli.recovering import Recovered, recover
+from cli.local import backups, embedded
+from cli.local.backups import BackupError
+from cli.local.free_ports import free_port
+from cli.local.recovery import Recovered, recover
 from runtime.settings import Settings
 from tests.integration.conftest import OwnPostgres, own_postgres
 from tests.integration.test_backups import Backup, backup

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from websockets.sync.client import connect
 
-from cli.ports import free_port, free_ports
+from cli.local.free_ports import free_port, free_ports
 from tests.e2e.api import eventually
 from tests.e2e.conftest import METRICS_PORTS, data_dir_of_its_own
 from tests.e2e.running import RunningExchange, running_exchange

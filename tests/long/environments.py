@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.own_exchange import own_environment, own_exchange
+from cli.local.own_exchange import own_environment, own_exchange
 from tests.deploy.rendered import ROOT
 from tests.e2e.api import Api, eventually, new_account
 

@@ -20,12 +20,12 @@ import msgspec
 import psutil
 import pytest
 
-from chaos.rolling import Rolling, Step
-from chaos.run import Result, run
-from chaos.scenarios import rolling as rolling_scenario
-from cli import own_exchange as own_exchange_module
-from cli.own_exchange import OwnExchangeError, own_exchange
-from cli.state import ProcessStatus
+from cli.local import own_exchange as own_exchange_module
+from cli.local.own_exchange import OwnExchangeError, own_exchange
+from cli.local.state import ProcessStatus
+from lab.chaos.rolling import Rolling, Step
+from lab.chaos.run import Result, run
+from lab.chaos.scenarios import rolling as rolling_scenario
 from protocol.streams import split_stream_id
 from tests.long.upgrading import Teller, broken, say, tell
 

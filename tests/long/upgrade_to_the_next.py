@@ -16,18 +16,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from chaos.rolling import Rolling, Step
-from chaos.run import Result, run
-from chaos.scenarios import rolling as rolling_scenario
-from cli.own_exchange import OwnExchangeError
-from cli.processes import engines, gateways, readers
+from cli.local.own_exchange import OwnExchangeError
+from cli.local.processes import engines, gateways, readers
 from engine_worker.replay import Replay, Verdict, Verifier
 from engine_worker.worker import Worker
+from lab.chaos.rolling import Rolling, Step
+from lab.chaos.run import Result, run
+from lab.chaos.scenarios import rolling as rolling_scenario
 from protocol import streams
 from protocol.release import Release, this_release
 from protocol.streams import STREAM_START, split_stream_id
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import Settings
+from stream_log.memory_log import MemoryStreamLog
 from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
 from tests.next_release import NEXT, next_release
 

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import redis
 from rich.console import Console
 
-from chaos import report
-from chaos.run import Result, Status
 from cli.formats import read_readers, release_text
-from cli.probes import connect, leader_of
+from cli.inquiries import connect, leader_of
+from lab.chaos import report
+from lab.chaos.run import Result, Status
 from protocol import streams
 from protocol.codec import decode_events, format_of
 from protocol.events import ShardConfigured
 from protocol.release import Release, release_of
 from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
 from runtime.settings import Settings
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2

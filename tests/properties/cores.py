@@ -15,9 +15,9 @@ import msgspec
 from engine_worker.checksum import state_checksum
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import encode_snapshot
+from engine_worker.entries import apply_entry
 from engine_worker.first_configuration import first_configuration
 from engine_worker.frame_core import Cores, DeadItem, FrameCore, InvariantBroken, NotUnderstoodError
-from engine_worker.input import apply_entry
 from engine_worker.unstored_orders import closed_orders
 from protocol import streams
 from protocol.codec import (
@@ -47,7 +47,7 @@ from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import AuditQuery, AuditReply, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.stream_log import Entry, as_skipped
+from stream_log.interface import Entry, as_skipped
 from tests.integration.test_worker import PRICE, deposits, market_map, trading
 
 SHARDS = 3

@@ -14,7 +14,7 @@ import msgspec
 from engine_worker.core import shard as shard_module
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder
@@ -22,7 +22,7 @@ from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import Windows
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.properties.markets import market_map
 
 SHARDS = 3

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from runtime.memory_stream_log import MemoryStreamLog
-from simulation.campaign import Tally, explain, simulate
-from simulation.run import run
-from simulation.schedule import Act, Action, plan_of
-from simulation.shrink import shrink
+from lab.simulation.campaign import Tally, explain, simulate
+from lab.simulation.run import run
+from lab.simulation.schedule import Act, Action, plan_of
+from lab.simulation.shrink import shrink
+from stream_log.memory_log import MemoryStreamLog
 from tests.properties.test_planted_bugs import Plant, grow
 from tests.simulation.test_planted_bugs import PLANTS
 
@@ -99,7 +99,7 @@ def test_a_campaign_that_is_interrupted_says_what_it_came_to_and_how_to_go_on(mo
         yield simulate(seeds[:2], commands_min)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("cli.commands.simulate.simulate_on_all_cores", interrupted)
+    monkeypatch.setattr("lab.commands.simulate.simulate_on_all_cores", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     result = CliRunner().invoke(main, ["simulate", "--first-seed", "100", "--seeds", "9", "--json"])
     assert result.exit_code == 130

@@ -7,14 +7,14 @@ import pytest
 
 from engine_worker.snapshots import Snapshotter
 from engine_worker.worker import Worker
+from lab.simulation.clients import endowment
+from lab.simulation.markets import market_map
+from lab.simulation.run import run
+from lab.simulation.schedule import plan_of
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.streams import COMMANDS_FIELD, STREAM_START
-from runtime.memory_stream_log import MemoryStreamLog
-from simulation.clients import endowment
-from simulation.markets import market_map
-from simulation.run import run
-from simulation.schedule import plan_of
+from stream_log.memory_log import MemoryStreamLog
 
 
 def test_a_standby_that_is_behind_takes_no_snapshot() -> None:

@@ -22,16 +22,16 @@ from engine_worker.snapshots import Snapshotter
 from engine_worker.unstored_orders import UnstoredOrders
 from engine_worker.worker import Worker
 from feeds.worker import _ShardFollower
+from lab.simulation import clients, next_release
+from lab.simulation.clients import Gateway
+from lab.simulation.engine import EngineWorker
+from lab.simulation.faulty_log import FaultyLog
+from lab.simulation.run import run
+from lab.simulation.schedule import plan_of
 from persist.ingest import ShardIngest
 from protocol import codec, switching
 from runtime import redis_clients
-from runtime.memory_stream_log import MemoryStreamLog
-from simulation import clients, next_release
-from simulation.clients import Gateway
-from simulation.engine import EngineWorker
-from simulation.faulty_log import FaultyLog
-from simulation.run import run
-from simulation.schedule import plan_of
+from stream_log.memory_log import MemoryStreamLog
 from tests.properties.test_planted_bugs import Plant, grow
 
 SEEDS_MAX = 300

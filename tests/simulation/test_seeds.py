@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
+from lab.simulation.campaign import simulate
+from lab.simulation.markets import OPEN_ORDERS_MAX
+from lab.simulation.run import Simulation, run, silent_logs
+from lab.simulation.schedule import plan_of
+from lab.simulation.shortage import Refusal
 from protocol.orders import Side
-from simulation.campaign import simulate
-from simulation.markets import OPEN_ORDERS_MAX
-from simulation.run import Simulation, run, silent_logs
-from simulation.schedule import plan_of
-from simulation.shortage import Refusal
 from tests.oracle.exchange import Exchange, plain
 
 PARTS, SEEDS_PER_PART = 10, 30

@@ -8,20 +8,20 @@ import redis
 
 from feeds.state import Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, SupersededError
+from lab.simulation.database import IngestProcess, MemoryIngest, Tables
+from lab.simulation.faulty_log import LosingLog
+from lab.simulation.market_data import FeedsProcess, FeedsStores, MemoryFeedsStore
+from lab.simulation.markets import market_map
+from lab.simulation.process import Surroundings
+from lab.simulation.witness import Witness
 from persist.ingest import Progress, ShardIngest
 from persist.rows import FILLS, LEDGER_ENTRIES, TRADES, Table, database_time
 from protocol import streams
 from protocol.market import MarketMap
 from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import StreamLog
-from simulation.database import IngestProcess, MemoryIngest, Tables
-from simulation.faulty_log import LosingLog
-from simulation.market_data import FeedsProcess, FeedsStores, MemoryFeedsStore
-from simulation.markets import market_map
-from simulation.process import Surroundings
-from simulation.witness import Witness
+from stream_log.interface import StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.market_log import publish_markets
 from tests.shard_log import ShardLog
 

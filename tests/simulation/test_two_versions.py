@@ -2,11 +2,11 @@
 
 from collections import Counter
 
+from lab.simulation.next_release import NEXT, Program, Running, become
+from lab.simulation.run import Simulation, no_waiting, run, silent_logs
+from lab.simulation.schedule import plan_of, slot_count
 from protocol import codec
 from protocol.codec import FORMAT
-from simulation.next_release import NEXT, Program, Running, become
-from simulation.run import Simulation, no_waiting, run, silent_logs
-from simulation.schedule import plan_of, slot_count
 
 
 def test_every_way_that_an_upgrade_goes_happens() -> None:

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from cli import embedded
+from adapters.secret_box import master_key
+from cli.local import embedded
 from protocol.configuration import Role
 from runtime.operator_keys import private_key
 from runtime.settings import Settings
-from serving.secret_box import master_key
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cli.commands.restore import GO_ON
-from cli.state import read_state
+from cli.local.state import read_state
 from protocol.streams import STREAM_START, split_stream_id
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cli.probes import ShardReport, shard_reports
+from cli.inquiries import ShardReport, shard_reports
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange, running_exchange
 from tests.e2e.test_kill_engine import (

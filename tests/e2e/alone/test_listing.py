@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from cli.own_exchange import OwnExchangeError
+from cli.local.own_exchange import OwnExchangeError
 from tests.e2e.alone.test_configuration import run
 from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
 from tests.e2e.running import RunningExchange, running_exchange

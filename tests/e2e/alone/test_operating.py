@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.own_exchange import EXCHANGE
+from cli.local.own_exchange import EXCHANGE
 from tests.e2e.alone.test_configuration import run
 from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
 from tests.e2e.conftest import data_dir_of_its_own

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from cli.probes import audit
+from cli.inquiries import audit
 from protocol import streams
 from protocol.codec import FORMAT, encode_frame
 from protocol.streams import MESSAGES_FIELD
-from runtime.halt import read_halt
+from stream_log.halt import read_halt
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange
 

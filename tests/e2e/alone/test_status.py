@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cli.own_exchange import EXCHANGE
-from cli.ports import free_ports
+from cli.local.free_ports import free_ports
+from cli.local.own_exchange import EXCHANGE
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange, running_exchange
 

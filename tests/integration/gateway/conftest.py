@@ -12,12 +12,12 @@ import httpx
 import psycopg
 import pytest
 
+from cli.local.free_ports import free_port
 from cli.market_configs import all_know_all, known_configs
-from cli.ports import free_port
 from runtime import redis_clients
 from runtime.database_roles import ServiceRole
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX
+from stream_log.redis_log import RedisStreamLog
 from tests.conftest import service_url
 from tests.market_log import market_map, publish_markets
 from tests.nursery import Forked, nursery

@@ -5,9 +5,9 @@ import asyncio
 import redis
 import redis.asyncio
 
+from adapters.backlog import Backlog
 from protocol import streams
 from runtime.probes import Reach
-from serving.backlog import Backlog
 
 SEEN_S = 0.5
 

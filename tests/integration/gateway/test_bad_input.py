@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from functions.api.function import Function
 from functions.catalog import FUNCTIONS
-from functions.function import Function
 from tests.e2e.api import Api, new_account, now_ms
 from tests.integration.gateway.conftest import Processes
 

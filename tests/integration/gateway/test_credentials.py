@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from functions.session_cookies import COOKIE
-from serving.clock import now_ms
+from adapters.clock import now_ms
+from functions.users.session_cookies import COOKIE
 from tests.e2e.api import Api, RefusedError
 from tests.integration.gateway.conftest import Processes
 

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.currencies import CURRENCIES_FILE, currencies
 from tests.e2e.api import Api, new_account, refused
 from tests.integration.gateway.conftest import Processes

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import psycopg_pool
 import pytest
 
-from functions.errors import ApiError
-from serving import database
-from serving.database import PostgresDatabase
+from adapters import database
+from adapters.database import PostgresDatabase
+from functions.api.errors import ApiError
 
 SOON_S = 0.8
 """An attempt every quarter of a second, and what a busy machine adds."""

@@ -9,8 +9,8 @@ from protocol import streams
 from protocol.codec import decode_commands
 from protocol.commands import Signed
 from protocol.streams import COMMANDS_FIELD, STREAM_START
-from runtime.halt import clear_halt, write_halt
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.halt import clear_halt, write_halt
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.integration.gateway.conftest import Processes
 

@@ -15,7 +15,7 @@ from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime import redis_clients
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.e2e.api import Api, new_account, refused
 from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all

@@ -6,7 +6,7 @@ from contextlib import closing
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import Api
 from tests.integration.gateway.conftest import Processes
 from tests.integration.persist.stored import ingest_all, query

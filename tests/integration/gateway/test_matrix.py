@@ -14,12 +14,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from adapters.clock import now_ms
+from functions.api.function import Function, Security
+from functions.api.key_permissions import Scope
 from functions.catalog import FUNCTIONS
-from functions.function import Function, Security
-from functions.key_permissions import Scope
-from functions.session_cookies import COOKIE
-from functions.sessions import csrf_token
-from serving.clock import now_ms
+from functions.users.session_cookies import COOKIE
+from functions.users.sessions import csrf_token
 from tests.e2e.api import Api, signature_of
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import ORIGIN, PASSWORD, Person, newcomer

@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from functions.session_cookies import COOKIE
-from serving.clock import now_ms
+from adapters.clock import now_ms
+from functions.users.session_cookies import COOKIE
 from tests.e2e.api import Api, signature_of
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import Person, newcomer

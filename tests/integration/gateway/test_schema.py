@@ -11,7 +11,7 @@ import pytest
 
 from functions.catalog import FUNCTIONS
 from persist.ingest import ShardIngest
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.gateway.conftest import Processes
 from tests.schema_fuzzing import World, fuzz, fuzz_stateful, report
 

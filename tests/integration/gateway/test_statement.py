@@ -8,7 +8,7 @@ from decimal import Decimal
 import httpx
 
 from persist.ingest import Progress, ShardIngest
-from runtime.redis_stream_log import RedisStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import Api
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import ORIGIN, Person, newcomer

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession, web
 from websockets.sync.client import connect
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from frontend_server.passing_on import Passing
 from mm.client import Client, UnavailableError
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket

@@ -6,7 +6,8 @@ import httpx
 import psycopg
 import pytest
 
-from functions import start_up, wallet
+from functions.account import start_up_answers as start_up
+from functions.account import wallet
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.market_data import Ticker

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
+from functions.api.function import Function, Security
 from functions.catalog import FUNCTIONS
-from functions.function import Function, Security
 from tests.e2e.api import Api, now_ms, signature_of
 from tests.integration.gateway.conftest import Processes
 

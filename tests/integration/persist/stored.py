@@ -22,7 +22,7 @@ from protocol.events import (
 )
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS
-from runtime.stream_log import StreamLog
+from stream_log.interface import StreamLog
 from tests.conftest import as_persist
 from tests.market_log import candles_of, publish_markets
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from engine_worker.snapshots import Snapshotter
 from persist.archive import Archiver, LostTailError, Retention, drop_old, withdraw
 from persist.archived import ShardArchive
@@ -19,9 +19,9 @@ from persist.segments import ArchiveDamagedError
 from protocol import streams
 from protocol.market import MarketMap
 from protocol.streams import ARCHIVE_READER, STREAM_START, StreamId, split_stream_id
-from runtime.memory_stream_log import MemoryStreamLog
-from runtime.redis_stream_log import RedisStreamLog
-from runtime.stream_log import Entry, StreamLog
+from stream_log.interface import Entry, StreamLog
+from stream_log.memory_log import MemoryStreamLog
+from stream_log.redis_log import RedisStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.market_log import START_MS, market_map

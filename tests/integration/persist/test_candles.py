@@ -12,19 +12,19 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from adapters.database import PostgresDatabase
 from feeds.candles import Candles
 from feeds.frames import Trade
 from feeds.trades import fold
-from functions.get_klines import grid_offset, kline_rows, window_of
-from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket
+from functions.market_data.get_klines import grid_offset, kline_rows, window_of
+from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, Candle
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
-from serving.database import PostgresDatabase
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
 from tests.market_log import BTC, ETH, START_MS, MarketLog, accepted, candles_of, frame, interval_of, market_map
 

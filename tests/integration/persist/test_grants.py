@@ -4,11 +4,12 @@ import ast
 import re
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from functions.function import Function
+from functions.api.function import Function
 from persist.grants import GRANTS, columns_of, grant_rights, provide_roles, roles_there
 from persist.migrate import RoleLogins, RolesMissingError, migrate
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
@@ -108,9 +109,10 @@ def test_whoever_writes_a_mail_cannot_read_its_token(database_url: str) -> None:
 def statements_of(*packages: str, only: set[str] | None = None) -> Iterator[tuple[str, str]]:
     """Yield (module, statement) of every literal statement in a package; `only`: of these modules."""
     for package in packages:
-        for file in resources.files(package).iterdir():
-            module = f"{package}.{file.name.removesuffix('.py')}"
-            if not file.name.endswith(".py") or (only is not None and module not in only):
+        folder = Path(str(resources.files(package)))
+        for file in sorted(folder.rglob("*.py")):
+            module = ".".join((package, *file.relative_to(folder).with_suffix("").parts))
+            if only is not None and module not in only:
                 continue
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 text = _text(node)
@@ -151,14 +153,14 @@ def refused(
 
 def test_a_gateway_may_all_that_functions_say(database_url: str) -> None:
     with connected(database_url, ServiceRole.GATEWAY) as connection:
-        refusals, looked_at = refused(connection, list(statements_of("functions", "serving")))
+        refusals, looked_at = refused(connection, list(statements_of("functions", "adapters")))
     assert refusals == []
     assert looked_at >= 30
 
 
 def modules_of(functions: dict[str, Function]) -> set[str]:
     """Return the modules of these functions' handlers, and those of the package that they import."""
-    left = {function.handle.__module__ for function in functions.values()} | {"functions.api_key_record"}
+    left = {function.handle.__module__ for function in functions.values()} | {"functions.users.api_key_record"}
     found: set[str] = set()
     while left:
         module = left.pop()
@@ -171,9 +173,9 @@ def modules_of(functions: dict[str, Function]) -> set[str]:
 
 def test_an_edge_may_all_that_its_functions_say(database_url: str) -> None:
     modules = modules_of(EDGE_FUNCTIONS)
-    assert "functions.get_all_orders" in modules
+    assert "functions.orders.get_all_orders" in modules
     with connected(database_url, ServiceRole.EDGE) as connection:
-        statements = [*statements_of("functions", only=modules), *statements_of("serving")]
+        statements = [*statements_of("functions", only=modules), *statements_of("adapters")]
         refusals, looked_at = refused(connection, statements)
     assert refusals == []
     assert looked_at >= 8
@@ -198,8 +200,8 @@ def test_a_missing_right_is_seen_by_these_tests(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("REVOKE SELECT ON fills FROM exchange_gateway")
         with connected(database_url, ServiceRole.GATEWAY) as connection:
-            refusals, _ = refused(connection, list(statements_of("functions", "serving")))
-        assert [each.partition(":")[0] for each in refusals] == ["functions.get_my_trades"]
+            refusals, _ = refused(connection, list(statements_of("functions", "adapters")))
+        assert [each.partition(":")[0] for each in refusals] == ["functions.orders.get_my_trades"]
 
 
 def test_rights_are_brought_in_line(database_url: str) -> None:

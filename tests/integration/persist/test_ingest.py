@@ -20,7 +20,7 @@ from protocol.market import MarketMap
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, EventReader, StreamId, events
 from protocol.units import TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import assert_candles, assert_stored, query
 from tests.market_log import BTC, START_MS, MarketLog, deposit, frame, market_map, publish_markets

@@ -8,7 +8,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as Receiving
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from persist.mails import ATTEMPTS_MAX, BATCH, Mailer, send_due
 from tests.conftest import as_persist
 

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands.migrate import migrate as migrate_command
-from functions.ports import Ports
-from functions.transfers import happened_long_ago
+from functions.account.transfers import happened_long_ago
+from functions.api.ports import Ports
 from persist.backfill import finish_backfills, run_backfills, undone_backfills
 from persist.migrate import LOCK_TIMEOUT_MS, MigrationError, migrate
 from protocol.units import AccountId, TimeMs

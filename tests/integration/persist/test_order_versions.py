@@ -18,7 +18,7 @@ from protocol.orders import (
 )
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
 from tests.market_log import BTC, START_MS, frame, market_map
 

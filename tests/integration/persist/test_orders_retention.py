@@ -16,7 +16,7 @@ from persist.backfill import INDEX_LOCK, finish_backfills, run_backfills, undone
 from persist.ingest import Progress, ShardIngest
 from persist.migrate import migrate
 from persist.retention import HistoryRetention, drop_history
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import query
 from tests.integration.persist.version_before import ORDERS as ORDERS_BEFORE

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli import embedded
-from cli.ports import free_port
+from cli.local import embedded
+from cli.local.free_ports import free_port
 from persist.actors import declare_ingest, make_broker
 from persist.migrate import migrate
 from protocol.streams import EVENTS_FIELD, EventReader, events
-from runtime.redis_stream_log import RedisStreamLog
 from runtime.settings import PREFIX, Settings
+from stream_log.redis_log import RedisStreamLog
 from tests.integration.persist.stored import assert_stored, query
 from tests.market_log import START_MS, market_map, publish_markets
 from tests.shard_log import ShardLog

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions import get_statement as statements
-from functions.errors import ApiError
-from functions.function import Answered, Written
-from functions.get_statement import EntryShape
+from functions.account import get_statement as statements
+from functions.account.get_statement import EntryShape
+from functions.api.errors import ApiError
+from functions.api.function import Answered, Written
 from protocol.events import Event, FundsDeposited, FundsWithdrawn, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import Balance
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, query
 from tests.market_log import frame, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog

@@ -11,14 +11,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cli import embedded
+from cli.local import embedded
 from persist.ingest import REFRESH
 from persist.retention import HistoryRetention, drop_history
 from protocol.events import TradeExecuted
 from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cli.ports import free_port
-from runtime.redis_stream_log import RedisStreamLog
+from cli.local.free_ports import free_port
 from runtime.settings import PREFIX
+from stream_log.redis_log import RedisStreamLog
 from tests.market_log import market_map, publish_markets
 from tests.nursery import Forked, nursery
 

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 import redis.asyncio
 
+from adapters.redis_link import CHANNELS_PER_COMMAND, packed
+from adapters.redis_links import RedisLinks
+from adapters.revocations import RevocationWatch
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.events import FundsDeposited
@@ -17,9 +20,6 @@ from protocol.listing import Listing
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
-from serving.redis_link import CHANNELS_PER_COMMAND, packed
-from serving.redis_links import RedisLinks
-from serving.revocations import RevocationWatch
 from tests.market_log import listing_of, market_map
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection

@@ -13,8 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
+from adapters.crowd import Crowd
 from protocol import streams
-from serving.crowd import Crowd
 from tests.integration.ws_edge.conftest import running_edge
 from ws_edge.connection import EdgeConnection
 from ws_edge.subscriptions import Door, Target

@@ -13,11 +13,11 @@ import redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from functions.api_key_record import ApiKeyRecord, KeyKind, encode_record
+from adapters.secret_box import SecretBox, master_key
+from functions.users.api_key_record import ApiKeyRecord, KeyKind, encode_record
 from protocol import streams
 from protocol.units import AccountId
 from runtime.settings import Settings
-from serving.secret_box import SecretBox, master_key
 from tests.integration.ws_edge.conftest import Edge, running_edge
 from tests.integration.ws_edge.test_accounts_catch_up import until
 from tests.integration.ws_edge.test_hostile_clients import closing

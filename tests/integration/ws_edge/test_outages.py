@@ -14,13 +14,13 @@ import redis.asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from adapters.redis_link import RedisLink
 from protocol import streams
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.market_data import INTERVALS, Candle, DepthSnapshot
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, stream_id_of
 from protocol.units import TimeMs
-from serving.redis_link import RedisLink
 from tests.integration.ws_edge.conftest import running_edge
 from tests.kept_depth import depth_in
 from tests.market_log import BTC, START_MS, MarketLog, candles_of, frame, market_map

@@ -13,13 +13,13 @@ import redis
 import redis.asyncio
 from websockets.asyncio.client import ClientConnection, connect
 
+from adapters.read_models import RedisReadModels
 from protocol import streams
 from protocol.codec import encode_frame
 from protocol.depth import LEVELS_MAX
 from protocol.events import DepthChanged, Event, OrderAccepted, OrderClosed, OrderFilled, TradeExecuted
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD
-from serving.read_models import RedisReadModels
 from tests.integration.ws_edge.load import BATCH, COMMANDS_PER_S, Load
 from tests.market_log import BTC, START_MS, listing_of, market_map
 from tests.shard_log import FIRST_ACCOUNT, ShardLog

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from websockets.asyncio.client import connect
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from protocol.events import Event, TradeExecuted
 from protocol.market_data import INTERVALS
 from tests.integration.ws_edge.conftest import running_edge

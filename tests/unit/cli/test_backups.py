@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.backups import BackupError, Base, bases, choose_base, new_line, wal_since
 from cli.commands.backup import backup
 from cli.commands.recover import recover
+from cli.local.backups import BackupError, Base, bases, choose_base, new_line, wal_since
 
 FIRST = datetime(2026, 1, 30, 12, 0, 5, tzinfo=UTC)
 SECOND = datetime(2026, 1, 31, 12, 0, 5, tzinfo=UTC)

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.console import short_decimal
+from cli.local.free_ports import free_port
+from cli.local.state import write_state
 from cli.main import main
-from cli.ports import free_port
-from cli.state import write_state
 from runtime.settings import PREFIX, load_settings
 
 COMMANDS = (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import embedded
-from cli.embedded import ServerError, find_postgres, find_redis_server, make_data_dir, redis_command
+from cli.local import embedded
+from cli.local.embedded import ServerError, find_postgres, find_redis_server, make_data_dir, redis_command
 from runtime.settings import Settings
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from cli import ports
-from cli.ports import PortError, check_ports, free_port, free_ports
+from cli.local import free_ports as ports
+from cli.local.free_ports import PortError, check_ports, free_port, free_ports
 from runtime.settings import Settings
 
 
@@ -62,7 +62,7 @@ def test_nobody_is_told_of_a_port_that_another_process_was_told_of(monkeypatch: 
     some = range(31_000, 31_040)
     monkeypatch.setattr(ports, "_QUIET_PORTS", some)
     ask = (
-        "import sys; from cli import ports; ports._QUIET_PORTS = range(31_000, 31_040);"
+        "import sys; from cli.local import free_ports as ports; ports._QUIET_PORTS = range(31_000, 31_040);"
         "print(*(ports.free_port() for _ in range(15)), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", ask], stdin=-1, stdout=-1, text=True) as other:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cli.ports import ports_used
-from cli.processes import ProcessSpec, edges, engines, feeds, gateways, persist_workers, readers, urls
+from cli.local.free_ports import ports_used
+from cli.local.processes import ProcessSpec, edges, engines, feeds, gateways, persist_workers, readers, urls
 from runtime.settings import Settings, load_settings
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.local.state import ProcessState, ProcessStatus, write_state
 from cli.restarting import RestartError, restart
-from cli.state import ProcessState, ProcessStatus, write_state
 from runtime.settings import Settings
 
 

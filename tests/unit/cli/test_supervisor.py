@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import supervisor as supervisor_module
-from cli.embedded import ServerCommand
-from cli.processes import ProcessSpec
-from cli.state import (
+from cli.local import supervisor as supervisor_module
+from cli.local.embedded import ServerCommand
+from cli.local.processes import ProcessSpec
+from cli.local.state import (
     ProcessState,
     ProcessStatus,
     RestartRequest,
@@ -24,7 +24,7 @@ from cli.state import (
     request_restart,
     take_request,
 )
-from cli.supervisor import Supervisor, backoff_s
+from cli.local.supervisor import Supervisor, backoff_s
 from runtime.settings import Settings
 
 TIMEOUT_S = 60
@@ -216,9 +216,9 @@ def test_what_a_process_leaves_behind_is_killed_when_it_dies(supervisor: Supervi
 _UNTIL_KILLED = """
 import signal, sys
 from pathlib import Path
-from cli.embedded import ServerCommand
-from cli.processes import ProcessSpec
-from cli.supervisor import Supervisor
+from cli.local.embedded import ServerCommand
+from cli.local.processes import ProcessSpec
+from cli.local.supervisor import Supervisor
 from runtime.settings import Settings
 supervisor = Supervisor(Settings(data_dir=Path(sys.argv[1])))
 for number, program in enumerate(sys.argv[2:]):

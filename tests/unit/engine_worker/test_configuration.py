@@ -6,7 +6,7 @@ import pytest
 from engine_worker.core.outcomes import Transfers
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol.codec import FORMAT
 from protocol.commands import (
     CancelAllOrders,
@@ -26,7 +26,7 @@ from protocol.replies import ConfigReply, Configured, OrderReply, OrdersReply, R
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.pure_exchange import BTC, BUYER, LISTED, SELLER, Exchange, changed, order
 
 

@@ -8,7 +8,7 @@ import pytest
 from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import state_hash
-from engine_worker.input import (
+from engine_worker.entries import (
     MessageNotUnderstood,
     NotUnderstoodError,
     applicable_commands,
@@ -23,7 +23,7 @@ from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, 
 from protocol.replies import Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
-from runtime.stream_log import Entry, as_skipped
+from stream_log.interface import Entry, as_skipped
 from tests.integration.test_worker import market_map
 
 NOW_US = 1_795_000_000_000_000

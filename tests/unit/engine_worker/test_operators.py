@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_hash
-from engine_worker.input import DeadItem, apply_entry
+from engine_worker.entries import DeadItem, apply_entry
 from protocol.codec import encode_commands
 from protocol.commands import (
     CancelOrders,
@@ -31,7 +31,7 @@ from protocol.replies import Canceling, Configured, FundsReply, OrderReply, Refu
 from protocol.signing import sign
 from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 from tests.pure_exchange import BUYER, LISTED, SELLER, changed, order
 
 PRIVATE = {role: Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in Role}

@@ -9,7 +9,7 @@ import pytest
 from engine_worker.core.frames import ObjectCore
 from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
-from engine_worker.input import apply_entry
+from engine_worker.entries import apply_entry
 from protocol.codec import encode_commands, encode_frame, encode_messages
 from protocol.commands import (
     CancelAllOrders,
@@ -27,7 +27,7 @@ from protocol.replies import OrderReply, Refused
 from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
-from runtime.stream_log import Entry
+from stream_log.interface import Entry
 
 MARKETS = Settings().market_map()
 NOON = 1_800_000_000_000

@@ -21,9 +21,9 @@ from protocol.orders import OrderStatus
 from protocol.replies import OrderReply
 from protocol.streams import STREAM_START, StreamId, commands
 from protocol.units import AccountId, AssetUnits, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import Settings
-from runtime.stream_log import Commit
+from stream_log.interface import Commit
+from stream_log.memory_log import MemoryStreamLog
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 MARKETS = Settings(shard_count=2).market_map()

@@ -22,8 +22,8 @@ from protocol.orders import (
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, EventReader, StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
-from runtime.memory_stream_log import MemoryStreamLog
 from runtime.settings import Settings
+from stream_log.memory_log import MemoryStreamLog
 
 MARKET = "BTCUSDT"
 SELLER, BUYER = AccountId(1), AccountId(2)

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from functions.get_average_price import average_of
-from functions.ports import Ports
-from functions.ticker_shapes import empty_ticker
+from functions.api.ports import Ports
+from functions.market_data.get_average_price import average_of
+from functions.market_data.ticker_shapes import empty_ticker
 from protocol.events import TradeExecuted
 from protocol.market_data import Ticker
 from protocol.units import TimeMs

@@ -2,8 +2,8 @@
 
 import pytest
 
-from functions.errors import ApiError
-from functions.get_account import BalanceShape, balance_shape
+from functions.account.get_account import BalanceShape, balance_shape
+from functions.api.errors import ApiError
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.listing import Listing, ShardConfiguration
 from protocol.orders import Balance

@@ -2,7 +2,7 @@
 
 import pytest
 
-from functions.errors import refusal
+from functions.api.errors import refusal
 from protocol.orders import RejectReason
 
 

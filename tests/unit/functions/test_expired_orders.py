@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from functions import order_shapes
+from functions.orders import order_shapes
 from protocol.orders import (
     CloseReason,
     OrderCourse,

@@ -5,11 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from functions.errors import ApiError
-from functions.get_order import get_order
-from functions.order_rows import order_of_row
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.orders.get_order import get_order
+from functions.orders.order_rows import order_of_row
 from protocol.orders import OrderStatus, RejectReason
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
 from protocol.units import AccountId, TimeMs

@@ -2,10 +2,10 @@
 
 import pytest
 
-from functions.errors import ApiError
-from functions.idempotency import idempotency_key_of, name_of_key
-from functions.parameters import Parameters
-from functions.ports import Call
+from functions.api.errors import ApiError
+from functions.api.idempotency import idempotency_key_of, name_of_key
+from functions.api.parameters import Parameters
+from functions.api.ports import Call
 from protocol.units import TimeMs
 
 

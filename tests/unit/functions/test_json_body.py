@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from functions.errors import ApiError
-from functions.json_body import read_body
+from functions.api.errors import ApiError
+from functions.api.json_body import read_body
 
 
 class Colour(StrEnum):

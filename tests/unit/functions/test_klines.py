@@ -2,11 +2,11 @@
 
 import pytest
 
-from functions.errors import ApiError
-from functions.get_klines import window_of
-from functions.klines import KlineRow, Window, bucket_start, filled, next_bucket, previous_bucket, shape
-from functions.parameters import Parameters
-from functions.time_zones import time_zone_ms
+from functions.api.errors import ApiError
+from functions.api.parameters import Parameters
+from functions.market_data.get_klines import window_of
+from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket, previous_bucket, shape
+from functions.market_data.time_zones import time_zone_ms
 from protocol.market_data import INTERVALS
 from protocol.units import TimeMs
 from runtime.settings import Settings

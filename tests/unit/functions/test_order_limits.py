@@ -2,7 +2,7 @@
 
 import pytest
 
-from functions.rate_limits import order_limits, too_many_orders
+from functions.api.rate_limits import order_limits, too_many_orders
 from protocol.configuration import AccountLimits
 from protocol.units import TimeMs
 from runtime.settings import Settings

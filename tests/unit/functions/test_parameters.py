@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.errors import ApiError
-from functions.parameters import Parameters, parse_pairs
+from functions.api.errors import ApiError
+from functions.api.parameters import Parameters, parse_pairs
 from runtime.settings import Settings
 
 MARKETS = Settings().market_map()

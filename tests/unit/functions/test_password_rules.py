@@ -2,8 +2,8 @@
 
 import pytest
 
-from functions.errors import ApiError
-from functions.password_rules import check_password
+from functions.api.errors import ApiError
+from functions.users.password_rules import check_password
 
 EMAIL = "alice.somebody@example.com"
 

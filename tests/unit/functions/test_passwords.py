@@ -6,10 +6,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from functions.errors import ApiError, overloaded
-from functions.parameters import Parameters
-from functions.passwords import change_password, reset_password
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError, overloaded
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.users.passwords import change_password, reset_password
 from protocol.units import AccountId, TimeMs
 
 ANN = AccountId(7)

@@ -5,11 +5,11 @@ from typing import Any, cast
 import pytest
 
 from engine_worker.core.shard import Shard
-from functions.check_order import check_order
-from functions.errors import ApiError, unavailable
-from functions.parameters import Parameters
-from functions.place_order import place_order
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError, unavailable
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.orders.check_order import check_order
+from functions.orders.place_order import place_order
 from protocol.commands import Command, Deposit
 from protocol.market_data import BookTicker
 from protocol.replies import Reply

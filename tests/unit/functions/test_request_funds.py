@@ -6,10 +6,10 @@ from typing import Any, cast
 import msgspec
 
 from engine_worker.core.shard import Shard
-from functions.get_account import BalanceShape
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
-from functions.request_funds import request_funds
+from functions.account.get_account import BalanceShape
+from functions.account.request_funds import request_funds
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
 from protocol.commands import Command, Deposit
 from protocol.events import FundsDeposited
 from protocol.replies import Query, Reply

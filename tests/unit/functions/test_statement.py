@@ -6,8 +6,7 @@ import io
 import msgspec
 import pytest
 
-from functions.errors import ApiError
-from functions.get_statement import (
+from functions.account.get_statement import (
     EntryShape,
     Position,
     StatedBalanceShape,
@@ -15,6 +14,7 @@ from functions.get_statement import (
     csv_of,
     entry_shapes,
 )
+from functions.api.errors import ApiError
 from protocol.units import TimeMs
 from tests.market_log import market_map
 

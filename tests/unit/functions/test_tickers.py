@@ -6,11 +6,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from functions import absent_features, get_ticker_24h, get_window_ticker
-from functions.errors import ApiError
-from functions.function import Function
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from functions.api.errors import ApiError
+from functions.api.function import Function
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.market_data import absent_features, get_ticker_24h, get_window_ticker
 from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 from tests.market_log import market_map

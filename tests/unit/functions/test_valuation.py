@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from functions.valuation import shown_worth, worth_in
+from functions.account.valuation import shown_worth, worth_in
 from tests.market_log import market_map
 
 MARKETS = market_map()

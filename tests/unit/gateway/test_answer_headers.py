@@ -5,17 +5,17 @@ from typing import Any, Final, cast
 
 import pytest
 
-from functions import cancel_open_orders, cancel_order, check_order, place_order
-from functions.errors import ApiError, invalid_symbol
-from functions.function import Function, Group
-from functions.parameters import Parameters
-from functions.ports import Call, Ports
+from adapters.clock import now_us
+from adapters.rate_limits import RateLimits
+from adapters.wiring import Surroundings
+from functions.api.errors import ApiError, invalid_symbol
+from functions.api.function import Function, Group
+from functions.api.parameters import Parameters
+from functions.api.ports import Call, Ports
+from functions.orders import cancel_open_orders, cancel_order, check_order, place_order
 from gateway.endpoint import Endpoint, HttpAnswer, HttpRequest
 from protocol.units import TimeMs
 from runtime.settings import Settings
-from serving.clock import now_us
-from serving.rate_limits import RateLimits
-from serving.wiring import Surroundings
 
 ADDRESS: Final = "192.0.2.1"
 

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from functions.api.function import Answered, Function, Group, Security, Written
+from functions.api.ports import Call, Ports
+from functions.api.shapes import Amount
 from functions.catalog import FUNCTIONS
-from functions.function import Answered, Function, Group, Security, Written
-from functions.ports import Call, Ports
-from functions.shapes import Amount
 from gateway import openapi
 
 AMOUNTS = re.compile(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from functions.errors import ApiError
-from functions.session_cookies import COOKIE, cookie_that_signs_in, token_in
-from functions.sessions import csrf_token
+from functions.api.errors import ApiError
+from functions.users.session_cookies import COOKIE, cookie_that_signs_in, token_in
+from functions.users.sessions import csrf_token
 from gateway.pages import check_page
 
 TOKEN = "token"

@@ -3,7 +3,7 @@ from typing import Any, cast
 
 import msgspec
 
-from functions.get_exchange_info import symbol_shape
+from functions.market_data.get_exchange_info import symbol_shape
 from mm.client import Client, UnavailableError
 from mm.main import changed
 from mm.markets import orders_per_10s, plans_of, trading_markets

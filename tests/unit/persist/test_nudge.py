@@ -2,7 +2,7 @@ import pytest
 
 from persist.nudge import Nudger
 from protocol.streams import EventReader, events
-from runtime.memory_stream_log import MemoryStreamLog
+from stream_log.memory_log import MemoryStreamLog
 
 SWEEP_MS = 5_000
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from lab.simulation.garbage import BROKEN_TEXT, DEEP
 from protocol.codec import (
     decode_commands,
     decode_events,
@@ -20,7 +21,6 @@ from protocol.decoding import json_decoder, msgpack_decoder
 from protocol.events import FundsDeposited
 from protocol.replies import Refused
 from protocol.units import AccountId, AssetUnits, TimeMs
-from simulation.garbage import BROKEN_TEXT, DEEP
 
 DECODERS = (decode_commands, decode_messages, decode_events, decode_queries, decode_replies)
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.simulation.garbage import NESTING
 from protocol.codec import (
     FORMAT,
     UnreadItem,
@@ -23,7 +24,6 @@ from protocol.decoding import array_items
 from protocol.events import FundsReleased
 from protocol.streams import StreamId
 from protocol.units import AccountId, OrderId, TimeMs
-from simulation.garbage import NESTING
 
 NOW_US = 1_795_000_000_123_456
 CANCEL = CancelOrder(7, "r", AccountId(5), "BTCUSDT", OrderId(100))

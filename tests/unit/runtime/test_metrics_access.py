@@ -5,7 +5,7 @@ import http.client
 import psutil
 import pytest
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from runtime.metrics import serve_metrics
 from runtime.probes import Probes
 from runtime.settings import Settings

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from runtime.metrics import metrics_application, reach_redis, serve_metrics
 from runtime.probes import START_S_MAX, TURN_S_MAX, Probes
 from runtime.settings import Settings, SettingsError
@@ -133,7 +133,7 @@ def test_who_waits_for_the_interpreter_has_it_between_two_metrics() -> None:
 
 LEAK = '''
 import gc, subprocess, sys
-from cli.ports import free_port
+from cli.local.free_ports import free_port
 from runtime.metrics import serve_metrics
 from runtime.probes import Probes
 from runtime.settings import Settings

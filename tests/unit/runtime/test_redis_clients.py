@@ -3,8 +3,8 @@ import redis
 
 from protocol import streams
 from runtime.redis_clients import AddressError, NotNowError, Tether, is_passing, parse_address
-from runtime.redis_stream_log import Unreachable
 from runtime.settings import Settings, SettingsError, load_settings
+from stream_log.redis_log import Unreachable
 
 
 def test_a_service_of_sentinel() -> None:

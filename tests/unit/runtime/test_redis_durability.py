@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import redis
 
-from runtime.redis_durability import NotDurableError, check_durability
+from stream_log.durability import NotDurableError, check_durability
 
 LOGGED = "# Persistence\r\nloading:0\r\naof_enabled:1\r\n"
 RIGHT = "OK"

@@ -1,0 +1,152 @@
+"""How far behind and how full each shard is, as seen from outside: what gateways refuse new work by.
+
+How long the oldest waiting command has waited, and which time it is there, is seen about ten times a second; how full Redis is, twice.
+A shard that nobody leads any more is behind from then on, though nothing waits there yet: whoever comes first would learn it by waiting.
+"""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import redis.asyncio
+import structlog
+
+from adapters.metrics import BACKLOG, CLOCK_OFFSET, FILLED, HALTED
+from adapters.pipelined import pipelined
+from protocol import streams
+from protocol.streams import STREAM_START, split_stream_id
+from runtime.probes import Reach
+from runtime.redis_clients import RedisOutage
+from runtime.tasks import end_tasks
+
+_INTERVAL_S: Final = 0.1
+_FILLED_EVERY: Final = 5
+"""Each so many looks it is asked how full Redis is: that costs it some 20 us for each shard."""
+MEMORY_FOR_ORDERS: Final = 0.75
+"""While Redis uses a larger part of its `maxmemory`, orders are refused. The rest is for cancels, and for what was accepted."""
+_CANCELS_MAY: Final = 1.2
+"""Cancels, which make room, are refused last: at so much more of what orders are refused at."""
+_LOG: Final = (streams.commands, streams.events, streams.outbox)
+"""What nobody has passed stays in these streams, so their sizes tell how much that is."""
+
+_log = structlog.get_logger()
+
+
+def filled(used: int, maxmemory: int, log: int, log_max: int) -> float:
+    """Return how full a shard is: orders are refused above 1. All are bytes; a `maxmemory` of 0 is none.
+
+    What is fuller counts: the server, of which orders may use a part, or what the shard's log may take of it.
+    """
+    memory = used / (maxmemory * MEMORY_FOR_ORDERS) if maxmemory else 0.0
+    return max(memory, log / log_max)
+
+
+def allowed(*, is_cancel: bool) -> float:
+    """Return above how much of what orders are refused at a command is refused."""
+    return _CANCELS_MAY if is_cancel else 1.0
+
+
+class Backlog:
+    """`age_ms[shard]`: 0 when nothing waits, and somebody leads. `halted` are the shards that have stopped for good."""
+
+    def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int) -> None:
+        """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
+        self.age_ms = [0] * shard_count
+        self.filled = [0.0] * shard_count
+        """See `filled`."""
+        self._log_bytes_max = log_bytes_max
+        self._looks = 0
+        self.clock_offset_ms = [0] * shard_count
+        """How far the clock that gives a shard's entries their ids is ahead of this process's own."""
+        self.halted: frozenset[int] = frozenset()
+        self._led = [False] * shard_count
+        """Whether somebody has led the shard since this process looks."""
+        self._unled_since_s: list[float | None] = [None] * shard_count
+        self._client = client
+        self._reach = reach
+        for shard in range(shard_count):
+            BACKLOG.labels(shard)
+            HALTED.labels(shard)
+            CLOCK_OFFSET.labels(shard)
+            FILLED.labels(shard)
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    def oldest_ms(self) -> int:
+        """Return the greatest age of all shards."""
+        return max(self.age_ms)
+
+    async def look(self) -> None:
+        """Measure once."""
+        shards = range(len(self.age_ms))
+        keys = [key(shard) for key in (streams.position, streams.halted, streams.lease) for shard in shards]
+        values = await pipelined(self._client, [("GET", key) for key in keys])
+        positions, halts, leases = (values[at : at + len(shards)] for at in range(0, len(values), len(shards)))
+        self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
+        commands: list[tuple[str | int, ...]] = [("TIME",)]
+        for shard, position in zip(shards, positions, strict=True):
+            after = position.decode().partition("|")[2] if position else STREAM_START
+            commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
+        commands += [("XREVRANGE", streams.commands(shard), "+", "-", "COUNT", 1) for shard in shards]
+        asked_ns = time.time_ns()
+        (seconds, microseconds), *found = await pipelined(self._client, commands)
+        own_ms = (asked_ns + time.time_ns()) // 2_000_000
+        oldest, newest = found[: len(shards)], found[len(shards) :]
+        now_ms = seconds * 1000 + microseconds // 1000
+        for shard, entries in zip(shards, newest, strict=True):
+            # No id is smaller than the last: after a jump ahead and back they stay where they are until the clock is there again.
+            stream_ms = max(now_ms, split_stream_id(entries[0][0].decode())[0]) if entries else now_ms
+            self.clock_offset_ms[shard] = stream_ms - own_ms
+            CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
+        age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
+        self.age_ms = [max(each, self._unled_ms(shard, leases[shard])) for shard, each in enumerate(age_ms)]
+        if not self._looks % _FILLED_EVERY:
+            await self._look_how_full()
+        self._looks += 1
+        for shard in shards:
+            BACKLOG.labels(shard).set(self.age_ms[shard] / 1_000)
+            HALTED.labels(shard).set(shard in self.halted)
+
+    def _unled_ms(self, shard: int, lease: bytes | None) -> int:
+        """Return for how long nobody has been seen to lead a shard that was led before."""
+        if lease is not None:
+            self._led[shard], self._unled_since_s[shard] = True, None
+        if lease is not None or not self._led[shard]:
+            return 0
+        now_s, since_s = time.monotonic(), self._unled_since_s[shard]
+        if since_s is None:
+            since_s = self._unled_since_s[shard] = now_s
+        return int((now_s - since_s) * 1_000)
+
+    async def _look_how_full(self) -> None:
+        shards = range(len(self.filled))
+        servers = await self._memory()
+        sizes = await pipelined(self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG])
+        for shard in shards:
+            log = sum(size or 0 for size in sizes[shard * len(_LOG) : (shard + 1) * len(_LOG)])
+            # Of several servers the fullest counts: an order may need any of them.
+            self.filled[shard] = max(filled(*server, log, self._log_bytes_max) for server in servers)
+            FILLED.labels(shard).set(self.filled[shard])
+
+    async def _memory(self) -> list[tuple[int, int]]:
+        """Return (bytes used, `maxmemory`) of each server."""
+        found: list[Any]
+        if isinstance(self._client, redis.asyncio.RedisCluster):
+            nodes = self._client.get_primaries()
+            found = [await self._client.info("memory", target_nodes=node) for node in nodes]
+        else:
+            found = [await self._client.info("memory")]
+        return [(int(each["used_memory"]), int(each["maxmemory"])) for each in found]
+
+    async def close(self) -> None:
+        """Stop looking."""
+        await end_tasks([self._watcher])
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self.look()
+                self._reach.answered()
+            except RedisOutage as error:
+                self._reach.failed(error)
+                _log.debug("backlog not seen", error=str(error))
+            await asyncio.sleep(_INTERVAL_S)

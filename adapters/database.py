@@ -1,0 +1,127 @@
+"""The database behind a small pool, and waiting until it holds what a shard has said."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, LiteralString
+
+import psycopg
+import psycopg_pool
+import redis.asyncio
+import structlog
+
+from adapters.outages import database_outages, redis_outages
+from adapters.pipelined import pipelined
+from functions.api.errors import unavailable
+from protocol import streams
+from protocol.streams import STREAM_START, split_stream_id
+from runtime.schema import SCHEMA_QUERY
+
+_CONNECTIONS_MAX: Final = 8
+_WAITING_MAX: Final = 200
+_CONNECT_TIMEOUT_S: Final = 2
+_POOL_TIMEOUT_S: Final = 3.0
+_RECONNECT_S: Final = 0.25
+"""How long after a failed attempt to connect the next one is made; by itself the pool doubles the time from one second on."""
+_SAY_EVERY_S: Final = 5.0
+_STATEMENT_TIMEOUT_MS: Final = 10_000
+_CATCH_UP_S: Final = 1.0
+_CATCH_UP_POLL_S: Final = 0.015
+
+_log = structlog.get_logger()
+
+
+class PostgresDatabase:
+    """Implements `functions.api.ports.Database`. It may be started while the database is away."""
+
+    def __init__(self, url: str, client: redis.asyncio.Redis) -> None:
+        self._client = client
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it repeats every attempt; the outage is logged here
+        self._pool = psycopg_pool.AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=_CONNECTIONS_MAX,
+            max_waiting=_WAITING_MAX,
+            timeout=_POOL_TIMEOUT_S,
+            open=False,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": _CONNECT_TIMEOUT_S,
+                # A plan that is made for the values asked for touches the chunks of their times only; a generic one, all there are.
+                "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c plan_cache_mode=force_custom_plan",
+            },
+            check=self._check,
+            reconnect_timeout=_RECONNECT_S,
+            reconnect_failed=self._connect_again,
+        )
+        self._said_s = float("-inf")
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            await self._pool.check_connection(connection)
+        except psycopg.Error:
+            # After an outage no idle connection is whole. The pool would try them one by one, and wait a second, then two, between them.
+            await self._pool.check()
+            raise
+
+    async def _connect_again(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._said_s >= _SAY_EVERY_S:
+            self._said_s = now_s
+            _log.warning("database unreachable")
+        await pool.check()  # makes the next attempt, and so forth
+
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
+        with database_outages():
+            try:
+                return await self._run(statement, parameters)
+            except psycopg_pool.TooManyRequests as error:
+                raise unavailable() from error
+            except psycopg.errors.QueryCanceled as error:
+                _log.warning("statement took too long", statement=statement)
+                raise unavailable() from error
+
+    async def migration_number(self) -> int:
+        """Return the number of the newest migration; 0 where nothing was ever migrated.
+
+        Raises:
+            psycopg.Error, psycopg_pool.PoolTimeout: the database cannot be reached, or refuses.
+        """
+        try:
+            rows = await self._run(SCHEMA_QUERY, None)
+        except psycopg.errors.UndefinedTable:
+            return 0
+        return int(rows[0][0])
+
+    async def _run(self, statement: LiteralString, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            await cursor.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def catch_up(self, shard: int) -> None:
+        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
+        with redis_outages():
+            (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
+        if not newest:
+            return
+        wanted = split_stream_id(newest[0][0].decode())
+        deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
+        while True:
+            rows = await self.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
+            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                _log.warning("database is behind", shard=shard)
+                return
+            await asyncio.sleep(_CATCH_UP_POLL_S)

@@ -1,0 +1,42 @@
+"""The links to the shards' servers: one where there is one server, one for each shard on a cluster."""
+
+from collections.abc import Callable, Iterable
+
+from adapters.redis_link import RedisLink
+from runtime.redis_clients import parse_address
+
+
+class RedisLinks:
+    """A link for each shard; on one server they are all the same."""
+
+    def __init__(self, url: str, shard_count: int, *, on_message: Callable[[bytes, bytes], None] | None = None) -> None:
+        def made(shard: int) -> RedisLink:
+            return RedisLink(url, key=f"pos:{{{shard}}}", on_message=on_message)
+
+        if parse_address(url).is_cluster:
+            self._links = [made(shard) for shard in range(shard_count)]
+        else:
+            self._links = [made(0)] * shard_count
+
+    def of(self, shard: int) -> RedisLink:
+        """Return the link to a shard's server."""
+        return self._links[shard]
+
+    def all(self) -> Iterable[RedisLink]:
+        """Return every link, once."""
+        return dict.fromkeys(self._links)
+
+    def call_when_ready(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after every (re)connection of any link."""
+        for link in self.all():
+            link.on_ready = callback
+
+    async def start(self) -> None:
+        """Begin to connect, and to keep connected."""
+        for link in self.all():
+            await link.start()
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        for link in self.all():
+            await link.close()

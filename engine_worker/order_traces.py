@@ -1,0 +1,32 @@
+"""The stages of sampled orders in a shard. What is traced is decoded once more, so that nothing is kept when nobody wants traces."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from protocol.codec import LaterFormatError, decode_commands
+from protocol.commands import PlaceOrder
+from protocol.streams import COMMANDS_FIELD, split_stream_id
+from runtime.tracing import Tracer
+from stream_log.interface import Entry
+
+
+def trace_batch(tracer: Tracer, shard: int, entries: Sequence[Entry], apply_s: float, commit_s: float) -> None:
+    """Tell how the orders of a batch that has just been committed waited, were applied and committed."""
+    committed_ns = time.time_ns()
+    applied_ns = committed_ns - int(commit_s * 1e9)
+    began_ns = applied_ns - int(apply_s * 1e9)
+    for entry in entries:
+        arrived_ns = split_stream_id(entry.stream_id)[0] * 1_000_000
+        try:
+            commands = decode_commands(entry.fields.get(COMMANDS_FIELD, b""))
+        except (msgspec.MsgspecError, LaterFormatError):
+            continue
+        for command in commands:
+            if not isinstance(command, PlaceOrder):
+                continue
+            if trace := tracer.trace_of(command.account_id, command.client_order_id):
+                tracer.stage(trace, "wait", min(arrived_ns, began_ns), began_ns, shard=shard, stream_id=entry.stream_id)
+                tracer.stage(trace, "apply", began_ns, applied_ns, shard=shard, batch_entries=len(entries))
+                tracer.stage(trace, "commit", applied_ns, committed_ns, shard=shard)

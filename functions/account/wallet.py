@@ -1,0 +1,479 @@
+"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key may do.
+
+The exchange has no networks, no addresses and no wallet but the spot one; it says so, and invents none.
+"""
+
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Annotated, Any, Final, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from functions.account.get_account import account_funds, balance_shape
+from functions.account.valuation import shown_worth, worth_in
+from functions.api.errors import invalid_parameter, mandatory_missing, unavailable
+from functions.api.function import ASSET, END_TIME, START_TIME, Function, Group, Parameter, Security, limit_parameter
+from functions.api.key_permissions import DEFAULT_SCOPES, Scope
+from functions.api.market_choice import all_markets, asset_wanted
+from functions.api.ports import Call, Ports
+from functions.api.shapes import Amount, NoRows, Nothing, Time, Zero, one_of
+from protocol.orders import Balance
+from protocol.units import format_decimal
+
+Worth = Annotated[str, Meta(pattern=r"^0$|^[0-9]{1,30}\.[0-9]{8}$")]
+Moment = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$")]
+_ZERO: Final = format_decimal(0)
+_NETWORK = ""
+"""Transfers go by no network: operators and the faucet make them."""
+_INTERNAL: Final = 1
+_SPOT_WALLET: Final = 0
+_DEPOSITED, _WITHDRAWN = 1, 6
+"""Binance's statuses of what is done."""
+_DEPOSIT_STATUSES: Final = frozenset({0, 1, 2, 6, 7, 8})
+_WITHDRAWAL_STATUSES: Final = frozenset(range(7))
+_LIMIT_MAX: Final = 1000
+_BTC: Final = "BTC"
+
+_TRANSFERS: Final = """
+    SELECT transfer_id, asset, amount, (extract(epoch from time) * 1000)::bigint FROM transfers
+    WHERE account_id = %(account)s AND kind = %(kind)s AND (%(asset)s::text IS NULL OR asset = %(asset)s)
+        AND (%(transfer)s::text IS NULL OR transfer_id = %(transfer)s)
+        AND (%(start)s::bigint IS NULL OR time >= to_timestamp(%(start)s / 1000.0))
+        AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
+    ORDER BY time DESC, transfer_id LIMIT %(limit)s OFFSET %(offset)s
+"""
+_KEY: Final = """
+    SELECT (extract(epoch from created_at) * 1000)::bigint, scopes, cardinality(networks) > 0,
+        (extract(epoch from expires_at) * 1000)::bigint
+    FROM api_keys WHERE key = %(key)s
+"""
+
+
+class DepositAddressShape(TypedDict):
+    """An address to deposit at: all of it is empty."""
+
+    coin: str
+    address: str
+    tag: str
+    url: str
+
+
+class DepositShape(TypedDict):
+    """What came in."""
+
+    id: str
+    amount: Amount
+    coin: str
+    network: str
+    status: int
+    address: str
+    addressTag: str
+    txId: str
+    insertTime: Time
+    completeTime: Time
+    transferType: int
+    confirmTimes: str
+    unlockConfirm: int
+    walletType: int
+
+
+class WithdrawalShape(TypedDict):
+    """What went out. Times are texts, in UTC."""
+
+    id: str
+    amount: Amount
+    transactionFee: Zero
+    coin: str
+    status: int
+    address: str
+    txId: str
+    applyTime: Moment
+    network: str
+    transferType: int
+    withdrawOrderId: str
+    info: str
+    confirmNo: int
+    walletType: int
+    txKey: str
+    completeTime: Moment
+
+
+class KeyRestrictionsShape(TypedDict):
+    """What a key may do."""
+
+    ipRestrict: bool
+    createTime: Time
+    tradingAuthorityExpirationTime: NotRequired[Time]
+    enableReading: bool
+    enableSpotAndMarginTrading: bool
+    enableWithdrawals: bool
+    enableInternalTransfer: bool
+    enableMargin: bool
+    enableFutures: bool
+    permitsUniversalTransfer: bool
+    enableVanillaOptions: bool
+    enableFixApiTrade: bool
+    enableFixReadOnly: bool
+    enablePortfolioMarginTrading: bool
+
+
+class AccountStatusShape(TypedDict):
+    """Whether the account may trade."""
+
+    data: Annotated[str, one_of(("Normal", "Locked"))]
+
+
+class TradingStatusShape(TypedDict):
+    """Whether the account may trade by its keys."""
+
+    isLocked: bool
+    plannedRecoverTime: Time
+    triggerCondition: Nothing
+    updateTime: Time
+
+
+class TradingStatusesShape(TypedDict):
+    """The same, as Binance wraps it."""
+
+    data: TradingStatusShape
+
+
+class UserAssetShape(TypedDict):
+    """What the account has of an asset."""
+
+    asset: str
+    free: Amount
+    locked: Amount
+    freeze: Zero
+    withdrawing: Zero
+    ipoable: Zero
+    btcValuation: Worth
+
+
+class WalletShape(TypedDict):
+    """What a wallet is worth."""
+
+    activate: bool
+    balance: Amount
+    walletName: Annotated[str, one_of(("Spot",))]
+
+
+class AssetDetailShape(TypedDict):
+    """How an asset is deposited and withdrawn."""
+
+    minWithdrawAmount: Amount
+    depositStatus: bool
+    withdrawFee: int
+    withdrawStatus: bool
+    depositTip: str
+
+
+class NoRowsShape(TypedDict):
+    """A page of what there is none of."""
+
+    rows: NoRows
+    total: int
+
+
+class NoDustShape(TypedDict):
+    """Conversions of small funds: none."""
+
+    total: int
+    userAssetDribblets: NoRows
+
+
+async def get_deposit_address(ports: Ports, call: Call) -> DepositAddressShape:
+    """Return the address to deposit an asset at: there is none."""
+    coin = asset_wanted(ports, call.parameters, "coin")
+    if coin is None:
+        raise mandatory_missing("coin")
+    return {"coin": coin, "address": "", "tag": "", "url": ""}
+
+
+async def get_deposits(ports: Ports, call: Call) -> list[DepositShape]:
+    """Return what came into the account, newest first."""
+    rows = await _transfers(ports, call, "deposit", "txId", _DEPOSITED, _DEPOSIT_STATUSES)
+    return [
+        {
+            "id": transfer_id,
+            "amount": amount,
+            "coin": asset,
+            "network": _NETWORK,
+            "status": _DEPOSITED,
+            "address": "",
+            "addressTag": "",
+            "txId": transfer_id,
+            "insertTime": time * call.time_scale,
+            "completeTime": time * call.time_scale,
+            "transferType": _INTERNAL,
+            "confirmTimes": "1/1",
+            "unlockConfirm": 1,
+            "walletType": _SPOT_WALLET,
+        }
+        for transfer_id, asset, amount, time in rows
+    ]
+
+
+async def get_withdrawals(ports: Ports, call: Call) -> list[WithdrawalShape]:
+    """Return what went out of the account, newest first."""
+    rows = await _transfers(ports, call, "withdrawal", "withdrawOrderId", _WITHDRAWN, _WITHDRAWAL_STATUSES)
+    return [
+        {
+            "id": transfer_id,
+            "amount": amount,
+            "transactionFee": "0",
+            "coin": asset,
+            "status": _WITHDRAWN,
+            "address": "",
+            "txId": transfer_id,
+            "applyTime": _text_of(time),
+            "network": _NETWORK,
+            "transferType": _INTERNAL,
+            "withdrawOrderId": transfer_id,
+            "info": "",
+            "confirmNo": 1,
+            "walletType": _SPOT_WALLET,
+            "txKey": "",
+            "completeTime": _text_of(time),
+        }
+        for transfer_id, asset, amount, time in rows
+    ]
+
+
+async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape:
+    """Return what the request's own API key may do."""
+    rows = await ports.database.fetch(_KEY, {"key": call.api_key})
+    # A ticket is in no database: it reads and trades, and what is older than it is its session.
+    created, scopes, has_networks, expires = rows[0] if rows else (call.now, DEFAULT_SCOPES, False, None)
+    shape: KeyRestrictionsShape = {
+        "ipRestrict": has_networks,
+        "createTime": created * call.time_scale,
+        "enableReading": Scope.READ in scopes,
+        "enableSpotAndMarginTrading": Scope.TRADE in scopes,
+        "enableWithdrawals": Scope.WITHDRAW in scopes,
+        "enableInternalTransfer": False,
+        "enableMargin": False,
+        "enableFutures": False,
+        "permitsUniversalTransfer": False,
+        "enableVanillaOptions": False,
+        "enableFixApiTrade": False,
+        "enableFixReadOnly": False,
+        "enablePortfolioMarginTrading": False,
+    }
+    if expires is not None:
+        shape["tradingAuthorityExpirationTime"] = expires * call.time_scale
+    return shape
+
+
+async def get_account_status(ports: Ports, call: Call) -> AccountStatusShape:
+    """Return whether the account may trade: Normal, or Locked where an operator has frozen it."""
+    return {"data": "Locked" if await _is_frozen(ports, call) else "Normal"}
+
+
+async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
+    """Return whether the account may trade by its keys. There are no conditions that lock it by themselves."""
+    return {
+        "data": {
+            "isLocked": await _is_frozen(ports, call),
+            "plannedRecoverTime": 0,
+            "triggerCondition": Nothing(),
+            "updateTime": call.now * call.time_scale,
+        }
+    }
+
+
+async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
+    """Return the assets of which the account has something; `btcValuation` is 0 unless asked for."""
+    wanted = asset_wanted(ports, call.parameters, "asset")
+    with_worth = call.parameters.boolean("needBtcValuation", default=False)
+    balances = [each for each in (await account_funds(ports, call)).balances if each.available or each.held]
+    prices = await _prices(ports) if with_worth else {}
+    shapes: list[UserAssetShape] = []
+    for balance in balances:
+        if wanted not in (None, balance.asset):
+            continue
+        shown = balance_shape(ports.known_markets, balance)
+        worth = worth_in(balance.asset, _amount(ports, balance), _BTC, ports.known_markets, prices)
+        shapes.append(
+            {
+                "asset": shown.asset,
+                "free": shown.free,
+                "locked": shown.locked,
+                "freeze": "0",
+                "withdrawing": "0",
+                "ipoable": "0",
+                "btcValuation": shown_worth(worth) if with_worth else "0",
+            }
+        )
+    return shapes
+
+
+async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
+    """Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0."""
+    target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
+    funds, prices = await account_funds(ports, call), await _prices(ports)
+    worth = sum(
+        (worth_in(each.asset, _amount(ports, each), target, ports.known_markets, prices) for each in funds.balances),
+        Fraction(0),
+    )
+    return [{"activate": True, "balance": shown_worth(worth), "walletName": "Spot"}]
+
+
+async def get_asset_details(ports: Ports, call: Call) -> dict[str, AssetDetailShape]:
+    """Return how assets are deposited and withdrawn: by no network."""
+    all_markets(ports.markets)
+    wanted = asset_wanted(ports, call.parameters, "asset")
+    return {
+        asset: {
+            "minWithdrawAmount": _ZERO,
+            "depositStatus": False,
+            "withdrawFee": 0,
+            "withdrawStatus": False,
+            "depositTip": "There is no network to deposit by.",
+        }
+        for asset in ports.markets.assets
+        if wanted in (None, asset)
+    }
+
+
+async def get_nothing(_ports: Ports, _call: Call) -> NoRows:
+    """Return nothing of what there is none."""
+    return []
+
+
+async def get_no_rows(_ports: Ports, _call: Call) -> NoRowsShape:
+    """Return nothing of what there is none."""
+    return {"rows": [], "total": 0}
+
+
+async def get_no_dust(_ports: Ports, _call: Call) -> NoDustShape:
+    """Return what small funds were converted: none."""
+    return {"total": 0, "userAssetDribblets": []}
+
+
+async def _transfers(
+    ports: Ports, call: Call, kind: str, id_name: str, done: int, statuses: frozenset[int]
+) -> list[tuple[str, str, str, int]]:
+    """Return (id, asset, amount, time) of transfers; all that the database has are done."""
+    parameters, known = call.parameters, ports.known_markets
+    coin = asset_wanted(ports, parameters, "coin")
+    status = parameters.integer("status")
+    if status is not None and status not in statuses:
+        raise invalid_parameter("status")
+    start, end = parameters.time_range()
+    limit, offset = parameters.limit(_LIMIT_MAX, _LIMIT_MAX), parameters.integer("offset") or 0
+    transfer_id = parameters.optional(id_name)
+    if status not in (None, done):
+        return []
+    await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
+    rows = await ports.database.fetch(
+        _TRANSFERS,
+        {
+            "account": call.account_id,
+            "kind": kind,
+            "asset": coin,
+            "transfer": transfer_id,
+            "start": start,
+            "end": end,
+            "limit": limit,
+            "offset": offset,
+        },
+    )
+    if any(asset not in known.by_asset for _, asset, _, _ in rows):
+        raise unavailable()  # the shard that has a market of it has not said so yet
+    return [(transfer, asset, known.format_amount(amount, asset), time) for transfer, asset, amount, time in rows]
+
+
+async def _is_frozen(ports: Ports, call: Call) -> bool:
+    limits = (await account_funds(ports, call)).limits
+    return limits is not None and limits.is_frozen
+
+
+async def _prices(ports: Ports) -> dict[str, int]:
+    symbols = [market.symbol for market in ports.markets.markets]
+    tickers = await ports.read_models.tickers(symbols)
+    return {
+        symbol: (ticker.last or ticker.previous_close) if ticker else 0
+        for symbol, ticker in zip(symbols, tickers, strict=True)
+    }
+
+
+def _amount(ports: Ports, balance: Balance) -> Fraction:
+    """Return all that there is, in whole units of the asset."""
+    known = ports.known_markets
+    if balance.asset not in known.by_asset:
+        raise unavailable()
+    return Fraction(balance.available + balance.held, 10 ** known.by_asset[balance.asset].scale)
+
+
+def _text_of(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _function(path: str, summary: str, handle: Any, *parameters: Parameter, method: str = "GET") -> Function:
+    return Function(
+        method,
+        path,
+        Group.ACCOUNT,
+        summary,
+        handle,
+        security=Security.SIGNED,
+        parameters=parameters,
+        lenient=True,
+    )
+
+
+_COIN: Final = ASSET._replace(name="coin")
+_PAGE: Final = (START_TIME, END_TIME, Parameter("offset", "How many to leave out.", kind="integer"))
+_STATUS: Final = Parameter("status", "Binance's number; here everything is done at once.", kind="integer")
+
+FUNCTIONS: Final = (
+    _function(
+        "/sapi/v1/capital/deposit/address",
+        "Deposit address: none",
+        get_deposit_address,
+        _COIN._replace(required=True),
+    ),
+    _function(
+        "/sapi/v1/capital/deposit/hisrec",
+        "Deposits",
+        get_deposits,
+        _COIN,
+        _STATUS,
+        *_PAGE,
+        limit_parameter(_LIMIT_MAX, _LIMIT_MAX),
+        Parameter("txId", "The transfer's id."),
+    ),
+    _function(
+        "/sapi/v1/capital/withdraw/history",
+        "Withdrawals",
+        get_withdrawals,
+        _COIN,
+        _STATUS,
+        *_PAGE,
+        limit_parameter(_LIMIT_MAX, _LIMIT_MAX),
+        Parameter("withdrawOrderId", "The transfer's id."),
+    ),
+    _function("/sapi/v1/account/apiRestrictions", "What the API key may do", get_key_restrictions),
+    _function("/sapi/v1/account/status", "Whether the account may trade", get_account_status),
+    _function("/sapi/v1/account/apiTradingStatus", "Whether the account may trade by its keys", get_trading_status),
+    _function(
+        "/sapi/v3/asset/getUserAsset",
+        "Assets of which the account has something",
+        get_user_assets,
+        ASSET,
+        Parameter("needBtcValuation", "Whether to value them in BTC.", kind="boolean"),
+        method="POST",
+    ),
+    _function("/sapi/v1/asset/assetDetail", "How assets are deposited and withdrawn", get_asset_details, ASSET),
+    _function(
+        "/sapi/v1/asset/wallet/balance",
+        "What the wallet is worth",
+        get_wallet_balance,
+        ASSET._replace(name="quoteAsset", description="Asset to value it in; BTC by default."),
+    ),
+    _function("/sapi/v1/asset/get-funding-asset", "Funding wallet: none", get_nothing, method="POST"),
+    _function("/sapi/v1/asset/assetDividend", "Dividends: none", get_no_rows),
+    _function("/sapi/v1/asset/transfer", "Transfers between wallets: none", get_no_rows),
+    _function("/sapi/v1/asset/dribblet", "Converted small funds: none", get_no_dust),
+)

@@ -1,0 +1,42 @@
+"""JSON bodies of the functions that have no counterpart at Binance."""
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+
+from functions.api.errors import ApiError, invalid_json
+
+T = TypeVar("T")
+
+_missing: Final = re.compile(r"Object missing required field `([^`]+)`")
+_at_field: Final = re.compile(r"(?P<what>.*) - at `\$\.?(?P<name>[^`]*)`")
+_length: Final = re.compile(r"Expected `str` of length (>=|<=) (\d+)")
+_BOUNDS: Final = {">=": "at least {} characters are needed", "<=": "at most {} characters are allowed"}
+
+
+def read_body(body: bytes, expected: type[T]) -> T:
+    """Return the body as `expected`.
+
+    Raises:
+        ApiError: -1135 it is not JSON, -1102 a field is missing or of another type.
+    """
+    try:
+        return msgspec.json.decode(body, type=expected)
+    except msgspec.ValidationError as error:
+        raise ApiError(-1102, _said(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_json() from error
+
+
+def _said(mistake: str) -> str:
+    """Return what msgspec says in the words of the API."""
+    if missing := _missing.match(mistake):
+        return f"Mandatory parameter '{missing[1]}' was not sent, was empty/null, or malformed."
+    at = _at_field.fullmatch(mistake)
+    what, name = (at["what"], at["name"]) if at is not None else (mistake, "")
+    what = _length.sub(lambda found: _BOUNDS[found[1]].format(found[2]), what).replace("`", "'")
+    what = what.replace("'str'", "text").replace("'int'", "a whole number").replace("'bool'", "true or false")
+    return (
+        f"Parameter '{name}' is not valid: {what[:1].lower()}{what[1:]}." if name else f"The body is not valid: {what}."
+    )

@@ -1,0 +1,158 @@
+"""GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses, from the database's candles."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from functions.api.errors import ApiError, bad_combination, invalid_parameter
+from functions.api.function import OPTIONAL_SYMBOL, SYMBOL_STATUS, SYMBOLS, Function, Group, Parameter
+from functions.api.market_choice import chosen_markets
+from functions.api.parameters import Parameters, require_one_of
+from functions.api.ports import Call, Ports
+from functions.market_data.klines import bucket_start
+from functions.market_data.ticker_shapes import (
+    MiniTickerShape,
+    WindowTickerShape,
+    empty_ticker,
+    mini_ticker_shape,
+    window_ticker_shape,
+)
+from functions.market_data.ticker_type import TICKER_TYPE, is_mini_ticker
+from functions.market_data.time_zones import TIME_ZONE, time_zone_ms
+from protocol.market import Market
+from protocol.market_data import Ticker
+from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
+
+SYMBOLS_MAX: Final = 100
+Tickers = WindowTickerShape | MiniTickerShape | list[WindowTickerShape] | list[MiniTickerShape]
+_MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
+_WEIGHT, _WEIGHT_MAX = 4, 200
+_UNITS_MS: Final = {"m": (_MINUTE_MS, 59), "h": (_HOUR_MS, 23), "d": (_DAY_MS, 7)}
+"""Unit -> its length, and how many of them a window may have."""
+_window_size: Final = re.compile("([1-9][0-9]?)([mhd])", re.ASCII)
+
+# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was traded.
+_COLUMNS: Final = (
+    """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
+)
+_STATEMENT: Final = f"""
+    SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
+        sum(volume), sum(quote_volume), sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id)
+    FROM (
+        SELECT {_COLUMNS} FROM "candles_1m" WHERE market = ANY(%(markets)s)
+            AND open_time >= to_timestamp(%(open)s / 1000.0) AND open_time < to_timestamp(%(hour)s / 1000.0)
+        UNION ALL
+        SELECT {_COLUMNS} FROM "candles_1h" WHERE market = ANY(%(markets)s) AND open_time >= to_timestamp(%(hour)s / 1000.0)
+    ) AS candles GROUP BY market
+"""
+
+
+async def get_window_ticker(ports: Ports, call: Call) -> Tickers:
+    """Return statistics of the last `windowSize`, and of what of its first minute is before it."""
+    window_ms = _window_ms(call.parameters)
+    opened = TimeMs((call.now - window_ms) // _MINUTE_MS * _MINUTE_MS)
+    return await _tickers(ports, call, opened, call.now)
+
+
+async def get_trading_day_ticker(ports: Ports, call: Call) -> Tickers:
+    """Return statistics of the day that it is where clocks show `timeZone`."""
+    opened = bucket_start("1d", call.now, time_zone_ms(call.parameters))
+    return await _tickers(ports, call, opened, TimeMs(opened + _DAY_MS - 1))
+
+
+async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> Tickers:
+    """Return the tickers of the markets asked for: of everything that was traded from `opened`, which begins a minute, until now."""
+    parameters = call.parameters
+    require_one_of(parameters, "symbol", "symbols")
+    if _count(parameters) > SYMBOLS_MAX:
+        raise ApiError(-1101, "Too many parameters sent for this endpoint.")
+    markets, is_single = chosen_markets(parameters, ports)
+    is_mini = is_mini_ticker(parameters)
+    for shard in {ports.markets.shard_of_market(market.symbol) for market in markets}:
+        await ports.database.catch_up(shard)
+    hour = -(-opened // _HOUR_MS) * _HOUR_MS
+    rows = await ports.database.fetch(
+        _STATEMENT, {"markets": [market.symbol for market in markets], "open": opened, "hour": hour}
+    )
+    by_market = {symbol: values for symbol, *values in rows}
+    tickers = [_ticker(market, by_market.get(market.symbol), opened, closes) for market in markets]
+    shown = zip(markets, tickers, strict=True)
+    if is_mini:
+        minis = [mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
+        return minis[0] if is_single else minis
+    shapes = [window_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
+    return shapes[0] if is_single else shapes
+
+
+def _ticker(market: Market, sums: Sequence[int] | None, opened: TimeMs, closes: TimeMs) -> Ticker:
+    if sums is None:
+        return empty_ticker(market, opened, closes)
+    first, high, low, last, volume, quote_volume, trade_count, first_id, last_id = map(int, sums)
+    return Ticker(
+        market=market.symbol,
+        open_time=opened,
+        close_time=closes,
+        open=PriceTicks(first),
+        high=PriceTicks(high),
+        low=PriceTicks(low),
+        last=PriceTicks(last),
+        last_quantity=QuantityLots(0),
+        previous_close=PriceTicks(0),
+        volume=QuantityLots(min(volume, AMOUNT_UNITS_MAX)),
+        quote_volume=min(quote_volume, AMOUNT_UNITS_MAX),
+        first_trade_id=first_id,
+        last_trade_id=last_id,
+        trade_count=trade_count,
+    )
+
+
+def _window_ms(parameters: Parameters) -> int:
+    text = parameters.optional("windowSize")
+    match = _window_size.fullmatch("1d" if text is None else text)
+    if match is None:
+        raise invalid_parameter("windowSize")
+    count, (unit_ms, most) = int(match[1]), _UNITS_MS[match[2]]
+    if count > most:
+        raise invalid_parameter("windowSize")
+    return count * unit_ms
+
+
+def _count(parameters: Parameters) -> int:
+    """Return how many markets are asked for by name."""
+    if "symbol" in parameters and "symbols" in parameters:
+        raise bad_combination()
+    return len(parameters.words("symbols") or ["one"])
+
+
+def _weight(parameters: Parameters) -> int:
+    return min(_WEIGHT * _count(parameters), _WEIGHT_MAX)
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/ticker",
+    Group.MARKET_DATA,
+    "Statistics of a window",
+    get_window_ticker,
+    weight=_weight,
+    parameters=(
+        OPTIONAL_SYMBOL,
+        SYMBOLS,
+        Parameter(
+            "windowSize",
+            "1m to 59m, 1h to 23h, or 1d (the default) to 7d.",
+            pattern="^([1-5]?[0-9]m|1?[0-9]h|2[0-3]h|[1-7]d)$",
+        ),
+        TICKER_TYPE,
+        SYMBOL_STATUS,
+    ),
+)
+TRADING_DAY_FUNCTION = Function(
+    "GET",
+    "/api/v3/ticker/tradingDay",
+    Group.MARKET_DATA,
+    "Statistics of the day",
+    get_trading_day_ticker,
+    weight=_weight,
+    parameters=(OPTIONAL_SYMBOL, SYMBOLS, TIME_ZONE, TICKER_TYPE, SYMBOL_STATUS),
+)

@@ -1,0 +1,81 @@
+"""GET /api/v3/allOrders: history from the database, overlaid with what is open now."""
+
+from functions.api.function import END_TIME, ORDER_ID, START_TIME, SYMBOL, Function, Group, Security, limit_parameter
+from functions.api.ports import Call, Ports
+from functions.orders.open_orders import open_orders
+from functions.orders.order_rows import ORDER_COLUMNS, order_of_row
+from functions.orders.order_shapes import OrderShape, order_shape
+from protocol.orders import OrderState
+from protocol.units import OrderId, TimeMs
+
+_DAY_MS = 86_400_000
+_LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
+_WHERE = """
+    account_id = %(account)s AND market = %(market)s AND order_id >= %(order)s
+    AND (%(start)s::bigint IS NULL OR accepted_time >= to_timestamp(%(start)s / 1000.0))
+    AND (%(end)s::bigint IS NULL OR accepted_time <= to_timestamp(%(end)s / 1000.0))
+"""
+# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so that its index is read.
+_FROM = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY order_id LIMIT %(limit)s"
+_SINCE = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time, order_id LIMIT %(limit)s"
+_NEWEST = (
+    f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
+)
+
+
+async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
+    """Return orders of any status, oldest first."""
+    parameters = call.parameters
+    market = parameters.market(ports.known_markets)
+    order_id = parameters.integer("orderId")
+    start, end = parameters.time_range(_DAY_MS)
+    limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
+    open_now = await open_orders(ports, call, market.symbol)
+    await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
+    oldest_first = order_id is not None or start is not None
+    statement = _SINCE if start is not None else _FROM if order_id is not None else _NEWEST
+    rows = await ports.database.fetch(
+        statement,
+        {
+            "account": call.account_id,
+            "market": market.symbol,
+            "order": order_id or 0,
+            "start": start,
+            "end": end,
+            "limit": limit,
+        },
+    )
+    wanted = [order for order in open_now if _is_wanted(order, OrderId(order_id or 0), start, end)]
+    orders = overlay([order_of_row(row) for row in rows], wanted)
+    page = orders[:limit] if oldest_first else orders[-limit:]
+    return [order_shape(order, market, call.time_scale) for order in page]
+
+
+def overlay(history: list[OrderState], open_now: list[OrderState]) -> list[OrderState]:
+    """Return both, each order once and by number; where both know an order, the later state."""
+    orders = {order.order_id: order for order in history}
+    for order in open_now:
+        known = orders.get(order.order_id)
+        if known is None or (known.version, known.cum_quantity) < (order.version, order.cum_quantity):
+            orders[order.order_id] = order
+    return [orders[order_id] for order_id in sorted(orders)]
+
+
+def _is_wanted(order: OrderState, from_id: OrderId, start: TimeMs | None, end: TimeMs | None) -> bool:
+    return (
+        order.order_id >= from_id
+        and (start is None or order.accepted_time >= start)
+        and (end is None or order.accepted_time <= end)
+    )
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/allOrders",
+    Group.ORDERS,
+    "Orders of any status",
+    get_all_orders,
+    security=Security.SIGNED,
+    weight=20,
+    parameters=(SYMBOL, ORDER_ID, START_TIME, END_TIME, limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX)),
+)

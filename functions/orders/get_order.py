@@ -1,0 +1,76 @@
+"""GET /api/v3/order: one order, from its shard until the database has it, then from there."""
+
+from functions.api.errors import client_order_id_invalid, order_does_not_exist, status_unknown
+from functions.api.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
+from functions.api.parameters import require_one_of
+from functions.api.ports import Call, Ports
+from functions.orders.order_rows import ORDER_COLUMNS, order_of_row
+from functions.orders.order_shapes import OrderShape, order_shape
+from protocol.orders import OrderStatus, RejectReason
+from protocol.replies import OrderQuery, OrderReply, Refused
+from protocol.units import OrderId
+
+_STATEMENT = f"""
+    SELECT {ORDER_COLUMNS} FROM orders
+    WHERE account_id = %(account)s AND market = %(market)s
+        AND (%(order)s = 0 OR order_id = %(order)s) AND (%(client)s = '' OR client_order_id = %(client)s)
+    ORDER BY order_id DESC LIMIT 1
+"""
+
+
+async def get_order(ports: Ports, call: Call) -> OrderShape:
+    """Return an order named by number or, the newest with it, client order id; -2013 when there is none.
+
+    With both, the number finds the order; -2039 when its client order id is another one.
+    -1007 while the database is so far behind that the order may be one that nobody else remembers.
+    """
+    parameters = call.parameters
+    market = parameters.market(ports.known_markets)
+    require_one_of(parameters, "origClientOrderId", "orderId")
+    order_id = OrderId(parameters.integer("orderId") or 0)
+    expected_id = parameters.client_order_id("origClientOrderId") or ""
+    if not order_id and not expected_id:
+        raise order_does_not_exist()
+    client_order_id = "" if order_id else expected_id
+    shards = ports.shards
+    reply = await shards.query(
+        ports.markets.shard_of_account(call.account_id),
+        OrderQuery(
+            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+        ),
+    )
+    match reply:
+        case OrderReply() if reply.order.status is not OrderStatus.IN_FLIGHT:
+            order = reply.order
+        case Refused():
+            # The shard has asked up to where the database is before it answered, so what it does not have is there.
+            is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
+            if not is_known and client_order_id:
+                raise status_unknown()  # the database may have only an older order with this id
+            rows = await ports.database.fetch(
+                _STATEMENT,
+                {"account": call.account_id, "market": market.symbol, "order": order_id, "client": client_order_id},
+            )
+            stored = order_of_row(rows[0]) if rows else None
+            if not is_known and (stored is None or stored.status.is_open):
+                raise status_unknown()  # it may have been closed since
+            if stored is None:
+                raise order_does_not_exist()
+            order = stored
+        case _:  # also when the market's shard has not said yet what becomes of the order
+            raise status_unknown()
+    if expected_id and order.client_order_id != expected_id:
+        raise client_order_id_invalid()
+    return order_shape(order, market, call.time_scale)
+
+
+FUNCTION = Function(
+    "GET",
+    "/api/v3/order",
+    Group.ORDERS,
+    "One order",
+    get_order,
+    security=Security.SIGNED,
+    weight=4,
+    parameters=(SYMBOL, ORDER_ID, ORIG_CLIENT_ORDER_ID),
+)

@@ -1,0 +1,1 @@
+"""Users and their credentials: sign-up, sessions, API keys, passwords, the second factor, mails."""

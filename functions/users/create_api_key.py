@@ -1,0 +1,158 @@
+"""POST /api/v1/api-keys: make an API key."""
+
+import secrets
+import string
+from typing import Annotated, Final, LiteralString
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from functions.api.errors import ApiError, invalid_parameter
+from functions.api.function import Function, Group, Security
+from functions.api.json_body import read_body
+from functions.api.key_permissions import DEFAULT_SCOPES, NETWORKS_MAX, Scope, network_of
+from functions.api.ports import Call, Ports
+from functions.users.activity import Activity, note_parameters, noting
+from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, encode_record
+from functions.users.sign_up import Secret
+from functions.users.step_up import confirm
+from functions.users.verification import check_verified
+from protocol import streams
+
+_ALPHABET: Final = string.ascii_letters + string.digits
+_LENGTH: Final = 64
+_KEYS_MAX: Final = 30
+_RSA_BITS: Final = (2048, 3072, 4096)
+_RSA_EXPONENT: Final = 65_537
+_LIFE_MAX_MS: Final = 10 * 365 * 86_400_000
+_INSERT: Final[LiteralString] = noting(
+    """
+    INSERT INTO api_keys (key, account_id, secret, kind, label, scopes, networks, expires_at)
+    SELECT %(key)s, %(account)s, %(secret)s, %(kind)s, %(label)s, %(scopes)s::text[], %(networks)s::cidr[],
+        to_timestamp(%(expires_ms)s::bigint / 1000.0)
+    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s
+        AND (SELECT count(*) FROM api_keys WHERE account_id = %(account)s AND revoked_at IS NULL) < %(most)s
+    FOR SHARE OF users
+    RETURNING account_id, key AS detail
+    """,
+    "SELECT detail FROM changed",
+)
+_IS_KNOWN: Final = "SELECT FROM users WHERE account_id = %(account)s AND password_hash = %(known)s"
+
+
+class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
+    """What the key is for; with a public key (PEM, Ed25519 or RSA) instead of a secret that both sides know.
+
+    `password` is that of the account, `code` its second factor's where it has one: a session alone makes no key, so that one that
+    was stolen does not outlive itself.
+    """
+
+    password: Secret
+    code: Secret = ""
+    label: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    public_key: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    scopes: tuple[Scope, ...] = DEFAULT_SCOPES
+    networks: Annotated[tuple[str, ...], msgspec.Meta(max_length=NETWORKS_MAX)] = ()
+    """Addresses and networks (10.0.0.0/8) that it is taken from; none: any."""
+    expires_time: int | None = None
+    """When it ends, in ms; none: never."""
+
+
+class ApiKeyShape(msgspec.Struct, rename="camel"):
+    """A key that was made."""
+
+    api_key: str
+    kind: KeyKind
+    label: str
+    scopes: tuple[str, ...]
+    networks: tuple[str, ...]
+    expires_time: int | None
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+    """Of an HMAC key: never shown again."""
+
+
+def random_text() -> str:
+    """Return 64 random letters and digits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+
+
+def kind_of(public_key: str) -> KeyKind:
+    """Return the kind of a public key in PEM; -1130 when it is none that is supported."""
+    try:
+        key = serialization.load_pem_public_key(public_key.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.") from error
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return KeyKind.ED25519
+    # Of one's own making a key may have an exponent as long as itself, which makes each check eight times as dear.
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size in _RSA_BITS and key.public_numbers().e == _RSA_EXPONENT:
+        return KeyKind.RSA
+    raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.")
+
+
+async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
+    """Return the key, and its secret, which is never shown again."""
+    wanted = read_body(call.body, NewApiKey)
+    if "\x00" in wanted.label:
+        raise invalid_parameter("label")
+    if not wanted.scopes:
+        raise invalid_parameter("scopes")
+    if wanted.expires_time is not None and not call.now < wanted.expires_time <= call.now + _LIFE_MAX_MS:
+        raise invalid_parameter("expiresTime")
+    kind = kind_of(wanted.public_key) if wanted.public_key else KeyKind.HMAC
+    networks = _networks(wanted.networks)
+    await check_verified(ports, call)
+    password_hash = await confirm(ports, call, wanted.password, wanted.code)
+    key, secret = random_text(), ""
+    if kind is KeyKind.HMAC:
+        secret = random_text()
+        kept = ports.secret_box.seal(secret.encode(), key)
+    else:
+        kept = wanted.public_key.encode()
+    scopes = tuple(dict.fromkeys(wanted.scopes))
+    rows = await ports.database.fetch(
+        _INSERT,
+        {
+            **note_parameters(Activity.KEY_MADE, call),
+            "key": key,
+            "account": call.account_id,
+            "known": password_hash,  # a key that was asked for before the password changed must not outlive that
+            "secret": kept,
+            "kind": kind,
+            "label": wanted.label,
+            "scopes": list(scopes),
+            "networks": list(networks),
+            "expires_ms": wanted.expires_time,
+            "most": _KEYS_MAX,
+        },
+    )
+    if not rows:
+        if not await ports.database.fetch(_IS_KNOWN, {"account": call.account_id, "known": password_hash}):
+            raise ApiError(-1002, "Password is wrong.", 401)
+        raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
+    until = wanted.expires_time or 0
+    record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)
+    await ports.key_values.put(streams.api_key(key), encode_record(record), KEPT_S)
+    return ApiKeyShape(key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET)
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(str(network_of(text)) for text in texts))
+    except ValueError as error:
+        raise invalid_parameter("networks") from error
+
+
+FUNCTION = Function(
+    "POST",
+    "/api/v1/api-keys",
+    Group.USERS,
+    "Make an API key",
+    create_api_key,
+    security=Security.SESSION,
+    weight=5,
+    body=NewApiKey,
+    refuses_with=(409,),
+)

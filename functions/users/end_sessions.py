@@ -1,0 +1,40 @@
+"""DELETE /api/v1/sessions: end one session, or all others."""
+
+from typing import TypedDict
+
+from functions.api.errors import invalid_parameter
+from functions.api.function import Function, Group, Parameter, Security
+from functions.api.ports import Call, Ports
+from functions.users.sessions import end_sessions, open_sessions
+
+
+class EndedShape(TypedDict):
+    """How many sessions have ended."""
+
+    ended: int
+
+
+async def end(ports: Ports, call: Call) -> EndedShape:
+    """End a session of the account by its id, or without one all but that of the request; return how many had not ended before."""
+    wanted = call.parameters.optional("sessionId")
+    if wanted is None:
+        others = [each for each in await open_sessions(ports, call.account_id) if each != call.session_id]
+    elif "\x00" in wanted:
+        raise invalid_parameter("sessionId")
+    else:
+        others = [wanted]
+    ended = await end_sessions(ports, call, others)
+    if wanted is not None and not ended:
+        raise invalid_parameter("sessionId")
+    return EndedShape(ended=sum(ended))
+
+
+FUNCTION = Function(
+    "DELETE",
+    "/api/v1/sessions",
+    Group.USERS,
+    "End one session, or all others",
+    end,
+    security=Security.SESSION,
+    parameters=(Parameter("sessionId", "The session to end; without it all but the one that asks."),),
+)

@@ -1,0 +1,111 @@
+"""The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost the device. Each is good once."""
+
+import hashlib
+import re
+import secrets
+from typing import Final, LiteralString, NamedTuple
+
+import pyotp
+
+from functions.api.errors import ApiError
+from functions.api.ports import Call, Ports
+from protocol.units import AccountId
+
+NEEDED: Final = -9001
+STEP_S: Final = 30
+RECOVERY_CODES: Final = 10
+_ISSUER: Final = "Exchange"
+_BEFORE_AND_AFTER: Final = 1
+"""Steps that a clock may be off."""
+_code: Final = re.compile(r"[0-9]{6}", re.ASCII)
+_SELECT: Final[LiteralString] = (
+    "SELECT email, totp_secret, totp_since IS NOT NULL, totp_step FROM users WHERE account_id = %(account)s"
+)
+_USE_STEP: Final[LiteralString] = """
+    UPDATE users SET totp_step = %(step)s WHERE account_id = %(account)s AND totp_step < %(step)s RETURNING account_id
+"""
+_USE_RECOVERY: Final[LiteralString] = """
+    UPDATE recovery_codes SET used_at = now()
+    WHERE account_id = %(account)s AND code_hash = %(hash)s AND used_at IS NULL RETURNING account_id
+"""
+
+
+class Factor(NamedTuple):
+    """An account's second factor."""
+
+    email: str
+    secret: str
+    """In base32; empty: there is none, or no key that is known here opens it."""
+    sealed: bytes
+    """The secret as it is kept."""
+    is_on: bool
+
+
+def binding_of(account_id: AccountId) -> str:
+    """Return what the secret is sealed for."""
+    return f"totp:{account_id}"
+
+
+async def factor_of(ports: Ports, account_id: AccountId) -> Factor:
+    """Return an account's second factor."""
+    rows = await ports.database.fetch(_SELECT, {"account": account_id})
+    email, kept, is_on, _ = rows[0] if rows else ("", None, False, 0)
+    sealed = b"" if kept is None else bytes(kept)
+    try:
+        secret = ports.secret_box.open(sealed, binding_of(account_id)).decode() if sealed else ""
+    except ValueError:
+        secret = ""
+    return Factor(email, secret, sealed, is_on)
+
+
+def new_secret() -> str:
+    """Return a secret for a new device."""
+    return pyotp.random_base32()
+
+
+def address_of(factor: Factor) -> str:
+    """Return what a QR code for a device says."""
+    return pyotp.TOTP(factor.secret, interval=STEP_S).provisioning_uri(name=factor.email, issuer_name=_ISSUER)
+
+
+async def uses_code(ports: Ports, call: Call, account_id: AccountId, secret: str, code: str) -> bool:
+    """Return whether a code is the device's of now, and was not used before; from now on it was."""
+    if not secret or _code.fullmatch(code) is None:  # without a secret anybody can compute codes
+        return False
+    device, now_step = pyotp.TOTP(secret, interval=STEP_S), call.now // 1000 // STEP_S
+    for step in range(now_step - _BEFORE_AND_AFTER, now_step + _BEFORE_AND_AFTER + 1):
+        if pyotp.utils.strings_equal(device.at(step * STEP_S), code):
+            return bool(await ports.database.fetch(_USE_STEP, {"account": account_id, "step": step}))
+    return False
+
+
+async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, code: str) -> None:
+    """Refuse whoever does not show the second factor of an account that has one.
+
+    Raises:
+        ApiError: -9001 a code is needed, -1002 it is wrong or was used, or the device's cannot be checked.
+    """
+    factor = await factor_of(ports, account_id)
+    if not factor.is_on:
+        return
+    if not code:
+        raise ApiError(NEEDED, "A code of the second factor is needed.", 401)
+    if await uses_code(ports, call, account_id, factor.secret, code):
+        return
+    if await ports.database.fetch(_USE_RECOVERY, {"account": account_id, "hash": hash_of(code)}):
+        return
+    if not factor.secret:
+        raise ApiError(
+            -1002, "The device's codes cannot be checked now. Use a recovery code, or ask the operator.", 401
+        )
+    raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
+
+
+def new_recovery_codes() -> list[str]:
+    """Return codes of 80 random bits, which nobody guesses."""
+    return [secrets.token_hex(10).upper() for _ in range(RECOVERY_CODES)]
+
+
+def hash_of(code: str) -> str:
+    """Return what is kept of a recovery code."""
+    return hashlib.sha256(code.strip().upper().encode()).hexdigest()

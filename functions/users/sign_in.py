@@ -1,0 +1,95 @@
+"""POST /api/v1/signin: begin a session."""
+
+from typing import Final
+
+import msgspec
+
+from functions.api.errors import ApiError
+from functions.api.function import Answered, Function, Group
+from functions.api.json_body import read_body
+from functions.api.ports import Call, Ports
+from functions.users.activity import Activity, noted_by_email
+from functions.users.attempts import Attempt
+from functions.users.mails import new_device, write_mail
+from functions.users.second_factor import NEEDED, check_second_factor
+from functions.users.session_cookies import cookie_that_signs_in
+from functions.users.sessions import csrf_token, open_session
+from functions.users.sign_up import Email, Secret, normalized_email
+from protocol.units import AccountId
+
+_SELECT: Final = """
+    SELECT account_id, password_hash, EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id),
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s),
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND agent = %(agent)s)
+    FROM users WHERE email = %(email)s
+"""
+
+
+class SigningIn(msgspec.Struct, frozen=True):
+    """Who signs in, and whether the session is a browser's: then its token is in a cookie, and nowhere else.
+
+    `code` is the second factor's, where the account has one, or one of its recovery codes.
+    """
+
+    email: Email
+    password: Secret
+    code: Secret = ""
+    cookie: bool = False
+
+
+class Session(msgspec.Struct, frozen=True, rename="camel"):
+    """A session that has begun; it ends by itself after `expires_in` seconds.
+
+    `token` is for `Authorization: Bearer`; a browser has it in a cookie, and sends `csrf_token` in `X-CSRF-Token` instead.
+    """
+
+    session_id: str
+    expires_in: int
+    token: str | msgspec.UnsetType = msgspec.UNSET
+    csrf_token: str | msgspec.UnsetType = msgspec.UNSET
+
+
+async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
+    """Begin a session.
+
+    An unknown address takes as long as a wrong password, and gets the same answer. After some attempts that failed, the next has to
+    wait (429 with Retry-After).
+    """
+    asked = read_body(call.body, SigningIn)
+    email = normalized_email(asked.email)
+    wanted = {"email": email, "address": call.address, "agent": call.agent}
+    rows = await ports.database.fetch(_SELECT, wanted)
+    number, password_hash, was_here, knows_address, knows_agent = rows[0] if rows else (0, "", False, False, False)
+    account_id = AccountId(number)
+    attempt = Attempt(email, call.address, knows_address)
+    await ports.attempts.begin(attempt)
+    if not await ports.passwords.matches(password_hash, asked.password):
+        await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
+        raise _wrong()
+    try:
+        await check_second_factor(ports, call, account_id, asked.code)
+    except ApiError as error:
+        # Whoever comes so far has the password: its owner should know.
+        if error.status == 401 and error.code != NEEDED:
+            await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
+        raise
+    await ports.attempts.succeeded(attempt)
+    opened = await open_session(ports, call, account_id, password_hash)
+    if opened is None:
+        raise _wrong()
+    if was_here and not (knows_address and knows_agent):
+        await write_mail(ports, account_id, new_device(call))
+    ttl_s = ports.settings.session_ttl_s
+    if not asked.cookie:
+        return Session(opened.session_id, ttl_s, token=opened.token)
+    shape = Session(opened.session_id, ttl_s, csrf_token=csrf_token(opened.token))
+    return Answered(shape, (cookie_that_signs_in(opened.token, ttl_s),))
+
+
+def _wrong() -> ApiError:
+    return ApiError(-1002, "Email or password is wrong.", 401)
+
+
+FUNCTION = Function(
+    "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, refuses_with=(401,)
+)

@@ -1,0 +1,29 @@
+"""Asking again who it is, before what a stolen session must not be enough for."""
+
+from functions.api.errors import ApiError
+from functions.api.ports import Call, Ports
+from functions.users.attempts import Attempt
+from functions.users.second_factor import check_second_factor
+
+_SELECT = """
+    SELECT email, password_hash,
+        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s)
+    FROM users WHERE account_id = %(account)s
+"""
+
+
+async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
+    """Refuse whoever does not know the password of the account that calls, or lacks its second factor; return the password's hash.
+
+    Raises:
+        ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.
+    """
+    rows = await ports.database.fetch(_SELECT, {"account": call.account_id, "address": call.address})
+    email, password_hash, knows_address = rows[0] if rows else ("", "", False)
+    attempt = Attempt(email, call.address, knows_address)
+    await ports.attempts.begin(attempt)
+    if not await ports.passwords.matches(password_hash, password):
+        raise ApiError(-1002, "Password is wrong.", 401)
+    await check_second_factor(ports, call, call.account_id, code)
+    await ports.attempts.succeeded(attempt)
+    return str(password_hash)

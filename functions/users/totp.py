@@ -1,0 +1,165 @@
+"""/api/v1/totp: the second factor of an account."""
+
+from typing import Final, LiteralString
+
+import msgspec
+
+from functions.api.errors import ApiError
+from functions.api.function import Function, Group, Security
+from functions.api.json_body import read_body
+from functions.api.ports import Call, Ports
+from functions.api.shapes import Nothing
+from functions.users.activity import Activity, note_parameters, noting
+from functions.users.mails import changed, write_mail
+from functions.users.second_factor import (
+    Factor,
+    address_of,
+    binding_of,
+    factor_of,
+    hash_of,
+    new_recovery_codes,
+    new_secret,
+    uses_code,
+)
+from functions.users.sign_up import Secret
+from functions.users.step_up import confirm
+
+_BEGIN: Final[LiteralString] = """
+    UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
+"""
+# Only the device that has shown a code: another one may have been begun since. One statement, so that of two at once one alone has codes.
+_CONFIRM: Final[LiteralString] = noting(
+    """
+    UPDATE users SET totp_since = now()
+    WHERE account_id = %(account)s AND totp_since IS NULL AND totp_secret = %(sealed)s
+    RETURNING account_id, '' AS detail
+    """,
+    """
+    , old AS (DELETE FROM recovery_codes USING changed WHERE recovery_codes.account_id = changed.account_id)
+    INSERT INTO recovery_codes (account_id, code_hash) SELECT account_id, unnest(%(hashes)s::text[]) FROM changed
+    RETURNING account_id
+    """,
+)
+_REMOVE: Final[LiteralString] = noting(
+    """
+    UPDATE users SET totp_secret = NULL, totp_since = NULL WHERE account_id = %(account)s AND totp_since IS NOT NULL
+    RETURNING account_id, '' AS detail
+    """,
+    "SELECT account_id FROM changed",
+)
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The account's password."""
+
+    password: Secret
+
+
+class Device(msgspec.Struct, frozen=True):
+    """What a device needs: the secret, and the same as the address that a QR code says."""
+
+    secret: str
+    uri: str
+
+
+class Confirm(msgspec.Struct, frozen=True):
+    """A code that the device shows."""
+
+    code: Secret
+
+
+class RecoveryCodes(msgspec.Struct, frozen=True, rename="camel"):
+    """Codes for whoever has lost the device; each is good once, and they are never shown again."""
+
+    recovery_codes: list[str]
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """The account's password and a code."""
+
+    password: Secret
+    code: Secret
+
+
+async def begin(ports: Ports, call: Call) -> Device:
+    """Return a secret for a device. It counts when a code of it was confirmed; until then another may be asked for."""
+    await confirm(ports, call, read_body(call.body, Begin).password, "")
+    secret = new_secret()
+    sealed = ports.secret_box.seal(secret.encode(), binding_of(call.account_id))
+    rows = await ports.database.fetch(_BEGIN, {"secret": sealed, "account": call.account_id})
+    if not rows:
+        raise _refused("The account has a second factor; remove it first.")
+    return Device(secret, address_of(Factor(rows[0][0], secret, sealed, False)))
+
+
+async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
+    """Demand the second factor from now on, and return the recovery codes."""
+    code = read_body(call.body, Confirm).code
+    factor = await factor_of(ports, call.account_id)
+    if factor.is_on or not factor.secret:
+        raise _refused("There is no second factor to confirm.")
+    if not await uses_code(ports, call, call.account_id, factor.secret, code):
+        raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
+    codes = new_recovery_codes()
+    wanted = {"account": call.account_id, "sealed": factor.sealed, "hashes": [hash_of(each) for each in codes]}
+    if not await ports.database.fetch(_CONFIRM, {**note_parameters(Activity.FACTOR_ADDED, call), **wanted}):
+        raise _refused("The second factor was begun anew, or confirmed, meanwhile.")
+    await write_mail(ports, call.account_id, changed("A second factor was added to your account", call))
+    return RecoveryCodes(codes)
+
+
+async def remove(ports: Ports, call: Call) -> Nothing:
+    """Demand the second factor no more."""
+    wanted = read_body(call.body, Remove)
+    await confirm(ports, call, wanted.password, wanted.code)
+    if not await forget_factor(ports, call):
+        raise _refused("There is no second factor.")
+    await write_mail(ports, call.account_id, changed("The second factor of your account was removed", call))
+    return Nothing()
+
+
+async def forget_factor(ports: Ports, call: Call) -> bool:
+    """Remove the second factor of the account that calls; return whether it had one."""
+    noted = note_parameters(Activity.FACTOR_REMOVED, call)
+    return bool(await ports.database.fetch(_REMOVE, {**noted, "account": call.account_id}))
+
+
+def _refused(why: str) -> ApiError:
+    return ApiError(-1130, why, 409)
+
+
+FUNCTIONS: Final = (
+    Function(
+        "POST",
+        "/api/v1/totp",
+        Group.USERS,
+        "Add a second factor",
+        begin,
+        security=Security.SESSION,
+        weight=20,
+        body=Begin,
+        refuses_with=(409,),
+    ),
+    Function(
+        "POST",
+        "/api/v1/totp/confirm",
+        Group.USERS,
+        "Confirm a second factor",
+        confirm_device,
+        security=Security.SESSION,
+        weight=20,
+        body=Confirm,
+        refuses_with=(409,),
+    ),
+    Function(
+        "POST",
+        "/api/v1/totp/remove",
+        Group.USERS,
+        "Remove the second factor",
+        remove,
+        security=Security.SESSION,
+        weight=20,
+        body=Remove,
+        refuses_with=(409,),
+    ),
+)

@@ -1,0 +1,185 @@
+"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary ones of the same accounts."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import redis
+import uvloop
+
+from lab.benchmarks import load
+from lab.benchmarks.filling import REPLY_TO, fill, make_rich, position
+from lab.benchmarks.http import Target, catch_up, signer
+from lab.benchmarks.report import Result
+from lab.benchmarks.workload import ACCOUNTS, MID_PRICE
+from protocol import streams
+from protocol.commands import CancelAllOrders, Command, PlaceOrder
+from protocol.market import MATCHES_MAX
+from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.streams import EventReader
+from protocol.units import AccountId, PriceTicks, QuantityLots
+from runtime import redis_clients
+from runtime.settings import Settings
+from stream_log.redis_log import RedisStreamLog
+
+ORDERS, LEVELS = 60_000, 30_000
+LOTS = 1_000
+"""Of each resting order: 0.01 BTC."""
+ATTACKERS = 4
+"""Accounts that attack; the others do not."""
+CAPACITY_S = 4
+CAPACITY_CONNECTIONS = 16
+LOAD_SHARE = 0.3
+"""Of what the exchange can do: so much is sent."""
+ATTACK_SHARE = 1 / 3
+"""Of that, what attackers send."""
+CONNECTIONS = 64
+SWEPT_PER_S = 1_000
+"""Orders that are met in a second. Whoever sweeps needs as many to rest first."""
+SHARD = 0
+SETTLE_S = 60
+
+_RESTING: str = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=IOC&quantity=0.001&price=99000.00"
+"""An ordinary order, which leaves nothing behind: nobody sells so low."""
+
+
+class Attack(NamedTuple):
+    """One way to make a shard work for nothing."""
+
+    name: str
+    order: str
+    status: int
+    """What it must be answered: else it is not the attack that it is meant to be."""
+    rate: float | None = None
+    """How often a second; None: a third of the load."""
+
+
+def attacks() -> tuple[Attack, ...]:
+    """Return them all."""
+    deep = (MID_PRICE + LEVELS // 4) / 100
+    top = (MID_PRICE + LEVELS) / 100
+    return (
+        # 590 BTC are there, for 59 million USDT; the account has 30 million.
+        Attack("MARKET orders that the account cannot pay", "side=BUY&type=MARKET&quantity=590", 400),
+        # Up to that price 150 BTC are there.
+        Attack(
+            "FOK orders that cannot be filled",
+            f"side=BUY&type=LIMIT&timeInForce=FOK&quantity=290&price={deep:.2f}",
+            200,
+        ),
+        Attack(
+            f"sweeps of {MATCHES_MAX:,} orders",
+            f"side=BUY&type=LIMIT&timeInForce=IOC&quantity={MATCHES_MAX * LOTS / 100_000}&price={top:.2f}",
+            200,
+            SWEPT_PER_S / MATCHES_MAX,
+        ),
+    )
+
+
+def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
+    """Measure each attack, in pairs of a time with it and one without, which come first in turn."""
+    log = RedisStreamLog.connect(target.settings.resolved_redis_url())
+    with redis_clients.client(target.settings.resolved_redis_url()) as client:
+        make_rich(target.settings, client, Settings().market_map())
+        numbers = itertools.count(1)
+        rate = LOAD_SHARE * _capacity(target)
+        return [_measure(target, client, log, attack, rate, pairs, seconds, numbers) for attack in attacks()]
+
+
+def _capacity(target: Target) -> float:
+    sign = signer(target)
+    placed = load.run(target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING))
+    return len(placed.latencies) / placed.seconds
+
+
+def _measure(
+    target: Target,
+    client: redis.Redis,
+    log: RedisStreamLog,
+    attack: Attack,
+    rate: float,
+    pairs: int,
+    seconds: float,
+    numbers: Iterator[int],
+) -> Result:
+    epoch = log.position(SHARD).epoch
+    attacked: list[float] = []
+    usual: list[float] = []
+    is_whole = False
+    for pair in range(pairs):
+        for is_attack in (True, False) if pair % 2 else (False, True):
+            if not is_whole:
+                fill(client, _book(numbers))
+                _settle(target, client, log)
+            # What is refused leaves the book as it was.
+            is_whole = attack.rate is None or not is_attack
+            p99_ms = uvloop.run(_half(target, attack, rate, seconds, is_attack=is_attack))
+            (attacked if is_attack else usual).append(p99_ms)
+    ratios = [one / other for one, other in zip(attacked, usual, strict=True)]
+    takeovers = log.position(SHARD).epoch - epoch
+    return Result(
+        bench="attacks",
+        what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, {rate:.0f} requests/s",
+        unit="ms",
+        runs=attacked,
+        reference="beside ordinary orders of the same accounts",
+        reference_runs=usual,
+        notes=f"median of the ratios {statistics.median(ratios):.2f}; takeovers: {takeovers}",
+    )
+
+
+def _settle(target: Target, client: redis.Redis, log: RedisStreamLog) -> None:
+    """Wait until nobody works on what the book was filled with any more."""
+    end = position(client)
+    catch_up(target.settings)
+    deadline = time.monotonic() + SETTLE_S
+    while streams.split_stream_id(log.passed(SHARD)[EventReader.FEEDS]) < end:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the feeds do not keep up; see `exchange logs feeds`")
+        time.sleep(0.05)
+
+
+def _book(numbers: Iterator[int]) -> Iterator[Command]:
+    """Yield what makes the book that is attacked, whatever it was before."""
+    for account in range(1, ACCOUNTS + 1):
+        yield CancelAllOrders(next(numbers), REPLY_TO, AccountId(account), "BTCUSDT")
+    for order in range(ORDERS):
+        number = next(numbers)
+        yield PlaceOrder(
+            number,
+            REPLY_TO,
+            AccountId(1 + order % ACCOUNTS),
+            f"a{number}",
+            "BTCUSDT",
+            Side.SELL,
+            OrderType.LIMIT,
+            TimeInForce.GTC,
+            PriceTicks(MID_PRICE + 1 + order % LEVELS),
+            QuantityLots(LOTS),
+            self_trade_prevention=SelfTradePrevention.NONE,
+        )
+
+
+async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, is_attack: bool) -> float:
+    """Return the others' p99 (ms) while attackers send their attacks, or ordinary orders instead."""
+    sign, port = signer(target), target.settings.rest_port
+    attack_rate = attack.rate or rate * ATTACK_SHARE
+    attackers, others = range(ATTACKERS), range(ATTACKERS, len(target.accounts))
+
+    def maker(accounts: range, order: str) -> Callable[[int, int], bytes]:
+        return lambda _connection, number: sign(accounts[number % len(accounts)], order)
+
+    order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
+    answered, sent = await asyncio.gather(
+        load.open_loop(port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)),
+        load.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
+    )
+    expected = attack.status if is_attack else 200
+    if strange := next((each for each in sent if each.status != expected), None):
+        raise RuntimeError(f"{attack.name}: {strange.status} {strange.body.decode()[-200:]}")
+    if refused := next((each for each in answered if each.status != 200), None):
+        raise RuntimeError(f"an ordinary order was refused: {refused.status} {refused.body.decode()[-200:]}")
+    return statistics.quantiles([(each.done - each.due) * 1_000 for each in answered], n=100)[98]

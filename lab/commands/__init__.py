@@ -1,0 +1,1 @@
+"""Commands of `exchange` that only a development installation has."""

@@ -1,0 +1,55 @@
+"""Whether a shard's log still has everything that was stored of it (pure).
+
+Redis alone cannot tell: when it comes back from a log file without its end, from an old backup, or as a replica that had missed
+entries, all its keys are as they were at one earlier moment, and agree. Only the database was elsewhere.
+"""
+
+from typing import NamedTuple
+
+from protocol.streams import STREAM_START, StreamId, split_stream_id
+from stream_log.interface import ShardPosition
+
+
+class Stored(NamedTuple):
+    """What the database knows of one shard; everything at its start where it knows nothing."""
+
+    archived_id: StreamId = STREAM_START
+    archived_epoch: int = 0
+    may_restart: bool = True
+    ingested_id: StreamId = STREAM_START
+    error: str = ""
+
+
+class Found(NamedTuple):
+    """What Redis has of it."""
+
+    position: ShardPosition
+    input_end: StreamId
+    """The id of the newest input entry ever appended."""
+    events_end: StreamId
+    has_archived: bool
+    """Whether the entry that was archived last is in the input."""
+
+
+def lost_tail(shard: int, stored: Stored, found: Found) -> str:
+    """Return what is missing in Redis and what to do; empty when nothing is."""
+    position = found.position
+    archived = split_stream_id(stored.archived_id)
+    what = ""
+    if split_stream_id(position.stream_id) < archived:
+        what = f"its log ends at {position.stream_id}, but was archived up to {stored.archived_id}"
+    elif position.epoch < stored.archived_epoch:
+        what = f"its epoch is {position.epoch}, but was {stored.archived_epoch} before"
+    elif split_stream_id(found.events_end) < split_stream_id(stored.ingested_id):
+        what = f"its events end at {found.events_end}, but were stored up to {stored.ingested_id}"
+    elif split_stream_id(found.input_end) < split_stream_id(position.stream_id):
+        what = f"its input ends at {found.input_end}, but was committed up to {position.stream_id}"
+    elif archived > (0, 0) and not found.has_archived and not stored.may_restart:
+        what = f"its log goes on without entry {stored.archived_id}, which was archived last"
+    if not what:
+        return ""
+    return (
+        f"shard {shard} has lost the end of its log: {what}. Redis came back with less than it had acknowledged. "
+        "Stop the exchange, and bring Redis's newest data back if there are any; otherwise `exchange restore` "
+        "rebuilds them from the database (first with --dry-run, to see what would be missing)"
+    )

@@ -1,0 +1,330 @@
+"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation. Time is passed in as a function."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from protocol import streams
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
+from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
+from stream_log.interface import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    SavedSnapshot,
+    ShardPosition,
+    StateChecksum,
+    with_skips,
+)
+
+
+class MemoryStreamLog:
+    """`StreamLog` in one process. Nothing ever waits: where Redis would block, nothing new is an empty answer."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        """Make an empty log whose clock is `now_ms`."""
+        self.now_ms = now_ms
+        self._streams: defaultdict[str, list[Entry]] = defaultdict(list)
+        self._last_ids: defaultdict[str, StreamId] = defaultdict(lambda: STREAM_START)
+        self._positions: dict[int, ShardPosition] = {}
+        self._takeovers: dict[int, tuple[StreamId, int]] = {}
+        self._checksums: dict[int, StateChecksum] = {}
+        self._configurations: dict[int, bytes] = {}
+        self._heard: dict[int, StreamId] = {}
+        self._snapshots: defaultdict[int, list[tuple[StreamId, int, bytes]]] = defaultdict(list)
+        """Shard -> (reaches up to, saved at, the bytes), newest first."""
+        self._leases: dict[int, tuple[Leader, int]] = {}
+        """Shard -> (who leads, when that runs out)."""
+        self._standbys: defaultdict[int, dict[str, tuple[Standby, int]]] = defaultdict(dict)
+        self._connections: dict[str, int] = {}
+        """Process -> the number of its connection, from its first lease until `disconnect`."""
+        self._connection_count = 0
+        self._passed: defaultdict[int, dict[str, StreamId]] = defaultdict(dict)
+        self._skip: dict[int, bytes] = {}
+        self._halted: set[int] = set()
+        self._skips: defaultdict[int, dict[StreamId, bytes]] = defaultdict(dict)
+        self._refused: Fenced | None = None
+        """Why the batch that was begun last was not written."""
+        self.published: list[tuple[str, bytes]] = []
+        """Every (channel, payload), in order."""
+
+    def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
+        """See `StreamLog`."""
+        milliseconds, number = split_stream_id(self._last_ids[stream])
+        now_ms = self.now_ms()
+        stream_id = stream_id_of(now_ms) if now_ms > milliseconds else stream_id_of(milliseconds, number + 1)
+        return self._append_as(stream, stream_id, fields)
+
+    def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
+        if split_stream_id(stream_id) <= split_stream_id(self._last_ids[stream]):
+            return self.append(stream, fields)
+        self._streams[stream].append(Entry(stream, stream_id, dict(fields)))
+        self._last_ids[stream] = stream_id
+        return stream_id
+
+    def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
+        """See `StreamLog`."""
+        return [entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)]
+
+    def _after(self, stream: str, stream_id: StreamId, count: int) -> list[Entry]:
+        entries = self._streams[stream]
+        first = bisect_right(entries, split_stream_id(stream_id), key=lambda entry: split_stream_id(entry.stream_id))
+        return entries[first : first + count]
+
+    def last_id(self, stream: str) -> StreamId:
+        """See `StreamLog`."""
+        return self._last_ids[stream]
+
+    def trim(self, stream: str, before: StreamId) -> None:
+        """See `StreamLog`."""
+        bound = split_stream_id(before)
+        self._streams[stream] = [entry for entry in self._streams[stream] if split_stream_id(entry.stream_id) >= bound]
+
+    def position(self, shard: int) -> ShardPosition:
+        """See `StreamLog`."""
+        return self._positions.get(shard, ShardPosition(0, STREAM_START))
+
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """See `StreamLog`."""
+        return self._checksums.get(shard)
+
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """See `StreamLog`."""
+        return {shard: self.position(shard) for shard in shards}
+
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+        """See `StreamLog`."""
+        if candidate is not None and self.lease(shard).leader not in (None, over):
+            raise Fenced(f"another worker leads shard {shard}")
+        epoch, stream_id = self.position(shard)
+        self._positions[shard] = ShardPosition(epoch + 1, stream_id)
+        self._takeovers[shard] = (stream_id, self.fruitless_takeovers(shard) + 1)
+        last = self._last_ids[streams.queries(shard)]
+        if candidate is None:
+            self._heard[shard] = last
+        else:
+            recent = stream_id_of(max(0, self.now_ms() - 2 * candidate.lease_ms))
+            self._heard[shard] = min(recent, last, key=split_stream_id)
+            self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
+        return self._positions[shard]
+
+    def fruitless_takeovers(self, shard: int) -> int:
+        """See `StreamLog`."""
+        stream_id, count = self._takeovers.get(shard, (STREAM_START, 0))
+        return count if stream_id == self.position(shard).stream_id else 0
+
+    def read_inputs(
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
+    ) -> list[Entry]:
+        """See `StreamLog`."""
+        self.publish(publish)
+        self.publish_answers(shard, position, answers)
+        if renew is not None:
+            self.renew_lease(shard, renew)
+        if self.position(shard) != position:
+            raise Fenced(f"shard {shard} was taken over after epoch {position.epoch}")
+        commands = self._after(streams.commands(shard), position.stream_id, count)
+        queries = self._after(streams.queries(shard), self._heard[shard], count)
+        if queries:
+            self._heard[shard] = queries[-1].stream_id
+        return commands + queries
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """See `StreamLog`."""
+        position = self.position(shard)
+        goal = split_stream_id(position.stream_id)
+        entries = self._after(streams.commands(shard), after, count)
+        ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
+        return Committed(
+            with_skips([entry for entry in entries if split_stream_id(entry.stream_id) <= goal], self._skips[shard]),
+            position,
+            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+            self.checksum(shard),
+        )
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        if self.position(shard).epoch != leader.epoch:
+            return
+        if leader.process not in self._connections:
+            self._connection_count += 1
+            self._connections[leader.process] = self._connection_count
+        held = leader._replace(client_id=self._connections[leader.process], connection=leader.process)
+        self._leases[shard] = (held, self.now_ms() + leader.lease_ms)
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        if shard in self._leases and self._leases[shard][0].epoch == leader.epoch:
+            del self._leases[shard]
+
+    def lease(self, shard: int) -> Sight:
+        """See `StreamLog`."""
+        leader, until_ms = self._leases.get(shard, (None, 0))
+        remaining_ms = until_ms - self.now_ms()
+        if leader is None or remaining_ms <= 0:
+            return Sight(None)
+        return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
+
+    def disconnect(self, process: str) -> None:
+        """Close the connection of a process, as its system does when it is killed; its next lease has another one."""
+        self._connections.pop(process, None)
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._standbys[shard][standby.process] = (standby, self.now_ms())
+
+    def withdraw(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self._standbys[shard].pop(standby.process, None)
+
+    def standbys(self, shard: int) -> list[Standby]:
+        """See `StreamLog`."""
+        now_ms = self.now_ms()
+        found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
+        return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
+
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """See `StreamLog`."""
+        self.publish(publish)
+        self._refused = None
+        try:
+            self.commit(commit)
+        except Fenced as error:
+            self._refused = error
+
+    def finish_commit(self) -> None:
+        """See `StreamLog`."""
+        if self._refused is not None:
+            raise self._refused
+
+    def commit(self, commit: Commit) -> None:
+        """See `StreamLog`."""
+        shard = commit.shard
+        if self.position(shard) != commit.expected:
+            raise Fenced(f"shard {shard} was taken over after epoch {commit.expected.epoch}")
+        if commit.events:
+            self._append_as(streams.events(shard), commit.stream_id, {EVENTS_FIELD: commit.events})
+        if commit.outbox:
+            fields = {str(target).encode(): frame for target, frame in commit.outbox.items()}
+            self._append_as(streams.outbox(shard), commit.stream_id, fields)
+        for letter in commit.dead_letters:
+            self.append(streams.dead_letters(shard), letter.fields())
+        self._positions[shard] = ShardPosition(commit.expected.epoch, commit.stream_id)
+        self._checksums.pop(shard, None)
+        if commit.checksum:
+            self._checksums[shard] = StateChecksum(commit.stream_id, commit.checksum)
+        if commit.skip is not None:
+            self._skips[shard][commit.skip.stream_id] = commit.skip.frame
+            self.drop_skip(shard, commit.skip.frame)
+
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        self._skip[shard] = frame
+
+    def skip(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        return self._skip.get(shard)
+
+    def drop_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        if self._skip.get(shard) == frame:
+            del self._skip[shard]
+
+    def skips(self, shard: int) -> dict[StreamId, bytes]:
+        """See `StreamLog`."""
+        return dict(self._skips[shard])
+
+    def halt(self, shard: int) -> None:
+        """Note a halt, as a process does that ends by one."""
+        self._halted.add(shard)
+
+    def is_halted(self, shard: int) -> bool:
+        """See `StreamLog`."""
+        return shard in self._halted
+
+    def undelivered(self, shard: int) -> list[Outgoing]:
+        """See `StreamLog`."""
+        return [
+            Outgoing(
+                entry.stream_id,
+                {int(target): frame for target, frame in entry.fields.items() if target.isdigit()},
+            )
+            for entry in self._streams[streams.outbox(shard)]
+        ]
+
+    def deliver(self, shard: int, outgoing: Outgoing) -> None:
+        """See `StreamLog`."""
+        for target, frame in outgoing.frames.items():
+            self.append(streams.commands(target), {MESSAGES_FIELD: frame})
+        outbox = streams.outbox(shard)
+        fields = {str(target).encode(): frame for target, frame in outgoing.frames.items()}
+        self._streams[outbox] = [
+            entry
+            for entry in self._streams[outbox]
+            if entry.stream_id != outgoing.stream_id or (fields and entry.fields != fields)
+        ]
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+        self.published.extend(messages)
+
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+        if self.position(shard) == position:
+            self.publish(answers)
+
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """See `StreamLog`."""
+        if self.position(shard) != position:
+            return False
+        self._configurations[shard] = configuration
+        return True
+
+    def configuration(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        return self._configurations.get(shard)
+
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
+        """See `StreamLog`."""
+        kept = self._snapshots[shard]
+        if kept and stream_id != STREAM_START:
+            newest = split_stream_id(kept[0][0])
+            if split_stream_id(stream_id) < newest or (split_stream_id(stream_id) == newest and not replaces):
+                return
+        self._snapshots[shard] = [(stream_id, self.now_ms(), snapshot), *kept[:1]]
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """See `StreamLog`."""
+        now_ms = self.now_ms()
+        return [
+            SavedSnapshot(stream_id, now_ms - saved_ms, str(number))
+            for number, (stream_id, saved_ms, _) in enumerate(self._snapshots[shard])
+        ]
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """See `StreamLog`."""
+        return self._snapshots[shard][int(saved.name)][2]
+
+    def snapshots(self, shard: int) -> list[bytes]:
+        """See `StreamLog`."""
+        return [snapshot for _, _, snapshot in self._snapshots[shard]]
+
+    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
+        """See `StreamLog`."""
+        self._passed[shard][reader] = stream_id
+
+    def passed(self, shard: int) -> dict[str, StreamId]:
+        """See `StreamLog`."""
+        return dict(self._passed[shard])

@@ -1,0 +1,1017 @@
+"""The stream log on Redis (6.2 or newer, also a cluster: every script touches keys of one hash tag only)."""
+
+import os
+import secrets
+import select
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import redis
+import structlog
+
+from protocol import streams
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
+from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
+from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
+from runtime.redis_reserve import RESERVE, reserved
+from stream_log.durability import Ask
+from stream_log.interface import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    Rewound,
+    SavedSnapshot,
+    ShardPosition,
+    StateChecksum,
+    with_skips,
+)
+
+# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
+# the position, its checksum and the group's cursor: all or nothing.
+# An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+_COMMIT = (
+    RESERVE
+    + """
+local function append(stream, ...)
+  if redis.pcall('XADD', stream, ARGV[2], ...).err then redis.call('XADD', stream, '*', ...) end
+end
+if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
+if ARGV[3] ~= '' then append(KEYS[2], 'e', ARGV[3]) end
+local frames = tonumber(ARGV[4])
+if frames > 0 then append(KEYS[3], unpack(ARGV, 8, 7 + 2 * frames)) end
+local i = 8 + 2 * frames
+while i <= #ARGV do
+  local count = tonumber(ARGV[i])
+  redis.call('XADD', KEYS[4], '*', unpack(ARGV, i + 1, i + count))
+  i = i + 1 + count
+end
+if ARGV[6] ~= '' then
+  redis.call('HSET', KEYS[7], ARGV[6], ARGV[7])
+  if redis.call('GET', KEYS[8]) == ARGV[7] then redis.call('DEL', KEYS[8]) end
+end
+redis.call('SET', KEYS[1], string.match(ARGV[1], '^%d+|') .. ARGV[2])
+if ARGV[5] ~= '' then redis.call('SET', KEYS[6], ARGV[2] .. '|' .. ARGV[5]) else redis.call('DEL', KEYS[6]) end
+redis.pcall('XGROUP', 'SETID', KEYS[5], '"""
+    + streams.ENGINE_GROUP
+    + """', ARGV[2])
+return 1
+"""
+)
+
+# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one has it.
+_TAKE_OVER = (
+    RESERVE
+    + """
+if ARGV[2] ~= '' then
+  local held = redis.call('GET', KEYS[3])
+  if held and held ~= ARGV[4] then return {false, 0} end
+end
+local epoch, id = string.match(redis.call('GET', KEYS[1]) or '0|0-0', '^(%d+)|(.+)$')
+local raised = string.format('%d', epoch + 1)
+redis.call('SET', KEYS[1], raised .. '|' .. id)
+if ARGV[2] ~= '' then redis.call('SET', KEYS[3], raised .. '|' .. ARGV[2], 'PX', ARGV[3]) end
+redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[1], id, 'MKSTREAM')
+local at, count = string.match(redis.call('GET', KEYS[4]) or '', '^(.+)|(%d+)$')
+redis.call('SET', KEYS[4], id .. '|' .. string.format('%d', at == id and count + 1 or 1))
+return {raised .. '|' .. id, redis.call('TIME')[1]}
+"""
+)
+
+# These travel as they are, in pipelines and on a connection that has just been made: no script has to be known.
+_RENEW = (
+    RESERVE
+    + """
+if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return 0 end
+if ARGV[4] == '1' or string.match(redis.call('GET', KEYS[2]) or '', '^%d+') ~= ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
+else
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
+return 1
+"""
+)
+_RELEASE = """
+if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+_ANSWER = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for i = 2, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
+return 1
+"""
+
+# The value is compared first, so that to say the same again is no write.
+_WRITE_CONFIGURATION = (
+    RESERVE
+    + """
+if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
+return 1
+"""
+)
+
+_DROP = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+
+# The time is Redis's own, so that everybody means the same by it.
+_ANNOUNCE = (
+    RESERVE
+    + """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '|' .. string.format('%d', now))
+local found = redis.call('HGETALL', KEYS[1])
+for i = 1, #found, 2 do
+  if now - string.match(found[i + 1], '%d+$') > tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], found[i]) end
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+"""
+)
+
+# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as far already.
+_KEEP_SNAPSHOT = (
+    RESERVE
+    + """
+local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
+local newest = string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^saved|([^|]+)|')
+if newest and ARGV[1] ~= '0-0' then
+  local ms, number = parts(ARGV[1])
+  local newest_ms, newest_number = parts(newest)
+  local later = ms - newest_ms
+  local further = later == 0 and number - newest_number or later
+  if further < 0 or (further == 0 and ARGV[4] ~= '1') then
+    redis.call('UNLINK', KEYS[2])
+    return 0
+  end
+end
+local time = redis.call('TIME')
+local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('PERSIST', KEYS[2])
+redis.call('LPUSH', KEYS[1], 'saved|' .. ARGV[1] .. '|' .. now .. '|' .. ARGV[2])
+while redis.call('LLEN', KEYS[1]) > 2 do
+  local name = string.match(redis.call('RPOP', KEYS[1]), '^saved|.*|(%w+)$')
+  if name then redis.call('UNLINK', ARGV[3] .. name) end
+end
+return 1
+"""
+)
+
+_ADD_PIECE = f"""{RESERVE}redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
+SNAPSHOT_PIECE_BYTES = 131_072
+"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to be on disk."""
+_SNAPSHOT_PIECES = 8
+"""Pieces that are read at once."""
+_SNAPSHOT_LEVEL = 1
+"""A snapshot is mostly numbers that are alike; this makes it a quarter, so Redis has less to keep, to log and to fork with."""
+_REWRITE_WAIT_S = 10
+"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that comes about in memory, again
+and again, and nobody is served meanwhile. A worker that stops saves once more, and is killed when that takes longer than 20 s."""
+_REWRITE_POLL_S = 0.05
+_UNFINISHED_TTL_S = 600
+"""How long the pieces of a snapshot stay that is never finished."""
+_SAVED = b"saved|"
+
+# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has put there, under the
+# very same id perhaps, must be seen and not swept away.
+_REMOVE = """
+local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if #ARGV > 1 then
+  if not entry or #entry[2] ~= #ARGV - 1 then return 0 end
+  for i = 2, #ARGV do if entry[2][i - 1] ~= ARGV[i] then return 0 end end
+end
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
+# Write the position again as it is, so that waiting for this write is waiting for all before it.
+_CONFIRM = (
+    RESERVE
+    + """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+)
+
+RETRY_AFTER_S = 0.05
+"""Pause between attempts while Redis is away."""
+WAIT_MS = 500
+"""How long Redis waits for replicas before it is asked again."""
+
+_log = structlog.get_logger()
+
+Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError, FullError)
+"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
+
+
+class _CommitInFlight:
+    """A commit that was sent."""
+
+    __slots__ = ("arguments", "commands", "commit", "error", "keys", "pending", "published")
+
+    def __init__(
+        self, commit: Commit, commands: Sequence[Sequence[Any]], keys: list[str], arguments: list[Any], published: int
+    ) -> None:
+        self.commit = commit
+        self.commands = commands
+        """What is sent, and again when its answer is lost."""
+        self.keys, self.arguments = keys, arguments
+        """The script's."""
+        self.published = published
+        """So many of the commands come before the script."""
+        self.pending: PendingAnswers | None = None
+        self.error: Exception | None = None
+        """Why it could not be sent."""
+
+    def renew(self, renewal: Sequence[Any]) -> None:
+        """Send the renewal of a lease behind it; its answer is not looked at."""
+        if self.pending is None or self.error is not None:
+            return
+        try:
+            self.pending.add(renewal)
+        except Unreachable as error:
+            self.error = error
+
+
+class RedisStreamLog:
+    """`StreamLog` on one Redis connection, on a cluster on one for each shard; not for use by several threads.
+
+    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated before it returns. Then a
+    failover loses only what nobody has heard of: a prefix of what the old master did survives, and everything said is in it.
+    """
+
+    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
+        """Use `client`, which must not decode responses, or where they are several, each shard's own of `servers`."""
+        self._redis = client
+        self._servers = servers
+        self._replicas_min = replicas_min
+        keep_unparsed(client)
+        self._heard: dict[int, StreamId] = {}
+        """Shard -> the last query that was read."""
+        self._inputs_read: list[Entry] = []
+        """What was read last, the commands first: when the connection has changed since, whether the last of them is still there tells
+        whether all are."""
+        self._asked: dict[int, Any] = {}
+        """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
+        self._commit = client.register_script(_COMMIT)
+        self._take_over = client.register_script(_TAKE_OVER)
+        self._confirm = client.register_script(_CONFIRM)
+        self._remove = client.register_script(_REMOVE)
+        self._followed: dict[int, tuple[int, Entry | None]] = {}
+        """Shard -> over which connection its committed input was read last, and the last entry of it."""
+        self._held: dict[int, Leader] = {}
+        """Shard -> who leads it over this connection."""
+        self._in_flight: _CommitInFlight | None = None
+        """A commit whose answer is still to come."""
+        self._client_name = ""
+        self._check: Callable[[Ask], None] | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        process: str = "",
+        *,
+        shard: int = 0,
+        replicas_min: int = 0,
+        timeout_s: float | None = None,
+        check: Callable[[Ask], None] | None = None,
+    ) -> "RedisStreamLog":
+        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its connection there under its name.
+
+        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's server, before anything is
+        read or written there: after a failover it is another server.
+        """
+        name = f"{process}:{os.getpid()}" if process else None
+        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} if timeout_s is not None else {}
+        servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts)
+        log = cls(servers.of(shard), servers, replicas_min)
+        if name:
+            log._client_name = name
+        log._check = check
+        servers.tether(shard).greet = log._greet
+        return log
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._asked.values():
+            connection.disconnect()
+        self._redis.close()
+        if self._servers is not None:
+            self._servers.close()
+
+    def _greet(self, connection: Any) -> None:
+        """Check the server, and write the connection's number into the lease: who watches the old one takes this process for dead."""
+
+        def ask(*parts: str) -> Any:
+            connection.send_command(*parts)
+            return connection.read_response()
+
+        if self._check is not None:
+            self._check(ask)
+        for shard, leader in self._held.items():
+            connection.send_command(*self._renewal(shard, leader, anew=True))
+            connection.read_response()
+
+    def _renewal(self, shard: int, leader: Leader, *, anew: bool = False) -> tuple[Any, ...]:
+        """Return the command that renews the lease, by its time alone or `anew`.
+
+        What is put together for one connection may go out over the next one, so only a connection itself says who it is.
+        """
+        keys = (streams.position(shard), streams.lease(shard))
+        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(shard, leader), leader.lease_ms, int(anew))
+
+    def _text_of(self, shard: int, leader: Leader) -> str:
+        return leader._replace(client_id=self.client_id(shard), connection=self._client_name).text()
+
+    def at(self, shard: int) -> redis.Redis:
+        """Return the client of a shard's server."""
+        return self._servers.of(shard) if self._servers is not None else self._redis
+
+    def _of(self, stream: str) -> redis.Redis:
+        if self._servers is None or not self._servers.are_several:
+            return self._redis
+        return self._servers.of(streams.shard_of(stream))
+
+    def client_id(self, shard: int) -> int:
+        """Return what the server calls the connection that this shard's commands take now; 0 before the first."""
+        return self._servers.tether(shard).client_id if self._servers is not None else 0
+
+    def _connection(self, shard: int) -> int:
+        return self._servers.tether(shard).connections if self._servers is not None else 0
+
+    def _hold(self, shard: int) -> None:
+        if self._servers is not None:
+            self._servers.tether(shard).hold()
+
+    def _is_held(self, shard: int) -> bool:
+        return self._servers is not None and self._servers.tether(shard).is_held
+
+    def _release(self, shard: int) -> None:
+        if self._servers is not None:
+            self._servers.tether(shard).release()
+
+    def _await_replicas(self, shard: int, acknowledged: int = 0) -> None:
+        """Wait until enough replicas have all that this connection has written; `acknowledged` already have.
+
+        Raises:
+            redis.TimeoutError: they do not.
+        """
+        if acknowledged < self._replicas_min:
+            acknowledged = self.at(shard).wait(self._replicas_min, WAIT_MS)
+        if acknowledged < self._replicas_min:
+            raise redis.TimeoutError(f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote")
+
+    def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
+        """See `StreamLog`."""
+        arguments = (part for pair in fields.items() for part in pair)
+        return _text(_run(self._of(stream), *reserved("XADD", stream, "*", *arguments)))
+
+    def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
+        """See `StreamLog`."""
+        if self._servers is None or not self._servers.are_several or len(after) < 2:
+            return self._read(after, count, block_ms)
+        entries = [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+        if entries or not block_ms:
+            return entries
+        self._wait_for_any(after, block_ms)
+        return [entry for name, each in after.items() for entry in self._read({name: each}, count, 0)]
+
+    def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
+        block = ["BLOCK", block_ms] if block_ms else []
+        client = self._of(next(iter(after)))
+        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
+        if self._replicas_min and entries and self._servers is not None:
+            shard = streams.shard_of(entries[-1].stream)
+            self._hold(shard)
+            try:
+                self._write_waited(shard, entries[-1].stream_id)
+            finally:
+                self._release(shard)
+        return entries
+
+    def _write_waited(self, shard: int, stream_id: StreamId) -> None:
+        # A write on the connection that has read: replicas that have it have everything that was read.
+        _run(self.at(shard), *reserved("SET", streams.waited(shard), stream_id))
+        self._await_replicas(shard)
+
+    def _wait_for_any(self, after: Mapping[str, StreamId], block_ms: int) -> None:
+        """Wait until one of several servers has something after the given ids."""
+        assert self._servers is not None
+        sockets = []
+        for stream, stream_id in after.items():
+            shard = streams.shard_of(stream)
+            connection = self._asked.pop(shard, None)
+            is_answered = connection is not None and connection.can_read(0)
+            if is_answered:
+                connection.read_response()
+            if connection is None:
+                connection = self._servers.of(shard).connection_pool.make_connection()
+                is_answered = True
+            # A question that is still open is answered as soon as this one would be, also when it was about an older id.
+            if is_answered:
+                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, stream_id)
+            self._asked[shard] = connection
+            sockets.append(connection._sock)  # the library has no way to wait for several
+        select.select(sockets, [], [], block_ms / 1000)
+
+    def last_id(self, stream: str) -> StreamId:
+        """See `StreamLog`."""
+        try:
+            information: Any = self._of(stream).xinfo_stream(stream)
+        except redis.ResponseError as error:
+            if "no such key" in str(error):
+                return STREAM_START
+            raise
+        return _text(information["last-generated-id"])
+
+    def trim(self, stream: str, before: StreamId) -> None:
+        """See `StreamLog`."""
+        self._of(stream).xtrim(stream, minid=before, approximate=False)
+
+    def position(self, shard: int) -> ShardPosition:
+        """See `StreamLog`."""
+        return _position(self.at(shard).get(streams.position(shard)) or b"0|0-0")
+
+    def checksum(self, shard: int) -> StateChecksum | None:
+        """See `StreamLog`."""
+        return _checksum(self.at(shard).get(streams.checksum(shard)))
+
+    def positions(self, shards: Sequence[int]) -> dict[int, ShardPosition]:
+        """See `StreamLog`."""
+        # On a cluster the shards' positions are on several nodes, which have no moment in common.
+        if self._servers is not None and self._servers.are_several:
+            return {shard: self.position(shard) for shard in shards}
+        with self._redis.pipeline(transaction=True) as pipeline:
+            for shard in shards:
+                pipeline.get(streams.position(shard))
+            found = pipeline.execute()
+        return {shard: _position(value or b"0|0-0") for shard, value in zip(shards, found, strict=True)}
+
+    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+        """See `StreamLog`."""
+        keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
+        lease: list[Any] = ["", 0, ""]
+        if candidate is not None:
+            lease = [self._text_of(shard, candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
+        client = self.at(shard)
+        raised, now_s = self._take_over(keys=keys, args=[streams.ENGINE_GROUP, *lease], client=client)
+        if raised is None:
+            raise Fenced(f"another worker leads shard {shard}")
+        position = _position(raised)
+        if self._replicas_min:
+            # What the worker before has committed, it has perhaps not waited for.
+            self._hold(shard)
+            try:
+                self._await_replicas(shard)
+            finally:
+                self._release(shard)
+        last = self.last_id(streams.queries(shard))
+        if candidate is None:
+            self._heard[shard] = last
+        else:
+            recent = streams.stream_id_of(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
+            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
+            self._heard[shard] = min(recent, last, key=streams.split_stream_id)
+            leader = self._held[shard] = candidate._replace(epoch=position.epoch)
+            if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
+                _run(client, *self._renewal(shard, leader, anew=True))
+        return position
+
+    def read_inputs(
+        self,
+        shard: int,
+        position: ShardPosition,
+        count: int,
+        block_ms: int,
+        publish: Sequence[tuple[str, bytes]] = (),
+        *,
+        answers: Sequence[tuple[str, bytes]] = (),
+        renew: Leader | None = None,
+    ) -> list[Entry]:
+        """See `StreamLog`."""
+        inputs, queries = streams.commands(shard), streams.queries(shard)
+        heard = self._heard.get(shard, STREAM_START)
+        self._release(shard)
+        commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
+        if answers:
+            commands.append(_answering(shard, position, answers))
+        if renew is not None:
+            commands.append(self._renewal(shard, renew))
+        commands += (
+            ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard),
+            ("GET", streams.position(shard)),
+        )
+        found = pipelined(self.at(shard), *commands)
+        if error := next((each for each in found if isinstance(each, redis.ResponseError)), None):
+            if "UNBLOCKED" in str(error):  # this Redis has just become a replica
+                raise redis.ReadOnlyError(str(error)) from error
+            raise error
+        response, current = found[-2:]
+        is_at = _position(current or b"0|0-0")
+        if is_at != position:
+            raise _displaced(shard, position, is_at)
+        entries = _entries(response)
+        if entries and entries[-1].stream == queries:
+            self._heard[shard] = entries[-1].stream_id
+        if entries and entries[0].stream == inputs:
+            self._inputs_read = entries
+        # What is committed next must go where this was read.
+        self._hold(shard)
+        return entries
+
+    def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
+        """See `StreamLog`."""
+        # In this order: what is committed has been appended, and what was read had not been trimmed before.
+        with self.at(shard).pipeline(transaction=False) as pipeline:
+            pipeline.mget(streams.position(shard), streams.checksum(shard))
+            pipeline.execute_command(  # type: ignore[no-untyped-call]
+                "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), after
+            )
+            pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
+            pipeline.hgetall(streams.skips(shard))
+            (current, checksum), response, saved, skips = pipeline.execute()
+        position = _position(current or b"0|0-0")
+        goal = split_stream_id(position.stream_id)
+        entries = [entry for entry in _entries(response) if split_stream_id(entry.stream_id) <= goal]
+        ids = [_saved(each, 0).stream_id for each in saved]
+        trimmed_to = min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START
+        # What is asked and written now belongs to the server that this was read on.
+        self._hold(shard)
+        try:
+            if not _is_before(after, trimmed_to):
+                self._check_followed(shard, after)
+            if self._replicas_min and entries:
+                self._write_waited(shard, entries[-1].stream_id)
+        finally:
+            self._release(shard)
+        _, last = self._followed.get(shard, (0, None))
+        self._followed[shard] = (self._connection(shard), entries[-1] if entries else last)
+        entries = with_skips(entries, _by_id(skips))
+        return Committed(entries, position, trimmed_to, _checksum(checksum))
+
+    def _check_followed(self, shard: int, after: StreamId) -> None:
+        """Check that the input leads to what a reader has of it up to `after`, if that was read over another connection.
+
+        A master is followed by a replica that has a prefix of what it did; so when the last entry is there, all before it is.
+
+        Raises:
+            Rewound: it does not; who has applied it must start anew.
+        """
+        connection, last = self._followed.get(shard, (self._connection(shard), None))
+        if connection == self._connection(shard) or after == STREAM_START:
+            return
+        found = _run(self.at(shard), "XRANGE", streams.commands(shard), after, after)
+        known = last.fields if last is not None and last.stream_id == after else None
+        if not found or (known is not None and _fields(found[0][1]) != known):
+            raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
+
+    def fruitless_takeovers(self, shard: int) -> int:
+        """See `StreamLog`."""
+        found = self.at(shard).get(streams.takeovers(shard))
+        stream_id, _, count = found.decode().partition("|") if isinstance(found, bytes) else ("", "", "0")
+        return int(count) if stream_id == self.position(shard).stream_id else 0
+
+    def renew_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`.
+
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
+        """
+        is_held = self._is_held(shard)
+        if shard in self._held:
+            self._held[shard] = leader
+        try:
+            if self._in_flight is not None:
+                self._in_flight.renew(self._renewal(shard, leader))
+                return
+            _run(self.at(shard), *self._renewal(shard, leader))
+        except Unreachable as error:
+            _log.debug("lease not renewed", shard=shard, error=str(error))
+            if is_held:
+                # That the connection was lost is for the commit to hear.
+                self._hold(shard)
+
+    def release_lease(self, shard: int, leader: Leader) -> None:
+        """See `StreamLog`."""
+        self._held.pop(shard, None)
+        _run(self.at(shard), "EVAL", _RELEASE, 1, streams.lease(shard), leader.epoch)
+
+    def lease(self, shard: int) -> Sight:
+        """See `StreamLog`."""
+        key = streams.lease(shard)
+        with self.at(shard).pipeline(transaction=False) as pipeline:
+            pipeline.get(key)
+            pipeline.pttl(key)
+            value, remaining_ms = pipeline.execute()
+        if value is None:
+            return Sight(None)
+        leader = leader_of(value.decode())
+        return Sight(leader, max(0, remaining_ms), self._knows(shard, leader))
+
+    def _knows(self, shard: int, leader: Leader) -> bool:
+        if not leader.client_id:
+            return True
+        try:
+            found: Any = _run(self.at(shard), "CLIENT", "LIST", "ID", leader.client_id)
+        except redis.ResponseError:
+            # Not every Redis lets everybody ask; the lease alone decides then.
+            return True
+        return f" name={leader.connection} ".encode() in found
+
+    def announce(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        said = f"{standby.pid}|{standby.stream_id}|{standby.behind_ms}"
+        key = streams.standbys(shard)
+        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, said, STANDBY_TTL_MS)
+
+    def withdraw(self, shard: int, standby: Standby) -> None:
+        """See `StreamLog`."""
+        self.at(shard).hdel(streams.standbys(shard), standby.process)
+
+    def standbys(self, shard: int) -> list[Standby]:
+        """See `StreamLog`."""
+        with self.at(shard).pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(streams.standbys(shard))
+            pipeline.time()
+            found, (seconds, microseconds) = pipeline.execute()
+        now_ms = seconds * 1_000 + microseconds // 1_000
+        standbys = []
+        for process, said in found.items():
+            pid, stream_id, behind_ms, time_ms = said.decode().split("|")
+            age_ms = max(0, now_ms - int(time_ms))
+            standby = Standby(process.decode(), int(pid), StreamId(stream_id), int(behind_ms), age_ms)
+            if standby.age_ms <= STANDBY_TTL_MS:
+                standbys.append(standby)
+        return standbys
+
+    def commit(self, commit: Commit) -> None:
+        """See `StreamLog`."""
+        self.begin_commit(commit)
+        self.finish_commit()
+
+    def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
+        """See `StreamLog`."""
+        shard, expected = commit.shard, commit.expected
+        arguments: list[Any] = [f"{expected.epoch}|{expected.stream_id}", commit.stream_id, commit.events]
+        arguments += (len(commit.outbox), commit.checksum, *(commit.skip or ("", "")))
+        for target, frame in commit.outbox.items():
+            arguments += (target, frame)
+        for letter in commit.dead_letters:
+            parts = [part for pair in letter.fields().items() for part in pair]
+            arguments += (len(parts), *parts)
+        keys = [
+            key(shard)
+            for key in (
+                *(streams.position, streams.events, streams.outbox, streams.dead_letters, streams.commands),
+                streams.checksum,
+                # Only then, so that the rights of an earlier release do until an operator needs this.
+                *((streams.skips, streams.skip) if commit.skip is not None else ()),
+            )
+        ]
+        commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
+        commands.append(("EVALSHA", self._commit.sha, len(keys), *keys, *arguments))
+        if self._replicas_min:
+            commands.append(("WAIT", self._replicas_min, WAIT_MS))
+        self._in_flight = in_flight = _CommitInFlight(commit, commands, keys, arguments, len(publish))
+        try:
+            in_flight.pending = PendingAnswers(self.at(shard), *commands)
+        except Unreachable as error:
+            in_flight.error = error
+
+    def finish_commit(self) -> None:
+        """See `StreamLog`.
+
+        When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
+        """
+        in_flight, self._in_flight = self._in_flight, None
+        assert in_flight is not None  # `begin_commit` comes before
+        commit, shard, expected = in_flight.commit, in_flight.commit.shard, in_flight.commit.expected
+        asked_again = False
+        while True:
+            try:
+                if asked_again:
+                    self._check_last_input(commit)
+                    self._keep_lease(shard)
+                    in_flight.pending = PendingAnswers(self.at(shard), *in_flight.commands)
+                written, acknowledged = self._answers(in_flight)
+                if not written and asked_again:
+                    committed = f"{expected.epoch}|{commit.stream_id}"
+                    written = self._confirm(keys=in_flight.keys[:1], args=[committed], client=self.at(shard))
+                if written:
+                    self._await_replicas(shard, acknowledged)
+                    return
+                found = self.position(shard)
+            except Unreachable as error:
+                if not asked_again:
+                    _log.warning("commit is not sure yet", shard=shard, error=str(error))
+                asked_again = True
+                time.sleep(RETRY_AFTER_S)
+                continue
+            raise _displaced(shard, expected, found)
+
+    def _answers(self, in_flight: "_CommitInFlight") -> tuple[bool, int]:
+        """Return whether a batch was written, and how many replicas have it.
+
+        Raises:
+            Unreachable: it is not known.
+        """
+        if in_flight.error is not None:
+            error, in_flight.error = in_flight.error, None
+            raise error
+        assert in_flight.pending is not None  # there is an error otherwise
+        written, *waited = in_flight.pending.answers()[in_flight.published :][: 1 + bool(self._replicas_min)]
+        if isinstance(written, redis.exceptions.NoScriptError):
+            return bool(
+                self._commit(keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard))
+            ), 0
+        for answer in (written, *waited):
+            if isinstance(answer, Exception):
+                raise answer
+        return bool(written), int(waited[0]) if waited else 0
+
+    def _keep_lease(self, shard: int) -> None:
+        # Replicas may be missing for long; a standby could not do better than wait for them, too.
+        if (leader := self._held.get(shard)) is not None:
+            _run(self.at(shard), *self._renewal(shard, leader))
+
+    def _check_last_input(self, commit: Commit) -> None:
+        """Check on the connection in use now, and hold it, that what the commit was made of is there, and what was read with that.
+
+        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is. What was
+        read with it may be applied already, for the next commits.
+
+        Raises:
+            Rewound: it is not; the new master never had it, and may have other input under the same position.
+        """
+        shard = commit.shard
+        read = [each for each in self._inputs_read if each.stream == streams.commands(shard)]
+        last = read[-1] if any(each.stream_id == commit.stream_id for each in read) else None
+        self._release(shard)
+        if last is None:
+            self.position(shard)
+        else:
+            found = _run(self.at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)
+            if [_fields(fields) for _, fields in found] != [last.fields]:
+                raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
+        self._hold(shard)
+
+    def reaches(self, shard: int, position: ShardPosition) -> bool:
+        """Return whether the log still leads to `position`; what comes next, until the log is read again, is asked of the same server.
+
+        The position of a standby has no epoch: where it is committed input must be.
+        """
+        self._release(shard)
+        found = self.position(shard)
+        self._hold(shard)
+        if _is_before(found.stream_id, position.stream_id):
+            return False
+        if position.epoch:
+            return found.epoch == position.epoch
+        stream_id = position.stream_id
+        return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
+
+    def order_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        _run(self.at(shard), *reserved("SET", streams.skip(shard), frame))
+        self._await_replicas(shard)
+
+    def skip(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        found: Any = self.at(shard).get(streams.skip(shard))
+        return found if found is None else bytes(found)
+
+    def drop_skip(self, shard: int, frame: bytes) -> None:
+        """See `StreamLog`."""
+        _run(self.at(shard), "EVAL", _DROP, 1, streams.skip(shard), frame)
+
+    def skips(self, shard: int) -> dict[StreamId, bytes]:
+        """See `StreamLog`."""
+        return _by_id(self.at(shard).hgetall(streams.skips(shard)))
+
+    def is_halted(self, shard: int) -> bool:
+        """See `StreamLog`."""
+        return bool(self.at(shard).exists(streams.halted(shard)))
+
+    def undelivered(self, shard: int) -> list[Outgoing]:
+        """See `StreamLog`."""
+        return [
+            Outgoing(
+                _text(stream_id), {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()}
+            )
+            for stream_id, fields in _run(self.at(shard), "XRANGE", streams.outbox(shard), "-", "+")
+        ]
+
+    def deliver(self, shard: int, outgoing: Outgoing) -> None:
+        """See `StreamLog`."""
+        if self._servers is not None and self._servers.are_several:
+            for target, frame in outgoing.frames.items():
+                self._deliver_elsewhere(target, frame)
+        else:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for target, frame in outgoing.frames.items():
+                    pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
+                pipeline.execute()
+        self._drop_delivered(shard, outgoing)
+
+    def _drop_delivered(self, shard: int, outgoing: Outgoing) -> None:
+        fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
+        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields], client=self.at(shard))
+
+    def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
+        # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
+        client = self.at(target)
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
+            if self._replicas_min:
+                pipeline.execute_command("WAIT", self._replicas_min, WAIT_MS)  # type: ignore[no-untyped-call]
+            _, *acknowledged = pipeline.execute()
+        if acknowledged and acknowledged[0] < self._replicas_min:
+            raise redis.TimeoutError(f"shard {target} lacks replicas")
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for channel, payload in messages:
+                pipeline.publish(channel, payload)
+            pipeline.execute()
+
+    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+        """See `StreamLog`."""
+        if answers:
+            _run(self.at(shard), *_answering(shard, position, answers))
+
+    def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
+        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads to."""
+        expected = f"{position.epoch}|{position.stream_id}"
+        keys = (streams.position(shard), streams.configuration(shard))
+        is_held = self._is_held(shard)
+        self._hold(shard)
+        try:
+            written = bool(
+                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, expected, configuration)
+            )
+            if written:
+                self._await_replicas(shard)
+            return written
+        finally:
+            if not is_held:
+                self._release(shard)
+
+    def configuration(self, shard: int) -> bytes | None:
+        """See `StreamLog`."""
+        found: Any = self.at(shard).get(streams.configuration(shard))
+        return found if isinstance(found, bytes) else None
+
+    def save_snapshot(
+        self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
+    ) -> None:
+        """See `StreamLog`."""
+        client = self.at(shard)
+        name = secrets.token_hex(8)
+        key = streams.snapshot(shard, name)
+        compressed = zlib.compress(snapshot, _SNAPSHOT_LEVEL)
+        patient_until = time.monotonic() + _REWRITE_WAIT_S
+        for first in range(0, len(compressed), SNAPSHOT_PIECE_BYTES):
+            while time.monotonic() < patient_until and client.info("persistence")["aof_rewrite_in_progress"]:
+                time.sleep(_REWRITE_POLL_S)
+            piece = compressed[first : first + SNAPSHOT_PIECE_BYTES]
+            _run(client, "EVAL", _ADD_PIECE, 1, key, piece, _UNFINISHED_TTL_S)
+        prefix = streams.snapshot(shard, "")
+        keys = (streams.snapshots(shard), key)
+        _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, stream_id, name, prefix, int(replaces))
+        self._await_replicas(shard)
+
+    def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
+        """See `StreamLog`."""
+        with self.at(shard).pipeline(transaction=False) as pipeline:
+            pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
+            pipeline.time()
+            found, (seconds, microseconds) = pipeline.execute()
+        return [_saved(each, seconds * 1_000 + microseconds // 1_000) for each in found]
+
+    def read_snapshot(self, shard: int, saved: SavedSnapshot) -> bytes:
+        """See `StreamLog`."""
+        client = self.at(shard)
+        self._followed[shard] = (self._connection(shard), None)
+        if not saved.name:
+            whole: Any = _run(client, "LRANGE", streams.snapshots(shard), 0, -1)
+            return next((each for each in whole if not each.startswith(_SAVED)), b"")
+        key = streams.snapshot(shard, saved.name)
+        pieces: list[bytes] = []
+        while True:
+            read: Any = client.lrange(key, len(pieces), len(pieces) + _SNAPSHOT_PIECES - 1)
+            pieces += read
+            if len(read) < _SNAPSHOT_PIECES:
+                return _decompressed(b"".join(pieces))
+
+    def snapshot_bytes(self, shard: int, saved: SavedSnapshot) -> int:
+        """Return how much a kept snapshot takes in Redis."""
+        if not saved.name:
+            return len(self.read_snapshot(shard, saved))
+        client, key = self.at(shard), streams.snapshot(shard, saved.name)
+        pieces = int(_run(client, "LLEN", key))
+        last: bytes | None = _run(client, "LINDEX", key, -1)
+        return max(0, pieces - 1) * SNAPSHOT_PIECE_BYTES + len(last or b"")
+
+    def snapshots(self, shard: int) -> list[bytes]:
+        """See `StreamLog`."""
+        return [self.read_snapshot(shard, saved) for saved in self.saved_snapshots(shard)]
+
+    def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
+        """See `StreamLog`."""
+        _run(self.at(shard), *reserved("HSET", streams.passed(shard), reader, stream_id))
+
+    def passed(self, shard: int) -> dict[str, StreamId]:
+        """See `StreamLog`."""
+        found: Any = self.at(shard).hgetall(streams.passed(shard))
+        return {reader.decode(): _text(stream_id) for reader, stream_id in found.items()}
+
+
+def keep_unparsed(client: redis.Redis) -> None:
+    """Leave stream entries as they come: the library's parsed replies cost more than the reading itself."""
+    for command in ("XREAD", "XREADGROUP", "XRANGE"):
+        client.set_response_callback(command, _identity)
+
+
+def _run(client: redis.Redis, *arguments: Any) -> Any:
+    return client.execute_command(*arguments)  # type: ignore[no-untyped-call]  # the library lacks the annotation
+
+
+def _message(target: int, frame: bytes) -> tuple[Any, ...]:
+    return reserved("XADD", streams.commands(target), "*", MESSAGES_FIELD, frame)
+
+
+def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
+    """Return why the position is not what this writer left it at."""
+    if found.epoch < expected.epoch or (
+        found.epoch == expected.epoch and _is_before(found.stream_id, expected.stream_id)
+    ):
+        return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
+    return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
+
+
+def _is_before(stream_id: StreamId, other: StreamId) -> bool:
+    return split_stream_id(stream_id) < split_stream_id(other)
+
+
+def _identity(response: Any, **_options: Any) -> Any:
+    return response
+
+
+def _text(value: Any) -> StreamId:
+    return StreamId(value.decode())
+
+
+def _answering(shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
+    expected = f"{position.epoch}|{position.stream_id}"
+    return ("EVAL", _ANSWER, 1, streams.position(shard), expected, *(part for pair in answers for part in pair))
+
+
+def _decompressed(snapshot: bytes) -> bytes:
+    try:
+        return zlib.decompress(snapshot)
+    except zlib.error:
+        return snapshot  # as earlier versions kept it; or it is torn, and its digest will tell
+
+
+def _saved(value: bytes, now_ms: int) -> SavedSnapshot:
+    if not value.startswith(_SAVED):  # the snapshot itself, as earlier versions kept it
+        return SavedSnapshot(STREAM_START, 0)
+    _, stream_id, time_ms, name = value.decode().split("|")
+    return SavedSnapshot(StreamId(stream_id), max(0, now_ms - int(time_ms)), name)
+
+
+def _position(value: Any) -> ShardPosition:
+    epoch, _, stream_id = value.decode().partition("|")
+    return ShardPosition(int(epoch), StreamId(stream_id))
+
+
+def _checksum(value: Any) -> StateChecksum | None:
+    if value is None:
+        return None
+    stream_id, _, checksum = value.decode().partition("|")
+    return StateChecksum(StreamId(stream_id), checksum)
+
+
+def _by_id(found: Any) -> dict[StreamId, bytes]:
+    return {_text(stream_id): value for stream_id, value in found.items()}
+
+
+def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    if len(flat) == 2:  # as nearly always
+        return {flat[0]: flat[1]}
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _entries(response: Any) -> list[Entry]:
+    entries: list[Entry] = []
+    for name, found in response or ():
+        stream = name.decode()
+        entries += [Entry(stream, stream_id.decode(), _fields(flat)) for stream_id, flat in found]
+    return entries
