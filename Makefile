@@ -20,7 +20,7 @@ test-long: ## run the tests that take long and measure; ARGS are pytest's
 lint:    ## check style, types, and which way imports point
 	@scripts/setup dev && .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports && scripts/frontend lint
 format:  ## bring the code into shape
-	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format
+	@scripts/setup dev && .venv/bin/ruff check --fix && .venv/bin/ruff format && scripts/frontend format
 bench:   ## measure; ARGS are those of `exchange bench`
 	@scripts/setup runtime && exec .venv/bin/exchange bench $(ARGS)
 load:    ## put load on the running exchange for a minute; ARGS are those of `exchange load`

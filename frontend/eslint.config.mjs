@@ -14,7 +14,10 @@ const config = defineConfig([
       "@typescript-eslint/no-non-null-assertion": "error",
     },
   },
-  { files: ["lib/**"], rules: { "no-restricted-imports": ["error", { patterns: ["react", "@/hooks/*", "@/components/*"] }] } },
+  {
+    files: ["lib/**"],
+    rules: { "no-restricted-imports": ["error", { patterns: ["react", "@/hooks/*", "@/components/*"] }] },
+  },
   globalIgnores([".next/**", "out/**", "lib/api-types.ts", "next-env.d.ts"]),
 ]);
 

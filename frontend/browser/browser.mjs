@@ -5,10 +5,17 @@ import { join } from "node:path";
 
 import { chromium } from "playwright-core";
 
-const PROGRAM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find((path) => existsSync(path));
+const PROGRAM =
+  process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find((path) => existsSync(path));
 const FLAGS = [
-  "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-  "--disable-sync", "--no-first-run", "--disable-features=Translate,OptimizationHints,MediaRouter",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-dev-shm-usage",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--no-first-run",
+  "--disable-features=Translate,OptimizationHints,MediaRouter",
 ];
 
 export const DESKTOP = { width: 1440, height: 900 };
@@ -22,14 +29,25 @@ export async function withBrowser(visit) {
     const profile = mkdtempSync(join(tmpdir(), "exchange-browser-"));
     const isPhone = viewport.width < 600;
     const context = await chromium.launchPersistentContext(profile, {
-      executablePath: PROGRAM, headless: true, args: FLAGS, viewport, deviceScaleFactor: scale, isMobile: isPhone, hasTouch: isPhone, timezoneId,
+      executablePath: PROGRAM,
+      headless: true,
+      args: FLAGS,
+      viewport,
+      deviceScaleFactor: scale,
+      isMobile: isPhone,
+      hasTouch: isPhone,
+      timezoneId,
     });
     open.push({ context, profile });
     context.setDefaultTimeout(20_000);
     const watch = (page) => {
       page.on("pageerror", (error) => mistakes.push(`${error.stack ?? error}`));
       page.on("console", (message) => {
-        if (message.type() === "error" && !/WebSocket|Failed to load resource|blocked by CORS policy/.test(message.text())) mistakes.push(message.text());
+        if (
+          message.type() === "error" &&
+          !/WebSocket|Failed to load resource|blocked by CORS policy/.test(message.text())
+        )
+          mistakes.push(message.text());
       });
     };
     context.on("page", watch);

@@ -19,7 +19,11 @@ const openOrders = (page) => page.getByTestId("open-orders").locator("tbody tr[d
 const liveness = (page) => page.getByTestId("liveness");
 const show = (page, tab) => page.getByRole("tab", { name: tab }).click();
 const bid = (page, price) => page.getByTestId("bids").locator(`[data-price="${price}"]`);
-const balance = (page, asset, field, amount) => page.locator(`[data-asset="${asset}"] [data-field="${field}"]`).getByText(amount, { exact: true }).waitFor();
+const balance = (page, asset, field, amount) =>
+  page
+    .locator(`[data-asset="${asset}"] [data-field="${field}"]`)
+    .getByText(amount, { exact: true })
+    .waitFor();
 const until = async (what, ask, withinMs = 20_000) => {
   const deadline = Date.now() + withinMs;
   while (!(await ask())) {
@@ -30,12 +34,16 @@ const until = async (what, ask, withinMs = 20_000) => {
 /** Return the token of the newest mail to an address, as its reader would find it. */
 const newestToken = (email) => {
   const [command, ...before] = JSON.parse(process.env.COMMAND_OF_EXCHANGE);
-  const mails = JSON.parse(execFileSync(command, [...before, "mails", "--to", email, "--json"], { encoding: "utf8" }));
+  const mails = JSON.parse(
+    execFileSync(command, [...before, "mails", "--to", email, "--json"], { encoding: "utf8" }),
+  );
   return mails.at(-1).body.match(/or enter: (\S+)/)[1];
 };
 /** Return the code that a device with the secret shows, some half minutes from now. */
 const totp = (secret, steps) => {
-  const bits = [...secret].map((letter) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".indexOf(letter).toString(2).padStart(5, "0")).join("");
+  const bits = [...secret]
+    .map((letter) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".indexOf(letter).toString(2).padStart(5, "0"))
+    .join("");
   const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
   const counter = Buffer.alloc(8);
   counter.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + steps));
@@ -67,9 +75,15 @@ await withBrowser(async (newPage) => {
   await order(buyer, { side: "Buy", price: "49000", quantity: "0.5" });
   await bid(seller, "49,000.00").waitFor();
   await order(seller, { side: "Sell", kind: "Market", quantity: "1.5" });
-  await said(seller).getByText("The book has 1.00000 BTC within 5.00% of the best price; the rest would expire.").waitFor();
+  await said(seller)
+    .getByText("The book has 1.00000 BTC within 5.00% of the best price; the rest would expire.")
+    .waitFor();
   await form(seller).getByRole("button", { name: "Sell all the same" }).click();
-  await said(seller).getByText("Sold 1.00000 of 1.50000 BTC at 49,500.00 USDT. The rest expired: there was no more on the other side within its price.").waitFor();
+  await said(seller)
+    .getByText(
+      "Sold 1.00000 of 1.50000 BTC at 49,500.00 USDT. The rest expired: there was no more on the other side within its price.",
+    )
+    .waitFor();
   await show(seller, "Balances");
   await balance(seller, "BTC", "free", "9.00");
 
@@ -116,7 +130,9 @@ await withBrowser(async (newPage) => {
   await said(seller).getByText("The order rests in the book.").waitFor();
   await until("the offer", async () => (await buyer.getByTestId("asks").locator("button").count()) === 1);
   await order(buyer, { side: "Buy", price: "240000", quantity: "0.001" });
-  await said(buyer).getByText("The price is 300.00% above the best one, 60,000.00. Press again if that is meant.").waitFor();
+  await said(buyer)
+    .getByText("The price is 300.00% above the best one, 60,000.00. Press again if that is meant.")
+    .waitFor();
   await buyer.waitForTimeout(500);
   await show(buyer, "Open orders");
   assert.equal(await openOrders(buyer).count(), 1, "it was sent without being asked about");
@@ -136,10 +152,20 @@ await withBrowser(async (newPage) => {
   const stranger = await newPage(DESKTOP);
   await stranger.goto(market);
   await stranger.route(/\/api\/v1\/tickets/, (route) =>
-    route.fulfill({ status: 403, contentType: "application/json", body: JSON.stringify({ code: -1002, msg: "Verify the address of this account first: it was sent a mail." }) }),
+    route.fulfill({
+      status: 403,
+      contentType: "application/json",
+      body: JSON.stringify({
+        code: -1002,
+        msg: "Verify the address of this account first: it was sent a mail.",
+      }),
+    }),
   );
   const strangersAddress = await signUp(stranger);
-  await stranger.getByTestId("unverified").getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`).waitFor();
+  await stranger
+    .getByTestId("unverified")
+    .getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`)
+    .waitFor();
   assert.equal(await stranger.getByText("does not answer").count(), 0);
   await stranger.getByRole("button", { name: "Send another mail" }).click();
   await stranger.getByText("Another mail is on its way").waitFor();
@@ -184,7 +210,9 @@ await withBrowser(async (newPage) => {
   await buyer.unroute(lookups);
 
   part("an order that never arrived is said not to have, when it cannot any more");
-  await buyer.route(/\/api\/v3\/order\?/, (route) => (isOrder(route.request()) ? route.abort("connectionreset") : route.continue()));
+  await buyer.route(/\/api\/v3\/order\?/, (route) =>
+    isOrder(route.request()) ? route.abort("connectionreset") : route.continue(),
+  );
   await order(buyer, { side: "Buy", price: "42000", quantity: "0.1" });
   await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
   await said(buyer).getByText("The order did not arrive, and cannot any more. Nothing was traded.").waitFor();
@@ -194,7 +222,12 @@ await withBrowser(async (newPage) => {
   part("a cancel that fails says so");
   await buyer.route(/\/api\/v3\/order\?/, (route) =>
     route.request().method() === "DELETE"
-      ? route.fulfill({ status: 503, contentType: "application/json", headers: { "Access-Control-Allow-Origin": "*" }, body: '{"code":-1008,"msg":"Server is currently overloaded."}' })
+      ? route.fulfill({
+          status: 503,
+          contentType: "application/json",
+          headers: { "Access-Control-Allow-Origin": "*" },
+          body: '{"code":-1008,"msg":"Server is currently overloaded."}',
+        })
       : route.continue(),
   );
   await openOrders(buyer).first().getByRole("button", { name: "Cancel" }).click();
@@ -247,8 +280,17 @@ await withBrowser(async (newPage) => {
   await liveness(frozen).getByText("Polling", { exact: true }).waitFor();
   await until("another connection", () => connections > before);
   let weight = 0;
-  const weights = [[/\/depth\?/, 5], [/\/trades\?/, 25], [/\/klines\?/, 2], [/\/ticker\/24hr\?/, 2], [/\/account\?/, 20], [/\/openOrders\?/, 80]];
-  frozen.on("request", (request) => weights.forEach(([path, of]) => void (path.test(request.url()) && (weight += of))));
+  const weights = [
+    [/\/depth\?/, 5],
+    [/\/trades\?/, 25],
+    [/\/klines\?/, 2],
+    [/\/ticker\/24hr\?/, 2],
+    [/\/account\?/, 20],
+    [/\/openOrders\?/, 80],
+  ];
+  frozen.on("request", (request) =>
+    weights.forEach(([path, of]) => void (path.test(request.url()) && (weight += of))),
+  );
   await order(buyer, { side: "Buy", price: "43000", quantity: "0.1" });
   await bid(frozen, "43,000.00").waitFor();
   await frozen.waitForTimeout(10_000);
@@ -259,8 +301,14 @@ await withBrowser(async (newPage) => {
   await frozen.route(/\/api\/v3\//, (route) => {
     refused += 1;
     return route.fulfill({
-      status: 429, contentType: "application/json", body: '{"code":-1003,"msg":"Too many requests."}',
-      headers: { "Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After", "Retry-After": "8" },
+      status: 429,
+      contentType: "application/json",
+      body: '{"code":-1003,"msg":"Too many requests."}',
+      headers: {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Expose-Headers": "Retry-After",
+        "Retry-After": "8",
+      },
     });
   });
   await until("a refusal", () => refused > 0);
@@ -274,13 +322,17 @@ await withBrowser(async (newPage) => {
   let standsStill = false;
   await still.routeWebSocket(/\/stream$/, (socket) => {
     const server = socket.connectToServer();
-    server.onMessage((message) => void ((standsStill && String(message).startsWith('{"stream"')) || socket.send(message)));
+    server.onMessage(
+      (message) => void ((standsStill && String(message).startsWith('{"stream"')) || socket.send(message)),
+    );
   });
   await still.goto(market);
   await liveness(still).getByText("Live", { exact: true }).waitFor();
   await still.waitForTimeout(4_000);
   standsStill = true;
-  await liveness(still).getByText(/^No data for \d+ s$/).waitFor();
+  await liveness(still)
+    .getByText(/^No data for \d+ s$/)
+    .waitFor();
   standsStill = false;
   await liveness(still).getByText("Live", { exact: true }).waitFor();
   await still.close();
@@ -288,19 +340,26 @@ await withBrowser(async (newPage) => {
   part("when nothing answers, it says since when");
   await frozen.unroute(/\/api\/v3\//);
   await frozen.route(/\/api\/v3\//, () => undefined);
-  await liveness(frozen).getByText(/^No data for \d+ s$/).waitFor({ timeout: 30_000 });
+  await liveness(frozen)
+    .getByText(/^No data for \d+ s$/)
+    .waitFor({ timeout: 30_000 });
   isFrozen = false;
   await frozen.unroute(/\/api\/v3\//);
   await liveness(frozen).getByText("Live", { exact: true }).waitFor({ timeout: 30_000 });
 
   part("a session that was ended elsewhere is over, in every tab, and nothing of it is left in the browser");
-  assert.equal(await buyer.evaluate(() => JSON.stringify([sessionStorage, localStorage]).match(/token|secret|apiKey/i)), null);
+  assert.equal(
+    await buyer.evaluate(() => JSON.stringify([sessionStorage, localStorage]).match(/token|secret|apiKey/i)),
+    null,
+  );
   assert.equal(await buyer.evaluate(() => document.cookie), "");
   await buyer.evaluate(async () => {
     const { csrfToken } = await (await fetch("/api/v1/me")).json();
     await fetch("/api/v1/signout", { method: "POST", headers: { "X-CSRF-Token": csrfToken } });
   });
-  await until("it is signed out", () => buyer.getByText("Signed out: the session was ended elsewhere, or it is over.").isVisible());
+  await until("it is signed out", () =>
+    buyer.getByText("Signed out: the session was ended elsewhere, or it is over.").isVisible(),
+  );
   await other.getByRole("button", { name: "Sign in", exact: true }).waitFor();
 
   part("a forgotten password is chosen anew by a mail, and a second factor is asked for");
@@ -314,13 +373,24 @@ await withBrowser(async (newPage) => {
   const secret = await forgetful.evaluate(async () => {
     const { csrfToken } = await (await fetch("/api/v1/me")).json();
     const headers = { "X-CSRF-Token": csrfToken, "Content-Type": "application/json" };
-    return (await (await fetch("/api/v1/totp", { method: "POST", headers, body: JSON.stringify({ password: "correct horse battery" }) })).json()).secret;
+    return (
+      await (
+        await fetch("/api/v1/totp", {
+          method: "POST",
+          headers,
+          body: JSON.stringify({ password: "correct horse battery" }),
+        })
+      ).json()
+    ).secret;
   });
-  await forgetful.evaluate(async (code) => {
-    const { csrfToken } = await (await fetch("/api/v1/me")).json();
-    const headers = { "X-CSRF-Token": csrfToken, "Content-Type": "application/json" };
-    await fetch("/api/v1/totp/confirm", { method: "POST", headers, body: JSON.stringify({ code }) });
-  }, totp(secret, -1));
+  await forgetful.evaluate(
+    async (code) => {
+      const { csrfToken } = await (await fetch("/api/v1/me")).json();
+      const headers = { "X-CSRF-Token": csrfToken, "Content-Type": "application/json" };
+      await fetch("/api/v1/totp/confirm", { method: "POST", headers, body: JSON.stringify({ code }) });
+    },
+    totp(secret, -1),
+  );
   await forgetful.getByRole("button", { name: "Sign out" }).click();
   await forgetful.getByRole("button", { name: "Sign in", exact: true }).first().click();
   await forgetful.getByRole("button", { name: "I forgot my password" }).click();

@@ -13,7 +13,11 @@ const market = `${url}/trade/BTCUSDT`;
 
 const bid = (page, price) => page.getByTestId("bids").locator(`[data-price="${price}"]`);
 const openOrders = (page) => page.getByTestId("open-orders").locator("tbody tr");
-const balance = (page, asset, field, amount) => page.locator(`[data-asset="${asset}"] [data-field="${field}"]`).getByText(amount, { exact: true }).waitFor();
+const balance = (page, asset, field, amount) =>
+  page
+    .locator(`[data-asset="${asset}"] [data-field="${field}"]`)
+    .getByText(amount, { exact: true })
+    .waitFor();
 const show = (page, tab) => page.getByRole("tab", { name: tab }).click();
 const gone = (locator) => locator.waitFor({ state: "detached" });
 

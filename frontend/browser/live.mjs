@@ -4,7 +4,24 @@ import assert from "node:assert/strict";
 import { DESKTOP, PHONE, withBrowser } from "./browser.mjs";
 
 const [url] = process.argv.slice(2);
-const INTERVALS = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"];
+const INTERVALS = [
+  "1s",
+  "1m",
+  "3m",
+  "5m",
+  "15m",
+  "30m",
+  "1h",
+  "2h",
+  "4h",
+  "6h",
+  "8h",
+  "12h",
+  "1d",
+  "3d",
+  "1w",
+  "1M",
+];
 
 /** Wait until the text changes by itself. */
 async function changes(page, locator) {
@@ -38,7 +55,10 @@ await withBrowser(async (newPage) => {
     assert.match(await page.getByLabel("Price", { exact: true }).inputValue(), /^\d+\.\d\d$/);
     if (viewport === PHONE) await page.getByRole("tab", { name: "Trades" }).click();
     await changes(page, page.getByTestId("trades"));
-    const [needed, there] = await page.evaluate(() => [document.documentElement.scrollWidth, window.innerWidth]);
+    const [needed, there] = await page.evaluate(() => [
+      document.documentElement.scrollWidth,
+      window.innerWidth,
+    ]);
     assert.ok(needed <= there, `the page is ${needed} wide on a screen of ${there}`);
     await page.goto(`${url}/trade/NOSUCH`);
     await page.getByText("There is no market NOSUCH.").waitFor();

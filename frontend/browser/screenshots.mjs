@@ -13,7 +13,10 @@ async function bestBid(page) {
 }
 
 await withBrowser(async (newPage) => {
-  for (const [name, viewport] of [["desktop", DESKTOP], ["phone", PHONE]]) {
+  for (const [name, viewport] of [
+    ["desktop", DESKTOP],
+    ["phone", PHONE],
+  ]) {
     const page = await newPage(viewport, SCALE);
     const shoot = async (what) => {
       await page.waitForTimeout(SETTLE_MS);

@@ -5,5 +5,9 @@ import type { Ticker } from "@/lib/market-data";
 export function Change({ ticker }: { ticker: Ticker | undefined }) {
   if (ticker === undefined || ticker.last === 0n) return <span className="text-quiet">–</span>;
   const change = changeBasisPoints(ticker.open, ticker.last);
-  return <span className={change > 0 ? "text-up" : change < 0 ? "text-down" : "text-text"}>{showPercent(change)}</span>;
+  return (
+    <span className={change > 0 ? "text-up" : change < 0 ? "text-down" : "text-text"}>
+      {showPercent(change)}
+    </span>
+  );
 }

@@ -20,15 +20,25 @@ export function MailLinks() {
     if (verification === null && reset === null) return;
     history.replaceState(null, "", location.pathname);
     if (reset !== null) queueMicrotask(() => setResetToken(reset));
-    if (verification !== null) api.verify(verification).then(() => setSaid("Your address is verified."), (error) => setSaid(`Your address is not verified: ${messageOf(error)}`));
+    if (verification !== null)
+      api.verify(verification).then(
+        () => setSaid("Your address is verified."),
+        (error) => setSaid(`Your address is not verified: ${messageOf(error)}`),
+      );
   }, [api]);
 
   return (
     <>
       {said !== null && (
-        <p role="status" data-testid="mail-link" className="flex items-center justify-between gap-4 border-b border-line bg-raised px-4 py-2 text-strong lg:px-6">
+        <p
+          role="status"
+          data-testid="mail-link"
+          className="flex items-center justify-between gap-4 border-b border-line bg-raised px-4 py-2 text-strong lg:px-6"
+        >
           {said}
-          <button className="text-quiet hover:text-strong" onClick={() => setSaid(null)}>Close</button>
+          <button className="text-quiet hover:text-strong" onClick={() => setSaid(null)}>
+            Close
+          </button>
         </p>
       )}
       {resetToken !== null && <SignInDialog resetToken={resetToken} onClose={() => setResetToken(null)} />}

@@ -25,18 +25,32 @@ export function MarketBar({ market, last }: { market: Market; last: Price | null
     <div className="panel flex flex-wrap items-center gap-x-8 gap-y-3 px-4 py-3">
       <nav aria-label="Markets" className="-ml-2 flex gap-1 overflow-x-auto">
         {markets.map((each) => (
-          <a key={each.symbol} href={`/trade/${each.symbol}`} aria-current={each === market ? "page" : undefined} className={`rounded-lg px-3 py-1.5 font-medium whitespace-nowrap transition ${each === market ? "bg-raised text-strong" : "text-quiet hover:text-text"}`}>
-            {each.base}<span className="opacity-50">/{each.quote}</span>
+          <a
+            key={each.symbol}
+            href={`/trade/${each.symbol}`}
+            aria-current={each === market ? "page" : undefined}
+            className={`rounded-lg px-3 py-1.5 font-medium whitespace-nowrap transition ${each === market ? "bg-raised text-strong" : "text-quiet hover:text-text"}`}
+          >
+            {each.base}
+            <span className="opacity-50">/{each.quote}</span>
           </a>
         ))}
       </nav>
       <div className="flex items-baseline gap-3">
-        <span data-testid="last-price" className="text-2xl font-semibold tracking-tight text-strong">{shown}</span>
+        <span data-testid="last-price" className="text-2xl font-semibold tracking-tight text-strong">
+          {shown}
+        </span>
         <Change ticker={change} />
       </div>
       <dl className="flex gap-6 text-xs lg:ml-auto">
-        <Fact name="24h high" value={ticker && ticker.high > 0n ? show(ticker.high, market.priceDecimals) : "–"} />
-        <Fact name="24h low" value={ticker && ticker.low > 0n ? show(ticker.low, market.priceDecimals) : "–"} />
+        <Fact
+          name="24h high"
+          value={ticker && ticker.high > 0n ? show(ticker.high, market.priceDecimals) : "–"}
+        />
+        <Fact
+          name="24h low"
+          value={ticker && ticker.low > 0n ? show(ticker.low, market.priceDecimals) : "–"}
+        />
         <Fact name={`24h volume (${market.quote})`} value={ticker ? short(ticker.quoteVolume) : "–"} />
       </dl>
     </div>

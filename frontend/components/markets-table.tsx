@@ -25,29 +25,42 @@ export function MarketsTable() {
           <span className="hidden text-right sm:block">Low</span>
           <span className="hidden text-right sm:block">Volume</span>
         </div>
-        {markets.map((market) => <Row key={market.symbol} market={market} ticker={tickers.get(market.symbol)} />)}
+        {markets.map((market) => (
+          <Row key={market.symbol} market={market} ticker={tickers.get(market.symbol)} />
+        ))}
       </div>
     </div>
   );
 }
 
 function Row({ market, ticker }: { market: Market; ticker: Ticker | undefined }) {
-  const price = (value: Ticker["last"] | undefined) => (value === undefined || value === 0n ? "–" : show(value, market.priceDecimals));
+  const price = (value: Ticker["last"] | undefined) =>
+    value === undefined || value === 0n ? "–" : show(value, market.priceDecimals);
   return (
-    <a href={`/trade/${market.symbol}`} data-testid={`market-${market.symbol}`} className="grid grid-cols-[1fr_auto_4.75rem] items-center gap-x-4 border-b border-line px-5 py-4 transition last:border-0 hover:bg-raised sm:grid-cols-[1.4fr_1fr_1fr_1fr_1fr_1fr]">
+    <a
+      href={`/trade/${market.symbol}`}
+      data-testid={`market-${market.symbol}`}
+      className="grid grid-cols-[1fr_auto_4.75rem] items-center gap-x-4 border-b border-line px-5 py-4 transition last:border-0 hover:bg-raised sm:grid-cols-[1.4fr_1fr_1fr_1fr_1fr_1fr]"
+    >
       <span className="flex items-center gap-3">
         <Coin asset={market.base} />
         <span>
           <span className="font-semibold text-strong">{market.base}</span>
           <span className="text-quiet"> / {market.quote}</span>
-          <span className="block text-xs text-quiet sm:hidden">{ticker ? `Volume ${short(ticker.quoteVolume)}` : ""}</span>
+          <span className="block text-xs text-quiet sm:hidden">
+            {ticker ? `Volume ${short(ticker.quoteVolume)}` : ""}
+          </span>
         </span>
       </span>
       <span className="text-right text-base font-medium text-strong">{price(ticker?.last)}</span>
-      <span className="text-right"><Change ticker={ticker} /></span>
+      <span className="text-right">
+        <Change ticker={ticker} />
+      </span>
       <span className="hidden text-right sm:block">{price(ticker?.high)}</span>
       <span className="hidden text-right sm:block">{price(ticker?.low)}</span>
-      <span className="hidden text-right sm:block">{ticker ? short(ticker.quoteVolume) : "–"} <span className="text-quiet">{market.quote}</span></span>
+      <span className="hidden text-right sm:block">
+        {ticker ? short(ticker.quoteVolume) : "–"} <span className="text-quiet">{market.quote}</span>
+      </span>
     </a>
   );
 }
@@ -56,7 +69,11 @@ function Row({ market, ticker }: { market: Market; ticker: Ticker | undefined })
 function Coin({ asset }: { asset: string }) {
   const hue = [...asset].reduce((sum, letter) => (sum * 37 + letter.charCodeAt(0)) % 360, 0);
   return (
-    <span aria-hidden className="grid size-8 place-items-center rounded-full text-[0.65rem] font-bold" style={{ background: `hsl(${hue} 45% 22%)`, color: `hsl(${hue} 80% 78%)` }}>
+    <span
+      aria-hidden
+      className="grid size-8 place-items-center rounded-full text-[0.65rem] font-bold"
+      style={{ background: `hsl(${hue} 45% 22%)`, color: `hsl(${hue} 80% 78%)` }}
+    >
       {asset.slice(0, 3)}
     </span>
   );

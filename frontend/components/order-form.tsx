@@ -6,9 +6,26 @@ import { useSession } from "@/hooks/use-session";
 import { free } from "@/lib/account";
 import { type DepthBook, bestPrices, bought } from "@/lib/depth-book";
 import type { Market } from "@/lib/market";
-import { type OrderDraft, type OrderKind, type OrderSide, bound, checked, parametersOf } from "@/lib/order-draft";
+import {
+  type OrderDraft,
+  type OrderKind,
+  type OrderSide,
+  bound,
+  checked,
+  parametersOf,
+} from "@/lib/order-draft";
 import { outcomeOf } from "@/lib/outcome";
-import { type Money, type Price, type Quantity, affordable, format, per, readPrice, roundDown, show } from "@/lib/units";
+import {
+  type Money,
+  type Price,
+  type Quantity,
+  affordable,
+  format,
+  per,
+  readPrice,
+  roundDown,
+  show,
+} from "@/lib/units";
 
 import { messageOf } from "./message-of";
 import { Tabs } from "./tabs";
@@ -29,7 +46,15 @@ interface Notice {
 }
 
 /** Buy or sell, at a limit or at the market. */
-export function OrderForm({ market, book, picked }: { market: Market; book: DepthBook | null; picked: Pick | null }) {
+export function OrderForm({
+  market,
+  book,
+  picked,
+}: {
+  market: Market;
+  book: DepthBook | null;
+  picked: Pick | null;
+}) {
   const session = useSession();
   const [side, setSide] = useState<OrderSide>("BUY");
   const [kind, setKind] = useState<OrderKind>("LIMIT");
@@ -64,21 +89,29 @@ export function OrderForm({ market, book, picked }: { market: Market; book: Dept
   const isConfirmed = confirmed === name;
   const isLooking = session.looking !== null;
 
-  const edit = <T,>(set: (value: T) => void) => (value: T) => {
-    set(value);
-    setNotice(null);
-    setConfirmed(null);
-  };
+  const edit =
+    <T,>(set: (value: T) => void) =>
+    (value: T) => {
+      set(value);
+      setNotice(null);
+      setConfirmed(null);
+    };
 
   const most = (): Quantity | null => {
     if (side === "SELL") return roundDown(funds.base as bigint as Quantity, market.lotSize);
-    if (kind === "MARKET") return book && ask !== null ? bought(book, funds.quote, market.lotSize, bound("BUY", ask, market)) : null;
+    if (kind === "MARKET")
+      return book && ask !== null
+        ? bought(book, funds.quote, market.lotSize, bound("BUY", ask, market))
+        : null;
     const at = readPrice(price);
     return at === null ? null : affordable(funds.quote, at, market.lotSize);
   };
   const fill = (percent: bigint) => {
     const all = most();
-    if (all !== null) edit(setQuantity)(format(roundDown(((all * percent) / 100n) as Quantity, market.lotSize), market.quantityDecimals));
+    if (all !== null)
+      edit(setQuantity)(
+        format(roundDown(((all * percent) / 100n) as Quantity, market.lotSize), market.quantityDecimals),
+      );
   };
 
   const submit = async (event: React.FormEvent) => {
@@ -107,38 +140,120 @@ export function OrderForm({ market, book, picked }: { market: Market; book: Dept
   };
 
   const verb = side === "BUY" ? "Buy" : "Sell";
-  const label = !isIn ? "Sign in to trade" : isLooking ? "Looking up the order …" : busy ? "Sending …" : isConfirmed ? `${verb} all the same` : `${verb} ${market.base}`;
-  const said = saidOf({ isLooking, notice, mistake: complete ? mistake : null, warning: isConfirmed ? `${warning} Press again if that is meant.` : warning });
+  const label = !isIn
+    ? "Sign in to trade"
+    : isLooking
+      ? "Looking up the order …"
+      : busy
+        ? "Sending …"
+        : isConfirmed
+          ? `${verb} all the same`
+          : `${verb} ${market.base}`;
+  const said = saidOf({
+    isLooking,
+    notice,
+    mistake: complete ? mistake : null,
+    warning: isConfirmed ? `${warning} Press again if that is meant.` : warning,
+  });
 
   return (
     <form onSubmit={submit} className="flex flex-col gap-3 p-3" noValidate aria-busy={busy || isLooking}>
       <div className="grid grid-cols-2 gap-1 rounded-lg bg-page p-1">
         {(["BUY", "SELL"] as const).map((each) => (
-          <button key={each} type="button" aria-pressed={side === each} onClick={() => edit(setSide)(each)} className={`h-9 rounded-md font-semibold transition ${side !== each ? "text-quiet hover:text-text" : each === "BUY" ? "bg-up/15 text-up" : "bg-down/15 text-down"}`}>
+          <button
+            key={each}
+            type="button"
+            aria-pressed={side === each}
+            onClick={() => edit(setSide)(each)}
+            className={`h-9 rounded-md font-semibold transition ${side !== each ? "text-quiet hover:text-text" : each === "BUY" ? "bg-up/15 text-up" : "bg-down/15 text-down"}`}
+          >
             {each === "BUY" ? "Buy" : "Sell"}
           </button>
         ))}
       </div>
-      <Tabs names={KINDS} chosen={kind === "LIMIT" ? "Limit" : "Market"} onChoose={(each) => edit(setKind)(each === "Limit" ? "LIMIT" : "MARKET")} label="Order type" />
-      <Amount label="Price" unit={market.quote} value={kind === "LIMIT" ? price : ""} placeholder={kind === "LIMIT" ? "" : "Market price"} disabled={kind === "MARKET"} onChange={edit(setPrice)} />
-      <Amount label="Quantity" unit={market.base} value={quantity} placeholder="" onChange={edit(setQuantity)} />
+      <Tabs
+        names={KINDS}
+        chosen={kind === "LIMIT" ? "Limit" : "Market"}
+        onChoose={(each) => edit(setKind)(each === "Limit" ? "LIMIT" : "MARKET")}
+        label="Order type"
+      />
+      <Amount
+        label="Price"
+        unit={market.quote}
+        value={kind === "LIMIT" ? price : ""}
+        placeholder={kind === "LIMIT" ? "" : "Market price"}
+        disabled={kind === "MARKET"}
+        onChange={edit(setPrice)}
+      />
+      <Amount
+        label="Quantity"
+        unit={market.base}
+        value={quantity}
+        placeholder=""
+        onChange={edit(setQuantity)}
+      />
       <div className="grid grid-cols-4 gap-1.5">
         {SHARES.map((percent) => (
-          <button key={percent.toString()} type="button" disabled={isIn && most() === null} onClick={() => (isIn ? fill(percent) : session.ask(true))} className="h-7 rounded-md border border-line text-xs text-quiet transition hover:bg-raised hover:text-text disabled:opacity-40">
+          <button
+            key={percent.toString()}
+            type="button"
+            disabled={isIn && most() === null}
+            onClick={() => (isIn ? fill(percent) : session.ask(true))}
+            className="h-7 rounded-md border border-line text-xs text-quiet transition hover:bg-raised hover:text-text disabled:opacity-40"
+          >
             {percent.toString()}%
           </button>
         ))}
       </div>
       <dl className="flex flex-col gap-1.5 text-xs">
-        <Line name="Available" value={isIn ? (side === "BUY" ? showMoney(funds.quote, market.quote, 2) : showMoney(funds.base, market.base, market.quantityDecimals)) : "–"} />
-        <Line name={kind === "MARKET" ? "Total, about" : "Total"} value={total === null ? "–" : showMoney(total, market.quote, 2)} />
-        {kind === "MARKET" && <Line name="Average price, about" value={walk === null || walk.quantity === 0n ? "–" : showMoney(per(walk.cost, walk.quantity) as bigint as Money, market.quote, market.priceDecimals)} />}
+        <Line
+          name="Available"
+          value={
+            isIn
+              ? side === "BUY"
+                ? showMoney(funds.quote, market.quote, 2)
+                : showMoney(funds.base, market.base, market.quantityDecimals)
+              : "–"
+          }
+        />
+        <Line
+          name={kind === "MARKET" ? "Total, about" : "Total"}
+          value={total === null ? "–" : showMoney(total, market.quote, 2)}
+        />
+        {kind === "MARKET" && (
+          <Line
+            name="Average price, about"
+            value={
+              walk === null || walk.quantity === 0n
+                ? "–"
+                : showMoney(
+                    per(walk.cost, walk.quantity) as bigint as Money,
+                    market.quote,
+                    market.priceDecimals,
+                  )
+            }
+          />
+        )}
       </dl>
-      <button type="submit" disabled={isIn && (busy || isLooking || mistake !== null)} className={`flex h-11 items-center justify-center gap-2 rounded-lg font-semibold text-page transition disabled:opacity-40 ${isConfirmed ? "bg-warn" : side === "BUY" ? "bg-up" : "bg-down"} hover:brightness-110`}>
-        {(busy || isLooking) && <span aria-hidden className="size-4 animate-spin rounded-full border-2 border-page/40 border-t-page" />}
+      <button
+        type="submit"
+        disabled={isIn && (busy || isLooking || mistake !== null)}
+        className={`flex h-11 items-center justify-center gap-2 rounded-lg font-semibold text-page transition disabled:opacity-40 ${isConfirmed ? "bg-warn" : side === "BUY" ? "bg-up" : "bg-down"} hover:brightness-110`}
+      >
+        {(busy || isLooking) && (
+          <span
+            aria-hidden
+            className="size-4 animate-spin rounded-full border-2 border-page/40 border-t-page"
+          />
+        )}
         {label}
       </button>
-      <p role="status" aria-live="polite" data-tone={said?.tone} className={`min-h-5 text-xs ${said === null ? "" : COLORS[said.tone]}`}>
+      <p
+        role="status"
+        aria-live="polite"
+        data-tone={said?.tone}
+        className={`min-h-5 text-xs ${said === null ? "" : COLORS[said.tone]}`}
+      >
         {said?.text}
       </p>
     </form>
@@ -152,26 +267,68 @@ const newClientOrderId = (): string => `web-${crypto.randomUUID().replaceAll("-"
 
 function noticeOf(order: Parameters<typeof outcomeOf>[0] | null, market: Market): Notice {
   if (order === null) return { text: NEVER_ARRIVED, tone: "bad" };
-  if (order.symbol !== market.symbol) return { text: `The order in ${order.symbol} that had no answer is there: ${order.status}.`, tone: "quiet" };
+  if (order.symbol !== market.symbol)
+    return {
+      text: `The order in ${order.symbol} that had no answer is there: ${order.status}.`,
+      tone: "quiet",
+    };
   const { text, isWhole } = outcomeOf(order, market);
   return { text, tone: isWhole ? "good" : "bad" };
 }
 
 /** Return the one thing that is said below the button: what happens first, then what is wrong, then what happened. */
-function saidOf({ isLooking, notice, mistake, warning }: { isLooking: boolean; notice: Notice | null; mistake: string | null; warning: string | null }): { text: string; tone: keyof typeof COLORS } | null {
-  if (isLooking) return { text: "There was no answer. The order may have arrived: it is being looked up, and nothing else is sent until that is known.", tone: "warn" };
+function saidOf({
+  isLooking,
+  notice,
+  mistake,
+  warning,
+}: {
+  isLooking: boolean;
+  notice: Notice | null;
+  mistake: string | null;
+  warning: string | null;
+}): { text: string; tone: keyof typeof COLORS } | null {
+  if (isLooking)
+    return {
+      text: "There was no answer. The order may have arrived: it is being looked up, and nothing else is sent until that is known.",
+      tone: "warn",
+    };
   if (mistake !== null) return { text: mistake, tone: "bad" };
   if (warning !== null) return { text: warning, tone: "warn" };
   return notice;
 }
 
-const showMoney = (value: Money, asset: string, decimals: number): string => `${show(value, decimals)} ${asset}`;
+const showMoney = (value: Money, asset: string, decimals: number): string =>
+  `${show(value, decimals)} ${asset}`;
 
-function Amount({ label, unit, value, placeholder, disabled, onChange }: { label: string; unit: string; value: string; placeholder: string; disabled?: boolean; onChange: (text: string) => void }) {
+function Amount({
+  label,
+  unit,
+  value,
+  placeholder,
+  disabled,
+  onChange,
+}: {
+  label: string;
+  unit: string;
+  value: string;
+  placeholder: string;
+  disabled?: boolean;
+  onChange: (text: string) => void;
+}) {
   return (
     <label className={`field ${disabled ? "opacity-50" : ""}`}>
       <span className="text-quiet">{label}</span>
-      <input inputMode="decimal" autoComplete="off" aria-label={label} value={value} placeholder={placeholder} disabled={disabled} onChange={(event) => onChange(event.target.value)} className="text-right" />
+      <input
+        inputMode="decimal"
+        autoComplete="off"
+        aria-label={label}
+        value={value}
+        placeholder={placeholder}
+        disabled={disabled}
+        onChange={(event) => onChange(event.target.value)}
+        className="text-right"
+      />
       <span className="text-quiet">{unit}</span>
     </label>
   );

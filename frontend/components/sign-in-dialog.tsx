@@ -10,8 +10,18 @@ import { messageOf } from "./message-of";
 
 type Purpose = "in" | "up" | "forgotten" | "reset";
 
-const TITLES: Record<Purpose, string> = { in: "Welcome back", up: "Make an account", forgotten: "Forgotten password", reset: "Choose a new password" };
-const ACTIONS: Record<Purpose, string> = { in: "Sign in", up: "Sign up", forgotten: "Send me a mail", reset: "Set password" };
+const TITLES: Record<Purpose, string> = {
+  in: "Welcome back",
+  up: "Make an account",
+  forgotten: "Forgotten password",
+  reset: "Choose a new password",
+};
+const ACTIONS: Record<Purpose, string> = {
+  in: "Sign in",
+  up: "Sign up",
+  forgotten: "Send me a mail",
+  reset: "Set password",
+};
 
 /** Signs in or up, or chooses a new password with the token of a mail. */
 export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void; resetToken?: string }) {
@@ -63,15 +73,32 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
 
   const isNewPassword = purpose === "up" || purpose === "reset";
   return (
-    <dialog ref={dialog} onClose={onClose} aria-label={ACTIONS[purpose]} className="panel m-auto w-[min(24rem,calc(100vw-2rem))] p-6 text-text shadow-2xl backdrop:bg-black/60">
+    <dialog
+      ref={dialog}
+      onClose={onClose}
+      aria-label={ACTIONS[purpose]}
+      className="panel m-auto w-[min(24rem,calc(100vw-2rem))] p-6 text-text shadow-2xl backdrop:bg-black/60"
+    >
       <form onSubmit={submit} className="flex flex-col gap-4">
         <h2 className="text-lg font-semibold text-strong">{TITLES[purpose]}</h2>
-        {notice !== null && <p role="status" className="text-quiet">{notice}</p>}
+        {notice !== null && (
+          <p role="status" className="text-quiet">
+            {notice}
+          </p>
+        )}
         {purpose !== "reset" && (
           <label className="flex flex-col gap-1.5">
             Email
             <span className="field">
-              <input type="email" name="email" autoComplete="email" required autoFocus value={email} onChange={(event) => setEmail(event.target.value)} />
+              <input
+                type="email"
+                name="email"
+                autoComplete="email"
+                required
+                autoFocus
+                value={email}
+                onChange={(event) => setEmail(event.target.value)}
+              />
             </span>
           </label>
         )}
@@ -79,27 +106,59 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
           <label className="flex flex-col gap-1.5">
             {purpose === "reset" ? "New password" : "Password"}
             <span className="field">
-              <input type="password" name="password" autoComplete={isNewPassword ? "new-password" : "current-password"} required minLength={isNewPassword ? 8 : 1} maxLength={1024} value={password} onChange={(event) => setPassword(event.target.value)} />
+              <input
+                type="password"
+                name="password"
+                autoComplete={isNewPassword ? "new-password" : "current-password"}
+                required
+                minLength={isNewPassword ? 8 : 1}
+                maxLength={1024}
+                value={password}
+                onChange={(event) => setPassword(event.target.value)}
+              />
             </span>
-            {isNewPassword && <span className="text-xs text-quiet">Eight characters or more, and none of those that everybody uses.</span>}
+            {isNewPassword && (
+              <span className="text-xs text-quiet">
+                Eight characters or more, and none of those that everybody uses.
+              </span>
+            )}
           </label>
         )}
         {code !== null && (
           <label className="flex flex-col gap-1.5">
             Code of your second factor
             <span className="field">
-              <input name="code" inputMode="numeric" autoComplete="one-time-code" required autoFocus maxLength={40} value={code} onChange={(event) => setCode(event.target.value)} />
+              <input
+                name="code"
+                inputMode="numeric"
+                autoComplete="one-time-code"
+                required
+                autoFocus
+                maxLength={40}
+                value={code}
+                onChange={(event) => setCode(event.target.value)}
+              />
             </span>
             <span className="text-xs text-quiet">Or a recovery code.</span>
           </label>
         )}
-        {mistake !== null && <p role="alert" className="text-down">{mistake}</p>}
-        <button type="submit" disabled={busy} className="h-11 rounded-lg bg-strong font-medium text-page transition hover:bg-white disabled:opacity-50">
+        {mistake !== null && (
+          <p role="alert" className="text-down">
+            {mistake}
+          </p>
+        )}
+        <button
+          type="submit"
+          disabled={busy}
+          className="h-11 rounded-lg bg-strong font-medium text-page transition hover:bg-white disabled:opacity-50"
+        >
           {ACTIONS[purpose]}
         </button>
         {purpose !== "reset" && (
           <div className="flex justify-between gap-4">
-            <Turn onClick={() => turnTo(purpose === "in" ? "up" : "in")}>{purpose === "in" ? "I am new here" : "I have an account"}</Turn>
+            <Turn onClick={() => turnTo(purpose === "in" ? "up" : "in")}>
+              {purpose === "in" ? "I am new here" : "I have an account"}
+            </Turn>
             {purpose === "in" && <Turn onClick={() => turnTo("forgotten")}>I forgot my password</Turn>}
           </div>
         )}

@@ -18,19 +18,32 @@ export function TopBar() {
         <Mark />
         Exchange
       </Link>
-      <span data-testid="liveness" role="status" className={`flex items-center gap-1.5 text-xs whitespace-nowrap ${liveness.state === "stale" ? "text-warn" : "text-quiet"}`} title={title}>
+      <span
+        data-testid="liveness"
+        role="status"
+        className={`flex items-center gap-1.5 text-xs whitespace-nowrap ${liveness.state === "stale" ? "text-warn" : "text-quiet"}`}
+        title={title}
+      >
         <span className={`size-1.5 rounded-full ${dot}`} />
         {text}
       </span>
       <div className="ml-auto flex min-w-0 items-center gap-3">
         {session.email === null ? (
-          <button className="h-9 rounded-lg bg-strong px-4 font-medium text-page transition hover:bg-white" onClick={() => session.ask(true)}>
+          <button
+            className="h-9 rounded-lg bg-strong px-4 font-medium text-page transition hover:bg-white"
+            onClick={() => session.ask(true)}
+          >
             Sign in
           </button>
         ) : (
           <>
-            <span className="truncate text-quiet" data-testid="email">{session.email}</span>
-            <button className="h-9 shrink-0 rounded-lg border border-line px-3 transition hover:bg-raised hover:text-strong" onClick={session.signOut}>
+            <span className="truncate text-quiet" data-testid="email">
+              {session.email}
+            </span>
+            <button
+              className="h-9 shrink-0 rounded-lg border border-line px-3 transition hover:bg-raised hover:text-strong"
+              onClick={session.signOut}
+            >
               Sign out
             </button>
           </>
@@ -43,8 +56,13 @@ export function TopBar() {
 
 function shown(liveness: Liveness): { dot: string; text: string; title: string } {
   if (liveness.state === "live") return { dot: "bg-up", text: "Live", title: "Streams are on and answer" };
-  if (liveness.state === "polling") return { dot: "bg-quiet", text: "Polling", title: "No streams: asking every few seconds" };
-  return { dot: "bg-warn", text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data", title: "Nothing new comes from the exchange. What is shown is old." };
+  if (liveness.state === "polling")
+    return { dot: "bg-quiet", text: "Polling", title: "No streams: asking every few seconds" };
+  return {
+    dot: "bg-warn",
+    text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data",
+    title: "Nothing new comes from the exchange. What is shown is old.",
+  };
 }
 
 function Mark() {

@@ -10,7 +10,9 @@ export interface Identity {
 }
 
 /** Somebody has signed in, has signed out, or was found to be signed out by others than this browser. */
-interface Message { readonly say: "in" | "out" | "ended" }
+interface Message {
+  readonly say: "in" | "out" | "ended";
+}
 
 const CHANNEL = "exchange.session";
 
@@ -23,7 +25,8 @@ export class SharedIdentity {
   private readonly channel = new BroadcastChannel(CHANNEL);
 
   constructor(listener: IdentityListener) {
-    this.channel.onmessage = ({ data }: MessageEvent<Message>) => (data.say === "in" ? listener.onIn() : listener.onOut(data.say === "ended"));
+    this.channel.onmessage = ({ data }: MessageEvent<Message>) =>
+      data.say === "in" ? listener.onIn() : listener.onOut(data.say === "ended");
   }
 
   /** Tell the other tabs. */

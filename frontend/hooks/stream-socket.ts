@@ -18,7 +18,13 @@ export interface StreamListener {
   onStop(): void;
 }
 
-interface Frame { stream?: string; data?: unknown; id?: number; result?: unknown; error?: unknown }
+interface Frame {
+  stream?: string;
+  data?: unknown;
+  id?: number;
+  result?: unknown;
+  error?: unknown;
+}
 
 export class StreamSocket {
   private socket: WebSocket | null = null;
@@ -145,8 +151,14 @@ export class StreamSocket {
 
   private subscribe(): void {
     const listened = new Set(this.listeners.keys());
-    this.ask("UNSUBSCRIBE", [...this.wanted].filter((stream) => !listened.has(stream)));
-    this.ask("SUBSCRIBE", [...listened].filter((stream) => !this.wanted.has(stream)));
+    this.ask(
+      "UNSUBSCRIBE",
+      [...this.wanted].filter((stream) => !listened.has(stream)),
+    );
+    this.ask(
+      "SUBSCRIBE",
+      [...listened].filter((stream) => !this.wanted.has(stream)),
+    );
     this.wanted = listened;
   }
 

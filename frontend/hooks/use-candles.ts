@@ -21,7 +21,10 @@ export function useCandles(symbol: string, interval: Interval): readonly Candle[
 
   useStream(klineStream(symbol, interval), POLL_MS, WEIGHT, {
     refresh: () => {
-      api.klines(symbol, interval, LOADED).then((rows) => add(rows.map(candleOfRow)), () => undefined);
+      api.klines(symbol, interval, LOADED).then(
+        (rows) => add(rows.map(candleOfRow)),
+        () => undefined,
+      );
     },
     onData: (data) => {
       const candle = readKline(data);

@@ -37,7 +37,11 @@ export function useDepth(symbol: string): DepthBook | null {
         if (next === "gap") {
           // The snapshot is older than what was heard first; the next one will not be.
           setTimeout(snapshot, RETRY_MS);
-        } else if (current.current === null || next.updateId >= current.current.updateId || heard.current.length > 0) {
+        } else if (
+          current.current === null ||
+          next.updateId >= current.current.updateId ||
+          heard.current.length > 0
+        ) {
           heard.current = [];
           show(next);
         }

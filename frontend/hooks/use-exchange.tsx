@@ -36,15 +36,26 @@ async function connect(): Promise<Exchange> {
   const { wsUrl } = (await (await fetch("/config.json", { cache: "no-store" })).json()) as { wsUrl: string };
   const budget = new Budget(WEIGHT_LIMIT, () => performance.now());
   const api = publicApi(budget);
-  const clock = new ExchangeClock(() => api.time(), { wall: () => Date.now(), steady: () => performance.now() });
+  const clock = new ExchangeClock(() => api.time(), {
+    wall: () => Date.now(),
+    steady: () => performance.now(),
+  });
   const [info] = await Promise.all([api.exchangeInfo(), clock.set()]);
   const limits = info.rateLimits as unknown as { rateLimitType: string; interval: string; limit: number }[];
-  budget.limit = limits.find((each) => each.rateLimitType === "REQUEST_WEIGHT" && each.interval === "MINUTE")?.limit ?? WEIGHT_LIMIT;
+  budget.limit =
+    limits.find((each) => each.rateLimitType === "REQUEST_WEIGHT" && each.interval === "MINUTE")?.limit ??
+    WEIGHT_LIMIT;
   return { wsUrl, api, socket: new StreamSocket(wsUrl), markets: info.symbols.map(marketOf), clock, budget };
 }
 
 /** Finds out where the exchange is and what it trades; shows `waiting` until it answers. */
-export function ExchangeProvider({ children, waiting }: { children: React.ReactNode; waiting: (failed: boolean) => React.ReactNode }) {
+export function ExchangeProvider({
+  children,
+  waiting,
+}: {
+  children: React.ReactNode;
+  waiting: (failed: boolean) => React.ReactNode;
+}) {
   const [exchange, setExchange] = useState<Exchange | null>(null);
   const [failed, setFailed] = useState(false);
 
@@ -98,7 +109,11 @@ export function useLiveness(): Liveness {
   useReturn(() => socket.look());
   useEffect(() => {
     const look = () => {
-      const next = livenessOf(socket.isOpen ? socket.ageMs() : Infinity, budget.ageMs(), socket.candleAgeMs());
+      const next = livenessOf(
+        socket.isOpen ? socket.ageMs() : Infinity,
+        budget.ageMs(),
+        socket.candleAgeMs(),
+      );
       setLiveness((known) => (JSON.stringify(known) === JSON.stringify(next) ? known : next));
     };
     look();

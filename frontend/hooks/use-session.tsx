@@ -2,7 +2,19 @@
 
 import { createContext, useCallback, useContext, useEffect, useMemo, useRef, useState } from "react";
 
-import { type Account, type Asked, NO_ACCOUNT, afterEvent, asked, balanceOf, orderOf, placed, refreshed, unanswered, withoutOrder } from "@/lib/account";
+import {
+  type Account,
+  type Asked,
+  NO_ACCOUNT,
+  afterEvent,
+  asked,
+  balanceOf,
+  orderOf,
+  placed,
+  refreshed,
+  unanswered,
+  withoutOrder,
+} from "@/lib/account";
 import { ApiError, KEY_REFUSALS } from "@/lib/api-error";
 import { RECV_WINDOW_MS, sessionApi, signedApi } from "@/lib/api";
 import type { OrderAnswer } from "@/lib/outcome";
@@ -68,10 +80,12 @@ export function useSession(): Session {
 
 /** Also of a session: what it was to ask a ticket for is over. */
 const isKeyRefusal = (error: unknown): boolean =>
-  error instanceof ApiError && (KEY_REFUSALS.has(error.code) || (error.code === NOT_SIGNED_IN && error.status !== FORBIDDEN));
+  error instanceof ApiError &&
+  (KEY_REFUSALS.has(error.code) || (error.code === NOT_SIGNED_IN && error.status !== FORBIDDEN));
 
 /** Of an account whose address must be verified first. */
-const isUnverifiedRefusal = (error: unknown): boolean => error instanceof ApiError && error.code === NOT_SIGNED_IN && error.status === FORBIDDEN;
+const isUnverifiedRefusal = (error: unknown): boolean =>
+  error instanceof ApiError && error.code === NOT_SIGNED_IN && error.status === FORBIDDEN;
 
 function storedOrder(): Sent | null {
   try {
@@ -150,7 +164,10 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
 
   const own = useMemo(() => (identity ? sessionApi(identity.csrfToken, budget) : null), [budget, identity]);
   const tickets = useMemo(() => (own ? new Tickets(own.ticket, steady) : null), [own]);
-  const signed = useMemo(() => (tickets ? signedApi(tickets, clock, budget) : null), [budget, clock, tickets]);
+  const signed = useMemo(
+    () => (tickets ? signedApi(tickets, clock, budget) : null),
+    [budget, clock, tickets],
+  );
 
   /** A ticket was refused: the session has ended, or another one is needed. */
   const refused = useCallback(() => {
@@ -173,15 +190,24 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       setUnverified(isUnverifiedRefusal(error));
       if (isKeyRefusal(error)) refused();
       else if (isUnverifiedRefusal(error)) setTrouble(null);
-      else setTrouble(`Balances and orders may be old: ${error instanceof ApiError ? error.message : "something went wrong."}`);
+      else
+        setTrouble(
+          `Balances and orders may be old: ${error instanceof ApiError ? error.message : "something went wrong."}`,
+        );
     }
   }, [change, refused, signed]);
 
   useEffect(() => {
     if (tickets === null) return;
     void refresh();
-    const polling = setInterval(() => !streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), POLL_MS);
-    const comparing = setInterval(() => streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(), COMPARE_MS);
+    const polling = setInterval(
+      () => !streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(),
+      POLL_MS,
+    );
+    const comparing = setInterval(
+      () => streaming.current && budget.mayPoll(POLL_WEIGHT) && void refresh(),
+      COMPARE_MS,
+    );
     const opened = openUserStream(wsUrl, tickets, clock, {
       onStart: () => {
         streaming.current = true;
@@ -211,9 +237,14 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     async (sent: Sent): Promise<OrderAnswer | null> => {
       if (signed === null) throw new ApiError(-1002, "Nobody is signed in.");
       setLooking(sent);
-      const sleep = (ms: number) => new Promise<void>((done) => void setTimeout(done, Math.max(ms, budget.closedMs())));
+      const sleep = (ms: number) =>
+        new Promise<void>((done) => void setTimeout(done, Math.max(ms, budget.closedMs())));
       try {
-        const order = await lookedUp(sent, { orderByClientId: signed.orderByClientId, now: clock.now, sleep });
+        const order = await lookedUp(sent, {
+          orderByClientId: signed.orderByClientId,
+          now: clock.now,
+          sleep,
+        });
         setResolved({ sent, order });
         keepOrder(null);
         return order;
@@ -230,12 +261,16 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
     const sent = storedOrder();
     if (signed === null || sent === null || resuming.current) return;
     resuming.current = true;
-    void lookUp(sent).then(() => refresh(), () => undefined);
+    void lookUp(sent).then(
+      () => refresh(),
+      () => undefined,
+    );
   }, [lookUp, refresh, signed]);
 
   const session = useMemo<Session>(() => {
     const signIn = async (email: string, password: string, code: string) => {
-      if (!window.isSecureContext) throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
+      if (!window.isSecureContext)
+        throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
       await api.signIn(email, password, code);
       if (!(await lookWho(null))) throw new ApiError(0, "The exchange does not answer.");
       setTrouble(null);
@@ -256,7 +291,18 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       try {
         const order = await signedIn().signed.placeOrder(parameters);
         keepOrder(null);
-        change(placed(current.current, at, orderOf({ ...order, time: order.transactTime, updateTime: order.transactTime } as unknown as Parameters<typeof orderOf>[0]), order.status));
+        change(
+          placed(
+            current.current,
+            at,
+            orderOf({
+              ...order,
+              time: order.transactTime,
+              updateTime: order.transactTime,
+            } as unknown as Parameters<typeof orderOf>[0]),
+            order.status,
+          ),
+        );
         return order;
       } catch (error) {
         change(unanswered(current.current, at));
@@ -287,7 +333,11 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         await signIn(email, password, "");
       },
       signOut: () => {
-        if (own !== null) void own.signOut().catch(() => undefined).then(() => shared.current?.tell("out"));
+        if (own !== null)
+          void own
+            .signOut()
+            .catch(() => undefined)
+            .then(() => shared.current?.tell("out"));
         become(null);
       },
       sendVerification: () => signedIn().own.sendVerification(),
@@ -311,7 +361,25 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
         settle();
       },
     };
-  }, [account, api, become, change, clock, identity, isAsking, isUnverified, lookUp, lookWho, looking, own, refresh, refused, resolved, signed, trouble]);
+  }, [
+    account,
+    api,
+    become,
+    change,
+    clock,
+    identity,
+    isAsking,
+    isUnverified,
+    lookUp,
+    lookWho,
+    looking,
+    own,
+    refresh,
+    refused,
+    resolved,
+    signed,
+    trouble,
+  ]);
 
   return <SessionContext value={session}>{children}</SessionContext>;
 }

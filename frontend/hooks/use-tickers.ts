@@ -19,10 +19,18 @@ export function useTickers(): ReadonlyMap<string, Ticker> {
   useEffect(() => {
     const running = new Set<string>();
     const symbols = markets.map((market) => market.symbol);
-    const put = (found: readonly Ticker[]) => setTickers((known) => new Map([...known, ...found.map((ticker) => [ticker.symbol, ticker] as const)]));
-    const refresh = () => api.tickers(symbols).then((found) => put(found.map(tickerOf)), () => undefined);
+    const put = (found: readonly Ticker[]) =>
+      setTickers((known) => new Map([...known, ...found.map((ticker) => [ticker.symbol, ticker] as const)]));
+    const refresh = () =>
+      api.tickers(symbols).then(
+        (found) => put(found.map(tickerOf)),
+        () => undefined,
+      );
     void refresh();
-    const timer = setInterval(() => running.size < symbols.length && budget.mayPoll(weightOf(symbols.length)) && void refresh(), POLL_MS);
+    const timer = setInterval(
+      () => running.size < symbols.length && budget.mayPoll(weightOf(symbols.length)) && void refresh(),
+      POLL_MS,
+    );
     const stops = symbols.map((symbol) =>
       socket.listen(tickerStream(symbol), {
         onStart: () => void running.add(symbol),

@@ -19,7 +19,10 @@ export function useTrades(symbol: string): readonly Trade[] {
 
   useStream(tradeStream(symbol), POLL_MS, WEIGHT, {
     refresh: () => {
-      api.trades(symbol, TRADES_MAX).then((found) => setTrades((known) => withTrades(known, found.map(tradeOf), TRADES_MAX)), () => undefined);
+      api.trades(symbol, TRADES_MAX).then(
+        (found) => setTrades((known) => withTrades(known, found.map(tradeOf), TRADES_MAX)),
+        () => undefined,
+      );
     },
     onData: (data) => {
       const trade = readTrade(data);

@@ -13,7 +13,12 @@ const RETRY_MS = 2_000;
 const PING_MS = 3_000;
 const WRONG_TIME = -1021;
 
-interface Frame { id?: number; status?: number; event?: unknown; error?: { code?: number } }
+interface Frame {
+  id?: number;
+  status?: number;
+  event?: unknown;
+  error?: { code?: number };
+}
 
 export interface UserStreamListener {
   /** From now on nothing is missing: ask for the present state. */
@@ -31,7 +36,12 @@ export interface UserStream {
 }
 
 /** Open the stream. */
-export function openUserStream(wsUrl: string, tickets: Tickets, clock: ExchangeClock, listener: UserStreamListener): UserStream {
+export function openUserStream(
+  wsUrl: string,
+  tickets: Tickets,
+  clock: ExchangeClock,
+  listener: UserStreamListener,
+): UserStream {
   const pulse = new Pulse();
   let socket: WebSocket | null = null;
   let retry: ReturnType<typeof setTimeout> | undefined;
@@ -50,7 +60,8 @@ export function openUserStream(wsUrl: string, tickets: Tickets, clock: ExchangeC
         if (socket === opened) lost();
         return;
       }
-      if (opened.readyState === WebSocket.OPEN) opened.send(JSON.stringify({ id: 1, method: "userDataStream.subscribe.signature", params }));
+      if (opened.readyState === WebSocket.OPEN)
+        opened.send(JSON.stringify({ id: 1, method: "userDataStream.subscribe.signature", params }));
     };
     opened.onmessage = (message: MessageEvent<string>) => {
       pulse.heard(performance.now());

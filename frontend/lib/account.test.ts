@@ -1,23 +1,70 @@
 import { describe, expect, it } from "vitest";
 
-import { type Account, type Asked, NO_ACCOUNT, type OpenOrder, afterEvent, asked, balanceOf, free, orderOf, placed, refreshed, unanswered, withoutOrder } from "./account";
+import {
+  type Account,
+  type Asked,
+  NO_ACCOUNT,
+  type OpenOrder,
+  afterEvent,
+  asked,
+  balanceOf,
+  free,
+  orderOf,
+  placed,
+  refreshed,
+  unanswered,
+  withoutOrder,
+} from "./account";
 import { money, quantity } from "./units";
 
 const order = (id: number, executedQty = "0.0"): OpenOrder =>
-  orderOf({ orderId: id, symbol: "BTCUSDT", side: "BUY", type: "LIMIT", price: "10", origQty: "2", executedQty, time: id, updateTime: id } as Parameters<typeof orderOf>[0]);
-const report = (id: number, status: string, filled = "0.0") => ({ e: "executionReport", i: id, s: "BTCUSDT", S: "BUY", o: "LIMIT", p: "10", q: "2", z: filled, X: status, O: id, T: id });
-const position = (asset: string, f: string, l = "0") => ({ e: "outboundAccountPosition", B: [{ a: asset, f, l }] });
+  orderOf({
+    orderId: id,
+    symbol: "BTCUSDT",
+    side: "BUY",
+    type: "LIMIT",
+    price: "10",
+    origQty: "2",
+    executedQty,
+    time: id,
+    updateTime: id,
+  } as Parameters<typeof orderOf>[0]);
+const report = (id: number, status: string, filled = "0.0") => ({
+  e: "executionReport",
+  i: id,
+  s: "BTCUSDT",
+  S: "BUY",
+  o: "LIMIT",
+  p: "10",
+  q: "2",
+  z: filled,
+  X: status,
+  O: id,
+  T: id,
+});
+const position = (asset: string, f: string, l = "0") => ({
+  e: "outboundAccountPosition",
+  B: [{ a: asset, f, l }],
+});
 const ids = (account: Account) => account.orders.map(({ id }) => id);
 const usdt = (amount: string) => [balanceOf({ asset: "USDT", free: amount, locked: "0" })];
 
 /** The account after a question that was answered at once. */
-function answeredNow(account: Account, balances: Parameters<typeof refreshed>[2], orders: readonly OpenOrder[]): Account {
+function answeredNow(
+  account: Account,
+  balances: Parameters<typeof refreshed>[2],
+  orders: readonly OpenOrder[],
+): Account {
   const [asking, at] = asked(account);
   return refreshed(asking, at, balances, orders);
 }
 
 describe("an account", () => {
-  const account = answeredNow(NO_ACCOUNT, [balanceOf({ asset: "BTC", free: "1", locked: "0.5" })], [order(1), order(3), order(2)]);
+  const account = answeredNow(
+    NO_ACCOUNT,
+    [balanceOf({ asset: "BTC", free: "1", locked: "0.5" })],
+    [order(1), order(3), order(2)],
+  );
 
   it("shows the newest orders first", () => {
     expect(ids(account)).toEqual([3, 2, 1]);
@@ -46,7 +93,9 @@ describe("an account", () => {
 
   it("does not open again what was closed while the answer was on its way", () => {
     const [asking, at] = asked(account);
-    expect(ids(refreshed(afterEvent(asking, report(2, "FILLED", "2")), at, [], [order(3), order(2), order(1)]))).toEqual([3, 1]);
+    expect(
+      ids(refreshed(afterEvent(asking, report(2, "FILLED", "2")), at, [], [order(3), order(2), order(1)])),
+    ).toEqual([3, 1]);
     expect(ids(refreshed(withoutOrder(asking, 3), at, [], [order(3), order(2), order(1)]))).toEqual([2, 1]);
   });
 
@@ -67,7 +116,8 @@ describe("an account", () => {
 
   it("remembers nothing of what it heard when no question is open", () => {
     let now = account;
-    for (let id = 10; id < 200; id += 1) now = afterEvent(afterEvent(now, report(id, "NEW")), report(id, "FILLED", "2"));
+    for (let id = 10; id < 200; id += 1)
+      now = afterEvent(afterEvent(now, report(id, "NEW")), report(id, "FILLED", "2"));
     expect(now.heard.size).toBe(0);
     const [asking, at] = asked(now);
     const heard = afterEvent(asking, report(500, "NEW"));
@@ -76,7 +126,13 @@ describe("an account", () => {
   });
 
   it("follows its funds", () => {
-    const next = afterEvent(account, { e: "outboundAccountPosition", B: [{ a: "USDT", f: "7", l: "0" }, { a: "BTC", f: "0.25", l: "0" }] });
+    const next = afterEvent(account, {
+      e: "outboundAccountPosition",
+      B: [
+        { a: "USDT", f: "7", l: "0" },
+        { a: "BTC", f: "0.25", l: "0" },
+      ],
+    });
     expect([free(next, "BTC"), free(next, "USDT")]).toEqual([money("0.25"), money("7")]);
   });
 

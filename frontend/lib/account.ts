@@ -44,19 +44,37 @@ export interface Account {
   readonly heard: ReadonlyMap<number | string, number>;
 }
 
-export const NO_ACCOUNT: Account = { balances: [], orders: [], count: 0, open: [], answered: 0, heard: new Map() };
+export const NO_ACCOUNT: Account = {
+  balances: [],
+  orders: [],
+  count: 0,
+  open: [],
+  answered: 0,
+  heard: new Map(),
+};
 
 type OrderShape = components["schemas"]["OrderShape"];
 type BalanceShape = components["schemas"]["BalanceShape"];
 
 const OPEN: ReadonlySet<string> = new Set(["NEW", "PARTIALLY_FILLED"]);
 
-export const balanceOf = (shape: BalanceShape): Balance => ({ asset: shape.asset, free: money(shape.free), locked: money(shape.locked) });
+export const balanceOf = (shape: BalanceShape): Balance => ({
+  asset: shape.asset,
+  free: money(shape.free),
+  locked: money(shape.locked),
+});
 
 export function orderOf(shape: OrderShape): OpenOrder {
   return {
-    id: shape.orderId, symbol: shape.symbol, side: shape.side as OrderSide, kind: shape.type as OrderKind, price: price(shape.price),
-    quantity: quantity(shape.origQty), filled: quantity(shape.executedQty), time: shape.time, updated: shape.updateTime,
+    id: shape.orderId,
+    symbol: shape.symbol,
+    side: shape.side as OrderSide,
+    kind: shape.type as OrderKind,
+    price: price(shape.price),
+    quantity: quantity(shape.origQty),
+    filled: quantity(shape.executedQty),
+    time: shape.time,
+    updated: shape.updateTime,
   };
 }
 
@@ -74,7 +92,12 @@ export function unanswered(account: Account, at: Asked): Account {
 }
 
 /** Return the account as REST shows it, but for what was heard of since it was asked for. */
-export function refreshed(account: Account, at: Asked, balances: readonly Balance[], orders: readonly OpenOrder[]): Account {
+export function refreshed(
+  account: Account,
+  at: Asked,
+  balances: readonly Balance[],
+  orders: readonly OpenOrder[],
+): Account {
   const rest = unanswered(account, at);
   if (at < account.answered) return rest;
   const isNewer = (what: number | string) => (account.heard.get(what) ?? 0) > at;
@@ -87,7 +110,12 @@ export function refreshed(account: Account, at: Asked, balances: readonly Balanc
 }
 
 /** Return what an answer says, in its order, with what is known better left as it is: there, or not. */
-function merged<T>(known: readonly T[], found: readonly T[], name: (item: T) => number | string, isNewer: (what: number | string) => boolean): T[] {
+function merged<T>(
+  known: readonly T[],
+  found: readonly T[],
+  name: (item: T) => number | string,
+  isNewer: (what: number | string) => boolean,
+): T[] {
   const kept = new Map(known.filter((item) => isNewer(name(item))).map((item) => [name(item), item]));
   const result = found.flatMap((item) => (isNewer(name(item)) ? (kept.get(name(item)) ?? []) : item));
   const there = new Set(result.map(name));
@@ -97,7 +125,8 @@ function merged<T>(known: readonly T[], found: readonly T[], name: (item: T) => 
 /** Return the account with an order that was answered, unless its stream has told of it already. */
 export function placed(account: Account, at: Asked, order: OpenOrder, status: string): Account {
   const rest = unanswered(account, at);
-  if (!OPEN.has(status) || account.heard.has(order.id) || account.orders.some(({ id }) => id === order.id)) return rest;
+  if (!OPEN.has(status) || account.heard.has(order.id) || account.orders.some(({ id }) => id === order.id))
+    return rest;
   return heardOf({ ...rest, orders: newestFirst([...rest.orders, order]) }, [order.id]);
 }
 
@@ -108,7 +137,10 @@ export function withoutOrder(account: Account, id: number): Account {
 
 function heardOf(account: Account, names: readonly (number | string)[]): Account {
   const count = account.count + 1;
-  const heard = account.open.length === 0 ? account.heard : new Map([...account.heard, ...names.map((name) => [name, count] as const)]);
+  const heard =
+    account.open.length === 0
+      ? account.heard
+      : new Map([...account.heard, ...names.map((name) => [name, count] as const)]);
   return { ...account, count, heard };
 }
 
@@ -121,8 +153,21 @@ export function afterEvent(account: Account, event: unknown): Account {
   return account;
 }
 
-interface ExecutionReport { i: number; s: string; S: OrderSide; o: OrderKind; p: string; q: string; z: string; X: string; O: number; T: number }
-interface AccountPosition { B: readonly { a: string; f: string; l: string }[] }
+interface ExecutionReport {
+  i: number;
+  s: string;
+  S: OrderSide;
+  o: OrderKind;
+  p: string;
+  q: string;
+  z: string;
+  X: string;
+  O: number;
+  T: number;
+}
+interface AccountPosition {
+  B: readonly { a: string; f: string; l: string }[];
+}
 
 function afterReport(account: Account, report: ExecutionReport): Account {
   if (!OPEN.has(report.X)) return withoutOrder(account, report.i);
@@ -130,21 +175,34 @@ function afterReport(account: Account, report: ExecutionReport): Account {
   const filled = quantity(report.z);
   if (known !== undefined && known.filled > filled) return account;
   const order: OpenOrder = {
-    id: report.i, symbol: report.s, side: report.S, kind: report.o, price: price(report.p), quantity: quantity(report.q), filled,
-    time: report.O, updated: report.T,
+    id: report.i,
+    symbol: report.s,
+    side: report.S,
+    kind: report.o,
+    price: price(report.p),
+    quantity: quantity(report.q),
+    filled,
+    time: report.O,
+    updated: report.T,
   };
-  return heardOf({ ...account, orders: newestFirst([...account.orders.filter((other) => other.id !== order.id), order]) }, [order.id]);
+  return heardOf(
+    { ...account, orders: newestFirst([...account.orders.filter((other) => other.id !== order.id), order]) },
+    [order.id],
+  );
 }
 
 function afterPosition(account: Account, position: AccountPosition): Account {
-  const changed = new Map(position.B.map(({ a, f, l }) => [a, { asset: a, free: money(f), locked: money(l) }]));
+  const changed = new Map(
+    position.B.map(({ a, f, l }) => [a, { asset: a, free: money(f), locked: money(l) }]),
+  );
   const known = account.balances.map((balance) => changed.get(balance.asset) ?? balance);
   const assets = new Set(account.balances.map((balance) => balance.asset));
   const balances = [...known, ...[...changed.values()].filter((balance) => !assets.has(balance.asset))];
   return heardOf({ ...account, balances }, [...changed.keys()]);
 }
 
-const newestFirst = (orders: readonly OpenOrder[]): OpenOrder[] => [...orders].sort((a, b) => b.time - a.time || b.id - a.id);
+const newestFirst = (orders: readonly OpenOrder[]): OpenOrder[] =>
+  [...orders].sort((a, b) => b.time - a.time || b.id - a.id);
 
 /** Return what is free in an asset. */
 export function free(account: Account, asset: string): Money {

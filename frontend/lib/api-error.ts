@@ -11,7 +11,11 @@ export const SECOND_FACTOR_NEEDED = -9001;
 
 /** A refusal; `code` is the API's own, 0 when there was no answer at all, or none that can be read. */
 export class ApiError extends Error {
-  constructor(readonly code: number, message: string, readonly status = 0) {
+  constructor(
+    readonly code: number,
+    message: string,
+    readonly status = 0,
+  ) {
     super(message);
   }
 

@@ -52,7 +52,20 @@ export interface SignedApi {
   cancelOrder(symbol: string, orderId: number): Promise<void>;
 }
 
-export type Kline = [number, string, string, string, string, string, number, string, number, string, string, string];
+export type Kline = [
+  number,
+  string,
+  string,
+  string,
+  string,
+  string,
+  number,
+  string,
+  number,
+  string,
+  string,
+  string,
+];
 
 /** More than anybody looks at, for the weight of 5. */
 const DEPTH_LIMIT = 100;
@@ -64,7 +77,11 @@ const WRONG_TIME = -1021;
 /** What the types ask for and the signing puts in. */
 const UNSIGNED = { timestamp: 0, signature: "", recvWindow: String(RECV_WINDOW_MS) };
 
-interface Answer<T> { data?: T; error?: unknown; response: Response }
+interface Answer<T> {
+  data?: T;
+  error?: unknown;
+  response: Response;
+}
 
 async function answered<T>(asked: Promise<Answer<T>>): Promise<T> {
   let answer: Answer<T>;
@@ -77,22 +94,35 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<T> {
   }
   if (answer.response.ok) return answer.data as T;
   const { code, msg } = (answer.error ?? {}) as { code?: number; msg?: string };
-  throw new ApiError(code ?? 0, msg ?? `The exchange answered ${answer.response.status}.`, answer.response.status);
+  throw new ApiError(
+    code ?? 0,
+    msg ?? `The exchange answered ${answer.response.status}.`,
+    answer.response.status,
+  );
 }
 
 /** Return a `fetch` that gives up in time, asks nothing while a refusal says so, and notes what answers say of the budget. */
 function budgeted(budget: Budget): (request: Request) => Promise<Response> {
   return async (request) => {
     const closedMs = budget.closedMs();
-    if (closedMs > 0) return refusal(429, -1003, `Too many requests. The exchange answers again in ${Math.ceil(closedMs / 1_000)} s.`);
+    if (closedMs > 0)
+      return refusal(
+        429,
+        -1003,
+        `Too many requests. The exchange answers again in ${Math.ceil(closedMs / 1_000)} s.`,
+      );
     const response = await fetch(request, { signal: AbortSignal.timeout(ANSWER_MS) });
     const number = (name: string) => (response.headers.has(name) ? Number(response.headers.get(name)) : null);
-    budget.note(number("X-MBX-USED-WEIGHT-1M"), response.status === 429 || response.status === 418 ? number("Retry-After") : null);
+    budget.note(
+      number("X-MBX-USED-WEIGHT-1M"),
+      response.status === 429 || response.status === 418 ? number("Retry-After") : null,
+    );
     return response;
   };
 }
 
-const refusal = (status: number, code: number, msg: string): Response => new Response(JSON.stringify({ code, msg }), { status, headers: { "Content-Type": "application/json" } });
+const refusal = (status: number, code: number, msg: string): Response =>
+  new Response(JSON.stringify({ code, msg }), { status, headers: { "Content-Type": "application/json" } });
 
 export function publicApi(budget: Budget): PublicApi {
   const client = createClient<paths>({ baseUrl: location.origin, fetch: budgeted(budget) });
@@ -100,18 +130,31 @@ export function publicApi(budget: Budget): PublicApi {
     time: async () => ((await answered(client.GET("/api/v3/time"))) as { serverTime: number }).serverTime,
     exchangeInfo: () => answered(client.GET("/api/v3/exchangeInfo")),
     // The client's types make lists of tuples; these two are known to be tuples.
-    depth: async (symbol) => (await answered(client.GET("/api/v3/depth", { params: { query: { symbol, limit: DEPTH_LIMIT } } }))) as Shapes["DepthShape"],
-    trades: (symbol, limit) => answered(client.GET("/api/v3/trades", { params: { query: { symbol, limit } } })),
+    depth: async (symbol) =>
+      (await answered(
+        client.GET("/api/v3/depth", { params: { query: { symbol, limit: DEPTH_LIMIT } } }),
+      )) as Shapes["DepthShape"],
+    trades: (symbol, limit) =>
+      answered(client.GET("/api/v3/trades", { params: { query: { symbol, limit } } })),
     klines: async (symbol, interval, limit) =>
-      (await answered(client.GET("/api/v3/klines", { params: { query: { symbol, interval: interval as Interval, limit } } }))) as Kline[],
+      (await answered(
+        client.GET("/api/v3/klines", {
+          params: { query: { symbol, interval: interval as Interval, limit } },
+        }),
+      )) as Kline[],
     tickers: async (symbols) => {
-      const found = await answered(client.GET("/api/v3/ticker/24hr", { params: { query: { symbols: JSON.stringify(symbols) } } }));
+      const found = await answered(
+        client.GET("/api/v3/ticker/24hr", { params: { query: { symbols: JSON.stringify(symbols) } } }),
+      );
       // FULL, since nothing else was asked for; so is the answer to an order below.
       return (Array.isArray(found) ? found : [found]) as Shapes["TickerShape"][];
     },
-    signUp: async (email, password) => void (await answered(client.POST("/api/v1/signup", { body: { email, password } }))),
-    signIn: async (email, password, code) => void (await answered(client.POST("/api/v1/signin", { body: { email, password, code, cookie: true } }))),
-    forgetPassword: async (email) => void (await answered(client.POST("/api/v1/password/forgotten", { body: { email } }))),
+    signUp: async (email, password) =>
+      void (await answered(client.POST("/api/v1/signup", { body: { email, password } }))),
+    signIn: async (email, password, code) =>
+      void (await answered(client.POST("/api/v1/signin", { body: { email, password, code, cookie: true } }))),
+    forgetPassword: async (email) =>
+      void (await answered(client.POST("/api/v1/password/forgotten", { body: { email } }))),
     resetPassword: async (token, newPassword, code) =>
       void (await answered(client.POST("/api/v1/password/reset", { body: { token, newPassword, code } }))),
     verify: async (token) => void (await answered(client.POST("/api/v1/verification", { body: { token } }))),
@@ -120,13 +163,18 @@ export function publicApi(budget: Budget): PublicApi {
 }
 
 export function sessionApi(csrfToken: string, budget: Budget): SessionApi {
-  const client = createClient<paths>({ baseUrl: location.origin, fetch: budgeted(budget), headers: { "X-CSRF-Token": csrfToken } });
+  const client = createClient<paths>({
+    baseUrl: location.origin,
+    fetch: budgeted(budget),
+    headers: { "X-CSRF-Token": csrfToken },
+  });
   return {
     ticket: async () => {
       const { apiKey, secret, expiresIn } = await answered(client.POST("/api/v1/tickets"));
       return { key: apiKey, secret, expiresIn };
     },
-    requestFunds: async (asset, amount) => void (await answered(client.POST("/api/v1/faucet", { body: { asset, amount } }))),
+    requestFunds: async (asset, amount) =>
+      void (await answered(client.POST("/api/v1/faucet", { body: { asset, amount } }))),
     sendVerification: async () => void (await answered(client.POST("/api/v1/verification/mail"))),
     signOut: async () => void (await answered(client.POST("/api/v1/signout"))),
   };
@@ -150,12 +198,18 @@ export function signedApi(tickets: Tickets, clock: ExchangeClock, budget: Budget
     openOrders: () => timely(() => client.GET("/api/v3/openOrders", { params: { query: UNSIGNED } })),
     placeOrder: async (parameters) =>
       (await timely(() =>
-        client.POST("/api/v3/order", { params: { query: { ...(parameters as Record<string, string> & NewOrder), ...UNSIGNED } } }),
+        client.POST("/api/v3/order", {
+          params: { query: { ...(parameters as Record<string, string> & NewOrder), ...UNSIGNED } },
+        }),
       )) as Shapes["FullShape"],
     orderByClientId: async (symbol, origClientOrderId) =>
-      (await timely(() => client.GET("/api/v3/order", { params: { query: { symbol, origClientOrderId, ...UNSIGNED } } }))) as Shapes["OrderShape"],
+      (await timely(() =>
+        client.GET("/api/v3/order", { params: { query: { symbol, origClientOrderId, ...UNSIGNED } } }),
+      )) as Shapes["OrderShape"],
     cancelOrder: async (symbol, orderId) =>
-      void (await timely(() => client.DELETE("/api/v3/order", { params: { query: { symbol, orderId, ...UNSIGNED } } }))),
+      void (await timely(() =>
+        client.DELETE("/api/v3/order", { params: { query: { symbol, orderId, ...UNSIGNED } } }),
+      )),
   };
 }
 
@@ -166,7 +220,10 @@ function signing(tickets: Tickets, now: () => number): Middleware {
       const url = new URL(request.url);
       for (const name of ["timestamp", "signature"]) url.searchParams.delete(name);
       const query = await signedQuery(Object.fromEntries(url.searchParams), apiKey, now());
-      return new Request(`${url.origin}${url.pathname}?${query}`, { method: request.method, headers: { "X-MBX-APIKEY": apiKey.key } });
+      return new Request(`${url.origin}${url.pathname}?${query}`, {
+        method: request.method,
+        headers: { "X-MBX-APIKEY": apiKey.key },
+      });
     },
   };
 }

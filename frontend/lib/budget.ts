@@ -15,7 +15,10 @@ export class Budget {
   private heardAt = -Infinity;
 
   /** `limit` is the weight of a minute; `now` counts ms from anywhere. */
-  constructor(public limit: number, private readonly now: () => number) {}
+  constructor(
+    public limit: number,
+    private readonly now: () => number,
+  ) {}
 
   /** Take note of what an answer says: the weight used (null: nothing), and after a refusal the seconds until the next question. */
   note(usedWeight: number | null, retryAfterS: number | null): void {

@@ -1,7 +1,24 @@
 /** Candles: read from REST arrays and stream messages, and merged by their opening time. */
 import { type Price, type Quantity, price, quantity } from "./units";
 
-export const INTERVALS = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"] as const;
+export const INTERVALS = [
+  "1s",
+  "1m",
+  "3m",
+  "5m",
+  "15m",
+  "30m",
+  "1h",
+  "2h",
+  "4h",
+  "6h",
+  "8h",
+  "12h",
+  "1d",
+  "3d",
+  "1w",
+  "1M",
+] as const;
 export type Interval = (typeof INTERVALS)[number];
 
 export interface Candle {
@@ -14,11 +31,26 @@ export interface Candle {
   readonly volume: Quantity;
 }
 
-type Row = readonly [time: number, open: string, high: string, low: string, close: string, volume: string, ...rest: unknown[]];
+type Row = readonly [
+  time: number,
+  open: string,
+  high: string,
+  low: string,
+  close: string,
+  volume: string,
+  ...rest: unknown[],
+];
 
 /** Return the candle of a REST row. */
 export function candleOfRow([time, open, high, low, close, volume]: Row): Candle {
-  return { time, open: price(open), high: price(high), low: price(low), close: price(close), volume: quantity(volume) };
+  return {
+    time,
+    open: price(open),
+    high: price(high),
+    low: price(low),
+    close: price(close),
+    volume: quantity(volume),
+  };
 }
 
 /** Return candles with `newer` ones put in: what opened at the same time is replaced, the order is by time, the oldest are let go. */

@@ -7,23 +7,39 @@ function machine(took: readonly [there: number, back: number][], fails: readonly
   let steady = 5_000;
   let set = 0;
   let question = 0;
-  const clock = new ExchangeClock(async () => {
-    const [there, back] = took[question % took.length] ?? [0, 0];
-    const number = question;
-    question += 1;
-    steady += there;
-    const time = 1_000_000 + steady;
-    steady += back;
-    if (fails.includes(number)) throw new Error("away");
-    return time;
-  }, { wall: () => 900_000 + steady + set, steady: () => steady });
-  return { clock, exchange: () => 1_000_000 + steady, turn: (by: number) => { set += by; }, pass: (by: number) => { steady += by; } };
+  const clock = new ExchangeClock(
+    async () => {
+      const [there, back] = took[question % took.length] ?? [0, 0];
+      const number = question;
+      question += 1;
+      steady += there;
+      const time = 1_000_000 + steady;
+      steady += back;
+      if (fails.includes(number)) throw new Error("away");
+      return time;
+    },
+    { wall: () => 900_000 + steady + set, steady: () => steady },
+  );
+  return {
+    clock,
+    exchange: () => 1_000_000 + steady,
+    turn: (by: number) => {
+      set += by;
+    },
+    pass: (by: number) => {
+      steady += by;
+    },
+  };
 }
 
 describe("the exchange's time", () => {
   it("is taken from the quickest answer", async () => {
     // The first question is eight seconds on its way: its answer would be wrong by four.
-    const { clock, exchange } = machine([[8_000, 0], [10, 10], [300, 100]]);
+    const { clock, exchange } = machine([
+      [8_000, 0],
+      [10, 10],
+      [300, 100],
+    ]);
     await clock.set();
     expect(clock.now()).toBe(exchange());
   });

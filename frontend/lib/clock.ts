@@ -22,7 +22,10 @@ export class ExchangeClock {
   private apart: number;
 
   /** `ask` returns the exchange's time in ms. */
-  constructor(private readonly ask: () => Promise<number>, private readonly local: LocalClocks) {
+  constructor(
+    private readonly ask: () => Promise<number>,
+    private readonly local: LocalClocks,
+  ) {
     this.apart = local.wall() - local.steady();
   }
 

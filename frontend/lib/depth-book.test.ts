@@ -1,27 +1,65 @@
 import { describe, expect, it } from "vitest";
 
-import { type DepthBook, type DepthDiff, applyDiff, bestPrices, bookOf, bought, joined, ladder, readLevels, walked } from "./depth-book";
+import {
+  type DepthBook,
+  type DepthDiff,
+  applyDiff,
+  bestPrices,
+  bookOf,
+  bought,
+  joined,
+  ladder,
+  readLevels,
+  walked,
+} from "./depth-book";
 import { money, price, quantity, show } from "./units";
 
 const snapshot = bookOf({
   lastUpdateId: 10,
-  bids: [["100.00", "1"], ["99.99", "2"], ["99.50", "4"]],
-  asks: [["100.01", "1"], ["100.02", "3"], ["100.55", "5"]],
+  bids: [
+    ["100.00", "1"],
+    ["99.99", "2"],
+    ["99.50", "4"],
+  ],
+  asks: [
+    ["100.01", "1"],
+    ["100.02", "3"],
+    ["100.55", "5"],
+  ],
 });
 
-const diff = (first: number, last: number, bids: [string, string][] = [], asks: [string, string][] = []): DepthDiff => ({ first, last, bids: readLevels(bids), asks: readLevels(asks) });
+const diff = (
+  first: number,
+  last: number,
+  bids: [string, string][] = [],
+  asks: [string, string][] = [],
+): DepthDiff => ({ first, last, bids: readLevels(bids), asks: readLevels(asks) });
 
 function drawn(book: DepthBook, rows = 9, grouping = "0.01"): string {
   const { bids, asks } = ladder(book, rows, price(grouping));
-  const side = (levels: typeof bids) => levels.map((row) => `${show(row.price, 2)}×${show(row.quantity, 0)}(${show(row.total, 0)})`).join(" ");
+  const side = (levels: typeof bids) =>
+    levels.map((row) => `${show(row.price, 2)}×${show(row.quantity, 0)}(${show(row.total, 0)})`).join(" ");
   return `${side(bids)} | ${side(asks)}`;
 }
 
 describe("a book", () => {
   it("takes the differences that follow on it", () => {
-    const next = applyDiff(snapshot, diff(11, 12, [["100.00", "0.00000000"], ["99.98", "7"]], [["100.01", "9"]]));
+    const next = applyDiff(
+      snapshot,
+      diff(
+        11,
+        12,
+        [
+          ["100.00", "0.00000000"],
+          ["99.98", "7"],
+        ],
+        [["100.01", "9"]],
+      ),
+    );
     expect(next).not.toBe("gap");
-    expect(drawn(next as DepthBook)).toBe("99.99×2(2) 99.98×7(9) 99.50×4(13) | 100.01×9(9) 100.02×3(12) 100.55×5(17)");
+    expect(drawn(next as DepthBook)).toBe(
+      "99.99×2(2) 99.98×7(9) 99.50×4(13) | 100.01×9(9) 100.02×3(12) 100.55×5(17)",
+    );
     expect((next as DepthBook).updateId).toBe(12);
     expect(drawn(snapshot)).toBe("100.00×1(1) 99.99×2(3) 99.50×4(7) | 100.01×1(1) 100.02×3(4) 100.55×5(9)");
   });
@@ -36,7 +74,14 @@ describe("a book", () => {
   });
 
   it("joins a snapshot with what was heard meanwhile", () => {
-    const heard = [diff(7, 9, [["1.00", "1"]]), diff(10, 11, [["99.97", "1"]]), diff(12, 12, [["99.97", "0"], ["99.96", "2"]])];
+    const heard = [
+      diff(7, 9, [["1.00", "1"]]),
+      diff(10, 11, [["99.97", "1"]]),
+      diff(12, 12, [
+        ["99.97", "0"],
+        ["99.96", "2"],
+      ]),
+    ];
     expect(drawn(joined(snapshot, heard) as DepthBook)).toContain("99.96×2");
     expect(drawn(joined(snapshot, heard) as DepthBook)).not.toContain("99.97");
     expect(joined(snapshot, [diff(13, 14)])).toBe("gap");
@@ -59,7 +104,11 @@ describe("a book", () => {
 
   it("is walked, best first, as an order would", () => {
     const walk = (side: "BUY" | "SELL", of: string, limit: string | null = null) => {
-      const { quantity: got, cost, worst } = walked(snapshot, side, quantity(of), limit === null ? null : price(limit));
+      const {
+        quantity: got,
+        cost,
+        worst,
+      } = walked(snapshot, side, quantity(of), limit === null ? null : price(limit));
       return [got, cost, worst];
     };
     expect(walk("BUY", "0.5")).toEqual([quantity("0.5"), money("50.005"), price("100.01")]);
@@ -72,7 +121,8 @@ describe("a book", () => {
   });
 
   it("gives a buyer as much as the money pays for", () => {
-    const most = (funds: string, limit = "1000") => bought(snapshot, money(funds), quantity("0.001"), price(limit));
+    const most = (funds: string, limit = "1000") =>
+      bought(snapshot, money(funds), quantity("0.001"), price(limit));
     expect(most("50.00")).toBe(quantity("0.499"));
     // 1 at 100.01, and for what is left 0.999 at 100.02.
     expect(most("200.00")).toBe(quantity("1.999"));

@@ -4,7 +4,20 @@
  * A difference covers the updates `first` to `last`. The book is at one update; it takes a difference that begins no later than the
  * next one and ends after it. An older one says nothing new. A later one leaves a gap: the book is worthless, take a new snapshot.
  */
-import { type Money, type Price, type Quantity, ZERO_MONEY, ZERO_PRICE, ZERO_QUANTITY, affordable, notional, price, quantity, roundDown, share } from "./units";
+import {
+  type Money,
+  type Price,
+  type Quantity,
+  ZERO_MONEY,
+  ZERO_PRICE,
+  ZERO_QUANTITY,
+  affordable,
+  notional,
+  price,
+  quantity,
+  roundDown,
+  share,
+} from "./units";
 
 type Level = readonly [price: Price, quantity: Quantity];
 type Side = ReadonlyMap<Price, Quantity>;
@@ -42,7 +55,11 @@ export const readLevels = (levels: Texts): Level[] => levels.map(([at, of]) => [
 
 /** Return the book of a REST snapshot. */
 export function bookOf(snapshot: { lastUpdateId: number; bids: Texts; asks: Texts }): DepthBook {
-  return { updateId: snapshot.lastUpdateId, bids: new Map(readLevels(snapshot.bids)), asks: new Map(readLevels(snapshot.asks)) };
+  return {
+    updateId: snapshot.lastUpdateId,
+    bids: new Map(readLevels(snapshot.bids)),
+    asks: new Map(readLevels(snapshot.asks)),
+  };
 }
 
 /** Return the book after a difference, the same book when it holds it already, or "gap". */
@@ -74,14 +91,33 @@ export function joined(snapshot: DepthBook, heard: readonly DepthDiff[]): DepthB
 
 /** Return the best `rows` levels of each side, prices gathered in steps of `grouping` (bids down, asks up). */
 export function ladder(book: DepthBook, rows: number, grouping: Price): Ladder {
-  const bids = gathered(book.bids, rows, (at) => at - (at % grouping), (a, b) => (a > b ? -1 : 1));
-  const asks = gathered(book.asks, rows, (at) => at + ((grouping - (at % grouping)) % grouping), (a, b) => (a < b ? -1 : 1));
-  const deepest = [bids.at(-1)?.total, asks.at(-1)?.total].reduce<Quantity>((most, total) => (total !== undefined && total > most ? total : most), ZERO_QUANTITY);
-  const filled = (side: Omit<LadderRow, "fill">[]): LadderRow[] => side.map((row) => ({ ...row, fill: share(row.total, deepest) }));
+  const bids = gathered(
+    book.bids,
+    rows,
+    (at) => at - (at % grouping),
+    (a, b) => (a > b ? -1 : 1),
+  );
+  const asks = gathered(
+    book.asks,
+    rows,
+    (at) => at + ((grouping - (at % grouping)) % grouping),
+    (a, b) => (a < b ? -1 : 1),
+  );
+  const deepest = [bids.at(-1)?.total, asks.at(-1)?.total].reduce<Quantity>(
+    (most, total) => (total !== undefined && total > most ? total : most),
+    ZERO_QUANTITY,
+  );
+  const filled = (side: Omit<LadderRow, "fill">[]): LadderRow[] =>
+    side.map((row) => ({ ...row, fill: share(row.total, deepest) }));
   return { bids: filled(bids), asks: filled(asks) };
 }
 
-function gathered(side: Side, rows: number, groupOf: (at: bigint) => bigint, order: (a: bigint, b: bigint) => number): Omit<LadderRow, "fill">[] {
+function gathered(
+  side: Side,
+  rows: number,
+  groupOf: (at: bigint) => bigint,
+  order: (a: bigint, b: bigint) => number,
+): Omit<LadderRow, "fill">[] {
   const result: { price: Price; quantity: Quantity; total: Quantity }[] = [];
   let total = 0n;
   for (const [at, of] of [...side].sort(([a], [b]) => order(a, b))) {
@@ -120,13 +156,19 @@ export interface Walk {
 
 /** Walk the other side of the book, best first: for a buyer the asks. `limit` is the worst price that is taken, null: any. */
 export function walked(book: DepthBook, side: "BUY" | "SELL", wanted: Quantity, limit: Price | null): Walk {
-  const levels = [...(side === "BUY" ? book.asks : book.bids)].sort(([a], [b]) => (side === "BUY" === a < b ? -1 : 1));
+  const levels = [...(side === "BUY" ? book.asks : book.bids)].sort(([a], [b]) =>
+    (side === "BUY") === a < b ? -1 : 1,
+  );
   let walk: Walk = { quantity: ZERO_QUANTITY, cost: ZERO_MONEY, worst: ZERO_PRICE };
   for (const [at, there] of levels) {
     const left = (wanted - walk.quantity) as Quantity;
     if (left <= 0n || (limit !== null && (side === "BUY" ? at > limit : at < limit))) break;
     const taken = there < left ? there : left;
-    walk = { quantity: (walk.quantity + taken) as Quantity, cost: (walk.cost + notional(at, taken)) as Money, worst: at };
+    walk = {
+      quantity: (walk.quantity + taken) as Quantity,
+      cost: (walk.cost + notional(at, taken)) as Money,
+      worst: at,
+    };
   }
   return walk;
 }

@@ -25,7 +25,11 @@ describe("how old what is shown may be", () => {
     expect(pulse.isSilent(90_000)).toBe(false);
     pulse.asked(90_000);
     pulse.asked(92_000);
-    expect([pulse.isSilent(93_999), pulse.isSilent(94_000), pulse.ageMs(94_000)]).toEqual([false, true, 93_000]);
+    expect([pulse.isSilent(93_999), pulse.isSilent(94_000), pulse.ageMs(94_000)]).toEqual([
+      false,
+      true,
+      93_000,
+    ]);
     pulse.heard(94_500);
     expect([pulse.isSilent(94_500), pulse.ageMs(95_000)]).toEqual([false, 500]);
     pulse.asked(95_000);

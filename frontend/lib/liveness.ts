@@ -23,7 +23,8 @@ const CANDLE_MS = 8_000;
  * came on a stream of candles that is on (0: there is none).
  */
 export function livenessOf(streamMs: number, answerMs: number, candleMs: number): Liveness {
-  if (streamMs < LIVE_MS && candleMs >= CANDLE_MS) return { state: "stale", seconds: Math.floor(candleMs / 1_000) };
+  if (streamMs < LIVE_MS && candleMs >= CANDLE_MS)
+    return { state: "stale", seconds: Math.floor(candleMs / 1_000) };
   if (streamMs < LIVE_MS) return { state: "live" };
   if (answerMs < POLLED_MS) return { state: "polling" };
   const age = Math.min(streamMs, answerMs);

@@ -23,13 +23,24 @@ export interface Ticker {
 }
 
 export function tradeOf(shape: components["schemas"]["TradeShape"]): Trade {
-  return { id: shape.id, time: shape.time, price: price(shape.price), quantity: quantity(shape.qty), takerSide: shape.isBuyerMaker ? "SELL" : "BUY" };
+  return {
+    id: shape.id,
+    time: shape.time,
+    price: price(shape.price),
+    quantity: quantity(shape.qty),
+    takerSide: shape.isBuyerMaker ? "SELL" : "BUY",
+  };
 }
 
 export function tickerOf(shape: components["schemas"]["TickerShape"]): Ticker {
   return {
-    symbol: shape.symbol, last: price(shape.lastPrice), open: price(shape.openPrice), high: price(shape.highPrice), low: price(shape.lowPrice),
-    volume: quantity(shape.volume), quoteVolume: money(shape.quoteVolume),
+    symbol: shape.symbol,
+    last: price(shape.lastPrice),
+    open: price(shape.openPrice),
+    high: price(shape.highPrice),
+    low: price(shape.lowPrice),
+    volume: quantity(shape.volume),
+    quoteVolume: money(shape.quoteVolume),
   };
 }
 

@@ -38,7 +38,9 @@ export function marketOf(shape: SymbolShape): Market {
 }
 
 function filtered(shape: SymbolShape, type: string, field: string): string {
-  const filter: Readonly<Record<string, unknown>> | undefined = shape.filters.find((each) => each.filterType === type);
+  const filter: Readonly<Record<string, unknown>> | undefined = shape.filters.find(
+    (each) => each.filterType === type,
+  );
   const value = filter?.[field];
   if (typeof value !== "string") throw new TypeError(`${shape.symbol}: ${type} has no ${field}`);
   return value;

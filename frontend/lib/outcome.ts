@@ -4,7 +4,19 @@ import type { Market } from "./market";
 import { type Money, type Quantity, money, per, quantity, show } from "./units";
 
 /** What every answer about an order says. */
-export type OrderAnswer = Pick<components["schemas"]["FullShape"], "orderId" | "symbol" | "side" | "type" | "price" | "status" | "origQty" | "executedQty" | "cummulativeQuoteQty" | "clientOrderId">;
+export type OrderAnswer = Pick<
+  components["schemas"]["FullShape"],
+  | "orderId"
+  | "symbol"
+  | "side"
+  | "type"
+  | "price"
+  | "status"
+  | "origQty"
+  | "executedQty"
+  | "cummulativeQuoteQty"
+  | "clientOrderId"
+>;
 
 export interface Outcome {
   readonly text: string;
@@ -19,7 +31,10 @@ export function outcomeOf(answer: OrderAnswer, market: Market): Outcome {
   const rest = (of - traded) as Quantity;
   const verb = answer.side === "BUY" ? "Bought" : "Sold";
   const amount = (value: Quantity) => `${show(value, market.quantityDecimals)} ${market.base}`;
-  const fills = traded === 0n ? "" : `${verb} ${rest > 0n ? `${show(traded, market.quantityDecimals)} of ${amount(of)}` : amount(traded)} at ${showAverage(paid, traded, market)}.`;
+  const fills =
+    traded === 0n
+      ? ""
+      : `${verb} ${rest > 0n ? `${show(traded, market.quantityDecimals)} of ${amount(of)}` : amount(traded)} at ${showAverage(paid, traded, market)}.`;
   switch (answer.status) {
     case "FILLED":
       return { text: `Filled. ${fills}`, isWhole: true };
@@ -29,12 +44,21 @@ export function outcomeOf(answer: OrderAnswer, market: Market): Outcome {
     case "PARTIALLY_FILLED":
       return { text: `${fills} The rest is in the book.`, isWhole: true };
     case "CANCELED":
-      return { text: traded === 0n ? "Canceled; nothing was traded." : `${fills} The rest was canceled.`, isWhole: false };
+      return {
+        text: traded === 0n ? "Canceled; nothing was traded." : `${fills} The rest was canceled.`,
+        isWhole: false,
+      };
     case "EXPIRED_IN_MATCH":
-      return { text: `${fills || "Nothing was traded."} The rest would have met an order of your own, and expired.`, isWhole: false };
+      return {
+        text: `${fills || "Nothing was traded."} The rest would have met an order of your own, and expired.`,
+        isWhole: false,
+      };
     case "EXPIRED":
       return {
-        text: traded === 0n ? "Expired; nothing was traded: nobody took the other side within its price." : `${fills} The rest expired: there was no more on the other side within its price.`,
+        text:
+          traded === 0n
+            ? "Expired; nothing was traded: nobody took the other side within its price."
+            : `${fills} The rest expired: there was no more on the other side within its price.`,
         isWhole: false,
       };
     default:
@@ -47,4 +71,3 @@ function showAverage(paid: Money, traded: Quantity, market: Market): string {
   const average = per(paid, traded);
   return `${show(average, market.priceDecimals)} ${market.quote}${average % (market.tickSize as bigint) === 0n ? "" : " on average"}`;
 }
-

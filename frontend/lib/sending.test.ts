@@ -50,11 +50,21 @@ describe("an order without an answer", () => {
   });
 
   it("is not looked for by whoever may not", async () => {
-    await expect(lookedUp(SENT, asked([new ApiError(-2015, "Invalid API-key, IP, or permissions for action.", 401)]))).rejects.toThrow("Invalid API-key");
+    await expect(
+      lookedUp(SENT, asked([new ApiError(-2015, "Invalid API-key, IP, or permissions for action.", 401)])),
+    ).rejects.toThrow("Invalid API-key");
   });
 
   it("knows what certainly came to nothing", () => {
-    expect([new ApiError(-2010, "x", 400), new ApiError(-1008, "x", 503), new ApiError(-1003, "x", 429)].map((each) => each.isFinal)).toEqual([true, true, true]);
-    expect([away, new ApiError(-1007, "x", 503), new ApiError(-1001, "x", 503), new ApiError(0, "x", 502)].map((each) => each.isFinal)).toEqual([false, false, false, false]);
+    expect(
+      [new ApiError(-2010, "x", 400), new ApiError(-1008, "x", 503), new ApiError(-1003, "x", 429)].map(
+        (each) => each.isFinal,
+      ),
+    ).toEqual([true, true, true]);
+    expect(
+      [away, new ApiError(-1007, "x", 503), new ApiError(-1001, "x", 503), new ApiError(0, "x", 502)].map(
+        (each) => each.isFinal,
+      ),
+    ).toEqual([false, false, false, false]);
   });
 });

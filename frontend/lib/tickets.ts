@@ -17,7 +17,10 @@ export class Tickets {
   private asking: Promise<ApiKey> | null = null;
 
   /** `ask` the session for a ticket; `now` is a clock in ms that nobody sets. */
-  constructor(private readonly ask: () => Promise<Ticket>, private readonly now: () => number) {}
+  constructor(
+    private readonly ask: () => Promise<Ticket>,
+    private readonly now: () => number,
+  ) {}
 
   /** Return one that is good for a while. Who asks at the same time gets the same. */
   current(): Promise<ApiKey> {

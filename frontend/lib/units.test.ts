@@ -1,6 +1,25 @@
 import { describe, expect, it } from "vitest";
 
-import { type Money, affordable, changeBasisPoints, decimalsOf, format, money, notional, price, quantity, readPrice, readQuantity, readings, roundDown, share, short, show, showAll, showPercent } from "./units";
+import {
+  type Money,
+  affordable,
+  changeBasisPoints,
+  decimalsOf,
+  format,
+  money,
+  notional,
+  price,
+  quantity,
+  readPrice,
+  readQuantity,
+  readings,
+  roundDown,
+  share,
+  short,
+  show,
+  showAll,
+  showPercent,
+} from "./units";
 
 describe("amounts", () => {
   it("reads what the API says exactly, beyond what a float holds", () => {
@@ -31,22 +50,40 @@ describe("amounts", () => {
   });
 
   it.each([
-    ["64,250.10", "64250.1"], ["64.250,10", "64250.1"], ["1,000,000", "1000000"], ["1.000.000", "1000000"], ["0,125", "0.125"], ["12,5", "12.5"],
-    ["1,2345", "1.2345"], ["1.000", "1"], ["1234,567", "1234.567"], ["1,000.", "1000"], [",5", "0.5"],
+    ["64,250.10", "64250.1"],
+    ["64.250,10", "64250.1"],
+    ["1,000,000", "1000000"],
+    ["1.000.000", "1000000"],
+    ["0,125", "0.125"],
+    ["12,5", "12.5"],
+    ["1,2345", "1.2345"],
+    ["1.000", "1"],
+    ["1234,567", "1234.567"],
+    ["1,000.", "1000"],
+    [",5", "0.5"],
   ])("reads %j in the only way there is", (text, meant) => {
     expect(readings(text)).toBeNull();
     expect(readPrice(text)).toBe(price(meant));
   });
 
-  it.each(["1,00,000", "1,0000.5", "1,000,00", "12,345,6", "1.00,5", "1,,5", "0,125,000"])("reads nothing in %j", (text) => {
-    expect(readPrice(text)).toBeNull();
-  });
+  it.each(["1,00,000", "1,0000.5", "1,000,00", "12,345,6", "1.00,5", "1,,5", "0,125,000"])(
+    "reads nothing in %j",
+    (text) => {
+      expect(readPrice(text)).toBeNull();
+    },
+  );
 
   it("formats with a fixed number of decimals", () => {
     expect(format(price("64250.1"), 2)).toBe("64250.10");
     expect(show(price("1234567.891"), 2)).toBe("1,234,567.89");
     expect(show(price("999"), 0)).toBe("999");
-    expect(["10", "0", "0.00125", "1234.12345678", "0.1"].map((text) => showAll(money(text)))).toEqual(["10.00", "0.00", "0.00125", "1,234.12345678", "0.10"]);
+    expect(["10", "0", "0.00125", "1234.12345678", "0.1"].map((text) => showAll(money(text)))).toEqual([
+      "10.00",
+      "0.00",
+      "0.00125",
+      "1,234.12345678",
+      "0.10",
+    ]);
     expect(show(-price("0.001") as Money, 2)).toBe("0.00");
     expect(show(-price("1234.5") as Money, 1)).toBe("-1,234.5");
   });
@@ -60,11 +97,18 @@ describe("amounts", () => {
   });
 
   it("knows a step's decimals", () => {
-    expect([price("0.01"), price("1"), price("10"), price("0.00000001"), price("0.5")].map(decimalsOf)).toEqual([2, 0, 0, 8, 1]);
+    expect(
+      [price("0.01"), price("1"), price("10"), price("0.00000001"), price("0.5")].map(decimalsOf),
+    ).toEqual([2, 0, 0, 8, 1]);
   });
 
   it("shortens, compares and shares", () => {
-    expect([money("999"), money("1500"), money("2345678"), money("7000000000")].map(short)).toEqual(["999.00", "1.50K", "2.34M", "7.00B"]);
+    expect([money("999"), money("1500"), money("2345678"), money("7000000000")].map(short)).toEqual([
+      "999.00",
+      "1.50K",
+      "2.34M",
+      "7.00B",
+    ]);
     expect(changeBasisPoints(price("100"), price("101.255"))).toBe(126);
     expect(changeBasisPoints(price("100"), price("98.745"))).toBe(-126);
     expect(changeBasisPoints(price("0"), price("5"))).toBe(0);

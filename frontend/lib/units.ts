@@ -59,7 +59,8 @@ const spaceless = (text: string): string => text.trim().replace(/[\s_]/g, "");
 function tidy(text: string): string {
   let plain = spaceless(text);
   if (GROUPED.test(plain)) plain = plain.replaceAll(",", "");
-  else if (GROUPED_BY_POINTS.test(plain) || MILLIONS_BY_POINTS.test(plain)) plain = plain.replaceAll(".", "").replace(",", ".");
+  else if (GROUPED_BY_POINTS.test(plain) || MILLIONS_BY_POINTS.test(plain))
+    plain = plain.replaceAll(".", "").replace(",", ".");
   else plain = plain.replace(",", ".");
   return plain.startsWith(".") ? `0${plain}` : plain.replace(/\.$/, "");
 }
@@ -122,7 +123,11 @@ function parts(value: bigint, decimals: number): { sign: string; whole: string; 
   const shown = magnitude / 10n ** BigInt(DECIMALS - decimals);
   const digits = shown.toString().padStart(decimals + 1, "0");
   const cut = digits.length - decimals;
-  return { sign: value < 0n && shown > 0n ? "-" : "", whole: digits.slice(0, cut), fraction: digits.slice(cut) };
+  return {
+    sign: value < 0n && shown > 0n ? "-" : "",
+    whole: digits.slice(0, cut),
+    fraction: digits.slice(cut),
+  };
 }
 
 /** Return the decimal for people with all that there is, and two decimals at least: "10.00", "0.00125". */
@@ -132,7 +137,11 @@ export function showAll(value: Amount): string {
 
 /** Return a large amount in short: "1.25M". */
 export function short(value: Amount): string {
-  const scales: [bigint, string][] = [[1_000_000_000n, "B"], [1_000_000n, "M"], [1_000n, "K"]];
+  const scales: [bigint, string][] = [
+    [1_000_000_000n, "B"],
+    [1_000_000n, "M"],
+    [1_000n, "K"],
+  ];
   for (const [scale, letter] of scales) {
     if (value >= scale * UNIT) return `${show((value / scale) as Money, 2)}${letter}`;
   }
