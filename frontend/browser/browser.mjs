@@ -80,7 +80,7 @@ export async function signUp(page) {
   accounts += 1;
   const email = `ada-${Date.now().toString(36)}-${accounts}@example.com`;
   await page.getByRole("button", { name: "Sign in", exact: true }).click();
-  await page.getByRole("button", { name: "I am new here" }).click();
+  await page.getByRole("button", { name: "Create an account" }).click();
   await page.getByLabel("Email").fill(email);
   await page.getByLabel("Password").fill("correct horse battery");
   await page.getByRole("button", { name: "Sign up" }).click();

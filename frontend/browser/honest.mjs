@@ -71,17 +71,17 @@ await withBrowser(async (newPage) => {
 
   part("a market order that is filled in part says how much, and at what price");
   await order(buyer, { side: "Buy", price: "50000", quantity: "0.5" });
-  await said(buyer).getByText("The order rests in the book.").waitFor();
+  await said(buyer).getByText("Order placed.").waitFor();
   await order(buyer, { side: "Buy", price: "49000", quantity: "0.5" });
   await bid(seller, "49,000.00").waitFor();
   await order(seller, { side: "Sell", kind: "Market", quantity: "1.5" });
   await said(seller)
     .getByText("The book has 1.00000 BTC within 5.00% of the best price; the rest would expire.")
     .waitFor();
-  await form(seller).getByRole("button", { name: "Sell all the same" }).click();
+  await form(seller).getByRole("button", { name: "Sell anyway" }).click();
   await said(seller)
     .getByText(
-      "Sold 1.00000 of 1.50000 BTC at 49,500.00 USDT. The rest expired: there was no more on the other side within its price.",
+      "Sold 1.00000 of 1.50000 BTC at 49,500.00 USDT. The rest expired: no more liquidity within the price limit.",
     )
     .waitFor();
   await show(seller, "Balances");
@@ -127,11 +127,11 @@ await withBrowser(async (newPage) => {
 
   part("a price far from the market is asked about before it is sent");
   await order(seller, { side: "Sell", price: "60000", quantity: "1" });
-  await said(seller).getByText("The order rests in the book.").waitFor();
+  await said(seller).getByText("Order placed.").waitFor();
   await until("the offer", async () => (await buyer.getByTestId("asks").locator("button").count()) === 1);
   await order(buyer, { side: "Buy", price: "240000", quantity: "0.001" });
   await said(buyer)
-    .getByText("The price is 300.00% above the best one, 60,000.00. Press again if that is meant.")
+    .getByText("The price is 300.00% above the best one, 60,000.00. Press again to confirm.")
     .waitFor();
   await buyer.waitForTimeout(500);
   await show(buyer, "Open orders");
@@ -166,12 +166,12 @@ await withBrowser(async (newPage) => {
     .getByTestId("unverified")
     .getByText(`Verify your address to trade: open the link in the mail to ${strangersAddress}.`)
     .waitFor();
-  assert.equal(await stranger.getByText("does not answer").count(), 0);
-  await stranger.getByRole("button", { name: "Send another mail" }).click();
+  assert.equal(await stranger.getByText("is not responding").count(), 0);
+  await stranger.getByRole("button", { name: "Resend email" }).click();
   await stranger.getByText("Another mail is on its way").waitFor();
   await stranger.unroute(/\/api\/v1\/tickets/);
   await stranger.goto(`${market}?verification=${newestToken(strangersAddress)}`);
-  await stranger.getByText("Your address is verified.").waitFor();
+  await stranger.getByText("Your email address is verified.").waitFor();
   await stranger.getByText("No open orders.").waitFor();
   await stranger.close();
 
@@ -193,7 +193,7 @@ await withBrowser(async (newPage) => {
   await form(buyer).getByLabel("Quantity").press("Enter");
   await buyer.waitForTimeout(1_500);
   answersLookups = true;
-  await said(buyer).getByText("The order rests in the book.").waitFor();
+  await said(buyer).getByText("Order placed.").waitFor();
   assert.equal(sent, 1, "it was sent again");
   await until("one row more", async () => (await openOrders(buyer).count()) === 2);
 
@@ -204,7 +204,7 @@ await withBrowser(async (newPage) => {
   await buyer.reload();
   await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
   answersLookups = true;
-  await said(buyer).getByText("The order rests in the book.").waitFor();
+  await said(buyer).getByText("Order placed.").waitFor();
   await until("one row more", async () => (await openOrders(buyer).count()) === 3);
   await buyer.unroute(/\/api\/v3\/order\?/);
   await buyer.unroute(lookups);
@@ -215,7 +215,9 @@ await withBrowser(async (newPage) => {
   );
   await order(buyer, { side: "Buy", price: "42000", quantity: "0.1" });
   await form(buyer).getByRole("button", { name: "Looking up the order …" }).waitFor();
-  await said(buyer).getByText("The order did not arrive, and cannot any more. Nothing was traded.").waitFor();
+  await said(buyer)
+    .getByText("The order was not received and can no longer be. Nothing was traded.")
+    .waitFor();
   assert.equal(await openOrders(buyer).count(), 3);
   await buyer.unroute(/\/api\/v3\/order\?/);
 
@@ -256,10 +258,10 @@ await withBrowser(async (newPage) => {
   await signUp(wrong);
   await fund(wrong);
   await order(wrong, { side: "Buy", price: "30000", quantity: "0.1" });
-  await said(wrong).getByText("The order rests in the book.").waitFor();
+  await said(wrong).getByText("Order placed.").waitFor();
   await wrong.evaluate(() => void (window.shiftMs = -7_200_000));
   await order(wrong, { side: "Buy", price: "30001", quantity: "0.1" });
-  await said(wrong).getByText("The order rests in the book.").waitFor();
+  await said(wrong).getByText("Order placed.").waitFor();
   await wrong.close();
 
   part("a frozen server is not called live, and polling stays within its budget");
@@ -358,7 +360,7 @@ await withBrowser(async (newPage) => {
     await fetch("/api/v1/signout", { method: "POST", headers: { "X-CSRF-Token": csrfToken } });
   });
   await until("it is signed out", () =>
-    buyer.getByText("Signed out: the session was ended elsewhere, or it is over.").isVisible(),
+    buyer.getByText("Signed out: the session expired or was ended elsewhere.").isVisible(),
   );
   await other.getByRole("button", { name: "Sign in", exact: true }).waitFor();
 
@@ -367,7 +369,7 @@ await withBrowser(async (newPage) => {
   await forgetful.goto(market);
   const email = await signUp(forgetful);
   await forgetful.goto(`${market}?verification=${newestToken(email)}`);
-  await forgetful.getByText("Your address is verified.").waitFor();
+  await forgetful.getByText("Your email address is verified.").waitFor();
   assert.equal(new URL(forgetful.url()).search, "");
   await forgetful.getByTestId("email").getByText(email).waitFor();
   const secret = await forgetful.evaluate(async () => {
@@ -393,21 +395,21 @@ await withBrowser(async (newPage) => {
   );
   await forgetful.getByRole("button", { name: "Sign out" }).click();
   await forgetful.getByRole("button", { name: "Sign in", exact: true }).first().click();
-  await forgetful.getByRole("button", { name: "I forgot my password" }).click();
+  await forgetful.getByRole("button", { name: "Forgot password?" }).click();
   await forgetful.getByLabel("Email").fill(email);
-  await forgetful.getByRole("button", { name: "Send me a mail" }).click();
-  await forgetful.getByText("If there is an account with this address, a mail is on its way.").waitFor();
+  await forgetful.getByRole("button", { name: "Send reset email" }).click();
+  await forgetful.getByText("If an account with this address exists, an email has been sent.").waitFor();
   await forgetful.goto(`${market}?reset=${newestToken(email)}`);
   await forgetful.getByLabel("New password").fill("an entirely different staple");
   await forgetful.getByRole("button", { name: "Set password" }).click();
-  await forgetful.getByLabel("Code of your second factor").fill(totp(secret, 0));
+  await forgetful.getByLabel("Authenticator code").fill(totp(secret, 0));
   await forgetful.getByRole("button", { name: "Set password" }).click();
-  await forgetful.getByText("The password is changed. Sign in with it.").waitFor();
+  await forgetful.getByText("Password changed. Sign in with the new password.").waitFor();
   await forgetful.getByLabel("Email").fill(email);
   await forgetful.getByLabel("Password").fill("an entirely different staple");
   const signIn = forgetful.getByRole("dialog").getByRole("button", { name: "Sign in", exact: true });
   await signIn.click();
-  await forgetful.getByLabel("Code of your second factor").fill(totp(secret, 1));
+  await forgetful.getByLabel("Authenticator code").fill(totp(secret, 1));
   await signIn.click();
   await forgetful.getByTestId("email").getByText(email).waitFor();
 });

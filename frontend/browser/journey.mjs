@@ -30,7 +30,7 @@ await withBrowser(async (newPage) => {
 
   // A limit order rests: in the book, among the open orders, and its money is held.
   await order(buyer, { side: "Buy", price: "50000", quantity: "0.5" });
-  await buyer.getByText("The order rests in the book.").waitFor();
+  await buyer.getByText("Order placed.").waitFor();
   await bid(buyer, "50,000.00").getByText("0.50000").first().waitFor();
   await balance(buyer, "USDT", "free", "75,000.00");
   await balance(buyer, "USDT", "locked", "25,000.00");
@@ -39,7 +39,7 @@ await withBrowser(async (newPage) => {
 
   // What the exchange would refuse is said before it is asked.
   await order(buyer, { side: "Buy", price: "50000", quantity: "0.4" });
-  await buyer.getByText("The order rests in the book.").waitFor();
+  await buyer.getByText("Order placed.").waitFor();
   await buyer.getByLabel("Quantity").fill("99");
   await buyer.getByText("Not enough USDT.").waitFor();
   assert.equal(await buyer.getByRole("button", { name: "Buy BTC" }).isDisabled(), true);

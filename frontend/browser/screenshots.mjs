@@ -35,7 +35,7 @@ await withBrowser(async (newPage) => {
     const bid = await bestBid(page);
     for (const [index, quantity] of ["0.05", "0.12", "0.2"].entries()) {
       await order(page, { side: "Buy", price: (bid * (1 - 0.002 * (index + 1))).toFixed(2), quantity });
-      await page.getByText("The order rests in the book.").waitFor();
+      await page.getByText("Order placed.").waitFor();
     }
     await page.getByRole("tab", { name: "Open orders" }).click();
     await page.getByLabel("Quantity").fill("0.25");

@@ -53,7 +53,7 @@ function Unverified({ email }: { email: string }) {
   const [said, setSaid] = useState<string | null>(null);
   const again = () =>
     sendVerification().then(
-      () => setSaid("Another mail is on its way; there is one in a minute at most."),
+      () => setSaid("Email sent. You can request one per minute."),
       (error) => setSaid(messageOf(error)),
     );
   return (
@@ -64,7 +64,7 @@ function Unverified({ email }: { email: string }) {
         onClick={again}
         className="h-8 rounded-lg border border-line px-3 text-xs font-medium transition hover:bg-raised hover:text-strong"
       >
-        Send another mail
+        Resend email
       </button>
       {said !== null && (
         <p role="status" className="text-xs text-quiet">

@@ -129,12 +129,10 @@ function draw(drawn: Drawn, candles: readonly Candle[]): void {
   drawn.prices.setData(candles.map(priceBar));
   drawn.volumes.setData(candles.map(volumeBar));
   if (before.length === 0)
-    drawn.chart
-      .timeScale()
-      .setVisibleLogicalRange({
-        from: candles.length - Math.min(Math.max(candles.length, SHOWN_MIN), SHOWN_MAX),
-        to: candles.length + 3,
-      });
+    drawn.chart.timeScale().setVisibleLogicalRange({
+      from: candles.length - Math.min(Math.max(candles.length, SHOWN_MIN), SHOWN_MAX),
+      to: candles.length + 3,
+    });
 }
 
 const timeOf = (candle: Candle): UTCTimestamp => (candle.time / 1000) as UTCTimestamp;

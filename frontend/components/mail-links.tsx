@@ -22,8 +22,8 @@ export function MailLinks() {
     if (reset !== null) queueMicrotask(() => setResetToken(reset));
     if (verification !== null)
       api.verify(verification).then(
-        () => setSaid("Your address is verified."),
-        (error) => setSaid(`Your address is not verified: ${messageOf(error)}`),
+        () => setSaid("Your email address is verified."),
+        (error) => setSaid(`Your email address could not be verified: ${messageOf(error)}`),
       );
   }, [api]);
 

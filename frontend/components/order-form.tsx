@@ -32,7 +32,7 @@ import { Tabs } from "./tabs";
 
 const KINDS = ["Limit", "Market"] as const;
 const SHARES = [25n, 50n, 75n, 100n];
-const NEVER_ARRIVED = "The order did not arrive, and cannot any more. Nothing was traded.";
+const NEVER_ARRIVED = "The order was not received and can no longer be. Nothing was traded.";
 
 /** A price that was clicked in the book; the same price clicked again is another pick. */
 export interface Pick {
@@ -147,13 +147,13 @@ export function OrderForm({
       : busy
         ? "Sending …"
         : isConfirmed
-          ? `${verb} all the same`
+          ? `${verb} anyway`
           : `${verb} ${market.base}`;
   const said = saidOf({
     isLooking,
     notice,
     mistake: complete ? mistake : null,
-    warning: isConfirmed ? `${warning} Press again if that is meant.` : warning,
+    warning: isConfirmed ? `${warning} Press again to confirm.` : warning,
   });
 
   return (
@@ -269,7 +269,7 @@ function noticeOf(order: Parameters<typeof outcomeOf>[0] | null, market: Market)
   if (order === null) return { text: NEVER_ARRIVED, tone: "bad" };
   if (order.symbol !== market.symbol)
     return {
-      text: `The order in ${order.symbol} that had no answer is there: ${order.status}.`,
+      text: `The order in ${order.symbol} without a response was received: ${order.status}.`,
       tone: "quiet",
     };
   const { text, isWhole } = outcomeOf(order, market);
@@ -290,7 +290,7 @@ function saidOf({
 }): { text: string; tone: keyof typeof COLORS } | null {
   if (isLooking)
     return {
-      text: "There was no answer. The order may have arrived: it is being looked up, and nothing else is sent until that is known.",
+      text: "No response. The order may have been received: looking it up. No other order is sent until its status is known.",
       tone: "warn",
     };
   if (mistake !== null) return { text: mistake, tone: "bad" };

@@ -23,7 +23,7 @@ export function Shell({ children }: { children: React.ReactNode }) {
 function Waiting({ failed }: { failed: boolean }) {
   return (
     <div className="grid min-h-dvh place-items-center p-8 text-center text-quiet" role="status">
-      {failed ? "The exchange does not answer. Trying again …" : "Connecting …"}
+      {failed ? "The exchange is not responding. Retrying …" : "Connecting …"}
     </div>
   );
 }

@@ -12,14 +12,14 @@ type Purpose = "in" | "up" | "forgotten" | "reset";
 
 const TITLES: Record<Purpose, string> = {
   in: "Welcome back",
-  up: "Make an account",
-  forgotten: "Forgotten password",
+  up: "Create account",
+  forgotten: "Reset password",
   reset: "Choose a new password",
 };
 const ACTIONS: Record<Purpose, string> = {
   in: "Sign in",
   up: "Sign up",
-  forgotten: "Send me a mail",
+  forgotten: "Send reset email",
   reset: "Set password",
 };
 
@@ -51,10 +51,10 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
     if (purpose === "up") return session.signUp(email, password).then(onClose);
     if (purpose === "forgotten") {
       await api.forgetPassword(email);
-      return turnTo("in", "If there is an account with this address, a mail is on its way.");
+      return turnTo("in", "If an account with this address exists, an email has been sent.");
     }
     await api.resetPassword(resetToken, password, code ?? "");
-    return turnTo("in", "The password is changed. Sign in with it.");
+    return turnTo("in", "Password changed. Sign in with the new password.");
   };
 
   const submit = async (event: React.FormEvent) => {
@@ -119,14 +119,14 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
             </span>
             {isNewPassword && (
               <span className="text-xs text-quiet">
-                Eight characters or more, and none of those that everybody uses.
+                At least eight characters; common passwords are refused.
               </span>
             )}
           </label>
         )}
         {code !== null && (
           <label className="flex flex-col gap-1.5">
-            Code of your second factor
+            Authenticator code
             <span className="field">
               <input
                 name="code"
@@ -139,7 +139,7 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
                 onChange={(event) => setCode(event.target.value)}
               />
             </span>
-            <span className="text-xs text-quiet">Or a recovery code.</span>
+            <span className="text-xs text-quiet">You can also enter a recovery code.</span>
           </label>
         )}
         {mistake !== null && (
@@ -157,9 +157,9 @@ export function SignInDialog({ onClose, resetToken = "" }: { onClose: () => void
         {purpose !== "reset" && (
           <div className="flex justify-between gap-4">
             <Turn onClick={() => turnTo(purpose === "in" ? "up" : "in")}>
-              {purpose === "in" ? "I am new here" : "I have an account"}
+              {purpose === "in" ? "Create an account" : "I have an account"}
             </Turn>
-            {purpose === "in" && <Turn onClick={() => turnTo("forgotten")}>I forgot my password</Turn>}
+            {purpose === "in" && <Turn onClick={() => turnTo("forgotten")}>Forgot password?</Turn>}
           </div>
         )}
       </form>

@@ -55,13 +55,13 @@ export function TopBar() {
 }
 
 function shown(liveness: Liveness): { dot: string; text: string; title: string } {
-  if (liveness.state === "live") return { dot: "bg-up", text: "Live", title: "Streams are on and answer" };
+  if (liveness.state === "live") return { dot: "bg-up", text: "Live", title: "Streams are connected" };
   if (liveness.state === "polling")
-    return { dot: "bg-quiet", text: "Polling", title: "No streams: asking every few seconds" };
+    return { dot: "bg-quiet", text: "Polling", title: "Streams are disconnected: polling every few seconds" };
   return {
     dot: "bg-warn",
     text: liveness.seconds > 0 ? `No data for ${liveness.seconds} s` : "No data",
-    title: "Nothing new comes from the exchange. What is shown is old.",
+    title: "No new data from the exchange. The values shown are out of date.",
   };
 }
 

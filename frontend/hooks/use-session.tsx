@@ -68,7 +68,7 @@ const COMPARE_MS = 30_000;
 const steady = () => performance.now();
 const NOT_SIGNED_IN = -1002;
 const FORBIDDEN = 403;
-const ENDED = "Signed out: the session was ended elsewhere, or it is over.";
+const ENDED = "Signed out: the session expired or was ended elsewhere.";
 
 const SessionContext = createContext<Session | null>(null);
 
@@ -235,7 +235,7 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
   /** Find out what became of an order that had no answer. */
   const lookUp = useCallback(
     async (sent: Sent): Promise<OrderAnswer | null> => {
-      if (signed === null) throw new ApiError(-1002, "Nobody is signed in.");
+      if (signed === null) throw new ApiError(-1002, "Not signed in.");
       setLooking(sent);
       const sleep = (ms: number) =>
         new Promise<void>((done) => void setTimeout(done, Math.max(ms, budget.closedMs())));
@@ -272,12 +272,12 @@ export function SessionProvider({ children }: { children: React.ReactNode }) {
       if (!window.isSecureContext)
         throw new ApiError(0, "Trading needs HTTPS, or a browser on the exchange's own machine.");
       await api.signIn(email, password, code);
-      if (!(await lookWho(null))) throw new ApiError(0, "The exchange does not answer.");
+      if (!(await lookWho(null))) throw new ApiError(0, "The exchange is not responding.");
       setTrouble(null);
       shared.current?.tell("in");
     };
     const signedIn = () => {
-      if (own === null || signed === null) throw new ApiError(NOT_SIGNED_IN, "Nobody is signed in.");
+      if (own === null || signed === null) throw new ApiError(NOT_SIGNED_IN, "Not signed in.");
       return { own, signed };
     };
     // Without the stream the next poll would show it; this is sooner.

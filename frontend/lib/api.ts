@@ -90,7 +90,7 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<T> {
   } catch (error) {
     // A ticket that was asked for on the way may have been refused, in words.
     if (error instanceof ApiError) throw error;
-    throw new ApiError(0, "The exchange does not answer.");
+    throw new ApiError(0, "The exchange is not responding.");
   }
   if (answer.response.ok) return answer.data as T;
   const { code, msg } = (answer.error ?? {}) as { code?: number; msg?: string };
@@ -106,11 +106,7 @@ function budgeted(budget: Budget): (request: Request) => Promise<Response> {
   return async (request) => {
     const closedMs = budget.closedMs();
     if (closedMs > 0)
-      return refusal(
-        429,
-        -1003,
-        `Too many requests. The exchange answers again in ${Math.ceil(closedMs / 1_000)} s.`,
-      );
+      return refusal(429, -1003, `Too many requests. Try again in ${Math.ceil(closedMs / 1_000)} s.`);
     const response = await fetch(request, { signal: AbortSignal.timeout(ANSWER_MS) });
     const number = (name: string) => (response.headers.has(name) ? Number(response.headers.get(name)) : null);
     budget.note(

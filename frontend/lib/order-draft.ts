@@ -108,20 +108,20 @@ function mistakeIn(
 ): string | null {
   if (at === null)
     return draft.kind === "MARKET"
-      ? "Nobody is on the other side of the book."
+      ? "No liquidity on the other side of the book."
       : "The price is not a number.";
   if (draft.kind === "LIMIT" && at === 0n) return "The price must be above zero.";
   if (at !== roundDown(at, market.tickSize))
     return `The price must be a multiple of ${show(market.tickSize, market.priceDecimals)}.`;
   if (of === null) return "The quantity is not a number.";
   if (of < market.quantityMin)
-    return `The least quantity is ${show(market.quantityMin, market.quantityDecimals)} ${market.base}.`;
+    return `Minimum quantity: ${show(market.quantityMin, market.quantityDecimals)} ${market.base}.`;
   if (of > market.quantityMax)
-    return `The largest quantity is ${show(market.quantityMax, market.quantityDecimals)} ${market.base}.`;
+    return `Maximum quantity: ${show(market.quantityMax, market.quantityDecimals)} ${market.base}.`;
   if (of !== roundDown(of, market.lotSize))
     return `The quantity must be a multiple of ${show(market.lotSize, market.quantityDecimals)}.`;
   if (total !== null && total < market.notionalMin)
-    return `The least order is worth ${show(market.notionalMin, 2)} ${market.quote}.`;
+    return `Minimum order value: ${show(market.notionalMin, 2)} ${market.quote}.`;
   if (funds === null) return null;
   if (draft.side === "SELL" && of > (funds.base as bigint)) return `Not enough ${market.base}.`;
   if (draft.side === "BUY" && total !== null && total > funds.quote) return `Not enough ${market.quote}.`;

@@ -43,31 +43,27 @@ describe("what became of an order", () => {
       "Filled. Sold 5.00000 BTC at 100,000.00 USDT on average.",
       true,
     ],
-    [answer("NEW", "0", "0"), "The order rests in the book.", true],
+    [answer("NEW", "0", "0"), "Order placed.", true],
     [
       answer("PARTIALLY_FILLED", "1.5", "150000"),
-      "Bought 1.50000 of 5.00000 BTC at 100,000.00 USDT. The rest is in the book.",
+      "Bought 1.50000 of 5.00000 BTC at 100,000.00 USDT. The rest is resting in the book.",
       true,
     ],
     // A market order for 5 of which the book had 1.52: nobody may read that nobody took it.
     [
       answer("EXPIRED", "1.52", "151600.56", "SELL"),
-      "Sold 1.52000 of 5.00000 BTC at 99,737.21 USDT on average. The rest expired: there was no more on the other side within its price.",
+      "Sold 1.52000 of 5.00000 BTC at 99,737.21 USDT on average. The rest expired: no more liquidity within the price limit.",
       false,
     ],
-    [
-      answer("EXPIRED", "0", "0"),
-      "Expired; nothing was traded: nobody took the other side within its price.",
-      false,
-    ],
+    [answer("EXPIRED", "0", "0"), "Expired; nothing was traded: no liquidity within the price limit.", false],
     [
       answer("EXPIRED_IN_MATCH", "0", "0"),
-      "Nothing was traded. The rest would have met an order of your own, and expired.",
+      "Nothing was traded. The rest expired: it would have matched an order of your own.",
       false,
     ],
     [
       answer("EXPIRED_IN_MATCH", "2", "200000"),
-      "Bought 2.00000 of 5.00000 BTC at 100,000.00 USDT. The rest would have met an order of your own, and expired.",
+      "Bought 2.00000 of 5.00000 BTC at 100,000.00 USDT. The rest expired: it would have matched an order of your own.",
       false,
     ],
     [answer("CANCELED", "0", "0"), "Canceled; nothing was traded.", false],

@@ -40,9 +40,9 @@ export function outcomeOf(answer: OrderAnswer, market: Market): Outcome {
       return { text: `Filled. ${fills}`, isWhole: true };
     case "NEW":
     case "PENDING_NEW":
-      return { text: "The order rests in the book.", isWhole: true };
+      return { text: "Order placed.", isWhole: true };
     case "PARTIALLY_FILLED":
-      return { text: `${fills} The rest is in the book.`, isWhole: true };
+      return { text: `${fills} The rest is resting in the book.`, isWhole: true };
     case "CANCELED":
       return {
         text: traded === 0n ? "Canceled; nothing was traded." : `${fills} The rest was canceled.`,
@@ -50,15 +50,15 @@ export function outcomeOf(answer: OrderAnswer, market: Market): Outcome {
       };
     case "EXPIRED_IN_MATCH":
       return {
-        text: `${fills || "Nothing was traded."} The rest would have met an order of your own, and expired.`,
+        text: `${fills || "Nothing was traded."} The rest expired: it would have matched an order of your own.`,
         isWhole: false,
       };
     case "EXPIRED":
       return {
         text:
           traded === 0n
-            ? "Expired; nothing was traded: nobody took the other side within its price."
-            : `${fills} The rest expired: there was no more on the other side within its price.`,
+            ? "Expired; nothing was traded: no liquidity within the price limit."
+            : `${fills} The rest expired: no more liquidity within the price limit.`,
         isWhole: false,
       };
     default:

@@ -7,7 +7,7 @@ import { lookedUp } from "./sending";
 const SENT = { symbol: "BTCUSDT", clientOrderId: "web-1", deadline: 5_000 };
 const FOUND = { orderId: 7, status: "NEW" } as OrderAnswer;
 const absent = new ApiError(-2013, "Order does not exist.", 400);
-const away = new ApiError(0, "The exchange does not answer.");
+const away = new ApiError(0, "The exchange is not responding.");
 
 /** What is answered second by second; the last answer stays. */
 function asked(answers: readonly (OrderAnswer | ApiError)[]) {
