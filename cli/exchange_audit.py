@@ -167,7 +167,7 @@ def _consistent_replies(settings: Settings, timeout_s: float) -> dict[int, Audit
                 raise NoConsistentCutError(
                     f"Shard {silent} does not answer; `exchange shards` says why."
                     if silent
-                    else f"There was mail between the shards at every look for {timeout_s:g} s; try --timeout, or at a quieter time."
+                    else f"Messages between shards were pending at every check for {timeout_s:g} s; try --timeout, or at a quieter time."
                 )
             time.sleep(ASK_EVERY_S)
 

@@ -34,9 +34,7 @@ def watch(settings: Settings, *, as_json: bool) -> None:
         raise CommandError("The exchange is not running; `exchange up` starts it.")
     with closing(Watcher(settings)) as watcher:
         if not watcher.has_metrics:
-            raise CommandError(
-                f"The processes of this exchange have no metrics to show: it was started with {PREFIX}UP_METRICS_PORT=0."
-            )
+            raise CommandError(f"This exchange has no metrics: it was started with {PREFIX}UP_METRICS_PORT=0.")
         try:
             if as_json:
                 for view, _ in views(settings, watcher):

@@ -129,7 +129,7 @@ class LiveView:
         yield Text()
         yield _words(width, _edge(view))
         if view.maker_waits:
-            yield Text(f"The market maker waits: {', '.join(view.maker_waits)}", _BAD)
+            yield Text(f"The market maker is paused: {', '.join(view.maker_waits)}", _BAD)
         yield Text()
         yield _table(width, _PROCESS, view.processes)
 

@@ -50,9 +50,9 @@ def looking_back(settings: Settings) -> Iterator[tuple[Past, psycopg.Connection[
     except (PastError, ArchiveDamagedError) as error:
         raise CommandError(f"{error}.") from error
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer as it should: {str(error).strip()}") from error
+        raise CommandError(f"The database returned an error: {str(error).strip()}") from error
     except redis.RedisError as error:
-        raise CommandError(f"Redis does not answer as it should: {error}") from error
+        raise CommandError(f"Redis returned an error: {error}") from error
     finally:
         if log is not None:
             log.close()
@@ -93,5 +93,5 @@ def account_of_email(connection: psycopg.Connection[Any] | None, email: str) -> 
         raise CommandError("The database, which knows the addresses, does not answer; name the account by --account.")
     row = connection.execute("SELECT account_id FROM users WHERE email = %s", (email.lower(),)).fetchone()
     if row is None:
-        raise CommandError(f"Nobody has signed up with {email}.")
+        raise CommandError(f"There is no account with the address {email}.")
     return int(row[0])

@@ -61,7 +61,7 @@ def tell(
             if isinstance(reply, Refused):
                 raise OperatingError(f"shard {shard} refuses to {what}: {reply.reason}")
             return reply
-    raise OperatingError(f"shard {shard} did not answer; nobody knows yet whether it did {what}")
+    raise OperatingError(f"shard {shard} did not answer, so it is not known yet whether it did {what}")
 
 
 def _entry_ms(client: redis.Redis, shard: int) -> int:

@@ -149,7 +149,7 @@ def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     def is_ready() -> bool:
         now = _state_of(settings, name, left)
         if now.restarts > before.restarts + DEATHS_MAX or now.state is ProcessStatus.HALTED:
-            raise RestartError(f"{name} ends by itself; `exchange logs {name}` says why. {_rest(left)}")
+            raise RestartError(f"{name} exited by itself; `exchange logs {name}` says why. {_rest(left)}")
         anew = now.pid not in (0, before.pid) and now.state is ProcessStatus.RUNNING
         return anew and _ready(settings, name, now.pid)
 

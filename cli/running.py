@@ -94,7 +94,7 @@ def up(settings: Settings, console: Console) -> None:
         with _progress(console) as say:
             supervisor.stop_all(say)
         state_file(settings).unlink(missing_ok=True)
-    console.print(f"The exchange has stopped; its data stay in {settings.data_dir}", highlight=False, soft_wrap=True)
+    console.print(f"The exchange has stopped; data is kept in {settings.data_dir}", highlight=False, soft_wrap=True)
 
 
 def detach(settings: Settings, console: Console) -> None:
@@ -225,7 +225,7 @@ def _check_snapshots(settings: Settings) -> None:
     with closing(inquiries.connect_log(settings)) as log:
         for shard in range(settings.shard_count):
             if reason := why_not(log, shard, market_map, config):
-                raise StartError(f"Shard {shard} does not open, and nothing has been changed: {reason}.")
+                raise StartError(f"Shard {shard} cannot open, and nothing was changed: {reason}.")
 
 
 def _check_log(settings: Settings) -> None:
@@ -235,7 +235,7 @@ def _check_log(settings: Settings) -> None:
     with closing(inquiries.connect_log(settings)) as log:
         reasons = LogGuard(log, settings.resolved_database_url(), range(settings.shard_count)).step()
     if reasons:
-        raise StartError("The exchange does not open: " + "\n".join(reasons))
+        raise StartError("The exchange cannot open: " + "\n".join(reasons))
 
 
 def _refuse_second(settings: Settings) -> None:
@@ -254,12 +254,12 @@ def _all_running(settings: Settings) -> bool:
 
 
 def _why_not(settings: Settings, supervisor: Supervisor, what: str) -> str:
-    lines = [f"Waited for {what} in vain."]
+    lines = [f"Timed out waiting for {what}."]
     for name, restarts in supervisor.restarts().items():
         if restarts or name in supervisor.halted():
             file = log_file(settings, name)
             tail = file.read_text("utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-            lines += [f"{name} ends by itself; the end of {file}:", *(f"  {line}" for line in tail)]
+            lines += [f"{name} exited by itself; the end of {file}:", *(f"  {line}" for line in tail)]
     if len(lines) == 1:
         lines.append(f"The logs are in {log_folder(settings)}.")
     return "\n".join(lines)
@@ -305,10 +305,10 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
     console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
     if not settings.has_faucet():
-        note = "The faucet is off, so nobody gets funds but by `exchange treasury`: servers listen for other machines."
+        note = "The faucet is off because servers listen for other machines: only `exchange treasury` gives funds."
         console.print(f"\n{note}", highlight=False, soft_wrap=True)
     console.print(
-        f"\n`exchange demo-account` makes a funded account; `exchange status` shows how it goes; {how_to_stop}",
+        f"\n`exchange demo-account` makes a funded account; `exchange status` shows its state; {how_to_stop}",
         highlight=False,
         soft_wrap=True,
     )

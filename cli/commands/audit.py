@@ -32,13 +32,13 @@ class _Line(msgspec.Struct, frozen=True):
     is_flag=True,
     help="Print JSON; with --watch a line per audit. Money is in units of 10**-scale (`scales`).",
 )
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C or the first difference.")
+@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C or the first difference.")
 @click.option(
     "--timeout",
     "timeout_s",
     default=10.0,
     show_default=True,
-    help="Seconds to wait for a moment without mail between shards.",
+    help="Seconds to wait for a moment without messages between shards.",
 )
 @click.option(
     "--database/--no-database", default=True, help="Compare with the database's ledger, where it has caught up."

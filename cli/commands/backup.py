@@ -89,7 +89,7 @@ def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> 
     except (BackupError, ServerError, SettingsError, OSError) as error:
         raise CommandError(str(error)) from error
     except psycopg.Error as error:
-        raise CommandError(f"The database does not do as it should: {str(error).strip()}") from error
+        raise CommandError(f"The database returned an error: {str(error).strip()}") from error
 
 
 @contextmanager

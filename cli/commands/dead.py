@@ -102,7 +102,7 @@ def pass_by_name(chosen: tuple[Settings, list[int]], where: str, name: str, yes:
                     _show(letter.report)
                 _ask("Remove it?" if len(letters) == 1 else f"Remove these {len(letters)}?", yes=yes)
                 removed = sum(pass_letter(client, letter) for letter in letters) > 0
-    console.print("Removed." if removed else "Somebody else has removed it meanwhile.")
+    console.print("Removed." if removed else "Another process has removed it meanwhile.")
 
 
 @dead.command()
@@ -131,7 +131,7 @@ def _requeue_commands(settings: Settings, shards: list[int], where: str, name: s
     with connect(settings) as client:
         letters = _letters(client, shards, where, name)
         if len(letters) > 1:
-            raise CommandError(f"{len(letters)} letters are called so; `exchange dead pass` removes them.")
+            raise CommandError(f"{len(letters)} letters have this id; `exchange dead pass` removes them.")
         (letter,) = letters
         _show(letter.report)
         now_us = time.time_ns() // 1_000
@@ -144,7 +144,7 @@ def _requeue_commands(settings: Settings, shards: list[int], where: str, name: s
         _ask("Put it back?", yes=yes)
         added = requeue_letter(client, letter, frame)
     if added is None:
-        raise CommandError("Somebody else has removed it meanwhile; nothing was put back.")
+        raise CommandError("Another process has removed it meanwhile; nothing was put back.")
     console.print(f"Put back as {where} {added}.", markup=False, highlight=False)
 
 
@@ -165,7 +165,7 @@ def _requeue_events(settings: Settings, shards: list[int], stream_id: str, *, ye
             ingest.close()
             log.close()
     except NotPutAsideError as error:
-        raise CommandError("Somebody else has removed it meanwhile; nothing was stored.") from error
+        raise CommandError("Another process has removed it meanwhile; nothing was stored.") from error
     except TradeGapError as error:
         raise CommandError(f"{error}: what was put aside before it comes first.") from error
     except (msgspec.MsgspecError, UnknownMarketError, psycopg.DataError, psycopg.IntegrityError) as error:

@@ -96,4 +96,4 @@ def revoke(name: str) -> None:
         if not any(key.name == name for config in operator.configs.values() for key in config.keys):
             raise CommandError(f"No shard has a key {name}; `exchange keys` shows them.")
         operator.change_keys(lambda known: tuple(key for key in known if key.name != name))
-    console.print(f"{name} counts no more")
+    console.print(f"{name} is revoked")

@@ -19,9 +19,9 @@ FOLLOW_EVERY_S = 0.2
 
 @click.command()
 @click.argument("process", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is written from now on.")
-@click.option("--lines", "-n", default=50, show_default=True, help="Lines from the end to begin with.")
-@click.option("--raw", is_flag=True, help="Print the lines as they are in the files; most are JSON.")
+@click.option("--follow", "-f", is_flag=True, help="Follow the log as it is written.")
+@click.option("--lines", "-n", default=50, show_default=True, help="Lines to show from the end.")
+@click.option("--raw", is_flag=True, help="Print the lines unformatted; most are JSON.")
 def logs(process: str | None, follow: bool, lines: int, raw: bool) -> None:
     """Show what a process has written; without a name, the end of every log.
 

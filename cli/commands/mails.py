@@ -14,8 +14,8 @@ _SELECT = """
 
 
 @click.command()
-@click.option("--to", help="Only those to this address.")
-@click.option("--count", "-n", default=10, show_default=True, help="How many, the newest.")
+@click.option("--to", help="Only mails to this address.")
+@click.option("--count", "-n", default=10, show_default=True, help="How many of the newest to show.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: time, recipient, subject, body, sent, attempts, error."
 )

@@ -44,7 +44,7 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
     except (BackupError, ServerError, StartError, PastError, OSError) as error:
         raise CommandError(str(error)) from error
     except psycopg.Error as error:
-        raise CommandError(f"PostgreSQL does not do as it should: {str(error).strip()}") from error
+        raise CommandError(f"PostgreSQL returned an error: {str(error).strip()}") from error
     until = found.last_commit or base.complete
     if as_json:
         print_json({"base": str(base.folder), "lastCommit": until.isoformat()})

@@ -94,7 +94,7 @@ def _verify_once(settings: Settings, shard: int, from_beginning: bool | None, *,
         _run(verifier, reply, shard, quiet=quiet)
         seconds = time.monotonic() - began
     except InvariantBroken as error:
-        raise CommandError(f"The replay of shard {shard} breaks an invariant: {error}") from error
+        raise CommandError(f"Replaying shard {shard} breaks an invariant: {error}") from error
     if reply is not None:
         verifier.compare_digest(reply.command_count, reply.digest)
     verdict = verifier.verdict()

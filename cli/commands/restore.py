@@ -26,15 +26,17 @@ from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
 GO_ON: Final = (
-    "Redis is restored. Start the exchange again, and it goes on from here: `exchange up` where it runs by itself, "
+    "Redis is restored. Start the exchange again, and it continues from here: `exchange up` where it runs by itself, "
     "`docker compose up` with Compose; on Kubernetes apply the manifests again."
 )
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only work out what would be restored, and what would be missing.")
+@click.option("--dry-run", is_flag=True, help="Only compute what would be restored and what would be missing.")
 @click.option(
-    "--accept-loss", is_flag=True, help="Restore although the database knows of more than its archive leads to."
+    "--accept-loss",
+    is_flag=True,
+    help="Restore even if the database has orders or trades that its archive does not lead to.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: restored, shards, losses.")
 def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
@@ -51,7 +53,7 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     except (RestoreError, StartError, SettingsError, MigrationError) as error:
         raise CommandError(str(error)) from error
     except (psycopg.Error, redis.RedisError) as error:
-        raise CommandError(f"A server does not do as it should: {str(error).strip()}") from error
+        raise CommandError(f"A server returned an error: {str(error).strip()}") from error
     if as_json:
         print_json({"restored": restored, "shards": _rows(plan), "losses": msgspec.to_builtins(plan.losses)})
         return

@@ -35,7 +35,7 @@ def rotate_password() -> None:
                 verifier = connection.pgconn.encrypt_password(password.encode(), b"exchange", b"scram-sha-256").decode()
                 connection.execute(sql.SQL("ALTER ROLE exchange PASSWORD {}").format(sql.Literal(verifier)))
         except psycopg.Error as error:
-            raise CommandError(f"The password is as before: {str(error).strip()}") from error
+            raise CommandError(f"The password was not changed: {str(error).strip()}") from error
     # After the servers have ended: until then they are asked with the password that they know.
     draft.replace(settings.password_file)
-    console.print("The password is another one now; `exchange up` starts with it.")
+    console.print("The password was changed; `exchange up` uses it from now on.")

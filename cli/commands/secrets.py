@@ -24,8 +24,8 @@ _FAMILY: Final = click.Choice([str(family) for family in Family])
 @click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
 @click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-@click.option("--rotate", multiple=True, type=_FAMILY, help="Make new ones; the master key needs it twice.")
-@click.option("--forget", multiple=True, type=_FAMILY, help="Take those of before the last rotation no more.")
+@click.option("--rotate", multiple=True, type=_FAMILY, help="Generate new secrets; the master key needs two rotations.")
+@click.option("--forget", multiple=True, type=_FAMILY, help="Refuse the secrets from before the last rotation.")
 def secrets(
     folder: Path,
     redis: str,

@@ -146,7 +146,7 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
     reply = audit(client, [claim.source]).get(claim.source)
     if reply is None:
         raise CommandError(
-            f"Shard {claim.source} does not answer, so nobody can tell whether it has sent these messages. Let it run, or say --mail."
+            f"Shard {claim.source} does not answer, so it is unknown whether it has sent these messages. Start it, or pass --mail."
         )
     return dict(reply.sent).get(shard, 0) >= claim.last_sequence
 

@@ -11,9 +11,7 @@ from cli.local.state import ProcessStatus, read_state, trading_processes
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted, metrics.")
-@click.option(
-    "--watch", "is_watching", is_flag=True, help="Show how it goes, until Ctrl-C; with --json a line per second."
-)
+@click.option("--watch", "is_watching", is_flag=True, help="Watch live until Ctrl-C; with --json one line per second.")
 def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
@@ -73,4 +71,4 @@ def status(as_json: bool, is_watching: bool) -> None:
     for shard, halt in halts(settings).items():
         console.print(f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True)
     if not ready:
-        console.print("`exchange logs PROCESS` shows what a process says.", highlight=False)
+        console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)
