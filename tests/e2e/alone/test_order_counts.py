@@ -1,4 +1,4 @@
-"""Unfilled orders are counted once for all gateways, and an order that trades is revoked, whoever has placed it where."""
+"""Unfilled orders are counted once for all gateways, and an order that trades no longer counts, whoever has placed it where."""
 
 import json
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def test_a_makers_orders_count_until_they_trade(running: RunningExchange) -> Non
     for gateway in (maker, elsewhere[maker]):
         eventually("they count no more", lambda gateway=gateway: counted(gateway)["DAY"][1] == 0)  # type: ignore[misc]
     eventually("so does the taker's", lambda: counted(taker)["DAY"][1] == 0)
-    elsewhere[taker].order(SYMBOL, "SELL", "MARKET", quantity="0.0005")  # the rest of the third, which is revoked
+    elsewhere[taker].order(SYMBOL, "SELL", "MARKET", quantity="0.0005")  # the rest of the third, which no longer counts
     maker.order(SYMBOL, "BUY", "LIMIT", quantity="0.001", price="30000")
     eventually("one is open", lambda: counted(elsewhere[maker])["DAY"][1] == 1)
 
