@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +35,7 @@ from tests.properties.recorded import (
     replayed,
 )
 from tests.properties.sequences import LENGTH_MAX, commands_of, endowment, seeds, sweeps
+from tests.support.pythons import interpreter
 
 STATE_HASHED_TAG = 21
 
@@ -184,21 +184,10 @@ def test_same_bytes_under_every_python(version: str, recording: Recording, tmp_p
     python = interpreter(version)
     if python is None:
         pytest.skip(
-            f"NOT TESTED: no Python {version} with msgspec and sortedcontainers; name one in TEST_REPLAY_PYTHON_"
-            f"{version.replace('.', '_')}"
+            f"NOT TESTED: no Python {version}, or nothing can be installed for it; name one that has what the core imports "
+            f"in TEST_REPLAY_PYTHON_{version.replace('.', '_')}"
         )
     assert replayed_by(python, "random", recording, tmp_path) == replayed(recording)
-
-
-def interpreter(version: str) -> str | None:
-    """Return a Python of this version that has what the core needs."""
-    candidates = [os.environ.get(f"TEST_REPLAY_PYTHON_{version.replace('.', '_')}"), sys.executable]
-    candidates.append(shutil.which(f"python{version}"))
-    program = f"import sys, msgspec, sortedcontainers; assert '%d.%d' % sys.version_info[:2] == '{version}'"
-    for candidate in candidates:
-        if candidate and not subprocess.run([candidate, "-c", program], capture_output=True).returncode:
-            return candidate
-    return None
 
 
 def replayed_by(python: str, hash_seed: str, recording: Recording, folder: Path) -> str:

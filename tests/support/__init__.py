@@ -1,0 +1,1 @@
+"""What several kinds of tests are made of."""
