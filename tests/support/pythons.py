@@ -70,8 +70,9 @@ def _installed(version: str, python: str) -> str | None:
                 ":all:",
                 "--python",
                 own,
-            ]
-            + ["--requirement", str(requirements)],
+                "--requirement",
+                str(requirements),
+            ],
         ):
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S)
