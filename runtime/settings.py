@@ -44,15 +44,17 @@ class SettingsError(ValueError):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of all processes, with the defaults of a laptop."""
 
-    # Where things live
+    # Addresses, folders and servers
     data_dir: Path = DATA_DIR
-    """Data of the embedded Redis and PostgreSQL, logs, the master key."""
+    """Folder for the embedded Redis and PostgreSQL, logs, and the master key."""
     host: str = "127.0.0.1"
-    """The address that servers listen on."""
+    """Address that servers listen on."""
     development: bool = False
-    """This is a development installation: it may have a faucet that others reach, and keys and passwords that are published in the
-    repository (runtime/unsafe_settings.py). Otherwise processes with any of these refuse to start."""
+    """This is a development installation. It may have a faucet that other machines reach, and the keys and passwords
+    that the repository publishes; other installations refuse to start with any of these
+    (runtime/unsafe_settings.py)."""
     rest_port: Port = 8000
+    """Port of the REST API."""
     ws_port: Port = 8001
     """Port of the WebSocket streams and the WebSocket API."""
     redis_port: Port = 6390
@@ -60,244 +62,281 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres_port: Port = 5490
     """Port of the embedded PostgreSQL."""
     tls_certificate: str = ""
-    """A PEM file: the certificate that gateways, edges and the pages' server show, and what leads from it to one that clients trust. Empty:
-    no TLS, which is for what stands in front. It is read again when it changes, with its key."""
+    """PEM file with the certificate chain of gateways, edges and the pages' server. Empty: no TLS, for use behind a
+    proxy. The file and its key are read again when they change."""
     tls_key: str = ""
-    """A PEM file: the certificate's private key, without a password."""
+    """PEM file with the certificate's private key, unencrypted."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Port of a process's metrics and probes (/metrics, /livez, /readyz); 0: none."""
     metrics_host: str = "127.0.0.1"
-    """The address that metrics and probes listen on, whatever EXCHANGE_HOST is; in containers that of their network."""
+    """Address that metrics and probes listen on, whatever EXCHANGE_HOST is. In containers: the address of their
+    network."""
     metrics_password: str = ""
-    """What whoever reads /metrics must show, as `Authorization: Bearer`; empty: nothing. The probes ask for nothing."""
+    """Bearer token that /metrics requires; empty: none. Probes never require one."""
     up_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 9500
-    """`exchange up` gives its processes ports for their metrics from here on; 0: none."""
+    """First metrics port that `exchange up` gives to its processes; 0: no metrics."""
     ready_lag_ms_max: Positive = 5_000
-    """A standby, the feeds or the persistence that is further behind is not ready."""
+    """Maximum lag at which a standby, a feeds process or the persistence counts as ready."""
     redis_url: str = ""
-    """An external Redis, a service of Sentinel, or a cluster (forms: runtime/redis_clients.py); empty: the embedded one."""
+    """An external Redis: a server, a Sentinel service or a cluster (forms: runtime/redis_clients.py). Empty: the
+    embedded one."""
     redis_bin: str = ""
-    """Folder of the embedded Redis's program, valkey-server or redis-server (6.2 or newer); empty: the one that comes along, else PATH."""
+    """Folder with valkey-server or redis-server (6.2 or newer) for the embedded Redis. Empty: the bundled Valkey, then
+    PATH."""
     redis_mode: Literal["single", "sentinel", "cluster"] = "single"
-    """What the embedded Redis is: one server; a master with a replica and three sentinels, on five ports from EXCHANGE_REDIS_PORT on;
-    or a cluster of three masters, on three."""
+    """Topology of the embedded Redis: one server; a master, a replica and three sentinels on five ports from
+    EXCHANGE_REDIS_PORT on; or a cluster of three masters on three ports."""
     redis_memory_mb: Positive = 2_048
-    """`maxmemory` of each server of the embedded Redis. Gateways refuse orders before it is used up, and cancels last."""
+    """`maxmemory` of each embedded Redis server. Gateways refuse orders before it is exhausted, and cancels last."""
     cache_url: str = ""
-    """The Redis of what may be lost and is made anew within seconds: read models, public streams, counters, the queue of nudges (forms:
-    as EXCHANGE_REDIS_URL). Empty: a second embedded one beside an embedded Redis, else that Redis plays both roles."""
+    """Redis for data that can be lost and is rebuilt within seconds: read models, public streams, counters, the queue
+    of nudges (forms: as EXCHANGE_REDIS_URL). Empty: a second embedded Redis if the first one is embedded, otherwise
+    the same Redis."""
     cache_enabled: bool = True
-    """Run a second embedded Redis for what may be lost; else one plays both roles, and all of that costs disk syncs."""
+    """Run a second embedded Redis for data that can be lost. Otherwise one server plays both roles, and this data is
+    synchronised to disk, too."""
     cache_port: Port = 6399
-    """Port of the embedded Redis of what may be lost."""
+    """Port of the second embedded Redis."""
     cache_memory_mb: Positive = 512
-    """Its `maxmemory`."""
+    """`maxmemory` of the second embedded Redis."""
     redis_replicas_min: Annotated[int, Meta(ge=0)] = 0
-    """Replicas that must have a batch before anybody hears of it: as many as may take the master's place (docs/decisions/0015). 0: none."""
+    """Number of replicas that must have a batch before its result is published: all that may replace the master
+    (docs/decisions/0015). 0: none."""
     redis_durability_check_enabled: bool = True
-    """A shard opens only on a Redis that gives back, after a restart, all that was written to it (stream_log/durability.py)."""
+    """Open a shard only on a Redis that keeps every write across a restart (stream_log/durability.py)."""
     database_url: str = ""
-    """An external PostgreSQL or TimescaleDB, as the role that this process is to have there (docs/operations.md, "Roles of the database");
-    empty: the embedded one."""
+    """An external PostgreSQL or TimescaleDB, with the role of this process (docs/operations.md, "Roles of the
+    database"). Empty: the embedded PostgreSQL."""
     database_role_passwords: str = ""
-    """`service:password,…` of the roles of services (gateway, edge, persist) in an external database: `migrate` makes the roles with
-    these passwords, and processes that know them use their own role instead of the one that EXCHANGE_DATABASE_URL names."""
+    """`service:password,…` for the roles of gateway, edge and persist in an external database. `migrate` creates the
+    roles with these passwords, and a process that has its password uses its own role instead of the one in
+    EXCHANGE_DATABASE_URL."""
     database_admin_url: str = ""
-    """The same database as a role that may make roles, for `migrate`; empty: the owner may."""
+    """The same database with a role that may create roles, for `migrate`. Empty: the owner may."""
     database_roles_required: bool = False
-    """`migrate` waits until the roles of services are there, which somebody else makes."""
+    """`migrate` waits until the roles exist; another program creates them."""
     postgres_bin: str = ""
-    """Folder of PostgreSQL's programs (16 or newer) for the embedded one; empty: those on PATH, then those that come along."""
+    """Folder with PostgreSQL's programs (16 or newer) for the embedded PostgreSQL. Empty: PATH, then the bundled ones."""
 
-    # What is traded
+    # Markets and shards
     markets_file: str = ""
-    """A TOML file of markets (form: protocol/markets.toml); empty: the three that come with the program."""
+    """TOML file of markets (form: protocol/markets.toml). Empty: the three built-in markets."""
     shard_count: Annotated[int, Meta(ge=1, le=100)] = 1
+    """Number of shards. How shards are added later: docs/deploy.md."""
     shard: Annotated[int, Meta(ge=0, le=99)] = 0
-    """Which shard an engine worker runs."""
+    """Shard of an engine worker."""
 
     # The engine worker
     engine: str = ""
-    """The name of an engine worker among those of its shard; empty: `engine-` and the shard's number."""
+    """Name of an engine worker among those of its shard. Empty: `engine-` and the shard's number."""
     standbys: Annotated[int, Meta(ge=0, le=9)] = 0
-    """How many more workers `exchange up` starts for each shard, to take over from the one that leads."""
+    """Number of standbys that `exchange up` starts for each shard."""
     lease_ms: Annotated[int, Meta(ge=100)] = 1_000
-    """A leading engine worker that has been silent for so long loses its shard to a standby."""
+    """Duration of a leader's lease. After so much silence a standby takes over."""
     batch_commands_max: Positive = 1_024
-    """Stream entries that one step of an engine worker reads at most."""
+    """Maximum number of stream entries that an engine worker reads in one step."""
     snapshot_interval_s: Positive = 30
-    """A shard's state is saved so often, where its log grows by the size of what was saved last; otherwise after ten times as long."""
+    """Minimum interval between snapshots of a shard. A snapshot also waits until the log has grown by the size of the
+    last one, but at most ten intervals."""
     unstored_orders_max: Positive = 500_000
-    """Closed orders, some 500 bytes each, that an engine worker keeps for queries until the database has them. Beyond that the oldest
-    are dropped, and the status of an order that may be one of them is unknown until the database is so far."""
+    """Maximum number of closed orders (about 500 bytes each) that an engine worker keeps for queries until the database
+    has them. Beyond it the oldest are dropped, and their status is unknown until the database has caught up."""
 
     # The gateway
     functions: str = "orders,account,market-data,users"
-    """Which groups of functions this gateway mounts."""
+    """Groups of functions that this gateway serves."""
     reply_timeout_ms: Positive = 5_000
-    """How long a gateway waits for a reply. Ten times that is how long shards remember requests, so it must be the same everywhere."""
+    """How long a gateway waits for a reply. Shards remember requests for ten times as long, so every process needs the
+    same value."""
     backlog_age_ms_max: Positive = 2_000
-    """Orders are refused with 503 while the oldest waiting command of their shard is older."""
+    """Maximum age of the oldest waiting command of a shard; beyond it orders are refused with 503."""
     log_mb_max: Positive = 1_024
-    """Orders are refused with 503 while the log of a shard, which its slowest reader keeps from being trimmed, takes more of Redis."""
+    """Maximum size of a shard's log in Redis, which its slowest reader keeps from being trimmed; beyond it orders are
+    refused with 503."""
     open_orders_max: Annotated[int, Meta(ge=1, le=2**31)] = OPEN_ORDERS_MAX
-    """Open orders that one account may have in all markets together, in a new exchange; from then on its log says so."""
+    """Maximum number of open orders of one account over all markets, in a new exchange. Later the log has the value
+    (`exchange accounts limit-all`)."""
     in_flight_max: Annotated[int, Meta(ge=1, le=2**31)] = IN_FLIGHT_MAX
-    """Orders of a shard's accounts that each other shard may have without having answered them, in a new exchange; likewise."""
+    """Maximum number of unanswered orders that a shard's accounts may have on each other shard, in a new exchange.
+    Later the log has the value."""
     pending_requests_max: Positive = 20_000
-    """Requests that one gateway lets wait for replies."""
+    """Maximum number of requests of one gateway that wait for replies."""
     request_weight_per_minute: Positive = 6_000
-    """What one network, an IPv4 address or an IPv6 /64, may use; a /48 may use ten times that. So with all limits of networks."""
+    """Request weight that one network may use per minute. A network is an IPv4 address or an IPv6 /64; a /48 may use
+    ten times as much. This holds for all limits per network."""
     raw_requests_per_5m: Positive = 61_000
-    """Requests of one network, whatever they weigh."""
+    """Maximum number of requests of one network in five minutes, whatever they weigh."""
     orders_per_10s: Positive = 100
+    """Maximum number of unfilled orders of one account in ten seconds."""
     orders_per_day: Positive = 200_000
+    """Maximum number of unfilled orders of one account in a day (UTC)."""
     rate_limits_enabled: bool = True
-    """Count requests, weight, handshakes and orders. What follows holds also without."""
+    """Limit requests, weight, handshakes and orders. The limits below hold regardless."""
     head_bytes_max: Positive = 16_384
-    """Request line and headers of a request; also all of a body that is not its content, such as trailers."""
+    """Maximum size of a request's line and headers, and of everything in a body that is not content, such as trailers."""
     url_bytes_max: Positive = 8_192
-    """Path and query."""
+    """Maximum length of path and query."""
     form_bytes_max: Positive = 16_384
-    """Largest body of parameters."""
+    """Maximum size of a body with parameters."""
     body_bytes_max: Positive = 65_536
-    """Largest other body."""
+    """Maximum size of any other body."""
     request_timeout_ms: Positive = 10_000
-    """How long a request may take to arrive, from its first byte to its last, and a new connection to send its first head."""
+    """Maximum time for a request to arrive, from its first to its last byte, and for a new connection to send its first
+    head."""
     idle_timeout_s: Positive = 75
-    """How long a connection may stay open without a request."""
+    """Idle timeout of a connection."""
     connections_max: Positive = 20_000
-    """Connections that one gateway holds; fewer where there are fewer file descriptors."""
+    """Maximum number of connections of one gateway; fewer if there are fewer file descriptors."""
     connections_per_address_max: Positive = 2_000
-    """Of these, one network's; those of trusted proxies are not counted."""
+    """Maximum number of connections of one network to one gateway. Connections of trusted proxies do not count."""
     trusted_proxies: str = ""
-    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client that limits count; empty: none."""
+    """Addresses or networks (10.0.0.0/8), comma separated, whose X-Forwarded-For names the client for limits. Empty:
+    none."""
     cors_origins: str = ""
-    """Origins, comma separated, whose pages may call the API from a browser; empty: the frontend's own, on this machine."""
+    """Origins, comma separated, whose pages may call the API from a browser. Empty: this machine's own frontend."""
     session_ttl_s: Positive = 86_400
+    """Lifetime of a session."""
     verification_required: bool = False
-    """Accounts make keys, trade on the page and ask the faucet only when they have shown that their address is theirs. Needs mails."""
+    """Require a verified email address for API keys, trading on the page and the faucet. Needs a mail server."""
     public_url: str = ""
-    """Where people find the pages; links in mails begin with it. Empty: the frontend's own, on this machine."""
+    """URL of the pages; links in mails begin with it. Empty: this machine's own frontend."""
     mail_host: str = ""
-    """The mail server (SMTP) that sends mails to owners of accounts; empty: they are kept, and `exchange mails` shows them."""
+    """Mail server (SMTP). Empty: mails are kept, and `exchange mails` shows them."""
     mail_port: Port = 587
+    """Port of the mail server."""
     mail_user: str = ""
-    """Who signs in to the mail server; empty: nobody does."""
+    """User at the mail server; empty: no authentication."""
     mail_password: str = ""
+    """Password at the mail server."""
     mail_encryption: Literal["starttls", "tls", "none"] = "starttls"
+    """Encryption of the connection to the mail server."""
     mail_from: str = "exchange@localhost"
+    """Sender of mails."""
     faucet_enabled: bool | None = None
-    """Accounts may credit themselves. Unset: on a development installation, and where servers listen on this machine only."""
+    """Accounts may credit themselves. Unset: only on a development installation and where servers listen on this
+    machine alone."""
     faucet_amount_max: Positive = 10_000_000
-    """The most of one asset that one request may ask for."""
+    """Maximum amount of one request to the faucet."""
     master_key: str = ""
-    """32 bytes in base64url that encrypt API secrets at rest; empty: made once and kept in the data folder."""
+    """32 bytes in base64url that encrypt API secrets at rest. Empty: generated once and kept in the data folder."""
     master_key_previous: str = ""
-    """A second key that opens what was sealed under it, while one master key takes the place of another (`exchange keys reseal`). Empty:
-    what `master.previous.key` in the data folder holds, if it is there and EXCHANGE_MASTER_KEY is empty, too."""
+    """The master key before a rotation, which still opens what was sealed with it (`exchange keys reseal`). Empty: the
+    content of `master.previous.key` in the data folder, if that file exists and EXCHANGE_MASTER_KEY is empty."""
 
     operator_keys: str = ""
-    """The public keys that a new exchange begins with, `role:key,…`; the roles are operator, treasury and faucet, a key is 32 bytes in
-    base64url. Empty: those of the private keys in the data folder. Later ones are set by `exchange keys`."""
+    """Public keys of a new exchange, `role:key,…`. Roles: operator, treasury, faucet; a key is 32 bytes in base64url.
+    Empty: those of the private keys in the data folder. Later `exchange keys` sets them."""
     operator_key: str = ""
-    """The private key, 32 bytes in base64url, that signs what configures; empty: made once and kept in the data folder."""
+    """Private key, 32 bytes in base64url, that signs configuration. Empty: generated once and kept in the data folder."""
     treasury_key: str = ""
-    """The same for deposits and withdrawals."""
+    """Private key that signs deposits and withdrawals; as EXCHANGE_OPERATOR_KEY."""
     faucet_key: str = ""
-    """The same for what the faucet gives."""
+    """Private key that signs what the faucet gives; as EXCHANGE_OPERATOR_KEY."""
 
     listen_keys_enabled: bool = True
-    """Offer listenKeys, which Binance has retired, to clients that still ask for them."""
+    """Offer listenKeys, which Binance has retired, to clients that still use them."""
 
     # The WebSocket edge
     ws_connections_max: Positive = 20_000
-    """Connections that one edge process holds."""
+    """Maximum number of connections of one edge."""
     ws_connections_per_address_max: Positive = 2_000
-    """Of these, one network's."""
+    """Maximum number of connections of one network to one edge."""
     ws_connections_per_5m: Positive = 300
-    """WebSockets that one network may open within five minutes."""
+    """Maximum number of WebSockets that one network opens in five minutes."""
     ws_streams_per_address_max: Positive = 10_240
-    """Streams that all connections of one network may listen to together in one edge."""
+    """Maximum number of streams of all connections of one network to one edge."""
     ws_messages_per_second: Positive = 5
-    """Messages, pings included, that one connection of market streams may send."""
+    """Maximum number of messages, pings included, that a connection of market streams sends per second."""
     ws_message_bytes_max: Positive = 65_536
-    """Largest message that a client may send."""
+    """Maximum size of a client's message."""
 
     # The feeds
     feeds_save_period_ms: Positive = 2_000
-    """How often the feeds save their state; what came since is read again at a start."""
+    """Interval at which feeds save their state. After a restart they read what came later again."""
     feeds_shards: str = ""
-    """Shards, comma separated, that a feeds process follows; empty: all. Each shard must have exactly one process that follows it: of two
-    the one that started last goes on, and the other ends."""
+    """Shards, comma separated, of a feeds process; empty: all. Each shard needs exactly one feeds process: of two, the
+    one that started last continues and the other exits."""
 
     # Persistence
     ingest_batch_entries: Positive = 2_000
+    """Maximum number of event entries that one transaction stores."""
     ingest_sweep_s: Positive = 5
-    """How often the ingest looks without being nudged."""
+    """Interval at which the ingest looks for events without a nudge."""
     trades_days: Annotated[int, Meta(ge=0)] = 0
-    """Days that public trades are kept in the database, 30 or more; 0: for ever. Candles stay."""
+    """Days that the database keeps public trades, at least 30; 0: for ever. Candles are not affected."""
     fills_days: Annotated[int, Meta(ge=0)] = 0
-    """The same for the accounts' own trades (`myTrades`)."""
+    """Days that the database keeps the accounts' own trades (`myTrades`); as EXCHANGE_TRADES_DAYS."""
     orders_days: Annotated[int, Meta(ge=0)] = 0
-    """The same for closed orders, counted from when they were closed; open orders stay."""
+    """Days that the database keeps closed orders after they were closed; as EXCHANGE_TRADES_DAYS. Open orders are not
+    affected."""
     candles_1s_days: Annotated[int, Meta(ge=0)] = 0
-    """The same for candles of a second; larger ones are always kept."""
+    """Days that the database keeps candles of one second; as EXCHANGE_TRADES_DAYS. Larger candles are always kept."""
 
     # The archive
     archive_enabled: bool = True
-    """Keep the shards' input logs and snapshots in the database: what `exchange restore`, `book`, `account` and `why` read."""
+    """Keep the shards' input logs and snapshots in the database, for `exchange restore`, `book`, `account` and `why`."""
     archive_period_ms: Positive = 1_000
-    """How far the archive may be behind a shard that says nothing; what it says is never stored before it is archived."""
+    """Maximum lag of the archive behind a quiet shard. Events are never stored before the commands that led to them are
+    archived."""
     archive_snapshot_interval_s: Positive = 7_200
+    """Interval between archived snapshots of a shard."""
     archive_snapshots_max: Positive = 24
-    """Snapshots that are kept of each shard, and the log since the oldest of them."""
+    """Number of archived snapshots per shard; the log is kept from the oldest one on."""
     archive_days: Positive = 7
-    """Snapshots that are older are dropped, and the log before the oldest that is left."""
+    """Maximum age of archived snapshots; the log before the oldest kept one is dropped, too."""
     lost_tail_check_enabled: bool = True
-    """A shard opens only when its log has been compared with the database since Redis started."""
+    """Open a shard only after its log was compared with the database since Redis started."""
 
     # The frontend
     frontend_enabled: bool = True
+    """Build and serve the pages."""
     frontend_port: Port = 3000
+    """Port of the pages."""
     frontend_api_url: str = ""
-    """Where the pages' server passes their requests on to; empty: to this machine's own gateway. Pages ask their own origin alone."""
+    """Gateway that the pages' server forwards API requests to. Empty: this machine's own. Pages only send requests to
+    their own origin."""
     frontend_ws_url: str = ""
-    """Where browsers reach the streams; empty: at this machine's own address and port."""
+    """URL of the streams as browsers reach it. Empty: this machine's own address and port."""
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
     log_format: Literal["auto", "human", "json"] = "auto"
     """human, json, or auto: human on a terminal, JSON otherwise."""
 
     # Traces
     traces_url: str = ""
-    """Where spans of orders go, by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: nowhere."""
+    """Receiver of traces of orders (OTLP over HTTP), such as http://127.0.0.1:4318/v1/traces. Empty: none."""
     traces_sample_ppm: Annotated[int, Meta(gt=0, le=1_000_000)] = 1_000
-    """Of a million orders, how many are traced; every process chooses the same ones."""
+    """Traced orders per million; every process chooses the same ones."""
 
-    # Several of a kind, and their leaving
+    # Replicas and graceful shutdown
     gateways: Replicas = 1
-    """How many gateways `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports further on, and so forth."""
+    """Number of gateways that `exchange up` starts: `gateway` on EXCHANGE_REST_PORT, `gateway-2` 100 ports higher, and
+    so on."""
     ws_edges: Replicas = 1
-    """How many WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports further on."""
+    """Number of WebSocket edges: `ws-edge` on EXCHANGE_WS_PORT, `ws-edge-2` 100 ports higher, and so on."""
     persist_workers: Replicas = 1
-    """How many workers that bring the logs into the database."""
+    """Number of workers that store the logs in the database."""
     feeds_processes: Replicas = 1
-    """How many feeds processes: the shards, or those of EXCHANGE_FEEDS_SHARDS, are divided among them."""
+    """Number of feeds processes; they divide the shards, or those of EXCHANGE_FEEDS_SHARDS."""
     process_name: str = ""
-    """What a gateway, a feeds process, an edge or a persist-worker is called among those of its kind; empty: what it is."""
+    """Name of a gateway, feeds process, edge or persist worker among those of its kind. Empty: the name of the kind."""
     drain_delay_ms: Annotated[int, Meta(ge=0)] = 0
-    """How long gateways and edges that were told to stop go on as before, though not ready: until balancers have noticed."""
+    """How long gateways and edges continue after they were told to stop, not ready any more: the time that load
+    balancers need to notice."""
     drain_grace_ms: Annotated[int, Meta(ge=0)] = 500
-    """How long connections then have to move by themselves before those that are idle are closed."""
+    """How long clients then have to leave before idle connections are closed."""
 
     # The market maker
     mm_enabled: bool = True
+    """Run the market maker."""
     mm_levels: Positive = 15
+    """Price levels that the market maker quotes on each side."""
     mm_requote_ms: Positive = 1_000
+    """Interval between two quotes of the market maker."""
     mm_rest_url: str = ""
-    """The exchange it quotes on; empty: this one."""
+    """Exchange that the market maker trades on. Empty: this one."""
 
     @property
     def password_file(self) -> Path:
