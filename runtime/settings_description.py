@@ -17,13 +17,11 @@ _HEAD: Final = """\
 # Settings
 
 Every setting is an environment variable. `EXCHANGE_…_FILE` names a file with the value instead, for
-example for a secret. A wrong value, and a variable that no setting has, stop a process at its start.
-Commands use the settings that `exchange up` was started with, unless they are set anew.
+example for a secret. A wrong value, and a variable that no setting has, stop a process at its
+start. Commands use the settings that `exchange up` was started with, unless they are set anew.
 
 This document is generated: `python -m runtime.settings_description > docs/settings.md`.
 """
-
-
 _TABLE: Final = ("| variable | values | default | meaning |", "| --- | --- | --- | --- |")
 
 
