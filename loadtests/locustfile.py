@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
 
 # Before all else: locust replaces what blocks by what does not.
 from locust import FastHttpUser, LoadTestShape, User, events, task  # isort: skip
@@ -26,6 +25,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection
 
 from cli.local.state import settings_of_running
+from client.signing import signed_parameters, signed_query
 from loadtests.connections import BoundClients, connect_socket
 from loadtests.steps import Plan
 from loadtests.summary import LIMITED, OWN_ORDER, TRADE
@@ -38,7 +38,6 @@ from loadtests.trading import (
     order_quantity,
     quote_price,
     sent_ns,
-    sign,
     timed_id,
 )
 from mm.markets import orders_per_10s, plans_of
@@ -198,8 +197,7 @@ class Trader(FastHttpUser):
             self._touch = Touch(PriceTicks(bid), PriceTicks(ask))
 
     def _signed(self, method: str, path: str, name: str = "", **parameters: str | int) -> Any:
-        query = urlencode({**parameters, "timestamp": time.time_ns() // 1_000_000})
-        query = f"{query}&signature={sign(self._keys.secret, query)}"
+        query = signed_query(self._keys.secret, parameters, time.time_ns() // 1_000_000)
         return self._request(method, path, query, name, headers={"X-MBX-APIKEY": self._keys.key})
 
     def _insist(self, method: str, path: str, body: Mapping[str, str] | None = None, token: str = "") -> Any:
@@ -400,12 +398,10 @@ class AccountWatcher(_Watcher):
     def subscribe(self, connection: ClientConnection) -> None:
         """Subscribe to the account."""
         assert self._keys is not None
-        parameters = {"apiKey": self._keys.key, "timestamp": time.time_ns() // 1_000_000}
-        signature = sign(self._keys.secret, urlencode(parameters))
         request = {
             "id": "watch",
             "method": "userDataStream.subscribe.signature",
-            "params": {**parameters, "signature": signature},
+            "params": signed_parameters(self._keys.key, self._keys.secret, {}, time.time_ns() // 1_000_000),
         }
         connection.send(msgspec.json.encode(request).decode())
 

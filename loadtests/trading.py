@@ -1,7 +1,5 @@
 """What a trader of the load test does, and with what: pure, with the randomness passed in."""
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from enum import StrEnum
 from random import Random
@@ -86,11 +84,6 @@ def funds(market: Market, price: PriceTicks) -> dict[str, AssetUnits]:
     value = AssetUnits(FUNDS_USD * UNITS_PER_ASSET // USD_PRICES.get(market.quote, 1))
     lots = QuantityLots(value // market.notional(price, QuantityLots(1)))
     return {market.base: market.base_units(lots), market.quote: value}
-
-
-def sign(secret: str, payload: str) -> str:
-    """Return the signature of `payload`: HMAC-SHA256, in hex."""
-    return hmac.new(secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
 
 
 def timed_id(sent_ns: int, number: int) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from mm.client import ApiError, Client, Keys
+from client.rest import ApiError, Client, Keys
 
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403

@@ -11,9 +11,9 @@ from typing import Any, Final
 import prometheus_client
 import structlog
 
+from client.rest import FAILURES, ApiError, Client
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
 from mm.activity import Activity, Pause
-from mm.client import FAILURES, ApiError, Client
 from mm.quoting import (
     INVENTORY_SIDES,
     Quote,

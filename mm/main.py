@@ -8,10 +8,10 @@ from typing import Final, TypeVar
 
 import structlog
 
+from client.rest import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
 from mm.accounts import UnverifiedError, accounts_file, open_accounts
 from mm.activity import Activity, Pause
 from mm.bot import BACKOFF_S, Bot
-from mm.client import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
 from mm.markets import orders_per_10s, plans_of, trading_markets
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs

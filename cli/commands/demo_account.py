@@ -4,7 +4,7 @@ from functools import partial
 
 import rich_click as click
 
-from cli.api import ApiError, funded_account, request
+from cli.api import RequestError, funded_account, request
 from cli.console import CommandError, console, print_json, running_settings
 from cli.verifying import verified
 
@@ -23,12 +23,12 @@ def demo_account(as_json: bool) -> None:
         info = request(f"{settings.rest_url()}/api/v3/exchangeInfo")
         assets = {each[name] for each in info["symbols"] for name in ("baseAsset", "quoteAsset")}
         funds = {asset: amount for asset, amount in FUNDS.items() if asset in assets}
-        key, secret = funded_account(settings.rest_url(), funds, "demo", partial(verified, settings))
-    except ApiError as error:
+        account = funded_account(settings.rest_url(), funds, "demo", partial(verified, settings))
+    except RequestError as error:
         raise CommandError(str(error)) from error
     if as_json:
-        print_json({"apiKey": key, "secret": secret})
+        print_json({"apiKey": account.api_key, "secret": account.secret})
         return
-    console.print(f"API key  {key}\nsecret   {secret}", highlight=False, soft_wrap=True)
+    console.print(f"API key  {account.api_key}\nsecret   {account.secret}", highlight=False, soft_wrap=True)
     amounts = ", ".join(f"{amount} {asset}" for asset, amount in funds.items())
     console.print(f"It has {amounts}. The secret is shown only now.", highlight=False)

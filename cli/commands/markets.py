@@ -6,7 +6,7 @@ from typing import TextIO
 import redis
 import rich_click as click
 
-from cli.api import ApiError, request
+from cli.api import RequestError, request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.inquiries import connect
 from cli.listing import listing_of
@@ -53,7 +53,7 @@ def markets(context: click.Context, as_json: bool) -> None:
         for path in ("ticker/price", "ticker/bookTicker"):
             for row in request(f"{settings.rest_url()}/api/v3/{path}"):
                 prices.setdefault(row["symbol"], {}).update(row)
-    except ApiError:
+    except RequestError:
         prices = {}
     rows = [
         {

@@ -1,8 +1,6 @@
 """`failover`: how long an exchange takes no orders when the engine worker that leads dies or leaves, and what a snapshot costs."""
 
 import asyncio
-import hashlib
-import hmac
 import os
 import signal
 import statistics
@@ -23,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.local import embedded
 from cli.local.free_ports import free_port
+from client.signing import signature
 from lab.benchmarks.filling import fill, make_rich
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.http import Target
@@ -155,14 +154,13 @@ async def _place_order(target: Target) -> bool:
         "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=GTC&quantity=0.001&price=99000.00&newOrderRespType=ACK"
         f"&recvWindow=60000&timestamp={int(time.time() * 1_000)}"
     ).encode()
-    signature = hmac.digest(secret, query, hashlib.sha256).hex()
     port = target.settings.rest_port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(
             b"POST /api/v3/order?"
             + query
-            + f"&signature={signature} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            + f"&signature={signature(secret, query)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             f"X-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode()
         )
         return b" 200 " in await reader.readline()

@@ -1,8 +1,5 @@
 """`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started for it."""
 
-import hashlib
-import hmac
-import json
 import statistics
 import subprocess
 import sys
@@ -12,13 +9,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psycopg
 
 from cli.local.free_ports import free_port
 from cli.local.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
+from client.blocking import request
+from client.signing import signature
 from lab.benchmarks import load
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
@@ -78,20 +76,13 @@ def exchange_of_its_own(up: Sequence[str] = (*EXCHANGE, "up"), **others: str) ->
 def _account(url: str, number: int) -> tuple[str, bytes]:
     """Sign an account up, fund it, and return its key and secret."""
     person = {"email": f"bench{number}@example.com", "password": "correct horse battery staple"}
-    _post(f"{url}/api/v1/signup", person)
-    token = _post(f"{url}/api/v1/signin", person)["token"]
+    request(f"{url}/api/v1/signup", person)
+    token = request(f"{url}/api/v1/signin", person)["token"]
     for asset, amount in (("BTC", "10000"), ("ETH", "100000"), ("SOL", "1000000"), ("USDT", "10000000")):
         for _ in range(3):
-            _post(f"{url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)
-    key = _post(f"{url}/api/v1/api-keys", {"label": "bench", "password": person["password"]}, token)
+            request(f"{url}/api/v1/faucet", {"asset": asset, "amount": amount}, token)
+    key = request(f"{url}/api/v1/api-keys", {"label": "bench", "password": person["password"]}, token)
     return key["apiKey"], key["secret"].encode()
-
-
-def _post(url: str, body: dict[str, str], token: str = "") -> Any:
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - our own server
-    with urllib.request.urlopen(request, timeout=START_S) as response:  # noqa: S310
-        return json.loads(response.read())
 
 
 def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
@@ -141,8 +132,7 @@ def signer(target: Target) -> Callable[[int, str], bytes]:
     def sign(account: int, order: str) -> bytes:
         head, secret = heads[account % len(heads)]
         query = f"{order}&timestamp={int(time.time() * 1_000)}".encode()
-        signature = hmac.digest(secret, query, hashlib.sha256).hex().encode()
-        return b"POST /api/v3/order?" + query + b"&signature=" + signature + head
+        return b"POST /api/v3/order?" + query + b"&signature=" + signature(secret, query).encode() + head
 
     return sign
 

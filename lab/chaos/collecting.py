@@ -1,23 +1,18 @@
 """What the exchange says when the load is over: its database, its shards, its API."""
 
-import hashlib
-import hmac
 import json
-import secrets
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
 import redis
 
-from cli.api import request
 from cli.inquiries import audit, connect, connect_cache
 from cli.local.own_exchange import EXCHANGE
 from cli.local.state import log_folder
 from cli.market_configs import by_symbol, known_configs
+from client.blocking import new_account, request, signed
 from lab.chaos.evidence import (
     Answered,
     Book,
@@ -74,19 +69,15 @@ _CANDLES: Final = """
 
 def new_traders(settings: Settings, evidence: Evidence, count: int) -> list[Trader]:
     """Sign accounts up, fund them, and make their keys."""
-    url, traders = settings.rest_url(), []
+    traders = []
+    funds = {asset: str(FUNDS[asset]) for asset in evidence.markets.assets if asset in FUNDS}
     for _ in range(count):
-        person = {"email": f"chaos-{secrets.token_hex(6)}@example.com", "password": secrets.token_urlsafe(16)}
-        request(f"{url}/api/v1/signup", person)
-        token = request(f"{url}/api/v1/signin", person)["token"]
-        account_id = request(f"{url}/api/v1/me", token=token)["accountId"]
-        for asset in evidence.markets.assets:
-            if asset in FUNDS:
-                request(f"{url}/api/v1/faucet", {"asset": asset, "amount": str(FUNDS[asset])}, token)
-                amount = FUNDS[asset] * UNITS_PER_ASSET
-                evidence.deposits.append(SentDeposit(account_id, asset, amount, Outcome.ACKNOWLEDGED))
-        key = request(f"{url}/api/v1/api-keys", {"label": "chaos", "password": person["password"]}, token)
-        traders.append(Trader(account_id, key["apiKey"], key["secret"].encode(), token))
+        account = new_account(settings.rest_url(), "chaos", funds)
+        evidence.deposits += (
+            SentDeposit(account.account_id, asset, FUNDS[asset] * UNITS_PER_ASSET, Outcome.ACKNOWLEDGED)
+            for asset in funds
+        )
+        traders.append(Trader(account.account_id, account.api_key, account.secret.encode(), account.token))
     return traders
 
 
@@ -171,13 +162,7 @@ def _open_orders(evidence: Evidence, account_id: int, orders: list[Any]) -> Iter
 
 
 def _signed(settings: Settings, trader: Trader, path: str) -> Any:
-    query = f"recvWindow=60000&timestamp={time.time_ns() // 1_000_000}"
-    signature = hmac.digest(trader.secret, query.encode(), hashlib.sha256).hex()
-    asked = urllib.request.Request(  # noqa: S310 - the URL comes from our settings
-        f"{settings.rest_url()}{path}?{query}&signature={signature}", headers={"X-MBX-APIKEY": trader.key}
-    )
-    with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as response:  # noqa: S310
-        return json.loads(response.read())
+    return signed(settings.rest_url(), trader.key, trader.secret, path, recvWindow=60_000)
 
 
 def progress(settings: Settings) -> Progress | None:

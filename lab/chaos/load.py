@@ -4,21 +4,19 @@ Every attempt and every answer is kept; the verdict is made of them.
 """
 
 import asyncio
-import hashlib
-import hmac
 import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
-from urllib.parse import urlencode
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
+from client.signing import signed_parameters, signed_query
 from functions.api.errors import STATUS_UNKNOWN
 from lab.chaos.evidence import (
     NOT_DONE,
@@ -310,14 +308,15 @@ class Load:
         parameters: Mapping[str, str],
         order: SentOrder,
     ) -> Answer:
-        timed = {**parameters, "recvWindow": str(RECEIVE_WINDOW_MS), "timestamp": str(time.time_ns() // 1_000_000)}
+        windowed, now_ms = {**parameters, "recvWindow": RECEIVE_WINDOW_MS}, time.time_ns() // 1_000_000
         market = self._evidence.markets.by_symbol[order.market]
         if socket is not None:
-            return await self._by_socket(socket, socket_method, _signed(trader, timed), market)
-        query = urlencode(timed)
-        signature = hmac.digest(trader.secret, query.encode(), hashlib.sha256).hex()
+            return await self._by_socket(
+                socket, socket_method, signed_parameters(trader.key, trader.secret, windowed, now_ms), market
+            )
+        query = signed_query(trader.secret, windowed, now_ms)
         request = (
-            f"{method} /api/v3/order?{query}&signature={signature} HTTP/1.1\r\nHost: {self._settings.host}\r\n"
+            f"{method} /api/v3/order?{query} HTTP/1.1\r\nHost: {self._settings.host}\r\n"
             f"X-MBX-APIKEY: {trader.key}\r\nContent-Length: 0\r\n\r\n"
         ).encode()
         return await self._http(http, request, market)
@@ -398,17 +397,10 @@ def _order_parameters(market: Market, order: SentOrder) -> dict[str, str]:
     return parameters
 
 
-def _signed(trader: Trader, parameters: Mapping[str, str]) -> dict[str, object]:
-    """Return parameters with what the WebSocket API wants beside them."""
-    keyed = {**parameters, "apiKey": trader.key}
-    payload = "&".join(f"{name}={keyed[name]}" for name in sorted(keyed))
-    return {**keyed, "signature": hmac.digest(trader.secret, payload.encode(), hashlib.sha256).hex()}
-
-
-def signed_subscription(trader: Trader) -> dict[str, object]:
+def signed_subscription(trader: Trader) -> dict[str, str | int]:
     """Return the parameters that subscribe to an account's own events."""
-    timestamp = str(time.time_ns() // 1_000_000)
-    return _signed(trader, {"recvWindow": str(RECEIVE_WINDOW_MS), "timestamp": timestamp})
+    windowed = {"recvWindow": RECEIVE_WINDOW_MS}
+    return signed_parameters(trader.key, trader.secret, windowed, time.time_ns() // 1_000_000)
 
 
 def _order_answer(body: bytes, market: Market) -> Answer:

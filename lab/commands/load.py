@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.api import ApiError, request
+from cli.api import RequestError, request
 from cli.console import CommandError, console, plain_table, print_json, running_settings
 from lab.benchmarks.report import commit, machine
 from loadtests.steps import Plan
@@ -76,7 +76,7 @@ def _check(settings: Settings) -> None:
         raise CommandError("Load tests need the development tools; `make setup` installs them.")
     try:
         request(f"{settings.rest_url()}/api/v3/ping")
-    except ApiError as error:
+    except RequestError as error:
         raise CommandError(str(error)) from error
 
 

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from client.rest import ApiError, Client
 from mm.accounts import UnverifiedError, open_accounts
-from mm.client import ApiError, Client
 
 
 class Users:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mm.client import ApiError, Client, Keys, StatusUnknownError, UnavailableError
+from client.rest import ApiError, Client, Keys, StatusUnknownError, UnavailableError
 
 KEYS = Keys("key", "secret")
 

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from cli.verifying import verify_market_maker
+from client.rest import Keys
 from mm.accounts import Account, Accounts, accounts_file, keep_accounts
-from mm.client import Keys
 from runtime.settings import Settings
 
 MAKER, TAKER, OTHER = "mm-maker@example.com", "mm-taker@example.com", "ada@example.com"

@@ -13,7 +13,7 @@ import pyotp
 import pytest
 from click.testing import CliRunner
 
-from cli.api import ApiError, funded_account
+from cli.api import RequestError, funded_account
 from cli.commands.accounts import accounts
 from cli.console import running_settings
 from cli.verifying import verified
@@ -122,7 +122,7 @@ def test_programs_are_verified_by_an_operators_word(
     url = processes.gateway(VERIFICATION_REQUIRED="true")
     monkeypatch.setenv(f"{PREFIX}DATA_DIR", str(tmp_path))
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", processes.database_url)
-    with pytest.raises(ApiError, match="403"):  # the control
+    with pytest.raises(RequestError, match="403"):  # the control
         funded_account(url, {"USDT": "1"}, "demo")
     assert funded_account(url, {"USDT": "1"}, "demo", partial(verified, running_settings()))
     person = newcomer(url)

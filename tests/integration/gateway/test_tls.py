@@ -13,8 +13,8 @@ from aiohttp import ClientSession, web
 from websockets.sync.client import connect
 
 from cli.local.free_ports import free_port
+from client.rest import Client, UnavailableError
 from frontend_server.passing_on import Passing
-from mm.client import Client, UnavailableError
 from runtime.own_door import NoAnswerError, ask_http, ask_websocket
 from runtime.tls import LocalTrust, unverified_context
 from tests.certificates import Files, certificate, serial_of

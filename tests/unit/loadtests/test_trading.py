@@ -17,7 +17,6 @@ from loadtests.trading import (
     order_quantity,
     quote_price,
     sent_ns,
-    sign,
     source_address,
     timed_id,
 )
@@ -81,14 +80,6 @@ def test_orders_are_worth_enough_and_affordable(market: Market) -> None:
         assert market.notional(PriceTicks(price * 9 // 10), quantity) >= market.notional_min
         assert market.notional(price, quantity) * OPEN_ORDERS_MAX < owned[market.quote]
         assert market.base_units(quantity) * OPEN_ORDERS_MAX < owned[market.base]
-
-
-def test_the_signature_is_that_of_the_specification_s_example() -> None:
-    secret = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
-    payload = (
-        "symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559"
-    )
-    assert sign(secret, payload) == "c8db56825ae71d6d79447849e617115f4a920fa2acdcab2b053c4b2838bd6b71"
 
 
 def test_an_order_s_id_says_when_it_was_sent_and_is_one_that_the_exchange_takes() -> None:

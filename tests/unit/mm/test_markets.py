@@ -3,8 +3,8 @@ from typing import Any, cast
 
 import msgspec
 
+from client.rest import Client, UnavailableError
 from functions.market_data.get_exchange_info import symbol_shape
-from mm.client import Client, UnavailableError
 from mm.main import changed
 from mm.markets import orders_per_10s, plans_of, trading_markets
 from protocol.units import format_decimal, parse_decimal

@@ -1,8 +1,6 @@
 """The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three exceptions."""
 
 import asyncio
-import hashlib
-import hmac
 import time
 from types import TracebackType
 from typing import Any, Final, Self
@@ -11,6 +9,7 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
+from client.signing import signed_query
 from runtime.tls import LocalTrust
 
 STATUS_UNKNOWN: Final = -1007
@@ -100,11 +99,10 @@ class Client:
         """
         await self._rate_limit_over()
         timestamp = time.time_ns() // 1_000_000 + self._clock_offset_ms
-        query = urlencode({**parameters, "timestamp": timestamp})
-        signature = hmac.new(keys.secret.encode(), query.encode(), hashlib.sha256).hexdigest()
+        query = signed_query(keys.secret, parameters, timestamp)
         headers = {"X-MBX-APIKEY": keys.api_key}
         try:
-            return await self._request(method, f"{path}?{query}&signature={signature}", headers)
+            return await self._request(method, f"{path}?{query}", headers)
         except ApiError as error:
             if error.code != OUTSIDE_RECV_WINDOW:
                 raise
