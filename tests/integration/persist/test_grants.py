@@ -158,6 +158,10 @@ def test_a_gateway_may_all_that_functions_say(database_url: str) -> None:
     assert looked_at >= 30
 
 
+def _file_of(module: str) -> Path:
+    return Path(str(resources.files("functions"))).parent / f"{module.replace('.', '/')}.py"
+
+
 def modules_of(functions: dict[str, Function]) -> set[str]:
     """Return the modules of these functions' handlers, and those of the package that they import."""
     left = {function.handle.__module__ for function in functions.values()} | {"functions.users.api_key_record"}
@@ -165,9 +169,11 @@ def modules_of(functions: dict[str, Function]) -> set[str]:
     while left:
         module = left.pop()
         found.add(module)
-        tree = ast.parse(resources.files("functions").joinpath(f"{module.partition('.')[2]}.py").read_text("utf-8"))
-        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-        left |= {each for each in imported if each.startswith("functions.")} - found
+        tree = ast.parse(_file_of(module).read_text("utf-8"))
+        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        names = {f"{node.module}.{name.name}" for node in imported for name in node.names}
+        names |= {str(node.module) for node in imported}
+        left |= {name for name in names if name.startswith("functions.") and _file_of(name).is_file()} - found
     return found
 
 
