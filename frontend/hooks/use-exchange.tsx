@@ -8,7 +8,7 @@ import { ExchangeClock } from "@/lib/clock";
 import { type Liveness, livenessOf } from "@/lib/liveness";
 import { type Market, marketOf } from "@/lib/market";
 
-import { StreamSocket } from "./stream-socket";
+import { StreamSocket } from "@/lib/stream-socket";
 
 export interface Exchange {
   readonly wsUrl: string;

@@ -23,7 +23,7 @@ import { Tickets } from "@/lib/tickets";
 
 import { type Identity, SharedIdentity } from "./shared-identity";
 import { useExchange, useReturn } from "./use-exchange";
-import { type UserStream, openUserStream } from "./user-stream";
+import { type UserStream, openUserStream } from "@/lib/user-stream";
 
 /** What became of an order: the order, or null when it did not arrive and cannot any more. */
 export interface Resolved {

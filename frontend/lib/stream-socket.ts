@@ -5,6 +5,7 @@
  * it asks for its subscriptions every other second; what does not answer is let go, and another connection made.
  */
 import { HEARTBEAT_MS, Pulse } from "@/lib/liveness";
+import { type SubscriptionRequest, Subscriptions } from "@/lib/subscriptions";
 
 const GATHER_MS = 500;
 const RETRY_FIRST_MS = 500;
@@ -29,11 +30,8 @@ interface Frame {
 export class StreamSocket {
   private socket: WebSocket | null = null;
   private readonly listeners = new Map<string, Set<StreamListener>>();
-  private readonly running = new Set<string>();
-  private readonly asked = new Map<number, { method: string; streams: string[] }>();
+  private readonly subscriptions = new Subscriptions();
   private readonly statusListeners = new Set<() => void>();
-  private wanted = new Set<string>();
-  private number = 0;
   private failures = 0;
   private gathering: ReturnType<typeof setTimeout> | null = null;
   private retrying: ReturnType<typeof setTimeout> | null = null;
@@ -69,8 +67,7 @@ export class StreamSocket {
     if (this.pulse.isSilent(now)) this.lost();
     else if (this.isOpen) {
       this.pulse.asked(now);
-      this.number += 1;
-      this.socket?.send(JSON.stringify({ method: "LIST_SUBSCRIPTIONS", id: this.number }));
+      this.send(this.subscriptions.question());
     }
   }
 
@@ -87,7 +84,7 @@ export class StreamSocket {
   listen(stream: string, listener: StreamListener): () => void {
     const listeners = this.listeners.get(stream) ?? new Set();
     this.listeners.set(stream, listeners.add(listener));
-    if (this.running.has(stream)) listener.onStart();
+    if (this.subscriptions.isOn(stream)) listener.onStart();
     if (this.socket === null && this.retrying === null) this.connect();
     else this.soon();
     return () => {
@@ -113,7 +110,6 @@ export class StreamSocket {
     socket.onopen = () => {
       this.failures = 0;
       this.pulse.heard(performance.now());
-      this.wanted = new Set();
       this.subscribe();
       this.tellStatus();
     };
@@ -134,11 +130,8 @@ export class StreamSocket {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close();
     }
-    this.asked.clear();
     this.candles.clear();
-    const stopped = [...this.running];
-    this.running.clear();
-    for (const stream of stopped) this.each(stream, (listener) => listener.onStop());
+    for (const stream of this.subscriptions.ended()) this.each(stream, (listener) => listener.onStop());
     this.tellStatus();
     if (this.listeners.size === 0 || this.retrying !== null) return;
     const wait = Math.min(RETRY_FIRST_MS * 2 ** this.failures, RETRY_MAX_MS) * (0.75 + Math.random() / 2);
@@ -150,29 +143,15 @@ export class StreamSocket {
   }
 
   private subscribe(): void {
-    const listened = new Set(this.listeners.keys());
-    this.ask(
-      "UNSUBSCRIBE",
-      [...this.wanted].filter((stream) => !listened.has(stream)),
-    );
-    this.ask(
-      "SUBSCRIBE",
-      [...listened].filter((stream) => !this.wanted.has(stream)),
-    );
-    this.wanted = listened;
+    for (const request of this.subscriptions.requests(this.listeners.keys())) {
+      if (request.method === "UNSUBSCRIBE")
+        for (const stream of request.params ?? []) this.candles.delete(stream);
+      this.send(request);
+    }
   }
 
-  private ask(method: string, streams: string[]): void {
-    if (streams.length === 0) return;
-    this.number += 1;
-    this.asked.set(this.number, { method, streams });
-    if (method === "UNSUBSCRIBE") {
-      for (const stream of streams) {
-        this.running.delete(stream);
-        this.candles.delete(stream);
-      }
-    }
-    this.socket?.send(JSON.stringify({ method, params: streams, id: this.number }));
+  private send(request: SubscriptionRequest): void {
+    this.socket?.send(JSON.stringify(request));
   }
 
   private take(frame: Frame): void {
@@ -181,14 +160,9 @@ export class StreamSocket {
       this.each(frame.stream, (listener) => listener.onData(frame.data));
       return;
     }
-    const asked = frame.id === undefined ? undefined : this.asked.get(frame.id);
-    if (frame.id === undefined || asked === undefined) return;
-    this.asked.delete(frame.id);
-    if (frame.error !== undefined || asked.method !== "SUBSCRIBE") return;
-    for (const stream of asked.streams) {
-      this.running.add(stream);
+    if (frame.id === undefined) return;
+    for (const stream of this.subscriptions.answered(frame.id, frame.error !== undefined))
       this.each(stream, (listener) => listener.onStart());
-    }
   }
 
   private each(stream: string, tell: (listener: StreamListener) => void): void {
