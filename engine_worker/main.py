@@ -165,6 +165,7 @@ def _run_on(
     candidate.join()
     metrics.DIFFERS.labels(settings.shard).set(0)
     probes.ready_when("shard", lambda: why_not_ready(worker, settings.ready_lag_ms_max))
+    # The restored state lives as long as the process: children that are forked for snapshots then share its pages.
     gc.freeze()
     if was_away:
         candidate.redis_was_away()
@@ -183,6 +184,7 @@ def _run_on(
         try:
             processed = candidate.step(settings.lease_ms // BLOCKS_PER_LEASE)
             candidate.tick(time.time_ns() // 1_000)
+            # After the step, when nothing is half done: a snapshot is of what was committed.
             snapshotter.run()
             heartbeat.run()
             care.run()
@@ -196,11 +198,13 @@ def _run_on(
             stopping.wait(RETRY_AFTER_S)
             continue
         except (Rewound, StateDiffers):
+            # What a child is about to save is of a state that is not the log's any more.
             snapshotter.abandon()
             raise
         if not candidate.leads and not processed:
             stopping.wait(candidate.poll_ms / 1_000)
     probes.leaving()
+    # The lease first: a standby takes over while this process still saves.
     candidate.leave()
     snapshotter.finish()
     heartbeat.finish()

@@ -415,6 +415,7 @@ class ShardFeeds:
         """
         events, raws, self.unread = decode(frame)
         markets = self._markets
+        # Looked at before anything is applied: an entry is applied whole or not at all.
         configured = {event.config.market.symbol for event in events if isinstance(event, Configured)}
         if not are_markets_known:
             for event in events:
@@ -430,6 +431,7 @@ class ShardFeeds:
                 if market is None:
                     self.unread.append(self._of_no_market(frame, event.market, raw))
                     continue
+                # Trades and depth changes of a market share one sequence, so a lost or doubled event cannot pass unnoticed.
                 if event.sequence != market.sequence + 1:
                     raise InvariantError(
                         f"shard {self.shard}, entry {stream_id}: sequence of {event.market} goes on with {event.sequence}"

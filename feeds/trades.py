@@ -76,6 +76,7 @@ def fold(trades: Sequence[Trade], quote_per_tick_lot: int, second_min: int) -> l
             if trade.taker_side == BUY:
                 buy_volume += quantity
                 buy_notional += price * quantity
+        # The loop ended without a break: all that is left is of this second.
         else:
             index = len(trades)
         last = trades[index - 1]

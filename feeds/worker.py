@@ -102,6 +102,7 @@ class _ShardFollower:
         self._saved_id = self.feeds.position
         self.mark = Mark(saved.published_id, saved.published_time)
         end = split_stream_id(saved.published_id)
+        # Up to what was published, without saying anything: subscribers have heard it.
         while split_stream_id(self.feeds.position) < end:
             entries = self._store.read({self._shard: self.feeds.position}, self._portion.count, 0)
             self._portion.note(len(entries), sum(len(frame) for _, _, frame in entries))
@@ -113,6 +114,7 @@ class _ShardFollower:
                 raise InvariantError(
                     f"shard {self._shard}: the log does not reach {saved.published_id}, which was published"
                 )
+        # Time has gone on without events, too: seconds and candles that were closed then were published.
         self.feeds.advance(saved.published_time)
         self.feeds.skip_outputs()
         if saved.is_lost:
@@ -138,6 +140,7 @@ class _ShardFollower:
                 _log.warning("the events wait", shard=self._shard, stream_id=stream_id, reason=str(error))
                 time.sleep(_HELD_S)
                 break
+            # In portions, so that subscribers do not wait for the end of a long backlog.
             if uncommitted >= COMMIT_EVENTS:
                 self._commit(now)
                 count, uncommitted = count + uncommitted, 0

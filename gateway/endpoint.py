@@ -164,6 +164,7 @@ class Endpoint:
             request.address,
             asked.agent,
         )
+        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a refusal, too (`finally`).
         try:
             answer = await function.handle(self._ports, call)
             if function.weighs_nothing_done:

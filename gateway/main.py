@@ -115,12 +115,14 @@ async def serve(
         context = unverified_context() if tls is not None else None
         door = OwnDoor(partial(ask_http, settings.host, settings.rest_port, knocks=knocks, context=context), probes)
         door.start()
+        # After everything long-lived was made, so that no later collection walks it.
         keep_what_there_is()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            # Not ready first, so that balancers send nobody new while connections are closed one after the other.
             probes.leaving()
             door.stop()
             if not serving.done():

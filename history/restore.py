@@ -165,6 +165,7 @@ def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int
             if number % BATCH == 0:
                 closed.update(_closed_since(since_ms, replay.shard.take().events))
         closed.update(_closed_since(since_ms, replay.shard.take().events))
+        # The books as of `base_id` are what the feeds start from; the events after it bring them up to `position`.
         base = _Base(
             base_id,
             {symbol: replay.shard.depth(symbol) for symbol in replay.shard.markets},

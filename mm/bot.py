@@ -194,6 +194,7 @@ class Bot:
     async def _carry_out(self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]) -> None:
         """Send what is missing, and keep `open_quotes` to what then rests. What exceeds the budget waits for the next turn."""
         changes = reconcile(desired, open_quotes.values(), TOLERANCE)
+        # Cancels first: they free the funds and the places in the book that placements need.
         for stale in changes.cancels:
             try:
                 await self._signed(self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id)
@@ -213,6 +214,7 @@ class Bot:
             except ApiError as error:
                 if error.code in KEY_REFUSED:
                     raise
+                # Mostly for want of funds, which the side's other quotes lack as well.
                 refused.add(quote.side)
                 _refused.labels(market.symbol).inc()
                 _log.warning("quote refused", market=market.symbol, side=quote.side.name, error=str(error))

@@ -103,6 +103,7 @@ def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey,
             part.taker_buy_quote += quote
         part.last_trade_id = trade_id
     parts: dict[CandleKey, CandlePart] = {}
+    # Seconds into the rest, not trades: a second has many trades, and every interval would look at each of them.
     for (market, second), part in seconds.items():
         for interval in STORED_INTERVALS:
             opened, _ = interval_bounds(interval, second * 1000)

@@ -125,6 +125,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
             nudger.step(now_ms)
             reach.answered()
             probes.turned()
+            # While the ingest is behind, its progress is looked at by time; otherwise the next event is waited for.
             if nudger.is_waiting():
                 stopping.wait(NUDGE_PERIOD_S)
             else:
@@ -133,6 +134,7 @@ def nudge(settings: Settings, probes: Probes) -> None:
             _log.warning("redis is away", error=str(error))
             reach.failed(error)
             probes.turned()
+            # The nudges that were sent may be lost with Redis.
             nudger.forget()
             stopping.wait(RETRY_AFTER_S)
     probes.leaving()

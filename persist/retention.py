@@ -57,6 +57,7 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
         stored = [StreamId(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
         if not row[0] or not stored:
             return {}
+        # Days are counted back from what is stored, not from today: a database that is behind keeps what it still needs.
         stored_ms = min(split_stream_id(each)[0] for each in stored)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:

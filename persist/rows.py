@@ -310,6 +310,7 @@ class Rows:
             given, given_asset, received, received_asset = quote, market.quote, base_units, market.base
         else:
             given, given_asset, received, received_asset = base_units, market.base, quote, market.quote
+        # The number after it tells the rows of one event apart; an event that is stored again, after a crash, meets its own rows.
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (

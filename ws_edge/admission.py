@@ -66,6 +66,7 @@ class Doorkeeper:
         if connection.is_own_knock:
             connection.open_target(Target(Door.RAW), address)
             return
+        # Charged before anything else is looked at, so that refusals cost their sender as much as what succeeds.
         now = now_ms()
         if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
             await undecided
@@ -83,6 +84,7 @@ class Doorkeeper:
             raise _too_many(
                 f"concurrent connections; current limit is '{self._settings.ws_connections_per_address_max}'"
             )
+        # At once: whatever refuses the connection below, its place must be given back.
         connection.when_lost(partial(self._crowd.leave, address))
         if len(target.names) > STREAMS_MAX:
             raise ApiError(-1101, f"No more than {STREAMS_MAX} streams.", HTTPStatus.BAD_REQUEST)

@@ -118,6 +118,7 @@ async def run(
         heartbeat = Heartbeat(settings, name)
         door = Doorkeeper(settings, hub, surroundings.ports, surroundings.limits)
         surroundings.limits.call_when_banned(partial(_send_away, hub))
+        # Before the first client is let in: one that subscribes hears at once what the hub knows.
         await hub.start()
         try:
             peers = Crowd(
@@ -136,6 +137,7 @@ async def run(
             own_door.start()
             try:
                 await stop.wait()
+                # Not ready first, so that balancers send nobody new while connections are closed.
                 probes.leaving()
                 own_door.stop()
                 _log.info("draining", connections=len(hub.connections))
@@ -146,6 +148,7 @@ async def run(
                 if watching is not None:
                     watching.cancel()
         finally:
+            # The hub first: its tasks use both connections.
             await hub.close()
             await cache.aclose()
             await client.aclose()

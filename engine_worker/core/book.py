@@ -129,6 +129,7 @@ class BookSide:
         block = level.block
         block.quantity += quantity
         block.cost += quantity * price
+        # A level that changes several times in a batch is told of once, as it is at the end.
         self.changed[rank] = level
         return order
 
@@ -168,6 +169,7 @@ class BookSide:
         if level.first is None:
             del self.levels[level.rank]
             self._close(level)
+            # After `_close`, which takes the rank out of `firsts`.
             if level is self.best:
                 self.best = self.levels[self.firsts[0]] if self.firsts else None
 
@@ -245,6 +247,7 @@ class BookSide:
             lots, worth = block.quantity, block.cost
             if own is not None and block in own_lots:
                 lots, worth = lots - own_lots[block], worth - own_cost[block]
+            # A whole block is taken without looking at its levels; the first that does not fit whole is the last one.
             if block.ranks[-1] <= rank_max and found + lots <= quantity:
                 found += lots
                 cost += worth

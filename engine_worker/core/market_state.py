@@ -229,6 +229,7 @@ class MarketState:
             trade_id += 1
             sequence += 1
             price, quantity = match.price, match.quantity
+            # An aggregate is one taker's trades at one price, and the matches come sorted by price.
             if price != last_price:
                 self.aggregate_id += 1
                 last_price = price

@@ -1028,6 +1028,7 @@ class Shard:
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
+            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is told of its release.
             account.funds[asset].release(order.held)
             account.changed_time = self.time
             self.totals[asset].held -= order.held
@@ -1046,6 +1047,7 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = make_balance(asset, funds.available, funds.held)
+        # Accepted before filled, and with the balance before the first fill: readers apply events in their order.
         self._events.append(OrderAccepted(self.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
@@ -1067,6 +1069,7 @@ class Shard:
             reports = tuple(collected)
         if outcome.prevented:
             self._tell_prevented(order, outcome.prevented)
+        # After all fills, since closing releases what they have left of the hold.
         if not outcome.rests and order.status is not FILLED:
             if outcome.expired_in_match:
                 order = self._close_prevented(account, order, outcome.prevented[-1] if outcome.prevented else None)

@@ -330,6 +330,7 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
             for level in levels:
                 for order_id, account_id, quantity in level.orders:
                     state.book.add(order_id, account_id, half.side, level.price, quantity)
+        # Adding the orders has noted every level as changed; subscribers have been told of them long ago.
         state.book.take_changes()
     for outcome in snapshot.requests:
         shard.requests.remember(outcome.time, outcome.key[0], outcome.reply)
