@@ -4,9 +4,10 @@ from functools import partial
 
 import rich_click as click
 
-from cli.api import RequestError, funded_account, request
+from cli.api import funded_account, request
 from cli.console import CommandError, console, print_json, running_settings
 from cli.verifying import verified
+from client.blocking import RequestError
 
 FUNDS = {"USDT": "100000", "BTC": "2", "ETH": "20", "SOL": "500"}
 

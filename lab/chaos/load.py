@@ -308,7 +308,8 @@ class Load:
         parameters: Mapping[str, str],
         order: SentOrder,
     ) -> Answer:
-        windowed, now_ms = {**parameters, "recvWindow": RECEIVE_WINDOW_MS}, time.time_ns() // 1_000_000
+        windowed: dict[str, str | int] = {**parameters, "recvWindow": RECEIVE_WINDOW_MS}
+        now_ms = time.time_ns() // 1_000_000
         market = self._evidence.markets.by_symbol[order.market]
         if socket is not None:
             return await self._by_socket(

@@ -13,10 +13,11 @@ import pyotp
 import pytest
 from click.testing import CliRunner
 
-from cli.api import RequestError, funded_account
+from cli.api import funded_account
 from cli.commands.accounts import accounts
 from cli.console import running_settings
 from cli.verifying import verified
+from client.blocking import RequestError
 from runtime.settings import PREFIX
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer, signed_in

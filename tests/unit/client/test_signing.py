@@ -4,7 +4,7 @@ from client.signing import signature, signed_parameters, signed_query
 
 SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
 API_KEY = "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A"
-ORDER = {
+ORDER: dict[str, str | int] = {
     "symbol": "LTCBTC",
     "side": "BUY",
     "type": "LIMIT",
