@@ -1,6 +1,6 @@
 # Every target is one line; CI runs the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status test test-long lint format bench load clean lock release
+.PHONY: help setup up down status test test-fast test-long lint format bench load clean lock release
 export PYTHON
 
 help:    ## list the targets
@@ -15,6 +15,8 @@ status:  ## show every process, its health, and the URLs
 	@scripts/setup runtime && exec .venv/bin/exchange status
 test:    ## run all tests, two at a time; ARGS are pytest's
 	@scripts/setup dev && scripts/frontend test && exec .venv/bin/python -m pytest -n 2 $(ARGS)
+test-fast: ## run what needs no server and no browser, two at a time; ARGS are pytest's
+	@scripts/setup dev && exec .venv/bin/python -m pytest -n 2 --ignore tests/properties/test_planted_bugs.py --ignore tests/unit/monitoring tests/unit tests/properties tests/scenarios $(ARGS)
 test-long: ## run the tests that take long and measure; ARGS are pytest's
 	@scripts/setup dev && exec .venv/bin/python -m pytest -s --timeout 1800 $(ARGS) tests/long/*.py
 lint:    ## check style, types, and which way imports point

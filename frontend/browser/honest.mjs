@@ -168,7 +168,7 @@ await withBrowser(async (newPage) => {
     .waitFor();
   assert.equal(await stranger.getByText("is not responding").count(), 0);
   await stranger.getByRole("button", { name: "Resend email" }).click();
-  await stranger.getByText("Another mail is on its way").waitFor();
+  await stranger.getByText("Email sent").waitFor();
   await stranger.unroute(/\/api\/v1\/tickets/);
   await stranger.goto(`${market}?verification=${newestToken(strangersAddress)}`);
   await stranger.getByText("Your email address is verified.").waitFor();
@@ -397,7 +397,7 @@ await withBrowser(async (newPage) => {
   await forgetful.getByRole("button", { name: "Sign in", exact: true }).first().click();
   await forgetful.getByRole("button", { name: "Forgot password?" }).click();
   await forgetful.getByLabel("Email").fill(email);
-  await forgetful.getByRole("button", { name: "Send reset email" }).click();
+  await forgetful.getByRole("button", { name: "Send reset link" }).click();
   await forgetful.getByText("If an account with this address exists, an email has been sent.").waitFor();
   await forgetful.goto(`${market}?reset=${newestToken(email)}`);
   await forgetful.getByLabel("New password").fill("an entirely different staple");

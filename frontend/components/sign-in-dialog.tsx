@@ -19,7 +19,7 @@ const TITLES: Record<Purpose, string> = {
 const ACTIONS: Record<Purpose, string> = {
   in: "Sign in",
   up: "Sign up",
-  forgotten: "Send reset email",
+  forgotten: "Send reset link",
   reset: "Set password",
 };
 

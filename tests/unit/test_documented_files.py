@@ -18,7 +18,7 @@ def test_the_files_to_back_up_are_those_of_the_data_folder(tmp_path: Path) -> No
     master_key(settings)
     for role in Role:
         private_key(settings, role)
-    backups = OPERATIONS.read_text("utf-8").partition("## Backups")[2].partition("\n## ")[0]
+    backups = " ".join(OPERATIONS.read_text("utf-8").split()).partition("## Backups")[2].partition(" ## ")[0]
     names = re.search(r"data folder's ((?:`[^`]+`(?:, | and )?)+)", backups)
     assert names is not None
     files = re.findall(r"`([^`]+)`", names[1])

@@ -171,6 +171,7 @@ def test_a_restart_of_what_does_not_end_kills_it(
     assert state_of(settings, "stubborn").state is ProcessStatus.RESTARTING
     eventually(lambda: state_of(settings, "stubborn").pid != pid, supervisor.look)
     assert not psutil.pid_exists(pid)
+    supervisor.stop_all(lambda _: None)  # while its patience is short
 
 
 def test_with_overlap_the_new_one_starts_first_and_the_old_one_ends_by_itself(
