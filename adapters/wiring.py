@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
-from adapters.api_keys import ApiKeys
 from adapters.attempts import RedisAttempts
 from adapters.backlog import Backlog
 from adapters.clock import now_ms
@@ -26,6 +25,7 @@ from adapters.replies import ReplyWaiter
 from adapters.revocations import RevocationWatch
 from adapters.schema_watch import SchemaWatch
 from adapters.secret_box import secret_box
+from adapters.signers import Signers
 from functions.api.ports import Ports
 from protocol import streams
 from protocol.configuration import Role
@@ -46,7 +46,7 @@ class Surroundings(NamedTuple):
 
     ports: Ports
     limits: RateLimits
-    keys: ApiKeys
+    signers: Signers
     revocations: RevocationWatch
     backlog: Backlog
     markets: MarketWatch
@@ -125,8 +125,8 @@ async def opened(
         key_values = RedisKeyValues(client)
         revocations = RevocationWatch(client, time.monotonic)
         stack.push_async_callback(revocations.close)
-        keys = ApiKeys(key_values, database, box, revocations, time.monotonic)
-        stack.push_async_callback(keys.close)
+        signers = Signers(key_values, database, box, revocations, time.monotonic)
+        stack.push_async_callback(signers.close)
         passwords = ArgonPasswords()
         stack.callback(passwords.close)
         PENDING.set_function(lambda: len(replies))
@@ -143,4 +143,4 @@ async def opened(
             revocations=revocations,
             attempts=RedisAttempts(client, enabled=settings.rate_limits_enabled),
         )
-        yield Surroundings(ports, limits, keys, revocations, backlog, markets)
+        yield Surroundings(ports, limits, signers, revocations, backlog, markets)

@@ -1,4 +1,4 @@
-"""API keys for authentication: a small cache in this process, filled from Redis, and from the database where Redis has none.
+"""Who signs with each API key: a small cache in this process, filled from Redis, and from the database where Redis has none.
 
 What is remembered counts while the list of revocations was read within the last second (adapters/revocations.py); when it cannot be
 read, the database is asked each time. Keys that do not exist are remembered too, so that guessing does not reach the database
@@ -18,9 +18,10 @@ from adapters.secret_box import SecretBox
 from functions.api.errors import ApiError, unavailable
 from functions.api.key_permissions import network_of, not_permitted
 from functions.api.ports import Database, KeyValues
-from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record, load_record
+from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record
 from functions.users.revocations import of_key, of_session
 from protocol import streams
+from protocol.units import AccountId
 from runtime.tasks import end_tasks
 
 _TTL_S: Final = 60.0
@@ -31,6 +32,10 @@ _LOOKUP_MAX_S: Final = 30.0
 _FRESHEN_S: Final = 1.0
 _ENTRIES_MAX: Final = 10_000
 _USES_EVERY_S: Final = 15.0
+_RECORD: Final = """
+    SELECT account_id, kind, secret, scopes, networks::text[], coalesce((extract(epoch from expires_at) * 1000)::bigint, 0)
+    FROM api_keys WHERE key = %(key)s AND revoked_at IS NULL
+"""
 _USES: Final = """
     UPDATE api_keys SET last_used_at = greatest(coalesce(last_used_at, used.at), used.at)
     FROM (SELECT unnest(%(keys)s::text[]) AS key, to_timestamp(unnest(%(times)s::double precision[])) AS at) AS used
@@ -40,7 +45,7 @@ _USES: Final = """
 _log = structlog.get_logger()
 
 
-class ApiKeys:
+class Signers:
     """Who each API key stands for."""
 
     def __init__(
@@ -118,7 +123,7 @@ class ApiKeys:
             except msgspec.MsgspecError:
                 _log.warning("api key read model not understood", key=key)
         if record is None:
-            record = await load_record(self._database, key)
+            record = await self._load(key)
             if record is None:
                 return None
             if self._monotonic() - started > _LOOKUP_MAX_S:
@@ -128,8 +133,24 @@ class ApiKeys:
 
     async def _from_database(self, key: str) -> Signer | None:
         """Ask the one that is always right: revoking begins there."""
-        record = await load_record(self._database, key)
+        record = await self._load(key)
         return None if record is None else self._signer_of(key, record)
+
+    async def _load(self, key: str) -> ApiKeyRecord | None:
+        """Return a key that is not revoked from the database."""
+        rows = await self._database.fetch(_RECORD, {"key": key})
+        if not rows:
+            return None
+        account_id, kind, secret, scopes, networks, expires_ms = rows[0]
+        return ApiKeyRecord(
+            AccountId(account_id),
+            KeyKind(kind),
+            bytes(secret),
+            tuple(scopes),
+            tuple(networks),
+            expires_ms,
+            stands_until_ms=expires_ms,
+        )
 
     def _signer_of(self, key: str, record: ApiKeyRecord) -> Signer | None:
         try:
