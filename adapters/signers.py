@@ -13,11 +13,12 @@ import msgspec
 import structlog
 
 from adapters.auth import Signer, verifier_of
+from adapters.database import Database
 from adapters.revocations import RevocationWatch
 from adapters.secret_box import SecretBox
 from functions.api.errors import ApiError, unavailable
 from functions.api.key_permissions import network_of, not_permitted
-from functions.api.ports import Database, KeyValues
+from functions.api.ports import KeyValues
 from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record
 from functions.users.revocations import of_key, of_session
 from protocol import streams

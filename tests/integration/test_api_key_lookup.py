@@ -45,9 +45,6 @@ class Keys:
         await self.answering.wait()
         return rows
 
-    async def catch_up(self, _shard: int) -> None:
-        """Do nothing."""
-
 
 class Process:
     """What one gateway knows of keys."""
