@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+_PARAMETER: Final = re.compile(r"%\(\w+\)s")
 _STATEMENT: Final = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\s", re.IGNORECASE)
 
 
@@ -27,3 +28,15 @@ def statements_in(source: str) -> Iterator[str]:
             text = node.value
             if _STATEMENT.match(text) and re.search(r"\b(FROM|INTO|UPDATE)\b", text):
                 yield text
+
+
+def sql_in(source: str) -> Iterator[str]:
+    """Yield every text of a module that reads as SQL or a part of it; f-strings whole, with … for what is put in between."""
+    for node in ast.walk(ast.parse(source)):
+        text = ""
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        if _PARAMETER.search(text) or (_STATEMENT.match(text) and re.search(r"\b(FROM|INTO|UPDATE)\b", text)):
+            yield text
