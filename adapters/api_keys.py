@@ -1,163 +1,103 @@
-"""API keys for authentication: a small cache in this process, filled from Redis, and from the database where Redis has none.
+"""The table of API keys, as their owner manages them; adapters/signers.py reads it to tell who signs."""
 
-What is remembered counts while the list of revocations was read within the last second (adapters/revocations.py); when it cannot be
-read, the database is asked each time. Keys that do not exist are remembered too, so that guessing does not reach the database
-each time.
+from typing import Final, LiteralString
+
+from adapters.activity import note_parameters, noting
+from adapters.database import Database
+from functions.repositories.api_keys import KeyTerms, NewKey, StoredKey
+from functions.users.activity import Activity, Origin
+from protocol.units import AccountId
+
+_ADD: Final[LiteralString] = noting(
+    """
+    INSERT INTO api_keys (key, account_id, secret, kind, label, scopes, networks, expires_at)
+    SELECT %(key)s, %(account)s, %(secret)s, %(kind)s, %(label)s, %(scopes)s::text[], %(networks)s::cidr[],
+        to_timestamp(%(expires_ms)s::bigint / 1000.0)
+    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s
+        AND (SELECT count(*) FROM api_keys WHERE account_id = %(account)s AND revoked_at IS NULL) < %(most)s
+    FOR SHARE OF users
+    RETURNING account_id, key AS detail
+    """,
+    "SELECT detail FROM changed",
+)
+_OF_ACCOUNT: Final = """
+    SELECT key, kind, label, (extract(epoch from created_at) * 1000)::bigint, scopes, networks::text[],
+        (extract(epoch from expires_at) * 1000)::bigint, (extract(epoch from last_used_at) * 1000)::bigint
+    FROM api_keys
+    WHERE account_id = %(account)s AND revoked_at IS NULL ORDER BY created_at, key
 """
-
-import asyncio
-from collections.abc import Callable
-from typing import Final
-
-import msgspec
-import structlog
-
-from adapters.auth import Signer, verifier_of
-from adapters.revocations import RevocationWatch
-from adapters.secret_box import SecretBox
-from functions.api.errors import ApiError, unavailable
-from functions.api.key_permissions import network_of, not_permitted
-from functions.api.ports import Database, KeyValues
-from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, decode_record, encode_record, load_record
-from functions.users.revocations import of_key, of_session
-from protocol import streams
-from runtime.tasks import end_tasks
-
-_TTL_S: Final = 60.0
-_UNKNOWN_TTL_S: Final = 3.0
-"""How long it is remembered that a key does not exist: it may be made meanwhile."""
-_LOOKUP_MAX_S: Final = 30.0
-"""A lookup that took longer is not believed: what it read first may have been revoked, and forgotten, since."""
-_FRESHEN_S: Final = 1.0
-_ENTRIES_MAX: Final = 10_000
-_USES_EVERY_S: Final = 15.0
-_USES: Final = """
-    UPDATE api_keys SET last_used_at = greatest(coalesce(last_used_at, used.at), used.at)
-    FROM (SELECT unnest(%(keys)s::text[]) AS key, to_timestamp(unnest(%(times)s::double precision[])) AS at) AS used
-    WHERE api_keys.key = used.key
+_TERMS: Final = """
+    SELECT (extract(epoch from created_at) * 1000)::bigint, scopes, cardinality(networks) > 0,
+        (extract(epoch from expires_at) * 1000)::bigint
+    FROM api_keys WHERE key = %(key)s
 """
+_REVOKE: Final[LiteralString] = noting(
+    """
+    UPDATE api_keys SET revoked_at = now()
+    WHERE key = %(key)s AND account_id = %(account)s AND revoked_at IS NULL RETURNING account_id, key AS detail
+    """,
+    "SELECT key FROM api_keys WHERE key = %(key)s AND account_id = %(account)s",
+)
+_REVOKE_ALL: Final[LiteralString] = noting(
+    """
+    UPDATE api_keys SET revoked_at = now() WHERE account_id = %(account)s AND revoked_at IS NULL
+    RETURNING account_id, key AS detail
+    """,
+    # With those of a day ago, in case whoever revoked them was interrupted before all processes had heard of it.
+    """
+    SELECT key FROM api_keys
+    WHERE account_id = %(account)s AND (revoked_at IS NULL OR revoked_at > now() - interval '1 day')
+    """,
+)
 
-_log = structlog.get_logger()
 
+class PostgresApiKeys:
+    """Implements `functions.repositories.api_keys.ApiKeys`."""
 
-class ApiKeys:
-    """Who each API key stands for."""
-
-    def __init__(
-        self,
-        key_values: KeyValues,
-        database: Database,
-        box: SecretBox,
-        revocations: RevocationWatch,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._key_values = key_values
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._box = box
-        self._revocations = revocations
-        self._monotonic = monotonic
-        self._entries: dict[str, tuple[float, Signer | None]] = {}
-        self._used: dict[str, float] = {}
-        """When each key was used last (s since the epoch), where the database has not heard of it."""
-        self._noting = asyncio.get_running_loop().create_task(self._note_uses())
-        revocations.call_when_lost(self._entries.clear)
 
-    async def close(self) -> None:
-        """Stop, with all uses noted, if the database is there."""
-        await end_tasks([self._noting])
-        await self._write_uses()
+    async def add(
+        self, account_id: AccountId, new: NewKey, origin: Origin, *, password_hash: str, keys_max: int
+    ) -> bool:
+        """Add a key; return whether the account's password still has this hash, and it had fewer than `keys_max` keys."""
+        rows = await self._database.fetch(
+            _ADD,
+            {
+                **note_parameters(Activity.KEY_MADE, origin),
+                "key": new.key,
+                "account": account_id,
+                "known": password_hash,
+                "secret": new.secret,
+                "kind": new.kind,
+                "label": new.label,
+                "scopes": list(new.scopes),
+                "networks": list(new.networks),
+                "expires_ms": new.expires_time,
+                "most": keys_max,
+            },
+        )
+        return bool(rows)
 
-    def cached(self, key: str) -> Signer | None:
-        """Return the signer if it is known, fresh, and not revoked."""
-        entry = self._entries.get(key)
-        if entry is None or self._monotonic() - entry[0] > _TTL_S:
+    async def of_account(self, account_id: AccountId) -> list[StoredKey]:
+        """Return the keys that are not revoked, oldest first."""
+        return [StoredKey(*row) for row in await self._database.fetch(_OF_ACCOUNT, {"account": account_id})]
+
+    async def terms(self, key: str) -> KeyTerms | None:
+        """Return what a key may do; None: there is none such."""
+        rows = await self._database.fetch(_TERMS, {"key": key})
+        if not rows:
             return None
-        signer = entry[1]
-        if signer is None or not self._revocations.is_fresh() or self._revocations.is_revoked(signer.credential):
-            return None
-        return signer
+        created, scopes, has_networks, expires = rows[0]
+        return KeyTerms(created, tuple(scopes), has_networks, expires)
 
-    async def signer(self, key: str) -> Signer:
-        """Return the signer.
+    async def revoke(self, account_id: AccountId, key: str, origin: Origin) -> bool:
+        """Revoke a key, if it was not yet; return whether the account has, or had, it."""
+        noted = note_parameters(Activity.KEY_REVOKED, origin)
+        return bool(await self._database.fetch(_REVOKE, {**noted, "key": key, "account": account_id}))
 
-        Raises:
-            ApiError: -2015 there is no such key; unavailable when it cannot be looked up.
-        """
-        if not await self._revocations.freshened(_FRESHEN_S):
-            signer = await self._from_database(key)
-        elif (entry := self._entries.get(key)) is not None and self._monotonic() - entry[0] <= (
-            _UNKNOWN_TTL_S if entry[1] is None else _TTL_S
-        ):
-            signer = entry[1]
-        else:
-            started = self._monotonic()
-            signer = await self._look_up(key)
-            self._remember(key, started, signer)
-        if signer is None or self._revocations.is_revoked(signer.credential):
-            raise not_permitted()
-        return signer
-
-    def note_use(self, key: str, now_us: int) -> None:
-        """Note that a request came with the key."""
-        self._used[key] = now_us / 1_000_000
-
-    def _remember(self, key: str, now: float, signer: Signer | None) -> None:
-        self._entries.pop(key, None)
-        while len(self._entries) >= _ENTRIES_MAX:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = (now, signer)
-
-    async def _look_up(self, key: str) -> Signer | None:
-        started = self._monotonic()
-        name = streams.api_key(key)
-        value = await self._key_values.get(name)
-        record = None
-        if value is not None:
-            try:
-                record = decode_record(value)
-            except msgspec.MsgspecError:
-                _log.warning("api key read model not understood", key=key)
-        if record is None:
-            record = await load_record(self._database, key)
-            if record is None:
-                return None
-            if self._monotonic() - started > _LOOKUP_MAX_S:
-                raise unavailable()
-            await self._key_values.put(name, encode_record(record), KEPT_S)
-        return self._signer_of(key, record)
-
-    async def _from_database(self, key: str) -> Signer | None:
-        """Ask the one that is always right: revoking begins there."""
-        record = await load_record(self._database, key)
-        return None if record is None else self._signer_of(key, record)
-
-    def _signer_of(self, key: str, record: ApiKeyRecord) -> Signer | None:
-        try:
-            secret = self._box.open(record.secret, key) if record.kind is KeyKind.HMAC else record.secret
-            return Signer(
-                record.account_id,
-                verifier_of(record.kind, secret),
-                of_session(record.session_id) if record.session_id else of_key(key),
-                frozenset(record.scopes),
-                tuple(network_of(text) for text in record.networks),
-                record.expires_ms,
-                record.stands_until_ms,
-                is_ticket=bool(record.session_id),
-            )
-        except ValueError as error:
-            _log.error("api key cannot be used", key=key, error=str(error))
-            return None
-
-    async def _note_uses(self) -> None:
-        while True:
-            await asyncio.sleep(_USES_EVERY_S)
-            await self._write_uses()
-
-    async def _write_uses(self) -> None:
-        used, self._used = self._used, {}
-        if used:
-            try:
-                await self._database.fetch(_USES, {"keys": list(used), "times": list(used.values())})
-            except ApiError as error:
-                _log.debug("uses of api keys not noted", error=error.message)
-                self._used = {**used, **self._used}
+    async def revoke_all(self, account_id: AccountId, origin: Origin) -> list[str]:
+        """Revoke all keys of an account; return them, with those that were revoked in the last day."""
+        noted = note_parameters(Activity.KEY_REVOKED, origin)
+        rows = await self._database.fetch(_REVOKE_ALL, {**noted, "account": account_id})
+        return [key for (key,) in rows]

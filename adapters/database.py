@@ -1,20 +1,16 @@
-"""The database behind a small pool, and waiting until it holds what a shard has said."""
+"""The database behind a small pool."""
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, Protocol
 
 import psycopg
 import psycopg_pool
-import redis.asyncio
 import structlog
 
-from adapters.outages import database_outages, redis_outages
-from adapters.pipelined import pipelined
+from adapters.outages import database_outages
 from functions.api.errors import unavailable
-from protocol import streams
-from protocol.streams import STREAM_START, split_stream_id
 from runtime.schema import SCHEMA_QUERY
 
 _CONNECTIONS_MAX: Final = 8
@@ -25,17 +21,24 @@ _RECONNECT_S: Final = 0.25
 """How long after a failed attempt to connect the next one is made; by itself the pool doubles the time from one second on."""
 _SAY_EVERY_S: Final = 5.0
 _STATEMENT_TIMEOUT_MS: Final = 10_000
-_CATCH_UP_S: Final = 1.0
-_CATCH_UP_POLL_S: Final = 0.015
 
 _log = structlog.get_logger()
 
 
-class PostgresDatabase:
-    """Implements `functions.api.ports.Database`. It may be started while the database is away."""
+class Database(Protocol):
+    """What the repositories (functions/repositories/) run their statements on; unreachable: `ApiError` (unavailable)."""
 
-    def __init__(self, url: str, client: redis.asyncio.Redis) -> None:
-        self._client = client
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
+        ...
+
+
+class PostgresDatabase:
+    """Implements `Database`. It may be started while the database is away."""
+
+    def __init__(self, url: str) -> None:
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it repeats every attempt; the outage is logged here
         self._pool = psycopg_pool.AsyncConnectionPool(
             url,
@@ -108,20 +111,3 @@ class PostgresDatabase:
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await cursor.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
-
-    async def catch_up(self, shard: int) -> None:
-        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
-        with redis_outages():
-            (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
-        if not newest:
-            return
-        wanted = split_stream_id(newest[0][0].decode())
-        deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
-        while True:
-            rows = await self.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
-            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
-                return
-            if asyncio.get_running_loop().time() > deadline:
-                _log.warning("database is behind", shard=shard)
-                return
-            await asyncio.sleep(_CATCH_UP_POLL_S)

@@ -7,16 +7,22 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
-from adapters.api_keys import ApiKeys
+from adapters.activity import PostgresActivityLog
+from adapters.api_keys import PostgresApiKeys
 from adapters.attempts import RedisAttempts
 from adapters.backlog import Backlog
+from adapters.candles import PostgresCandles
 from adapters.clock import now_ms
 from adapters.command_queue import CommandQueue
 from adapters.database import PostgresDatabase
+from adapters.ingestion import PostgresIngestion
 from adapters.key_values import RedisKeyValues
+from adapters.ledger import PostgresLedger
 from adapters.limit_exchange import LimitExchange
+from adapters.mails import PostgresMails
 from adapters.markets import MarketWatch
 from adapters.metrics import PENDING
+from adapters.orders import PostgresOrders
 from adapters.passwords import ArgonPasswords
 from adapters.rate_limits import RateLimits
 from adapters.read_models import RedisReadModels
@@ -25,7 +31,12 @@ from adapters.redis_links import RedisLinks
 from adapters.replies import ReplyWaiter
 from adapters.revocations import RevocationWatch
 from adapters.schema_watch import SchemaWatch
+from adapters.second_factors import PostgresSecondFactors
 from adapters.secret_box import secret_box
+from adapters.sessions import PostgresSessions
+from adapters.signers import Signers
+from adapters.trades import PostgresTrades
+from adapters.users import PostgresUsers
 from functions.api.ports import Ports
 from protocol import streams
 from protocol.configuration import Role
@@ -46,7 +57,7 @@ class Surroundings(NamedTuple):
 
     ports: Ports
     limits: RateLimits
-    keys: ApiKeys
+    signers: Signers
     revocations: RevocationWatch
     backlog: Backlog
     markets: MarketWatch
@@ -111,7 +122,7 @@ async def opened(
         probes.ready_when(
             "links", lambda: None if all(link.ready for link in links) else "a link to Redis is being made", once=True
         )
-        database = PostgresDatabase(database_url_of(settings, role), client)
+        database = PostgresDatabase(database_url_of(settings, role))
         await database.start()
         stack.push_async_callback(database.close)
         schema = SchemaWatch(database, client)
@@ -125,8 +136,8 @@ async def opened(
         key_values = RedisKeyValues(client)
         revocations = RevocationWatch(client, time.monotonic)
         stack.push_async_callback(revocations.close)
-        keys = ApiKeys(key_values, database, box, revocations, time.monotonic)
-        stack.push_async_callback(keys.close)
+        signers = Signers(key_values, database, box, revocations, time.monotonic)
+        stack.push_async_callback(signers.close)
         passwords = ArgonPasswords()
         stack.callback(passwords.close)
         PENDING.set_function(lambda: len(replies))
@@ -135,7 +146,17 @@ async def opened(
             listing=markets.listing,
             shards=queue,
             read_models=RedisReadModels(cache, markets.listing),
-            database=database,
+            ingestion=PostgresIngestion(database, client),
+            trades=PostgresTrades(database),
+            candles=PostgresCandles(database),
+            orders=PostgresOrders(database),
+            ledger=PostgresLedger(database),
+            users=PostgresUsers(database),
+            second_factors=PostgresSecondFactors(database),
+            sessions=PostgresSessions(database),
+            api_keys=PostgresApiKeys(database),
+            mails=PostgresMails(database),
+            activity=PostgresActivityLog(database),
             key_values=key_values,
             passwords=passwords,
             secret_box=box,
@@ -143,4 +164,4 @@ async def opened(
             revocations=revocations,
             attempts=RedisAttempts(client, enabled=settings.rate_limits_enabled),
         )
-        yield Surroundings(ports, limits, keys, revocations, backlog, markets)
+        yield Surroundings(ports, limits, signers, revocations, backlog, markets)

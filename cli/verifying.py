@@ -5,9 +5,10 @@ from typing import Final, LiteralString
 
 import psycopg
 
+from adapters.activity import noting
 from cli.console import CommandError, database_away
 from cli.local.embedded import CONNECT_TIMEOUT_S
-from functions.users.activity import Activity, noting
+from functions.users.activity import Activity
 from mm.accounts import accounts_file, kept_accounts
 from runtime.settings import Settings
 

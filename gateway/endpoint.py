@@ -69,7 +69,7 @@ class Endpoint:
 
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
-        self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
+        self._ports, self._limits, self._signers = surroundings.ports, surroundings.limits, surroundings.signers
         self.least_weight = function.weight if isinstance(function.weight, int) else 1
         """What a request costs as far as path and method say."""
         self._known = function.known_parameters()
@@ -134,12 +134,12 @@ class Endpoint:
             security = Security.SESSION if asked.api_key is None else Security.SIGNED
         if security in _WITH_KEY:
             key = auth.check_key_format(asked.api_key)
-            signer = self._keys.cached(key) or await self._keys.signer(key)
+            signer = self._signers.cached(key) or await self._signers.signer(key)
             if security is Security.SIGNED:
                 deadline_us = auth.check_request(signer, request.query, request.body, parameters, now)
             auth.check_permission(signer, function.scope, request.address, now)
             if not signer.is_ticket:
-                self._keys.note_use(key, now)
+                self._signers.note_use(key, now)
             account_id, credential = signer.account_id, signer.credential
         elif security is Security.SESSION:
             token = asked.bearer or self._token_of_page(request)

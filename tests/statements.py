@@ -6,6 +6,7 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 
+from adapters.ledger import PostgresLedger
 from functions.account.get_statement import StatementShape, get_statement
 from functions.api.parameters import Parameters
 from functions.api.ports import Call, Ports
@@ -18,7 +19,8 @@ class Ledger:
 
     def __init__(self, database_url: str, markets: MarketMap) -> None:
         self.markets = self.known_markets = markets
-        self.database = self
+        self.ingestion = self
+        self.ledger = PostgresLedger(self)
         self._connection = psycopg.connect(database_url, autocommit=True)
 
     def close(self) -> None:
@@ -27,7 +29,9 @@ class Ledger:
     async def catch_up(self, _shard: int) -> None:
         pass
 
-    async def fetch(self, statement: LiteralString, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement, parameters).fetchall()
 
     def answer(self, account: int, **parameters: str | int) -> object:

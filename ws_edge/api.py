@@ -141,7 +141,7 @@ class ApiSession:
     ) -> None:
         self._streams_of_network = streams_of_network
         self._connection = connection
-        self._ports, self._limits, self._keys = surroundings.ports, surroundings.limits, surroundings.keys
+        self._ports, self._limits, self._signers = surroundings.ports, surroundings.limits, surroundings.signers
         self._revocations = surroundings.revocations
         self._accounts = accounts
         self._connected_since = now_us() // 1000
@@ -278,7 +278,7 @@ class ApiSession:
         """Return whose request it is (that of its own signature, else that of the session), and until when it is wanted (µs)."""
         if "apiKey" in parameters or self._logon is None:
             return await self._signer(parameters, now)
-        signer = await self._keys.signer(self._logon.key)
+        signer = await self._signers.signer(self._logon.key)
         self._note_use(self._logon.key, signer, now)
         timestamp = parameters.integer("timestamp")
         if timestamp is None:
@@ -287,12 +287,12 @@ class ApiSession:
 
     def _note_use(self, key: str, signer: Signer, now: int) -> None:
         if not signer.is_ticket:
-            self._keys.note_use(key, now)
+            self._signers.note_use(key, now)
 
     async def _signer(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
         """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until when it is wanted (µs)."""
         key = auth.check_key_format(parameters.required("apiKey"))
-        signer = self._keys.cached(key) or await self._keys.signer(key)
+        signer = self._signers.cached(key) or await self._signers.signer(key)
         signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")
         payload = "&".join(f"{name}={text}" for name, text in signed)
         deadline_us = auth.check_request(signer, payload.encode(), b"", parameters, now)
@@ -333,7 +333,7 @@ class ApiSession:
     async def _subscribe_session(self, _parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
         if self._logon is None:
             raise ApiError(-1002, "You are not authorized to execute this request.", 401)
-        number, subscription = await self._subscribe(await self._keys.signer(self._logon.key), now)
+        number, subscription = await self._subscribe(await self._signers.signer(self._logon.key), now)
         self._logon_subscription = number
         return {"subscriptionId": number}, subscription
 

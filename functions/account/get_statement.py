@@ -2,14 +2,13 @@
 
 import csv
 import io
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Final
 
 import msgspec
 
-from functions.api.errors import illegal_characters, invalid_parameter, unavailable
+from functions.account.ledger_position import POSITION_PATTERN, Position
+from functions.api.errors import invalid_parameter, unavailable
 from functions.api.function import (
     ASSET,
     END_TIME,
@@ -26,50 +25,16 @@ from functions.api.market_choice import asset_wanted
 from functions.api.parameters import Parameters
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Amount, Change, Time
+from functions.repositories.ledger import LedgerEntry
 from protocol.market import MarketMap
 from protocol.units import TimeMs
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
-_FOREVER_MS: Final = TimeMs(10**15 - 1)
-_POSITION: Final = r"^[0-9]{1,15}\.[0-9]{1,3}\.[0-9]{1,15}-[0-9]{1,20}\.[0-9]{1,9}\.[0-9]{1,4}$"
-_position = re.compile(_POSITION.strip("^$"), re.ASCII)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 """What spreadsheets take for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
 _CSV: Final = "text/csv"
 _COLUMNS: Final = ("position", "time", "asset", "kind", "amount", "balance", "reference")
 _OPENING, _CLOSING = "opening", "closing"
-
-
-class Position(NamedTuple):
-    """A place in the ledger: entries are ordered by it, and each has one of its own.
-
-    An account's entries come from its shard, whose times never go back, in the order in which they are stored. So no entry comes
-    to be stored before one that has been read.
-    """
-
-    time: TimeMs
-    shard: int = 0
-    milliseconds: int = 0
-    number: int = 0
-    """With `milliseconds`: the id in the shard's event stream."""
-    event: int = 0
-    entry: int = 0
-
-    @classmethod
-    def after(cls, text: str) -> Self:
-        """Return the first place after one that `str` has written.
-
-        Raises:
-            ApiError: -1100, it is none.
-        """
-        if _position.fullmatch(text) is None:
-            raise illegal_characters("after", _POSITION)
-        time, shard, milliseconds, number, event, entry = (int(digits) for digits in re.split("[.-]", text))
-        return cls(TimeMs(time), shard, milliseconds, number, event, entry + 1)
-
-    def __str__(self) -> str:
-        """Return the text that `after` reads."""
-        return f"{self.time}.{self.shard}.{self.milliseconds}-{self.number}.{self.event}.{self.entry}"
 
 
 class StatedBalanceShape(msgspec.Struct, gc=False):
@@ -110,76 +75,6 @@ class StatementShape(msgspec.Struct, rename="camel"):
     """Whether more of the period follows: ask again with `after`, the last entry's position."""
 
 
-class StoredEntry(NamedTuple):
-    """An entry of the ledger in its asset's units; `balance` is null where it was not stored."""
-
-    position: Position
-    asset: str
-    kind: str
-    amount: int
-    balance: int | None
-    reference: str
-
-
-class Stored(NamedTuple):
-    """What the database has for one answer, as of one moment. Amounts are in each asset's units."""
-
-    opening: dict[str, int]
-    before: dict[str, int]
-    """Before the first of `entries`."""
-    closing: dict[str, int]
-    entries: Sequence[StoredEntry]
-
-
-# Positions are compared as rows; the time alone, which is what is indexed, is compared besides.
-_KEY: Final = "split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry"
-_FIRST_TIME: Final = "to_timestamp(%(time)s::bigint / 1000.0)"
-_FIRST: Final = """%(shard)s::integer, %(milliseconds)s::bigint, %(number)s::numeric, %(event)s::integer,
-    %(entry)s::integer"""
-_AT: Final = "to_timestamp(place.time_ms / 1000.0)"
-_PLACE: Final = f"({_AT}, place.shard, place.milliseconds, place.number, place.event, place.entry)"
-# What the account has at a place is what it had after the newest entry before that says so, and all amounts since. Those are few: entries
-# that a restore took back, and whatever was stored by a release before 0011. One statement, so that all of it is of one moment.
-# Entries are bounded by the parameters themselves: the planner sees how many there are, and goes by the index instead of sorting them all.
-_STATEMENT: Final = f"""
-WITH places (name, time_ms, shard, milliseconds, number, event, entry) AS (VALUES
-    ('opening', %(start)s::bigint, 0, 0::bigint, 0::numeric, 0, 0),
-    ('before', %(time)s::bigint, {_FIRST}),
-    ('closing', %(end)s::bigint + 1, 0, 0::bigint, 0::numeric, 0, 0)
-), wanted AS (
-    SELECT unnest(%(assets)s::text[]) AS asset
-), balances AS (
-    SELECT place.name, wanted.asset, coalesce(known.balance, 0) + coalesce(since.amount, 0) AS balance
-    FROM places AS place CROSS JOIN wanted
-    LEFT JOIN LATERAL (
-        SELECT balance, time, shard, {_KEY.replace("::bigint", "::bigint AS milliseconds").replace("::numeric", "::numeric AS number")}
-        FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset AND balance IS NOT NULL
-            AND time <= {_AT} AND (time, shard, {_KEY}) < {_PLACE}
-        ORDER BY time DESC, shard DESC, milliseconds DESC, number DESC, event DESC, entry DESC LIMIT 1
-    ) AS known ON true
-    CROSS JOIN LATERAL (
-        SELECT sum(amount) AS amount, count(*) AS entries
-        FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
-            AND time >= coalesce(known.time, '-infinity') AND time <= {_AT} AND (time, shard, {_KEY}) < {_PLACE}
-            AND (time, shard, {_KEY}) > (coalesce(known.time, '-infinity'), coalesce(known.shard, 0),
-                coalesce(known.milliseconds, 0), coalesce(known.number, 0), coalesce(known.event, 0), coalesce(known.entry, -1))
-    ) AS since
-    WHERE known.time IS NOT NULL OR since.entries > 0
-)
-SELECT name, asset, NULL, NULL, balance::bigint, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM balances
-UNION ALL (
-    SELECT 'entry', found.* FROM wanted CROSS JOIN LATERAL (
-        SELECT asset, kind, amount, balance, reference, (extract(epoch from time) * 1000)::bigint, shard, {_KEY}
-        FROM ledger_entries WHERE account_id = %(account)s::bigint AND asset = wanted.asset
-            AND time >= {_FIRST_TIME} AND time <= to_timestamp(%(end)s::bigint / 1000.0)
-            AND (time, shard, {_KEY}) >= ({_FIRST_TIME}, {_FIRST})
-        ORDER BY time, shard, {_KEY} LIMIT %(limit)s
-    ) AS found (asset, kind, amount, balance, reference, time_ms, shard, milliseconds, number, event, entry)
-    ORDER BY found.time_ms, found.shard, found.milliseconds, found.number, found.event, found.entry LIMIT %(limit)s
-)
-"""
-
-
 async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[Written]:
     """Return what moved the account's money, oldest first, as JSON or CSV, with the balances before and after the period.
 
@@ -197,19 +92,15 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     opening = first = Position(start or TimeMs(0))
     if after is not None:
         first = max(opening, Position.after(after))
-    await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
-    rows = await ports.database.fetch(
-        _STATEMENT,
-        {
-            **first._asdict(),
-            "account": call.account_id,
-            "assets": list(known.assets) if asset is None else [asset],
-            "start": opening.time,
-            "end": _FOREVER_MS if end is None else end,
-            "limit": limit + 1,
-        },
+    await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
+    stored = await ports.ledger.page(
+        call.account_id,
+        known.assets if asset is None else [asset],
+        start=opening.time,
+        first=first,
+        end=end,
+        limit=limit + 1,
     )
-    stored = _read(rows)
     has_more = len(stored.entries) > limit
     entries = entry_shapes(stored.before, stored.entries[:limit], known, call.time_scale)
     balances = [
@@ -234,22 +125,8 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
     )
 
 
-def _read(rows: Iterable[tuple[Any, ...]]) -> Stored:
-    """Return what the rows of `_STATEMENT` say."""
-    balances: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    entries: list[StoredEntry] = []
-    for name, asset, kind, amount, balance, reference, *position in rows:
-        if name == "entry":
-            place = Position(*(int(each) for each in position))  # type: ignore[arg-type]
-            entries.append(StoredEntry(place, asset, kind, amount, balance, reference))
-        else:
-            balances[name][asset] = balance
-    entries.sort()
-    return Stored(balances["opening"], balances["before"], balances["closing"], entries)
-
-
 def entry_shapes(
-    before: dict[str, int], entries: Iterable[StoredEntry], known: MarketMap, time_scale: int
+    before: dict[str, int], entries: Iterable[LedgerEntry], known: MarketMap, time_scale: int
 ) -> list[EntryShape]:
     """Return entries with what the account had after each: as stored, else what it had `before` and the amounts since."""
     running = dict(before)
@@ -312,7 +189,7 @@ FUNCTION = Function(
         START_TIME,
         END_TIME,
         ASSET._replace(description="Asset, for example BTC; all by default."),
-        Parameter("after", "Only what came after this entry: its position.", pattern=_POSITION),
+        Parameter("after", "Only what came after this entry: its position.", pattern=POSITION_PATTERN),
         Parameter("format", "json, which is the default, or csv.", choices=("json", "csv")),
         limit_parameter(_LIMIT_DEFAULT, _LIMIT_MAX),
     ),

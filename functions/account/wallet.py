@@ -17,6 +17,7 @@ from functions.api.key_permissions import DEFAULT_SCOPES, Scope
 from functions.api.market_choice import all_markets, asset_wanted
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Amount, NoRows, Nothing, Time, Zero, one_of
+from functions.repositories.api_keys import KeyTerms
 from protocol.orders import Balance
 from protocol.units import format_decimal
 
@@ -33,20 +34,6 @@ _DEPOSIT_STATUSES: Final = frozenset({0, 1, 2, 6, 7, 8})
 _WITHDRAWAL_STATUSES: Final = frozenset(range(7))
 _LIMIT_MAX: Final = 1000
 _BTC: Final = "BTC"
-
-_TRANSFERS: Final = """
-    SELECT transfer_id, asset, amount, (extract(epoch from time) * 1000)::bigint FROM transfers
-    WHERE account_id = %(account)s AND kind = %(kind)s AND (%(asset)s::text IS NULL OR asset = %(asset)s)
-        AND (%(transfer)s::text IS NULL OR transfer_id = %(transfer)s)
-        AND (%(start)s::bigint IS NULL OR time >= to_timestamp(%(start)s / 1000.0))
-        AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
-    ORDER BY time DESC, transfer_id LIMIT %(limit)s OFFSET %(offset)s
-"""
-_KEY: Final = """
-    SELECT (extract(epoch from created_at) * 1000)::bigint, scopes, cardinality(networks) > 0,
-        (extract(epoch from expires_at) * 1000)::bigint
-    FROM api_keys WHERE key = %(key)s
-"""
 
 
 class DepositAddressShape(TypedDict):
@@ -242,15 +229,14 @@ async def get_withdrawals(ports: Ports, call: Call) -> list[WithdrawalShape]:
 
 async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape:
     """Return what the request's own API key may do."""
-    rows = await ports.database.fetch(_KEY, {"key": call.api_key})
     # A ticket is in no database: it reads and trades, and what is older than it is its session.
-    created, scopes, has_networks, expires = rows[0] if rows else (call.now, DEFAULT_SCOPES, False, None)
+    terms = await ports.api_keys.terms(call.api_key) or KeyTerms(call.now, DEFAULT_SCOPES, False, None)
     shape: KeyRestrictionsShape = {
-        "ipRestrict": has_networks,
-        "createTime": created * call.time_scale,
-        "enableReading": Scope.READ in scopes,
-        "enableSpotAndMarginTrading": Scope.TRADE in scopes,
-        "enableWithdrawals": Scope.WITHDRAW in scopes,
+        "ipRestrict": terms.has_networks,
+        "createTime": terms.created_time * call.time_scale,
+        "enableReading": Scope.READ in terms.scopes,
+        "enableSpotAndMarginTrading": Scope.TRADE in terms.scopes,
+        "enableWithdrawals": Scope.WITHDRAW in terms.scopes,
         "enableInternalTransfer": False,
         "enableMargin": False,
         "enableFutures": False,
@@ -260,8 +246,8 @@ async def get_key_restrictions(ports: Ports, call: Call) -> KeyRestrictionsShape
         "enableFixReadOnly": False,
         "enablePortfolioMarginTrading": False,
     }
-    if expires is not None:
-        shape["tradingAuthorityExpirationTime"] = expires * call.time_scale
+    if terms.expires_time is not None:
+        shape["tradingAuthorityExpirationTime"] = terms.expires_time * call.time_scale
     return shape
 
 
@@ -365,23 +351,22 @@ async def _transfers(
     transfer_id = parameters.optional(id_name)
     if status not in (None, done):
         return []
-    await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
-    rows = await ports.database.fetch(
-        _TRANSFERS,
-        {
-            "account": call.account_id,
-            "kind": kind,
-            "asset": coin,
-            "transfer": transfer_id,
-            "start": start,
-            "end": end,
-            "limit": limit,
-            "offset": offset,
-        },
+    await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
+    transfers = await ports.ledger.transfers(
+        call.account_id,
+        kind,
+        asset=coin,
+        transfer_id=transfer_id,
+        start=start,
+        end=end,
+        limit=limit,
+        offset=offset,
     )
-    if any(asset not in known.by_asset for _, asset, _, _ in rows):
+    if any(each.asset not in known.by_asset for each in transfers):
         raise unavailable()  # the shard that has a market of it has not said so yet
-    return [(transfer, asset, known.format_amount(amount, asset), time) for transfer, asset, amount, time in rows]
+    return [
+        (each.transfer_id, each.asset, known.format_amount(each.amount, each.asset), each.time) for each in transfers
+    ]
 
 
 async def _is_frozen(ports: Ports, call: Call) -> bool:

@@ -1,11 +1,23 @@
-"""What the functions need of the world, as small interfaces; adapters/ implements them."""
+"""What the functions need of the world, as small interfaces; adapters/ implements them. Those to the database are in repositories/."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, LiteralString, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from functions.api.parameters import Parameters
+from functions.repositories.activity import ActivityLog
+from functions.repositories.api_keys import ApiKeys
+from functions.repositories.candles import Candles
+from functions.repositories.ingestion import Ingestion
+from functions.repositories.ledger import Ledger
+from functions.repositories.mails import Mails
+from functions.repositories.orders import Orders
+from functions.repositories.second_factors import SecondFactors
+from functions.repositories.sessions import Sessions
+from functions.repositories.trades import Trades
+from functions.repositories.users import Users
+from functions.users.activity import Origin
 from functions.users.attempts import Attempts
 from functions.users.revocations import Revocations
 from protocol.commands import Command
@@ -57,20 +69,6 @@ class ReadModels(Protocol):
 
     async def trades(self, symbol: str, limit: int) -> list[TradeExecuted]:
         """Return the newest trades, oldest first."""
-        ...
-
-
-class Database(Protocol):
-    """The database; unreachable: `ApiError` (unavailable)."""
-
-    async def fetch(
-        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
-    ) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows (none for a statement without)."""
-        ...
-
-    async def catch_up(self, shard: int) -> None:
-        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
         ...
 
 
@@ -150,7 +148,17 @@ class Ports(NamedTuple):
     """Returns the markets as their shards have them now. The properties below return parts of it."""
     shards: Shards
     read_models: ReadModels
-    database: Database
+    ingestion: Ingestion
+    trades: Trades
+    candles: Candles
+    orders: Orders
+    ledger: Ledger
+    users: Users
+    second_factors: SecondFactors
+    sessions: Sessions
+    api_keys: ApiKeys
+    mails: Mails
+    activity: ActivityLog
     key_values: KeyValues
     passwords: Passwords
     secret_box: SecretBox
@@ -192,6 +200,11 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     credential: str = ""
     address: str = ""
     agent: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """From where and with what the request came."""
+        return Origin(self.address, self.agent)
 
 
 MILLISECONDS: Final = 1

@@ -9,35 +9,6 @@ from functions.api.shapes import Amount, Time
 from protocol.orders import Side
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
-# Numbers follow on each other and never go back in time, so the page is known once one end of it is found.
-_FIRST_FROM = """
-    SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND aggregate_id >= %(from)s
-    ORDER BY aggregate_id LIMIT 1
-"""
-_FIRST_SINCE = """
-    SELECT aggregate_id, time FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
-    ORDER BY time, trade_id LIMIT 1
-"""
-_LAST = """
-    SELECT aggregate_id, time FROM trades
-    WHERE market = %(market)s AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
-    ORDER BY time DESC, trade_id DESC LIMIT 1
-"""
-# An aggregate's quantity is part of one order's, which a bigint holds.
-_HEAD = """
-    SELECT aggregate_id, min(price), sum(quantity)::bigint, min(trade_id), max(trade_id),
-        (extract(epoch from min(time)) * 1000)::bigint, min(taker_side)
-    FROM trades WHERE market = %(market)s
-"""
-_AFTER = f"""{_HEAD}
-    AND aggregate_id >= %(found)s::bigint AND aggregate_id < %(found)s::bigint + %(limit)s AND time >= %(time)s
-    AND (%(end)s::bigint IS NULL OR time <= to_timestamp(%(end)s / 1000.0))
-    GROUP BY aggregate_id ORDER BY aggregate_id
-"""
-_BEFORE = f"""{_HEAD}
-    AND aggregate_id <= %(found)s::bigint AND aggregate_id > %(found)s::bigint - %(limit)s AND time <= %(time)s
-    GROUP BY aggregate_id ORDER BY aggregate_id
-"""
 
 
 class AggregateTradeShape(msgspec.Struct, gc=False):
@@ -62,30 +33,20 @@ async def get_aggregate_trades(ports: Ports, call: Call) -> list[AggregateTradeS
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     if from_id is not None and (start is not None or end is not None):
         raise bad_combination()
-    await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
-    if from_id is not None:
-        edge, page = _FIRST_FROM, _AFTER
-    elif start is not None:
-        edge, page = _FIRST_SINCE, _AFTER
-    else:
-        edge, page = _LAST, _BEFORE
-    values = {"market": market.symbol, "from": from_id, "start": start, "end": end, "limit": limit}
-    found = await ports.database.fetch(edge, values)
-    if not found:
-        return []
-    rows = await ports.database.fetch(page, {**values, "found": found[0][0], "time": found[0][1]})
+    await ports.ingestion.catch_up(ports.markets.shard_of_market(market.symbol))
+    trades = await ports.trades.aggregates(market.symbol, from_id=from_id, start=start, end=end, limit=limit)
     return [
         AggregateTradeShape(
-            a=aggregate_id,
-            p=market.format_price(price),
-            q=market.format_quantity(quantity),
-            f=first,
-            l=last,
-            T=time * call.time_scale,
-            m=taker_side == Side.SELL,
+            a=trade.aggregate_id,
+            p=market.format_price(trade.price),
+            q=market.format_quantity(trade.quantity),
+            f=trade.first_trade_id,
+            l=trade.last_trade_id,
+            T=trade.time * call.time_scale,
+            m=trade.taker_side is Side.SELL,
             M=True,
         )
-        for aggregate_id, price, quantity, first, last, time, taker_side in rows
+        for trade in trades
     ]
 
 

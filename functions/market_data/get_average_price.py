@@ -11,17 +11,6 @@ from protocol.market_data import Ticker
 from protocol.units import PriceTicks, QuantityLots, TimeMs
 
 _MINUTES = 5
-_STATEMENT = """
-    SELECT coalesce(sum(quantity), 0), coalesce(sum(quote), 0),
-        (extract(epoch from max(time)) * 1000)::bigint
-    FROM trades WHERE market = %(market)s AND time >= to_timestamp(%(start)s / 1000.0)
-"""
-
-
-_LAST_TRADE = """
-    SELECT (extract(epoch from time) * 1000)::bigint FROM trades WHERE market = %(market)s
-    ORDER BY time DESC, trade_id DESC LIMIT 1
-"""
 
 
 class AveragePriceShape(TypedDict):
@@ -45,19 +34,13 @@ async def average_of(ports: Ports, market: Market, now: TimeMs) -> tuple[str, in
     idle = await _idle(ports, market, start)
     if idle is not None:
         return idle
-    ((volume, quote_volume, closed),) = await ports.database.fetch(
-        _STATEMENT, {"market": market.symbol, "start": start}
-    )
-    # Sums of bigint are numeric, since they may be beyond 64 bits; of whole numbers they are whole.
-    volume, quote_volume = int(volume), int(quote_volume)
-    if volume:
-        price = average_price(market, quote_volume, QuantityLots(volume))
-    else:
-        (ticker,) = await ports.read_models.tickers([market.symbol])
-        price = market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0))
-        rows = await ports.database.fetch(_LAST_TRADE, {"market": market.symbol})
-        closed = rows[0][0] if rows else 0
-    return price, closed
+    turnover = await ports.trades.turnover_since(market.symbol, start)
+    if turnover.quantity:
+        price = average_price(market, turnover.quote, QuantityLots(turnover.quantity))
+        return price, turnover.last_time or 0
+    (ticker,) = await ports.read_models.tickers([market.symbol])
+    price = market.format_price(PriceTicks((ticker.last or ticker.previous_close) if ticker else 0))
+    return price, await ports.trades.last_time(market.symbol) or 0
 
 
 async def _idle(ports: Ports, market: Market, start: int) -> tuple[str, int] | None:

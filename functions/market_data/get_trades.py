@@ -1,16 +1,11 @@
 """GET /api/v3/trades: the newest trades."""
 
-from typing import Any
-
 from functions.api.function import SYMBOL, Function, Group, limit_parameter
 from functions.api.ports import Call, Ports
 from functions.market_data.trade_shapes import TradeShape, trade_shape
+from functions.repositories.trades import StoredTrade
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
-_BEFORE = """
-    SELECT trade_id, price, quantity, (extract(epoch from time) * 1000)::bigint, taker_side FROM trades
-    WHERE market = %(market)s AND trade_id < %(before)s ORDER BY time DESC, trade_id DESC LIMIT %(limit)s
-"""
 _NO_ID = 2**63 - 1
 
 
@@ -22,16 +17,12 @@ async def get_trades(ports: Ports, call: Call) -> list[TradeShape]:
     market = call.parameters.market(ports.markets)
     limit = call.parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     found = await ports.read_models.trades(market.symbol, limit)
-    rows: list[Any] = [(trade.trade_id, trade.price, trade.quantity, trade.time, trade.taker_side) for trade in found]
-    first = rows[0][0] if rows else _NO_ID
-    if len(rows) < limit and first > 1:
-        await ports.database.catch_up(ports.markets.shard_of_market(market.symbol))
-        before = {"market": market.symbol, "before": first, "limit": limit - len(rows)}
-        rows = [*reversed(await ports.database.fetch(_BEFORE, before)), *rows]
-    return [
-        trade_shape(market, trade_id, price, quantity, time, taker_side, call.time_scale)
-        for trade_id, price, quantity, time, taker_side in rows
-    ]
+    trades = [StoredTrade(each.trade_id, each.price, each.quantity, each.time, each.taker_side) for each in found]
+    first = trades[0].trade_id if trades else _NO_ID
+    if len(trades) < limit and first > 1:
+        await ports.ingestion.catch_up(ports.markets.shard_of_market(market.symbol))
+        trades = [*await ports.trades.newest_before(market.symbol, first, limit - len(trades)), *trades]
+    return [trade_shape(market, *trade, call.time_scale) for trade in trades]
 
 
 FUNCTION = Function(

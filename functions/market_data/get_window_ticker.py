@@ -1,7 +1,6 @@
 """GET /api/v3/ticker and /api/v3/ticker/tradingDay: statistics over a window that the client chooses, from the database's candles."""
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from functions.api.errors import ApiError, bad_combination, invalid_parameter
@@ -19,6 +18,7 @@ from functions.market_data.ticker_shapes import (
 )
 from functions.market_data.ticker_type import TICKER_TYPE, is_mini_ticker
 from functions.market_data.time_zones import TIME_ZONE, time_zone_ms
+from functions.repositories.candles import CandleSums
 from protocol.market import Market
 from protocol.market_data import Ticker
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
@@ -30,21 +30,6 @@ _WEIGHT, _WEIGHT_MAX = 4, 200
 _UNITS_MS: Final = {"m": (_MINUTE_MS, 59), "h": (_HOUR_MS, 23), "d": (_DAY_MS, 7)}
 """Unit -> its length, and how many of them a window may have."""
 _window_size: Final = re.compile("([1-9][0-9]?)([mhd])", re.ASCII)
-
-# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was traded.
-_COLUMNS: Final = (
-    """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
-)
-_STATEMENT: Final = f"""
-    SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
-        sum(volume), sum(quote_volume), sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id)
-    FROM (
-        SELECT {_COLUMNS} FROM "candles_1m" WHERE market = ANY(%(markets)s)
-            AND open_time >= to_timestamp(%(open)s / 1000.0) AND open_time < to_timestamp(%(hour)s / 1000.0)
-        UNION ALL
-        SELECT {_COLUMNS} FROM "candles_1h" WHERE market = ANY(%(markets)s) AND open_time >= to_timestamp(%(hour)s / 1000.0)
-    ) AS candles GROUP BY market
-"""
 
 
 async def get_window_ticker(ports: Ports, call: Call) -> Tickers:
@@ -69,13 +54,9 @@ async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> 
     markets, is_single = chosen_markets(parameters, ports)
     is_mini = is_mini_ticker(parameters)
     for shard in {ports.markets.shard_of_market(market.symbol) for market in markets}:
-        await ports.database.catch_up(shard)
-    hour = -(-opened // _HOUR_MS) * _HOUR_MS
-    rows = await ports.database.fetch(
-        _STATEMENT, {"markets": [market.symbol for market in markets], "open": opened, "hour": hour}
-    )
-    by_market = {symbol: values for symbol, *values in rows}
-    tickers = [_ticker(market, by_market.get(market.symbol), opened, closes) for market in markets]
+        await ports.ingestion.catch_up(shard)
+    sums = await ports.candles.sums_since([market.symbol for market in markets], opened)
+    tickers = [_ticker(market, sums.get(market.symbol), opened, closes) for market in markets]
     shown = zip(markets, tickers, strict=True)
     if is_mini:
         minis = [mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in shown]
@@ -84,25 +65,24 @@ async def _tickers(ports: Ports, call: Call, opened: TimeMs, closes: TimeMs) -> 
     return shapes[0] if is_single else shapes
 
 
-def _ticker(market: Market, sums: Sequence[int] | None, opened: TimeMs, closes: TimeMs) -> Ticker:
+def _ticker(market: Market, sums: CandleSums | None, opened: TimeMs, closes: TimeMs) -> Ticker:
     if sums is None:
         return empty_ticker(market, opened, closes)
-    first, high, low, last, volume, quote_volume, trade_count, first_id, last_id = map(int, sums)
     return Ticker(
         market=market.symbol,
         open_time=opened,
         close_time=closes,
-        open=PriceTicks(first),
-        high=PriceTicks(high),
-        low=PriceTicks(low),
-        last=PriceTicks(last),
+        open=PriceTicks(sums.open),
+        high=PriceTicks(sums.high),
+        low=PriceTicks(sums.low),
+        last=PriceTicks(sums.close),
         last_quantity=QuantityLots(0),
         previous_close=PriceTicks(0),
-        volume=QuantityLots(min(volume, AMOUNT_UNITS_MAX)),
-        quote_volume=min(quote_volume, AMOUNT_UNITS_MAX),
-        first_trade_id=first_id,
-        last_trade_id=last_id,
-        trade_count=trade_count,
+        volume=QuantityLots(min(sums.volume, AMOUNT_UNITS_MAX)),
+        quote_volume=min(sums.quote_volume, AMOUNT_UNITS_MAX),
+        first_trade_id=sums.first_trade_id,
+        last_trade_id=sums.last_trade_id,
+        trade_count=sums.trade_count,
     )
 
 

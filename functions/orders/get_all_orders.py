@@ -3,24 +3,12 @@
 from functions.api.function import END_TIME, ORDER_ID, START_TIME, SYMBOL, Function, Group, Security, limit_parameter
 from functions.api.ports import Call, Ports
 from functions.orders.open_orders import open_orders
-from functions.orders.order_rows import ORDER_COLUMNS, order_of_row
 from functions.orders.order_shapes import OrderShape, order_shape
 from protocol.orders import OrderState
 from protocol.units import OrderId, TimeMs
 
 _DAY_MS = 86_400_000
 _LIMIT_DEFAULT, _LIMIT_MAX = 500, 1000
-_WHERE = """
-    account_id = %(account)s AND market = %(market)s AND order_id >= %(order)s
-    AND (%(start)s::bigint IS NULL OR accepted_time >= to_timestamp(%(start)s / 1000.0))
-    AND (%(end)s::bigint IS NULL OR accepted_time <= to_timestamp(%(end)s / 1000.0))
-"""
-# The order of time and that of numbers are the same; the first is asked for where a time bounds the page, so that its index is read.
-_FROM = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY order_id LIMIT %(limit)s"
-_SINCE = f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time, order_id LIMIT %(limit)s"
-_NEWEST = (
-    f"SELECT {ORDER_COLUMNS} FROM orders WHERE {_WHERE} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
-)
 
 
 async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
@@ -31,22 +19,13 @@ async def get_all_orders(ports: Ports, call: Call) -> list[OrderShape]:
     start, end = parameters.time_range(_DAY_MS)
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
     open_now = await open_orders(ports, call, market.symbol)
-    await ports.database.catch_up(ports.markets.shard_of_account(call.account_id))
-    oldest_first = order_id is not None or start is not None
-    statement = _SINCE if start is not None else _FROM if order_id is not None else _NEWEST
-    rows = await ports.database.fetch(
-        statement,
-        {
-            "account": call.account_id,
-            "market": market.symbol,
-            "order": order_id or 0,
-            "start": start,
-            "end": end,
-            "limit": limit,
-        },
+    await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
+    stored = await ports.orders.page(
+        call.account_id, market.symbol, from_id=order_id, start=start, end=end, limit=limit
     )
     wanted = [order for order in open_now if _is_wanted(order, OrderId(order_id or 0), start, end)]
-    orders = overlay([order_of_row(row) for row in rows], wanted)
+    orders = overlay(stored, wanted)
+    oldest_first = order_id is not None or start is not None
     page = orders[:limit] if oldest_first else orders[-limit:]
     return [order_shape(order, market, call.time_scale) for order in page]
 

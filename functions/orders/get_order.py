@@ -4,18 +4,10 @@ from functions.api.errors import client_order_id_invalid, order_does_not_exist, 
 from functions.api.function import ORDER_ID, ORIG_CLIENT_ORDER_ID, SYMBOL, Function, Group, Security
 from functions.api.parameters import require_one_of
 from functions.api.ports import Call, Ports
-from functions.orders.order_rows import ORDER_COLUMNS, order_of_row
 from functions.orders.order_shapes import OrderShape, order_shape
 from protocol.orders import OrderStatus, RejectReason
 from protocol.replies import OrderQuery, OrderReply, Refused
 from protocol.units import OrderId
-
-_STATEMENT = f"""
-    SELECT {ORDER_COLUMNS} FROM orders
-    WHERE account_id = %(account)s AND market = %(market)s
-        AND (%(order)s = 0 OR order_id = %(order)s) AND (%(client)s = '' OR client_order_id = %(client)s)
-    ORDER BY order_id DESC LIMIT 1
-"""
 
 
 async def get_order(ports: Ports, call: Call) -> OrderShape:
@@ -47,11 +39,7 @@ async def get_order(ports: Ports, call: Call) -> OrderShape:
             is_known = reply.reason is not RejectReason.ORDER_NOT_REMEMBERED
             if not is_known and client_order_id:
                 raise status_unknown()  # the database may have only an older order with this id
-            rows = await ports.database.fetch(
-                _STATEMENT,
-                {"account": call.account_id, "market": market.symbol, "order": order_id, "client": client_order_id},
-            )
-            stored = order_of_row(rows[0]) if rows else None
+            stored = await ports.orders.find(call.account_id, market.symbol, order_id, client_order_id)
             if not is_known and (stored is None or stored.status.is_open):
                 raise status_unknown()  # it may have been closed since
             if stored is None:

@@ -6,7 +6,6 @@ from typing import Final
 import msgspec
 
 from functions.api.key_permissions import DEFAULT_SCOPES
-from functions.api.ports import Database
 from protocol.decoding import msgpack_decoder
 from protocol.units import AccountId
 
@@ -40,10 +39,6 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, array_like=True):
 
 KEPT_S: Final = 300
 """How long a read model may live. Revocations are remembered for longer, so none that is out of date is ever believed."""
-_SELECT: Final = """
-    SELECT account_id, kind, secret, scopes, networks::text[], coalesce((extract(epoch from expires_at) * 1000)::bigint, 0)
-    FROM api_keys WHERE key = %(key)s AND revoked_at IS NULL
-"""
 _decode = msgpack_decoder(ApiKeyRecord)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -56,20 +51,3 @@ def encode_record(record: ApiKeyRecord) -> bytes:
 def decode_record(value: bytes) -> ApiKeyRecord:
     """Return the record of a read model's value."""
     return _decode(value)
-
-
-async def load_record(database: Database, key: str) -> ApiKeyRecord | None:
-    """Return a key that is not revoked from the database."""
-    rows = await database.fetch(_SELECT, {"key": key})
-    if not rows:
-        return None
-    account_id, kind, secret, scopes, networks, expires_ms = rows[0]
-    return ApiKeyRecord(
-        AccountId(account_id),
-        KeyKind(kind),
-        bytes(secret),
-        tuple(scopes),
-        tuple(networks),
-        expires_ms,
-        stands_until_ms=expires_ms,
-    )

@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from typing import Annotated, Final, LiteralString
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,7 +14,7 @@ from functions.api.function import Function, Group, Security
 from functions.api.json_body import read_body
 from functions.api.key_permissions import DEFAULT_SCOPES, NETWORKS_MAX, Scope, network_of
 from functions.api.ports import Call, Ports
-from functions.users.activity import Activity, note_parameters, noting
+from functions.repositories.api_keys import NewKey
 from functions.users.api_key_record import KEPT_S, ApiKeyRecord, KeyKind, encode_record
 from functions.users.sign_up import Secret
 from functions.users.step_up import confirm
@@ -27,19 +27,6 @@ _KEYS_MAX: Final = 30
 _RSA_BITS: Final = (2048, 3072, 4096)
 _RSA_EXPONENT: Final = 65_537
 _LIFE_MAX_MS: Final = 10 * 365 * 86_400_000
-_INSERT: Final[LiteralString] = noting(
-    """
-    INSERT INTO api_keys (key, account_id, secret, kind, label, scopes, networks, expires_at)
-    SELECT %(key)s, %(account)s, %(secret)s, %(kind)s, %(label)s, %(scopes)s::text[], %(networks)s::cidr[],
-        to_timestamp(%(expires_ms)s::bigint / 1000.0)
-    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s
-        AND (SELECT count(*) FROM api_keys WHERE account_id = %(account)s AND revoked_at IS NULL) < %(most)s
-    FOR SHARE OF users
-    RETURNING account_id, key AS detail
-    """,
-    "SELECT detail FROM changed",
-)
-_IS_KNOWN: Final = "SELECT FROM users WHERE account_id = %(account)s AND password_hash = %(known)s"
 
 
 class NewApiKey(msgspec.Struct, frozen=True, rename="camel"):
@@ -112,24 +99,13 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     else:
         kept = wanted.public_key.encode()
     scopes = tuple(dict.fromkeys(wanted.scopes))
-    rows = await ports.database.fetch(
-        _INSERT,
-        {
-            **note_parameters(Activity.KEY_MADE, call),
-            "key": key,
-            "account": call.account_id,
-            "known": password_hash,  # a key that was asked for before the password changed must not outlive that
-            "secret": kept,
-            "kind": kind,
-            "label": wanted.label,
-            "scopes": list(scopes),
-            "networks": list(networks),
-            "expires_ms": wanted.expires_time,
-            "most": _KEYS_MAX,
-        },
+    new = NewKey(key, kind, kept, wanted.label, scopes, networks, wanted.expires_time)
+    # A key that was asked for before the password changed must not outlive that.
+    is_added = await ports.api_keys.add(
+        call.account_id, new, call.origin, password_hash=password_hash, keys_max=_KEYS_MAX
     )
-    if not rows:
-        if not await ports.database.fetch(_IS_KNOWN, {"account": call.account_id, "known": password_hash}):
+    if not is_added:
+        if not await ports.users.has_password(call.account_id, password_hash):
             raise ApiError(-1002, "Password is wrong.", 401)
         raise ApiError(-1130, f"No more than {_KEYS_MAX} API keys.", 409)
     until = wanted.expires_time or 0

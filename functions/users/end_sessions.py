@@ -5,7 +5,7 @@ from typing import TypedDict
 from functions.api.errors import invalid_parameter
 from functions.api.function import Function, Group, Parameter, Security
 from functions.api.ports import Call, Ports
-from functions.users.sessions import end_sessions, open_sessions
+from functions.users.sessions import end_sessions
 
 
 class EndedShape(TypedDict):
@@ -18,7 +18,7 @@ async def end(ports: Ports, call: Call) -> EndedShape:
     """End a session of the account by its id, or without one all but that of the request; return how many had not ended before."""
     wanted = call.parameters.optional("sessionId")
     if wanted is None:
-        others = [each for each in await open_sessions(ports, call.account_id) if each != call.session_id]
+        others = [each for each in await ports.sessions.open_ids(call.account_id) if each != call.session_id]
     elif "\x00" in wanted:
         raise invalid_parameter("sessionId")
     else:

@@ -9,11 +9,6 @@ from functions.api.ports import Call, Ports
 from functions.api.shapes import Time, one_of
 from functions.users.activity import Activity
 
-_SELECT = """
-    SELECT activity_id, (extract(epoch from time) * 1000)::bigint, kind, address, agent, detail FROM activity
-    WHERE account_id = %(account)s AND (%(before)s::bigint IS NULL OR activity_id < %(before)s)
-    ORDER BY activity_id DESC LIMIT %(limit)s
-"""
 _LIMIT, _LIMIT_MAX = 100, 1_000
 
 
@@ -31,15 +26,13 @@ class ActivityShape(msgspec.Struct, rename="camel"):
 
 async def get_activity(ports: Ports, call: Call) -> list[ActivityShape]:
     """Return what was done with the account, newest first: sign-ins, also those that were refused, keys, sessions, passwords."""
-    wanted = {
-        "account": call.account_id,
-        "before": call.parameters.integer("beforeId"),
-        "limit": call.parameters.limit(_LIMIT, _LIMIT_MAX),
-    }
-    rows = await ports.database.fetch(_SELECT, wanted)
+    before_id, limit = call.parameters.integer("beforeId"), call.parameters.limit(_LIMIT, _LIMIT_MAX)
+    entries = await ports.activity.newest(call.account_id, before_id=before_id, limit=limit)
     return [
-        ActivityShape(number, time * call.time_scale, kind, address, agent, detail)
-        for number, time, kind, address, agent, detail in rows
+        ActivityShape(
+            entry.activity_id, entry.time * call.time_scale, entry.kind, entry.address, entry.agent, entry.detail
+        )
+        for entry in entries
     ]
 
 

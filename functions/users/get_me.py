@@ -8,11 +8,6 @@ from functions.api.ports import Call, Ports
 from functions.api.shapes import Time
 from functions.users.sessions import csrf_token
 
-_SELECT = """
-    SELECT email, (extract(epoch from created_at) * 1000)::bigint, verified_at IS NOT NULL, totp_since IS NOT NULL
-    FROM users WHERE account_id = %(account)s
-"""
-
 
 class Me(msgspec.Struct, rename="camel"):
     """Who is signed in, and by which session."""
@@ -29,12 +24,18 @@ class Me(msgspec.Struct, rename="camel"):
 
 async def get_me(ports: Ports, call: Call) -> Me:
     """Return the account, and what a page proves with that it is the exchange's own."""
-    rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
-    if not rows:
+    profile = await ports.users.profile(call.account_id)
+    if profile is None:
         raise not_signed_in()
-    email, created, is_verified, has_factor = rows[0]
-    token = csrf_token(call.session)
-    return Me(call.account_id, email, created * call.time_scale, is_verified, has_factor, call.session_id, token)
+    return Me(
+        call.account_id,
+        profile.email,
+        profile.created_time * call.time_scale,
+        profile.is_verified,
+        profile.has_second_factor,
+        call.session_id,
+        csrf_token(call.session),
+    )
 
 
 FUNCTION = Function("GET", "/api/v1/me", Group.USERS, "Who is signed in", get_me, security=Security.SESSION)

@@ -6,13 +6,6 @@ from functions.api.function import Function, Group, Security
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Time
 
-_SELECT = """
-    SELECT key, kind, label, (extract(epoch from created_at) * 1000)::bigint, scopes, networks::text[],
-        (extract(epoch from expires_at) * 1000)::bigint, (extract(epoch from last_used_at) * 1000)::bigint
-    FROM api_keys
-    WHERE account_id = %(account)s AND revoked_at IS NULL ORDER BY created_at, key
-"""
-
 
 class ListedKeyShape(msgspec.Struct, rename="camel"):
     """A key, without its secret. Times in ms or µs; when it was used last is known to some fifteen seconds."""
@@ -29,13 +22,19 @@ class ListedKeyShape(msgspec.Struct, rename="camel"):
 
 async def list_api_keys(ports: Ports, call: Call) -> list[ListedKeyShape]:
     """Return the keys that are not revoked, oldest first."""
-    rows = await ports.database.fetch(_SELECT, {"account": call.account_id})
     scale = call.time_scale
     return [
         ListedKeyShape(
-            key, kind, label, created * scale, scopes, networks, _scaled(expires, scale), _scaled(used, scale)
+            each.key,
+            each.kind,
+            each.label,
+            each.created_time * scale,
+            each.scopes,
+            each.networks,
+            _scaled(each.expires_time, scale),
+            _scaled(each.last_used_time, scale),
         )
-        for key, kind, label, created, scopes, networks, expires, used in rows
+        for each in await ports.api_keys.of_account(call.account_id)
     ]
 
 

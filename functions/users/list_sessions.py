@@ -6,11 +6,6 @@ from functions.api.function import Function, Group, Security
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Time
 
-_SELECT = """
-    SELECT session_id, (extract(epoch from created_at) * 1000)::bigint, (extract(epoch from expires_at) * 1000)::bigint, address, agent
-    FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
-    ORDER BY created_at DESC, session_id LIMIT %(most)s
-"""
 _SHOWN_MAX = 1_000
 
 
@@ -27,17 +22,16 @@ class ListedSession(msgspec.Struct, rename="camel"):
 
 async def list_sessions(ports: Ports, call: Call) -> list[ListedSession]:
     """Return the sessions that have not ended, newest first."""
-    rows = await ports.database.fetch(_SELECT, {"account": call.account_id, "most": _SHOWN_MAX})
     return [
         ListedSession(
-            session_id,
-            created * call.time_scale,
-            expires * call.time_scale,
-            address,
-            agent,
-            session_id == call.session_id,
+            each.session_id,
+            each.created_time * call.time_scale,
+            each.expires_time * call.time_scale,
+            each.address,
+            each.agent,
+            each.session_id == call.session_id,
         )
-        for session_id, created, expires, address, agent in rows
+        for each in await ports.sessions.newest(call.account_id, _SHOWN_MAX)
     ]
 
 

@@ -3,12 +3,13 @@
 import hashlib
 import re
 import secrets
-from typing import Final, LiteralString, NamedTuple
+from typing import Final, NamedTuple
 
 import pyotp
 
 from functions.api.errors import ApiError
 from functions.api.ports import Call, Ports
+from functions.repositories.second_factors import StoredFactor
 from protocol.units import AccountId
 
 NEEDED: Final = -9001
@@ -18,16 +19,6 @@ _ISSUER: Final = "Exchange"
 _BEFORE_AND_AFTER: Final = 1
 """Steps that a clock may be off."""
 _code: Final = re.compile(r"[0-9]{6}", re.ASCII)
-_SELECT: Final[LiteralString] = (
-    "SELECT email, totp_secret, totp_since IS NOT NULL, totp_step FROM users WHERE account_id = %(account)s"
-)
-_USE_STEP: Final[LiteralString] = """
-    UPDATE users SET totp_step = %(step)s WHERE account_id = %(account)s AND totp_step < %(step)s RETURNING account_id
-"""
-_USE_RECOVERY: Final[LiteralString] = """
-    UPDATE recovery_codes SET used_at = now()
-    WHERE account_id = %(account)s AND code_hash = %(hash)s AND used_at IS NULL RETURNING account_id
-"""
 
 
 class Factor(NamedTuple):
@@ -48,9 +39,7 @@ def binding_of(account_id: AccountId) -> str:
 
 async def factor_of(ports: Ports, account_id: AccountId) -> Factor:
     """Return an account's second factor."""
-    rows = await ports.database.fetch(_SELECT, {"account": account_id})
-    email, kept, is_on, _ = rows[0] if rows else ("", None, False, 0)
-    sealed = b"" if kept is None else bytes(kept)
+    email, sealed, is_on = await ports.second_factors.find(account_id) or StoredFactor("", b"", False)
     try:
         secret = ports.secret_box.open(sealed, binding_of(account_id)).decode() if sealed else ""
     except ValueError:
@@ -75,7 +64,7 @@ async def uses_code(ports: Ports, call: Call, account_id: AccountId, secret: str
     device, now_step = pyotp.TOTP(secret, interval=STEP_S), call.now // 1000 // STEP_S
     for step in range(now_step - _BEFORE_AND_AFTER, now_step + _BEFORE_AND_AFTER + 1):
         if pyotp.utils.strings_equal(device.at(step * STEP_S), code):
-            return bool(await ports.database.fetch(_USE_STEP, {"account": account_id, "step": step}))
+            return await ports.second_factors.use_step(account_id, step)
     return False
 
 
@@ -92,7 +81,7 @@ async def check_second_factor(ports: Ports, call: Call, account_id: AccountId, c
         raise ApiError(NEEDED, "A code of the second factor is needed.", 401)
     if await uses_code(ports, call, account_id, factor.secret, code):
         return
-    if await ports.database.fetch(_USE_RECOVERY, {"account": account_id, "hash": hash_of(code)}):
+    if await ports.second_factors.use_recovery_code(account_id, hash_of(code)):
         return
     if not factor.secret:
         raise ApiError(

@@ -6,13 +6,12 @@ The database has what their owner is shown of them. A session is over when Redis
 import hashlib
 import hmac
 import secrets
-from typing import Final, LiteralString
+from typing import Final
 
 import msgspec
 
 from functions.api.errors import not_signed_in
 from functions.api.ports import Call, KeyValues, Ports
-from functions.users.activity import AGENT_MAX, Activity, note_parameters, noting
 from functions.users.revocations import Revocation, of_session
 from protocol import streams
 from protocol.decoding import msgpack_decoder
@@ -38,30 +37,6 @@ class Opened(msgspec.Struct, frozen=True):
 
 _decode = msgpack_decoder(SessionRecord)
 _encode = msgspec.msgpack.Encoder().encode
-# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then there is none.
-_OPEN: Final[LiteralString] = noting(
-    """
-    INSERT INTO sessions (session_id, account_id, token_hash, expires_at, address, agent)
-    SELECT %(session)s, account_id, %(hash)s, now() + make_interval(secs => %(ttl_s)s), %(address)s, %(agent)s
-    FROM users WHERE account_id = %(account)s AND password_hash = %(known)s FOR SHARE
-    RETURNING account_id, session_id AS detail
-    """,
-    "SELECT detail FROM changed",
-)
-_END: Final[LiteralString] = noting(
-    """
-    UPDATE sessions SET ended_at = now()
-    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s) AND ended_at IS NULL
-    RETURNING account_id, session_id AS detail
-    """,
-    """
-    SELECT session_id, token_hash, session_id IN (SELECT detail FROM changed) FROM sessions
-    WHERE account_id = %(account)s AND expires_at > now() AND session_id = ANY(%(sessions)s)
-    """,
-)
-_OPEN_ONES: Final = """
-    SELECT session_id FROM sessions WHERE account_id = %(account)s AND ended_at IS NULL AND expires_at > now()
-"""
 
 
 def hash_of(token: str) -> str:
@@ -81,19 +56,7 @@ async def open_session(ports: Ports, call: Call, account_id: AccountId, password
     # First where it counts: who ends what the database shows finds it there. Nobody has the token yet.
     record = SessionRecord(account_id, session_id, call.now + ttl_s * 1000)
     await ports.key_values.put(streams.session(hash_of(token)), _encode(record), ttl_s)
-    rows = await ports.database.fetch(
-        _OPEN,
-        {
-            **note_parameters(Activity.SIGNED_IN, call),
-            "session": session_id,
-            "account": account_id,
-            "known": password_hash,
-            "hash": hash_of(token),
-            "ttl_s": ttl_s,
-            "agent": call.agent[:AGENT_MAX],
-        },
-    )
-    if not rows:
+    if not await ports.sessions.begin(account_id, password_hash, session_id, hash_of(token), ttl_s, call.origin):
         await ports.key_values.remove(streams.session(hash_of(token)))
         return None
     return Opened(token, session_id)
@@ -110,12 +73,6 @@ async def record_of(key_values: KeyValues, token: str) -> SessionRecord:
         raise not_signed_in() from error  # an earlier release's
 
 
-async def open_sessions(ports: Ports, account_id: AccountId) -> list[str]:
-    """Return the ids of an account's sessions that have not ended."""
-    rows = await ports.database.fetch(_OPEN_ONES, {"account": account_id})
-    return [session_id for (session_id,) in rows]
-
-
 async def end_at_once(ports: Ports, call: Call) -> None:
     """End the session of the request where it counts; `end_sessions` writes it down."""
     await ports.revocations.add(Revocation(of_session(call.session_id), call.account_id))
@@ -128,11 +85,8 @@ async def end_sessions(ports: Ports, call: Call, session_ids: list[str]) -> list
     To end them again is harmless, and what to do when the answer was an outage. Returns for each that there was whether it has ended
     only now.
     """
-    rows = await ports.database.fetch(
-        _END,
-        {**note_parameters(Activity.SIGNED_OUT, call), "account": call.account_id, "sessions": session_ids},
-    )
-    for session_id, token_hash, _ in rows:
-        await ports.revocations.add(Revocation(of_session(session_id), call.account_id))
-        await ports.key_values.remove(streams.session(token_hash))
-    return [is_new for _, _, is_new in rows]
+    ended = await ports.sessions.end(call.account_id, session_ids, call.origin)
+    for each in ended:
+        await ports.revocations.add(Revocation(of_session(each.session_id), call.account_id))
+        await ports.key_values.remove(streams.session(each.token_hash))
+    return [each.is_new for each in ended]

@@ -8,21 +8,16 @@ from functions.api.errors import ApiError
 from functions.api.function import Answered, Function, Group
 from functions.api.json_body import read_body
 from functions.api.ports import Call, Ports
-from functions.users.activity import Activity, noted_by_email
+from functions.repositories.users import SignInFacts
 from functions.users.attempts import Attempt
-from functions.users.mails import new_device, write_mail
+from functions.users.mails import new_device
 from functions.users.second_factor import NEEDED, check_second_factor
 from functions.users.session_cookies import cookie_that_signs_in
 from functions.users.sessions import csrf_token, open_session
 from functions.users.sign_up import Email, Secret, normalized_email
 from protocol.units import AccountId
 
-_SELECT: Final = """
-    SELECT account_id, password_hash, EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id),
-        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s),
-        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND agent = %(agent)s)
-    FROM users WHERE email = %(email)s
-"""
+_NOBODY: Final = SignInFacts(AccountId(0), "", False, False, False)
 
 
 class SigningIn(msgspec.Struct, frozen=True):
@@ -57,28 +52,25 @@ async def sign_in(ports: Ports, call: Call) -> Session | Answered[Session]:
     """
     asked = read_body(call.body, SigningIn)
     email = normalized_email(asked.email)
-    wanted = {"email": email, "address": call.address, "agent": call.agent}
-    rows = await ports.database.fetch(_SELECT, wanted)
-    number, password_hash, was_here, knows_address, knows_agent = rows[0] if rows else (0, "", False, False, False)
-    account_id = AccountId(number)
-    attempt = Attempt(email, call.address, knows_address)
+    facts = await ports.users.sign_in_facts(email, call.origin) or _NOBODY
+    attempt = Attempt(email, call.address, facts.knows_address)
     await ports.attempts.begin(attempt)
-    if not await ports.passwords.matches(password_hash, asked.password):
-        await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
+    if not await ports.passwords.matches(facts.password_hash, asked.password):
+        await ports.activity.note_refused_sign_in(email, call.origin)
         raise _wrong()
     try:
-        await check_second_factor(ports, call, account_id, asked.code)
+        await check_second_factor(ports, call, facts.account_id, asked.code)
     except ApiError as error:
         # Whoever comes so far has the password: its owner should know.
         if error.status == 401 and error.code != NEEDED:
-            await ports.database.fetch(*noted_by_email(Activity.SIGN_IN_REFUSED, call, email))
+            await ports.activity.note_refused_sign_in(email, call.origin)
         raise
     await ports.attempts.succeeded(attempt)
-    opened = await open_session(ports, call, account_id, password_hash)
+    opened = await open_session(ports, call, facts.account_id, facts.password_hash)
     if opened is None:
         raise _wrong()
-    if was_here and not (knows_address and knows_agent):
-        await write_mail(ports, account_id, new_device(call))
+    if facts.was_here and not (facts.knows_address and facts.knows_agent):
+        await ports.mails.write(facts.account_id, new_device(call))
     ttl_s = ports.settings.session_ttl_s
     if not asked.cookie:
         return Session(opened.session_id, ttl_s, token=opened.token)

@@ -1,7 +1,7 @@
 """POST /api/v1/signup: make an account."""
 
 import re
-from typing import Annotated, Final, LiteralString
+from typing import Annotated
 
 import msgspec
 
@@ -9,20 +9,11 @@ from functions.api.errors import ApiError
 from functions.api.function import Function, Group
 from functions.api.json_body import read_body
 from functions.api.ports import Call, Ports
-from functions.users.activity import Activity, note_parameters, noting
-from functions.users.mails import Purpose, send_token, signed_up_again, write_mail
+from functions.repositories.mails import Purpose
+from functions.users.mails import send_token, signed_up_again
 from functions.users.password_rules import LENGTH_MAX, LENGTH_MIN
-from protocol.units import AccountId
 
 _email = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}", re.ASCII)
-_INSERT: Final[LiteralString] = noting(
-    """
-    INSERT INTO users (email, password_hash) VALUES (%(email)s, %(hash)s) ON CONFLICT (email) DO NOTHING
-    RETURNING account_id, '' AS detail
-    """,
-    "SELECT account_id FROM changed",
-)
-_SELECT: Final = "SELECT account_id FROM users WHERE email = %(email)s"
 
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
 NewPassword = Annotated[str, msgspec.Meta(min_length=LENGTH_MIN, max_length=LENGTH_MAX)]
@@ -58,15 +49,13 @@ async def sign_up(ports: Ports, call: Call) -> SignedUp:
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)
     hashed = await ports.passwords.hashed(credentials.password, email, is_known=False)
-    rows = await ports.database.fetch(
-        _INSERT,
-        {**note_parameters(Activity.SIGNED_UP, call), "email": email, "hash": hashed},
-    )
-    if rows:
-        await send_token(ports, AccountId(rows[0][0]), Purpose.VERIFICATION)
+    account_id = await ports.users.add(email, hashed, call.origin)
+    if account_id is not None:
+        await send_token(ports, account_id, Purpose.VERIFICATION)
     else:
-        owner = await ports.database.fetch(_SELECT, {"email": email})
-        await write_mail(ports, AccountId(owner[0][0]), signed_up_again())
+        owner = await ports.users.account_of(email)
+        assert owner is not None, "accounts are never removed"
+        await ports.mails.write(owner, signed_up_again())
     return SignedUp(email)
 
 

@@ -2,14 +2,9 @@
 
 from functions.api.errors import ApiError
 from functions.api.ports import Call, Ports
+from functions.repositories.users import StepUpFacts
 from functions.users.attempts import Attempt
 from functions.users.second_factor import check_second_factor
-
-_SELECT = """
-    SELECT email, password_hash,
-        EXISTS (SELECT FROM sessions WHERE sessions.account_id = users.account_id AND address = %(address)s)
-    FROM users WHERE account_id = %(account)s
-"""
 
 
 async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
@@ -18,12 +13,11 @@ async def confirm(ports: Ports, call: Call, password: str, code: str) -> str:
     Raises:
         ApiError: -1002 the password or the code is wrong, -9001 a code is needed, -1003 too many attempts.
     """
-    rows = await ports.database.fetch(_SELECT, {"account": call.account_id, "address": call.address})
-    email, password_hash, knows_address = rows[0] if rows else ("", "", False)
-    attempt = Attempt(email, call.address, knows_address)
+    facts = await ports.users.step_up_facts(call.account_id, call.address) or StepUpFacts("", "", False)
+    attempt = Attempt(facts.email, call.address, facts.knows_address)
     await ports.attempts.begin(attempt)
-    if not await ports.passwords.matches(password_hash, password):
+    if not await ports.passwords.matches(facts.password_hash, password):
         raise ApiError(-1002, "Password is wrong.", 401)
     await check_second_factor(ports, call, call.account_id, code)
     await ports.attempts.succeeded(attempt)
-    return str(password_hash)
+    return facts.password_hash

@@ -1,6 +1,6 @@
 """/api/v1/totp: the second factor of an account."""
 
-from typing import Final, LiteralString
+from typing import Final
 
 import msgspec
 
@@ -9,8 +9,7 @@ from functions.api.function import Function, Group, Security
 from functions.api.json_body import read_body
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Nothing
-from functions.users.activity import Activity, note_parameters, noting
-from functions.users.mails import changed, write_mail
+from functions.users.mails import changed
 from functions.users.second_factor import (
     Factor,
     address_of,
@@ -23,30 +22,6 @@ from functions.users.second_factor import (
 )
 from functions.users.sign_up import Secret
 from functions.users.step_up import confirm
-
-_BEGIN: Final[LiteralString] = """
-    UPDATE users SET totp_secret = %(secret)s WHERE account_id = %(account)s AND totp_since IS NULL RETURNING email
-"""
-# Only the device that has shown a code: another one may have been begun since. One statement, so that of two at once one alone has codes.
-_CONFIRM: Final[LiteralString] = noting(
-    """
-    UPDATE users SET totp_since = now()
-    WHERE account_id = %(account)s AND totp_since IS NULL AND totp_secret = %(sealed)s
-    RETURNING account_id, '' AS detail
-    """,
-    """
-    , old AS (DELETE FROM recovery_codes USING changed WHERE recovery_codes.account_id = changed.account_id)
-    INSERT INTO recovery_codes (account_id, code_hash) SELECT account_id, unnest(%(hashes)s::text[]) FROM changed
-    RETURNING account_id
-    """,
-)
-_REMOVE: Final[LiteralString] = noting(
-    """
-    UPDATE users SET totp_secret = NULL, totp_since = NULL WHERE account_id = %(account)s AND totp_since IS NOT NULL
-    RETURNING account_id, '' AS detail
-    """,
-    "SELECT account_id FROM changed",
-)
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -86,10 +61,10 @@ async def begin(ports: Ports, call: Call) -> Device:
     await confirm(ports, call, read_body(call.body, Begin).password, "")
     secret = new_secret()
     sealed = ports.secret_box.seal(secret.encode(), binding_of(call.account_id))
-    rows = await ports.database.fetch(_BEGIN, {"secret": sealed, "account": call.account_id})
-    if not rows:
+    email = await ports.second_factors.begin(call.account_id, sealed)
+    if email is None:
         raise _refused("The account has a second factor; remove it first.")
-    return Device(secret, address_of(Factor(rows[0][0], secret, sealed, False)))
+    return Device(secret, address_of(Factor(email, secret, sealed, False)))
 
 
 async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
@@ -101,10 +76,10 @@ async def confirm_device(ports: Ports, call: Call) -> RecoveryCodes:
     if not await uses_code(ports, call, call.account_id, factor.secret, code):
         raise ApiError(-1002, "The code is wrong, or was used; a device shows another one every 30 seconds.", 401)
     codes = new_recovery_codes()
-    wanted = {"account": call.account_id, "sealed": factor.sealed, "hashes": [hash_of(each) for each in codes]}
-    if not await ports.database.fetch(_CONFIRM, {**note_parameters(Activity.FACTOR_ADDED, call), **wanted}):
+    hashes = [hash_of(each) for each in codes]
+    if not await ports.second_factors.confirm(call.account_id, factor.sealed, hashes, call.origin):
         raise _refused("The second factor was begun anew, or confirmed, meanwhile.")
-    await write_mail(ports, call.account_id, changed("A second factor was added to your account", call))
+    await ports.mails.write(call.account_id, changed("A second factor was added to your account", call))
     return RecoveryCodes(codes)
 
 
@@ -112,16 +87,10 @@ async def remove(ports: Ports, call: Call) -> Nothing:
     """Demand the second factor no more."""
     wanted = read_body(call.body, Remove)
     await confirm(ports, call, wanted.password, wanted.code)
-    if not await forget_factor(ports, call):
+    if not await ports.second_factors.remove(call.account_id, call.origin):
         raise _refused("There is no second factor.")
-    await write_mail(ports, call.account_id, changed("The second factor of your account was removed", call))
+    await ports.mails.write(call.account_id, changed("The second factor of your account was removed", call))
     return Nothing()
-
-
-async def forget_factor(ports: Ports, call: Call) -> bool:
-    """Remove the second factor of the account that calls; return whether it had one."""
-    noted = note_parameters(Activity.FACTOR_REMOVED, call)
-    return bool(await ports.database.fetch(_REMOVE, {**noted, "account": call.account_id}))
 
 
 def _refused(why: str) -> ApiError:

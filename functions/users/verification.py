@@ -1,6 +1,6 @@
 """/api/v1/verification: showing that the address of an account is its owner's."""
 
-from typing import Final, LiteralString
+from typing import Final
 
 import msgspec
 
@@ -9,18 +9,9 @@ from functions.api.function import Function, Group, Security
 from functions.api.json_body import read_body
 from functions.api.ports import Call, Ports
 from functions.api.shapes import Nothing
-from functions.users.activity import Activity, note_parameters, noting
-from functions.users.mails import Purpose, owner_of_token, send_token
+from functions.repositories.mails import Purpose
+from functions.users.mails import owner_of_token, send_token
 from functions.users.passwords import Token
-
-_VERIFY: Final[LiteralString] = noting(
-    """
-    UPDATE users SET verified_at = coalesce(verified_at, now()) WHERE account_id = %(account)s
-    RETURNING account_id, '' AS detail
-    """,
-    "SELECT account_id FROM changed",
-)
-_IS_VERIFIED: Final = "SELECT verified_at IS NOT NULL FROM users WHERE account_id = %(account)s"
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -34,26 +25,20 @@ async def verify(ports: Ports, call: Call) -> Nothing:
     account_id = await owner_of_token(ports, read_body(call.body, Shown).token, Purpose.VERIFICATION, use=True)
     if account_id is None:
         raise ApiError(-1130, "Data sent for parameter 'token' is not valid.")
-    await ports.database.fetch(_VERIFY, {**note_parameters(Activity.VERIFIED, call), "account": account_id})
+    await ports.users.verify(account_id, call.origin)
     return Nothing()
 
 
 async def ask_again(ports: Ports, call: Call) -> Nothing:
     """Send another mail."""
-    if not await is_verified(ports, call):
+    if not await ports.users.is_verified(call.account_id):
         await send_token(ports, call.account_id, Purpose.VERIFICATION)
     return Nothing()
 
 
-async def is_verified(ports: Ports, call: Call) -> bool:
-    """Return whether the account that calls has shown that its address is its owner's."""
-    rows = await ports.database.fetch(_IS_VERIFIED, {"account": call.account_id})
-    return bool(rows and rows[0][0])
-
-
 async def check_verified(ports: Ports, call: Call) -> None:
     """Refuse with -1002 an account that has not, where the exchange demands it."""
-    if ports.settings.verification_required and not await is_verified(ports, call):
+    if ports.settings.verification_required and not await ports.users.is_verified(call.account_id):
         raise ApiError(-1002, "Verify the address of this account first: it was sent a mail.", 403)
 
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from adapters.candles import PostgresCandles
 from adapters.database import PostgresDatabase
-from functions.market_data.get_klines import kline_rows, window_of
+from functions.market_data.get_klines import window_of
 from lab.benchmarks.history import DAYS, MARKETS, database_of_its_own, load, make_candles
 from lab.benchmarks.report import Result
 from persist.migrate import Flavour
@@ -59,16 +60,17 @@ def klines(trades: int, queries: int, postgres_bin: str, tell: Callable[[str], N
 
 
 async def _measured(url: str, storage: str, trades: int, queries: int, end_ms: int, notes: str) -> list[Result]:
-    database = PostgresDatabase(url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    database = PostgresDatabase(url)
     await database.start()
+    candles = PostgresCandles(database)
     results = []
     for interval in INTERVALS:
         dice = random.Random(interval)
         length_ms = INTERVALS_MS.get(interval, MONTH_MS)
         first, last = end_ms - DAYS * DAY_MS, end_ms - min(LIMIT * length_ms, DAYS * DAY_MS)
-        newest, rows = await _timed(database, interval, queries, end_ms, lambda: None)
+        newest, rows = await _timed(candles, interval, queries, end_ms, lambda: None)
         older, _ = await _timed(
-            database,
+            candles,
             interval,
             queries,
             end_ms,
@@ -93,7 +95,7 @@ async def _measured(url: str, storage: str, trades: int, queries: int, end_ms: i
 
 
 async def _timed(
-    database: PostgresDatabase, interval: str, queries: int, now_ms: int, start: Callable[[], TimeMs | None]
+    candles: PostgresCandles, interval: str, queries: int, now_ms: int, start: Callable[[], TimeMs | None]
 ) -> tuple[_Latency, int]:
     took: list[float] = []
     rows: list[Any] = []
@@ -102,7 +104,7 @@ async def _timed(
         if window is None:
             raise RuntimeError("a start before the end")
         began = time.perf_counter()
-        rows = await kline_rows(database, MARKETS[0], interval, window)
+        rows = await candles.klines(MARKETS[0], interval, window)
         if number >= WARM_UP:
             took.append((time.perf_counter() - began) * 1_000)
     return _Latency(statistics.median(took), statistics.quantiles(took, n=100)[98]), len(rows)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from adapters.api_keys import ApiKeys
 from adapters.key_values import RedisKeyValues
 from adapters.revocations import FRESH_S, RevocationWatch
 from adapters.secret_box import SecretBox
+from adapters.signers import Signers
 from functions.api.errors import ApiError, unavailable
 from functions.users.api_key_record import KeyKind
 from functions.users.revocations import Revocation, of_key
@@ -45,9 +45,6 @@ class Keys:
         await self.answering.wait()
         return rows
 
-    async def catch_up(self, _shard: int) -> None:
-        """Do nothing."""
-
 
 class Process:
     """What one gateway knows of keys."""
@@ -57,13 +54,13 @@ class Process:
         self.watch = RevocationWatch(client, lambda: time.monotonic() + self.skew)
         stack.push_async_callback(self.watch.close)
         self.key_values = RedisKeyValues(client)
-        self.keys = ApiKeys(self.key_values, table, BOX, self.watch, lambda: time.monotonic() + self.skew)
-        stack.push_async_callback(self.keys.close)
+        self.signers = Signers(self.key_values, table, BOX, self.watch, lambda: time.monotonic() + self.skew)
+        stack.push_async_callback(self.signers.close)
 
     async def takes_it(self) -> bool:
         """Return whether it takes the key."""
         try:
-            return (self.keys.cached(KEY) or await self.keys.signer(KEY)).account_id == OWNER
+            return (self.signers.cached(KEY) or await self.signers.signer(KEY)).account_id == OWNER
         except ApiError as error:
             if error.code != -2015:
                 raise
@@ -128,10 +125,10 @@ async def test_what_is_remembered_does_not_count_until_the_list_was_read_again(
     table = Keys()
     one, paused = Process(client, table, stack), Process(client, table, stack)
     assert await paused.takes_it()
-    assert paused.keys.cached(KEY)
+    assert paused.signers.cached(KEY)
     await one.revoke(table)
     paused.skew = 50.0
-    assert paused.keys.cached(KEY) is None
+    assert paused.signers.cached(KEY) is None
     assert not await paused.takes_it()
 
 
@@ -155,7 +152,7 @@ async def test_where_the_list_cannot_be_read_the_database_is_asked(
     assert not await process.takes_it()
     table.is_away = True
     with pytest.raises(ApiError) as refused:
-        await process.keys.signer(KEY)
+        await process.signers.signer(KEY)
     assert refused.value.code == -1001
 
 

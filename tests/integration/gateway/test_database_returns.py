@@ -68,7 +68,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def through_a_door(url: str) -> AsyncIterator[tuple[PostgresDatabase, Door]]:
     door = Door(url)
     await door.open()
-    found = PostgresDatabase(door.url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    found = PostgresDatabase(door.url)
     await found.start()
     try:
         yield found, door

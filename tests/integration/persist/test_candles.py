@@ -12,11 +12,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from adapters.candles import PostgresCandles
 from adapters.database import PostgresDatabase
 from feeds.candles import Candles
 from feeds.frames import Trade
 from feeds.trades import fold
-from functions.market_data.get_klines import grid_offset, kline_rows, window_of
+from functions.market_data.get_klines import grid_offset, window_of
 from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted
 from protocol.market import Market, MarketMap
@@ -148,7 +149,7 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
     append(log, 0, market_log.trades[BTC])
     ingest_all(log, database_url, markets)
     candles = candles_of_feeds(markets.by_symbol[BTC], market_log.trades[BTC])
-    database = PostgresDatabase(database_url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    database = PostgresDatabase(database_url)
     await database.start()
     for interval in INTERVALS:
         rows = [
@@ -169,7 +170,7 @@ async def test_klines_are_those_candles_wherever_the_window_lies(database_url: s
             window = window_of(interval, optional(start), optional(end), limit, TimeMs(at + 5 * DAY_MS))
             if window is None:
                 continue
-            found = list(filled(await kline_rows(database, BTC, interval, window), interval, window))
+            found = list(filled(await PostgresCandles(database).klines(BTC, interval, window), interval, window))
             first = window.first if start is not None else bucket_start(interval, window.first)
             assert found == list(naive_klines(rows, interval, first, window.last, limit)), (interval, start, end, limit)
     await database.close()
@@ -254,7 +255,7 @@ async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
     append(log, 0, market_log.trades[BTC])
     ingest_all(log, database_url, market_map())
     local = [msgspec.structs.replace(each, time=TimeMs(each.time + offset_ms)) for each in market_log.trades[BTC]]
-    database = PostgresDatabase(database_url, None)  # type: ignore[arg-type]  # Redis is asked only whether the database is behind
+    database = PostgresDatabase(database_url)
     await database.start()
     for interval in INTERVALS:
         shift = grid_offset(interval, offset_ms)
@@ -271,7 +272,9 @@ async def test_klines_by_other_clocks(database_url: str, minutes: int) -> None:
             window = window_of(interval, optional(start), None, dice.choice((1, 3, 40)), TimeMs(at + 2 * DAY_MS), shift)
             if window is None:
                 continue
-            found = list(filled(await kline_rows(database, BTC, interval, window, shift), interval, window, shift))
+            found = list(
+                filled(await PostgresCandles(database).klines(BTC, interval, window, shift), interval, window, shift)
+            )
             assert found == list(zoned_klines(rows, interval, window, offset_ms)), (interval, start)
     await database.close()
 

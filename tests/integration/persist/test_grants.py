@@ -2,25 +2,29 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from functions import repositories
 from functions.api.function import Function
+from functions.api.ports import Ports
+from functions.catalog import FUNCTIONS
 from persist.grants import GRANTS, columns_of, grant_rights, provide_roles, roles_there
 from persist.migrate import RoleLogins, RolesMissingError, migrate
 from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADES, TRANSFERS
 from runtime.database_roles import ServiceRole, url_as
 from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.integration.conftest import OwnPostgres
+from tests.sql_statements import statements_of
 from ws_edge.api import FUNCTIONS as EDGE_FUNCTIONS
 
-STATEMENT = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\s", re.IGNORECASE)
 TABLES = ("ledger_entries", "orders", "fills", "trades", "transfers", "candles", "ingest", "archive", "log_segments")
 ROLES = (ServiceRole.GATEWAY, ServiceRole.EDGE)
+BY_PATH = {f"{each.method} {each.path}": each for each in FUNCTIONS}
 ACCOUNTS = ("users", "sessions", "activity", "recovery_codes", "mail_tokens", "mails")
 
 
@@ -106,27 +110,6 @@ def test_whoever_writes_a_mail_cannot_read_its_token(database_url: str) -> None:
             connection.execute("SELECT body FROM mails")
 
 
-def statements_of(*packages: str, only: set[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (module, statement) of every literal statement in a package; `only`: of these modules."""
-    for package in packages:
-        folder = Path(str(resources.files(package)))
-        for file in sorted(folder.rglob("*.py")):
-            module = ".".join((package, *file.relative_to(folder).with_suffix("").parts))
-            if only is not None and module not in only:
-                continue
-            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-                text = _text(node)
-                if text is not None and STATEMENT.match(text) and re.search(r"\b(FROM|INTO|UPDATE)\b", text):
-                    yield module, text
-
-
-def _text(node: ast.AST) -> str | None:
-    """Return the text of a literal, with what is said by the columns in f-strings left out."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    return None
-
-
 def as_plain(statement: str) -> str:
     """Return a statement of psycopg's with the server's own parameters."""
     names: dict[str, int] = {}
@@ -158,42 +141,59 @@ def test_a_gateway_may_all_that_functions_say(database_url: str) -> None:
     assert looked_at >= 30
 
 
-def _file_of(module: str) -> Path:
-    return Path(str(resources.files("functions"))).parent / f"{module.replace('.', '/')}.py"
-
-
-def modules_of(functions: dict[str, Function]) -> set[str]:
-    """Return the modules of these functions' handlers, and those of the package that they import."""
-    left = {function.handle.__module__ for function in functions.values()} | {"functions.users.api_key_record"}
-    found: set[str] = set()
+def modules_of(functions: dict[str, Function]) -> dict[str, ast.Module]:
+    """Return the sources of these functions' handlers, and of the modules of the package that they import."""
+    package = Path(str(resources.files("functions"))).parent
+    left = {function.handle.__module__ for function in functions.values()}
+    found: dict[str, ast.Module] = {}
     while left:
         module = left.pop()
-        found.add(module)
-        tree = ast.parse(_file_of(module).read_text("utf-8"))
-        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-        names = {f"{node.module}.{name.name}" for node in imported for name in node.names}
-        names |= {str(node.module) for node in imported}
-        left |= {name for name in names if name.startswith("functions.") and _file_of(name).is_file()} - found
+        file = package.joinpath(*module.split(".")).with_suffix(".py")
+        if not file.is_file():  # a name in a module, or a package, which has none
+            continue
+        found[module] = ast.parse(file.read_text("utf-8"))
+        for node in ast.walk(found[module]):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("functions."):
+                left |= {str(node.module), *(f"{node.module}.{each.name}" for each in node.names)} - found.keys()
     return found
+
+
+def repositories_of(sources: Iterable[ast.Module]) -> set[str]:
+    """Return the repositories that modules reach through `ports`."""
+    names = {file.stem for file in Path(str(resources.files(repositories))).glob("[a-z]*.py")}
+    assert names <= set(Ports._fields)
+    return names & {
+        node.attr
+        for source in sources
+        for node in ast.walk(source)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ports"
+    }
 
 
 def test_an_edge_may_all_that_its_functions_say(database_url: str) -> None:
     modules = modules_of(EDGE_FUNCTIONS)
     assert "functions.orders.get_all_orders" in modules
+    used, all_there = repositories_of(modules.values()), repositories_of(modules_of(BY_PATH).values())
+    assert used == {"ingestion", "trades", "candles", "orders"}
+    assert all_there > used | {"users", "api_keys", "ledger"}
+    unused = frozenset(f"adapters.{name}" for name in all_there - used)
     with connected(database_url, ServiceRole.EDGE) as connection:
-        statements = [*statements_of("functions", only=modules), *statements_of("adapters")]
-        refusals, looked_at = refused(connection, statements)
+        refusals, looked_at = refused(connection, list(statements_of("functions", "adapters", but=unused)))
+        others, _ = refused(connection, [each for each in statements_of("adapters") if each[0] in unused])
     assert refusals == []
     assert looked_at >= 8
+    assert others, "the control: statements of other functions are refused"
 
 
 def test_persistence_may_all_that_it_says(database_url: str) -> None:
     modules = {
         f"persist.{name}"
-        for name in ("archive", "archived", "guard", "ingest", "lost_tail", "mails", "retention", "slots")
+        for name in ("archive", "archived", "ingest", "lost_tail_comparison", "mails", "retention", "slots")
     }
+    statements = [each for each in statements_of("persist") if each[0] in modules]
+    assert {module for module, _ in statements} == modules
     with connected(database_url, ServiceRole.PERSIST) as connection:
-        refusals, looked_at = refused(connection, list(statements_of("persist", only=modules)))
+        refusals, looked_at = refused(connection, statements)
         for table in (TRADES, FILLS, LEDGER_ENTRIES, ORDERS, TRANSFERS, PREVENTED_MATCHES):
             with connection.cursor().copy(f"COPY {table.name} FROM STDIN".encode()):
                 pass
@@ -207,7 +207,7 @@ def test_a_missing_right_is_seen_by_these_tests(database_url: str) -> None:
         owner.execute("REVOKE SELECT ON fills FROM exchange_gateway")
         with connected(database_url, ServiceRole.GATEWAY) as connection:
             refusals, _ = refused(connection, list(statements_of("functions", "adapters")))
-        assert [each.partition(":")[0] for each in refusals] == ["functions.orders.get_my_trades"]
+        assert [each.partition(":")[0] for each in refusals] == ["adapters.orders"]
 
 
 def test_rights_are_brought_in_line(database_url: str) -> None:

@@ -5,17 +5,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 
+from adapters.ledger import PostgresLedger
 from cli.commands.migrate import migrate as migrate_command
 from functions.account.transfers import happened_long_ago
 from functions.api.ports import Ports
@@ -228,15 +229,17 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    async def fetch(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._url) as connection:
-            return connection.execute(statement.encode(), parameters).fetchall()
+            return connection.execute(statement, parameters).fetchall()
 
 
 async def test_a_transfer_is_found_before_the_backfill_has_reached_it(
     old_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ports = cast(Ports, SimpleNamespace(settings=Settings(), database=Database(old_url)))
+    ports = cast(Ports, SimpleNamespace(settings=Settings(), ledger=PostgresLedger(Database(old_url))))
 
     async def happened(account_id: int, name: str, amount: int) -> bool:
         return await happened_long_ago(ports, AccountId(account_id), "deposit", name, "BTC", amount, NOW)

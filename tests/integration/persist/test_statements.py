@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions.account import get_statement as statements
+from adapters import ledger as ledger_statements
 from functions.account.get_statement import EntryShape
+from functions.account.ledger_position import Position
 from functions.api.errors import ApiError
 from functions.api.function import Answered, Written
 from protocol.events import Event, FundsDeposited, FundsWithdrawn, OrderFilled
@@ -261,10 +262,10 @@ def test_statements_go_by_the_index_and_add_up_little(database_url: str) -> None
         connection.execute("ANALYZE ledger_entries")
         connection.execute("SET plan_cache_mode = force_custom_plan")
         values = {
-            **statements.Position(TimeMs(T0 + 5_000))._asdict(),
+            **Position(TimeMs(T0 + 5_000))._asdict(),
             "account": ANN, "assets": ["USDT", "BTC"], "start": T0 + 1_000, "end": 10**15 - 1, "limit": 101,
         }  # fmt: skip
-        explain = b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements._STATEMENT.encode()
+        explain = b"EXPLAIN (ANALYZE, FORMAT JSON) " + ledger_statements._PAGE.encode()
         row = connection.execute(explain, values).fetchone()
         assert row is not None
         scans = list(scans_of(row[0][0]["Plan"]))

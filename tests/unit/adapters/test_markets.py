@@ -53,7 +53,7 @@ class Exchange(Store):
 
     async def shown(self, **parameters: str) -> dict[str, str]:
         """The statuses in an answer of exchangeInfo."""
-        ports = Ports(self.settings, self.watch.listing, *[None] * 9)  # type: ignore[arg-type]
+        ports = Ports(self.settings, self.watch.listing, *[None] * (len(Ports._fields) - 2))  # type: ignore[arg-type]
         answer = await get_exchange_info(ports, Call(Parameters(parameters), TimeMs(1)))
         return {each.symbol: each.status for each in answer.symbols}
 

@@ -25,7 +25,7 @@ class Gateway:
 
     def __init__(self, function: Function, **settings: Any) -> None:
         self.settings = Settings(**settings)
-        self.ports, self.limits, self.keys = self, RateLimits(self.settings), None
+        self.ports, self.limits, self.signers = self, RateLimits(self.settings), None
         self._endpoint = Endpoint(function, cast("Surroundings", self))
 
     async def ask(self, query: bytes = b"") -> HttpAnswer:

@@ -1,7 +1,6 @@
 """The faucet credits once per idempotency key, also when the shard has forgotten the transfer."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -10,7 +9,7 @@ from functions.account.get_account import BalanceShape
 from functions.account.request_funds import request_funds
 from functions.api.parameters import Parameters
 from functions.api.ports import Call, Ports
-from protocol.commands import Command, Deposit
+from protocol.commands import Command
 from protocol.events import FundsDeposited
 from protocol.replies import Query, Reply
 from protocol.units import AccountId, TimeMs
@@ -29,7 +28,7 @@ class Exchange:
     def __init__(self) -> None:
         self.settings = Settings()
         self.markets = self.known_markets = self.settings.market_map()
-        self.shards = self.database = self
+        self.shards = self.ledger = self
         self.now = TimeMs(1_000 * DAY_MS)
         self.stored: dict[tuple[int, str], FundsDeposited] = {}
         self.questions = 0
@@ -52,10 +51,12 @@ class Exchange:
     async def query(self, _shard: int, query: Query) -> Reply:
         return self._shard.answer(query, self.now)[1]
 
-    async def fetch(self, _statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    async def has_transfer(
+        self, account_id: AccountId, _kind: str, transfer_id: str, asset: str, amount: int, *, before_ms: int
+    ) -> bool:
         self.questions += 1
-        found = self.stored.get((parameters["account_id"], parameters["transfer_id"]))
-        return [(1,)] if found is not None and found.time < parameters["before_ms"] else []
+        found = self.stored.get((account_id, transfer_id))
+        return found is not None and (found.asset, found.amount) == (asset, amount) and found.time < before_ms
 
     async def credit(self, amount: str, key: str = "") -> str:
         body = msgspec.json.encode({"asset": "USDT", "amount": amount})
@@ -80,8 +81,3 @@ async def test_what_has_no_key_is_new_and_asks_nobody() -> None:
     await exchange.credit("5")
     assert await exchange.credit("5") == "10.00000000"
     assert exchange.questions == 0
-
-
-def test_the_fake_answers_what_a_deposit_says() -> None:
-    assert {"account_id", "transfer_id", "asset", "amount", "time"} <= set(FundsDeposited.__struct_fields__)
-    assert "transfer_id" in Deposit.__struct_fields__

@@ -1,33 +1,28 @@
 """An order from whoever has it: its shard, the database, or nobody for now."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
 
 from functions.api.errors import ApiError
 from functions.api.parameters import Parameters
-from functions.api.ports import Call, Ports
+from functions.api.ports import Call
 from functions.orders.get_order import get_order
-from functions.orders.order_rows import order_of_row
-from protocol.orders import OrderStatus, RejectReason
+from protocol.orders import OrderState, OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
-from protocol.units import AccountId, TimeMs
-from runtime.settings import Settings
+from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
+from tests.unit.functions.repositories import MemoryOrders, ports_of
 
 CLOSED, OPEN = OrderStatus.CANCELED, OrderStatus.NEW
 
 
-class Exchange:
-    """A shard that gives one answer, and a database with one row or none."""
+class Shard:
+    """A shard that gives one answer."""
 
     reply_to = "test"
 
-    def __init__(self, reply: OrderStatus | RejectReason, stored: OrderStatus | None) -> None:
-        self.markets = self.known_markets = Settings().market_map()
-        self.shards = self.database = self
+    def __init__(self, reply: OrderStatus | RejectReason) -> None:
         self._reply = reply
-        self._stored = stored
 
     def next_request_id(self) -> int:
         return 1
@@ -35,18 +30,19 @@ class Exchange:
     async def query(self, _shard: int, query: OrderQuery) -> Reply:
         if isinstance(self._reply, RejectReason):
             return Refused(query.request_id, TimeMs(5), self._reply)
-        return OrderReply(query.request_id, TimeMs(5), order_of_row(row(self._reply)))
-
-    async def fetch(self, _statement: str, _parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        return [] if self._stored is None else [row(self._stored)]
+        return OrderReply(query.request_id, TimeMs(5), order(self._reply))
 
 
-def row(status: OrderStatus) -> tuple[Any, ...]:
-    return (7, 1, "mine", "BTCUSDT", 1, 1, 1, 5, 9, 0, 2, int(status), 0, 0, 0, 5, 5, 1, 0, None, None, None, None)
+def order(status: OrderStatus) -> OrderState:
+    return OrderState(
+        OrderId(7), AccountId(1), "mine", "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(5), QuantityLots(9),
+        AssetUnits(0), SelfTradePrevention.EXPIRE_MAKER, status, QuantityLots(0), AssetUnits(0), AssetUnits(0), TimeMs(5), TimeMs(5),
+        version=1,
+    )  # fmt: skip
 
 
 async def asked(reply: OrderStatus | RejectReason, stored: OrderStatus | None, **names: str) -> object:
-    ports = cast("Ports", Exchange(reply, stored))
+    ports = ports_of(shards=Shard(reply), orders=MemoryOrders([] if stored is None else [order(stored)]))
     try:
         answer = await get_order(ports, Call(Parameters({"symbol": "BTCUSDT", **names}), TimeMs(9), AccountId(1)))
     except ApiError as error:

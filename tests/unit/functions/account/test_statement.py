@@ -8,13 +8,13 @@ import pytest
 
 from functions.account.get_statement import (
     EntryShape,
-    Position,
     StatedBalanceShape,
-    StoredEntry,
     csv_of,
     entry_shapes,
 )
+from functions.account.ledger_position import Position
 from functions.api.errors import ApiError
+from functions.repositories.ledger import LedgerEntry
 from protocol.units import TimeMs
 from tests.market_log import market_map
 
@@ -22,8 +22,8 @@ MARKETS = market_map()
 T0 = TimeMs(1_795_392_000_000)
 
 
-def stored(entry: int, asset: str, amount: int, balance: int | None, reference: str = "t") -> StoredEntry:
-    return StoredEntry(Position(T0, 0, T0, 7, 0, entry), asset, "trade", amount, balance, reference)
+def stored(entry: int, asset: str, amount: int, balance: int | None, reference: str = "t") -> LedgerEntry:
+    return LedgerEntry(Position(T0, 0, T0, 7, 0, entry), asset, "trade", amount, balance, reference)
 
 
 def test_balances_go_on_from_what_there_was_and_are_taken_as_stored() -> None:

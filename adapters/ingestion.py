@@ -1,0 +1,43 @@
+"""Waiting until the database holds what a shard has said."""
+
+import asyncio
+from typing import Final
+
+import redis.asyncio
+import structlog
+
+from adapters.database import Database
+from adapters.outages import redis_outages
+from adapters.pipelined import pipelined
+from protocol import streams
+from protocol.streams import STREAM_START, split_stream_id
+
+_CATCH_UP_S: Final = 1.0
+_CATCH_UP_POLL_S: Final = 0.015
+
+_log = structlog.get_logger()
+
+
+class PostgresIngestion:
+    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the shard's stream of events."""
+
+    def __init__(self, database: Database, client: redis.asyncio.Redis) -> None:
+        self._database = database
+        self._client = client
+
+    async def catch_up(self, shard: int) -> None:
+        """Wait, for about a second at most, until the database holds all that the shard has said so far."""
+        with redis_outages():
+            (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
+        if not newest:
+            return
+        wanted = split_stream_id(newest[0][0].decode())
+        deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
+        while True:
+            rows = await self._database.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
+            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                _log.warning("database is behind", shard=shard)
+                return
+            await asyncio.sleep(_CATCH_UP_POLL_S)
