@@ -14,7 +14,7 @@ from adapters.outages import database_outages, redis_outages
 from adapters.pipelined import pipelined
 from functions.api.errors import unavailable
 from protocol import streams
-from protocol.streams import STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from runtime.schema import SCHEMA_QUERY
 
 _CONNECTIONS_MAX: Final = 8
@@ -115,11 +115,11 @@ class PostgresDatabase:
             (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
         if not newest:
             return
-        wanted = split_stream_id(newest[0][0].decode())
+        wanted = StreamId.parse(newest[0][0])
         deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
         while True:
             rows = await self.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
-            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
+            if (StreamId.parse(rows[0][0]) if rows else STREAM_START) >= wanted:
                 return
             if asyncio.get_running_loop().time() > deadline:
                 _log.warning("database is behind", shard=shard)

@@ -5,7 +5,7 @@ For liveness only: what keeps a second writer out is the compare-and-set on `pos
 
 from typing import NamedTuple
 
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 
 STANDBY_TTL_MS = 3_000
 """A standby that has not announced itself for so long counts as gone."""

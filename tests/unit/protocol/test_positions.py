@@ -1,0 +1,52 @@
+"""What the values of `pos:{k}` and of its companions say, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum, Takeovers
+from protocol.stream_id import STREAM_START, StreamId
+from tests.unit.protocol.test_stream_id import IDS
+
+NAMES = st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"]), max_size=20)
+COUNTS = st.integers(0, 2**53)
+
+
+@given(COUNTS, IDS)
+def test_a_position_is_read_as_it_is_written(epoch: int, stream_id: StreamId) -> None:
+    position = ShardPosition(epoch, stream_id)
+    value = position.encode()
+    assert value == f"{epoch}|{stream_id}"
+    assert ShardPosition.parse(value) == ShardPosition.parse(value.encode()) == position
+
+
+@pytest.mark.parametrize("value", [None, b"", ""])
+def test_without_a_value_a_shard_is_new(value: str | bytes | None) -> None:
+    assert ShardPosition.parse(value) == NEW_SHARD == (0, STREAM_START)
+    assert NEW_SHARD.encode() == "0|0-0"
+
+
+@pytest.mark.parametrize("value", ["x", "1", "|5-0", "1|", "1|x", "x|5-0", "1|5-0|2", "5-0"])
+def test_what_says_no_position_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        ShardPosition.parse(value)
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        ShardPosition.parse(value.encode())
+
+
+@given(IDS, NAMES)
+def test_a_checksum_is_read_as_it_is_written(stream_id: StreamId, text: str) -> None:
+    checksum = StateChecksum(stream_id, text)
+    assert checksum.encode() == f"{stream_id}|{text}"
+    assert StateChecksum.parse(checksum.encode().encode()) == StateChecksum.parse(checksum.encode()) == checksum
+
+
+@given(IDS, COUNTS)
+def test_takeovers_are_read_as_the_script_writes_them(stream_id: StreamId, count: int) -> None:
+    assert Takeovers.parse(f"{stream_id}|{count}".encode()) == Takeovers(stream_id, count)
+
+
+@pytest.mark.parametrize("value", ["", "x|1", "5-0|", "5-0"])
+def test_what_says_nothing_of_takeovers_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        Takeovers.parse(value)
