@@ -12,7 +12,7 @@ import redis
 import structlog
 
 from protocol import streams
-from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
 from protocol.positions import ShardPosition, StateChecksum, Takeovers
 from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import MESSAGES_FIELD
@@ -451,7 +451,7 @@ class RedisStreamLog:
         keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
-            lease = [self._text_of(shard, candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
+            lease = [self._text_of(shard, candidate), candidate.lease_ms, over.encode() if over else ""]
         client = self.at(shard)
         raised, now_s = self._take_over(keys=keys, args=[streams.ENGINE_GROUP, *lease], client=client)
         if raised is None:
@@ -604,7 +604,7 @@ class RedisStreamLog:
             value, remaining_ms = pipeline.execute()
         if value is None:
             return Sight(None)
-        leader = leader_of(value.decode())
+        leader = Leader.parse(value)
         return Sight(leader, max(0, remaining_ms), self._knows(shard, leader))
 
     def _knows(self, shard: int, leader: Leader) -> bool:
@@ -619,9 +619,8 @@ class RedisStreamLog:
 
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        said = f"{standby.pid}|{standby.stream_id}|{standby.behind_ms}"
         key = streams.standbys(shard)
-        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, said, STANDBY_TTL_MS)
+        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, standby.text(), STANDBY_TTL_MS)
 
     def withdraw(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
@@ -634,14 +633,8 @@ class RedisStreamLog:
             pipeline.time()
             found, (seconds, microseconds) = pipeline.execute()
         now_ms = seconds * 1_000 + microseconds // 1_000
-        standbys = []
-        for process, said in found.items():
-            pid, stream_id, behind_ms, time_ms = said.decode().split("|")
-            age_ms = max(0, now_ms - int(time_ms))
-            standby = Standby(process.decode(), int(pid), StreamId.parse(stream_id), int(behind_ms), age_ms)
-            if standby.age_ms <= STANDBY_TTL_MS:
-                standbys.append(standby)
-        return standbys
+        standbys = [Standby.parse(process.decode(), value, now_ms) for process, value in found.items()]
+        return [standby for standby in standbys if standby.age_ms <= STANDBY_TTL_MS]
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
