@@ -14,7 +14,8 @@ import structlog
 from adapters.metrics import BACKLOG, CLOCK_OFFSET, FILLED, HALTED
 from adapters.pipelined import pipelined
 from protocol import streams
-from protocol.streams import STREAM_START, split_stream_id
+from protocol.positions import ShardPosition
+from protocol.stream_id import StreamId
 from runtime.probes import Reach
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
@@ -84,7 +85,7 @@ class Backlog:
         self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
         commands: list[tuple[str | int, ...]] = [("TIME",)]
         for shard, position in zip(shards, positions, strict=True):
-            after = position.decode().partition("|")[2] if position else STREAM_START
+            after = ShardPosition.parse(position).stream_id
             commands.append(("XRANGE", streams.commands(shard), f"({after}", "+", "COUNT", 1))
         commands += [("XREVRANGE", streams.commands(shard), "+", "-", "COUNT", 1) for shard in shards]
         asked_ns = time.time_ns()
@@ -94,10 +95,10 @@ class Backlog:
         now_ms = seconds * 1000 + microseconds // 1000
         for shard, entries in zip(shards, newest, strict=True):
             # No id is smaller than the last: after a jump ahead and back they stay where they are until the clock is there again.
-            stream_ms = max(now_ms, split_stream_id(entries[0][0].decode())[0]) if entries else now_ms
+            stream_ms = max(now_ms, StreamId.parse(entries[0][0]).ms) if entries else now_ms
             self.clock_offset_ms[shard] = stream_ms - own_ms
             CLOCK_OFFSET.labels(shard).set(self.clock_offset_ms[shard] / 1_000)
-        age_ms = [max(0, now_ms - split_stream_id(entries[0][0].decode())[0]) if entries else 0 for entries in oldest]
+        age_ms = [max(0, now_ms - StreamId.parse(entries[0][0]).ms) if entries else 0 for entries in oldest]
         self.age_ms = [max(each, self._unled_ms(shard, leases[shard])) for shard, each in enumerate(age_ms)]
         if not self._looks % _FILLED_EVERY:
             await self._look_how_full()

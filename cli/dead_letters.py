@@ -16,7 +16,8 @@ from protocol import streams
 from protocol.codec import LaterFormatError, decode_commands, encode_commands, raw_commands
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 
 DEAD_EVENTS: Final = "dead_events"
 _LETTERS_PER_READ: Final = 500
@@ -72,7 +73,7 @@ def _report(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLett
         shard,
         _text(fields.get(b"source", b"?")),
         _text(fields.get(b"id", b"?")),
-        max(0, time.time_ns() // 1_000_000 - split_stream_id(entry_id.decode())[0]) / 1_000,
+        max(0, time.time_ns() // 1_000_000 - StreamId.parse(entry_id).ms) / 1_000,
         len(payload),
         _text(fields.get(b"reason", b"?")),
         payload,
@@ -96,16 +97,15 @@ def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: 
     """Return the letters with this name, oldest first: several processes may have put the same entry aside."""
     found: list[Letter] = []
     for shard in shards:
-        after: bytes | str = STREAM_START
+        after = STREAM_START
         while entries := _entries_after(client, shard, after):
-            after = entries[-1][0]
+            after = StreamId.parse(entries[-1][0])
             reports = [Letter(entry_id, _report(shard, entry_id, fields)) for entry_id, fields in entries]
             found += [each for each in reports if (each.report.where, each.report.name) == (where, name)]
     return found
 
 
-def _entries_after(client: redis.Redis, shard: int, after: bytes | str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    after = after.decode() if isinstance(after, bytes) else after
+def _entries_after(client: redis.Redis, shard: int, after: StreamId) -> list[tuple[bytes, dict[bytes, bytes]]]:
     found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
     return list(found)
 

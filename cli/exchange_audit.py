@@ -18,8 +18,9 @@ from cli.inquiries import audit, connect
 from cli.listing import listing_of
 from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
 from protocol import streams
+from protocol.positions import ShardPosition
 from protocol.replies import AuditReply
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import Settings
 
@@ -62,7 +63,7 @@ class ShardAudit(msgspec.Struct, frozen=True):
     """One shard's own books, and how the database's ledger has them at the same position."""
 
     shard: int
-    position: StreamId
+    position: str
     command_count: int
     digest: str
     rows: tuple[tuple[str, int, int, int, int, int, int], ...]
@@ -180,7 +181,7 @@ def _with_ledger(
     if (reason := _not_caught_up(connection, bound, shard)) is not None:
         return msgspec.structs.replace(shard, ledger_note=reason)
     dead = connection.execute("SELECT count(*) FROM dead_events WHERE shard = %s", (shard.shard,)).fetchone()
-    last = split_stream_id(bound or shard.position)
+    last = bound or StreamId.parse(shard.position)
     found = connection.execute(_LEDGER, (shard.shard, FEES_ACCOUNT, EXTERNAL_ACCOUNT, *last)).fetchall()
     ledger = {(str(asset), account_id): int(str(amount)) for asset, account_id, amount in found}
     differences = []
@@ -202,15 +203,16 @@ def _with_ledger(
 
 def _last_event(client: redis.Redis, shard: ShardAudit) -> StreamId | None:
     """Return the id of the last event entry of what the shard had done at its position; None: it has been trimmed."""
-    events, position = streams.events(shard.shard), streams.position(shard.shard)
+    events = streams.events(shard.shard)
     with client.pipeline() as pipeline:
-        pipeline.get(position)
+        pipeline.get(streams.position(shard.shard))
         # While nothing came after it, the last one of all: behind garbage it may have a later id than the position.
         pipeline.xrevrange(events, count=1)
         pipeline.xrevrange(events, max=shard.position, count=1)
         current, newest, upto = pipeline.execute()
-    chosen = newest if current is not None and current.decode().endswith(f"|{shard.position}") else upto
-    return StreamId(chosen[0][0].decode()) if chosen else None
+    is_last = current is not None and str(ShardPosition.parse(current).stream_id) == shard.position
+    chosen = newest if is_last else upto
+    return StreamId.parse(chosen[0][0]) if chosen else None
 
 
 def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: ShardAudit) -> str | None:
@@ -221,7 +223,7 @@ def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: Shard
     while True:
         row = connection.execute("SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)).fetchone()
         stored, error = (str(row[0]), str(row[1])) if row is not None else (str(STREAM_START), "")
-        if split_stream_id(stored) >= split_stream_id(bound):
+        if StreamId.parse(stored) >= bound:
             return None
         if error:
             return f"it stands still: {error}"

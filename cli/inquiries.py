@@ -18,8 +18,10 @@ from protocol.codec import LaterFormatError, decode_replies, encode_frame
 from protocol.configuration import MarketStatus
 from protocol.lease import Leader, Standby
 from protocol.listing import decode_configuration
+from protocol.positions import ShardPosition
 from protocol.replies import AuditQuery, AuditReply, BalancesQuery, Query, Reply
-from protocol.streams import QUERIES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import StreamId
+from protocol.streams import QUERIES_FIELD
 from protocol.units import AccountId
 from runtime import redis_clients
 from runtime.metrics import read_health
@@ -51,7 +53,7 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
     markets: list[str]
     answers: bool
     epoch: int
-    position: StreamId
+    position: str
     leader: str | None
     """The process that leads; None when nobody has the lease."""
     leader_pid: int | None
@@ -296,7 +298,7 @@ def _shard_report(
         markets=markets,
         answers=reply is not None,
         epoch=epoch,
-        position=position,
+        position=str(position),
         leader=sight.leader.process if sight.leader else None,
         leader_pid=sight.leader.pid if sight.leader else None,
         leader_connected=sight.connected,
@@ -330,10 +332,9 @@ def _adds_up(reply: AuditReply) -> bool:
     )
 
 
-def _position(client: redis.Redis, shard: int) -> tuple[int, StreamId]:
-    position: Any = client.get(streams.position(shard))
-    epoch, _, stream_id = (position or f"0|{STREAM_START}".encode()).decode().partition("|")
-    return int(epoch), StreamId(stream_id)
+def _position(client: redis.Redis, shard: int) -> ShardPosition:
+    found: Any = client.get(streams.position(shard))
+    return ShardPosition.parse(found)
 
 
 def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
@@ -341,7 +342,7 @@ def _waiting_ms(client: redis.Redis, shard: int, position: StreamId) -> int:
     if not waiting:
         return 0
     now: Any = client.time()
-    waited: int = now[0] * 1_000 + now[1] // 1_000 - split_stream_id(waiting[0][0].decode())[0]
+    waited: int = now[0] * 1_000 + now[1] // 1_000 - StreamId.parse(waiting[0][0]).ms
     return max(0, waited)
 
 
@@ -353,7 +354,7 @@ def lags_ms(settings: Settings) -> dict[str, int]:
             healths = {name: read_health(client, name) for name in names}
             waiting = {
                 leader.process if (leader := log.lease(shard).leader) else f"engine-{shard}": _waiting_ms(
-                    client, shard, _position(client, shard)[1]
+                    client, shard, _position(client, shard).stream_id
                 )
                 for shard in range(settings.shard_count)
             }

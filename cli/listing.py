@@ -10,7 +10,7 @@ from cli.inquiries import connect_log
 from protocol.codec import LaterFormatError
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, decode_configuration
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from runtime.settings import Settings, SettingsError
 from stream_log.interface import StreamLog
 
@@ -42,7 +42,7 @@ def _listing(found: Mapping[int, ShardConfiguration], settings: Settings) -> Lis
     market_map = settings.market_map()
     wanted = {
         shard: ShardConfiguration(
-            STREAM_START,
+            str(STREAM_START),
             ShardConfig(),
             tuple(MarketConfig(market, shard) for market in market_map.markets_of_shard(shard)),
         )

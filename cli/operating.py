@@ -18,7 +18,8 @@ from protocol.configuration import MarketConfig, OperatorKey, Role, ShardConfig
 from protocol.market import ACCOUNT_SLOTS, assets_of
 from protocol.replies import BalancesQuery, ConfigQuery, ConfigReply, FundsReply, Refused, Reply
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, DecimalError, TimeMs, format_amount, parse_decimal
 from runtime.operator_keys import key_name, private_key, public_half, replace_private_key, shard_key
 from runtime.settings import Settings, SettingsError
@@ -71,7 +72,7 @@ def _entry_ms(client: redis.Redis, shard: int) -> int:
     """
     seconds, microseconds = client.time()
     newest: Any = client.xrevrange(streams.commands(shard), count=1)
-    last_ms = split_stream_id(newest[0][0].decode())[0] if newest else 0
+    last_ms = StreamId.parse(newest[0][0]).ms if newest else 0
     return max(seconds * 1_000 + microseconds // 1_000, last_ms)
 
 

@@ -8,8 +8,8 @@ event. None of the three depends on how the input was cut into batches, so who h
 from typing import Protocol
 
 from engine_worker.frame_core import InvariantBroken
+from protocol.positions import StateChecksum
 from protocol.units import TimeMs
-from stream_log.interface import StateChecksum
 
 
 class StateDiffers(InvariantBroken):

@@ -13,7 +13,8 @@ from protocol import streams
 from protocol.codec import UNNUMBERED, LaterFormatError, format_of
 from protocol.configuration import ShardConfig
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD
 from stream_log.interface import StreamLog
 
 _ENTRIES: Final = 1_000

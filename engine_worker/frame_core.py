@@ -11,7 +11,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError, snapshot_format, snapshot_stream_id
 from protocol.orders import OrderState
 from protocol.replies import OrderQuery
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import TimeMs
 
 __all__ = [
@@ -201,8 +201,8 @@ class FrameCore(Protocol):
         """
         ...
 
-    def encode_snapshot(self, stream_id: StreamId) -> bytes:
-        """Return the whole state, after the input up to `stream_id`."""
+    def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
+        """Return the whole state, after the input up to `stream_id`; None: only to be hashed, wherever in the log it is."""
         ...
 
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from prometheus_client import Counter
 from engine_worker import metrics
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import split_stream_id
+from protocol.stream_id import StreamId
 from runtime import redis_clients
 from runtime.settings import Settings
 from stream_log.halt import clear_halt
@@ -64,13 +64,13 @@ class Care:
         metrics.UNSTORED.labels(self._shard).set(len(self._worker.unstored_orders))
         self._count(metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads)
         self._count(metrics.ACCEPTED.labels(self._shard), "", core.order_count, leads)
-        position_ms, _ = split_stream_id(self._worker.position.stream_id)
+        position_ms = self._worker.position.stream_id.ms
         if saved := self._streams.saved_snapshots(self._shard):
             metrics.SNAPSHOT_TIME.labels(self._shard).set(time.time() - saved[0].age_ms / 1_000)
-            from_ms, _ = split_stream_id(saved[0].stream_id)
+            from_ms = saved[0].stream_id.ms
         else:
             oldest: Any = self._redis.xrange(streams.commands(self._shard), count=1)
-            from_ms = split_stream_id(oldest[0][0].decode())[0] if oldest else position_ms
+            from_ms = StreamId.parse(oldest[0][0]).ms if oldest else position_ms
         metrics.SNAPSHOT_BEHIND.labels(self._shard).set(max(0, position_ms - from_ms) / 1_000)
 
     def _count(self, counter: Counter, name: str, total: int, leads: bool) -> None:

@@ -208,7 +208,7 @@ def _run_on(
     candidate.leave()
     snapshotter.finish()
     heartbeat.finish()
-    _log.info("shard stopped", shard=settings.shard, position=worker.position.stream_id)
+    _log.info("shard stopped", shard=settings.shard, position=str(worker.position.stream_id))
 
 
 def why_not_ready(worker: Worker, lag_ms_max: int) -> str | None:

@@ -18,8 +18,10 @@ from engine_worker.frame_core import Cores, FrameCore, NotUnderstoodError, snaps
 from protocol import streams
 from protocol.codec import decode_events, event_items
 from protocol.decoding import msgpack_decoder
-from protocol.streams import EVENTS_FIELD, STREAM_START, TRIMMED, StreamId, split_stream_id
-from stream_log.interface import Entry, StateChecksum, StreamLog, with_skips
+from protocol.positions import StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, TRIMMED
+from stream_log.interface import Entry, StreamLog, with_skips
 
 READ_ENTRIES = 500
 """Entries read at once."""
@@ -68,20 +70,20 @@ class StreamLogSource:
         found = self._log.read({stream: after}, count, block_ms=0)
         # Asked afterwards, so that what was trimmed meanwhile is noticed. A trimmed input begins with the older snapshot's own entry.
         oldest = self._log.read({stream: STREAM_START}, 1, block_ms=0)
-        begin = split_stream_id(oldest[0].stream_id) if oldest else (0, 0)
-        is_whole = split_stream_id(after) >= begin if after != STREAM_START else not self._begins_at_a_snapshot(begin)
+        begin = oldest[0].stream_id if oldest else STREAM_START
+        is_whole = after >= begin if after != STREAM_START else not self._begins_at_a_snapshot(begin)
         if not is_whole:
             raise SourceTrimmed(
                 f"the input of shard {self._shard} has been trimmed to {oldest[0].stream_id}; begin at a newer snapshot"
             )
         return with_skips(found, self._log.skips(self._shard)) if found else found
 
-    def _begins_at_a_snapshot(self, begin: tuple[int, int]) -> bool:
+    def _begins_at_a_snapshot(self, begin: StreamId) -> bool:
         # It may begin earlier than the older snapshot, when it was kept for the archive; then this mark tells.
         if self._log.passed(self._shard).get(TRIMMED, STREAM_START) != STREAM_START:
             return True
         older = self.snapshots()[1:]
-        return bool(older) and split_stream_id(snapshot_stream_id(older[0])) <= begin
+        return bool(older) and snapshot_stream_id(older[0]) <= begin
 
     def events(self, after: StreamId, count: int) -> list[Entry]:
         """See `ReplaySource`."""
@@ -92,7 +94,7 @@ class Difference(msgspec.Struct, frozen=True):
     """The first thing that a replay made otherwise than the exchange."""
 
     stream: str
-    stream_id: StreamId
+    stream_id: str
     commands: tuple[int, int]
     """Between which commands, counted from the exchange's beginning, it came to be."""
     what: str
@@ -105,8 +107,10 @@ class Verdict(msgspec.Struct, frozen=True):
     """What a replay has shown."""
 
     shard: int
-    start: StreamId
-    end: StreamId
+    start: str
+    """The id of the entry after which it begins, and …"""
+    end: str
+    """… of the one that it ends at."""
     entries: int
     commands: int
     dead_letters: int
@@ -166,12 +170,11 @@ class Replay:
             SourceTrimmed: the next entry is gone, or `goal` is not reached.
             InvariantBroken: the state is wrong.
         """
-        last = split_stream_id(goal)
         entries = self._source.entries(self.position, count)
-        if not entries or split_stream_id(entries[0].stream_id) > last:
+        if not entries or entries[0].stream_id > goal:
             raise SourceTrimmed(f"the input of shard {self.core.index} ends at {self.position}, before {goal}")
         for entry in entries:
-            if split_stream_id(entry.stream_id) > last:
+            if entry.stream_id > goal:
                 return
             try:
                 self.dead_letters += len(self.core.apply_frame(entry.stream_id, entry.fields))
@@ -187,7 +190,7 @@ class Replay:
         Raises:
             SourceTrimmed, InvariantBroken: as `step`.
         """
-        while split_stream_id(self.position) < split_stream_id(goal):
+        while self.position < goal:
             deque(self.step(goal), maxlen=0)
             self.core.take()
 
@@ -229,14 +232,14 @@ class Verifier:
             SourceTrimmed, InvariantBroken: as `Replay.step`.
         """
         self.difference: Difference | None = None
-        replay, goal = self.replay, split_stream_id(self._goal)
+        replay = self.replay
         try:
-            while split_stream_id(replay.position) < goal:
+            while replay.position < self._goal:
                 chunk_start = replay.position
                 try:
                     for stream_id in replay.step(self._goal):
                         found = self._next_found()
-                        if found is not None and split_stream_id(found.stream_id) <= split_stream_id(stream_id):
+                        if found is not None and found.stream_id <= stream_id:
                             self._compare()
                         if stream_id in self._snapshots:
                             self._compare_snapshot(stream_id)
@@ -256,7 +259,7 @@ class Verifier:
         if self.difference is None and (core.command_count, core.digest()) != (command_count, digest):
             self.difference = Difference(
                 streams.queries(core.index),
-                self._goal,
+                str(self._goal),
                 (self._first_command, core.command_count),
                 "the running shard's state",
                 f"{core.digest()} after {core.command_count} commands",
@@ -268,8 +271,8 @@ class Verifier:
         replay = self.replay
         return Verdict(
             replay.core.index,
-            replay.start,
-            replay.position,
+            str(replay.start),
+            str(replay.position),
             replay.entries,
             replay.core.command_count - self._first_command,
             replay.dead_letters,
@@ -292,7 +295,7 @@ class Verifier:
     def _take(self) -> bytes:
         """Return what the replay produced, as one frame; what comes before the events that are compared is dropped."""
         frame = self.replay.core.take().frame
-        if split_stream_id(self.replay.position) <= split_stream_id(self._events_after):
+        if self.replay.position <= self._events_after:
             return b""
         return frame
 
@@ -317,7 +320,7 @@ class Verifier:
                     what = f"event {number} of {len(events)}"
                     raise _Differs(
                         Difference(
-                            entry.stream, entry.stream_id, commands, what, _shown(expected), _shown(bytes(event))
+                            entry.stream, str(entry.stream_id), commands, what, _shown(expected), _shown(bytes(event))
                         )
                     )
         self._events += len(events)
@@ -338,7 +341,7 @@ class Verifier:
             raise _Differs(
                 Difference(
                     streams.checksum(core.index),
-                    committed.stream_id,
+                    str(committed.stream_id),
                     (self._first_command, core.command_count),
                     "the checksum of the commit",
                     own,
@@ -356,7 +359,7 @@ class Verifier:
             raise _Differs(
                 Difference(
                     streams.snapshots(core.index),
-                    stream_id,
+                    str(stream_id),
                     (self._first_command, core.command_count),
                     "the state in the snapshot",
                     _state_hash(core),
@@ -375,7 +378,7 @@ class Verifier:
             raise _Differs(
                 Difference(
                     streams.events(core.index),
-                    self.replay.position,
+                    str(self.replay.position),
                     (self._batch_command, core.command_count),
                     f"{len(self._produced)} events at the end",
                     _shown(self._produced[0]),
@@ -386,7 +389,7 @@ class Verifier:
 
 def _state_hash(core: FrameCore) -> str:
     """Return a hash of the state, wherever in the log it is."""
-    return hashlib.blake2b(core.encode_snapshot(StreamId("")), digest_size=16).hexdigest()
+    return hashlib.blake2b(core.encode_snapshot(None), digest_size=16).hexdigest()
 
 
 def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:

@@ -19,7 +19,8 @@ from engine_worker import metrics
 from engine_worker.frame_core import InvariantBroken
 from engine_worker.worker import Worker
 from protocol import streams
-from protocol.streams import ARCHIVE_READER, STREAM_START, TRIMMED, EventReader, split_stream_id
+from protocol.stream_id import STREAM_START
+from protocol.streams import ARCHIVE_READER, TRIMMED, EventReader
 from stream_log.redis_log import RedisStreamLog
 
 LEFT_MAX = 3
@@ -225,7 +226,7 @@ class Snapshotter:
     def _has_news(self) -> bool:
         saved = self._streams.saved_snapshots(self._index)
         newest = saved[0].stream_id if saved else STREAM_START
-        return split_stream_id(self._worker.position.stream_id) > split_stream_id(newest)
+        return self._worker.position.stream_id > newest
 
     def _is_its_turn(self) -> bool:
         saved = self._streams.saved_snapshots(self._index)
@@ -292,15 +293,15 @@ class Snapshotter:
         saved = self._streams.saved_snapshots(self._index)
         if len(saved) < 2:
             return
-        older = min((each.stream_id for each in saved), key=split_stream_id)
+        older = min(each.stream_id for each in saved)
         passed = self._streams.passed(self._index)
-        needed = min(older, passed.get(ARCHIVE_READER, older), key=split_stream_id)
+        needed = min(older, passed.get(ARCHIVE_READER, older))
         # Said first: whoever reads the input from its beginning must know that it is gone.
         self._streams.mark_passed(self._index, TRIMMED, needed)
         self._streams.trim(streams.commands(self._index), needed)
         if set(passed) >= set(EventReader):
             readers = (passed[reader] for reader in EventReader)
-            self._streams.trim(streams.events(self._index), min(older, *readers, key=split_stream_id))
+            self._streams.trim(streams.events(self._index), min(older, *readers))
 
 
 def _resident_bytes() -> int:

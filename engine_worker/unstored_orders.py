@@ -13,7 +13,7 @@ from typing import Final
 from protocol.events import Event, OrderClosed, OrderFilled
 from protocol.orders import OPEN_STATUSES, OrderState, RejectReason
 from protocol.replies import OrderQuery, OrderReply, Refused
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import AccountId, OrderId, TimeMs
 
 _DROPPED_AT_ONCE: Final = 10_000
@@ -70,7 +70,7 @@ class UnstoredOrders:
     @property
     def is_complete(self) -> bool:
         """Whether every closed order is here or in the database."""
-        return not self._has_lost_added and split_stream_id(self._stored_to) >= split_stream_id(self._lost_to)
+        return not self._has_lost_added and self._stored_to >= self._lost_to
 
     def add(self, closed: Sequence[OrderState]) -> None:
         """Take in orders that were closed by committed events; again changes nothing."""
@@ -95,7 +95,7 @@ class UnstoredOrders:
         while self._batches:
             newest_id, batch = self._batches[0]
             if batch:
-                self._lost_to = max(self._lost_to, newest_id, key=split_stream_id)
+                self._lost_to = max(self._lost_to, newest_id)
                 self._drop(batch.popleft())
                 return
             self._batches.popleft()
@@ -116,8 +116,8 @@ class UnstoredOrders:
         """Let go of orders that the database has; of many at once only the first."""
         if not self._may_drop:
             return
-        stored_to, left = split_stream_id(self._stored_to), _DROPPED_AT_ONCE
-        while self._batches and split_stream_id(self._batches[0][0]) <= stored_to:
+        left = _DROPPED_AT_ONCE
+        while self._batches and self._batches[0][0] <= self._stored_to:
             batch = self._batches[0][1]
             while batch:
                 if not left:

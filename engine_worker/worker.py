@@ -50,16 +50,15 @@ from protocol.configuration import ShardConfig
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.orders import OrderState
+from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import (
     COMMANDS_FIELD,
     EVENTS_FIELD,
     QUERIES_FIELD,
     SKIPPED_ENTRY_FIELD,
     SKIPPED_FIELD,
-    STREAM_START,
     EventReader,
-    StreamId,
-    split_stream_id,
 )
 from protocol.units import TimeMs
 from runtime.operator_keys import first_config
@@ -72,9 +71,7 @@ from stream_log.interface import (
     Entry,
     Outgoing,
     Rewound,
-    ShardPosition,
     Skip,
-    StateChecksum,
     StreamLog,
     as_skipped,
 )
@@ -150,7 +147,7 @@ class Worker:
         self._stored_due_ms = 0
         self._collected_to = STREAM_START
         """Up to where its closed orders were read from the events, so that a replay need not tell them again."""
-        self.position = ShardPosition(0, STREAM_START)
+        self.position = NEW_SHARD
         """The position that this worker has committed; of one that does not lead: up to where it has followed, in epoch 0, in which
         nobody may write."""
         self.lag_ms = 0
@@ -176,7 +173,7 @@ class Worker:
         self._written_due_ms = 0
         self._single_entries = 0
         """So many entries are still committed one by one: after a halt, that the next one names the entry and is right before it."""
-        self._skip: Skip | None = None
+        self._skip: _OrderedSkip | None = None
         """The entry that an operator wants passed over; only the very next one can be."""
         self._delivery_unsure = False
         """Whether the last commit's messages may not have reached their targets; later ones must not overtake them."""
@@ -241,8 +238,8 @@ class Worker:
         _log.info(
             "shard restored",
             shard=self._index,
-            position=self.position.stream_id,
-            snapshot=restored,
+            position=str(self.position.stream_id),
+            snapshot=str(restored),
             followed_entries=followed,
         )
 
@@ -260,16 +257,16 @@ class Worker:
         after = self.position.stream_id
         entries, goal, trimmed_to, checksum = self._streams.read_committed(self._index, after, entries_max)
         self._check_not_behind(goal)
-        if split_stream_id(trimmed_to) > split_stream_id(after):
+        if trimmed_to > after:
             # This worker was away for so long that what it has not applied yet may be gone.
             restored = self._restore()
-            if split_stream_id(trimmed_to) > split_stream_id(restored):
+            if trimmed_to > restored:
                 raise LogDamaged(
                     f"the input of shard {self._index} begins at {trimmed_to}, and no snapshot that reaches there can be used; "
                     "restore the Redis data from a backup"
                 )
             return self.follow(entries_max)
-        if not entries and split_stream_id(after) < split_stream_id(goal.stream_id):
+        if not entries and after < goal.stream_id:
             raise LogDamaged(
                 f"shard {self._index} is committed up to {goal.stream_id}, but its input ends at {after}; "
                 "restore the Redis data from a backup"
@@ -277,10 +274,9 @@ class Worker:
         self._committed = self._due(checksum, goal)
         self._compare()
         entries = self._up_to_due(entries)
-        collected_to = split_stream_id(self._collected_to)
-        is_new = split_stream_id(after) >= collected_to
+        is_new = after >= self._collected_to
         for entry in entries:
-            if not is_new and split_stream_id(entry.stream_id) > collected_to:
+            if not is_new and entry.stream_id > self._collected_to:
                 is_new = True
                 self._take()
             self._apply(entry, [])
@@ -291,15 +287,15 @@ class Worker:
                 self.unstored_orders.add(output.closed_orders())
         self._look_what_is_stored()
         self._compare()
-        self.lag_ms = split_stream_id(goal.stream_id)[0] - split_stream_id(self.position.stream_id)[0]
+        self.lag_ms = goal.stream_id.ms - self.position.stream_id.ms
         return len(entries)
 
     def _due(self, newest: StateChecksum | None, goal: ShardPosition) -> StateChecksum | None:
         """Return what to compare with next: what was waited for, unless Redis has lost it, or what was committed last."""
-        begin, end = split_stream_id(self.position.stream_id), split_stream_id(goal.stream_id)
+        begin, end = self.position.stream_id, goal.stream_id
         for each in (self._committed, newest):
             # The newest is behind when a program that writes none has led since.
-            if each is not None and begin <= split_stream_id(each.stream_id) <= end:
+            if each is not None and begin <= each.stream_id <= end:
                 return each
         return None
 
@@ -307,8 +303,7 @@ class Worker:
         """Return the entries up to the one at which to compare; the rest is read again."""
         if self._committed is None:
             return entries
-        due = split_stream_id(self._committed.stream_id)
-        return entries[: bisect_right(entries, due, key=lambda entry: split_stream_id(entry.stream_id))]
+        return entries[: bisect_right(entries, self._committed.stream_id, key=lambda entry: entry.stream_id)]
 
     def _compare(self) -> None:
         """Compare if it is time to, and have nothing to compare with afterwards."""
@@ -362,7 +357,7 @@ class Worker:
             "shard started",
             shard=self._index,
             epoch=position.epoch,
-            position=position.stream_id,
+            position=str(position.stream_id),
             followed_entries=followed,
         )
 
@@ -403,14 +398,14 @@ class Worker:
     def _restore_shard(self) -> StreamId:
         # Before there is another one: two may be more than the process can have. Where Redis goes away now, it begins anew from nothing.
         self.core.let_go()
-        self.core, self.position = self._new_core(), ShardPosition(0, STREAM_START)
-        goal = split_stream_id(self._streams.position(self._index).stream_id)
+        self.core, self.position = self._new_core(), NEW_SHARD
+        goal = self._streams.position(self._index).stream_id
         for saved in self._streams.saved_snapshots(self._index):
             try:
                 snapshot = self._streams.read_snapshot(self._index, saved)
                 if is_convertible(snapshot):
                     snapshot = convert(self._streams, self._index, self._market_map, self._config, snapshot)
-                    _log.info("snapshot converted", shard=self._index, position=saved.stream_id)
+                    _log.info("snapshot converted", shard=self._index, position=str(saved.stream_id))
                 core, stream_id = self._cores.restore(snapshot)
                 self._check_is_of_this_exchange(core)
             except LaterFormatError:
@@ -418,7 +413,7 @@ class Worker:
             except SnapshotError as error:
                 _log.warning("snapshot not used", shard=self._index, reason=str(error))
                 continue
-            if split_stream_id(stream_id) <= goal:
+            if stream_id <= goal:
                 self.core, self.position = core, ShardPosition(0, stream_id)
                 return stream_id
             _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
@@ -435,7 +430,7 @@ class Worker:
             )
 
     def _check_not_behind(self, goal: ShardPosition) -> None:
-        if split_stream_id(goal.stream_id) < split_stream_id(self.position.stream_id):
+        if goal.stream_id < self.position.stream_id:
             raise Rewound(
                 f"shard {self._index} is back at {goal.stream_id}; this worker has applied {self.position.stream_id}"
             )
@@ -446,7 +441,7 @@ class Worker:
         while True:
             followed += self.follow(REPLAY_ENTRIES)
             self._keep_lease()
-            if self._committed is None and split_stream_id(self.position.stream_id) >= split_stream_id(goal.stream_id):
+            if self._committed is None and self.position.stream_id >= goal.stream_id:
                 return followed
 
     def _deliver_rest(self) -> None:
@@ -531,13 +526,13 @@ class Worker:
         # In the oldest format: it is not known yet which one the shard writes.
         self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
 
-    def _ordered_skip(self) -> Skip | None:
+    def _ordered_skip(self) -> "_OrderedSkip | None":
         """Return what an operator wants passed over. Read when a shard is taken over, and while it is held: a halt ends the process."""
         frame = self._streams.skip(self._index)
         if frame is None:
             return None
         try:
-            return Skip(decode_skip(frame).stream_id, frame)
+            return _OrderedSkip(decode_skip(frame).stream_id, frame)
         except (msgspec.MsgspecError, LaterFormatError) as error:
             self._drop_skip(frame, str(error))
             return None
@@ -548,16 +543,17 @@ class Worker:
 
     def _with_skip(self, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Skip | None]:
         """Return the entries with the first one skipped, and by which instruction, if an operator said so."""
-        skip, self._skip = self._skip, None
-        if skip is None:
+        ordered, self._skip = self._skip, None
+        if ordered is None:
             return entries, None
-        if skip.stream_id != entries[0].stream_id:
-            self._drop_skip(skip.frame, f"it names {skip.stream_id}, and {entries[0].stream_id} comes next")
+        skip = Skip(entries[0].stream_id, ordered.frame)
+        if ordered.named_id != str(skip.stream_id):
+            self._drop_skip(skip.frame, f"it names {ordered.named_id}, and {skip.stream_id} comes next")
             return entries, None
         if (reason := self.core.why_not_followed(skip.frame)) is not None:
             self._drop_skip(skip.frame, reason)
             return entries, None
-        _log.warning("entry skipped", shard=self._index, stream_id=skip.stream_id)
+        _log.warning("entry skipped", shard=self._index, stream_id=ordered.named_id)
         return [as_skipped(entries[0], skip.frame), *entries[1:]], skip
 
     def _process(self, entries: Sequence[Entry]) -> None:
@@ -615,7 +611,7 @@ class Worker:
         commands = core.command_count - known
         step.add(applied - first, commands, core.waiting_events)
         output = self._take()
-        waited_s = time.time() - split_stream_id(entries[first].stream_id)[0] / 1_000
+        waited_s = time.time() - entries[first].stream_id.ms / 1_000
         return _Batch(
             entries[first:applied],
             output.frame,
@@ -689,7 +685,7 @@ class Worker:
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
         self._metrics.held(error.number)
-        _log.critical("the input is held", shard=self._index, stream_id=entry.stream_id, reason=str(error))
+        _log.critical("the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error))
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
 
@@ -730,7 +726,7 @@ class Worker:
 
     def _answer(self, entries: Iterable[Entry]) -> None:
         replies: list[tuple[str, bytes]] = []
-        time = TimeMs(split_stream_id(self.position.stream_id)[0])
+        time = TimeMs(self.position.stream_id.ms)
         for entry in entries:
             try:
                 answers = self.core.answer(entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id)
@@ -779,6 +775,14 @@ class Worker:
         if self._renewals is not None:
             self._streams.release_lease(self._index, self._renewals.leader)
             self._renewals = None
+
+
+class _OrderedSkip(NamedTuple):
+    """What an operator wants passed over."""
+
+    named_id: str
+    """As the operator wrote it: perhaps no id of an entry."""
+    frame: bytes
 
 
 class _Batch(NamedTuple):
@@ -840,7 +844,7 @@ class _Step:
 
 
 def _dead_letter(entry: Entry, reason: str) -> DeadLetter:
-    _log.warning("entry not understood", stream=entry.stream, stream_id=entry.stream_id, reason=reason)
+    _log.warning("entry not understood", stream=entry.stream, stream_id=str(entry.stream_id), reason=reason)
     return DeadLetter(entry.stream, entry.stream_id, reason, msgspec.msgpack.encode(entry.fields))
 
 
@@ -854,7 +858,7 @@ def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
         _log.warning(
             "command not understood",
             stream=entry.stream,
-            stream_id=entry.stream_id,
+            stream_id=str(entry.stream_id),
             item=item.number,
             reason=item.reason,
         )

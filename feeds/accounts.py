@@ -4,7 +4,7 @@ import msgspec
 
 from protocol.codec import encode_frame
 from protocol.market_data import AccountUpdate
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import AccountId
 
 
@@ -27,7 +27,10 @@ class AccountFrames:
         """Return what was added since the last call, an update per account; `position` is the last entry's id."""
         frames, self._frames = self._frames, {}
         after, self._after = self._after, position
+        if not frames:
+            return []
+        position_text, after_text = str(position), str(after)
         return [
-            AccountUpdate(account_id, position, msgspec.Raw(encode_frame(events)), after=after)
+            AccountUpdate(account_id, position_text, msgspec.Raw(encode_frame(events)), after=after_text)
             for account_id, events in frames.items()
         ]

@@ -28,7 +28,8 @@ from protocol.decoding import json_decoder
 from protocol.market import Market
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import Side
-from protocol.streams import STREAM_START, MarketDataKind, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import MarketDataKind
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
 TRADES_MAX: Final = 1_000
@@ -109,7 +110,7 @@ MarketState = _MarketState
 class _ShardState(msgspec.Struct, array_like=True):
     """`SavedState.state`, as JSON: sums over many trades may be larger than msgpack's integers."""
 
-    position: StreamId
+    position: str
     time: int
     markets: dict[str, _MarketState]
     configured: list[Market] = []
@@ -336,7 +337,7 @@ class ShardFeeds:
     """
 
     def __init__(self, shard: int, markets: Iterable[Market]) -> None:
-        self._start(shard, markets, _ShardState(STREAM_START, 0, {}), {})
+        self._start(shard, markets, _ShardState(str(STREAM_START), 0, {}), {})
 
     @classmethod
     def decode(cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]) -> "ShardFeeds":
@@ -355,18 +356,18 @@ class ShardFeeds:
     ) -> "ShardFeeds":
         """Return the feeds as they were after everything up to `position`, put together from what others know of it."""
         feeds = cls.__new__(cls)
-        feeds._start(shard, markets, _ShardState(position, time, states), {})
+        feeds._start(shard, markets, _ShardState(str(position), time, states), {})
         return feeds
 
     def _start(self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]) -> None:
         self.shard = shard
-        self.position = saved.position
+        self.position = StreamId.parse(saved.position)
         """The last entry applied."""
         self.unread: list[UnreadItem] = []
         """Events of that entry that were not understood."""
         self.time = self._event_time = saved.time
         """The log's time: no later event is older."""
-        self._accounts = AccountFrames(saved.position)
+        self._accounts = AccountFrames(self.position)
         self._first_fills = FirstFills(shard)
         self._chunk_names = set(chunks)
         self._first_chunk = max((_chunk_of(name) + 1 for name in chunks), default=0)
@@ -552,7 +553,9 @@ class ShardFeeds:
         self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
         self._first_chunk = self.time // 1000 // _CHUNK_SECONDS
         definitions = [market.market for market in self._markets.values()]
-        return SavedState(_encode_json(_ShardState(self.position, self.time, markets, definitions)), chunks, expired)
+        return SavedState(
+            _encode_json(_ShardState(str(self.position), self.time, markets, definitions)), chunks, expired
+        )
 
 
 def _empty() -> _MarketState:

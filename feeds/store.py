@@ -20,7 +20,8 @@ from protocol import streams
 from protocol.codec import LaterFormatError
 from protocol.listing import decode_configuration
 from protocol.market import Market
-from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, EventReader
 from runtime.redis_clients import ShardServers
 from runtime.redis_reserve import RESERVE
 from stream_log.interface import DeadLetter
@@ -120,6 +121,10 @@ class Mark(NamedTuple):
     stream_id: StreamId
     time: int
 
+    def arguments(self) -> tuple[str, int]:
+        """Return it as scripts take it."""
+        return str(self.stream_id), self.time
+
 
 class FeedsStore:
     """Feeds' side of Redis; not for use by several threads."""
@@ -195,11 +200,11 @@ class FeedsStore:
         found: Any = cache.hmget(key, ["published_id", "published_time"])
         published = Mark(_id_of(found[0]), int(found[1] or 0))
         end = self._log.last_id(streams.events(shard))
-        if split_stream_id(state_id) <= split_stream_id(published.stream_id) <= split_stream_id(end):
+        if state_id <= published.stream_id <= end:
             return published, False
-        published = max(known, Mark(state_id, 0), key=lambda mark: split_stream_id(mark.stream_id))
-        _log.warning("what was published is lost", shard=shard, goes_on_from=published.stream_id)
-        cache.hset(key, mapping={"published_id": published.stream_id, "published_time": published.time})
+        published = max(known, Mark(state_id, 0), key=lambda mark: mark.stream_id)
+        _log.warning("what was published is lost", shard=shard, goes_on_from=str(published.stream_id))
+        cache.hset(key, mapping={"published_id": str(published.stream_id), "published_time": published.time})
         return published, True
 
     def markets(self, shard: int) -> list[Market] | None:
@@ -250,7 +255,7 @@ class FeedsStore:
     def _say(
         self, shard: int, client: redis.Redis, expected: Mark, following: Mark, commands: Sequence[tuple[Any, ...]]
     ) -> None:
-        arguments: list[Any] = [self._epochs[shard], *expected, *following]
+        arguments: list[Any] = [self._epochs[shard], *expected.arguments(), *following.arguments()]
         for command in commands:
             arguments += (len(command), *command)
         keys = list(dict.fromkeys(command[1] for command in commands if command[0] != "PUBLISH"))
@@ -270,7 +275,7 @@ class FeedsStore:
 
 
 def _id_of(value: bytes | None) -> StreamId:
-    return StreamId(value.decode()) if value is not None else STREAM_START
+    return StreamId.parse(value) if value is not None else STREAM_START
 
 
 def markets_of(value: bytes | None) -> list[Market] | None:
@@ -317,8 +322,8 @@ def _dead_letter(shard: int, letter: DeadLetter) -> tuple[Any, ...]:
 def _save(shard: int, position: StreamId, saved: SavedState) -> list[tuple[Any, ...]]:
     key = streams.feeds_state(shard)
     return [
-        ("HSET", key, "state", saved.state, "state_id", position),
+        ("HSET", key, "state", saved.state, "state_id", str(position)),
         *_in_parts("HSET", key, list(saved.chunks.items())),
         *_in_parts("HDEL", key, [(name,) for name in saved.expired]),
-        ("HSET", streams.passed(shard), EventReader.FEEDS, position),
+        ("HSET", streams.passed(shard), EventReader.FEEDS, str(position)),
     ]

@@ -16,7 +16,7 @@ from feeds.state import InvariantError, ShardFeeds, UnknownMarketError
 from feeds.store import FeedsStore, Mark
 from protocol import streams
 from protocol.codec import LaterFormatError
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from runtime.portion import Portion
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import LETTERS_PER_ENTRY_MAX, DeadLetter
@@ -101,12 +101,12 @@ class _ShardFollower:
             self.feeds = ShardFeeds(self._shard, markets)
         self._saved_id = self.feeds.position
         self.mark = Mark(saved.published_id, saved.published_time)
-        end = split_stream_id(saved.published_id)
+        end = saved.published_id
         # Up to what was published, without saying anything: subscribers have heard it.
-        while split_stream_id(self.feeds.position) < end:
+        while self.feeds.position < end:
             entries = self._store.read({self._shard: self.feeds.position}, self._portion.count, 0)
             self._portion.note(len(entries), sum(len(frame) for _, _, frame in entries))
-            known = [entry for entry in entries if split_stream_id(entry[1]) <= end]
+            known = [entry for entry in entries if entry[1] <= end]
             for _, stream_id, frame in known:
                 self._apply(stream_id, frame)
             self.feeds.skip_outputs()
@@ -121,23 +121,26 @@ class _ShardFollower:
             self.feeds.repeat_all()
         self._dead_letters.clear()
         _log.info(
-            "feeds restored", shard=self._shard, saved=self._saved_id, published=saved.published_id, time=self.mark.time
+            "feeds restored",
+            shard=self._shard,
+            saved=str(self._saved_id),
+            published=str(saved.published_id),
+            time=self.mark.time,
         )
 
     def follow(self, entries: Sequence[tuple[StreamId, bytes]], now: int) -> int:
         """Apply and commit new entries; return their number of events."""
         self._has_read_all = False
         count = uncommitted = 0
-        began, oldest = time.perf_counter(), ""
+        began = time.perf_counter()
         for stream_id, frame in entries:
-            oldest = oldest or stream_id
             try:
                 uncommitted += self._apply(stream_id, frame)
             except LaterFormatError as error:
                 self._hold(stream_id, error)
                 break
             except MarketsUnknownError as error:
-                _log.warning("the events wait", shard=self._shard, stream_id=stream_id, reason=str(error))
+                _log.warning("the events wait", shard=self._shard, stream_id=str(stream_id), reason=str(error))
                 time.sleep(_HELD_S)
                 break
             # In portions, so that subscribers do not wait for the end of a long backlog.
@@ -154,8 +157,8 @@ class _ShardFollower:
         self._step.observe(step_s)
         if self._tracer is not None:
             trace_events(self._tracer, "publish", (frame for _, frame in entries), step_s, shard=self._shard)
-        if oldest:
-            self._delay.observe(max(0.0, time.time() - split_stream_id(oldest)[0] / 1_000))
+        if entries:
+            self._delay.observe(max(0.0, time.time() - entries[0][0].ms / 1_000))
         return count
 
     def behind_ms(self) -> int:
@@ -209,7 +212,7 @@ class _ShardFollower:
     def _hold(self, stream_id: StreamId, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it: its trades must not be missing from the streams."""
         _HELD.labels(self._shard).set(error.number)
-        _log.critical("the events are held", shard=self._shard, stream_id=stream_id, reason=str(error))
+        _log.critical("the events are held", shard=self._shard, stream_id=str(stream_id), reason=str(error))
         time.sleep(_HELD_S)
 
     def _commit(self, now: int) -> None:

@@ -20,14 +20,8 @@ from protocol.events import Event, FundsReleased, OrderAccepted, OrderClosed, Or
 from protocol.market import SHARD_COUNT_MAX, Market, MarketMap
 from protocol.orders import Liquidity, OrderState, OrderType, Side
 from protocol.replies import Refused
-from protocol.streams import (
-    COMMANDS_FIELD,
-    MESSAGES_FIELD,
-    STREAM_START,
-    StreamId,
-    preceding_stream_id,
-    split_stream_id,
-)
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, OrderId, QuantityLots
 from stream_log.interface import Entry
 
@@ -37,7 +31,7 @@ class Step(msgspec.Struct, frozen=True):
 
     time: int
     stream: str
-    stream_id: StreamId
+    stream_id: str
     what: str
     """command, refused, skipped, held, sent, reached, accepted, queued, filled, closed."""
     text: str
@@ -252,7 +246,7 @@ class _Teller:
         return self._story(order, found, last)
 
     def _story(self, order: OrderState, found: list[Step], status: str) -> Story:
-        found.sort(key=lambda step: split_stream_id(step.stream_id)[0])
+        found.sort(key=lambda step: step.time)
         last = next((step.facts["status"] for step in reversed(found) if "status" in step.facts), status)
         return Story(
             order.order_id,
@@ -264,9 +258,8 @@ class _Teller:
         )
 
     def _replay_before(self, past: ShardPast, stream_id: StreamId) -> Replay:
-        bound = split_stream_id(stream_id)
-        replay = past.replay_from(lambda moment: split_stream_id(moment.stream_id) < bound, time_text(bound[0]))
-        for _ in steps(replay, past, preceding_stream_id(stream_id), self._progress):
+        replay = past.replay_from(lambda moment: moment.stream_id < stream_id, time_text(stream_id.ms))
+        for _ in steps(replay, past, stream_id.preceding(), self._progress):
             replay.shard.take()
         return replay
 
@@ -340,12 +333,12 @@ class _Teller:
 
     def _at_market(self, past: ShardPast, entry: Entry, order: OrderState) -> list[Step]:
         """Tell what happened on the market's shard, when that is another one than the account's."""
-        since = split_stream_id(entry.stream_id)[0]
+        since = entry.stream_id.ms
         position = past.replay_from(lambda moment: moment.time < since, time_text(since))
         arrival: Entry | None = None
         for each in steps(position, past, past.end(), self._progress):
             position.shard.take()
-            if split_stream_id(each.stream_id)[0] >= since and _has_match(each, order.order_id):
+            if each.stream_id.ms >= since and _has_match(each, order.order_id):
                 arrival = each
                 break
         if arrival is None:
@@ -514,7 +507,7 @@ class _Teller:
         facts: dict[str, Any],
         rows: list[str] | None = None,
     ) -> Step:
-        return Step(split_stream_id(stream_id)[0], streams.commands(shard), stream_id, what, text, facts, rows or [])
+        return Step(stream_id.ms, streams.commands(shard), str(stream_id), what, text, facts, rows or [])
 
     def _rows(self, name: str, statement: str, *values: Any) -> list[str]:
         """Return the row's name when the database has it."""

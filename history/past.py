@@ -14,10 +14,8 @@ from persist.archived import ShardArchive
 from persist.segments import ArchiveDamagedError, snapshot_info
 from protocol.codec import LaterFormatError
 from protocol.market import MarketMap
-from protocol.streams import STREAM_START, StreamId, split_stream_id, stream_id_of
+from protocol.stream_id import NUMBER_MAX, STREAM_START, StreamId
 from stream_log.interface import Entry, StreamLog
-
-END_OF_MS = 2**64 - 1
 
 
 class PastError(Exception):
@@ -93,7 +91,7 @@ class ShardPast:
             ends.append(self._archive.last_id())
         if self._streams is not None:
             ends.append(self._streams.position(self.shard).stream_id)
-        return max(ends, key=split_stream_id)
+        return max(ends)
 
     def moments(self) -> list[Moment]:
         """Return every state that a replay can begin at, newest first."""
@@ -122,9 +120,8 @@ class ShardPast:
                 def kept(snapshot: bytes = snapshot) -> bytes:
                     return snapshot
 
-                time = split_stream_id(info.stream_id)[0]
-                found[info.stream_id] = Moment(info.stream_id, time, info.sequences, kept)
-        return sorted(found.values(), key=lambda each: split_stream_id(each.stream_id), reverse=True)
+                found[info.stream_id] = Moment(info.stream_id, info.stream_id.ms, info.sequences, kept)
+        return sorted(found.values(), key=lambda each: each.stream_id, reverse=True)
 
     def replay_from(self, fits: Callable[[Moment], bool], what: str) -> Replay:
         """Return a replay that begins at the newest moment that `fits`.
@@ -188,14 +185,14 @@ def steps(replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = 
     Raises:
         PastError: something on the way is gone.
     """
-    total, last = past.count_after(replay.position), split_stream_id(goal)
+    total = past.count_after(replay.position)
     while True:
         try:
             entries = past.entries(replay.position, READ_ENTRIES)
         except (SourceTrimmed, ArchiveDamagedError) as error:
             raise PastError(str(error)) from error
         for entry in entries:
-            if split_stream_id(entry.stream_id) > last:
+            if entry.stream_id > goal:
                 return
             try:
                 replay.dead_letters += len(apply_entry(replay.shard, entry))
@@ -213,7 +210,7 @@ def steps(replay: Replay, past: ShardPast, goal: StreamId, progress: Progress = 
 
 def end_of(time_ms: int, end: StreamId) -> StreamId:
     """Return the last id that an entry of this millisecond can have, or `end` when that is earlier."""
-    return min(stream_id_of(time_ms, END_OF_MS), end, key=split_stream_id)
+    return min(StreamId(time_ms, NUMBER_MAX), end)
 
 
 def time_text(time_ms: int) -> str:

@@ -37,16 +37,9 @@ from protocol.events import Event, OrderClosed, OrderFilled, TradeExecuted
 from protocol.market import SHARD_COUNT_MAX, Market
 from protocol.market_data import INTERVALS, BookTicker, DepthSnapshot, interval_bounds
 from protocol.orders import CloseReason, OrderState, OrderStatus, Side
-from protocol.streams import (
-    ARCHIVE_READER,
-    EVENTS_FIELD,
-    STREAM_START,
-    TRIMMED,
-    AfterLoss,
-    EventReader,
-    StreamId,
-    split_stream_id,
-)
+from protocol.positions import ShardPosition
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import ARCHIVE_READER, EVENTS_FIELD, TRIMMED, AfterLoss, EventReader
 from protocol.units import AccountId, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from stream_log.interface import Entry
 from stream_log.redis_log import RedisStreamLog
@@ -79,8 +72,8 @@ class ShardLoss(msgspec.Struct, frozen=True):
     """What the database knows of a shard beyond its archive, and a restore cannot bring back."""
 
     shard: int
-    after_id: StreamId
-    last_id: StreamId
+    after_id: str
+    last_id: str
     orders: int
     fills: int
     trades: dict[str, tuple[int, int]]
@@ -150,16 +143,16 @@ def plan_restore(
 
 
 def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress) -> RestoredShard:
-    base_id = min(position, ingested, key=split_stream_id)
+    base_id = min(position, ingested)
     try:
         replay = past.replay_from(
-            lambda moment: split_stream_id(moment.stream_id) <= split_stream_id(base_id),
+            lambda moment: moment.stream_id <= base_id,
             f"{base_id}, up to where shard {past.shard}'s events are stored",
         )
         snapshot_id = replay.position
         last_entry: Entry | None = None
         closed: dict[int, OrderState] = {}
-        since_ms = split_stream_id(position)[0]
+        since_ms = position.ms
         for number, entry in enumerate(steps(replay, past, base_id, progress)):
             last_entry = entry
             if number % BATCH == 0:
@@ -194,7 +187,7 @@ def _closed_since(since_ms: int, events: Iterable[Event]) -> Iterator[tuple[int,
 
 
 def _entry_at(past: ShardPast, position: StreamId) -> Entry | None:
-    found = past.entries(streams.preceding_stream_id(position), 1)
+    found = past.entries(position.preceding(), 1)
     return found[0] if found and found[0].stream_id == position else None
 
 
@@ -218,8 +211,8 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
         messages: defaultdict[int, list[ShardMessage]] = defaultdict(list)
         shard_past = past.shards[source.index]
         replay = shard_past.replay_from(
-            lambda moment, limit=each.snapshot_id: split_stream_id(moment.stream_id) <= split_stream_id(limit),  # type: ignore[misc]
-            each.snapshot_id,
+            lambda moment, limit=each.snapshot_id: moment.stream_id <= limit,  # type: ignore[misc]
+            str(each.snapshot_id),
         )
         first_sent = dict(replay.shard.sent)
         for _ in steps(replay, shard_past, each.position):
@@ -238,7 +231,7 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
 
 
 def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> ShardLoss | None:
-    if split_stream_id(restored.ingested) <= split_stream_id(restored.position):
+    if restored.ingested <= restored.position:
         return None
     shard, bound = restored.shard.index, _after(restored.position)
     row = connection.execute(
@@ -257,7 +250,7 @@ def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> Shard
             trades[symbol] = (state.trade_id + 1, last[0])
     assert row is not None
     assert orders is not None
-    return ShardLoss(shard, restored.position, restored.ingested, orders[0], row[0], trades)
+    return ShardLoss(shard, str(restored.position), str(restored.ingested), orders[0], row[0], trades)
 
 
 # Of an entry of the ledger: whether its event came after a position.
@@ -268,8 +261,7 @@ _LATER: Final = (
 
 
 def _after(stream_id: StreamId) -> tuple[int, int, int]:
-    milliseconds, number = split_stream_id(stream_id)
-    return milliseconds, milliseconds, number
+    return stream_id.ms, *stream_id
 
 
 def orders_to_skip(since_ms: int, now_ms: int) -> int:
@@ -307,7 +299,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
     """
     shard = each.shard
     # The entry's id is by Redis's clock alone, which may have been ahead; the shard's time is by two.
-    skipped = orders_to_skip(min(shard.time, split_stream_id(each.position)[0]), now_ms)
+    skipped = orders_to_skip(min(shard.time, each.position.ms), now_ms)
     row = connection.execute(
         "SELECT max(order_id) FROM orders WHERE order_id %% %s = %s", (SHARD_COUNT_MAX, shard.index)
     ).fetchone()
@@ -336,7 +328,7 @@ def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_
 
 def _mark_lost(connection: psycopg.Connection[Any], each: RestoredShard, loss: ShardLoss) -> None:
     """Take back, visibly, what the accounts do not have: the ledger gets entries against it, the tape keeps its trades."""
-    shard, bound = loss.shard, _after(loss.after_id)
+    shard, bound = loss.shard, _after(StreamId.parse(loss.after_id))
     trades = sum(last - first + 1 for first, last in loss.trades.values())
     row = connection.execute(
         "INSERT INTO losses (shard, after_id, last_id, orders, fills, trades) VALUES (%s, %s, %s, %s, %s, %s) RETURNING loss",
@@ -433,7 +425,7 @@ def write_redis(
         log.save_snapshot(each.shard.index, encode_snapshot(each.shard, each.position), each.position)
         _write_logs(client, each, plan.outboxes)
         _write_feeds(client, cache, connection, each, now_ms)
-        client.set(streams.position(each.shard.index), f"{each.epoch}|{each.position}")
+        client.set(streams.position(each.shard.index), ShardPosition(each.epoch, each.position).encode())
 
 
 def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
@@ -458,14 +450,14 @@ def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[i
     shard, position, ingested = each.shard.index, each.position, each.base.stream_id
     _move_end(client, streams.events(shard), ingested)
     for stream_id, frame in each.events:
-        client.xadd(streams.events(shard), {EVENTS_FIELD: frame}, id=stream_id)
+        client.xadd(streams.events(shard), {EVENTS_FIELD: frame}, id=str(stream_id))
     if each.last_entry is not None:
         fields: Any = each.last_entry.fields
-        client.xadd(streams.commands(shard), fields, id=position)
+        client.xadd(streams.commands(shard), fields, id=str(position))
     else:
         _move_end(client, streams.commands(shard), position)
     # Ids go on after everything that was ever stored, also where it is lost.
-    if split_stream_id(each.ingested) > split_stream_id(position):
+    if each.ingested > position:
         _move_end(client, streams.commands(shard), each.ingested)
     messages: Any = {
         str(target): encode_messages(frame, each.shard.format)
@@ -473,12 +465,12 @@ def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[i
         if source == shard
     }
     if messages:
-        client.xadd(streams.outbox(shard), messages, id=position)
+        client.xadd(streams.outbox(shard), messages, id=str(position))
     passed: Any = {
-        EventReader.FEEDS: position,
-        EventReader.PERSIST: ingested,
-        ARCHIVE_READER: position,
-        TRIMMED: position,
+        EventReader.FEEDS: str(position),
+        EventReader.PERSIST: str(ingested),
+        ARCHIVE_READER: str(position),
+        TRIMMED: str(position),
     }
     client.hset(streams.passed(shard), mapping=passed)
 
@@ -486,8 +478,8 @@ def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[i
 def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
     """Let the next entry of a stream come after this id, without one of its own."""
     if stream_id != STREAM_START:
-        client.xadd(stream, {b"x": b""}, id=stream_id)
-        client.xdel(stream, stream_id)
+        client.xadd(stream, {b"x": b""}, id=str(stream_id))
+        client.xdel(stream, str(stream_id))
 
 
 def _write_feeds(
@@ -495,7 +487,7 @@ def _write_feeds(
 ) -> None:
     """Write what the feeds know at the position: what the database tells, and the events that it does not have yet."""
     shard, base = each.shard.index, each.base
-    base_time, time = (split_stream_id(stream_id)[0] for stream_id in (base.stream_id, each.position))
+    base_time, time = base.stream_id.ms, each.position.ms
     # Those that were listed up to there; the events tell of the others.
     markets = [state.market for symbol, state in each.shard.markets.items() if symbol in base.books]
     states: dict[str, MarketState] = {}
@@ -522,10 +514,10 @@ def _write_feeds(
     saved = feeds.save()
     fields: Any = {
         "epoch": now_ms,  # larger than any that a process of before was given
-        "published_id": each.position,
+        "published_id": str(each.position),
         "published_time": feeds.time,
         "state": saved.state,
-        "state_id": each.position,
+        "state_id": str(each.position),
         **saved.chunks,
     }
     client.hset(streams.feeds_state(shard), mapping=fields)
@@ -595,7 +587,8 @@ def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: in
 def loss_text(loss: ShardLoss) -> str:
     """Return one shard's loss as a sentence."""
     trades = ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
+    since, until = (time_text(StreamId.parse(stream_id).ms) for stream_id in (loss.after_id, loss.last_id))
     return (
-        f"shard {loss.shard}: from {loss.after_id} ({time_text(split_stream_id(loss.after_id)[0])}) to {loss.last_id} "
-        f"({time_text(split_stream_id(loss.last_id)[0])}): {loss.orders} orders changed, {loss.fills} fills, trades: {trades}"
+        f"shard {loss.shard}: from {loss.after_id} ({since}) to {loss.last_id} "
+        f"({until}): {loss.orders} orders changed, {loss.fills} fills, trades: {trades}"
     )

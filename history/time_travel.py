@@ -8,7 +8,7 @@ from engine_worker.replay import Replay
 from history.past import Moment, Past, PastError, Progress, ShardPast, end_of, no_progress, steps, time_text
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.orders import Balance, OrderState, Side
-from protocol.streams import StreamId, split_stream_id
+from protocol.stream_id import StreamId
 from protocol.units import AccountId
 from stream_log.interface import Entry
 
@@ -72,7 +72,7 @@ def book_at(
     return PastBook(
         symbol,
         reached,
-        split_stream_id(stream_id)[0],
+        stream_id.ms,
         stream_id,
         sorted(sides[Side.BUY].items(), reverse=True),
         sorted(sides[Side.SELL].items()),
@@ -106,7 +106,7 @@ def account_at(
     crossing = _crossing(replay, market_past, symbol, sequence, progress)
     before, entry = crossing if crossing is not None else (replay.position, None)
     if market_past is not shard_past:
-        return account_at(past, account_id, time=split_stream_id(before)[0], progress=progress)
+        return account_at(past, account_id, time=before.ms, progress=progress)
     if entry is None:
         return _account(replay.shard, account_id, replay.position)
     again = _replay(shard_past, symbol, sequence, None)
@@ -170,7 +170,7 @@ def _account(shard: Shard, account_id: int, position: StreamId) -> PastAccount:
     orders = [order for orders in account.open_orders.values() for order in orders.values()] if account else []
     return PastAccount(
         account_id,
-        split_stream_id(position)[0],
+        position.ms,
         position,
         list(account.balances()) if account else [],
         sorted(orders, key=lambda order: order.order_id),

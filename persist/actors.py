@@ -22,7 +22,8 @@ from redis.retry import Retry
 from persist.archive import Archiver, LostTailError
 from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from protocol import streams
-from protocol.streams import JOBS_NAMESPACE, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START
+from protocol.streams import JOBS_NAMESPACE
 from runtime.redis_clients import client_for
 from runtime.redis_reserve import write_reserved
 from stream_log.interface import DeadLetter
@@ -82,7 +83,7 @@ class NudgeBroker(RedisBroker):
         # What it was called only the queue's own table knows.
         named: Any = self.client.hgetall(f"{source}.msgs")
         names = [name.decode("utf-8", "replace") for name, value in named.items() if value == payload]
-        letter = DeadLetter(source, StreamId(names[0] if names else STREAM_START), reason, payload)
+        letter = DeadLetter(source, names[0] if names else STREAM_START, reason, payload)
         fields = (part for pair in letter.fields().items() for part in pair)
         write_reserved(self.letters, "XADD", streams.dead_letters(0), "*", *fields)
         if names:

@@ -20,16 +20,10 @@ import structlog
 from persist.lost_tail_rules import Found, Stored, lost_tail
 from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
 from protocol import streams
-from protocol.streams import (
-    ARCHIVE_READER,
-    NOTHING_NEEDED,
-    STREAM_START,
-    TRIMMED,
-    StreamId,
-    preceding_stream_id,
-    split_stream_id,
-)
-from stream_log.interface import ShardPosition, StreamLog, with_skips
+from protocol.positions import ShardPosition
+from protocol.stream_id import NOTHING_NEEDED, STREAM_START, StreamId
+from protocol.streams import ARCHIVE_READER, TRIMMED
+from stream_log.interface import StreamLog, with_skips
 
 ENTRIES_PER_READ = 500
 SEGMENT_BYTES_MAX = 1_000_000
@@ -92,7 +86,7 @@ class Archiver:
 
         Raises: as `step`.
         """
-        if split_stream_id(self._covered[shard]) < split_stream_id(stream_id):
+        if self._covered[shard] < stream_id:
             self.step()
 
     def step(self) -> None:
@@ -128,7 +122,7 @@ class Archiver:
                 connection.execute(_SESSION)
                 connection.cursor().executemany(
                     "INSERT INTO archive (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                    [(shard, STREAM_START) for shard in self._shards],
+                    [(shard, str(STREAM_START)) for shard in self._shards],
                 )
                 connection.commit()
             except BaseException:
@@ -142,7 +136,9 @@ class Archiver:
             "SELECT shard, last_id, epoch, may_restart FROM archive WHERE shard = ANY(%s) ORDER BY shard FOR UPDATE",
             (self._shards,),
         ).fetchall()
-        return {shard: _Row(StreamId(last_id), epoch, may_restart) for shard, last_id, epoch, may_restart in found}
+        return {
+            shard: _Row(StreamId.parse(last_id), epoch, may_restart) for shard, last_id, epoch, may_restart in found
+        }
 
     def _archive(self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition) -> StreamId:
         """Archive one shard up to `position`, and return up to where it is archived now."""
@@ -170,7 +166,7 @@ class Archiver:
         if (last_id, position.epoch, not has_archived) != row:
             connection.execute(
                 "UPDATE archive SET last_id = %s, epoch = %s, may_restart = %s WHERE shard = %s",
-                (last_id, position.epoch, not has_archived, shard),
+                (str(last_id), position.epoch, not has_archived, shard),
             )
         for level in range(FINAL_LEVEL):
             _merge(connection, shard, level)
@@ -178,12 +174,12 @@ class Archiver:
         return last_id
 
     def _entries(self, shard: int, after: StreamId, goal: StreamId) -> Iterator[tuple[StreamId, Fields]]:
-        stream, end = streams.commands(shard), split_stream_id(goal)
+        stream = streams.commands(shard)
         while True:
             found = self._streams.read({stream: after}, ENTRIES_PER_READ, 0)
             # Asked for after the positions: what was passed over up to there is among them.
             for entry in with_skips(found, self._streams.skips(shard)) if found else ():
-                if split_stream_id(entry.stream_id) > end:
+                if entry.stream_id > goal:
                     return
                 yield entry.stream_id, entry.fields
             if len(found) < ENTRIES_PER_READ:
@@ -194,8 +190,10 @@ class Archiver:
         """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or the beginning."""
         for snapshot in reversed(self._streams.snapshots(shard)):
             info = snapshot_info(snapshot)
-            if info is not None and split_stream_id(info.stream_id) >= split_stream_id(last_id):
-                _log.info("the archive begins at a snapshot", shard=shard, snapshot=info.stream_id, archived=last_id)
+            if info is not None and info.stream_id >= last_id:
+                _log.info(
+                    "the archive begins at a snapshot", shard=shard, snapshot=str(info.stream_id), archived=str(last_id)
+                )
                 insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
                 return info.stream_id
         return last_id
@@ -210,7 +208,7 @@ class Archiver:
         if not due or not due[0]:
             return
         for saved in self._streams.saved_snapshots(shard):
-            if split_stream_id(saved.stream_id) > split_stream_id(last_id):
+            if saved.stream_id > last_id:
                 continue
             snapshot = self._streams.read_snapshot(shard, saved)
             info = snapshot_info(snapshot)
@@ -225,7 +223,7 @@ def has_entry(log: StreamLog, shard: int, stream_id: StreamId) -> bool:
     """Return whether the input of `shard` still has this entry; the start is there until the input is trimmed."""
     if stream_id == STREAM_START:
         return log.passed(shard).get(TRIMMED, STREAM_START) == STREAM_START
-    found = log.read({streams.commands(shard): preceding_stream_id(stream_id)}, 1, 0)
+    found = log.read({streams.commands(shard): stream_id.preceding()}, 1, 0)
     return bool(found) and found[0].stream_id == stream_id
 
 
@@ -241,28 +239,29 @@ def withdraw(log: StreamLog, database_url: str, shards: Sequence[int]) -> None:
 def drop_old(connection: psycopg.Connection[Any], shard: int, retention: Retention, now_ms: int) -> None:
     """Drop snapshots that are too many or too old, never the newest, and the log before the oldest that is left."""
     found = connection.execute("SELECT stream_id FROM shard_snapshots WHERE shard = %s", (shard,)).fetchall()
-    newest_first = sorted((stream_id for (stream_id,) in found), key=split_stream_id, reverse=True)
+    newest_first = sorted((StreamId.parse(stream_id) for (stream_id,) in found), reverse=True)
     oldest_ms = now_ms - retention.days * MS_PER_DAY
     kept = [
         stream_id
         for number, stream_id in enumerate(newest_first)
-        if number == 0 or (number < retention.snapshots_max and split_stream_id(stream_id)[0] >= oldest_ms)
+        if number == 0 or (number < retention.snapshots_max and stream_id.ms >= oldest_ms)
     ]
     if not kept:
         return
     dropped = newest_first[len(kept) :]
-    connection.execute("DELETE FROM shard_snapshots WHERE shard = %s AND stream_id = ANY(%s)", (shard, dropped))
+    connection.execute(
+        "DELETE FROM shard_snapshots WHERE shard = %s AND stream_id = ANY(%s)", (shard, [*map(str, dropped)])
+    )
     first = kept[-1]
     # Before the first drop the log from the very beginning needs no snapshot.
-    if not dropped and split_stream_id(first)[0] >= oldest_ms and len(kept) < retention.snapshots_max:
+    if not dropped and first.ms >= oldest_ms and len(kept) < retention.snapshots_max:
         return
-    before = split_stream_id(first)
     old = connection.execute(
-        "SELECT last_id FROM log_segments WHERE shard = %s AND last_time <= %s", (shard, before[0])
+        "SELECT last_id FROM log_segments WHERE shard = %s AND last_time <= %s", (shard, first.ms)
     ).fetchall()
     connection.execute(
         "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s)",
-        (shard, [last_id for (last_id,) in old if split_stream_id(last_id) <= before]),
+        (shard, [last_id for (last_id,) in old if StreamId.parse(last_id) <= first]),
     )
 
 
@@ -272,10 +271,10 @@ def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId,
         "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %b)",
         (
             shard,
-            after_id,
-            segment.first_id,
-            segment.last_id,
-            split_stream_id(segment.last_id)[0],
+            str(after_id),
+            str(segment.first_id),
+            str(segment.last_id),
+            segment.last_id.ms,
             segment.entries,
             segment.raw_bytes,
             segment.level,
@@ -294,8 +293,8 @@ def insert_snapshot(
         "sequences = excluded.sequences, payload = excluded.payload, stored_at = now()",
         (
             shard,
-            stream_id,
-            split_stream_id(stream_id)[0],
+            str(stream_id),
+            stream_id.ms,
             msgspec.json.encode(sequences).decode(),
             zlib.compress(snapshot, SMALL),
         ),
@@ -310,15 +309,17 @@ def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
     if len(found) < MERGED_AT_ONCE:
         return
     run: list[str] = []
-    for after_id, last_id in sorted(found, key=lambda row: split_stream_id(row[1])):
+    for after_id, last_id in sorted(found, key=lambda row: StreamId.parse(row[1])):
         run = [*run, last_id] if run and run[-1] == after_id else [last_id]
         if len(run) == MERGED_AT_ONCE:
             rows = connection.execute(
                 "DELETE FROM log_segments WHERE shard = %s AND last_id = ANY(%s) RETURNING last_id, after_id, payload",
                 (shard, run),
             ).fetchall()
-            rows.sort(key=lambda row: split_stream_id(row[0]))
-            _insert(connection, shard, rows[0][1], merged((payload for _, _, payload in rows), level + 1))
+            rows.sort(key=lambda row: StreamId.parse(row[0]))
+            _insert(
+                connection, shard, StreamId.parse(rows[0][1]), merged((payload for _, _, payload in rows), level + 1)
+            )
             run = []
 
 

@@ -8,7 +8,7 @@ import psycopg
 
 from persist.segments import ArchiveDamagedError, unpack
 from protocol import streams
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from stream_log.interface import Entry
 
 
@@ -38,16 +38,15 @@ class ShardArchive:
     def last_id(self) -> StreamId:
         """Return up to where the input log is archived."""
         row = self._connection.execute("SELECT last_id FROM archive WHERE shard = %s", (self.shard,)).fetchone()
-        return StreamId(row[0]) if row else STREAM_START
+        return StreamId.parse(row[0]) if row else STREAM_START
 
     def snapshots(self) -> list[SnapshotHeading]:
         """Return all snapshots, newest first."""
         rows = self._connection.execute(
             "SELECT stream_id, time, sequences FROM shard_snapshots WHERE shard = %s", (self.shard,)
         ).fetchall()
-        return sorted(
-            (SnapshotHeading(*row) for row in rows), key=lambda each: split_stream_id(each.stream_id), reverse=True
-        )
+        found = (SnapshotHeading(StreamId.parse(stream_id), *others) for stream_id, *others in rows)
+        return sorted(found, key=lambda each: each.stream_id, reverse=True)
 
     def snapshot(self, stream_id: StreamId) -> bytes:
         """Return the bytes of a snapshot, as the shard wrote them.
@@ -56,7 +55,7 @@ class ShardArchive:
             ArchiveDamagedError: it is not there, or cannot be read.
         """
         row = self._connection.execute(
-            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s", (self.shard, stream_id)
+            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s", (self.shard, str(stream_id))
         ).fetchone()
         try:
             if row is not None:
@@ -80,19 +79,18 @@ class ShardArchive:
         """Return whether the shard is followed, and neither was told anything yet nor has said anything."""
         found = self._connection.execute(
             "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND ingest.last_id = %s",
-            (self.shard, STREAM_START, STREAM_START),
+            (self.shard, str(STREAM_START), str(STREAM_START)),
         ).fetchone()
         return found is not None
 
     def segments(self, after: StreamId) -> list[SegmentHeading]:
         """Return the segments with entries after `after`, oldest first."""
-        bound = split_stream_id(after)
         rows = self._connection.execute(
             "SELECT after_id, last_id, entries FROM log_segments WHERE shard = %s AND last_time >= %s",
-            (self.shard, bound[0]),
+            (self.shard, after.ms),
         ).fetchall()
-        found = [SegmentHeading(*row) for row in rows if split_stream_id(row[1]) > bound]
-        return sorted(found, key=lambda each: split_stream_id(each.last_id))
+        found = (SegmentHeading(StreamId.parse(row[0]), StreamId.parse(row[1]), row[2]) for row in rows)
+        return sorted((each for each in found if each.last_id > after), key=lambda each: each.last_id)
 
     def count_after(self, after: StreamId) -> int:
         """Return about how many entries are archived after `after`."""
@@ -104,25 +102,25 @@ class ShardArchive:
         Raises:
             ArchiveDamagedError: the log does not go on without a gap, or cannot be read.
         """
-        bound, reached = split_stream_id(after), after
+        reached = after
         for segment in self.segments(after):
-            if split_stream_id(segment.after_id) > split_stream_id(reached):
+            if segment.after_id > reached:
                 raise ArchiveDamagedError(
                     f"shard {self.shard}: the archive has nothing between {reached} and {segment.after_id}"
                 )
             for stream_id, fields in self._unpacked(segment.last_id):
-                if split_stream_id(stream_id) > bound:
+                if stream_id > after:
                     yield Entry(streams.commands(self.shard), stream_id, fields)
             reached = segment.last_id
 
     def _unpacked(self, last_id: StreamId) -> list[tuple[StreamId, dict[bytes, bytes]]]:
         row = self._connection.execute(
-            "SELECT payload FROM log_segments WHERE shard = %s AND last_id = %s", (self.shard, last_id)
+            "SELECT payload FROM log_segments WHERE shard = %s AND last_id = %s", (self.shard, str(last_id))
         ).fetchone()
         if row is None:  # it has just been merged into a larger one
             row = self._connection.execute(
                 "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time LIMIT 1",
-                (self.shard, split_stream_id(last_id)[0]),
+                (self.shard, last_id.ms),
             ).fetchone()
         if row is None:
             raise ArchiveDamagedError(f"shard {self.shard}: a segment up to {last_id} is not in the archive any more")

@@ -48,7 +48,8 @@ from protocol.codec import (
     raw_events,
 )
 from protocol.events import TradeExecuted
-from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, StreamId, events, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import AMOUNT_UNITS_MAX
 from runtime.tracing import Tracer, trace_events
 from stream_log.interface import Entry, StreamLog
@@ -244,8 +245,8 @@ class ShardIngest:
             with connection.transaction():
                 last_id = self._locked_last_id(connection)
                 entries, is_end = self._read(last_id)
-                if covered is not None and entries and _is_after(entries[-1].stream_id, covered):
-                    entries = [entry for entry in entries if not _is_after(entry.stream_id, covered)]
+                if covered is not None and entries and entries[-1].stream_id > covered:
+                    entries = [entry for entry in entries if entry.stream_id <= covered]
                     is_end = False
                 entries, held = self._readable(entries)
                 is_end = is_end or held
@@ -253,7 +254,7 @@ class ShardIngest:
                     last_id = entries[-1].stream_id
                     event_count, dead_count = self._store(connection, entries)
                     connection.execute(
-                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (last_id, self._shard)
+                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (str(last_id), self._shard)
                     )
                 stored = time.perf_counter()
         except (TradeGapError, LostTailError, MarketsUnknownError) as error:
@@ -271,7 +272,7 @@ class ShardIngest:
             _batch_seconds.labels(self._shard).observe(committed - began)
             _commit_seconds.labels(self._shard).observe(committed - stored)
             _batch_events.labels(self._shard).observe(event_count)
-            arrived_s = split_stream_id(entries[0].stream_id)[0] / 1_000
+            arrived_s = entries[0].stream_id.ms / 1_000
             _delay_seconds.labels(self._shard).observe(max(0.0, time.time() - arrived_s))
             if self._tracer is not None:
                 frames = (entry.fields.get(EVENTS_FIELD, b"") for entry in entries)
@@ -302,7 +303,7 @@ class ShardIngest:
                 self._locked_last_id(connection)
                 row = connection.execute(
                     "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING payload",
-                    (self._shard, stream_id),
+                    (self._shard, str(stream_id)),
                 ).fetchone()
                 if row is None:
                     raise NotPutAsideError(f"nothing of entry {stream_id} of shard {self._shard} is put aside")
@@ -340,7 +341,7 @@ class ShardIngest:
                 connection.execute(_SESSION_CANDLES if self._keeps_candles else SESSION_TIMESCALEDB)
                 connection.execute(
                     "INSERT INTO ingest (shard, last_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                    (self._shard, STREAM_START),
+                    (self._shard, str(STREAM_START)),
                 )
                 connection.commit()
             except BaseException:
@@ -352,7 +353,7 @@ class ShardIngest:
     def _locked_last_id(self, connection: psycopg.Connection[Any]) -> StreamId:
         row = connection.execute("SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)).fetchone()
         assert row is not None, "made when the connection was"
-        return StreamId(row[0])
+        return StreamId.parse(row[0])
 
     def _read(self, last_id: StreamId) -> tuple[list[Entry], bool]:
         """Return the entries of one batch, and whether there are no more."""
@@ -373,7 +374,9 @@ class ShardIngest:
                 format_of(entry.fields.get(EVENTS_FIELD, b""))
             except LaterFormatError as error:
                 _held.labels(self._shard).set(error.number)
-                _log.critical("the events are held", shard=self._shard, stream_id=entry.stream_id, reason=str(error))
+                _log.critical(
+                    "the events are held", shard=self._shard, stream_id=str(entry.stream_id), reason=str(error)
+                )
                 return entries[:number], True
         _held.labels(self._shard).set(0)
         return entries, False
@@ -394,10 +397,10 @@ class ShardIngest:
             reasons = {number: reason for (where, number), reason in refused.items() if where == stream_id}
             dead.append(_put_aside(stream_id, payloads[stream_id], {**unread.get(stream_id, {}), **reasons}))
         for stream_id, reason, payload, _ in dead:
-            _log.error("event entry put aside", shard=self._shard, stream_id=stream_id, reason=reason)
+            _log.error("event entry put aside", shard=self._shard, stream_id=str(stream_id), reason=reason)
             connection.execute(
                 "INSERT INTO dead_events (shard, stream_id, reason, payload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                (self._shard, stream_id, reason, payload),
+                (self._shard, str(stream_id), reason, payload),
             )
         return sum(len(batch.events) for batch in batches) - len(refused), len(dead)
 
@@ -598,10 +601,6 @@ def copy_rows(cursor: psycopg.Cursor[Any], table: Table, rows: Sequence[OrderRow
         write_row = copy.write_row
         for row in rows:
             write_row(row)
-
-
-def _is_after(stream_id: StreamId, other: StreamId) -> bool:
-    return split_stream_id(stream_id) > split_stream_id(other)
 
 
 def _now_ms() -> int:

@@ -9,7 +9,7 @@ import structlog
 from persist.archive import has_entry
 from persist.lost_tail_rules import Found, Stored, lost_tail
 from protocol import streams
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START, StreamId
 from stream_log.lost_tail_note import read_guard, write_guard
 from stream_log.redis_log import RedisStreamLog
 
@@ -41,7 +41,7 @@ class LogGuard:
             reason = lost_tail(shard, known, found_of(self._streams, shard, known))
             write_guard(self._streams.at(shard), shard, guards[shard].run_id, reason)
             if not reason:
-                _log.info("log compared with the database", shard=shard, archived=known.archived_id)
+                _log.info("log compared with the database", shard=shard, archived=str(known.archived_id))
             else:
                 reasons.append(reason)
                 if guards[shard].reason != reason:
@@ -71,4 +71,7 @@ def stored_of(database_url: str) -> dict[int, Stored]:
             "coalesce(may_restart, true), coalesce(ingest.last_id, '0-0'), coalesce(ingest.error, '') "
             "FROM archive FULL JOIN ingest ON ingest.shard = archive.shard"
         ).fetchall()
-    return {shard: Stored(*values) for shard, *values in rows}
+    return {
+        shard: Stored(StreamId.parse(archived_id), epoch, may_restart, StreamId.parse(ingested_id), error)
+        for shard, archived_id, epoch, may_restart, ingested_id, error in rows
+    }

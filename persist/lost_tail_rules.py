@@ -6,8 +6,8 @@ entries, all its keys are as they were at one earlier moment, and agree. Only th
 
 from typing import NamedTuple
 
-from protocol.streams import STREAM_START, StreamId, split_stream_id
-from stream_log.interface import ShardPosition
+from protocol.positions import ShardPosition
+from protocol.stream_id import STREAM_START, StreamId
 
 
 class Stored(NamedTuple):
@@ -34,17 +34,16 @@ class Found(NamedTuple):
 def lost_tail(shard: int, stored: Stored, found: Found) -> str:
     """Return what is missing in Redis and what to do; empty when nothing is."""
     position = found.position
-    archived = split_stream_id(stored.archived_id)
     what = ""
-    if split_stream_id(position.stream_id) < archived:
+    if position.stream_id < stored.archived_id:
         what = f"its log ends at {position.stream_id}, but was archived up to {stored.archived_id}"
     elif position.epoch < stored.archived_epoch:
         what = f"its epoch is {position.epoch}, but was {stored.archived_epoch} before"
-    elif split_stream_id(found.events_end) < split_stream_id(stored.ingested_id):
+    elif found.events_end < stored.ingested_id:
         what = f"its events end at {found.events_end}, but were stored up to {stored.ingested_id}"
-    elif split_stream_id(found.input_end) < split_stream_id(position.stream_id):
+    elif found.input_end < position.stream_id:
         what = f"its input ends at {found.input_end}, but was committed up to {position.stream_id}"
-    elif archived > (0, 0) and not found.has_archived and not stored.may_restart:
+    elif stored.archived_id > STREAM_START and not found.has_archived and not stored.may_restart:
         what = f"its log goes on without entry {stored.archived_id}, which was archived last"
     if not what:
         return ""

@@ -5,15 +5,8 @@ from functools import partial
 
 import prometheus_client
 
-from protocol.streams import (
-    ARCHIVE_READER,
-    NOTHING_NEEDED,
-    STREAM_START,
-    EventReader,
-    StreamId,
-    events,
-    split_stream_id,
-)
+from protocol.stream_id import NOTHING_NEEDED, STREAM_START, StreamId
+from protocol.streams import ARCHIVE_READER, EventReader, events
 from stream_log.interface import StreamLog
 
 _ingest_lag = prometheus_client.Gauge(
@@ -65,7 +58,7 @@ class Nudger:
 
     def is_waiting(self) -> bool:
         """Return whether the ingest of any shard is behind what was last seen of it."""
-        return any(_is_before(self._passed[shard], seen) for shard, seen in self._seen.items())
+        return any(self._passed[shard] < seen for shard, seen in self._seen.items())
 
     def lag_ms(self) -> int:
         """Return how far the slowest shard's ingest is behind its events, in their own time."""
@@ -74,9 +67,9 @@ class Nudger:
     def lag_ms_of(self, shard: int) -> int:
         """Return how far a shard's ingest is behind its events, in their own time."""
         seen, passed = self._seen[shard], self._passed[shard]
-        if not _is_before(passed, seen):
+        if passed >= seen:
             return 0
-        return split_stream_id(seen)[0] - max(split_stream_id(passed)[0], self._behind_since_ms[shard])
+        return seen.ms - max(passed.ms, self._behind_since_ms[shard])
 
     def _lag_s(self, shard: int) -> float:
         return self.lag_ms_of(shard) / 1_000
@@ -88,12 +81,12 @@ class Nudger:
     def step(self, now_ms: int) -> None:
         """Look at every shard, and nudge where it is needed."""
         for shard, seen in self._seen.items():
-            was_caught_up = not _is_before(self._passed[shard], seen)
+            was_caught_up = self._passed[shard] >= seen
             self._passed[shard] = passed = self._log.passed(shard).get(EventReader.PERSIST, STREAM_START)
             self._seen[shard] = last = self._log.last_id(events(shard))
             if was_caught_up:
-                self._behind_since_ms[shard] = split_stream_id(last)[0]
-            if _is_before(passed, last) and not _is_before(passed, self._nudged[shard]):
+                self._behind_since_ms[shard] = last.ms
+            if passed < last and passed >= self._nudged[shard]:
                 self._nudge(shard)
         if self._swept_ms is None or now_ms - self._swept_ms >= self._sweep_ms:
             self._swept_ms = now_ms
@@ -108,7 +101,7 @@ class Nudger:
         queued, shards = self._queue_size(), len(self._seen)
         _queued.set(queued)
         for shard, seen in self._seen.items():
-            stands = _is_before(self._passed[shard], seen) and self._passed[shard] == self._swept_passed[shard]
+            stands = self._passed[shard] < seen and self._passed[shard] == self._swept_passed[shard]
             if queued < shards or (stands and queued < shards * QUEUED_MAX):
                 self._nudge(shard)
             self._swept_passed[shard] = self._passed[shard]
@@ -152,20 +145,14 @@ class ArchiveNudger:
         positions = self._log.positions(self._shards)
         archived = {shard: self._archived(shard) for shard in self._shards}
         for shard in self._shards:
-            committed_ms, archived_ms = (
-                split_stream_id(each)[0] for each in (positions[shard].stream_id, archived[shard])
-            )
+            committed_ms, archived_ms = positions[shard].stream_id.ms, archived[shard].ms
             if archived[shard] == STREAM_START:
                 archived_ms = self._first_ms.setdefault(shard, committed_ms) if committed_ms else 0
             _archive_lag.labels(shard).set(max(0, committed_ms - archived_ms) / 1_000)
-        behind = any(_is_before(archived[shard], positions[shard].stream_id) for shard in self._shards)
+        behind = any(archived[shard] < positions[shard].stream_id for shard in self._shards)
         if behind and not self._queue_size():
             self._send()
 
     def _archived(self, shard: int) -> StreamId:
         archived = self._log.passed(shard).get(ARCHIVE_READER, NOTHING_NEEDED)
         return STREAM_START if archived == NOTHING_NEEDED else archived
-
-
-def _is_before(stream_id: StreamId, other: StreamId) -> bool:
-    return split_stream_id(stream_id) < split_stream_id(other)

@@ -15,7 +15,7 @@ from persist.backfill import ORDERS_BY_AGE, undone_backfills
 from persist.ingest import REFRESH, SESSION_TIMESCALEDB
 from persist.migrate import Flavour
 from protocol.orders import OrderStatus
-from protocol.streams import StreamId, split_stream_id
+from protocol.stream_id import StreamId
 from runtime.settings import Settings
 
 _LOCK: Final = 0x65786369
@@ -54,11 +54,11 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
         ).fetchone()
         assert row is not None
-        stored = [StreamId(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
+        stored = [StreamId.parse(last_id) for (last_id,) in connection.execute("SELECT last_id FROM ingest")]
         if not row[0] or not stored:
             return {}
         # Days are counted back from what is stored, not from today: a database that is behind keeps what it still needs.
-        stored_ms = min(split_stream_id(each)[0] for each in stored)
+        stored_ms = min(each.ms for each in stored)
         drop = _delete_rows
         if row[1] == Flavour.TIMESCALEDB:
             drop = _drop_chunks

@@ -23,7 +23,7 @@ from protocol.events import (
 )
 from protocol.market import Market
 from protocol.orders import OrderState, Side
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 
 FEES_ACCOUNT: Final = -1
 """Receives every fee."""
@@ -207,11 +207,12 @@ class Rows:
             UnknownMarketError: an event's market is not among them. Nothing of this object may be used then.
         """
         self.event_count += len(batch.events)
+        stream_id = str(batch.stream_id)
         try:
             for index, event in batch.numbered():
                 # By how often they happen.
                 if isinstance(event, OrderFilled):
-                    self._add_fill(batch.stream_id, index, event)
+                    self._add_fill(stream_id, index, event)
                 elif isinstance(event, OrderAccepted):
                     self.orders[event.order.order_id] = event.order
                 elif isinstance(event, DepthChanged):
@@ -222,13 +223,13 @@ class Rows:
                 elif isinstance(event, OrderClosed):
                     self.orders[event.order.order_id] = event.order
                 elif isinstance(event, FeesWithdrawn):
-                    self._add_fee_withdrawal(batch.stream_id, index, event)
+                    self._add_fee_withdrawal(stream_id, index, event)
                 elif isinstance(event, MatchPrevented):
                     self._add_prevented(event)
                 elif isinstance(event, FundsReleased | ShardEvent):
                     continue
                 else:
-                    self._add_transfer(batch.stream_id, index, event)
+                    self._add_transfer(stream_id, index, event)
         except KeyError as error:
             raise UnknownMarketError(f"unknown market: {error}") from error
 
@@ -283,7 +284,7 @@ class Rows:
             for trade, quote in self.trades
         ]
 
-    def _add_fill(self, stream_id: StreamId, index: int, event: OrderFilled) -> None:
+    def _add_fill(self, stream_id: str, index: int, event: OrderFilled) -> None:
         order, trade_id, quote, fee = event.order, event.trade_id, event.quote, event.fee
         account_id, symbol = order.account_id, order.market
         market = self._markets[symbol]
@@ -341,7 +342,7 @@ class Rows:
             )
         )
 
-    def _add_fee_withdrawal(self, stream_id: StreamId, index: int, event: FeesWithdrawn) -> None:
+    def _add_fee_withdrawal(self, stream_id: str, index: int, event: FeesWithdrawn) -> None:
         kind, amount = "fee_withdrawal", event.amount
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (
@@ -350,7 +351,7 @@ class Rows:
         )
         self.transfers.append((FEES_ACCOUNT, kind, reference, asset, amount, time))
 
-    def _add_transfer(self, stream_id: StreamId, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
+    def _add_transfer(self, stream_id: str, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
         kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from protocol.decoding import msgpack_decoder
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 
 FINAL_LEVEL: Final = 2
 """Segments of this level are not merged any more."""
@@ -22,6 +22,8 @@ QUICK, SMALL = 1, 6
 _SNAPSHOT_DIGEST_SIZE: Final = 32
 
 Fields = dict[bytes, bytes]
+_StoredEntry = tuple[str, Fields]
+"""(id as text, fields), as an entry is in the bytes of a segment."""
 
 
 class Segment(NamedTuple):
@@ -53,7 +55,7 @@ class _SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
     """The head of a `ShardSnapshot` (engine_worker/core/snapshot.py); msgspec skips what follows."""
 
     version: int
-    stream_id: StreamId
+    stream_id: str
     index: int
     shard_count: int
     order_count: int
@@ -64,7 +66,7 @@ class _SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_entries = msgpack_decoder(list[tuple[StreamId, Fields]])
+_decode_entries = msgpack_decoder(list[_StoredEntry])
 _decode_head = msgpack_decoder(_SnapshotHead)
 
 
@@ -74,11 +76,16 @@ class ArchiveDamagedError(ValueError):
 
 def pack(entries: Sequence[tuple[StreamId, Fields]], level: int | None = None) -> Segment:
     """Return a segment of one or more entries; its level goes by its size, unless it is given."""
+    return _pack([(str(stream_id), fields) for stream_id, fields in entries], level)
+
+
+def _pack(entries: Sequence[_StoredEntry], level: int | None) -> Segment:
     raw = _encode(entries)
     if level is None:
         level = sum(len(raw) >= size for size in _LEVEL_BYTES)
     payload = zlib.compress(raw, QUICK if level == 0 else SMALL)
-    return Segment(entries[0][0], entries[-1][0], len(entries), len(raw), level, payload)
+    first_id, last_id = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
+    return Segment(first_id, last_id, len(entries), len(raw), level, payload)
 
 
 def unpack(payload: bytes) -> list[tuple[StreamId, Fields]]:
@@ -87,6 +94,10 @@ def unpack(payload: bytes) -> list[tuple[StreamId, Fields]]:
     Raises:
         ArchiveDamagedError: the bytes are not a segment.
     """
+    return [(StreamId.parse(stream_id), fields) for stream_id, fields in _unpack(payload)]
+
+
+def _unpack(payload: bytes) -> list[_StoredEntry]:
     try:
         return _decode_entries(zlib.decompress(payload))
     except (zlib.error, msgspec.MsgspecError) as error:
@@ -95,7 +106,7 @@ def unpack(payload: bytes) -> list[tuple[StreamId, Fields]]:
 
 def merged(payloads: Iterable[bytes], level: int) -> Segment:
     """Return one segment of `level` with the entries of several."""
-    return pack([entry for payload in payloads for entry in unpack(payload)], level)
+    return _pack([entry for payload in payloads for entry in _unpack(payload)], level)
 
 
 def portions(entries: Iterable[tuple[StreamId, Fields]], bytes_max: int) -> Iterator[list[tuple[StreamId, Fields]]]:
@@ -122,4 +133,4 @@ def snapshot_info(snapshot: bytes) -> SnapshotInfo | None:
         head = _decode_head(body)
     except msgspec.MsgspecError:
         return None
-    return SnapshotInfo(head.stream_id, {market.symbol: market.sequence for market in head.markets})
+    return SnapshotInfo(StreamId.parse(head.stream_id), {market.symbol: market.sequence for market in head.markets})

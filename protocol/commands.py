@@ -21,7 +21,6 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
-from protocol.streams import StreamId
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 
 # What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
@@ -197,7 +196,8 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
 
     request_id: Annotated[int, _Stored]
     reply_to: Annotated[str, _Name]
-    stream_id: Annotated[StreamId, _Name]
+    stream_id: Annotated[str, _Name]
+    """As text: an operator may have written anything."""
     operator: Annotated[str, Meta(min_length=1, max_length=200)]
     reason: Annotated[str, Meta(min_length=1, max_length=1_000)]
     counts_as_received: bool = True

@@ -9,7 +9,6 @@ import msgspec
 
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Prevented, SelfTradePrevention, Side
-from protocol.streams import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
@@ -208,7 +207,7 @@ class EntrySkipped(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
 
     time: TimeMs
-    stream_id: StreamId
+    stream_id: str
     operator: str
     reason: str
 

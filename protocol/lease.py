@@ -3,9 +3,9 @@
 For liveness only: what keeps a second writer out is the compare-and-set on `pos:{k}`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 
 STANDBY_TTL_MS = 3_000
 """A standby that has not announced itself for so long counts as gone."""
@@ -26,15 +26,25 @@ class Leader(NamedTuple):
     connection: str = ""
     """… its name. Numbers begin anew when Redis restarts, names tell processes apart."""
 
+    @classmethod
+    def parse(cls, value: str | bytes) -> Self:
+        """Return the leader that the value of `lease:{k}` names.
+
+        Raises:
+            ValueError: it names none.
+        """
+        if isinstance(value, bytes):
+            value = value.decode()
+        epoch, process, pid, lease_ms, client_id, connection = value.split("|")
+        return cls(process, int(pid), int(lease_ms), int(epoch), int(client_id), connection)
+
+    def encode(self) -> str:
+        """Return the value of `lease:{k}`."""
+        return f"{self.epoch}|{self.text()}"
+
     def text(self) -> str:
         """Return what the key holds after the epoch."""
         return f"{self.process}|{self.pid}|{self.lease_ms}|{self.client_id}|{self.connection}"
-
-
-def leader_of(value: str) -> Leader:
-    """Return the leader that the value of `lease:{k}` names."""
-    epoch, process, pid, lease_ms, client_id, connection = value.split("|")
-    return Leader(process, int(pid), int(lease_ms), int(epoch), int(client_id), connection)
 
 
 class Sight(NamedTuple):
@@ -58,3 +68,19 @@ class Standby(NamedTuple):
     """How far that is behind the shard's position."""
     age_ms: int = 0
     """How long ago it said so."""
+
+    @classmethod
+    def parse(cls, process: str, value: str | bytes, now_ms: int) -> Self:
+        """Return the standby of which `standbys:{k}` says `value`, `pid|stream_id|behind_ms|time_ms`; `now_ms` is Redis's time.
+
+        Raises:
+            ValueError: it says nothing of a standby.
+        """
+        if isinstance(value, bytes):
+            value = value.decode()
+        pid, stream_id, behind_ms, time_ms = value.split("|")
+        return cls(process, int(pid), StreamId.parse(stream_id), int(behind_ms), max(0, now_ms - int(time_ms)))
+
+    def text(self) -> str:
+        """Return what the hash holds before the time, which Redis adds."""
+        return f"{self.pid}|{self.stream_id}|{self.behind_ms}"

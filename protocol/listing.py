@@ -14,7 +14,6 @@ from protocol.codec import OLDEST_FORMAT, LaterFormatError, encode_as
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import Market, MarketMap
-from protocol.streams import StreamId
 from protocol.units import TimeMs
 
 FORMAT: Final = 1
@@ -23,7 +22,7 @@ FORMAT: Final = 1
 class ShardConfiguration(msgspec.Struct, frozen=True, array_like=True):
     """What `config:{k}` holds. `config` is None, and there is no market, until somebody has configured the shard."""
 
-    stream_id: StreamId
+    stream_id: str
     """The shard's position when it was written: the configuration is that of this entry, or of a later one that did not change it."""
     config: ShardConfig | None
     markets: tuple[MarketConfig, ...]

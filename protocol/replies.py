@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.configuration import AccountLimits, MarketConfig, ShardConfig
 from protocol.orders import Balance, FillReport, OrderState, Prevented, RejectReason
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, Large, OrderId, TimeMs, join_large, split_large
 
 
@@ -72,7 +72,7 @@ class AuditReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     stored_rows: tuple[StoredAuditRow, ...]
     open_orders: int
     command_count: int
-    position: StreamId = STREAM_START
+    position: str = str(STREAM_START)
     digest: str = ""
     received: tuple[tuple[int, int], ...] = ()
     sent: tuple[tuple[int, int], ...] = ()

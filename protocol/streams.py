@@ -52,14 +52,7 @@ A market's read models carry the tag of the market's shard.
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, NewType
-
-from protocol.units import TimeMs
-
-StreamId = NewType("StreamId", str)
-"""A Redis stream entry's id, `milliseconds-number`."""
-
-STREAM_START: Final = StreamId("0-0")
+from typing import Final
 
 JOBS_NAMESPACE: Final = "{dramatiq}"
 
@@ -90,8 +83,6 @@ ARCHIVE_READER: Final = "archive"
 """The field of `passed:{k}` that says up to where `in:{k}` is archived. Without it nobody archives, and nothing waits for it."""
 TRIMMED: Final = "trimmed"
 """The field of `passed:{k}` that says which entries of `in:{k}`, those before it, were removed. Without it none were."""
-NOTHING_NEEDED: Final = StreamId("18446744073709551615-0")
-"""What a reader has passed that needs nothing at all."""
 
 
 class AfterLoss(StrEnum):
@@ -388,25 +379,3 @@ def process_of_health(key: str) -> str:
 def shard_of(key: str) -> int:
     """Return the shard whose hash tag a key carries."""
     return int(key[key.index("{") + 1 : key.index("}")])
-
-
-def stream_id_of(milliseconds: int, number: int = 0) -> StreamId:
-    """Return the id `milliseconds-number`."""
-    return StreamId(f"{milliseconds}-{number}")
-
-
-def split_stream_id(stream_id: str) -> tuple[int, int]:
-    """Return (milliseconds, number), which compare as the ids do."""
-    milliseconds, _, number = stream_id.partition("-")
-    return int(milliseconds), int(number or 0)
-
-
-def time_of_stream_id(stream_id: str) -> TimeMs:
-    """Return the time at which an entry was appended, by Redis's clock."""
-    return int(stream_id.partition("-")[0])  # type: ignore[return-value]  # to name the unit is a call, and every entry comes by here
-
-
-def preceding_stream_id(stream_id: str) -> StreamId:
-    """Return the largest id before this one, which must not be "0-0"."""
-    milliseconds, number = split_stream_id(stream_id)
-    return stream_id_of(milliseconds, number - 1) if number else stream_id_of(milliseconds - 1, 2**64 - 1)

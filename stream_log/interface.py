@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from protocol.lease import Leader, Sight, Standby
-from protocol.streams import SKIPPED_ENTRY_FIELD, SKIPPED_FIELD, STREAM_START, StreamId
+from protocol.positions import ShardPosition, StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
 
 LETTERS_PER_ENTRY_MAX = 100
 """More items of one frame than so many are one dead letter, of the whole entry: such a frame is hardly ours."""
@@ -25,25 +27,12 @@ class Entry(NamedTuple):
     fields: dict[bytes, bytes]
 
 
-class ShardPosition(NamedTuple):
-    """Who may write for a shard (`epoch`), and up to which entry of its input everything is committed."""
-
-    epoch: int
-    stream_id: StreamId
-
-
-class StateChecksum(NamedTuple):
-    """What a shard's state comes to after an entry of its input; whoever has applied as much must come to the same."""
-
-    stream_id: StreamId
-    checksum: str
-
-
 class DeadLetter(NamedTuple):
     """What could not be understood."""
 
     source: str
-    stream_id: StreamId
+    stream_id: StreamId | str
+    """A job, which is no stream entry, has the id that its queue gave it."""
     reason: str
     payload: bytes
     """An entry of `in:{k}` or `query:{k}`: its fields in msgpack; one of `ev:{k}`: its frame; an item of a frame: its own bytes."""
@@ -54,7 +43,7 @@ class DeadLetter(NamedTuple):
         """Return the fields of its entry in `dead:{k}`."""
         fields = {
             b"source": self.source.encode(),
-            b"id": self.stream_id.encode(),
+            b"id": str(self.stream_id).encode(),
             b"reason": self.reason.encode(errors="replace"),
             b"payload": self.payload,
         }

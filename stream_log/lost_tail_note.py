@@ -3,7 +3,7 @@
 Whatever can make Redis forget – a log file without its end, an old backup, a promoted replica – comes with another run id.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import redis
 
@@ -27,15 +27,29 @@ class Guard(NamedTuple):
     """Why the shard must not open; empty: nothing speaks against it."""
 
 
+class _Note(NamedTuple):
+    """The value of `guard:{k}`, `run id|reason`; of a key that is not there, nothing."""
+
+    run_id: str
+    reason: str
+
+    @classmethod
+    def parse(cls, value: bytes) -> Self:
+        run_id, _, reason = value.decode().partition("|")
+        return cls(run_id, reason)
+
+    def encode(self) -> str:
+        return f"{self.run_id}|{self.reason}"
+
+
 def read_guard(client: redis.Redis, shard: int) -> Guard:
     """Return what is noted of a shard's log."""
     found: Any = client.eval(_READ, 1, streams.guard(shard))
-    run_id, noted = found[0].decode(), found[1].decode()
-    noted_id, _, reason = noted.partition("|")
-    checked = noted_id == run_id
-    return Guard(run_id, checked, reason if checked else "")
+    run_id, noted = found[0].decode(), _Note.parse(found[1])
+    checked = noted.run_id == run_id
+    return Guard(run_id, checked, noted.reason if checked else "")
 
 
 def write_guard(client: redis.Redis, shard: int, run_id: str, reason: str) -> None:
     """Note that the shard's log was compared with the database while Redis ran as `run_id`, and why it must not open, if so."""
-    write_reserved(client, "SET", streams.guard(shard), f"{run_id}|{reason}")
+    write_reserved(client, "SET", streams.guard(shard), _Note(run_id, reason).encode())

@@ -6,18 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
-from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from stream_log.interface import (
-    Commit,
-    Committed,
-    Entry,
-    Fenced,
-    Outgoing,
-    SavedSnapshot,
-    ShardPosition,
-    StateChecksum,
-    with_skips,
-)
+from protocol.positions import NEW_SHARD, ShardPosition, StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, MESSAGES_FIELD
+from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot, with_skips
 
 
 class MemoryStreamLog:
@@ -52,13 +44,11 @@ class MemoryStreamLog:
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
-        milliseconds, number = split_stream_id(self._last_ids[stream])
-        now_ms = self.now_ms()
-        stream_id = stream_id_of(now_ms) if now_ms > milliseconds else stream_id_of(milliseconds, number + 1)
-        return self._append_as(stream, stream_id, fields)
+        last, now_ms = self._last_ids[stream], self.now_ms()
+        return self._append_as(stream, StreamId(now_ms) if now_ms > last.ms else last.following(), fields)
 
     def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
-        if split_stream_id(stream_id) <= split_stream_id(self._last_ids[stream]):
+        if stream_id <= self._last_ids[stream]:
             return self.append(stream, fields)
         self._streams[stream].append(Entry(stream, stream_id, dict(fields)))
         self._last_ids[stream] = stream_id
@@ -70,7 +60,7 @@ class MemoryStreamLog:
 
     def _after(self, stream: str, stream_id: StreamId, count: int) -> list[Entry]:
         entries = self._streams[stream]
-        first = bisect_right(entries, split_stream_id(stream_id), key=lambda entry: split_stream_id(entry.stream_id))
+        first = bisect_right(entries, stream_id, key=lambda entry: entry.stream_id)
         return entries[first : first + count]
 
     def last_id(self, stream: str) -> StreamId:
@@ -79,12 +69,11 @@ class MemoryStreamLog:
 
     def trim(self, stream: str, before: StreamId) -> None:
         """See `StreamLog`."""
-        bound = split_stream_id(before)
-        self._streams[stream] = [entry for entry in self._streams[stream] if split_stream_id(entry.stream_id) >= bound]
+        self._streams[stream] = [entry for entry in self._streams[stream] if entry.stream_id >= before]
 
     def position(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
-        return self._positions.get(shard, ShardPosition(0, STREAM_START))
+        return self._positions.get(shard, NEW_SHARD)
 
     def checksum(self, shard: int) -> StateChecksum | None:
         """See `StreamLog`."""
@@ -105,8 +94,8 @@ class MemoryStreamLog:
         if candidate is None:
             self._heard[shard] = last
         else:
-            recent = stream_id_of(max(0, self.now_ms() - 2 * candidate.lease_ms))
-            self._heard[shard] = min(recent, last, key=split_stream_id)
+            recent = StreamId(max(0, self.now_ms() - 2 * candidate.lease_ms))
+            self._heard[shard] = min(recent, last)
             self.renew_lease(shard, candidate._replace(epoch=epoch + 1))
         return self._positions[shard]
 
@@ -142,13 +131,12 @@ class MemoryStreamLog:
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
         """See `StreamLog`."""
         position = self.position(shard)
-        goal = split_stream_id(position.stream_id)
         entries = self._after(streams.commands(shard), after, count)
         ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
         return Committed(
-            with_skips([entry for entry in entries if split_stream_id(entry.stream_id) <= goal], self._skips[shard]),
+            with_skips([entry for entry in entries if entry.stream_id <= position.stream_id], self._skips[shard]),
             position,
-            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+            min(ids) if len(ids) > 1 else STREAM_START,
             self.checksum(shard),
         )
 
@@ -300,8 +288,8 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         kept = self._snapshots[shard]
         if kept and stream_id != STREAM_START:
-            newest = split_stream_id(kept[0][0])
-            if split_stream_id(stream_id) < newest or (split_stream_id(stream_id) == newest and not replaces):
+            newest = kept[0][0]
+            if stream_id < newest or (stream_id == newest and not replaces):
                 return
         self._snapshots[shard] = [(stream_id, self.now_ms(), snapshot), *kept[:1]]
 

@@ -12,23 +12,14 @@ import redis
 import structlog
 
 from protocol import streams
-from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby, leader_of
-from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.lease import STANDBY_TTL_MS, Leader, Sight, Standby
+from protocol.positions import ShardPosition, StateChecksum, Takeovers
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import MESSAGES_FIELD
 from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
 from runtime.redis_reserve import RESERVE, reserved
 from stream_log.durability import Ask
-from stream_log.interface import (
-    Commit,
-    Committed,
-    Entry,
-    Fenced,
-    Outgoing,
-    Rewound,
-    SavedSnapshot,
-    ShardPosition,
-    StateChecksum,
-    with_skips,
-)
+from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, with_skips
 
 # Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
 # the position, its checksum and the group's cursor: all or nothing.
@@ -371,7 +362,7 @@ class RedisStreamLog:
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
         arguments = (part for pair in fields.items() for part in pair)
-        return _text(_run(self._of(stream), *reserved("XADD", stream, "*", *arguments)))
+        return StreamId.parse(_run(self._of(stream), *reserved("XADD", stream, "*", *arguments)))
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
@@ -386,7 +377,7 @@ class RedisStreamLog:
     def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
         client = self._of(next(iter(after)))
-        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after.keys(), *after.values()))
+        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after, *map(str, after.values())))
         if self._replicas_min and entries and self._servers is not None:
             shard = streams.shard_of(entries[-1].stream)
             self._hold(shard)
@@ -398,7 +389,7 @@ class RedisStreamLog:
 
     def _write_waited(self, shard: int, stream_id: StreamId) -> None:
         # A write on the connection that has read: replicas that have it have everything that was read.
-        _run(self.at(shard), *reserved("SET", streams.waited(shard), stream_id))
+        _run(self.at(shard), *reserved("SET", streams.waited(shard), str(stream_id)))
         self._await_replicas(shard)
 
     def _wait_for_any(self, after: Mapping[str, StreamId], block_ms: int) -> None:
@@ -416,7 +407,7 @@ class RedisStreamLog:
                 is_answered = True
             # A question that is still open is answered as soon as this one would be, also when it was about an older id.
             if is_answered:
-                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, stream_id)
+                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id))
             self._asked[shard] = connection
             sockets.append(connection._sock)  # the library has no way to wait for several
         select.select(sockets, [], [], block_ms / 1000)
@@ -429,15 +420,16 @@ class RedisStreamLog:
             if "no such key" in str(error):
                 return STREAM_START
             raise
-        return _text(information["last-generated-id"])
+        return StreamId.parse(information["last-generated-id"])
 
     def trim(self, stream: str, before: StreamId) -> None:
         """See `StreamLog`."""
-        self._of(stream).xtrim(stream, minid=before, approximate=False)
+        self._of(stream).xtrim(stream, minid=str(before), approximate=False)
 
     def position(self, shard: int) -> ShardPosition:
         """See `StreamLog`."""
-        return _position(self.at(shard).get(streams.position(shard)) or b"0|0-0")
+        value: Any = self.at(shard).get(streams.position(shard))
+        return ShardPosition.parse(value)
 
     def checksum(self, shard: int) -> StateChecksum | None:
         """See `StreamLog`."""
@@ -452,19 +444,19 @@ class RedisStreamLog:
             for shard in shards:
                 pipeline.get(streams.position(shard))
             found = pipeline.execute()
-        return {shard: _position(value or b"0|0-0") for shard, value in zip(shards, found, strict=True)}
+        return {shard: ShardPosition.parse(value) for shard, value in zip(shards, found, strict=True)}
 
     def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
         """See `StreamLog`."""
         keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
-            lease = [self._text_of(shard, candidate), candidate.lease_ms, f"{over.epoch}|{over.text()}" if over else ""]
+            lease = [self._text_of(shard, candidate), candidate.lease_ms, over.encode() if over else ""]
         client = self.at(shard)
         raised, now_s = self._take_over(keys=keys, args=[streams.ENGINE_GROUP, *lease], client=client)
         if raised is None:
             raise Fenced(f"another worker leads shard {shard}")
-        position = _position(raised)
+        position = ShardPosition.parse(raised)
         if self._replicas_min:
             # What the worker before has committed, it has perhaps not waited for.
             self._hold(shard)
@@ -476,9 +468,9 @@ class RedisStreamLog:
         if candidate is None:
             self._heard[shard] = last
         else:
-            recent = streams.stream_id_of(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
+            recent = StreamId(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
             # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
-            self._heard[shard] = min(recent, last, key=streams.split_stream_id)
+            self._heard[shard] = min(recent, last)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
             if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
                 _run(client, *self._renewal(shard, leader, anew=True))
@@ -497,7 +489,7 @@ class RedisStreamLog:
     ) -> list[Entry]:
         """See `StreamLog`."""
         inputs, queries = streams.commands(shard), streams.queries(shard)
-        heard = self._heard.get(shard, STREAM_START)
+        after = (str(position.stream_id), str(self._heard.get(shard, STREAM_START)))
         self._release(shard)
         commands: list[Sequence[Any]] = [("PUBLISH", channel, payload) for channel, payload in publish]
         if answers:
@@ -505,7 +497,7 @@ class RedisStreamLog:
         if renew is not None:
             commands.append(self._renewal(shard, renew))
         commands += (
-            ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, position.stream_id, heard),
+            ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", inputs, queries, *after),
             ("GET", streams.position(shard)),
         )
         found = pipelined(self.at(shard), *commands)
@@ -514,7 +506,7 @@ class RedisStreamLog:
                 raise redis.ReadOnlyError(str(error)) from error
             raise error
         response, current = found[-2:]
-        is_at = _position(current or b"0|0-0")
+        is_at = ShardPosition.parse(current)
         if is_at != position:
             raise _displaced(shard, position, is_at)
         entries = _entries(response)
@@ -532,20 +524,19 @@ class RedisStreamLog:
         with self.at(shard).pipeline(transaction=False) as pipeline:
             pipeline.mget(streams.position(shard), streams.checksum(shard))
             pipeline.execute_command(  # type: ignore[no-untyped-call]
-                "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), after
+                "XREAD", "COUNT", count, "STREAMS", streams.commands(shard), str(after)
             )
             pipeline.execute_command("LRANGE", streams.snapshots(shard), 0, -1)  # type: ignore[no-untyped-call]
             pipeline.hgetall(streams.skips(shard))
             (current, checksum), response, saved, skips = pipeline.execute()
-        position = _position(current or b"0|0-0")
-        goal = split_stream_id(position.stream_id)
-        entries = [entry for entry in _entries(response) if split_stream_id(entry.stream_id) <= goal]
+        position = ShardPosition.parse(current)
+        entries = [entry for entry in _entries(response) if entry.stream_id <= position.stream_id]
         ids = [_saved(each, 0).stream_id for each in saved]
-        trimmed_to = min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START
+        trimmed_to = min(ids) if len(ids) > 1 else STREAM_START
         # What is asked and written now belongs to the server that this was read on.
         self._hold(shard)
         try:
-            if not _is_before(after, trimmed_to):
+            if after >= trimmed_to:
                 self._check_followed(shard, after)
             if self._replicas_min and entries:
                 self._write_waited(shard, entries[-1].stream_id)
@@ -567,16 +558,18 @@ class RedisStreamLog:
         connection, last = self._followed.get(shard, (self._connection(shard), None))
         if connection == self._connection(shard) or after == STREAM_START:
             return
-        found = _run(self.at(shard), "XRANGE", streams.commands(shard), after, after)
+        found = _run(self.at(shard), "XRANGE", streams.commands(shard), str(after), str(after))
         known = last.fields if last is not None and last.stream_id == after else None
         if not found or (known is not None and _fields(found[0][1]) != known):
             raise Rewound(f"shard {shard}: input {after}, which was committed, was lost")
 
     def fruitless_takeovers(self, shard: int) -> int:
         """See `StreamLog`."""
-        found = self.at(shard).get(streams.takeovers(shard))
-        stream_id, _, count = found.decode().partition("|") if isinstance(found, bytes) else ("", "", "0")
-        return int(count) if stream_id == self.position(shard).stream_id else 0
+        found: Any = self.at(shard).get(streams.takeovers(shard))
+        if found is None:
+            return 0
+        takeovers = Takeovers.parse(found)
+        return takeovers.fruitless if takeovers.stream_id == self.position(shard).stream_id else 0
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
@@ -611,7 +604,7 @@ class RedisStreamLog:
             value, remaining_ms = pipeline.execute()
         if value is None:
             return Sight(None)
-        leader = leader_of(value.decode())
+        leader = Leader.parse(value)
         return Sight(leader, max(0, remaining_ms), self._knows(shard, leader))
 
     def _knows(self, shard: int, leader: Leader) -> bool:
@@ -626,9 +619,8 @@ class RedisStreamLog:
 
     def announce(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
-        said = f"{standby.pid}|{standby.stream_id}|{standby.behind_ms}"
         key = streams.standbys(shard)
-        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, said, STANDBY_TTL_MS)
+        _run(self.at(shard), "EVAL", _ANNOUNCE, 1, key, standby.process, standby.text(), STANDBY_TTL_MS)
 
     def withdraw(self, shard: int, standby: Standby) -> None:
         """See `StreamLog`."""
@@ -641,14 +633,8 @@ class RedisStreamLog:
             pipeline.time()
             found, (seconds, microseconds) = pipeline.execute()
         now_ms = seconds * 1_000 + microseconds // 1_000
-        standbys = []
-        for process, said in found.items():
-            pid, stream_id, behind_ms, time_ms = said.decode().split("|")
-            age_ms = max(0, now_ms - int(time_ms))
-            standby = Standby(process.decode(), int(pid), StreamId(stream_id), int(behind_ms), age_ms)
-            if standby.age_ms <= STANDBY_TTL_MS:
-                standbys.append(standby)
-        return standbys
+        standbys = [Standby.parse(process.decode(), value, now_ms) for process, value in found.items()]
+        return [standby for standby in standbys if standby.age_ms <= STANDBY_TTL_MS]
 
     def commit(self, commit: Commit) -> None:
         """See `StreamLog`."""
@@ -658,8 +644,9 @@ class RedisStreamLog:
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
         """See `StreamLog`."""
         shard, expected = commit.shard, commit.expected
-        arguments: list[Any] = [f"{expected.epoch}|{expected.stream_id}", commit.stream_id, commit.events]
-        arguments += (len(commit.outbox), commit.checksum, *(commit.skip or ("", "")))
+        skipped = (str(commit.skip.stream_id), commit.skip.frame) if commit.skip is not None else ("", "")
+        arguments: list[Any] = [expected.encode(), str(commit.stream_id), commit.events]
+        arguments += (len(commit.outbox), commit.checksum, *skipped)
         for target, frame in commit.outbox.items():
             arguments += (target, frame)
         for letter in commit.dead_letters:
@@ -701,7 +688,7 @@ class RedisStreamLog:
                     in_flight.pending = PendingAnswers(self.at(shard), *in_flight.commands)
                 written, acknowledged = self._answers(in_flight)
                 if not written and asked_again:
-                    committed = f"{expected.epoch}|{commit.stream_id}"
+                    committed = ShardPosition(expected.epoch, commit.stream_id).encode()
                     written = self._confirm(keys=in_flight.keys[:1], args=[committed], client=self.at(shard))
                 if written:
                     self._await_replicas(shard, acknowledged)
@@ -756,7 +743,7 @@ class RedisStreamLog:
         if last is None:
             self.position(shard)
         else:
-            found = _run(self.at(shard), "XRANGE", last.stream, last.stream_id, last.stream_id)
+            found = _run(self.at(shard), "XRANGE", last.stream, str(last.stream_id), str(last.stream_id))
             if [_fields(fields) for _, fields in found] != [last.fields]:
                 raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
         self._hold(shard)
@@ -769,11 +756,11 @@ class RedisStreamLog:
         self._release(shard)
         found = self.position(shard)
         self._hold(shard)
-        if _is_before(found.stream_id, position.stream_id):
+        if found.stream_id < position.stream_id:
             return False
         if position.epoch:
             return found.epoch == position.epoch
-        stream_id = position.stream_id
+        stream_id = str(position.stream_id)
         return bool(_run(self.at(shard), "XRANGE", streams.commands(shard), stream_id, stream_id))
 
     def order_skip(self, shard: int, frame: bytes) -> None:
@@ -802,7 +789,8 @@ class RedisStreamLog:
         """See `StreamLog`."""
         return [
             Outgoing(
-                _text(stream_id), {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()}
+                StreamId.parse(stream_id),
+                {int(target): frame for target, frame in _fields(fields).items() if target.isdigit()},
             )
             for stream_id, fields in _run(self.at(shard), "XRANGE", streams.outbox(shard), "-", "+")
         ]
@@ -821,7 +809,7 @@ class RedisStreamLog:
 
     def _drop_delivered(self, shard: int, outgoing: Outgoing) -> None:
         fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
-        self._remove(keys=[streams.outbox(shard)], args=[outgoing.stream_id, *fields], client=self.at(shard))
+        self._remove(keys=[streams.outbox(shard)], args=[str(outgoing.stream_id), *fields], client=self.at(shard))
 
     def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
         # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
@@ -848,13 +836,12 @@ class RedisStreamLog:
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
         """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads to."""
-        expected = f"{position.epoch}|{position.stream_id}"
         keys = (streams.position(shard), streams.configuration(shard))
         is_held = self._is_held(shard)
         self._hold(shard)
         try:
             written = bool(
-                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, expected, configuration)
+                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, position.encode(), configuration)
             )
             if written:
                 self._await_replicas(shard)
@@ -884,7 +871,7 @@ class RedisStreamLog:
             _run(client, "EVAL", _ADD_PIECE, 1, key, piece, _UNFINISHED_TTL_S)
         prefix = streams.snapshot(shard, "")
         keys = (streams.snapshots(shard), key)
-        _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, stream_id, name, prefix, int(replaces))
+        _run(client, "EVAL", _KEEP_SNAPSHOT, len(keys), *keys, str(stream_id), name, prefix, int(replaces))
         self._await_replicas(shard)
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
@@ -925,12 +912,12 @@ class RedisStreamLog:
 
     def mark_passed(self, shard: int, reader: str, stream_id: StreamId) -> None:
         """See `StreamLog`."""
-        _run(self.at(shard), *reserved("HSET", streams.passed(shard), reader, stream_id))
+        _run(self.at(shard), *reserved("HSET", streams.passed(shard), reader, str(stream_id)))
 
     def passed(self, shard: int) -> dict[str, StreamId]:
         """See `StreamLog`."""
         found: Any = self.at(shard).hgetall(streams.passed(shard))
-        return {reader.decode(): _text(stream_id) for reader, stream_id in found.items()}
+        return {reader.decode(): StreamId.parse(stream_id) for reader, stream_id in found.items()}
 
 
 def keep_unparsed(client: redis.Redis) -> None:
@@ -949,28 +936,18 @@ def _message(target: int, frame: bytes) -> tuple[Any, ...]:
 
 def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
     """Return why the position is not what this writer left it at."""
-    if found.epoch < expected.epoch or (
-        found.epoch == expected.epoch and _is_before(found.stream_id, expected.stream_id)
-    ):
+    if found.epoch < expected.epoch or (found.epoch == expected.epoch and found.stream_id < expected.stream_id):
         return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
     return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
-
-
-def _is_before(stream_id: StreamId, other: StreamId) -> bool:
-    return split_stream_id(stream_id) < split_stream_id(other)
 
 
 def _identity(response: Any, **_options: Any) -> Any:
     return response
 
 
-def _text(value: Any) -> StreamId:
-    return StreamId(value.decode())
-
-
 def _answering(shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
-    expected = f"{position.epoch}|{position.stream_id}"
-    return ("EVAL", _ANSWER, 1, streams.position(shard), expected, *(part for pair in answers for part in pair))
+    keys = (streams.position(shard),)
+    return ("EVAL", _ANSWER, len(keys), *keys, position.encode(), *(part for pair in answers for part in pair))
 
 
 def _decompressed(snapshot: bytes) -> bytes:
@@ -984,23 +961,15 @@ def _saved(value: bytes, now_ms: int) -> SavedSnapshot:
     if not value.startswith(_SAVED):  # the snapshot itself, as earlier versions kept it
         return SavedSnapshot(STREAM_START, 0)
     _, stream_id, time_ms, name = value.decode().split("|")
-    return SavedSnapshot(StreamId(stream_id), max(0, now_ms - int(time_ms)), name)
-
-
-def _position(value: Any) -> ShardPosition:
-    epoch, _, stream_id = value.decode().partition("|")
-    return ShardPosition(int(epoch), StreamId(stream_id))
+    return SavedSnapshot(StreamId.parse(stream_id), max(0, now_ms - int(time_ms)), name)
 
 
 def _checksum(value: Any) -> StateChecksum | None:
-    if value is None:
-        return None
-    stream_id, _, checksum = value.decode().partition("|")
-    return StateChecksum(StreamId(stream_id), checksum)
+    return None if value is None else StateChecksum.parse(value)
 
 
 def _by_id(found: Any) -> dict[StreamId, bytes]:
-    return {_text(stream_id): value for stream_id, value in found.items()}
+    return {StreamId.parse(stream_id): value for stream_id, value in found.items()}
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
@@ -1013,5 +982,5 @@ def _entries(response: Any) -> list[Entry]:
     entries: list[Entry] = []
     for name, found in response or ():
         stream = name.decode()
-        entries += [Entry(stream, stream_id.decode(), _fields(flat)) for stream_id, flat in found]
+        entries += [Entry(stream, StreamId.parse(stream_id), _fields(flat)) for stream_id, flat in found]
     return entries

@@ -15,7 +15,8 @@ from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch, WindowTicker
 from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.streams import STREAM_START, MarketDataKind
+from protocol.stream_id import STREAM_START
+from protocol.streams import MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from runtime.settings import Settings
 from stream_log.interface import StreamLog
@@ -34,7 +35,7 @@ def configurations(markets: MarketMap) -> dict[int, ShardConfiguration]:
     """What every shard's leader says when it has these markets, and they trade."""
     return {
         shard: ShardConfiguration(
-            STREAM_START,
+            str(STREAM_START),
             DEFAULT_CONFIG,
             tuple(MarketConfig(market, shard) for market in markets.markets_of_shard(shard)),
         )

@@ -9,7 +9,8 @@ from protocol.commands import CancelOrder, Command, Deposit, MessageFrame, Place
 from protocol.events import Event, OrderAccepted, OrderClosed
 from protocol.market import MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.streams import EVENTS_FIELD, StreamId, events, stream_id_of
+from protocol.stream_id import StreamId
+from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import StreamLog
 from tests.market_log import publish_markets
@@ -103,7 +104,7 @@ class ShardLog:
                 for message in target.new_messages(frame):
                     target.apply(message, TimeMs(self._time))
                 mail += self._take(frame.target, touched)
-        stream_id = stream_id_of(self._time, len(self.entries))
+        stream_id = StreamId(self._time, len(self.entries))
         self.entries += [(shard, stream_id, found) for shard, found in touched.items() if found]
 
     def note(self, happened: list[Event]) -> None:

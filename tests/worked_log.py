@@ -9,7 +9,8 @@ from protocol.configuration import ShardConfig
 from protocol.events import DepthChanged, Event, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Side
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.windows import Windows
 from stream_log.interface import StreamLog
 from tests.shard_log import ShardLog
@@ -51,7 +52,7 @@ class WorkedLog(ShardLog):
 
     def _waits(self, shard: int, worker: Worker) -> bool:
         """Whether there is input; a worker without any waits for some, and Redis does not count single milliseconds."""
-        return split_stream_id(self.log.last_id(streams.commands(shard))) > split_stream_id(worker.position.stream_id)
+        return self.log.last_id(streams.commands(shard)) > worker.position.stream_id
 
     def enqueue(self, commands: int) -> None:
         """Give random commands that no worker has looked at yet."""

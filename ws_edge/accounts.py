@@ -38,7 +38,8 @@ from protocol.events import (
 from protocol.listing import Listing
 from protocol.market import MarketMap
 from protocol.market_data import AccountUpdate
-from protocol.streams import EVENTS_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, TimeMs
 from runtime.redis_clients import RedisOutage
 from runtime.tasks import end_tasks
@@ -63,14 +64,12 @@ _decode_update = msgpack_decoder(AccountUpdate)
 _encode: Final = msgspec.json.Encoder().encode
 _log = structlog.get_logger()
 
-Position = tuple[int, int]
-
 
 class _Portion(NamedTuple):
     """All that the log has for an account from behind `after` up to `position`."""
 
-    after: Position
-    position: Position
+    after: StreamId
+    position: StreamId
     events: list[Event]
 
 
@@ -178,12 +177,12 @@ class _Account:
         self.subscriptions: dict[AccountSubscription, None] = {}
         self.joining: dict[AccountSubscription, None] = {}
         """Those that were added, and hear nothing yet; as long as there is one, the channel stays subscribed to."""
-        self.heard: Position | None = None
+        self.heard: StreamId | None = None
         """Up to where everything was heard; None until the channel is subscribed to."""
         self.is_behind = False
         self.waiting: list[_Portion] = []
 
-    def move_to(self, position: Position) -> None:
+    def move_to(self, position: StreamId) -> None:
         """Note that everything up to `position` was heard."""
         self.heard = position if self.heard is None else max(self.heard, position)
 
@@ -300,8 +299,8 @@ class AccountStreams:
         account = self._accounts.get(update.account_id)
         if account is None:
             return
-        position = split_stream_id(update.position)
-        portion = _Portion(split_stream_id(update.after) if update.after else position, position, events)
+        position = StreamId.parse(update.position)
+        portion = _Portion(StreamId.parse(update.after) if update.after else position, position, events)
         # Channels are subscribed to again one by one: what comes before all stand must not hide what was missed.
         if account.is_behind or not self._link(update.account_id).ready:
             account.waiting.append(portion)
@@ -362,9 +361,9 @@ class AccountStreams:
     def _link(self, account_id: AccountId) -> RedisLink:
         return self._links.of(self._shard_of(account_id))
 
-    async def _published(self, shard: int) -> Position:
+    async def _published(self, shard: int) -> StreamId:
         found = await self._cache.hget(streams.feeds_state(shard), "published_id")
-        return split_stream_id(found.decode() if isinstance(found, bytes) else STREAM_START)
+        return StreamId.parse(found) if isinstance(found, bytes) else STREAM_START
 
     async def _catch_up(self) -> None:
         while behind := {each: account for each, account in self._accounts.items() if account.is_behind}:
@@ -386,19 +385,17 @@ class AccountStreams:
         reconnections = self._reconnections
         # Feeds publish whole batches, so what they have published ends where a message ends.
         published = await self._published(shard)
-        start = min(account.heard or (0, 0) for account in accounts.values())
+        start = min(account.heard or STREAM_START for account in accounts.values())
         if not await self._reaches_back(shard, start):
             self._give_up(shard, accounts, published, "the log begins later")
             return
         found = defaultdict[AccountId, list[Event]](list)
         while start < published:
-            entries: Any = await self._log.xrange(
-                streams.events(shard), f"({start[0]}-{start[1]}", f"{published[0]}-{published[1]}", _READ_ENTRIES
-            )
+            entries: Any = await self._log.xrange(streams.events(shard), f"({start}", str(published), _READ_ENTRIES)
             if not entries:
                 break
             for entry_id, fields in entries:
-                start = split_stream_id(entry_id.decode())
+                start = StreamId.parse(entry_id)
                 try:
                     events = _understood(fields.get(EVENTS_FIELD, b""))
                 except LaterFormatError as error:
@@ -406,7 +403,7 @@ class AccountStreams:
                     return
                 for event in events:
                     account_id = _account_of(event)
-                    if account_id in accounts and start > (accounts[account_id].heard or (0, 0)):
+                    if account_id in accounts and start > (accounts[account_id].heard or STREAM_START):
                         found[account_id].append(event)
         for number, (account_id, account) in enumerate(accounts.items()):
             if number % _CAUGHT_UP_AT_ONCE == 0:
@@ -423,17 +420,17 @@ class AccountStreams:
                 del account.waiting[0]
             account.is_behind = bool(account.waiting)
 
-    def _give_up(self, shard: int, accounts: dict[AccountId, _Account], published: Position, reason: str) -> None:
+    def _give_up(self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str) -> None:
         _log.error("account events are missing", shard=shard, reason=reason)
         for account in accounts.values():
             for subscription in (*account.subscriptions, *account.joining):
                 subscription.give_up()
             account.is_behind, account.heard, account.waiting = False, published, []
 
-    async def _reaches_back(self, shard: int, start: Position) -> bool:
+    async def _reaches_back(self, shard: int, start: StreamId) -> bool:
         """Return whether the log still has everything after `start`."""
         oldest: Any = await self._log.xrange(streams.events(shard), "-", "+", 1)
-        return not oldest or start == (0, 0) or split_stream_id(oldest[0][0].decode()) <= start
+        return not oldest or start == STREAM_START or StreamId.parse(oldest[0][0]) <= start
 
     def _tell(self, account: _Account, events: list[Event]) -> None:
         now, markets = self._now_ms(), self._listing().known
@@ -460,7 +457,7 @@ def _unknown(event: Event, markets: MarketMap) -> list[str]:
     return [asset for asset in assets if asset not in markets.by_asset]
 
 
-def _note(reply: object, published: Position, accounts: list[_Account]) -> None:
+def _note(reply: object, published: StreamId, accounts: list[_Account]) -> None:
     if isinstance(reply, Exception):
         return
     for account in accounts:

@@ -50,7 +50,7 @@ def account(
     ]
     if as_json:
         print_json(
-            {"account": number, "time": found.time, "position": found.stream_id}
+            {"account": number, "time": found.time, "position": str(found.stream_id)}
             | {"balances": balances, "openOrders": orders}
         )
         return

@@ -33,7 +33,7 @@ def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_
     bids, asks = _shown(market, found.bids[:levels]), _shown(market, found.asks[:levels])
     if as_json:
         print_json(
-            {"market": symbol, "sequence": found.sequence, "time": found.time, "position": found.stream_id}
+            {"market": symbol, "sequence": found.sequence, "time": found.time, "position": str(found.stream_id)}
             | {"bids": bids, "asks": asks}
         )
         return

@@ -33,7 +33,7 @@ from cli.listing import listing_of
 from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
@@ -160,7 +160,7 @@ def _requeue_events(settings: Settings, shards: list[int], stream_id: str, *, ye
         log = RedisStreamLog.connect(settings.resolved_redis_url(), shard=report.shard)
         ingest = ShardIngest(report.shard, log, url, settings.shard_count, settings.ingest_batch_entries)
         try:
-            count = ingest.requeue(StreamId(stream_id))
+            count = ingest.requeue(StreamId.parse(stream_id))
         finally:
             ingest.close()
             log.close()

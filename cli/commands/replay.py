@@ -14,7 +14,7 @@ from engine_worker.core.accounts import InvariantBroken
 from engine_worker.core.snapshot import SnapshotError
 from engine_worker.replay import Replay, SourceTrimmed, StreamLogSource, Verdict, Verifier
 from protocol.replies import AuditReply
-from protocol.streams import split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
@@ -85,7 +85,7 @@ def _verify_once(settings: Settings, shard: int, from_beginning: bool | None, *,
     checksum = log.checksum(shard)  # before the goal is known, so that it is not beyond
     with connect(settings) as client:
         reply = audit(client, [shard]).get(shard)
-    goal = reply.position if reply is not None else log.position(shard).stream_id
+    goal = StreamId.parse(reply.position) if reply is not None else log.position(shard).stream_id
     source = StreamLogSource(log, shard)
     try:
         start = _start(settings, source, shard, from_beginning)
@@ -135,7 +135,7 @@ def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: boo
 
 def _show(report: _Report) -> None:
     verdict = report.verdict
-    begin = f"from {verdict.start}" if split_stream_id(verdict.start) != (0, 0) else "from the beginning"
+    begin = f"from {verdict.start}" if verdict.start != str(STREAM_START) else "from the beginning"
     result = "[green]the same[/]" if report.same else "[bold red]not the same[/]"
     compared = (
         f"{verdict.events:,} events, {verdict.state_hashes} state hashes, {verdict.snapshots} snapshots, "

@@ -20,7 +20,6 @@ from history.past import Past, Progress, time_text
 from history.restore import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from persist.migrate import MigrationError, RoleLogins
 from persist.migrate import migrate as bring_up_to_date
-from protocol.streams import split_stream_id
 from runtime import redis_clients
 from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
@@ -121,9 +120,9 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
     return [
         {
             "shard": each.shard.index,
-            "position": each.position,
-            "time": time_text(split_stream_id(each.position)[0]),
-            "snapshot": each.snapshot_id,
+            "position": str(each.position),
+            "time": time_text(each.position.ms),
+            "snapshot": str(each.snapshot_id),
             "entriesReplayed": each.entries,
             "eventsToStore": len(each.events),
             "openOrders": sum(

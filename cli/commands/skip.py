@@ -17,7 +17,7 @@ from protocol.commands import Signed, SkipEntry
 from protocol.configuration import OperatorKey, Role
 from protocol.listing import decode_configuration
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import TimeMs
 from runtime.operator_keys import key_name, private_key, public_half
 from runtime.settings import Settings, SettingsError
@@ -68,7 +68,7 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             closing(RedisStreamLog.connect(settings.resolved_redis_url(), shard=shard)) as log,
             connect(settings) as client,
         ):
-            stop = _stop(log, client, shard, StreamId(stream_id))
+            stop = _stop(log, client, shard, stream_id)
             console.print(
                 f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:", markup=False, soft_wrap=True
             )
@@ -81,7 +81,7 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
                 console.print((_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True)
             if not yes:
                 click.confirm("Skip it?", abort=True)
-            instruction = SkipEntry(0, "", stop.entry.stream_id, operator, reason, is_sent)
+            instruction = SkipEntry(0, "", str(stop.entry.stream_id), operator, reason, is_sent)
             log.order_skip(shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000))
     except SettingsError as error:
         raise CommandError(str(error)) from error
@@ -151,7 +151,7 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
     return dict(reply.sent).get(shard, 0) >= claim.last_sequence
 
 
-def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: StreamId) -> _Stop:
+def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) -> _Stop:
     """Return where the shard stands still, if that is before this entry.
 
     Raises:
@@ -162,7 +162,7 @@ def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: Strea
     held = _held(found[0]) if found else ""
     if halt is None and not held:
         raise CommandError(f"Shard {shard} has not halted; there is nothing to skip.")
-    if not found or found[0].stream_id != stream_id:
+    if not found or str(found[0].stream_id) != stream_id:
         comes = f"{found[0].stream_id} does" if found else "nothing does"
         raise CommandError(
             f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried again by itself within half a "

@@ -65,14 +65,8 @@ from protocol.orders import OrderState
 from protocol.release import LaterReleaseError, why_later
 from protocol.replies import AuditReply, OrderQuery, Refused, Reply
 from protocol.signing import decode_signed_body
-from protocol.streams import (
-    COMMANDS_FIELD,
-    MESSAGES_FIELD,
-    SKIPPED_ENTRY_FIELD,
-    SKIPPED_FIELD,
-    StreamId,
-    time_of_stream_id,
-)
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, SKIPPED_ENTRY_FIELD, SKIPPED_FIELD
 from protocol.units import TimeMs
 
 PROGRESS_COMMANDS = 16
@@ -211,7 +205,7 @@ class ObjectCore:
         shard = self.shard
         own = [each for each in shard.market_configs.values() if each.shard == shard.index]
         own.sort(key=lambda each: each.market.symbol)
-        return encode_configuration(ShardConfiguration(stream_id, shard.config, tuple(own)))
+        return encode_configuration(ShardConfiguration(str(stream_id), shard.config, tuple(own)))
 
     @property
     def waiting_events(self) -> int:
@@ -256,11 +250,11 @@ class ObjectCore:
             reply_to, reply = self.shard.answer(query, time)
             is_unknown = isinstance(query, OrderQuery) and isinstance(reply, Refused)
             if isinstance(reply, AuditReply):
-                reply = msgspec.structs.replace(reply, position=position)
+                reply = msgspec.structs.replace(reply, position=str(position))
             answers.append(Answer(reply_to, encode_frame(reply), query if is_unknown else None))  # type: ignore[arg-type]
         return answers
 
-    def encode_snapshot(self, stream_id: StreamId) -> bytes:
+    def encode_snapshot(self, stream_id: StreamId | None) -> bytes:
         """See `FrameCore`."""
         return encode_snapshot(self.shard, stream_id)
 
@@ -322,7 +316,7 @@ def skipped(stream_id: StreamId, fields: Mapping[bytes, bytes]) -> Skipped | Non
         inside = _decode_fields(fields.get(SKIPPED_ENTRY_FIELD, b""))
     except msgspec.MsgspecError as error:
         raise NotUnderstoodError(f"no instruction to skip an entry: {error}") from error
-    if instruction.stream_id != stream_id:
+    if instruction.stream_id != str(stream_id):
         raise NotUnderstoodError(f"the instruction is to skip {instruction.stream_id[:40]!r}")
     return Skipped(instruction, signed, inside)
 
@@ -350,7 +344,7 @@ def apply_one_by_one(
     else:
         assert messages is not None
         frame = _read_messages(shard, messages)
-        time = shard.enter(time_of_stream_id(stream_id), frame.written_us, behind_ms_max=0)
+        time = shard.enter(TimeMs(stream_id.ms), frame.written_us, behind_ms_max=0)
         for message in shard.new_messages(frame):
             shard.apply(message, time)
             yield message
@@ -365,7 +359,7 @@ def _enter_commands(
         items, written_us = decode_command_frame(frame)
     except msgspec.MsgspecError:
         items, written_us = _read_items(frame)
-    entered: TimeMs = int(stream_id.partition("-")[0])  # type: ignore[assignment]  # as `time_of_stream_id`, without its call
+    entered = TimeMs(stream_id.ms)
     if items and type(items[0]) in _SWITCHING:
         _check_is_no_later_switch(shard, items[0], entered)  # type: ignore[arg-type]  # it is of these kinds
     return items, _refused(items, shard.index, shard.market_map), shard.enter(entered, written_us)

@@ -22,7 +22,7 @@ from protocol.decoding import msgpack_decoder
 from protocol.market import MarketError, MarketMap
 from protocol.orders import OrderState
 from protocol.release import LaterReleaseError, why_later, why_too_early
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, Large, OrderId, PriceTicks, QuantityLots, TimeMs, join_large
 from protocol.windows import Windows
 
@@ -93,7 +93,7 @@ class ShardSnapshot(msgspec.Struct, frozen=True, array_like=True):
     """A shard after everything up to `stream_id` of its input was applied."""
 
     version: int
-    stream_id: StreamId
+    stream_id: str
     index: int
     shard_count: int
     order_count: int
@@ -124,7 +124,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     """The first fields of every format's `ShardSnapshot`."""
 
     version: int
-    stream_id: StreamId
+    stream_id: str
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -133,15 +133,15 @@ _decode_head = msgpack_decoder(_Head)
 _DIGEST_SIZE = 32
 
 
-def encode_snapshot(shard: Shard, stream_id: StreamId) -> bytes:
-    """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front."""
+def encode_snapshot(shard: Shard, stream_id: StreamId | None) -> bytes:
+    """Return the state of `shard`, which has applied its input up to `stream_id`, with a digest in front; None: no matter up to where."""
     body = encode_as(shard.format, _snapshot_of(shard, stream_id))
     return hashlib.blake2b(body, digest_size=_DIGEST_SIZE).digest() + body
 
 
 def state_hash(shard: Shard) -> str:
     """Return a hash of the state, the same on every machine, in hex."""
-    return hashlib.blake2b(_encode(_snapshot_of(shard, StreamId(""))), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode(_snapshot_of(shard, None)), digest_size=16).hexdigest()
 
 
 def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
@@ -167,7 +167,7 @@ def decode_snapshot(data: bytes) -> tuple[Shard, StreamId]:
             raise LaterSnapshotError(f"the snapshot's shard {later}", config.format)
         if (earlier := why_too_early(config)) is not None:
             raise SnapshotError(f"the snapshot's shard {earlier}")
-    return restored(snapshot), snapshot.stream_id
+    return restored(snapshot), StreamId.parse(snapshot.stream_id)
 
 
 def restored(snapshot: ShardSnapshot) -> Shard:
@@ -203,7 +203,7 @@ def snapshot_stream_id(data: bytes) -> StreamId:
         SnapshotError: the bytes are torn.
     """
     try:
-        return _decode_head(whole_body(data)).stream_id
+        return StreamId.parse(_decode_head(whole_body(data)).stream_id)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
 
@@ -220,10 +220,10 @@ def whole_body(data: bytes) -> bytes:
     return body
 
 
-def _snapshot_of(shard: Shard, stream_id: StreamId) -> ShardSnapshot:
+def _snapshot_of(shard: Shard, stream_id: StreamId | None) -> ShardSnapshot:
     return ShardSnapshot(
         version=VERSIONS[shard.format],
-        stream_id=stream_id,
+        stream_id=str(stream_id) if stream_id is not None else "",
         index=shard.index,
         shard_count=shard.shard_count,
         order_count=shard.order_count,

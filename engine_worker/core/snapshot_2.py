@@ -24,7 +24,7 @@ from protocol.configuration import MarketConfig, ShardConfig
 from protocol.decoding import msgpack_decoder
 from protocol.market import MarketMap
 from protocol.orders import OrderState, OrderStatus
-from protocol.streams import StreamId, split_stream_id
+from protocol.stream_id import StreamId
 from protocol.units import AccountId, OrderId, TimeMs, split_large
 
 FORMAT: Final = 2
@@ -41,7 +41,7 @@ class _Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class _Shard(msgspec.Struct, frozen=True, array_like=True):
     version: int
-    stream_id: StreamId
+    stream_id: str
     index: int
     shard_count: int
     order_count: int
@@ -95,6 +95,7 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -
         pending = [placed[order.client_order_id] for order in orders if order.status is OrderStatus.IN_FLIGHT]
         under_way += [(each.reply_to, each.request_id) for each in pending]
     configs = [MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets]
+    stream_id = StreamId.parse(old.stream_id)
     snapshot = ShardSnapshot(
         version=old.version,
         stream_id=old.stream_id,
@@ -112,7 +113,7 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -
         received=old.received,
         sent=old.sent,
         checksum=old.checksum,
-        time=TimeMs(split_stream_id(old.stream_id)[0]),
+        time=TimeMs(stream_id.ms),
         config=config,
         market_configs=configs,
         transfers=[],
@@ -120,7 +121,7 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -
         drains=[],
         given=[],
     )
-    return restored(snapshot), old.stream_id
+    return restored(snapshot), stream_id
 
 
 def _account(old: _Account) -> AccountSnapshot:

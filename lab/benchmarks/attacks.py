@@ -15,7 +15,6 @@ from lab.benchmarks.filling import REPLY_TO, fill, make_rich, position
 from lab.benchmarks.http import Target, catch_up, signer
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import ACCOUNTS, MID_PRICE
-from protocol import streams
 from protocol.commands import CancelAllOrders, Command, PlaceOrder
 from protocol.market import MATCHES_MAX
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
@@ -136,7 +135,7 @@ def _settle(target: Target, client: redis.Redis, log: RedisStreamLog) -> None:
     end = position(client)
     catch_up(target.settings)
     deadline = time.monotonic() + SETTLE_S
-    while streams.split_stream_id(log.passed(SHARD)[EventReader.FEEDS]) < end:
+    while log.passed(SHARD)[EventReader.FEEDS] < end:
         if time.monotonic() > deadline:
             raise TimeoutError("the feeds do not keep up; see `exchange logs feeds`")
         time.sleep(0.05)

@@ -17,7 +17,7 @@ from protocol.depth import DIFFS_AFTER_BASE_MAX, book_after, diffs_after
 from protocol.events import DepthChanged, LevelChange
 from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.orders import Side
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 
 LEVELS: Final = 6_000
@@ -96,7 +96,7 @@ def depth(seconds: int) -> list[Result]:
 
 def _apply(feeds: ShardFeeds, number: int, symbol: str, changes: tuple[LevelChange, ...]) -> None:
     event = DepthChanged(TimeMs(number * _STEP), symbol, Sequence(number), changes)
-    feeds.apply(StreamId(f"{number * _STEP}-0"), encode_frame([event]))
+    feeds.apply(StreamId(number * _STEP), encode_frame([event]))
 
 
 def _change(dice: random.Random) -> LevelChange:

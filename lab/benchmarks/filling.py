@@ -12,9 +12,11 @@ from protocol.codec import decode_replies, encode_commands
 from protocol.commands import Command, Deposit, LoggedCommand
 from protocol.configuration import Role
 from protocol.market import MarketMap
+from protocol.positions import ShardPosition
 from protocol.replies import Refused
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import TimeMs
 from runtime.operator_keys import key_name, private_key, public_half
 from runtime.settings import Settings
@@ -79,7 +81,7 @@ def append(client: redis.Redis, commands: Sequence[LoggedCommand]) -> None:
 
 
 def _wait(client: redis.Redis, listener: Any, count: int, last: bytes) -> None:
-    answered, deadline, end = 0, time.monotonic() + DEADLINE_S, split_stream_id(last.decode())
+    answered, deadline, end = 0, time.monotonic() + DEADLINE_S, StreamId.parse(last)
     while answered < count or position(client) < end:
         if time.monotonic() > deadline:
             raise TimeoutError("the worker did not finish; is it running?")
@@ -92,7 +94,7 @@ def _wait(client: redis.Redis, listener: Any, count: int, last: bytes) -> None:
             raise RuntimeError(f"the shard refuses what fills its book: {refused.reason}")
 
 
-def position(client: redis.Redis) -> tuple[int, int]:
+def position(client: redis.Redis) -> StreamId:
     """Return up to where the shard has committed."""
     found: Any = client.get(streams.position(SHARD))
-    return split_stream_id(found.partition(b"|")[2].decode()) if found else (0, 0)
+    return ShardPosition.parse(found).stream_id

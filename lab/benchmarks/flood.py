@@ -32,7 +32,8 @@ from protocol import streams
 from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply, Refused, Reply
-from protocol.streams import EventReader, split_stream_id
+from protocol.stream_id import STREAM_START
+from protocol.streams import EventReader
 from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime import redis_clients
 from runtime.probes import Probes
@@ -235,11 +236,11 @@ def _await_step(target: Target, client: redis.Redis) -> None:
     deadline = time.monotonic() + STEP_S
     with closing(RedisStreamLog.connect(target.settings.resolved_redis_url())) as log:
         waiting = log.last_id(streams.commands(SHARD))
-        while split_stream_id(log.position(SHARD).stream_id) < split_stream_id(waiting):
+        while log.position(SHARD).stream_id < waiting:
             _give_up_after(deadline, "engine-0")
-        last = split_stream_id(log.last_id(streams.events(SHARD)))
+        last = log.last_id(streams.events(SHARD))
         for reader in EventReader:
-            while split_stream_id(log.passed(SHARD).get(reader, "0-0")) < last:
+            while log.passed(SHARD).get(reader, STREAM_START) < last:
                 _give_up_after(deadline, reader)
 
 

@@ -21,6 +21,7 @@ from lab.benchmarks import load
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
 from protocol import streams
+from protocol.stream_id import StreamId
 from runtime import redis_clients
 from runtime.settings import Settings
 
@@ -179,10 +180,10 @@ def catch_up(settings: Settings) -> float:
         psycopg.connect(settings.resolved_database_url(), autocommit=True) as database,
     ):
         information: dict[str, bytes] = client.xinfo_stream(streams.events(0))
-        last = streams.split_stream_id(information["last-generated-id"].decode())
+        last = StreamId.parse(information["last-generated-id"])
         while time.monotonic() < began + CATCH_UP_S:
             row = database.execute("SELECT last_id FROM ingest WHERE shard = 0").fetchone()
-            if row is not None and streams.split_stream_id(row[0]) >= last:
+            if row is not None and StreamId.parse(row[0]) >= last:
                 return time.monotonic() - began
             time.sleep(0.02)
     raise TimeoutError("the database does not keep up; see `exchange logs persist-worker`")

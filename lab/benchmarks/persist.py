@@ -23,7 +23,8 @@ from protocol.codec import decode_events
 from protocol.configuration import MarketConfig, ShardConfig
 from protocol.listing import ShardConfiguration, encode_configuration
 from protocol.market import MarketMap
-from protocol.streams import EVENTS_FIELD, STREAM_START, stream_id_of
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD
 from protocol.units import TimeMs
 from stream_log.redis_log import RedisStreamLog
 
@@ -45,7 +46,7 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
             seen.add(flavour)
             frames = _frames(count, market_map)
             configs = tuple(MarketConfig(market, 0) for market in market_map.markets)
-            configuration = ShardConfiguration(STREAM_START, ShardConfig(), configs)
+            configuration = ShardConfiguration(str(STREAM_START), ShardConfig(), configs)
             client.set(streams.configuration(0), encode_configuration(configuration))
             _append(client, frames)
             log = RedisStreamLog.connect(settings.resolved_redis_url())
@@ -56,9 +57,7 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
                     pass
                 took_s = time.perf_counter() - began
             ingest.close()
-            batches = [
-                EventBatch(stream_id_of(number, 0), decode_events(frame)) for number, frame in enumerate(frames, 1)
-            ]
+            batches = [EventBatch(StreamId(number), decode_events(frame)) for number, frame in enumerate(frames, 1)]
             rows = rows_of(0, batches, market_map.by_symbol)
             with psycopg.connect(url) as connection:
                 stored = connection.execute("SELECT count(*) FROM trades").fetchone()

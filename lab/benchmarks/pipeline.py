@@ -5,6 +5,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import redis
@@ -16,7 +17,9 @@ from lab.benchmarks.workload import ROOMY_CONFIG, commands, deposits, operations
 from protocol import streams
 from protocol.codec import decode_replies, encode_commands
 from protocol.commands import Command
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.positions import ShardPosition
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD
 from runtime.settings import Settings
 
 _ENGINE = "engine_worker.main"
@@ -81,11 +84,11 @@ def _configure(client: redis.Redis) -> None:
 def _wait(client: redis.Redis) -> None:
     """Wait until the worker has committed all of its input."""
     information: dict[str, bytes] = client.xinfo_stream(streams.commands(0))
-    last = split_stream_id(information["last-generated-id"].decode())
+    last = StreamId.parse(information["last-generated-id"])
     deadline = time.monotonic() + DEADLINE_S
     while True:
-        position = client.get(streams.position(0))
-        if isinstance(position, bytes) and split_stream_id(position.partition(b"|")[2].decode()) >= last:
+        position: Any = client.get(streams.position(0))
+        if ShardPosition.parse(position).stream_id >= last:
             return
         if time.monotonic() > deadline:
             raise TimeoutError("the worker did not finish; is it running?")

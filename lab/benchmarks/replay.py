@@ -15,7 +15,8 @@ from protocol import streams
 from protocol.codec import decode_commands, encode_commands
 from protocol.commands import Command, LoggedCommand
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD
 from stream_log.interface import Commit, Entry
 from stream_log.memory_log import MemoryStreamLog
 

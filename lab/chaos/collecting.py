@@ -33,7 +33,8 @@ from lab.chaos.trading import FUNDS
 from protocol import streams
 from protocol.market_data import INTERVALS
 from protocol.orders import OrderStatus, Side
-from protocol.streams import STREAM_START, StreamId
+from protocol.positions import ShardPosition
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import UNITS_PER_ASSET, parse_decimal
 from runtime.settings import Settings
 
@@ -177,9 +178,9 @@ def progress(settings: Settings) -> Progress | None:
             )
             for shard in shards:
                 position: Any = client.get(streams.position(shard))
-                found.positions.append(StreamId((position or b"0|0-0").decode().partition("|")[2]))
+                found.positions.append(ShardPosition.parse(position).stream_id)
                 published: Any = cache.hget(streams.feeds_state(shard), "published_id")
-                found.published.append(StreamId((published or STREAM_START.encode()).decode()))
+                found.published.append(StreamId.parse(published) if published else STREAM_START)
         with psycopg.connect(
             settings.resolved_database_url(), connect_timeout=1, options="-c statement_timeout=1000"
         ) as database:
@@ -189,7 +190,7 @@ def progress(settings: Settings) -> Progress | None:
             }
     except (redis.RedisError, psycopg.Error):
         return None
-    found.stored = [StreamId(rows.get(shard, (STREAM_START, ""))[0]) for shard in shards]
+    found.stored = [StreamId.parse(rows[shard][0]) if shard in rows else STREAM_START for shard in shards]
     found.errors = [f"the ingest of shard {shard} stands still: {error}" for shard, (_, error) in rows.items() if error]
     return found
 
@@ -201,7 +202,7 @@ def epoch(settings: Settings, shard: int) -> int:
             position: Any = client.get(streams.position(shard))
     except redis.RedisError:
         return -1
-    return int((position or b"0|0-0").partition(b"|")[0])
+    return ShardPosition.parse(position).epoch
 
 
 def _last_id(client: redis.Redis, stream: str) -> StreamId:
@@ -209,7 +210,7 @@ def _last_id(client: redis.Redis, stream: str) -> StreamId:
         information: Any = client.xinfo_stream(stream)
     except redis.ResponseError:
         return STREAM_START
-    return StreamId(information["last-generated-id"].decode())
+    return StreamId.parse(information["last-generated-id"])
 
 
 def dead_letters(settings: Settings) -> int:

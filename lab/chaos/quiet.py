@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocol.streams import StreamId, split_stream_id
+from protocol.stream_id import StreamId
 
 
 class Progress(msgspec.Struct):
@@ -29,10 +29,7 @@ class Progress(msgspec.Struct):
     @property
     def behind_ms(self) -> int:
         """By how much of the log's time the database is behind, at most."""
-        return max(
-            max(0, split_stream_id(newest)[0] - split_stream_id(done)[0])
-            for newest, done in zip(self.events, self.stored, strict=True)
-        )
+        return max(max(0, newest.ms - done.ms) for newest, done in zip(self.events, self.stored, strict=True))
 
     def has_passed(self, earlier: "Progress") -> bool:
         """Return whether everything that was there at an earlier look has been gone through by everybody."""
@@ -45,7 +42,7 @@ class Progress(msgspec.Struct):
 
 
 def _reaches(done: Sequence[StreamId], goals: Sequence[StreamId]) -> bool:
-    return all(split_stream_id(at) >= split_stream_id(goal) for at, goal in zip(done, goals, strict=True))
+    return all(at >= goal for at, goal in zip(done, goals, strict=True))
 
 
 WHILES = 3

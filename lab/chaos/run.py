@@ -321,7 +321,7 @@ class _Run:
             if progress is not None and not self._faults.down and len(self._faults.back) == measured:
                 self._behind_ms_max = max(self._behind_ms_max, progress.behind_ms)
             if progress is not None and len(self._faults.back) > measured:
-                reached = min(int(stream_id.partition("-")[0]) for stream_id in progress.stored)
+                reached = min(stream_id.ms for stream_id in progress.stored)
                 if begun is None:
                     begun = (now, reached, progress.behind_ms)
                 if progress.behind_ms < CAUGHT_UP_MS:

@@ -25,13 +25,13 @@ from functions.users.password_rules import check_password
 from gateway import connection
 from protocol import streams
 from protocol.commands import LoggedCommand, PlaceOrder, ShardMessage, Signed, SignedBody
+from protocol.positions import ShardPosition
 from protocol.signing import decode_signed_body
-from protocol.streams import StreamId
 from protocol.units import TimeMs
 from runtime import lifecycle
 from runtime.settings import Settings
 from stream_log import redis_log
-from stream_log.interface import Entry, Fenced, ShardPosition
+from stream_log.interface import Entry, Fenced
 from stream_log.redis_log import RedisStreamLog
 from ws_edge.conflation import Update
 from ws_edge.fanout import Fanout
@@ -101,7 +101,7 @@ def _break_fence() -> None:
         try:
             return read_inputs(self, shard, position, count, block_ms, publish, **options)
         except Fenced:
-            return self.read({streams.commands(shard): StreamId(position.stream_id)}, count, 0)
+            return self.read({streams.commands(shard): position.stream_id}, count, 0)
 
     RedisStreamLog.read_inputs = read_all_the_same  # type: ignore[method-assign]
 

@@ -17,7 +17,8 @@ from lab.chaos.load import Trader, edge_urls, signed_subscription
 from lab.chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events
-from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD
 from runtime.redis_clients import RedisOutage, asyncio_client
 from runtime.settings import Settings
 from runtime.tasks import end_tasks
@@ -138,7 +139,7 @@ class Watchers:
             while True:
                 heard = self.heard[shard]
                 try:
-                    found: Any = await client.xread({stream: heard}, ENTRIES_PER_READ)
+                    found: Any = await client.xread({stream: str(heard)}, ENTRIES_PER_READ)
                     if found and not await self._is_replicated(client, shard):
                         found = []
                     if not found and heard != STREAM_START:
@@ -148,7 +149,7 @@ class Watchers:
                 for _, entries in found:
                     for stream_id, fields in entries:
                         watch.hear(decode_events(fields[EVENTS_FIELD]))
-                        self.heard[shard] = StreamId(stream_id.decode())
+                        self.heard[shard] = StreamId.parse(stream_id)
                 if not found:
                     await asyncio.sleep(LOOK_EVERY_S)
 
@@ -161,12 +162,12 @@ class Watchers:
         acknowledged: Any = await client.wait(replicas, WAIT_MS)
         return bool(acknowledged >= replicas)
 
-    async def _check_end(self, client: "redis.asyncio.Redis", shard: int, heard: str) -> None:
+    async def _check_end(self, client: "redis.asyncio.Redis", shard: int, heard: StreamId) -> None:
         newest: Any = await client.xrevrange(streams.events(shard), "+", "-", 1)
-        end = newest[0][0].decode() if newest else STREAM_START
-        if newest and split_stream_id(end) < split_stream_id(heard):
-            self._evidence.stream.went_back(shard, heard, end)
-            self.heard[shard] = StreamId(end)
+        end = StreamId.parse(newest[0][0]) if newest else STREAM_START
+        if newest and end < heard:
+            self._evidence.stream.went_back(shard, str(heard), str(end))
+            self.heard[shard] = end
 
 
 class _NotSubscribedError(Exception):

@@ -195,10 +195,10 @@ class Gateway(Process):
 
     def _is_behind(self, shard: int) -> bool:
         """Return whether a shard has so much to do that what is sent again would only keep it from that; so gateways do."""
-        position = streams.split_stream_id(self._shared.position(shard).stream_id)
+        position = self._shared.position(shard).stream_id
         entries = (each.stream_id for each in self._shared.entries(streams.commands(shard)))
-        oldest = next((each for each in entries if streams.split_stream_id(each) > position), None)
-        return oldest is not None and self.surroundings.now - streams.time_of_stream_id(oldest) > BEHIND_MS
+        oldest = next((each for each in entries if each > position), None)
+        return oldest is not None and self.surroundings.now - oldest.ms > BEHIND_MS
 
     def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True) -> None:
         if field == COMMANDS_FIELD:

@@ -23,7 +23,7 @@ from persist.candles import CandleKey, CandlePart, candle_parts
 from persist.ingest import IngestStoppedError, ShardIngest
 from persist.rows import EventBatch, OrderRow, Row, Rows, TradeGapError
 from protocol.orders import OrderState
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 from stream_log.interface import Entry
 from stream_log.memory_log import MemoryStreamLog
 
@@ -144,11 +144,11 @@ class MemoryConnection:
         for what, value in self._staged:
             match what:
                 case "last_id":
-                    tables.last_ids[self._shard] = value
+                    tables.last_ids[self._shard] = StreamId.parse(value)
                 case "last_trade_ids":
                     tables.last_trade_ids.update(value)
                 case "dead":
-                    tables.dead_events[value[0], value[1]] = value[2]
+                    tables.dead_events[value[0], StreamId.parse(value[1])] = value[2]
                 case "rows":
                     self._write_rows(*value)
                 case "news":

@@ -25,7 +25,7 @@ from lab.simulation.witness import Witness
 from protocol.codec import LaterFormatError
 from protocol.commands import LoggedCommand, ShardMessage
 from protocol.lease import Leader
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import TimeMs
 from stream_log.interface import Entry, Fenced
 from stream_log.redis_log import Unreachable

@@ -13,17 +13,10 @@ from lab.simulation.process import Process
 from lab.simulation.shortage import RETRY_MS
 from protocol import streams
 from protocol.lease import Leader, Sight, Standby
-from protocol.streams import MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
-from stream_log.interface import (
-    Commit,
-    Committed,
-    Entry,
-    Fenced,
-    Outgoing,
-    SavedSnapshot,
-    ShardPosition,
-    StateChecksum,
-)
+from protocol.positions import ShardPosition, StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import MESSAGES_FIELD
+from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, SavedSnapshot
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import Unreachable
 
@@ -47,7 +40,7 @@ class LosingLog(MemoryStreamLog):
     def _append_as(self, stream: str, stream_id: StreamId, fields: Mapping[bytes, bytes]) -> StreamId:
         known = self._last_ids[stream]
         appended = super()._append_as(stream, stream_id, fields)
-        if split_stream_id(stream_id) > split_stream_id(known):  # otherwise it has come back here with another id
+        if stream_id > known:  # otherwise it has come back here with another id
             self._sizes[stream] += _bytes_of(fields)
         return appended
 
@@ -68,8 +61,7 @@ class LosingLog(MemoryStreamLog):
     def lose(self, stream: str, first: StreamId) -> int:
         """Lose the entries from `first` on; return their number."""
         entries = self._streams[stream]
-        bound = split_stream_id(first)
-        self._streams[stream] = kept = [entry for entry in entries if split_stream_id(entry.stream_id) < bound]
+        self._streams[stream] = kept = [entry for entry in entries if entry.stream_id < first]
         self._last_ids[stream] = kept[-1].stream_id if kept else STREAM_START
         self._sizes[stream] = sum(_bytes_of(entry.fields) for entry in kept)
         return len(entries) - len(kept)
@@ -189,11 +181,10 @@ class FaultyLog(MemoryStreamLog):
         position, checksum = self._call("position", lambda: (self._log.position(shard), self._log.checksum(shard)))
         entries = self.read({streams.commands(shard): after}, count, 0)
         ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
-        goal = split_stream_id(position.stream_id)
         return Committed(
-            [entry for entry in entries if split_stream_id(entry.stream_id) <= goal],
+            [entry for entry in entries if entry.stream_id <= position.stream_id],
             position,
-            min(ids, key=split_stream_id) if len(ids) > 1 else STREAM_START,
+            min(ids) if len(ids) > 1 else STREAM_START,
             checksum,
         )
 
@@ -276,8 +267,7 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         for target, frame in outgoing.frames.items():
             self._write("deliver", self._appending(target, frame))
-        milliseconds, number = split_stream_id(outgoing.stream_id)
-        self.trim(streams.outbox(shard), stream_id_of(milliseconds, number + 1))
+        self.trim(streams.outbox(shard), outgoing.stream_id.following())
 
     def _appending(self, target: int, frame: bytes) -> Callable[[], StreamId]:
         return lambda: self._log.append(streams.commands(target), {MESSAGES_FIELD: frame})

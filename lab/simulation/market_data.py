@@ -30,7 +30,8 @@ from protocol.market_data import (
     interval_bounds,
 )
 from protocol.orders import Side
-from protocol.streams import EVENTS_FIELD, STREAM_START, EventReader, MarketDataKind, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD, EventReader, MarketDataKind
 from stream_log.interface import DeadLetter
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import Unreachable

@@ -28,7 +28,7 @@ from protocol.configuration import RULES
 from protocol.decoding import msgpack_decoder
 from protocol.events import Event, FundsDeposited, ShardEvent
 from protocol.release import KINDS, LEVELS, Release, this_release
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import TimeMs
 
 

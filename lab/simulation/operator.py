@@ -41,7 +41,7 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.streams import COMMANDS_FIELD
 from protocol.switching import Reader
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.memory_log import MemoryStreamLog
@@ -68,7 +68,7 @@ CONFIG: Final = ShardConfig(
 
 def entry_ms(log: MemoryStreamLog, shard: int) -> int:
     """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the last."""
-    return max(log.now_ms(), split_stream_id(log.last_id(streams.commands(shard)))[0])
+    return max(log.now_ms(), log.last_id(streams.commands(shard)).ms)
 
 
 def by_treasury(shard: int, command: Deposit | Withdraw, now: int) -> Signed:

@@ -44,10 +44,12 @@ from protocol.commands import CancelOrder
 from protocol.events import Event
 from protocol.lease import Leader
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, StreamId
+from protocol.positions import ShardPosition
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.switching import Reader
 from protocol.units import AccountId, OrderId
-from stream_log.interface import Commit, ShardPosition
+from stream_log.interface import Commit
 
 START_MS = 1_767_225_500_000
 """Shortly before a year, a month, a day and an hour end."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine_worker.core.snapshot import SnapshotError, decode_snapshot
 from lab.simulation.schedule import Dice
 from protocol import streams
-from protocol.streams import STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 
 if TYPE_CHECKING:
     from lab.simulation.run import Simulation
@@ -31,8 +31,8 @@ class Tail:
         stream = streams.commands(shard) if is_input else streams.events(shard)
         known, kept = self._bounds(shard, is_input)
         entries = simulation.log.entries(stream)
-        needed = [entry for entry in entries if kept < split_stream_id(entry.stream_id) <= known]
-        is_clock_behind = bool(entries) and simulation.log.now_ms() <= split_stream_id(entries[-1].stream_id)[0]
+        needed = [entry for entry in entries if kept < entry.stream_id <= known]
+        is_clock_behind = bool(entries) and simulation.log.now_ms() <= entries[-1].stream_id.ms
         if not needed or self.lost or is_clock_behind:
             return
         first = needed[-1 - dice.below(len(needed))].stream_id
@@ -41,15 +41,15 @@ class Tail:
         simulation.surroundings.inject(f"tail lost ({stream.partition(':')[0]})")
         simulation.end_everything()
 
-    def _bounds(self, shard: int, is_input: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _bounds(self, shard: int, is_input: bool) -> tuple[StreamId, StreamId]:
         """Return up to where the stream is known to have been, and from where on a start needs it."""
         simulation = self._simulation
         if is_input:
             reached = [self._reach(snapshot) for snapshot in simulation.log.snapshots(shard)]
-            needed = max(reached, key=split_stream_id, default=STREAM_START)
-            return split_stream_id(simulation.log.position(shard).stream_id), split_stream_id(needed)
+            needed = max(reached, default=STREAM_START)
+            return simulation.log.position(shard).stream_id, needed
         found = simulation.feeds_stores.hashes[shard]
-        return split_stream_id(found.mark.stream_id), split_stream_id(found.saved_id)
+        return found.mark.stream_id, found.saved_id
 
     def _reach(self, snapshot: bytes) -> StreamId:
         try:

@@ -34,11 +34,13 @@ from protocol.events import (
 )
 from protocol.market import MarketMap
 from protocol.orders import Balance, Liquidity, OrderState, OrderStatus, OrderType, Side
+from protocol.positions import ShardPosition
 from protocol.replies import OrderReply, OrdersReply, Reply
 from protocol.signing import decode_signed_body
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import TimeMs
-from stream_log.interface import Commit, Entry, ShardPosition
+from stream_log.interface import Commit, Entry
 from stream_log.memory_log import MemoryStreamLog
 
 FLOOD = "flood"
@@ -390,11 +392,10 @@ class Witness(Watch):
             f"shard {shard}: a commit follows on {commit.expected.stream_id}, done is {self.positions[shard]}",
         )
         inputs = streams.commands(shard)
-        goal = split_stream_id(commit.stream_id)
         entries = self._log.read({inputs: commit.expected.stream_id}, 1_000_000, 0)
         twin = self._twins[shard]
         for entry in entries:
-            if split_stream_id(entry.stream_id) > goal:
+            if entry.stream_id > commit.stream_id:
                 break
             self._apply(twin, entry)
             if self.program is Program.NEXT:

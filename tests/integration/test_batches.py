@@ -16,7 +16,8 @@ from protocol.commands import Command, Deposit, MakerFill, MessageFrame, PlaceOr
 from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TradeId
 from runtime.settings import Settings
 from stream_log.interface import Commit, Fenced, Outgoing, StreamLog

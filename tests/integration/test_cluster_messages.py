@@ -13,7 +13,8 @@ import pytest
 from protocol import streams
 from protocol.codec import decode_messages, decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
-from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START
+from protocol.stream_id import STREAM_START
+from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from runtime import redis_clients
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog

@@ -15,7 +15,8 @@ from protocol.configuration import MarketConfig, MarketStatus
 from protocol.listing import Listing, ShardConfiguration, decode_configuration
 from protocol.market import MarketMap
 from protocol.replies import Configured
-from protocol.streams import COMMANDS_FIELD, StreamId
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
@@ -85,7 +86,7 @@ def test_a_change_is_said_before_its_reply() -> None:
     (value,) = seen
     assert value is not None
     changed = decode_configuration(value)
-    assert changed.stream_id == stream_id
+    assert changed.stream_id == str(stream_id)
     statuses = {config.market.symbol: (config.status, config.version) for config in changed.markets}
     assert statuses["ETHUSDT"] == (MarketStatus.HALTED, 2)
     assert statuses["BTCUSDT"] == (MarketStatus.TRADING, 1)

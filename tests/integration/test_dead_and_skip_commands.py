@@ -22,7 +22,8 @@ from protocol.commands import CancelOrder, Deposit
 from protocol.configuration import Role
 from protocol.events import EntrySkipped
 from protocol.signing import is_genuine
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, TimeMs
 from runtime.operator_keys import first_config, key_name, private_key, public_half, replace_private_key
 from runtime.settings import PREFIX, load_settings
@@ -85,7 +86,7 @@ def test_a_letter_is_passed_by_its_name(log: RedisStreamLog) -> None:
     listed = exchange("dead", "--no-database")
     for name in (f"{ids[0]}#1", f"{ids[0]}#2", f"{ids[1]}#0"):
         assert name in listed.output
-    wrong = exchange("dead", "pass", "in:{0}", ids[0], "--yes")
+    wrong = exchange("dead", "pass", "in:{0}", str(ids[0]), "--yes")
     assert wrong.exit_code == 1
     assert "There is no dead letter" in wrong.output
     assert exchange("dead", "pass", "in:{0}", f"{ids[0]}#1", said="n\n").exit_code == 1
@@ -155,29 +156,39 @@ def test_an_event_goes_back_into_the_database(
     publish_markets(log, stored_markets())
     ingest = ShardIngest(0, log, database_url, 1, 1_000)
     ingest.step()
-    assert exchange("dead", "requeue", "dead_events", unknown, "--yes").exit_code == 1
+    assert exchange("dead", "requeue", "dead_events", str(unknown), "--yes").exit_code == 1
     with psycopg.connect(database_url) as connection:
         understood = frame(deposited(START_MS, 1001), trades.trade(START_MS, 6, 1))
         connection.execute("UPDATE dead_events SET payload = %s", (understood,))
-    stored = exchange("dead", "requeue", "dead_events", unknown, said="y\n")
+    stored = exchange("dead", "requeue", "dead_events", str(unknown), said="y\n")
     assert stored.exit_code == 0, stored.output
     assert "2 events stored" in stored.output
     assert query(database_url, "SELECT trade_id FROM trades ORDER BY 1") == [(1,), (2,)]
     log.append(streams.events(0), {EVENTS_FIELD: frame(trades.trade(START_MS, 7, 1))})
     ingest.step()
     assert query(database_url, "SELECT max(trade_id) FROM trades") == [(3,)]
-    again = exchange("dead", "requeue", "dead_events", unknown, "--yes")
+    again = exchange("dead", "requeue", "dead_events", str(unknown), "--yes")
     assert again.exit_code == 1
     garbage = log.append(streams.events(0), {EVENTS_FIELD: b"garbage"})
     ingest.step()
     ingest.close()
-    assert exchange("dead", "pass", "dead_events", garbage, "--yes").exit_code == 0
+    assert exchange("dead", "pass", "dead_events", str(garbage), "--yes").exit_code == 0
     assert query(database_url, "SELECT * FROM dead_events") == []
 
 
-def skip(stream_id: str, *more: str, said: str | None = None) -> Result:
+def skip(stream_id: StreamId | str, *more: str, said: str | None = None) -> Result:
     return exchange(
-        "skip", "--shard", "0", "--id", stream_id, "--operator", "ada", "--reason", "looked at it", *more, said=said
+        "skip",
+        "--shard",
+        "0",
+        "--id",
+        str(stream_id),
+        "--operator",
+        "ada",
+        "--reason",
+        "looked at it",
+        *more,
+        said=said,
     )
 
 
@@ -213,7 +224,7 @@ def test_an_entry_is_skipped_by_command(log: RedisStreamLog, client: redis.Redis
     assert state_hash(again.shard) != before
     assert again.shard.received.get(1, 0) == (0 if forged else 1)
     (told,) = [event for event in events_of(log, 0) if isinstance(event, EntrySkipped)]
-    assert (told.stream_id, told.operator, told.reason) == (poison, "ada", "looked at it")
+    assert (told.stream_id, told.operator, told.reason) == (str(poison), "ada", "looked at it")
     assert skip(poison, "--yes").exit_code == 1
 
 

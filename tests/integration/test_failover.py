@@ -31,7 +31,8 @@ from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import OrderReply
-from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START
+from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
@@ -176,7 +177,7 @@ class Traffic(threading.Thread):
             with suppress(redis.RedisError):
                 committed: Any = self._redis.get(position)
                 # What its first leader configures is the first entry of the input.
-                if committed is not None and not committed.endswith(STREAM_START.encode()):
+                if committed is not None and not committed.endswith(str(STREAM_START).encode()):
                     return True
         return False
 
@@ -235,7 +236,7 @@ def check_that_one_has_written(workers: Workers, traffic: Traffic) -> None:
     traffic.stop()
     log = workers.log
     last = log.last_id(streams.commands(SHARD))
-    eventually("all is committed", lambda: split_stream_id(log.position(SHARD).stream_id) >= split_stream_id(last))
+    eventually("all is committed", lambda: log.position(SHARD).stream_id >= last)
     published = _events(log)
     # The leader goes on to say that time passes.
     expected = _events_of_one_writer(log)
@@ -377,7 +378,7 @@ def test_a_standby_may_come_and_go(workers_of: MakeWorkers, traffic: Traffic) ->
     assert epoch == 1
     eventually(
         "the standby is in step",
-        lambda: split_stream_id(workers.log.standbys(SHARD)[0].stream_id) >= split_stream_id(end),
+        lambda: workers.log.standbys(SHARD)[0].stream_id >= end,
     )
 
 
@@ -425,9 +426,7 @@ def test_the_standby_takes_the_snapshots(workers_of: MakeWorkers, traffic: Traff
     assert workers.said(ENGINE).count("snapshot saved") == already
     older = workers.log.saved_snapshots(SHARD)[-1].stream_id
     first = workers.log.read({streams.commands(SHARD): STREAM_START}, 1, block_ms=0)[0].stream_id
-    assert split_stream_id(STREAM_START) < split_stream_id(first) <= split_stream_id(older), (
-        "the input was trimmed to it"
-    )
+    assert STREAM_START < first <= older, "the input was trimmed to it"
 
     # From what is left, and the standby's snapshots, a worker starts and goes on.
     for name in (ENGINE, STANDBY):

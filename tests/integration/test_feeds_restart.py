@@ -31,6 +31,8 @@ from protocol.events import AccountEvent, Event, MarketConfigured, TimePassed, T
 from protocol.market import MarketMap
 from protocol.market_data import INTERVALS, AccountUpdate, BookTicker, Candle, Ticker
 from protocol.orders import Side
+from protocol.positions import ShardPosition
+from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader
 from protocol.units import TimeMs
 from runtime.redis_clients import ShardServers
@@ -510,8 +512,9 @@ def test_the_shards_time_alone_closes_candles(exchange: Exchange, redis_url: str
     worker.step(5_000, 0)
     exchange.check(reached)
     position: Any = exchange.redis.get(streams.position(0))
+    after = StreamId(ShardPosition.parse(position).stream_id.ms + 1)
     passed = TimePassed(TimeMs(reached + 3_600_000))
-    exchange.commit(f"{int(position.partition(b'|')[2].split(b'-')[0]) + 1}-0", passed)
+    exchange.commit(str(after), passed)
     worker.step(6_000, 0)
     worker.step(12_000, 0)
     exchange.check(reached + 3_600_000)

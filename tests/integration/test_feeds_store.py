@@ -7,7 +7,7 @@ from feeds.first_fills import Forgiven
 from feeds.state import Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError
 from protocol import streams
-from protocol.streams import STREAM_START, stream_id_of
+from protocol.stream_id import STREAM_START, StreamId
 
 MARKETS, CHUNKS_A_DAY = 100, 144
 
@@ -16,7 +16,7 @@ def test_a_day_of_a_hundred_markets_is_saved_and_expires_in_one_step(redis_url: 
     store = FeedsStore.connect(redis_url)
     store.take_over(0)
     chunks = {f"M{market}:{number}": b"[]" for market in range(MARKETS) for number in range(CHUNKS_A_DAY)}
-    first, second = Mark(stream_id_of(1), 1), Mark(stream_id_of(2), 2)
+    first, second = Mark(StreamId(1), 1), Mark(StreamId(2), 2)
     store.commit(0, Mark(STREAM_START, 0), first, Outputs(), saved=SavedState(b"one", chunks))
     saved = store.load(0)
     assert (saved.published_id, saved.state, len(saved.chunks)) == (first.stream_id, b"one", MARKETS * CHUNKS_A_DAY)
@@ -29,7 +29,7 @@ def test_a_day_of_a_hundred_markets_is_saved_and_expires_in_one_step(redis_url: 
 def test_orders_that_have_traded_are_taken_off_their_count_once(redis_url: str) -> None:
     store = FeedsStore.connect(redis_url)
     store.take_over(0)
-    marks = [Mark(STREAM_START, 0), *(Mark(stream_id_of(number), number) for number in range(1, 9))]
+    marks = [Mark(STREAM_START, 0), *(Mark(StreamId(number), number) for number in range(1, 9))]
     key, other = "rate:{0}:orders10s:7:1", "rate:{0}:orders10s:8:1"
     with redis.Redis.from_url(redis_url) as client, client.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe(streams.RATE_WORDS)

@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from protocol import streams
-from protocol.streams import split_stream_id
+from protocol.lease import Leader
+from protocol.positions import ShardPosition
+from protocol.stream_id import STREAM_START, StreamId
 from tests.e2e.api import eventually
 from tests.integration.test_redis_restart import ACL_FILES, Server, Trader, _program, server_with_engine
 from tests.redis_programs import redis_programs
@@ -50,10 +52,10 @@ def test_what_was_accepted_is_finished(programs: dict[str, Path], tmp_path: Path
             eventually("what waited is committed", lambda: committed_to(client) >= waits_to)
             eventually("a snapshot of it", lambda: newest_snapshot(client) >= waits_to)
             # The lease is renewed, and the second goes on: with nothing else to do, ticks are written.
-            epoch = client.get(streams.position(0)).split(b"|")[0]
+            epoch = ShardPosition.parse(client.get(streams.position(0))).epoch
             ticked_from = last_id(client)
             eventually("a tick", lambda: last_id(client) > ticked_from)
-            assert client.get(streams.lease(0)).split(b"|")[0] == epoch
+            assert Leader.parse(client.get(streams.lease(0))).epoch == epoch
             with pytest.raises(redis.OutOfMemoryError):
                 append(trader)
         trader.trade(WAITING)
@@ -67,17 +69,17 @@ def append(trader: Trader) -> str:
     return trader.append_one()
 
 
-def last_id(client: redis.Redis) -> tuple[int, int]:
+def last_id(client: redis.Redis) -> StreamId:
     information = client.xinfo_stream(streams.commands(0))
-    return split_stream_id(information["last-generated-id"].decode())
+    return StreamId.parse(information["last-generated-id"])
 
 
-def committed_to(client: redis.Redis) -> tuple[int, int]:
+def committed_to(client: redis.Redis) -> StreamId:
     position = client.get(streams.position(0))
     assert isinstance(position, bytes)
-    return split_stream_id(position.decode().partition("|")[2])
+    return ShardPosition.parse(position).stream_id
 
 
-def newest_snapshot(client: redis.Redis) -> tuple[int, int]:
+def newest_snapshot(client: redis.Redis) -> StreamId:
     found = client.lindex(streams.snapshots(0), 0)
-    return split_stream_id(found.decode().split("|")[1]) if isinstance(found, bytes) else (0, 0)
+    return StreamId.parse(found.split(b"|")[1]) if isinstance(found, bytes) else STREAM_START

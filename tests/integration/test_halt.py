@@ -30,7 +30,8 @@ from protocol.codec import decode_commands, encode_commands
 from protocol.commands import Command, PlaceOrder, Withdraw
 from protocol.events import OrderAccepted, OrderFilled
 from protocol.orders import OrderType, Side, TimeInForce
-from protocol.streams import COMMANDS_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, PriceTicks, QuantityLots
 from runtime.settings import PREFIX, Settings
 from stream_log.halt import clear_halt, read_halt, write_halt
@@ -155,7 +156,7 @@ def test_a_tampered_snapshot_is_refused(change: Callable[[Any], Any]) -> None:
         decode_snapshot(tampered(snapshot, change))
     # With the input that it would stand for gone, the shard does not start at all.
     log.save_snapshot(0, tampered(snapshot, change))
-    log.trim(streams.commands(0), streams.stream_id_of(9_999_999_999_999))
+    log.trim(streams.commands(0), StreamId(9_999_999_999_999))
     with pytest.raises(LogDamaged):
         worker(log, 0, markets).start()
 
@@ -257,8 +258,8 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
     signed_deposits = signed(settings.data_dir, 0, deposits())
     log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands(signed_deposits, time.time_ns() // 1_000)})
     enqueue(log, TRADE[:1], market_map(1))
-    resting = split_stream_id(log.last_id(streams.commands(0)))
-    eventually("the resting order", lambda: split_stream_id(log.position(0).stream_id) >= resting)
+    resting = log.last_id(streams.commands(0))
+    eventually("the resting order", lambda: log.position(0).stream_id >= resting)
     enqueue(log, TRADE[1:], market_map(1))
     eventually("the halt", lambda: read_halt(client, 0))
     eventually("the end of the process", supervisor.halted)

@@ -10,8 +10,10 @@ import redis
 
 from protocol import streams
 from protocol.lease import STANDBY_TTL_MS, Leader, Standby
-from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, StreamId, stream_id_of
-from stream_log.interface import Commit, Fenced, ShardPosition, StreamLog
+from protocol.positions import ShardPosition
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
+from stream_log.interface import Commit, Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
 
@@ -228,18 +230,18 @@ def test_following_shows_what_is_committed_only(place: Place) -> None:
 
 def test_following_tells_what_may_have_been_trimmed(place: Place) -> None:
     log = place.log("one")
-    for stream_id in ("5-0", "7-1"):
-        log.save_snapshot(SHARD, b"state", StreamId(stream_id))
-    assert log.read_committed(SHARD, STREAM_START, 10).trimmed_to == "5-0"
-    log.save_snapshot(SHARD, b"state", StreamId("9-0"))
-    assert log.read_committed(SHARD, STREAM_START, 10).trimmed_to == "7-1"
+    for stream_id in (StreamId(5), StreamId(7, 1)):
+        log.save_snapshot(SHARD, b"state", stream_id)
+    assert log.read_committed(SHARD, STREAM_START, 10).trimmed_to == StreamId(5)
+    log.save_snapshot(SHARD, b"state", StreamId(9))
+    assert log.read_committed(SHARD, STREAM_START, 10).trimmed_to == StreamId(7, 1)
 
 
 def test_a_snapshot_that_comes_late_does_not_displace_a_newer_one(place: Place) -> None:
     log = place.log("one")
-    for stream_id in ("5-0", "7-1", "6-0", "7-0", "7-1"):
-        log.save_snapshot(SHARD, f"at {stream_id}".encode(), StreamId(stream_id))
-    assert [saved.stream_id for saved in log.saved_snapshots(SHARD)] == ["7-1", "5-0"]
+    for stream_id in (StreamId(5), StreamId(7, 1), StreamId(6), StreamId(7), StreamId(7, 1)):
+        log.save_snapshot(SHARD, f"at {stream_id}".encode(), stream_id)
+    assert [saved.stream_id for saved in log.saved_snapshots(SHARD)] == [StreamId(7, 1), StreamId(5)]
     assert log.snapshots(SHARD) == [b"at 7-1", b"at 5-0"]
     place.wait_until(lambda: log.saved_snapshots(SHARD)[0].age_ms > 0)
 
@@ -248,14 +250,14 @@ def test_a_snapshot_of_many_pieces_is_whole(place: Place) -> None:
     log = place.log("one")
     for size in (0, 1, SNAPSHOT_PIECE_BYTES, 8 * SNAPSHOT_PIECE_BYTES, 20 * SNAPSHOT_PIECE_BYTES + 1):
         data = random.Random(size).randbytes(size)  # cannot be made smaller
-        log.save_snapshot(SHARD, data, stream_id_of(1_000 + size))
+        log.save_snapshot(SHARD, data, StreamId(1_000 + size))
         assert log.read_snapshot(SHARD, log.saved_snapshots(SHARD)[0]) == data
 
 
 def test_standbys_are_known_until_they_leave_or_fall_silent(place: Place) -> None:
     log = place.log("one")
     assert log.standbys(SHARD) == []
-    first, second = Standby("one", 11, StreamId("5-0"), 20), Standby("two", 12)
+    first, second = Standby("one", 11, StreamId(5), 20), Standby("two", 12)
     log.announce(SHARD, first)
     log.announce(SHARD, second)
     assert {each._replace(age_ms=0) for each in log.standbys(SHARD)} == {first, second}
@@ -280,8 +282,8 @@ def test_one_standby_that_goes_on_does_not_keep_another_one_alive(place: Place) 
 def test_dropped_snapshots_leave_nothing_behind(redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     for number in range(5):
-        log.save_snapshot(SHARD, b"state", stream_id_of(1 + number))
-    log.save_snapshot(SHARD, b"late", stream_id_of(2))
+        log.save_snapshot(SHARD, b"state", StreamId(1 + number))
+    log.save_snapshot(SHARD, b"late", StreamId(2))
     with redis.Redis.from_url(redis_url) as client:
         assert len(client.keys(f"snapshot:{{{SHARD}}}:*")) == 2
         assert all(client.ttl(key) == -1 for key in client.keys(f"snapshot:{{{SHARD}}}:*"))
@@ -292,7 +294,7 @@ def test_a_snapshot_of_an_earlier_version_is_still_read(redis_url: str) -> None:
         client.rpush(streams.snapshots(SHARD), b"whole", b"the one before")
         log = RedisStreamLog.connect(redis_url)
         assert log.read_snapshot(SHARD, log.saved_snapshots(SHARD)[0]) == b"whole"
-        log.save_snapshot(SHARD, b"new", StreamId("5-0"))
+        log.save_snapshot(SHARD, b"new", StreamId(5))
         assert log.snapshots(SHARD) == [b"new", b"whole"]
         assert log.read_committed(SHARD, STREAM_START, 1).trimmed_to == STREAM_START
 
@@ -307,7 +309,7 @@ def test_a_snapshot_that_is_not_compressed_is_still_read(redis_url: str) -> None
 def test_redis_keeps_less_than_a_snapshot_is_long(redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     with redis.Redis.from_url(redis_url) as client:
-        log.save_snapshot(SHARD, b"alike " * 100_000, StreamId("5-0"))
+        log.save_snapshot(SHARD, b"alike " * 100_000, StreamId(5))
         (key,) = client.keys(f"snapshot:{{{SHARD}}}:*")
         assert sum(map(len, client.lrange(key, 0, -1))) < 10_000
 
@@ -320,7 +322,7 @@ def test_a_snapshot_waits_until_redis_has_rewritten_its_log(redis_url: str) -> N
         try:
             client.bgrewriteaof()
             assert client.info("persistence")["aof_rewrite_in_progress"]
-            log.save_snapshot(SHARD, b"state", StreamId("5-0"))
+            log.save_snapshot(SHARD, b"state", StreamId(5))
             assert not client.info("persistence")["aof_rewrite_in_progress"]
         finally:
             client.config_set("rdb-key-save-delay", 0)
@@ -342,5 +344,5 @@ def test_a_stale_worker_does_not_disturb_the_consumer_group(redis_url: str) -> N
     stale.publish_answers(SHARD, old, [("reply:gate", b"stale")])
     with redis.Redis.from_url(redis_url, protocol=2) as client:
         (group,) = client.xinfo_groups(INPUTS)
-    assert (group["last-delivered-id"], group["pending"]) == (ids[2].encode(), 0)
+    assert (group["last-delivered-id"], group["pending"]) == (str(ids[2]).encode(), 0)
     assert [entry.stream_id for entry in log.read_inputs(SHARD, log.position(SHARD), 10, 1)] == ids[3:]

@@ -205,7 +205,7 @@ def test_an_order_in_an_entry_that_was_skipped(
     poison = told.log.append(
         streams.commands(shard), {COMMANDS_FIELD: encode_frame([place(SELLER, "skipped", Side.SELL, 50_000, 1_000)])}
     )
-    told.log.order_skip(shard, encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), 1))
+    told.log.order_skip(shard, encode_skip(SkipEntry(0, "", str(poison), "ada", "looked at it"), 1))
     told.trading.workers[shard].lead()
     told.trading.work()
     (story,) = client_order_stories(told.past, connection, SELLER, "skipped")
@@ -226,7 +226,7 @@ def test_an_order_whose_market_skipped_its_mail(database_url: str, connection: p
     told.trading.workers[account_shard].step(block_ms=1)
     poison = told.log.last_id(streams.commands(market_shard))
     assert poison != before
-    told.log.order_skip(market_shard, encode_skip(SkipEntry(0, "", poison, "ada", "looked at it"), 1))
+    told.log.order_skip(market_shard, encode_skip(SkipEntry(0, "", str(poison), "ada", "looked at it"), 1))
     told.trading.workers[market_shard].lead()
     told.trading.work()
     (story,) = client_order_stories(told.past, connection, SELLER, "lost")

@@ -27,7 +27,8 @@ from protocol.commands import (
 )
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import AuditQuery, Refused
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Commit, Entry, Outgoing, StreamLog
 from stream_log.redis_log import RedisStreamLog
@@ -83,7 +84,7 @@ def test_no_frame_of_commands_breaks_a_shard(entries: list[bytes]) -> None:
     for frame in entries:
         before, count = state_hash(shard), shard.command_count
         try:
-            dead = apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+            dead = apply_entry(shard, Entry("in:{0}", StreamId(5), {COMMANDS_FIELD: frame}))
         except NotUnderstoodError:
             assert state_hash(shard) == before
         else:
@@ -106,7 +107,7 @@ def test_no_frame_of_messages_breaks_a_shard_but_by_an_invariant(frame: bytes) -
     shard = Shard(0, MARKETS)
     before = state_hash(shard)
     try:
-        apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame}))
+        apply_entry(shard, Entry("in:{0}", StreamId(5), {MESSAGES_FIELD: frame}))
     except NotUnderstoodError:
         assert state_hash(shard) == before
     except InvariantBroken:
@@ -121,7 +122,7 @@ def test_fees_are_taken_from_the_shard_that_is_named() -> None:
         (WithdrawFees(0, "test", 0, "USDT", AssetUnits(1), "f\0"), "NUL"),
         (CloseAccount(0, "test", AccountId(1)), "account 1 is not one of shard 0"),
     ):
-        entry = Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: encode_frame([command])})
+        entry = Entry("in:{0}", StreamId(5), {COMMANDS_FIELD: encode_frame([command])})
         (dead,) = apply_entry(shard, entry)
         assert reason in dead.reason
 
@@ -139,7 +140,7 @@ def test_an_order_for_a_market_that_is_not_there_is_answered() -> None:
     shard = Shard(0, MARKETS)
     cancel = CancelResting(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
     frame = encode_messages(MessageFrame(1, 0, 1, (match(market="NOSUCH"), cancel)))
-    apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame}))
+    apply_entry(shard, Entry("in:{0}", StreamId(5), {MESSAGES_FIELD: frame}))
     refused = TakerOutcome(OrderId(101), AccountId(4), "NOSUCH", (), False, False, RejectReason.UNKNOWN_MARKET)
     missed = CancelMissed(OrderId(101), AccountId(4), "NOSUCH", 7, "r")
     assert shard.take().outbox == [(1, 1, refused), (1, 2, missed)]
@@ -161,7 +162,7 @@ def test_what_no_shard_sends_halts_the_shard_before_it(message: Any, reason: str
     shard = Shard(0, MARKETS)
     before = state_hash(shard)
     frame = encode_messages(MessageFrame(1, 0, 1, (match(), message)))
-    entry = Entry("in:{0}", StreamId("5-0"), {MESSAGES_FIELD: frame})
+    entry = Entry("in:{0}", StreamId(5), {MESSAGES_FIELD: frame})
     with pytest.raises(MessageNotUnderstood, match=f"message 2 of shard 1 is not understood: .*{reason}"):
         apply_entry(shard, entry)
     assert state_hash(shard) == before

@@ -14,7 +14,7 @@ from protocol import streams
 from protocol.depth import DIFFS_AFTER_BASE_MAX
 from protocol.market_data import DepthSnapshot
 from protocol.orders import Side
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 from runtime.redis_clients import asyncio_client
 from tests.market_log import BTC, START_MS, MarketLog, frame, listing_of, market_map
 from tests.redis_servers import RedisServers
@@ -36,7 +36,7 @@ class Writer:
     def write(self, now: int = 0) -> Outputs:
         number = len(self.books)
         change = (Side.BUY, 1 + number % 50, number)
-        self._feeds.apply(StreamId(f"{START_MS}-{number}"), frame(self._log.depth(START_MS, change)))
+        self._feeds.apply(StreamId(START_MS, number), frame(self._log.depth(START_MS, change)))
         self.books.append(self._log.book(Side.BUY))
         outputs = self._feeds.take_outputs(now)
         following = Mark(self._feeds.position, self._feeds.time)

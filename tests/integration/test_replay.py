@@ -22,7 +22,8 @@ from protocol.codec import decode_events, encode_frame
 from protocol.commands import Deposit
 from protocol.events import StateHashed, TradeExecuted
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.settings import PREFIX
 from stream_log.interface import Entry, StreamLog
@@ -131,7 +132,7 @@ def test_an_event_that_was_changed_is_named(memory: MemoryStreamLog) -> None:
     rewritten(memory, streams.events(0), dearer)
     found = difference(memory, market_map(1))
     [(stream_id, price)] = changed
-    assert (found.stream, found.stream_id) == ("ev:{0}", stream_id)
+    assert (found.stream, found.stream_id) == ("ev:{0}", str(stream_id))
     assert f"price={price}," in found.expected
     assert f"price={price + 1}," in found.found
     assert 0 < found.commands[0] < found.commands[1]
@@ -141,7 +142,7 @@ def test_an_entry_that_is_missing_is_noticed_in_the_middle_and_at_the_end(memory
     exchange(memory, 1)
     whole = list(memory._streams[streams.events(0)])
     rewritten(memory, streams.events(0), lambda entries: entries[:20] + entries[21:])
-    assert difference(memory, market_map(1)).stream_id == whole[21].stream_id
+    assert difference(memory, market_map(1)).stream_id == str(whole[21].stream_id)
     rewritten(memory, streams.events(0), lambda _: whole[:-1])
     last = difference(memory, market_map(1))
     assert last.found == "nothing"
@@ -169,7 +170,7 @@ def test_another_state_in_a_snapshot_is_noticed(memory: MemoryStreamLog) -> None
     memory._snapshots[0] = [(again.position, 0, encode_snapshot(again.shard, again.position))]
     assert workers[0].position.stream_id != again.position
     found = difference(memory, markets)
-    assert (found.stream, found.stream_id) == ("snapshots:{0}", again.position)
+    assert (found.stream, found.stream_id) == ("snapshots:{0}", str(again.position))
     assert newer != older
 
 
@@ -190,9 +191,9 @@ def test_a_commit_of_another_state_is_noticed_where_no_event_shows_it(memory: Me
     assert committed is not None
     memory._checksums[0] = committed._replace(checksum="another")
     found = difference(memory, market_map(1))
-    assert (found.stream, found.stream_id, found.found) == ("pos:{0}:checksum", committed.stream_id, "another")
+    assert (found.stream, found.stream_id, found.found) == ("pos:{0}:checksum", str(committed.stream_id), "another")
     # One that the replay does not come by is not compared.
-    memory._checksums[0] = committed._replace(checksum="another", stream_id=StreamId("1-0"))
+    memory._checksums[0] = committed._replace(checksum="another", stream_id=StreamId(1))
     verdict = verified(memory, 0, market_map(1)).verdict()
     assert (verdict.difference, verdict.checksums) == (None, 0)
 

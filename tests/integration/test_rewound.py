@@ -10,7 +10,8 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
 from protocol.lease import Leader
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits
 from runtime.settings import Settings
 from stream_log.interface import Commit, Rewound
@@ -57,10 +58,10 @@ def end_connections(admin: redis.Redis) -> None:
 def replace(admin: redis.Redis, stream_id: StreamId, number: int) -> None:
     """Let another input stand where the last one was, under the same position."""
     fields: dict[bytes, bytes] = deposit(number)
-    admin.xdel(INPUTS, stream_id)
+    admin.xdel(INPUTS, str(stream_id))
     rest = admin.xrange(INPUTS)
     admin.delete(INPUTS)
-    for each, values in [*rest, (stream_id, fields)]:  # type: ignore[misc]
+    for each, values in [*rest, (str(stream_id), fields)]:  # type: ignore[misc]
         admin.xadd(INPUTS, values, id=each)
 
 

@@ -24,7 +24,8 @@ from protocol.codec import encode_frame
 from protocol.commands import Deposit
 from protocol.lease import Standby
 from protocol.market import MarketMap
-from protocol.streams import COMMANDS_FIELD, STREAM_START, EventReader, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EventReader
 from protocol.units import AccountId, AssetUnits
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import SNAPSHOT_PIECE_BYTES, RedisStreamLog
@@ -385,7 +386,7 @@ def test_a_snapshot_of_another_shard_or_number_of_shards_is_not_used(
 def test_a_snapshot_is_used_whatever_markets_the_settings_name(worker: Worker, log: RedisStreamLog) -> None:
     deposit(log, worker, 0)
     log.save_snapshot(0, encode_snapshot(worker.shard, worker.position.stream_id), worker.position.stream_id)
-    log.trim(streams.commands(0), streams.stream_id_of(9_999_999_999_999))
+    log.trim(streams.commands(0), StreamId(9_999_999_999_999))
     again = Worker(log, 0, MarketMap.of(MARKETS.markets[:1], 1), batch_entries_max=100)
     again.start()
     assert state_hash(again.shard) == state_hash(worker.shard)

@@ -12,7 +12,8 @@ from protocol.codec import decode_replies, encode_frame
 from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import MarketMap
 from protocol.replies import BalancesQuery, FundsReply
-from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId
 from stream_log.interface import Fenced
 from stream_log.memory_log import MemoryStreamLog
@@ -392,7 +393,7 @@ def test_what_takes_longer_than_a_lease_is_committed_at_last(
     enqueue(log, list(trading(seed=7, count=1)), market_map(1))
     slow = log.last_id(streams.commands(0))
     apply, lost = Shard.apply, 0
-    while split_stream_id(log.position(0).stream_id) < split_stream_id(slow):
+    while log.position(0).stream_id < slow:
         standby, _ = make_candidate(log, clock, f"standby-{lost}")
 
         def slowly(*arguments: object, standby: Candidate = standby) -> None:

@@ -36,12 +36,13 @@ from protocol.configuration import MarketConfig, ShardConfig
 from protocol.events import OrderAccepted, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import Liquidity, OrderType, Side, TimeInForce
+from protocol.positions import ShardPosition
 from protocol.replies import ConfigQuery
-from protocol.streams import COMMANDS_FIELD, split_stream_id
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
 from stream_log.halt import HALTED_EXIT_CODE, read_halt
-from stream_log.interface import Fenced, ShardPosition, StreamLog
+from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
@@ -187,7 +188,7 @@ def test_a_standby_of_another_program_halts_at_the_next_commit(log: StreamLog) -
         follow(standby)
     committed = log.checksum(0)
     assert committed == (at, state_checksum(leader.shard))
-    for part in ("shard 0", at, committed.checksum, state_checksum(standby.shard), "version"):
+    for part in ("shard 0", str(at), committed.checksum, state_checksum(standby.shard), "version"):
         assert part in str(differs.value)
 
     # It neither leads nor follows any more, and the leader goes on.
@@ -495,7 +496,7 @@ def test_an_older_program_leaves_a_checksum_behind_that_is_compared_only_at_its_
     else:
         assert isinstance(log, RedisStreamLog)
         assert stale is not None
-        log.at(0).set(streams.checksum(0), "|".join(stale))
+        log.at(0).set(streams.checksum(0), stale.encode())
     follow(standby)
     assert standby.is_compared
     make(log).join()
@@ -560,8 +561,8 @@ def begin(log: StreamLog) -> None:
 def put(log: StreamLog, commands: list[Command]) -> None:
     """Enqueue commands, and wait until they are committed."""
     enqueue(log, commands, MARKETS)
-    last = split_stream_id(log.last_id(streams.commands(0)))
-    eventually("the commit", lambda: split_stream_id(log.position(0).stream_id) >= last)
+    last = log.last_id(streams.commands(0))
+    eventually("the commit", lambda: log.position(0).stream_id >= last)
 
 
 def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(workers: Workers, redis_url: str) -> None:

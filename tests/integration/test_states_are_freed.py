@@ -12,7 +12,7 @@ from engine_worker.frame_core import FrameCore
 from engine_worker.worker import Worker
 from protocol.commands import Deposit, PlaceOrder
 from protocol.orders import OrderType, Side, TimeInForce
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.properties.markets import market_map
@@ -43,7 +43,7 @@ def filled() -> bytes:
             shard.apply(PlaceOrder(number, "g", *order, PriceTicks(price), QuantityLots(40)), TimeMs(1))
     shard.take()
     assert len(shard.markets["FIGPLUM"].book.orders) == 4 * ACCOUNTS
-    snapshot = encode_snapshot(shard, StreamId("1-0"))
+    snapshot = encode_snapshot(shard, StreamId(1))
     shard.let_go()
     return snapshot
 
@@ -63,8 +63,8 @@ class Worked(Worker):
 def test_a_worker_that_restores_again_frees_what_it_had() -> None:
     log = MemoryStreamLog(lambda: 1)
     snapshot = filled()
-    log.save_snapshot(0, snapshot, StreamId("1-0"))
-    log._positions[0] = type(log.position(0))(1, StreamId("1-0"))
+    log.save_snapshot(0, snapshot, StreamId(1))
+    log._positions[0] = type(log.position(0))(1, StreamId(1))
     worker = Worked(log, 0, MARKETS, batch_entries_max=10)
     worker.restore_again()
     size = used()

@@ -9,9 +9,11 @@ import redis
 
 from protocol import streams
 from protocol.lease import Leader
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD, STREAM_START, StreamId
+from protocol.positions import ShardPosition, StateChecksum
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from runtime import redis_clients
-from stream_log.interface import Commit, DeadLetter, Fenced, ShardPosition, StateChecksum, StreamLog
+from stream_log.interface import Commit, DeadLetter, Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
 from tests.redis_servers import RedisServers
@@ -47,7 +49,7 @@ def test_last_id_outlives_trimming(log: StreamLog) -> None:
     ids = [log.append(INPUTS, {COMMANDS_FIELD: b"x"}) for _ in range(3)]
     log.trim(INPUTS, ids[1])
     assert [entry.stream_id for entry in log.read({INPUTS: STREAM_START}, 10, block_ms=0)] == ids[1:]
-    log.trim(INPUTS, StreamId("9999999999999-0"))
+    log.trim(INPUTS, StreamId(9_999_999_999_999))
     assert log.read({INPUTS: STREAM_START}, 10, block_ms=0) == []
     assert log.last_id(INPUTS) == ids[2]
 
@@ -96,7 +98,7 @@ def test_commit_writes_everything_at_the_position(log: StreamLog) -> None:
     (dead,) = log.read({streams.dead_letters(SHARD): STREAM_START}, 10, block_ms=0)
     assert dead.fields == {
         b"source": INPUTS.encode(),
-        b"id": stream_id.encode(),
+        b"id": str(stream_id).encode(),
         b"reason": b"it smells",
         b"payload": b"\xff\x00",
     }
@@ -204,8 +206,8 @@ def test_two_snapshots_are_kept(log: StreamLog) -> None:
 
 def test_readers_say_what_they_have_passed(log: StreamLog) -> None:
     assert log.passed(SHARD) == {}
-    log.mark_passed(SHARD, "feeds", StreamId("5-1"))
-    assert log.passed(SHARD) == {"feeds": "5-1"}
+    log.mark_passed(SHARD, "feeds", StreamId(5, 1))
+    assert log.passed(SHARD) == {"feeds": StreamId(5, 1)}
 
 
 def test_published_messages_reach_who_listens(redis_url: str) -> None:
@@ -278,7 +280,7 @@ def test_the_groups_cursor_is_the_committed_position(redis_url: str) -> None:
     log.read_inputs(SHARD, position, 10, block_ms=10)
     log.commit(Commit(SHARD, position, ids[1]))
     (group,) = client.xinfo_groups(INPUTS)
-    assert (group["name"], group["last-delivered-id"]) == (streams.ENGINE_GROUP.encode(), ids[1].encode())
+    assert (group["name"], group["last-delivered-id"]) == (streams.ENGINE_GROUP.encode(), str(ids[1]).encode())
 
 
 def test_queries_are_heard_when_redis_clock_was_ahead_and_is_set_right(redis_url: str) -> None:

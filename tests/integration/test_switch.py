@@ -31,7 +31,8 @@ from protocol.orders import RejectReason
 from protocol.release import LaterReleaseError, release_of, this_release
 from protocol.replies import Refused
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, STREAM_START
+from protocol.stream_id import STREAM_START
+from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog

@@ -23,7 +23,7 @@ from protocol.events import (
     TradeExecuted,
 )
 from protocol.orders import Balance, OrderState, OrderType, Side, TimeInForce
-from protocol.streams import ARCHIVE_READER, TRIMMED, split_stream_id
+from protocol.streams import ARCHIVE_READER, TRIMMED
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.test_archive import ALWAYS, Clock
@@ -170,13 +170,13 @@ def buy(number: int) -> PlaceOrder:
 def test_an_account_of_another_shard_and_at_a_time(database_url: str, connection: psycopg.Connection) -> None:
     lived, dice = Lived(database_url, 3), random.Random(15)
     past = Past(lived.log, connection, lived.markets)
-    times = [split_stream_id(stream_id)[0] for _, stream_id, _ in lived.trading.entries]
+    times = [stream_id.ms for _, stream_id, _ in lived.trading.entries]
     for time in dice.sample(times, 12):
         account_id = 1001 + dice.randrange(10)
         before = [
             found
             for shard, stream_id, found in lived.trading.entries
-            if shard == account_id % 3 and split_stream_id(stream_id)[0] <= time
+            if shard == account_id % 3 and stream_id.ms <= time
         ]
         balances, orders = known(before, account_id)
         found = account_at(past, account_id, time=time)

@@ -6,8 +6,9 @@ from typing import Any
 from engine_worker.main import main
 from protocol import streams
 from protocol.lease import Leader
+from protocol.positions import ShardPosition
 from stream_log import redis_log
-from stream_log.interface import Entry, ShardPosition
+from stream_log.interface import Entry
 from stream_log.redis_log import RedisStreamLog
 
 _COMPARISON = "if (redis.call('GET', KEYS[1]) or '0|0-0') ~= ARGV[1] then return 0 end\n"

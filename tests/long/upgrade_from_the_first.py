@@ -26,7 +26,7 @@ from cli.local.state import ProcessStatus
 from lab.chaos.rolling import Rolling, Step
 from lab.chaos.run import Result, run
 from lab.chaos.scenarios import rolling as rolling_scenario
-from protocol.streams import split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from tests.long.upgrading import Teller, broken, say, tell
 
 VERSION = "e069486"
@@ -200,7 +200,7 @@ def _check_replay(found: Mapping[str, Any]) -> None:
     verdict = found["verdict"]
     say(f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
     assert found["same"], verdict["difference"]
-    assert split_stream_id(verdict["start"]) > (0, 0), "it begins with what this version made of the old snapshot"
+    assert StreamId.parse(verdict["start"]) > STREAM_START, "it begins with what this version made of the old snapshot"
     assert verdict["commands"]
 
 

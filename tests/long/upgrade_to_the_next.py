@@ -25,7 +25,7 @@ from lab.chaos.run import Result, run
 from lab.chaos.scenarios import rolling as rolling_scenario
 from protocol import streams
 from protocol.release import Release, this_release
-from protocol.streams import STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 from runtime.settings import Settings
 from stream_log.memory_log import MemoryStreamLog
 from tests.long.upgrading import Observer, ReleaseFolder, ShardLog, Teller, broken, pairs_text, say, tell
@@ -174,7 +174,7 @@ def test_forwards_and_back_and_forwards_and_switched_under_load(folder: ReleaseF
         say(f"replay of shard {shard}: the first {verdict.commands:,} commands, {verdict.events:,} events")
         assert verdict.difference is None
         assert log.switched is not None
-        assert split_stream_id(log.switched) < split_stream_id(verdict.end)
+        assert log.switched < StreamId.parse(verdict.end)
 
 
 def replayed(log: ShardLog, shard: int) -> Verdict:

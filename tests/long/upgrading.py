@@ -20,7 +20,8 @@ from protocol import streams
 from protocol.codec import decode_events, format_of
 from protocol.events import ShardConfigured
 from protocol.release import Release, release_of
-from protocol.streams import EVENTS_FIELD, STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import EVENTS_FIELD
 from runtime.settings import Settings
 from stream_log.interface import Entry
 from tests.next_release import DepositsCounted, LaterDeposit
@@ -115,7 +116,7 @@ class ShardLog:
 
 
 def _after(entries: list[Entry], after: StreamId, count: int) -> list[Entry]:
-    begin = bisect_right(entries, split_stream_id(after), key=lambda entry: split_stream_id(entry.stream_id))
+    begin = bisect_right(entries, after, key=lambda entry: entry.stream_id)
     return entries[begin : begin + count]
 
 
@@ -172,11 +173,9 @@ class Observer:
 
 def _read(client: redis.Redis, stream: str, known: list[Entry]) -> list[Entry]:
     after = known[-1].stream_id if known else STREAM_START
-    found: Any = client.xread({stream: after}, ENTRIES_PER_READ)
+    found: Any = client.xread({stream: str(after)}, ENTRIES_PER_READ)
     return [
-        Entry(stream, StreamId(stream_id.decode()), fields)
-        for _, entries in found or ()
-        for stream_id, fields in entries
+        Entry(stream, StreamId.parse(stream_id), fields) for _, entries in found or () for stream_id, fields in entries
     ]
 
 

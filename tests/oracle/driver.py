@@ -25,7 +25,7 @@ from protocol.replies import (
     Refused,
     Reply,
 )
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, OrderId, TimeMs
 from protocol.windows import DEFAULT_WINDOWS, Windows
 

@@ -45,7 +45,8 @@ from protocol.commands import (
 from protocol.configuration import AccountLimits, MarketConfig, MarketStatus
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import AuditQuery, AuditReply, BalancesQuery, ConfigQuery, OpenOrdersQuery, OrderQuery
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId, split_stream_id, stream_id_of
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import Entry, as_skipped
 from tests.integration.test_worker import PRICE, deposits, market_map, trading
@@ -106,9 +107,9 @@ class Reference:
     def answers(self, frame: bytes, position: StreamId) -> list[tuple[str, bytes, bool]]:
         found = []
         for query in decode_queries(frame):
-            reply_to, reply = self.shard.answer(query, TimeMs(split_stream_id(position)[0]))
+            reply_to, reply = self.shard.answer(query, TimeMs(position.ms))
             if isinstance(reply, AuditReply):
-                reply = msgspec.structs.replace(reply, position=position)
+                reply = msgspec.structs.replace(reply, position=str(position))
             is_unknown = isinstance(query, OrderQuery) and type(reply).__name__ == "Refused"
             found.append((reply_to, encode_frame(reply), is_unknown))
         return found
@@ -126,13 +127,13 @@ class Recorder:
         self._mail: list[tuple[int, bytes]] = []
 
     def enter(self, shard: int, fields: Mapping[bytes, bytes], *, is_taken: bool = True) -> StreamId:
-        stream_id = stream_id_of(next(self._clock))
+        stream_id = StreamId(next(self._clock))
         self._step(Step(shard, stream_id, dict(fields), is_taken))
         return stream_id
 
     def skip(self, shard: int, fields: Mapping[bytes, bytes]) -> None:
-        stream_id = stream_id_of(next(self._clock))
-        instruction = encode_skip(SkipEntry(0, "", stream_id, "ada", "looked at it"), START_MS * 1_000)
+        stream_id = StreamId(next(self._clock))
+        instruction = encode_skip(SkipEntry(0, "", str(stream_id), "ada", "looked at it"), START_MS * 1_000)
         entry = as_skipped(Entry(streams.commands(shard), stream_id, dict(fields)), instruction)
         self._step(Step(shard, stream_id, entry.fields, is_taken=True))
 
@@ -276,8 +277,9 @@ class Running:
 def golden(seed: int = 1) -> dict[str, str]:
     """Return hashes of everything that the reference makes of a recording."""
     log = recorded(seed)
-    snapshots = [encode_snapshot(each.shard, StreamId("1-0")) for each in log.shards]
-    return {"input": _hash(log.steps), "output": _hash(log.made), "snapshots": _hash(snapshots)}
+    snapshots = [encode_snapshot(each.shard, StreamId(1)) for each in log.shards]
+    steps = [(each.shard, str(each.stream_id), each.fields, each.is_taken) for each in log.steps]
+    return {"input": _hash(steps), "output": _hash(log.made), "snapshots": _hash(snapshots)}
 
 
 def _hash(value: object) -> str:

@@ -19,7 +19,8 @@ from protocol import streams
 from protocol.codec import encode_frame
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder
 from protocol.orders import OrderType, SelfTradePrevention, Side, TimeInForce
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import Windows
 from stream_log.interface import Entry
@@ -49,7 +50,7 @@ def record(commands: int, seed: int = 1) -> Recording:
     on_the_way: list[tuple[int, bytes]] = []
 
     def enter(shard: int, fields: dict[bytes, bytes]) -> None:
-        entry = Entry(streams.commands(shard), streams.stream_id_of(next(clock)), fields)
+        entry = Entry(streams.commands(shard), StreamId(next(clock)), fields)
         recording.inputs[shard].append((entry.stream_id, fields))
         apply_or_not(shards[shard], entry)
         for target, sequence, message in shards[shard].take().outbox:

@@ -19,7 +19,7 @@ from protocol.commands import Command, Deposit, PlaceOrder, Withdraw
 from protocol.market import Market, MarketMap
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import AuditQuery, AuditReply, FundsReply, OrderReply, Refused
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import (
     AMOUNT_UNITS_MAX,
     AccountId,

@@ -12,7 +12,7 @@ from engine_worker.frame_core import Cores, SnapshotError
 from protocol.codec import decode_events
 from protocol.events import EntrySkipped, OrderFilled, ShardEvent, TradeExecuted
 from protocol.listing import decode_configuration
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import TimeMs
 from tests.properties.cores import GOLDEN, MARKETS, QUERIES, SHARDS, Recorder, Running, golden, recorded
 
@@ -66,11 +66,11 @@ def test_the_same_snapshots_answers_and_configuration(cores: Cores, log: Recorde
     for core, reference, position in zip(running.cores, log.shards, running.positions, strict=True):
         shard = reference.shard
         assert core.encode_snapshot(position) == encode_snapshot(shard, position)
-        answers = core.answer(QUERIES, TimeMs(int(position.partition("-")[0])), position)
+        answers = core.answer(QUERIES, TimeMs(position.ms), position)
         found = [(each.reply_to, each.reply, each.unknown_order is not None) for each in answers]
         assert found == reference.answers(QUERIES, position)
         configuration = decode_configuration(core.encode_configuration(position))
-        assert (configuration.stream_id, configuration.config) == (position, shard.config)
+        assert (configuration.stream_id, configuration.config) == (str(position), shard.config)
         assert {each.market.symbol for each in configuration.markets} == shard.markets.keys()
         assert set(core.symbols) == set(MARKETS.by_symbol)
         assert (core.index, core.shard_count, core.is_configured, core.has_work) == (shard.index, SHARDS, True, False)
@@ -114,7 +114,7 @@ def test_what_is_no_snapshot_is_refused(cores: Cores) -> None:
 def test_what_is_no_frame_of_queries_is_refused(cores: Cores) -> None:
     for frame in (b"", b"\xc1", msgspec.msgpack.encode([[99]])):
         with pytest.raises(msgspec.MsgspecError):
-            cores.new(0, 1).answer(frame, TimeMs(1), StreamId("1-0"))
+            cores.new(0, 1).answer(frame, TimeMs(1), StreamId(1))
 
 
 def test_a_change_of_the_configuration_is_noticed(cores: Cores, log: Recorder) -> None:

@@ -15,7 +15,7 @@ from protocol import depth
 from protocol.depth import book_after, diffs_after, horizon, joined
 from protocol.market_data import DepthDiff, DepthSnapshot
 from protocol.orders import Side
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import PriceTicks, QuantityLots, Sequence, TimeMs
 from tests.kept_depth import KeptDepth
 from tests.market_log import BTC, START_MS, MarketLog, frame, market_map
@@ -54,7 +54,7 @@ def check_feeds(plan: list[tuple[str, Any]]) -> None:
         match step:
             case "batch":
                 number += 1
-                feeds.apply(StreamId(f"{START_MS}-{number}"), frame(log.depth(START_MS, *content)))
+                feeds.apply(StreamId(START_MS, number), frame(log.depth(START_MS, *content)))
             case "pause":
                 now += content
             case "restart":
@@ -115,7 +115,7 @@ def test_many_diffs_and_many_changes_bring_a_new_base() -> None:
         feeds, log, kept = ShardFeeds(0, market_map().markets), MarketLog(), KeptDepth()
         for number in range(batches):
             rows = [(Side.BUY, price, 1 + number % 2) for price in range(1, levels + 1)]
-            feeds.apply(StreamId(f"{START_MS}-{number + 1}"), frame(log.depth(START_MS, *rows)))
+            feeds.apply(StreamId(START_MS, number + 1), frame(log.depth(START_MS, *rows)))
             kept.take(feeds.take_outputs(0))
             found = kept.book(1)
             assert found is not None
@@ -180,7 +180,7 @@ def check_edge(plan: EdgePlan) -> None:
         feeds, log, kept = ShardFeeds(0, market_map().markets), MarketLog(), KeptDepth()
         edge = EdgeBook(BTC)
         for number, (content, fate) in enumerate([(FULL, "base"), *plan], start=1):
-            feeds.apply(StreamId(f"{START_MS}-{number}"), frame(log.depth(START_MS, *content)))
+            feeds.apply(StreamId(START_MS, number), frame(log.depth(START_MS, *content)))
             kept.take(feeds.take_outputs(number))
             (newest, *_) = diffs = [msgspec.msgpack.decode(each, type=DepthDiff) for each in kept.newest]
             assert kept.base is not None

@@ -11,7 +11,7 @@ from protocol import streams
 from protocol.events import Event
 from protocol.market_data import INTERVALS
 from protocol.orders import Side
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from tests.kept_depth import KeptDepth
 from tests.market_log import BTC, START_MS, MarketFollower, MarketLog, candles_of, frame, market_map, ticker_of
 
@@ -58,7 +58,7 @@ def test_feeds_say_what_the_events_say(plan: list[tuple[str, Any]]) -> None:
                     else:
                         events.append(log.depth(time, tuple(fields)))
                 number += 1
-                feeds.apply(StreamId(f"{time}-{number}"), frame(*events))
+                feeds.apply(StreamId(time, number), frame(*events))
             case "time":
                 time += content
                 feeds.advance(time)

@@ -19,7 +19,7 @@ from engine_worker.core.shard import Shard
 from engine_worker.core.snapshot import ShardSnapshot, decode_snapshot, encode_snapshot
 from protocol.codec import encode_frame
 from protocol.commands import Deposit
-from protocol.streams import STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.oracle.driver import Engine
 from tests.properties.markets import market_map

@@ -13,7 +13,8 @@ from lab.simulation.run import run
 from lab.simulation.schedule import plan_of
 from protocol import streams
 from protocol.codec import encode_frame
-from protocol.streams import COMMANDS_FIELD, STREAM_START
+from protocol.stream_id import STREAM_START
+from protocol.streams import COMMANDS_FIELD
 from stream_log.memory_log import MemoryStreamLog
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cli.commands.restore import GO_ON
 from cli.local.state import read_state
-from protocol.streams import STREAM_START, split_stream_id
+from protocol.stream_id import StreamId
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange
 
@@ -120,9 +120,9 @@ def traded(api: Api) -> Decimal:
 
 
 def all_archived(exchange: RunningExchange, positions: list[str]) -> bool:
-    archived = [report["passed"].get("archive", STREAM_START) for report in exchange.command("shards")]
+    archived = [StreamId.parse(report["passed"].get("archive", "0-0")) for report in exchange.command("shards")]
     pairs = zip(archived, positions, strict=True)
-    return all(split_stream_id(done) >= split_stream_id(position) for done, position in pairs)
+    return all(done >= StreamId.parse(position) for done, position in pairs)
 
 
 def conserved(exchange: RunningExchange) -> bool:

@@ -8,7 +8,8 @@ import redis
 from protocol import streams
 from protocol.codec import decode_commands
 from protocol.commands import Signed
-from protocol.streams import COMMANDS_FIELD, STREAM_START
+from protocol.stream_id import STREAM_START
+from protocol.streams import COMMANDS_FIELD
 from stream_log.halt import clear_halt, write_halt
 from stream_log.redis_log import RedisStreamLog
 from tests.e2e.api import Api, RefusedError, eventually, new_account

@@ -18,7 +18,8 @@ from persist.ingest import IngestStoppedError, Progress, ShardIngest
 from persist.segments import ArchiveDamagedError
 from protocol import streams
 from protocol.market import MarketMap
-from protocol.streams import ARCHIVE_READER, STREAM_START, StreamId, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import ARCHIVE_READER
 from stream_log.interface import Entry, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
@@ -80,7 +81,7 @@ def test_the_archive_is_the_log_however_often_and_by_whom_it_is_brought_up_to_da
         assert archived(database_url, shard) == inputs(log, shard)
         last_id = log.position(shard).stream_id
         assert log.passed(shard)[ARCHIVE_READER] == last_id
-        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (shard, last_id)
+        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (shard, str(last_id))
     ((segments, entries),) = query(database_url, "SELECT count(*), sum(entries) FROM log_segments")
     assert segments < 60 * shard_count, "small segments are merged"
     assert entries == sum(len(inputs(log, shard)) for shard in range(shard_count))
@@ -142,7 +143,7 @@ def test_nothing_is_ingested_that_is_not_archived(database_url: str, log: Memory
             ((ingested, archived_id),) = query(
                 database_url, "SELECT ingest.last_id, archive.last_id FROM ingest JOIN archive USING (shard)"
             )
-            assert split_stream_id(ingested) <= split_stream_id(archived_id)
+            assert StreamId.parse(ingested) <= StreamId.parse(archived_id)
         ingest.close()
     assert query(database_url, "SELECT count(*) > 0 FROM trades") == [(True,)]
 
@@ -166,11 +167,11 @@ def test_the_input_is_trimmed_only_to_what_is_archived(database_url: str, redis_
         assert inputs(log)[0] == last_archived
         archiver.step()
         saved_twice()
-        assert split_stream_id(inputs(log)[0].stream_id) > split_stream_id(last_archived.stream_id)
+        assert inputs(log)[0].stream_id > last_archived.stream_id
         withdraw(log, database_url, [0])
         first = inputs(log)[0]
         saved_twice()
-        assert split_stream_id(inputs(log)[0].stream_id) > split_stream_id(first.stream_id), "nobody archives"
+        assert inputs(log)[0].stream_id > first.stream_id, "nobody archives"
 
 
 def test_an_archive_that_was_away_goes_on_at_a_snapshot(database_url: str, log: MemoryStreamLog) -> None:
@@ -224,8 +225,8 @@ def test_snapshots_are_archived_when_due_and_the_oldest_go_with_their_log(
         assert [each.stream_id for each in archive.snapshots()] == ids[:3:-1]
         assert list(archive.entries(ids[4])) == inputs(log, after=ids[4])
         assert archive.oldest_id() == ids[4]
-        assert all(split_stream_id(each.last_id) > split_stream_id(ids[4]) for each in archive.segments(STREAM_START))
-        a_day_later = split_stream_id(ids[-1])[0] + 86_400_001
+        assert all(each.last_id > ids[4] for each in archive.segments(STREAM_START))
+        a_day_later = ids[-1].ms + 86_400_001
         drop_old(connection, 0, Retention(0, 3, 1), a_day_later)
         assert [each.stream_id for each in archive.snapshots()] == ids[-1:], "the newest always stays"
 
@@ -249,9 +250,9 @@ def test_a_log_that_lost_its_end_is_archived_and_ingested_no_further(database_ur
         with pytest.raises(LostTailError, match=f"its log ends at .* but was archived up to {end}"):
             archiver.step()
         # Also when it has gone on since, past where it once was.
-        clock.now_ms = split_stream_id(end)[0]
+        clock.now_ms = end.ms
         again.trade(50)
-        assert split_stream_id(shorter.position(0).stream_id) > split_stream_id(end)
+        assert shorter.position(0).stream_id > end
         with pytest.raises(LostTailError, match=f"goes on without entry {end}"):
             archiver.step()
         ingest = ShardIngest(0, shorter, as_persist(database_url), 1, 1_000, archiver.cover)

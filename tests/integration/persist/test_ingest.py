@@ -18,7 +18,8 @@ from protocol.configuration import MarketConfig
 from protocol.events import Event, MarketConfigured, OrderFilled, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import Side
-from protocol.streams import EVENTS_FIELD, EventReader, StreamId, events
+from protocol.stream_id import StreamId
+from protocol.streams import EVENTS_FIELD, EventReader, events
 from protocol.units import TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.conftest import as_persist
@@ -60,7 +61,7 @@ def test_everything_that_happened_is_stored(database_url: str, log: MemoryStream
     for shard in range(shard_count):
         last = log.last_id(events(shard))
         assert log.passed(shard) == {EventReader.PERSIST: last}
-        assert query(database_url, "SELECT shard, last_id FROM ingest ORDER BY 1")[shard] == (shard, last)
+        assert query(database_url, "SELECT shard, last_id FROM ingest ORDER BY 1")[shard] == (shard, str(last))
 
 
 def test_small_batches_and_restarts_change_nothing(database_url: str, log: MemoryStreamLog) -> None:
@@ -115,9 +116,9 @@ def test_garbage_is_put_aside_and_the_rest_goes_on(database_url: str, log: Memor
             junk = dice.choice(
                 [dice.randbytes(30), b"", payload[:-1], encode_frame([[99, 1]]), encode_frame({"no": "frame"})]
             )
-            garbage[log.append(events(0), {EVENTS_FIELD: junk})] = junk
+            garbage[str(log.append(events(0), {EVENTS_FIELD: junk}))] = junk
         log.append(events(0), {EVENTS_FIELD: payload})
-    nameless = log.append(events(0), {b"x": b"y"})
+    nameless = str(log.append(events(0), {b"x": b"y"}))
     run(log, database_url, markets)
     assert_stored(database_url, trading.events(), markets)
     dead = query(database_url, "SELECT stream_id, payload, reason FROM dead_events")
@@ -150,7 +151,7 @@ def test_a_refused_row_is_found_and_put_aside_with_its_entry(database_url: str, 
         happened.append(event)
         log.append(events(0), {EVENTS_FIELD: frame(event)})
         if number == 120:
-            poisoned = [log.append(events(0), {EVENTS_FIELD: frame(each)}) for each in poisons(market_log)]
+            poisoned = [str(log.append(events(0), {EVENTS_FIELD: frame(each)})) for each in poisons(market_log)]
     run(log, database_url, markets)
     dead = query(database_url, "SELECT stream_id, reason FROM dead_events ORDER BY 1")
     assert [stream_id for stream_id, _ in dead] == poisoned, dead
@@ -185,7 +186,7 @@ def test_an_unknown_event_does_not_take_the_trade_beside_it_away(database_url: s
         frame_in = with_unknown(payload, at)
         if number % 2:
             frame_in = encode_events(frame_in, START_MS * 1_000)
-        mixed[log.append(events(0), {EVENTS_FIELD: frame_in})] = (at, count + 1)
+        mixed[str(log.append(events(0), {EVENTS_FIELD: frame_in}))] = (at, count + 1)
     run(log, database_url, markets)
     assert_stored(database_url, trading.events(), markets)
     dead = query(database_url, "SELECT stream_id, payload, reason FROM dead_events")
@@ -208,7 +209,7 @@ def test_a_refused_event_does_not_take_the_others_of_its_entry_with_it(database_
     # Each has the number that it has in the log.
     assert {number for (number,) in query(database_url, "SELECT event FROM ledger_entries")} == {3}
     ((where, reason, payload),) = query(database_url, "SELECT stream_id, reason, payload FROM dead_events")
-    assert where == stream_id
+    assert where == str(stream_id)
     assert reason.startswith("event 0 of 7: Invalid value 99")
     assert reason.endswith("(3 such events)")
     nil = b"\xc0"
@@ -248,7 +249,9 @@ def test_what_was_put_aside_is_stored_once_it_is_understood(
     trading.append_to(log)
     run(log, database_url, markets)
     monkeypatch.undo()
-    put_aside = [StreamId(each) for (each,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1")]
+    put_aside = [
+        StreamId.parse(each) for (each,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1")
+    ]
     assert put_aside
     with ingest_of(log, database_url, markets) as ingest:
         assert sum(ingest.requeue(each) for each in put_aside) == len(fills)
@@ -308,7 +311,7 @@ def test_a_trade_that_was_refused_and_counted_is_stored_between_the_others(
     assert query(database_url, "SELECT last_trade_id FROM ingest_markets") == [(3,)]
     with ingest_of(log, database_url, markets) as ingest:
         for (stream_id,) in query(database_url, "SELECT stream_id FROM dead_events ORDER BY 1 DESC"):
-            assert ingest.requeue(StreamId(stream_id)) == 1
+            assert ingest.requeue(StreamId.parse(stream_id)) == 1
     assert_candles(database_url, trades, markets)
 
 
@@ -334,7 +337,7 @@ def test_a_missing_trade_stops_the_shard_visibly(database_url: str, log: MemoryS
             with pytest.raises(IngestStoppedError, match=f"shard 0: {BTC}: trade 2 should come next, but trade 3 does"):
                 ingest.step()
     ((last_id, error),) = query(database_url, "SELECT last_id, error FROM ingest")
-    assert (last_id, error) == (good, f"{BTC}: trade 2 should come next, but trade 3 does")
+    assert (last_id, error) == (str(good), f"{BTC}: trade 2 should come next, but trade 3 does")
     assert log.passed(0)[EventReader.PERSIST] == good
     assert query(database_url, "SELECT trade_id FROM trades") == [(1,)]
     assert query(database_url, "SELECT * FROM dead_events") == []

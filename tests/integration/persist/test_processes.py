@@ -18,6 +18,7 @@ from cli.local import embedded
 from cli.local.free_ports import free_port
 from persist.actors import declare_ingest, make_broker
 from persist.migrate import migrate
+from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, EventReader, events
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
@@ -58,8 +59,9 @@ def until(condition: Callable[[], bool], within_s: float = DEADLINE_S) -> float:
     return time.monotonic() - begun
 
 
-def last_ids(database_url: str) -> dict[int, str]:
-    return dict(query(database_url, "SELECT shard, last_id FROM ingest"))
+def last_ids(database_url: str) -> dict[int, StreamId]:
+    found = query(database_url, "SELECT shard, last_id FROM ingest")
+    return {shard: StreamId.parse(last_id) for shard, last_id in found}
 
 
 def caught_up(log: RedisStreamLog, database_url: str, shards: int = 1) -> bool:

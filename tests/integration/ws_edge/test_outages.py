@@ -19,7 +19,9 @@ from protocol import streams
 from protocol.events import DepthChanged, TradeExecuted
 from protocol.market_data import INTERVALS, Candle, DepthSnapshot
 from protocol.orders import Side
-from protocol.streams import EVENTS_FIELD, stream_id_of
+from protocol.positions import ShardPosition
+from protocol.stream_id import StreamId
+from protocol.streams import EVENTS_FIELD
 from protocol.units import TimeMs
 from tests.integration.ws_edge.conftest import running_edge
 from tests.kept_depth import depth_in
@@ -56,7 +58,7 @@ class CutEdge:
 def edge(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[CutEdge]:
     with redis.Redis.from_url(redis_url) as client, ExitStack() as stack:
         # The log's time is that of the last input done, as long as there is more.
-        client.xadd(streams.commands(0), {"x": b""}, id=stream_id_of(FAR_MS))
+        client.xadd(streams.commands(0), {"x": b""}, id=str(StreamId(FAR_MS)))
         request.getfixturevalue("feeds")
         client.execute_command("ACL", "SETUSER", EDGE_USER, "on", ">secret", "+@all", "~*", "&*")
         stack.callback(client.acl_deluser, EDGE_USER)
@@ -103,8 +105,8 @@ class Trading:
 
     def _write(self, event: TradeExecuted | DepthChanged) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(event)}, id=stream_id_of(event.time))
-            pipeline.set(streams.position(0), f"1|{stream_id_of(event.time)}")
+            pipeline.xadd(streams.events(0), {EVENTS_FIELD: frame(event)}, id=str(StreamId(event.time)))
+            pipeline.set(streams.position(0), ShardPosition(1, StreamId(event.time)).encode())
             pipeline.execute()
 
     def closed(self, interval: str) -> list[dict[str, Any]]:

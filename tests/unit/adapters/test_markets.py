@@ -14,7 +14,7 @@ from functions.market_data.get_exchange_info import get_exchange_info
 from protocol import streams
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.listing import Listing, ShardConfiguration, encode_configuration
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import TimeMs
 from runtime.settings import Settings
 from tests.market_log import market_map
@@ -35,7 +35,7 @@ class Store:
         return self.values.get(key)
 
     def say(self, shard: int, *configs: MarketConfig) -> None:
-        value = encode_configuration(ShardConfiguration(STREAM_START, ShardConfig(), configs))
+        value = encode_configuration(ShardConfiguration(str(STREAM_START), ShardConfig(), configs))
         self.values[streams.configuration(shard)] = value
 
 

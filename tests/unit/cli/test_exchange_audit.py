@@ -5,7 +5,6 @@ import pytest
 
 from cli.exchange_audit import ExchangeAudit, ShardAudit, add_up, is_consistent
 from protocol.replies import AuditReply, stored_audit_row
-from protocol.streams import StreamId
 from protocol.units import TimeMs
 
 Row = tuple[str, int, int, int, int, int, int]
@@ -15,7 +14,7 @@ def reply(
     shard: int, *rows: Row, sent: tuple[tuple[int, int], ...] = (), received: tuple[tuple[int, int], ...] = ()
 ) -> AuditReply:
     stored_rows = tuple(stored_audit_row(row) for row in rows)
-    return AuditReply(shard, TimeMs(1), stored_rows, 0, 7, StreamId("5-0"), "digest", received, sent)
+    return AuditReply(shard, TimeMs(1), stored_rows, 0, 7, "5-0", "digest", received, sent)
 
 
 TWO = {

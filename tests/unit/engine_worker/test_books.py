@@ -12,7 +12,7 @@ from protocol.commands import CancelOrder, Deposit, PlaceOrder
 from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import AuditQuery, AuditReply
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from tests.properties.markets import MARKETS
 

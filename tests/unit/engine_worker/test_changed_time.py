@@ -7,7 +7,7 @@ from engine_worker.core.snapshot import decode_snapshot, encode_snapshot
 from protocol.commands import CancelOrder, Command, Deposit, PlaceOrder
 from protocol.orders import OrderType, Side, TimeInForce
 from protocol.replies import BalancesQuery, FundsReply
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 
@@ -67,7 +67,7 @@ def test_what_moves_funds_counts_and_asking_does_not(exchange: Exchange) -> None
 def test_after_a_restore_it_is_the_same(exchange: Exchange) -> None:
     changed = exchange.told(ALICE)
     assert changed < exchange.time
-    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId("5-0")))
+    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
     assert exchange.told(ALICE) == changed
     later = exchange.order(ALICE, Side.BUY, "a")
     assert exchange.told(ALICE) == later
@@ -76,5 +76,5 @@ def test_after_a_restore_it_is_the_same(exchange: Exchange) -> None:
 def test_a_snapshot_of_before_it_says_when_it_was_made(exchange: Exchange) -> None:
     for account in exchange.shard.accounts.values():
         account.changed_time = TimeMs(0)  # what a snapshot without the field is read as
-    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId("5-0")))
+    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
     assert exchange.told(ALICE) == exchange.time

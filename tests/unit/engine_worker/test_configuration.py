@@ -23,7 +23,8 @@ from protocol.events import MarketConfigured, OrderFilled
 from protocol.market import MarketMap
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import ConfigReply, Configured, OrderReply, OrdersReply, Refused
-from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from stream_log.interface import Entry
@@ -250,12 +251,12 @@ def test_a_market_that_contradicts_itself_is_a_dead_letter(wrong: dict[str, obje
     shard = Shard(0, MarketMap.placed([], 1))
     shard.apply(ConfigureShard(1, "r", ShardConfig()), TimeMs(1))
     shard.take()
-    (dead,) = apply_entry(shard, Entry("in:{0}", StreamId("5-0"), {COMMANDS_FIELD: frame}))
+    (dead,) = apply_entry(shard, Entry("in:{0}", StreamId(5), {COMMANDS_FIELD: frame}))
     assert (dead.number, msgspec.msgpack.decode(dead.payload)) == (0, [8, 1, "r", config])
     assert shard.take().replies == [("r", Refused(1, TimeMs(1), RejectReason.NOT_UNDERSTOOD))]
     assert shard.market_configs == {}
     right = msgspec.msgpack.encode((FORMAT, 1, [[8, 2, "r", [list(msgspec.structs.astuple(BTC)), 0, 1, 1]]]))
-    apply_entry(shard, Entry("in:{0}", StreamId("6-0"), {COMMANDS_FIELD: right}))
+    apply_entry(shard, Entry("in:{0}", StreamId(6), {COMMANDS_FIELD: right}))
     assert shard.market_configs == {"BTCUSDT": LISTED}
 
 

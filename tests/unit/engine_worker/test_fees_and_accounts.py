@@ -10,7 +10,7 @@ from protocol.events import AccountClosed, Event, FeesWithdrawn
 from protocol.market import MarketMap
 from protocol.orders import Balance, OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import FundsReply, Refused, Reply
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from tests.properties.markets import MARKETS

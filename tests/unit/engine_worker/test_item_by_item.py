@@ -21,14 +21,15 @@ from protocol.events import EntrySkipped, FundsDeposited
 from protocol.market import MarketMap
 from protocol.orders import OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from protocol.replies import Refused
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, StreamId
+from protocol.stream_id import StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from stream_log.interface import Entry, as_skipped
 from tests.integration.test_worker import market_map
 
 NOW_US = 1_795_000_000_000_000
 NOW_MS = NOW_US // 1_000
-ID = StreamId(f"{NOW_MS}-0")
+ID = StreamId(NOW_MS)
 MATCH = MatchOrder(
     OrderId(101), AccountId(4), "BTCUSDT", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, PriceTicks(10_000_000),
     QuantityLots(1_000), AssetUnits(0), False, SelfTradePrevention.NONE,
@@ -48,7 +49,7 @@ def mail(*messages: Any, source: int = 1, target: int = 0, first: object = 1, mo
 
 
 def skipped(entry: Entry, stream_id: StreamId = ID) -> Entry:
-    return as_skipped(entry, encode_skip(SkipEntry(0, "", stream_id, "ada", "looked at it"), NOW_US))
+    return as_skipped(entry, encode_skip(SkipEntry(0, "", str(stream_id), "ada", "looked at it"), NOW_US))
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_a_skipped_entry_is_an_event_and_a_command_and_nothing_else(shard: Shard
     time, count = shard.time, shard.command_count
     apply_entry(shard, skipped(commands(deposit(2)))._replace(stream_id=ID))
     output = shard.take()
-    assert output.events == [EntrySkipped(time, ID, "ada", "looked at it")]
+    assert output.events == [EntrySkipped(time, str(ID), "ada", "looked at it")]
     assert (output.replies, output.outbox, shard.time, shard.command_count) == ([], [], time, count + 1)
     assert shard.received == {}
 
@@ -170,7 +171,7 @@ def test_the_mail_after_skipped_mail_is_applied(shard: Shard, count: int) -> Non
 
 def test_skipped_mail_that_a_stranger_wrote_does_not_take_the_place_of_real_mail(shard: Shard) -> None:
     forged = mail(MATCH, [99])
-    instruction = SkipEntry(0, "", ID, "ada", "shard 1 never sent it", counts_as_received=False)
+    instruction = SkipEntry(0, "", str(ID), "ada", "shard 1 never sent it", counts_as_received=False)
     apply_entry(shard, as_skipped(forged, encode_skip(instruction, NOW_US)))
     assert shard.received == {}
     apply_entry(shard, mail(MATCH))
@@ -184,7 +185,7 @@ def test_skipped_mail_of_nobody_changes_nothing_that_is_received(shard: Shard) -
 
 
 def test_an_instruction_for_another_entry_skips_nothing(shard: Shard) -> None:
-    for wrong in (skipped(commands(deposit(1)), StreamId("7-0")), Entry("in:{0}", ID, {b"s": b"garbage"})):
+    for wrong in (skipped(commands(deposit(1)), StreamId(7)), Entry("in:{0}", ID, {b"s": b"garbage"})):
         with pytest.raises(NotUnderstoodError, match="skip"):
             apply_entry(shard, wrong)
 

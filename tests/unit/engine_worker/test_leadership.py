@@ -3,7 +3,7 @@
 import pytest
 
 from engine_worker.leadership import Decision, Renewals, Watch
-from protocol.lease import Leader, Sight, leader_of
+from protocol.lease import Leader, Sight
 
 LEASE_MS = 1_000
 LEADER = Leader("engine-0", 41, LEASE_MS, epoch=3, client_id=7, connection="engine-0:41")
@@ -88,7 +88,7 @@ def test_a_lease_is_of_usual_length_from_the_first_commit_on() -> None:
 
 
 def test_a_leader_is_read_as_it_was_written() -> None:
-    assert leader_of(f"{LEADER.epoch}|{LEADER.text()}") == LEADER
+    assert Leader.parse(LEADER.encode()) == LEADER
 
 
 def test_a_lease_that_lasts_longer_than_leases_can_is_taken_over_after_the_time_of_one() -> None:

@@ -9,7 +9,7 @@ from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_
 from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, PlaceOrder, Withdraw
 from protocol.orders import OrderStatus, OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import FundsReply, OrderReply, OrdersReply, Refused, Reply
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from protocol.windows import Windows
 from tests.oracle.driver import Engine, Produced

@@ -29,7 +29,8 @@ from protocol.market import MarketMap
 from protocol.orders import RejectReason, Side
 from protocol.replies import Canceling, Configured, FundsReply, OrderReply, Refused, Reply
 from protocol.signing import sign
-from protocol.streams import COMMANDS_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import Entry
 from tests.pure_exchange import BUYER, LISTED, SELLER, changed, order
@@ -61,9 +62,7 @@ class SignedExchange:
     def write(self, *commands: LoggedCommand) -> list[Reply]:
         """Append commands, as one entry, and return all replies."""
         self.now += 1
-        entry = Entry(
-            "in:{0}", StreamId(f"{self.now}-0"), {COMMANDS_FIELD: encode_commands(commands, self.now * 1_000)}
-        )
+        entry = Entry("in:{0}", StreamId(self.now), {COMMANDS_FIELD: encode_commands(commands, self.now * 1_000)})
         self.entries.append(entry)
         self.dead += apply_entry(self.shard, entry)
         return [reply for _, reply in self.shard.take().replies]

@@ -16,7 +16,7 @@ from protocol.orders import (
     TimeInForce,
 )
 from protocol.replies import OrderReply, Refused
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 
@@ -101,7 +101,7 @@ def test_both_give_way(exchange: Exchange) -> None:
 def test_numbers_go_on_after_a_restore(exchange: Exchange) -> None:
     exchange.place(Side.SELL, 100_000, 10_000, TAKER)
     before = exchange.shard.digest()
-    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId("5-0")))
+    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
     assert exchange.shard.digest() == before
     _, events = exchange.place(Side.SELL, 100_000, 10_000, TAKER)
     assert [number for number, *_ in prevented(events)] == [2]
@@ -114,7 +114,7 @@ def test_a_strategy_stays_with_its_order(exchange: Exchange) -> None:
     states = [each.order for each in events if isinstance(each, OrderAccepted | OrderClosed)]
     assert [order.terms for order in states if order.order_id == reply.order.order_id] == [strategy, strategy]
     reply, _ = exchange.place(Side.SELL, 100_000, 12_500, NONE, strategy)
-    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId("5-0")))
+    exchange.shard, _ = decode_snapshot(encode_snapshot(exchange.shard, StreamId(5)))
     (order,) = (each for each in exchange.shard.accounts[ALICE].open_orders["BTCUSDT"].values() if each.terms)
     assert order.terms == strategy
 

@@ -24,7 +24,8 @@ from protocol.commands import (
 from protocol.events import OrderAccepted, TimePassed
 from protocol.orders import OrderType, RejectReason, Side, TimeInForce
 from protocol.replies import OrderReply, Refused
-from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD, STREAM_START, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, MESSAGES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 from stream_log.interface import Entry
@@ -45,7 +46,7 @@ def shard() -> Shard:
 def enter(shard: Shard, entered: int, written: int | None, *commands: Command | Tick, number: int = 0) -> None:
     """Apply an entry with the id and the stamp, both in ms."""
     frame = encode_commands(commands, written * 1_000) if written is not None else encode_frame(commands)
-    apply_entry(shard, Entry("in:{0}", StreamId(f"{entered}-{number}"), {COMMANDS_FIELD: frame}))
+    apply_entry(shard, Entry("in:{0}", StreamId(entered, number), {COMMANDS_FIELD: frame}))
 
 
 def order(request_id: int, deadline: int = 0) -> PlaceOrder:
@@ -95,11 +96,11 @@ def test_two_writers_of_which_one_is_behind() -> None:
 def test_messages_bring_their_shards_time() -> None:
     receiver = Shard(0, Settings(shard_count=2).market_map())
     frame = encode_messages(MessageFrame(1, 0, 1, (), (NOON + 7) * 1_000))
-    apply_entry(receiver, Entry("in:{0}", StreamId(f"{NOON + HOUR}-0"), {MESSAGES_FIELD: frame}))
+    apply_entry(receiver, Entry("in:{0}", StreamId(NOON + HOUR), {MESSAGES_FIELD: frame}))
     assert receiver.time == 0  # nothing was applied
     missed = CancelMissed(OrderId(3), AccountId(2), "ETHUSDT", 1, "r")
     frame = encode_messages(MessageFrame(1, 0, 1, (missed,), (NOON + 7) * 1_000))
-    apply_entry(receiver, Entry("in:{0}", StreamId(f"{NOON + HOUR}-1"), {MESSAGES_FIELD: frame}))
+    apply_entry(receiver, Entry("in:{0}", StreamId(NOON + HOUR, 1), {MESSAGES_FIELD: frame}))
     assert receiver.time == NOON + 7
 
 
@@ -116,7 +117,7 @@ def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
         nonlocal number
         number += 1
         core = ObjectCore(shards[index])
-        assert core.apply_frame(StreamId(f"{NOON + HOUR}-{number}"), {field: frame}) == []
+        assert core.apply_frame(StreamId(NOON + HOUR, number), {field: frame}) == []
         return core.take().outbox()
 
     def commanded(written: int, command: Command) -> None:

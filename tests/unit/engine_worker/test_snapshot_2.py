@@ -19,7 +19,8 @@ from protocol.lease import Leader
 from protocol.market import MarketMap
 from protocol.orders import OrderStatus
 from protocol.replies import OrderReply
-from protocol.streams import STREAM_START, StreamId, commands
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import commands
 from protocol.units import AccountId, AssetUnits, TimeMs
 from runtime.settings import Settings
 from stream_log.interface import Commit
@@ -75,9 +76,9 @@ def decoded(index: int) -> tuple[Shard, StreamId]:
 def test_all_that_counts_is_there(index: int) -> None:
     shard, stream_id = decoded(index)
     said = dict(SAID["shards"][index])
-    assert stream_id == said.pop("stream_id")
+    assert str(stream_id) == said.pop("stream_id")
     assert state_of(shard) == said
-    assert shard.time == int(stream_id.split("-")[0])
+    assert shard.time == stream_id.ms
     assert {each.market for each in shard.market_configs.values()} == set(MARKETS.markets)
 
 
@@ -121,7 +122,7 @@ def test_an_order_that_was_on_its_way_is_answered() -> None:
 def log_with(index: int) -> tuple[MemoryStreamLog, StreamId]:
     """What a shard of that version has left, when it was told to stop."""
     log = MemoryStreamLog(itertools.count(1_796_000_000_000).__next__)
-    stream_id = StreamId(SAID["shards"][index]["stream_id"])
+    stream_id = StreamId.parse(SAID["shards"][index]["stream_id"])
     log.commit(Commit(index, log.take_over(index), stream_id))
     log.save_snapshot(index, WRITTEN[index], stream_id)
     return log, stream_id

@@ -7,7 +7,7 @@ from engine_worker.core.snapshot import decode_snapshot, encode_snapshot, state_
 from protocol.commands import Deposit, Tick, Withdraw
 from protocol.orders import Balance, RejectReason
 from protocol.replies import FundsReply, Refused, Reply
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AccountId, AssetUnits, TimeMs
 from protocol.windows import Windows
 from tests.market_log import market_map

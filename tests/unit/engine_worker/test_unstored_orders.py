@@ -20,7 +20,8 @@ from protocol.orders import (
     TimeInForce,
 )
 from protocol.replies import OrderQuery, OrderReply, Refused, Reply
-from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, STREAM_START, EventReader, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD, EventReader
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from runtime.settings import Settings
 from stream_log.memory_log import MemoryStreamLog
@@ -67,7 +68,7 @@ def test_only_so_many_are_left_for_a_question_to_index(monkeypatch: pytest.Monke
 
 
 def at(number: int) -> StreamId:
-    return streams.stream_id_of(number)
+    return StreamId(number)
 
 
 def test_an_order_is_found_by_number_and_the_newest_by_its_client_order_id() -> None:

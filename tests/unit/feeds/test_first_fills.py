@@ -7,7 +7,7 @@ from feeds.first_fills import Forgiven
 from feeds.state import ShardFeeds
 from protocol.events import Event, OrderFilled
 from protocol.orders import Liquidity
-from protocol.streams import stream_id_of
+from protocol.stream_id import StreamId
 from protocol.units import AssetUnits, PriceTicks, QuantityLots, TimeMs, TradeId
 from tests.market_log import START_MS, accepted, frame, market_map
 
@@ -41,7 +41,7 @@ def feeds() -> ShardFeeds:
 
 
 def forgiven(feeds: ShardFeeds, *events: Event) -> dict[str, Forgiven]:
-    feeds.apply(stream_id_of(START_MS), frame(*events))
+    feeds.apply(StreamId(START_MS), frame(*events))
     return feeds.take_outputs(0).forgiven
 
 
@@ -72,6 +72,6 @@ def test_an_order_may_trade_before_it_is_counted(feeds: ShardFeeds) -> None:
 
 
 def test_what_has_left_before_a_restart_is_not_taken_off_again(feeds: ShardFeeds) -> None:
-    feeds.apply(stream_id_of(START_MS), frame(fill(START_MS + AFTER_MS, 7)))
+    feeds.apply(StreamId(START_MS), frame(fill(START_MS + AFTER_MS, 7)))
     feeds.skip_outputs()
     assert forgiven(feeds) == {}

@@ -25,12 +25,13 @@ from protocol.events import (
 )
 from protocol.market_data import AccountUpdate, Candle, DepthDiff, DepthSnapshot
 from protocol.orders import CloseReason, Liquidity, Side
-from protocol.streams import MarketDataKind, StreamId
+from protocol.stream_id import STREAM_START, StreamId
+from protocol.streams import MarketDataKind
 from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from tests.market_log import BTC, START_MS, MarketLog, accepted, deposit, frame, market_map
 
-FIRST = StreamId(f"{START_MS}-0")
-SECOND = StreamId(f"{START_MS}-1")
+FIRST = StreamId(START_MS)
+SECOND = StreamId(START_MS, 1)
 
 
 @pytest.fixture
@@ -82,21 +83,21 @@ def test_account_gets_its_events_in_order_and_nobody_elses(feeds: ShardFeeds) ->
     outputs = feeds.take_outputs(0)
     (payload,) = heard(outputs, streams.account(7))
     update = msgspec.msgpack.decode(payload, type=AccountUpdate)
-    assert (update.account_id, update.position) == (7, SECOND)
+    assert (update.account_id, update.position) == (7, str(SECOND))
     assert decode_events(bytes(update.events)) == [deposit(1, 7), accepted(3, 7)]
     assert len(heard(outputs, streams.account(8))) == 1
     assert not feeds.take_outputs(0)
 
 
 def test_an_accounts_portions_say_where_they_begin_and_end(feeds: ShardFeeds) -> None:
-    def portions(of: ShardFeeds) -> list[tuple[str, str]]:
+    def portions(of: ShardFeeds) -> list[tuple[StreamId, StreamId]]:
         payloads = heard(of.take_outputs(0), streams.account(7))
         updates = [msgspec.msgpack.decode(payload, type=AccountUpdate) for payload in payloads]
-        return [(update.after, update.position) for update in updates]
+        return [(StreamId.parse(update.after), StreamId.parse(update.position)) for update in updates]
 
-    third = StreamId(f"{START_MS}-2")
+    third = StreamId(START_MS, 2)
     feeds.apply(FIRST, frame(deposit(1, 7)))
-    assert portions(feeds) == [(streams.STREAM_START, FIRST)]
+    assert portions(feeds) == [(STREAM_START, FIRST)]
     saved = feeds.save()
     feeds.apply(SECOND, frame(deposit(2, 8)))
     assert portions(feeds) == []
@@ -243,13 +244,13 @@ def test_levels_beyond_the_bound_are_in_the_book_but_not_in_the_read_model(feeds
         StateHashed(TimeMs(5_000), 10_000, "00"),
         FeesWithdrawn(TimeMs(5_000), "BTC", AssetUnits(1), "f"),
         AccountClosed(TimeMs(5_000), AccountId(7)),
-        EntrySkipped(TimeMs(5_000), StreamId("1-0"), "ada", "why"),
+        EntrySkipped(TimeMs(5_000), "1-0", "ada", "why"),
     ],
 )
 def test_what_is_nobodys_news(event: Event) -> None:
     feeds = ShardFeeds(0, market_map(1).markets)
-    assert feeds.apply(StreamId("5000-0"), frame(event)) == 1
-    assert feeds.position == "5000-0"
+    assert feeds.apply(StreamId(5000), frame(event)) == 1
+    assert feeds.position == StreamId(5000)
     assert feeds.take_outputs(0).messages == [(streams.second(0), msgspec.msgpack.encode(5_000))]
 
 

@@ -47,12 +47,12 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
-from protocol.streams import StreamId
+from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
 from tests.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
 from tests.shard_log import ShardLog
 
-ENTRY = StreamId(f"{START_MS}-7")
+ENTRY = StreamId(START_MS, 7)
 MARKETS = market_map()
 
 
@@ -123,7 +123,9 @@ def test_a_fill_is_a_row_of_fills_and_settles_against_clearing(
         (FEES_ACCOUNT, received_asset, 3, "fee"),
     ]
     assert [entry["entry"] for entry in entries] == list(range(5))
-    assert {(entry["stream_id"], entry["event"], entry["reference"]) for entry in entries} == {(ENTRY, 0, f"{BTC}:9")}
+    assert {(entry["stream_id"], entry["event"], entry["reference"]) for entry in entries} == {
+        (str(ENTRY), 0, f"{BTC}:9")
+    }
 
 
 def test_entries_of_accounts_have_what_there_is_after_them() -> None:
@@ -260,7 +262,7 @@ def test_candles_are_what_the_trades_say(drawn: list[tuple[int, int, int, Side]]
 
 def test_a_state_hash_makes_no_row() -> None:
     rows = Rows(0, market_map(1).by_symbol)
-    rows.add(EventBatch(StreamId("1-0"), [StateHashed(TimeMs(1), 10_000, "00")]))
+    rows.add(EventBatch(StreamId(1), [StateHashed(TimeMs(1), 10_000, "00")]))
     assert (rows.order_rows(), rows.trade_rows(), rows.fills, rows.ledger_entries, rows.event_count) == (
         [],
         [],

@@ -22,7 +22,6 @@ from protocol.codec import (
 from protocol.commands import CancelMissed, CancelOrder, MessageFrame, SkipEntry
 from protocol.decoding import array_items
 from protocol.events import FundsReleased
-from protocol.streams import StreamId
 from protocol.units import AccountId, OrderId, TimeMs
 
 NOW_US = 1_795_000_000_123_456
@@ -161,7 +160,7 @@ def test_mail_that_does_not_say_whose_it_is_is_garbage(wrong: tuple[object, ...]
 
 
 def test_an_instruction_to_skip_is_a_frame_of_its_own() -> None:
-    skip = SkipEntry(0, "", StreamId("5-0"), "ada", "unknown mail")
+    skip = SkipEntry(0, "", "5-0", "ada", "unknown mail")
     frame = encode_skip(skip, NOW_US)
     assert frame == encode_frame((2, NOW_US, [[32, 0, "", "5-0", "ada", "unknown mail", True]]))
     assert decode_skip(frame) == skip

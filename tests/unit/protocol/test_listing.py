@@ -7,14 +7,13 @@ from protocol.codec import LaterFormatError, encode_frame
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.listing import FORMAT, Listing, ShardConfiguration, decode_configuration, encode_configuration
 from protocol.market import Market
-from protocol.streams import StreamId
 from runtime.settings import Settings
 
 BTC, ETH, SOL = Settings().market_map().markets
 
 
 def shard(*configs: MarketConfig) -> ShardConfiguration:
-    return ShardConfiguration(StreamId("7-1"), ShardConfig(), configs)
+    return ShardConfiguration("7-1", ShardConfig(), configs)
 
 
 def listed(market: Market, on: int = 0, status: MarketStatus = MarketStatus.TRADING, version: int = 1) -> MarketConfig:
@@ -24,7 +23,7 @@ def listed(market: Market, on: int = 0, status: MarketStatus = MarketStatus.TRAD
 def test_what_is_written_is_read() -> None:
     for each in (
         shard(listed(BTC), listed(ETH, 0, MarketStatus.DELISTED, 3)),
-        ShardConfiguration(StreamId("0-0"), None, ()),
+        ShardConfiguration("0-0", None, ()),
     ):
         assert decode_configuration(encode_configuration(each)) == each
 
@@ -49,7 +48,7 @@ def test_markets_are_listed_by_symbol_on_the_shard_that_says_it_has_them() -> No
 
 def test_the_shard_that_allows_the_fewest_open_orders_is_told_of() -> None:
     def allows(*numbers: int) -> int:
-        configs = [ShardConfiguration(StreamId("7-1"), ShardConfig(open_orders_max=most), ()) for most in numbers]
+        configs = [ShardConfiguration("7-1", ShardConfig(open_orders_max=most), ()) for most in numbers]
         return Listing.of(dict(enumerate(configs)), len(configs)).open_orders_max
 
     assert [allows(1_000, 900), allows(0, 1_000), allows(0, 0)] == [900, 1_000, 0]
@@ -64,7 +63,7 @@ def test_a_delisted_market_is_known_and_not_listed() -> None:
 
 def test_shards_that_have_not_said_anything_are_named() -> None:
     assert Listing.of({}, 3).unknown_shards == (0, 1, 2)
-    unconfigured = ShardConfiguration(StreamId("0-0"), None, ())
+    unconfigured = ShardConfiguration("0-0", None, ())
     listing = Listing.of({0: shard(listed(BTC)), 1: unconfigured}, 3)
     assert (listing.unknown_shards, listing.listed.unknown_shards) == ((1, 2), (1, 2))
     assert listing.listed.by_symbol == {"BTCUSDT": BTC}

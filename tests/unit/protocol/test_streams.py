@@ -8,10 +8,7 @@ from protocol import streams
 from protocol.streams import KEYS, AfterLoss, MarketDataKind, after_loss
 from tests.keys import described
 
-NOT_NAMES = {
-    *("process_of_health", "shard_of", "after_loss"),
-    *("stream_id_of", "split_stream_id", "time_of_stream_id", "preceding_stream_id"),
-}
+NOT_NAMES = {"process_of_health", "shard_of", "after_loss"}
 ARGUMENTS: dict[str, Any] = {"shard": 3, "account_id": 5, "window": 7, "kind": MarketDataKind.TRADE}
 
 

@@ -7,7 +7,7 @@ from functions.api.errors import ApiError
 from protocol.configuration import MarketConfig, MarketStatus, ShardConfig
 from protocol.listing import Listing, ShardConfiguration
 from protocol.orders import Balance
-from protocol.streams import STREAM_START
+from protocol.stream_id import STREAM_START
 from protocol.units import AssetUnits
 from tests.currencies import currencies
 
@@ -18,7 +18,7 @@ def test_a_balance_of_a_delisted_market_keeps_its_decimals() -> None:
         MarketConfig(market, 0, MarketStatus.DELISTED if market.symbol == "BTCIDR" else MarketStatus.TRADING)
         for market in currencies().markets
     )
-    listing = Listing.of({0: ShardConfiguration(STREAM_START, ShardConfig(), configs)}, 1)
+    listing = Listing.of({0: ShardConfiguration(str(STREAM_START), ShardConfig(), configs)}, 1)
     assert "IDR" not in listing.listed.assets
     shape = balance_shape(listing.known, Balance("IDR", AssetUnits(1_234_567), AssetUnits(5)))
     assert shape == BalanceShape("IDR", "12345.67000000", "0.05000000")

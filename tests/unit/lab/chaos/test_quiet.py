@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from lab.chaos.quiet import Progress, Quiet
-from protocol.streams import stream_id_of
+from protocol.stream_id import StreamId
 
 
 def at(second: int) -> Progress:
     """An exchange whose shard has told every second up to this one, and nobody is behind."""
-    ids = [stream_id_of(second * 1_000)]
+    ids = [StreamId(second * 1_000)]
     return Progress(ids, ids, ids, ids, ids, ids)
 
 
@@ -29,7 +29,7 @@ def test_whatever_happens_begins_anew() -> None:
 def test_whoever_is_behind_what_was_there_at_the_begin_is_waited_for(reader: str) -> None:
     quiet = Quiet(1.5)
     assert not quiet.look(0, 1, at(10))
-    behind = msgspec.structs.replace(at(12), **{reader: [stream_id_of(9_999)]})
+    behind = msgspec.structs.replace(at(12), **{reader: [StreamId(9_999)]})
     assert [quiet.look(now, 1, behind) for now in (5, 10, 15, 20)] == [False] * 4
     assert [quiet.look(now, 1, at(12)) for now in (21, 22, 23)] == [False, False, True]
 
@@ -38,7 +38,7 @@ def test_what_another_shard_sends_meanwhile_is_waited_for() -> None:
     """An order of another shard's account makes no event before the market's shard has answered."""
     quiet = Quiet(1.5)
     assert not quiet.look(0, 1, at(10))
-    sent = msgspec.structs.replace(at(11), inputs=[stream_id_of(11_001)])
+    sent = msgspec.structs.replace(at(11), inputs=[StreamId(11_001)])
     assert [quiet.look(now, 1, sent) for now in (1, 2, 3, 4)] == [False] * 4
     assert not quiet.look(5, 2, at(12)), "the answer is an event"
 
