@@ -10,7 +10,7 @@ from adapters.database import Database
 from adapters.outages import redis_outages
 from adapters.pipelined import pipelined
 from protocol import streams
-from protocol.streams import STREAM_START, split_stream_id
+from protocol.stream_id import STREAM_START, StreamId
 
 _CATCH_UP_S: Final = 1.0
 _CATCH_UP_POLL_S: Final = 0.015
@@ -31,11 +31,11 @@ class PostgresIngestion:
             (newest,) = await pipelined(self._client, [("XREVRANGE", streams.events(shard), "+", "-", "COUNT", 1)])
         if not newest:
             return
-        wanted = split_stream_id(newest[0][0].decode())
+        wanted = StreamId.parse(newest[0][0])
         deadline = asyncio.get_running_loop().time() + _CATCH_UP_S
         while True:
             rows = await self._database.fetch("SELECT last_id FROM ingest WHERE shard = %(shard)s", {"shard": shard})
-            if split_stream_id(rows[0][0] if rows else STREAM_START) >= wanted:
+            if (StreamId.parse(rows[0][0]) if rows else STREAM_START) >= wanted:
                 return
             if asyncio.get_running_loop().time() > deadline:
                 _log.warning("database is behind", shard=shard)
