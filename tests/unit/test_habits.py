@@ -37,6 +37,13 @@ SHARED_NAMES = {
     "trading": "what generated traders do",
     "market": "a market",
     "signing": "signatures",
+    "api_keys": "api keys, as a port and in the database",
+    "ingestion": "ingestion, as a port and in the database",
+    "ledger": "ledger, as a port and in the database",
+    "orders": "orders, as a port and in the database",
+    "second_factors": "second factors, as a port and in the database",
+    "trades": "trades, as a port and in the database",
+    "users": "users, as a port and in the database",
     "door": "the door in front of gateways",
 }
 """Module names that several packages use, each in one meaning. A name with a second meaning is renamed instead."""
