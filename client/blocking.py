@@ -87,10 +87,11 @@ def new_account(
 
 
 def _answer(asked: urllib.request.Request, context: ssl.SSLContext | None) -> Any:
+    url = asked.full_url.partition("?")[0]  # the query of a signed request is for the exchange alone
     try:
         with urllib.request.urlopen(asked, timeout=TIMEOUT_S, context=context) as response:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
-        raise RequestError(f"{asked.full_url}: {error.code} {error.read().decode(errors='replace')[:200]}") from error
+        raise RequestError(f"{url}: {error.code} {error.read().decode(errors='replace')[:200]}") from error
     except OSError as error:
-        raise UnreachableError(f"{asked.full_url} does not answer ({error})") from error
+        raise UnreachableError(f"{url} does not answer ({error})") from error

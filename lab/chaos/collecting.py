@@ -12,7 +12,7 @@ from cli.inquiries import audit, connect, connect_cache
 from cli.local.own_exchange import EXCHANGE
 from cli.local.state import log_folder
 from cli.market_configs import by_symbol, known_configs
-from client.blocking import new_account, request, signed
+from client.blocking import RequestError, new_account, request, signed
 from lab.chaos.evidence import (
     Answered,
     Book,
@@ -111,7 +111,7 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
         try:
             account = _signed(settings, trader, "/api/v3/account")
             orders = _signed(settings, trader, "/api/v3/openOrders")
-        except (OSError, ValueError):
+        except (RequestError, ValueError):
             continue
         for balance in account["balances"]:
             key = (trader.account_id, balance["asset"])
@@ -122,7 +122,7 @@ def answered(settings: Settings, evidence: Evidence, traders: list[Trader]) -> A
     for symbol in evidence.markets.by_symbol:
         try:
             book = request(f"{settings.rest_url()}/api/v3/depth?symbol={symbol}&limit=5000")
-        except RuntimeError:
+        except (RequestError, ValueError):
             continue
         found.books[symbol] = Book(book["lastUpdateId"], dict(book["bids"]), dict(book["asks"]))
     with connect(settings) as client:
