@@ -50,7 +50,9 @@ def allowed(*, is_cancel: bool) -> float:
 class Backlog:
     """`age_ms[shard]`: 0 when nothing waits, and somebody leads. `halted` are the shards that have stopped for good."""
 
-    def __init__(self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, shard_count: int, reach: Reach, log_bytes_max: int
+    ) -> None:
         """Note in `reach` whether Redis answers. `log_bytes_max`: what a shard's log may take."""
         self.age_ms = [0] * shard_count
         self.filled = [0.0] * shard_count
@@ -81,7 +83,9 @@ class Backlog:
         shards = range(len(self.age_ms))
         keys = [key(shard) for key in (streams.position, streams.halted, streams.lease) for shard in shards]
         values = await pipelined(self._client, [("GET", key) for key in keys])
-        positions, halts, leases = (values[at : at + len(shards)] for at in range(0, len(values), len(shards)))
+        positions, halts, leases = (
+            values[at : at + len(shards)] for at in range(0, len(values), len(shards))
+        )
         self.halted = frozenset(shard for shard, halt in zip(shards, halts, strict=True) if halt)
         commands: list[tuple[str | int, ...]] = [("TIME",)]
         for shard, position in zip(shards, positions, strict=True):
@@ -121,7 +125,9 @@ class Backlog:
     async def _look_how_full(self) -> None:
         shards = range(len(self.filled))
         servers = await self._memory()
-        sizes = await pipelined(self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG])
+        sizes = await pipelined(
+            self._client, [("MEMORY", "USAGE", key(shard)) for shard in shards for key in _LOG]
+        )
         for shard in shards:
             log = sum(size or 0 for size in sizes[shard * len(_LOG) : (shard + 1) * len(_LOG)])
             # Of several servers the fullest counts: an order may need any of them.

@@ -205,8 +205,12 @@ class CommandQueue:
     def repeat_unanswered(self) -> None:
         """Send again all commands that wait, for their replies may have been published to nobody; for the reply link's `on_ready`."""
         lost = {each.request_id for _, _, batch in self._to_retry for each in batch}
-        unsent = {command.request_id for batch in self._commands.values() for command in batch} | self._waiting_here()
-        self._repeat(command for _, command in self._replies.commands() if command.request_id not in lost | unsent)
+        unsent = {
+            command.request_id for batch in self._commands.values() for command in batch
+        } | self._waiting_here()
+        self._repeat(
+            command for _, command in self._replies.commands() if command.request_id not in lost | unsent
+        )
 
     def repeat_overdue(self) -> None:
         """Send again, once, what has waited for half the time although nothing as old waits in front of its shard.
@@ -218,7 +222,11 @@ class CommandQueue:
         for waited_s, command in self._replies.commands(self._overdue_s):
             shard = self._shard_of_account(command.account_id)
             is_passed = self._backlog.age_ms[shard] < waited_s * 1_000 - _BACKLOG_STALE_MS
-            if command.request_id > self._repeated_to[shard] and is_passed and command.request_id not in unsent:
+            if (
+                command.request_id > self._repeated_to[shard]
+                and is_passed
+                and command.request_id not in unsent
+            ):
                 self._repeated_to[shard] = command.request_id
                 overdue.append(command)
         self._repeat(overdue)
@@ -353,7 +361,9 @@ class CommandQueue:
         commands: Sequence[LoggedCommand] = batch
         if self._faucet is not None and any(isinstance(command, Deposit) for command in batch):
             commands = [self._signed(shard, command, now_us // 1_000) for command in batch]
-        return packed("XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us, number))
+        return packed(
+            "XADD", streams.commands(shard), "*", COMMANDS_FIELD, encode_commands(commands, now_us, number)
+        )
 
     def _signed(self, shard: int, command: Command, now_ms: int) -> LoggedCommand:
         """Return a command as its shard takes it. A signature is made anew for each repetition: the deadline is in it."""
@@ -375,9 +385,18 @@ class CommandQueue:
                 outcome = str(error)
             else:
                 outcome = type(reply.result()).__name__
-            names: dict[str, str | int] = {"account_id": command.account_id, "client_order_id": command.client_order_id}
+            names: dict[str, str | int] = {
+                "account_id": command.account_id,
+                "client_order_id": command.client_order_id,
+            }
             tracer.whole(
-                trace, "place order", start_ns, time.time_ns(), market=command.market, outcome=outcome, **names
+                trace,
+                "place order",
+                start_ns,
+                time.time_ns(),
+                market=command.market,
+                outcome=outcome,
+                **names,
             )
 
         reply.add_done_callback(answered)
@@ -417,9 +436,13 @@ def _frames(batch: list[Command]) -> Iterable[list[Command]]:
 def _trace_append(tracer: Tracer, batch: Sequence[Any], append_s: float) -> None:
     end_ns = time.time_ns()
     for command in batch:
-        if isinstance(command, PlaceOrder) and (trace := tracer.trace_of(command.account_id, command.client_order_id)):
+        if isinstance(command, PlaceOrder) and (
+            trace := tracer.trace_of(command.account_id, command.client_order_id)
+        ):
             tracer.stage(trace, "append", end_ns - int(append_s * 1e9), end_ns, batch_commands=len(batch))
 
 
 def _queries_entry(shard: int, batch: Sequence[Query]) -> bytes:
-    return packed("XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(batch))
+    return packed(
+        "XADD", streams.queries(shard), "MAXLEN", "~", _QUERIES_KEPT, "*", QUERIES_FIELD, encode_frame(batch)
+    )

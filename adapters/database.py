@@ -39,7 +39,9 @@ class PostgresDatabase:
     """Implements `Database`. It may be started while the database is away."""
 
     def __init__(self, url: str) -> None:
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it repeats every attempt; the outage is logged here
+        logging.getLogger("psycopg.pool").setLevel(
+            logging.ERROR
+        )  # it repeats every attempt; the outage is logged here
         self._pool = psycopg_pool.AsyncConnectionPool(
             url,
             min_size=1,
@@ -107,7 +109,9 @@ class PostgresDatabase:
             return 0
         return int(rows[0][0])
 
-    async def _run(self, statement: LiteralString, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+    async def _run(
+        self, statement: LiteralString, parameters: Mapping[str, object] | None
+    ) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await cursor.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []

@@ -58,7 +58,9 @@ class HashingProcess:
         with self._lock:
             for is_last in (False, True):
                 try:
-                    return _hash_in(self._request(_LENGTHS.pack(len(secret), len(address)) + secret + address))
+                    return _hash_in(
+                        self._request(_LENGTHS.pack(len(secret), len(address)) + secret + address)
+                    )
                 except OSError:
                     self._end()
                     if is_last:

@@ -173,7 +173,9 @@ class LimitExchange:
             by_place[share.place].append(_Ask(share, 0, None))
         for place, some in by_place.items():
             for start in range(0, len(some), _SHARES_PER_COMMAND):
-                self._send(place, some[start : start + _SHARES_PER_COMMAND], tops_up=not leaves, leaves=leaves)
+                self._send(
+                    place, some[start : start + _SHARES_PER_COMMAND], tops_up=not leaves, leaves=leaves
+                )
 
     def _send(self, place: int, asks: list[_Ask], *, tops_up: bool = False, leaves: bool = False) -> None:
         draws = [ask.share.draw(ask.needed, tops_up=tops_up, leaves=leaves) for ask in asks]
@@ -183,7 +185,15 @@ class LimitExchange:
         parts += (len(asks), *(ask.share.key for ask in asks), self._name)
         for ask, draw in zip(asks, draws, strict=True):
             limit, used, returned, needed, wished = draw
-            parts += (limit, reserve_of(limit), used, returned, needed, wished, self._limits.ttl_ms(ask.share))
+            parts += (
+                limit,
+                reserve_of(limit),
+                used,
+                returned,
+                needed,
+                wished,
+                self._limits.ttl_ms(ask.share),
+            )
         timer: asyncio.TimerHandle | None = None
         is_over = False
 
@@ -270,7 +280,9 @@ class LimitExchange:
         for link in self._links.all():
             answer: asyncio.Future[Reply] = self._loop.create_future()
             try:
-                link.send(packed("PING"), lambda reply, to=answer: None if to.done() else to.set_result(reply))  # type: ignore[misc]
+                link.send(
+                    packed("PING"), lambda reply, to=answer: None if to.done() else to.set_result(reply)
+                )  # type: ignore[misc]
             except ConnectionError:
                 return False
             answers.append(answer)

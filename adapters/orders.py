@@ -39,9 +39,7 @@ _ORDERS_FROM: Final = f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDE
 _ORDERS_SINCE: Final = (
     f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time, order_id LIMIT %(limit)s"
 )
-_NEWEST_ORDERS: Final = (
-    f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
-)
+_NEWEST_ORDERS: Final = f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {_ORDERS} ORDER BY accepted_time DESC, order_id DESC LIMIT %(limit)s"
 _FILLS: Final = """
     SELECT trade_id, order_id, price, quantity, quote, fee, fee_asset, (extract(epoch from time) * 1000)::bigint,
         side, liquidity
@@ -92,7 +90,9 @@ class PostgresOrders:
         limit: int,
     ) -> list[OrderState]:
         """Return the first `limit` orders from a number or an acceptance on, or without either the last ones."""
-        statement = _ORDERS_SINCE if start is not None else _ORDERS_FROM if from_id is not None else _NEWEST_ORDERS
+        statement = (
+            _ORDERS_SINCE if start is not None else _ORDERS_FROM if from_id is not None else _NEWEST_ORDERS
+        )
         rows = await self._database.fetch(
             statement,
             {
@@ -119,7 +119,9 @@ class PostgresOrders:
         limit: int,
     ) -> list[StoredFill]:
         """Return the first `limit` fills from a trade or a time on, or without either the last ones."""
-        statement = _FILLS_FROM if from_id is not None else _FILLS_SINCE if start is not None else _NEWEST_FILLS
+        statement = (
+            _FILLS_FROM if from_id is not None else _FILLS_SINCE if start is not None else _NEWEST_FILLS
+        )
         rows = await self._database.fetch(
             statement,
             {
@@ -181,6 +183,8 @@ def _order(row: tuple[Any, ...]) -> OrderState:
         updated_time=row[16],
         version=row[17],
         close_reason=CloseReason(row[18]) if row[18] else None,
-        terms=None if row[19] is None and row[20] is None else OrderTerms(strategy_id=row[19], strategy_type=row[20]),
+        terms=None
+        if row[19] is None and row[20] is None
+        else OrderTerms(strategy_id=row[19], strategy_type=row[20]),
         course=OrderCourse(prevented_quantity=row[21], prevented_match_id=row[22]) if row[22] else None,
     )

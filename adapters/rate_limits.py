@@ -142,7 +142,9 @@ class RateLimits:
     Implements `functions.api.ports.OrderCounts`.
     """
 
-    def __init__(self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, shard_of_account: Callable[[AccountId], int] | None = None
+    ) -> None:
         """Count as the settings say, without others until `share_with`; an account's counts are where `shard_of_account` says."""
         self.enabled = settings.rate_limits_enabled
         self._shard_count = settings.shard_count
@@ -364,7 +366,9 @@ class RateLimits:
             share.overrun(needed)  # the weight of what is refused counts all the same
         if any(share.bucket.kind == RAW_REQUESTS for share, _ in short):
             limit = f"{self._raw_max} requests per 5 MINUTE"
-            return self._refuse(networks, _too_much("Too many requests", limit, seconds_left(RAW_REQUESTS, now)), now)
+            return self._refuse(
+                networks, _too_much("Too many requests", limit, seconds_left(RAW_REQUESTS, now)), now
+            )
         limit = f"{self._weight_max} request weight per 1 MINUTE"
         error = _too_much("Too much request weight used", limit, seconds_left(WEIGHT, now))
         return self._refuse(networks, error, now)
@@ -372,7 +376,9 @@ class RateLimits:
     def _over_connections(self, networks: Networks, short: Short, now: TimeMs) -> Undecided | None:
         for share, needed in short:
             share.overrun(needed)
-        text = f"Too many connection attempts from IP; current limit is {self._connections_max} per '5 MINUTE'."
+        text = (
+            f"Too many connection attempts from IP; current limit is {self._connections_max} per '5 MINUTE'."
+        )
         return self._refuse(networks, ApiError(-1034, text, 429, seconds_left(CONNECTIONS, now)), now)
 
     def _refuse(self, networks: Networks, error: ApiError, now: TimeMs) -> Undecided:
@@ -433,7 +439,9 @@ class RateLimits:
             self._note_change(ten_seconds)
             self._note_change(day)
             return None
-        return self._decide([(share, 1) for share in shares], lambda short: self._over_orders(shares, short, now))
+        return self._decide(
+            [(share, 1) for share in shares], lambda short: self._over_orders(shares, short, now)
+        )
 
     def _shares_of_account(self, account_id: AccountId, now: TimeMs) -> tuple[Share, Share]:
         owner = str(account_id)
@@ -451,7 +459,9 @@ class RateLimits:
         for share in shares:
             if share not in missing:
                 self._take_back(share, 1)
-        (kind, largest, period) = next(each for each in self._order_limits if each[0] == missing[0].bucket.kind)
+        (kind, largest, period) = next(
+            each for each in self._order_limits if each[0] == missing[0].bucket.kind
+        )
         text = f"Too many new orders; current limit is {largest} orders per {period}."
         raise ApiError(-1015, text, 429, seconds_left(kind, now))
 

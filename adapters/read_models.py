@@ -63,7 +63,9 @@ class RedisReadModels:
 
     async def book_tickers(self, symbols: Sequence[str]) -> list[BookTicker | None]:
         """Return best bid and ask of each market."""
-        return await self._values(_book_ticker, [streams.book_ticker(self._shard_of(it), it) for it in symbols])
+        return await self._values(
+            _book_ticker, [streams.book_ticker(self._shard_of(it), it) for it in symbols]
+        )
 
     async def tickers(self, symbols: Sequence[str]) -> list[Ticker | None]:
         """Return the 24 h ticker of each market."""

@@ -143,7 +143,11 @@ class RedisLink(asyncio.Protocol):
                     self._early.append((reply[1], reply[2]))
             elif self._waiting:
                 self._waiting.popleft()(reply)
-                if isinstance(reply, hiredis.ReplyError) and is_passing(reply) and self._transport is not None:
+                if (
+                    isinstance(reply, hiredis.ReplyError)
+                    and is_passing(reply)
+                    and self._transport is not None
+                ):
                     _log.warning("redis cannot do it now", error=str(reply))
                     self._transport.abort()
                     return
@@ -173,7 +177,10 @@ class RedisLink(asyncio.Protocol):
                     logged_s = now_s()
                     reason = str(error) or f"no connection within {_CONNECT_TIMEOUT_S:.0f} s"
                     _log.warning(
-                        "redis unreachable", error=reason, attempts=failures + 1, seconds=_rounded(now_s() - since_s)
+                        "redis unreachable",
+                        error=reason,
+                        attempts=failures + 1,
+                        seconds=_rounded(now_s() - since_s),
                     )
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1

@@ -63,7 +63,9 @@ class PostgresSecondFactors:
         rows = await self._database.fetch(_BEGIN, {"secret": sealed, "account": account_id})
         return str(rows[0][0]) if rows else None
 
-    async def confirm(self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin) -> bool:
+    async def confirm(
+        self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
+    ) -> bool:
         """Turn the device on that has this secret, and give the account new recovery codes; return whether it was still that one."""
         noted = note_parameters(Activity.FACTOR_ADDED, origin)
         wanted = {"account": account_id, "sealed": sealed, "hashes": list(code_hashes)}
@@ -80,4 +82,6 @@ class PostgresSecondFactors:
 
     async def use_recovery_code(self, account_id: AccountId, code_hash: str) -> bool:
         """Return whether the account has such a recovery code that was not used; from now on it was."""
-        return bool(await self._database.fetch(_USE_RECOVERY_CODE, {"account": account_id, "hash": code_hash}))
+        return bool(
+            await self._database.fetch(_USE_RECOVERY_CODE, {"account": account_id, "hash": code_hash})
+        )

@@ -79,7 +79,11 @@ class Signers:
         if entry is None or self._monotonic() - entry[0] > _TTL_S:
             return None
         signer = entry[1]
-        if signer is None or not self._revocations.is_fresh() or self._revocations.is_revoked(signer.credential):
+        if (
+            signer is None
+            or not self._revocations.is_fresh()
+            or self._revocations.is_revoked(signer.credential)
+        ):
             return None
         return signer
 

@@ -100,7 +100,9 @@ class PostgresTrades:
 
     async def turnover_since(self, symbol: str, start: int) -> Turnover:
         """Return what was traded from a time (ms) on."""
-        ((quantity, quote, last_time),) = await self._database.fetch(_TURNOVER, {"market": symbol, "start": start})
+        ((quantity, quote, last_time),) = await self._database.fetch(
+            _TURNOVER, {"market": symbol, "start": start}
+        )
         # Sums of bigint are numeric, since they may be beyond 64 bits; of whole numbers they are whole.
         return Turnover(int(quantity), int(quote), last_time)
 

@@ -105,7 +105,9 @@ def letters_named(client: redis.Redis, shards: Sequence[int], where: str, name: 
     return found
 
 
-def _entries_after(client: redis.Redis, shard: int, after: StreamId) -> list[tuple[bytes, dict[bytes, bytes]]]:
+def _entries_after(
+    client: redis.Redis, shard: int, after: StreamId
+) -> list[tuple[bytes, dict[bytes, bytes]]]:
     found: Any = client.xrange(streams.dead_letters(shard), f"({after}", count=_LETTERS_PER_READ)
     return list(found)
 
@@ -202,7 +204,8 @@ def dead_events_named(
 def pass_dead_event(connection: psycopg.Connection[tuple[Any, ...]], report: DeadLetterReport) -> bool:
     """Remove it, in the open transaction; return whether it was still there."""
     row = connection.execute(
-        "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING 1", (report.shard, report.stream_id)
+        "DELETE FROM dead_events WHERE shard = %s AND stream_id = %s RETURNING 1",
+        (report.shard, report.stream_id),
     ).fetchone()
     return row is not None
 

@@ -37,7 +37,10 @@ def _message_lines(frame: bytes) -> list[str]:
         read = decode_message_items(frame)
     except (msgspec.MsgspecError, LaterFormatError) as error:
         return [f"messages that cannot be read ({error}): {_bytes_text(frame)}"]
-    return [f"from shard {read.source} to shard {read.target}", *_items("message", read.items, read.first_sequence)]
+    return [
+        f"from shard {read.source} to shard {read.target}",
+        *_items("message", read.items, read.first_sequence),
+    ]
 
 
 def _items(name: str, items: Sequence[object], first: int) -> list[str]:

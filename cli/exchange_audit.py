@@ -106,7 +106,9 @@ class ExchangeAudit(msgspec.Struct, frozen=True):
                     "was received and paid by nobody"
                 )
             if each.difference() and each.difference() != each.settled:
-                found.append(f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals")
+                found.append(
+                    f"{each.asset}: {format_units(each.difference(), scale)} against deposits - withdrawals"
+                )
         return found
 
 
@@ -118,7 +120,9 @@ def format_units(units: int, scale: int) -> str:
 def is_consistent(replies: dict[int, AuditReply]) -> bool:
     """Return whether in these answers no message was on its way from one shard to another."""
     sent = {(source, target): count for source, reply in replies.items() for target, count in reply.sent}
-    received = {(source, target): count for target, reply in replies.items() for source, count in reply.received}
+    received = {
+        (source, target): count for target, reply in replies.items() for source, count in reply.received
+    }
     return sent == received
 
 
@@ -127,7 +131,9 @@ def add_up(replies: dict[int, AuditReply]) -> list[AssetAudit]:
     sums: dict[str, list[int]] = {}
     for reply in replies.values():
         for asset, *amounts in reply.rows:
-            sums[asset] = [total + amount for total, amount in zip(sums.get(asset, [0] * 6), amounts, strict=True)]
+            sums[asset] = [
+                total + amount for total, amount in zip(sums.get(asset, [0] * 6), amounts, strict=True)
+            ]
     return [AssetAudit(asset, *amounts) for asset, amounts in sums.items()]
 
 
@@ -221,7 +227,9 @@ def _not_caught_up(connection: _Connection, bound: StreamId | None, shard: Shard
         return None  # events go only when the database has them
     deadline = time.monotonic() + LEDGER_TIMEOUT_S
     while True:
-        row = connection.execute("SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)).fetchone()
+        row = connection.execute(
+            "SELECT last_id, error FROM ingest WHERE shard = %s", (shard.shard,)
+        ).fetchone()
         stored, error = (str(row[0]), str(row[1])) if row is not None else (str(STREAM_START), "")
         if StreamId.parse(stored) >= bound:
             return None

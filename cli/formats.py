@@ -28,9 +28,13 @@ def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
     names = expected(settings)
     silent = [name for name in names if not any(_is_of(each, name) for each in heard)]
     told = [
-        _reader(name, decode_health(client.get(key))) for name, key in heard.items() if not _is_told_twice(name, heard)
+        _reader(name, decode_health(client.get(key)))
+        for name, key in heard.items()
+        if not _is_told_twice(name, heard)
     ]
-    return sorted([*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names))
+    return sorted(
+        [*told, *(Reader(name, None) for name in silent)], key=lambda each: _place(each.name, names)
+    )
 
 
 def _is_of(heard: str, name: str) -> bool:
@@ -53,7 +57,9 @@ def _place(name: str, names: Sequence[str]) -> tuple[int, str]:
 
 
 def _reader(name: str, health: Health | None) -> Reader:
-    reads = Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
+    reads = (
+        Release(health.reads_format, health.reads_kinds, health.reads_rules) if health is not None else None
+    )
     return Reader(name, reads)
 
 

@@ -280,7 +280,9 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
         refused_rate=between.rate("gateway_orders_total") - accepted,
         trades_rate=between.rate("engine_trades_total"),
         requests_rate=between.rate("gateway_requests_total"),
-        failed_rate=sum(between.rate("gateway_requests_total", status=str(status)) for status in range(500, 505)),
+        failed_rate=sum(
+            between.rate("gateway_requests_total", status=str(status)) for status in range(500, 505)
+        ),
         latency=between.latency("gateway_request_seconds"),
         stages={stage: between.latency(name, **labels) for stage, (name, labels) in STAGES.items()},
         shards=[_shard(between, shard, now_s) for shard in range(settings.shard_count)],
@@ -292,8 +294,12 @@ def view_of(between: Between, state: State, settings: Settings, now_s: float) ->
             conflated_rate=between.rate("ws_edge_messages_conflated_total"),
             slow_closed=round(between.total("ws_edge_slow_clients_closed_total")),
         ),
-        maker_waits=[reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)],
-        processes=[_process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes],
+        maker_waits=[
+            reason for reason in ("exchange", "keys") if between.greatest("mm_paused", reason=reason)
+        ],
+        processes=[
+            _process(between, each.name, each.state, each.pid, each.restarts) for each in state.processes
+        ],
     )
 
 

@@ -36,7 +36,11 @@ class Change(NamedTuple):
 
 def known_configs(client: redis.Redis, shards: Sequence[int]) -> dict[int, ConfigReply]:
     """Return how each shard is configured; those that do not answer are missing."""
-    return {shard: reply for shard, reply in ask(client, shards, ConfigQuery).items() if isinstance(reply, ConfigReply)}
+    return {
+        shard: reply
+        for shard, reply in ask(client, shards, ConfigQuery).items()
+        if isinstance(reply, ConfigReply)
+    }
 
 
 def all_know_all(known: Mapping[int, ConfigReply], shards: Sequence[int]) -> bool:
@@ -78,7 +82,9 @@ def plan(
             if name not in _DERIVED and getattr(now.market, name) != getattr(market, name)
         )
         if differences:
-            changes.append(Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences))
+            changes.append(
+                Change(msgspec.structs.replace(now, market=market, version=now.version + 1), differences)
+            )
     return changes
 
 

@@ -53,7 +53,9 @@ def tell(
     with command_waiter(client) as (name, replies):
         request_id = time.time_ns() // 1_000
         deadline = TimeMs(_entry_ms(client, shard) + _COUNTS_MS)
-        signed = sign(key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number)
+        signed = sign(
+            key, key_name(role, public_half(key)), shard, deadline, command(request_id, name), number
+        )
         frame = encode_commands([signed], time.time_ns() // 1_000, number)
         client.xadd(streams.commands(shard), {COMMANDS_FIELD: frame})
         for reply in replies():
@@ -175,7 +177,9 @@ def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, 
     if new is not None:
         operator.use(role, new)
     if not keep:
-        operator.change_keys(lambda known: tuple(key for key in known if key.name == name or key.role is not role))
+        operator.change_keys(
+            lambda known: tuple(key for key in known if key.name == name or key.role is not role)
+        )
     return name
 
 

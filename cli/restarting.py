@@ -15,7 +15,14 @@ from cli import inquiries
 from cli.api import request
 from cli.local.embedded_redis import CACHE
 from cli.local.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
-from cli.local.state import ProcessState, ProcessStatus, RestartRequest, read_state, request_restart, trading_processes
+from cli.local.state import (
+    ProcessState,
+    ProcessStatus,
+    RestartRequest,
+    read_state,
+    request_restart,
+    trading_processes,
+)
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 
@@ -64,7 +71,9 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
         try:
             migrate(settings.resolved_database_url(), tell=say, logins=RoleLogins.of(settings))
         except (MigrationError, psycopg.Error) as error:
-            raise RestartError(f"The database cannot be brought up to date; nothing was restarted: {error}") from error
+            raise RestartError(
+                f"The database cannot be brought up to date; nothing was restarted: {error}"
+            ) from error
     left = [name for name in _in_order(settings) if name in wanted & running]
     try:
         while left:
@@ -144,7 +153,9 @@ def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
     is_feeds = name in {spec.name for spec in feeds(settings)}
     if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
-        raise RestartError("Another restart is under way; wait for it, or delete restart.json in the data folder.")
+        raise RestartError(
+            "Another restart is under way; wait for it, or delete restart.json in the data folder."
+        )
 
     def is_ready() -> bool:
         now = _state_of(settings, name, left)
@@ -169,7 +180,9 @@ def _ready(settings: Settings, name: str, pid: int) -> bool:
             return inquiries.shards_answer(settings)
         return any(each.pid == pid for each in inquiries.standbys_in_step(settings, shards[name], LAG_MS_MAX))
     if name in ports:
-        return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(settings, name, pid, LAG_MS_MAX)
+        return inquiries.answers_ping(settings, ports[name]) and inquiries.says_health(
+            settings, name, pid, LAG_MS_MAX
+        )
     if name in edge_ports:
         return inquiries.says_health(settings, name, pid, LAG_MS_MAX) and inquiries.answers_handshake(
             settings, edge_ports[name]
@@ -201,7 +214,9 @@ def _state_of(settings: Settings, name: str, left: list[str]) -> ProcessState:
     return next(each for each in state.processes if each.name == name)
 
 
-def _wait(true: Callable[[], bool], otherwise: str, left: list[str], timeout_s: float = READY_TIMEOUT_S) -> None:
+def _wait(
+    true: Callable[[], bool], otherwise: str, left: list[str], timeout_s: float = READY_TIMEOUT_S
+) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:

@@ -94,7 +94,9 @@ def up(settings: Settings, console: Console) -> None:
         with _progress(console) as say:
             supervisor.stop_all(say)
         state_file(settings).unlink(missing_ok=True)
-    console.print(f"The exchange has stopped; data is kept in {settings.data_dir}", highlight=False, soft_wrap=True)
+    console.print(
+        f"The exchange has stopped; data is kept in {settings.data_dir}", highlight=False, soft_wrap=True
+    )
 
 
 def detach(settings: Settings, console: Console) -> None:
@@ -161,7 +163,9 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _start(settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]) -> None:
+def _start(
+    settings: Settings, supervisor: Supervisor, stopping: threading.Event, say: Callable[[str], None]
+) -> None:
     """Start everything: first what an order needs, then what tells of it."""
 
     def start(specs: Iterable[ProcessSpec]) -> None:
@@ -303,7 +307,9 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
         note = inquiries.frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'logs':>8}  {log_folder(settings)}", highlight=False, soft_wrap=True)
-    console.print(f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{'data':>8}  {settings.data_dir}{_data_elsewhere(settings)}", highlight=False, soft_wrap=True
+    )
     if not settings.has_faucet():
         note = "The faucet is off because servers listen for other machines: only `exchange treasury` gives funds."
         console.print(f"\n{note}", highlight=False, soft_wrap=True)
@@ -316,4 +322,8 @@ def _show_running(settings: Settings, console: Console, seconds: float, how_to_s
 
 def _data_elsewhere(settings: Settings) -> str:
     folder = settings.data_dir / "postgres"
-    return f"; PostgreSQL's in {folder.resolve()}, since its user may not enter here" if folder.is_symlink() else ""
+    return (
+        f"; PostgreSQL's in {folder.resolve()}, since its user may not enter here"
+        if folder.is_symlink()
+        else ""
+    )

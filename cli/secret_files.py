@@ -71,7 +71,11 @@ class Hosts(NamedTuple):
 
     redis: str = "redis:6379"
     cache: str = "redis-cache:6379"
-    sentinels: tuple[str, ...] = ("redis-sentinel-1:26379", "redis-sentinel-2:26379", "redis-sentinel-3:26379")
+    sentinels: tuple[str, ...] = (
+        "redis-sentinel-1:26379",
+        "redis-sentinel-2:26379",
+        "redis-sentinel-3:26379",
+    )
     database: str = "database:5432"
 
 
@@ -95,9 +99,13 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
         files[f"{user}/database-password"] = password
         files[f"{user}/database-url"] = f"postgresql://{role}:{password}@{hosts.database}/exchange"
     files["migrate/database-role-passwords"] = passwords_text(role_passwords)
-    files["migrate/database-admin-url"] = f"postgresql://postgres:{superuser_password}@{hosts.database}/exchange"
+    files["migrate/database-admin-url"] = (
+        f"postgresql://postgres:{superuser_password}@{hosts.database}/exchange"
+    )
     for user in MASTER_KEY_USERS:
-        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = made.keys(Family.MASTER_KEY, "master key")
+        files[f"{user}/master-key"], files[f"{user}/master-key-previous"] = made.keys(
+            Family.MASTER_KEY, "master key"
+        )
     keys = {role: made.key(Family(f"{role.name.lower()}-key"), f"{role.name.lower()} key") for role in Role}
     files["operator/operator-key"] = encoded_key(keys[Role.OPERATOR])
     files["operator/treasury-key"] = encoded_key(keys[Role.TREASURY])
@@ -122,7 +130,9 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
 def users_acl(hashes: Mapping[str, list[str]]) -> str:
     """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256 sums in hexadecimal."""
     users = resources.files("cli").joinpath("redis_users.acl").read_text("utf-8")
-    return Template(users).substitute({user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS)
+    return Template(users).substitute(
+        {user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS
+    )
 
 
 def password_hash(password: str) -> str:
@@ -191,4 +201,6 @@ def _password(seed: bytes, purpose: str) -> str:
 
 
 def _derived(seed: bytes, purpose: str) -> bytes:
-    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"exchange {purpose}".encode()).derive(seed)
+    return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"exchange {purpose}".encode()).derive(
+        seed
+    )

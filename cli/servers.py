@@ -22,7 +22,9 @@ def servers_of_stopped(settings: Settings, say: Callable[[str], None]) -> Iterat
         CommandError: the exchange runs, or a server does not start.
     """
     if (state := read_state(settings)) is not None:
-        raise CommandError(f"The exchange is running (process {state.pid}); stop it first with `exchange down`.")
+        raise CommandError(
+            f"The exchange is running (process {state.pid}); stop it first with `exchange down`."
+        )
     try:
         embedded.make_data_dir(settings)
         # Only now: it would end the servers of a running exchange, too.

@@ -28,7 +28,13 @@ def verified(settings: Settings, who: str) -> int | None:
     Raises:
         CommandError: the database is away; nothing was noted.
     """
-    asked = {"who": who, "activity": Activity.VERIFIED, "address": "", "agent": "exchange", "detail": BY_OPERATOR}
+    asked = {
+        "who": who,
+        "activity": Activity.VERIFIED,
+        "address": "",
+        "agent": "exchange",
+        "detail": BY_OPERATOR,
+    }
     try:
         with psycopg.connect(settings.resolved_database_url(), connect_timeout=CONNECT_TIMEOUT_S) as database:
             row = database.execute(_VERIFY, asked).fetchone()

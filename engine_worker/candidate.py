@@ -93,14 +93,18 @@ class Candidate:
             FRUITLESS_TAKEOVERS.labels(self._index).set(fruitless)
             lease_ms = lease_after(fruitless, self._lease_ms)
             if fruitless:
-                _log.warning("takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms)
+                _log.warning(
+                    "takeovers lead to nothing", shard=self._index, takeovers=fruitless, lease_ms=lease_ms
+                )
             self._worker.lead(Leader(self._process, self._pid, lease_ms), sight.leader, self._lease_ms)
         except Rewound:
             raise
         except Fenced:
             return  # another standby was first, or the leader has come back
         self._streams.withdraw(self._index, self._standby())
-        _log.info("this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None)
+        _log.info(
+            "this worker leads", shard=self._index, after=sight.leader.process if sight.leader else None
+        )
 
     def _standby(self) -> Standby:
         return Standby(self._process, self._pid, self._worker.position.stream_id, self._worker.lag_ms)

@@ -109,7 +109,9 @@ def why_not(log: StreamLog, shard: int, market_map: MarketMap, config: ShardConf
         return str(error)
     first = log.read({streams.events(shard): STREAM_START}, 1, block_ms=0)
     if not snapshots and first and not _has_number(first[0].fields.get(EVENTS_FIELD, b"")):
-        return f"an earlier release wrote its log, and has saved no state; start that release again and {_STOP}"
+        return (
+            f"an earlier release wrote its log, and has saved no state; start that release again and {_STOP}"
+        )
     return ""
 
 

@@ -62,7 +62,9 @@ class Care:
             metrics.RESTING.labels(self._shard, symbol).set(market.resting)
             self._count(metrics.TRADES.labels(self._shard, symbol), symbol, market.trades, leads)
         metrics.UNSTORED.labels(self._shard).set(len(self._worker.unstored_orders))
-        self._count(metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads)
+        self._count(
+            metrics.UNSTORED_LOST.labels(self._shard), "lost", self._worker.unstored_orders.lost, leads
+        )
         self._count(metrics.ACCEPTED.labels(self._shard), "", core.order_count, leads)
         position_ms = self._worker.position.stream_id.ms
         if saved := self._streams.saved_snapshots(self._shard):

@@ -78,7 +78,9 @@ class Watch:
                 return Decision.FOLLOW
             # Renewed while Redis's clock was ahead, and not since it was set right: a leader that lives would have.
             self._overlong_since_ms = now_ms if self._overlong_since_ms is None else self._overlong_since_ms
-            return Decision.TAKE_OVER if now_ms - self._overlong_since_ms >= self._lease_ms else Decision.FOLLOW
+            return (
+                Decision.TAKE_OVER if now_ms - self._overlong_since_ms >= self._lease_ms else Decision.FOLLOW
+            )
         if sight.leader != self._gone:
             self._gone, self._gone_since_ms = sight.leader, now_ms
         gone_ms = now_ms - self._gone_since_ms

@@ -30,7 +30,14 @@ from protocol.codec import LaterFormatError
 from runtime import redis_clients
 from runtime.lifecycle import stop_flag
 from runtime.log import configure_logs
-from runtime.metrics import HEARTBEAT_INTERVAL_S, HEARTBEAT_TTL_S, health_keys, health_now, reach_redis, serve_metrics
+from runtime.metrics import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TTL_S,
+    health_keys,
+    health_now,
+    reach_redis,
+    serve_metrics,
+)
 from runtime.operator_keys import first_config
 from runtime.probes import Probes, Reach
 from runtime.redis_reserve import write_reserved
@@ -153,7 +160,12 @@ def _work(process: _Process, *, was_away: bool) -> None:
 
 
 def _run_on(
-    log: RedisStreamLog, worker: Worker, connect: Callable[[], RedisStreamLog], process: _Process, *, was_away: bool
+    log: RedisStreamLog,
+    worker: Worker,
+    connect: Callable[[], RedisStreamLog],
+    process: _Process,
+    *,
+    was_away: bool,
 ) -> None:
     settings, stopping, probes, reach, _ = process
     if settings.lost_tail_check_enabled:

@@ -172,7 +172,9 @@ class Replay:
         """
         entries = self._source.entries(self.position, count)
         if not entries or entries[0].stream_id > goal:
-            raise SourceTrimmed(f"the input of shard {self.core.index} ends at {self.position}, before {goal}")
+            raise SourceTrimmed(
+                f"the input of shard {self.core.index} ends at {self.position}, before {goal}"
+            )
         for entry in entries:
             if entry.stream_id > goal:
                 return
@@ -320,7 +322,12 @@ class Verifier:
                     what = f"event {number} of {len(events)}"
                     raise _Differs(
                         Difference(
-                            entry.stream, str(entry.stream_id), commands, what, _shown(expected), _shown(bytes(event))
+                            entry.stream,
+                            str(entry.stream_id),
+                            commands,
+                            what,
+                            _shown(expected),
+                            _shown(bytes(event)),
                         )
                     )
         self._events += len(events)
@@ -399,7 +406,8 @@ def _is_foreign(payload: bytes, symbols: Collection[str]) -> bool:
     except msgspec.MsgspecError:
         return True
     markets = (
-        getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None) for event in events
+        getattr(event, "market", None) or getattr(getattr(event, "order", None), "market", None)
+        for event in events
     )
     return any(market is not None and market not in symbols for market in markets)
 

@@ -253,11 +253,20 @@ class Snapshotter:
         output, childs = os.pipe()
         began = time.perf_counter()
         start = self._start_from_log
-        if start is not None and is_patient and self._worker.leads and _resident_bytes() > self._fork_bytes_max:
+        if (
+            start is not None
+            and is_patient
+            and self._worker.leads
+            and _resident_bytes() > self._fork_bytes_max
+        ):
             child = _Child(start(childs), output, began, is_from_log=True, is_patient=True)
         else:
             child = _Child(
-                self._fork(childs, is_patient=is_patient), output, began, is_from_log=False, is_patient=is_patient
+                self._fork(childs, is_patient=is_patient),
+                output,
+                began,
+                is_from_log=False,
+                is_patient=is_patient,
             )
         os.close(childs)
         metrics.FORK_SECONDS.labels(self._index).set(time.perf_counter() - began)

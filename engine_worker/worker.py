@@ -340,7 +340,9 @@ class Worker:
         self._follow_to(self._streams.position(self._index))
         position = self._streams.take_over(self._index, candidate, over)
         if candidate is not None:
-            self._renewals = Renewals(candidate._replace(epoch=position.epoch), self._now_ms(), usual_lease_ms)
+            self._renewals = Renewals(
+                candidate._replace(epoch=position.epoch), self._now_ms(), usual_lease_ms
+            )
         self._check_not_behind(position)
         followed = self._follow_to(position)
         self._deliver_rest()
@@ -416,7 +418,9 @@ class Worker:
             if stream_id <= goal:
                 self.core, self.position = core, ShardPosition(0, stream_id)
                 return stream_id
-            _log.warning("snapshot not used", shard=self._index, reason="it is newer than the committed position")
+            _log.warning(
+                "snapshot not used", shard=self._index, reason="it is newer than the committed position"
+            )
             core.let_go()
         return STREAM_START
 
@@ -524,7 +528,9 @@ class Worker:
         """
         commands = first_configuration(self._index, self._market_map, self._config)
         # In the oldest format: it is not known yet which one the shard writes.
-        self._streams.append(self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)})
+        self._streams.append(
+            self._inputs, {COMMANDS_FIELD: encode_commands(commands, time.time_ns() // 1_000)}
+        )
 
     def _ordered_skip(self) -> "_OrderedSkip | None":
         """Return what an operator wants passed over. Read when a shard is taken over, and while it is held: a halt ends the process."""
@@ -673,7 +679,9 @@ class Worker:
             self._streams.publish(self._to_say)
             self._deliver(step.outgoing)
         except Exception as error:
-            _log.warning("not said before the halt", shard=self._index, reason=f"{type(error).__name__}: {error}")
+            _log.warning(
+                "not said before the halt", shard=self._index, reason=f"{type(error).__name__}: {error}"
+            )
 
     def _deliver(self, outgoing: Iterable[Outgoing]) -> None:
         for each in outgoing:
@@ -685,7 +693,9 @@ class Worker:
     def _hold(self, entry: Entry, error: LaterFormatError) -> None:
         """Leave an entry, and all after it, to a program that can read it; nothing is lost but time."""
         self._metrics.held(error.number)
-        _log.critical("the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error))
+        _log.critical(
+            "the input is held", shard=self._index, stream_id=str(entry.stream_id), reason=str(error)
+        )
         time.sleep(_HELD_S)
         self._skip = self._ordered_skip()
 
@@ -694,7 +704,9 @@ class Worker:
         if self._renewals is not None and (leader := self._renewals.due(self._now_ms())) is not None:
             self._streams.renew_lease(self._index, leader)
 
-    def _apply(self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None) -> None:
+    def _apply(
+        self, entry: Entry, letters: list[DeadLetter], progressed: Callable[[], None] | None = None
+    ) -> None:
         """Apply one entry; add to `letters` what of it could not be understood, or was skipped. Nothing of that is applied."""
         try:
             dead = self.core.apply_frame(entry.stream_id, entry.fields, progressed)
@@ -720,7 +732,9 @@ class Worker:
         except InvariantBroken:
             raise
         except Exception as error:
-            raise InvariantBroken(f"what was applied cannot be written: {type(error).__name__}: {error}") from error
+            raise InvariantBroken(
+                f"what was applied cannot be written: {type(error).__name__}: {error}"
+            ) from error
         self.event_bytes += len(output.frame)
         return output
 
@@ -729,7 +743,9 @@ class Worker:
         time = TimeMs(self.position.stream_id.ms)
         for entry in entries:
             try:
-                answers = self.core.answer(entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id)
+                answers = self.core.answer(
+                    entry.fields.get(QUERIES_FIELD, b""), time, self.position.stream_id
+                )
                 replies += [(each.reply_to, self._reply_of(each, time)) for each in answers]
             except msgspec.MsgspecError as error:
                 # A query is no part of the log, so there is no commit to write this with.
@@ -852,7 +868,9 @@ def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
     """Return a letter for each item, or one when they are too many."""
     if len(dead) > LETTERS_PER_ENTRY_MAX:
         return [
-            _dead_letter(entry, f"{len(dead)} commands of the frame are not understood; the first: {dead[0].reason}")
+            _dead_letter(
+                entry, f"{len(dead)} commands of the frame are not understood; the first: {dead[0].reason}"
+            )
         ]
     for item in dead:
         _log.warning(
@@ -862,7 +880,9 @@ def _item_letters(entry: Entry, dead: Sequence[DeadItem]) -> list[DeadLetter]:
             item=item.number,
             reason=item.reason,
         )
-    return [DeadLetter(entry.stream, entry.stream_id, item.reason, item.payload, item.number) for item in dead]
+    return [
+        DeadLetter(entry.stream, entry.stream_id, item.reason, item.payload, item.number) for item in dead
+    ]
 
 
 def _skipped_letter(entry: Entry) -> DeadLetter:

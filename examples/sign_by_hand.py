@@ -22,7 +22,9 @@ def signed(url: str, key: str, secret: str, method: str, path: str, **parameters
     """
     query = urlencode({**parameters, "timestamp": time.time_ns() // 1_000_000})
     signature = hmac.new(secret.encode(), query.encode(), hashlib.sha256).hexdigest()
-    request = Request(f"{url}{path}?{query}&signature={signature}", method=method, headers={"X-MBX-APIKEY": key})
+    request = Request(
+        f"{url}{path}?{query}&signature={signature}", method=method, headers={"X-MBX-APIKEY": key}
+    )
     try:
         with urlopen(request) as response:
             return json.load(response)
@@ -39,7 +41,9 @@ def main() -> None:
     arguments = parser.parse_args()
     account = (arguments.url, arguments.key, arguments.secret)
 
-    order = signed(*account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="MARKET", quoteOrderQty="100")
+    order = signed(
+        *account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="MARKET", quoteOrderQty="100"
+    )
     print(json.dumps(order, indent=2))
     print(signed(*account, "GET", "/api/v3/order", symbol="ETHUSDT", orderId=order["orderId"])["status"])
     print(signed(*account, "POST", "/api/v3/order", symbol="ETHUSDT", side="BUY", type="LIMIT", quantity="1"))

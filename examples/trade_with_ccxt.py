@@ -49,7 +49,16 @@ def trade(client: ccxt.binance, symbol: str) -> None:
     bought = client.create_order(symbol, "market", "buy", 50 / best_ask)
     print("bought   ", bought["filled"], "for", bought["cost"], "at", bought["average"])
     for mine in client.fetch_my_trades(symbol, limit=3):
-        print("my trade ", mine["datetime"], mine["side"], mine["amount"], "at", mine["price"], "fee", mine["fee"])
+        print(
+            "my trade ",
+            mine["datetime"],
+            mine["side"],
+            mine["amount"],
+            "at",
+            mine["price"],
+            "fee",
+            mine["fee"],
+        )
     for time, *prices, volume in client.fetch_ohlcv(symbol, "1m", limit=3):
         print("candle   ", client.iso8601(time), *prices, volume)
     print("balance  ", client.fetch_balance()["total"])

@@ -26,7 +26,9 @@ def connect(rest_url: str, ws_url: str, key: str = "", secret: str = "") -> ccxt
     api = client.urls["api"]
     sockets = {**api["ws"], "spot": f"{ws_url}/ws"}
     sockets["ws-api"] = {**sockets["ws-api"], "spot": f"{ws_url}/ws-api/v3"}
-    rest = {name: rest_url + urlsplit(address).path for name, address in api.items() if isinstance(address, str)}
+    rest = {
+        name: rest_url + urlsplit(address).path for name, address in api.items() if isinstance(address, str)
+    }
     client.urls["api"] = {**rest, "ws": sockets}
     return client
 

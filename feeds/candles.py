@@ -83,7 +83,9 @@ class Candles:
     def current(self) -> list[Candle]:
         """Return the open candles."""
         return [
-            self._candle(interval, candle, closed=False) for interval, candle in self.open.items() if candle.is_whole
+            self._candle(interval, candle, closed=False)
+            for interval, candle in self.open.items()
+            if candle.is_whole
         ]
 
     def _candle(self, interval: str, candle: OpenCandle, *, closed: bool) -> Candle:

@@ -178,7 +178,9 @@ class Prevention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19)
 
 
 ShardHead = StateHash | Passed | FeeWithdrawal | Closure | Skip | ShardConfiguration | Limits | Prevention
-EventHead = ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+EventHead = (
+    ShardHead | Configured | Trade | DepthChange | Deposit | Withdrawal | Release | Accepted | Filled | Closed
+)
 
 _heads = msgpack_decoder(list[EventHead])
 _raws = msgpack_decoder(list[msgspec.Raw])

@@ -113,7 +113,11 @@ def run(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> Non
 
 
 def _why_not_ready(lag_ms: int, lag_ms_max: int) -> str | None:
-    return None if lag_ms <= lag_ms_max else f"the feeds are {lag_ms} ms behind; more than {lag_ms_max} is too much"
+    return (
+        None
+        if lag_ms <= lag_ms_max
+        else f"the feeds are {lag_ms} ms behind; more than {lag_ms_max} is too much"
+    )
 
 
 if __name__ == "__main__":

@@ -217,7 +217,9 @@ class _MarketFeed:
 
     def wait_ms(self, now: int) -> int | None:
         """Return how long it is until something is due; None: nothing has changed."""
-        waits = [due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed]
+        waits = [
+            due.wait_ms(now) for due in (self._base_due, self._candles_due, self._ticker_due) if due.changed
+        ]
         return min(waits, default=None)
 
     def fold_batch(self, second_min: int) -> None:
@@ -340,7 +342,9 @@ class ShardFeeds:
         self._start(shard, markets, _ShardState(str(STREAM_START), 0, {}), {})
 
     @classmethod
-    def decode(cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]) -> "ShardFeeds":
+    def decode(
+        cls, shard: int, markets: Iterable[Market], state: bytes, chunks: Mapping[str, bytes]
+    ) -> "ShardFeeds":
         """Return the feeds that `save` described, `chunks` being all that were kept since.
 
         Raises:
@@ -352,14 +356,21 @@ class ShardFeeds:
 
     @classmethod
     def rebuilt(
-        cls, shard: int, markets: Iterable[Market], position: StreamId, time: int, states: dict[str, MarketState]
+        cls,
+        shard: int,
+        markets: Iterable[Market],
+        position: StreamId,
+        time: int,
+        states: dict[str, MarketState],
     ) -> "ShardFeeds":
         """Return the feeds as they were after everything up to `position`, put together from what others know of it."""
         feeds = cls.__new__(cls)
         feeds._start(shard, markets, _ShardState(str(position), time, states), {})
         return feeds
 
-    def _start(self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]) -> None:
+    def _start(
+        self, shard: int, markets: Iterable[Market], saved: _ShardState, chunks: Mapping[str, bytes]
+    ) -> None:
         self.shard = shard
         self.position = StreamId.parse(saved.position)
         """The last entry applied."""
@@ -546,10 +557,13 @@ class ShardFeeds:
         """Return the state after the last outputs were taken; call it only when these are sure to be kept with it."""
         chunks: dict[str, bytes] = {}
         markets = {
-            symbol: market.save(self.time, chunks, self._first_chunk) for symbol, market in self._markets.items()
+            symbol: market.save(self.time, chunks, self._first_chunk)
+            for symbol, market in self._markets.items()
         }
         first_second = kept_from(self.time)
-        expired = [name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second]
+        expired = [
+            name for name in self._chunk_names if (_chunk_of(name) + 1) * _CHUNK_SECONDS <= first_second
+        ]
         self._chunk_names = (self._chunk_names | chunks.keys()).difference(expired)
         self._first_chunk = self.time // 1000 // _CHUNK_SECONDS
         definitions = [market.market for market in self._markets.values()]

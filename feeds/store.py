@@ -183,13 +183,18 @@ class FeedsStore:
         if found.pop(b"epoch", None) != self._epochs[shard]:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
         state_id = _id_of(found.pop(b"state_id", None))
-        published, is_lost = Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))), False
+        published, is_lost = (
+            Mark(_id_of(found.pop(b"published_id", None)), int(found.pop(b"published_time", 0))),
+            False,
+        )
         if self._cache is not None:
             published, is_lost = self._load_published(shard, self._cache.of(shard), state_id, published)
         state, chunks = found.pop(b"state", b""), {name.decode(): chunk for name, chunk in found.items()}
         return Saved(*published, state, chunks, is_lost)
 
-    def _load_published(self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark) -> tuple[Mark, bool]:
+    def _load_published(
+        self, shard: int, cache: redis.Redis, state_id: StreamId, known: Mark
+    ) -> tuple[Mark, bool]:
         """Return up to where everything was said, and whether that is lost: then it is where the state reaches, which is noted.
 
         What was said of a log that has lost its end since does not count: what comes there now is something else. `known` is what the
@@ -211,11 +216,15 @@ class FeedsStore:
         """Return the markets that the shard's leader says it has; None: it has said nothing (yet) that this program can read."""
         return markets_of(self._log.configuration(shard))
 
-    def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
+    def read(
+        self, after: Mapping[int, StreamId], count: int, block_ms: int
+    ) -> list[tuple[int, StreamId, bytes]]:
         """Return (shard, id, frame) of up to `count` entries of each shard; wait up to `block_ms` for one."""
         shards = {streams.events(shard): shard for shard in after}
         entries = self._log.read({name: after[shard] for name, shard in shards.items()}, count, block_ms)
-        return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
+        return [
+            (shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries
+        ]
 
     def commit(
         self,
@@ -253,7 +262,12 @@ class FeedsStore:
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
     def _say(
-        self, shard: int, client: redis.Redis, expected: Mark, following: Mark, commands: Sequence[tuple[Any, ...]]
+        self,
+        shard: int,
+        client: redis.Redis,
+        expected: Mark,
+        following: Mark,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
         arguments: list[Any] = [self._epochs[shard], *expected.arguments(), *following.arguments()]
         for command in commands:

@@ -33,7 +33,9 @@ _IDLE_WAIT_MS = 1_000
 _log = structlog.get_logger()
 
 _EVENTS = Counter("feeds_events_applied", "Events applied since the start", ["shard"])
-_MESSAGES = Counter("feeds_messages_published", "Messages published: market data, and accounts' events", ["shard"])
+_MESSAGES = Counter(
+    "feeds_messages_published", "Messages published: market data, and accounts' events", ["shard"]
+)
 _BATCH = Histogram(
     "feeds_batch_events",
     "Events that were applied together",
@@ -74,7 +76,11 @@ class _ShardFollower:
         self.feeds = ShardFeeds(shard, ())
         self.mark = Mark(STREAM_START, 0)
         self._events, self._messages = _EVENTS.labels(shard), _MESSAGES.labels(shard)
-        self._batch_events, self._step, self._delay = _BATCH.labels(shard), _STEP.labels(shard), _DELAY.labels(shard)
+        self._batch_events, self._step, self._delay = (
+            _BATCH.labels(shard),
+            _STEP.labels(shard),
+            _DELAY.labels(shard),
+        )
         _DEAD.labels(shard)  # at 0, so that the first one is seen as an increase
         self._portion = Portion(READ_ENTRIES)
         self._has_read_all = False
@@ -94,7 +100,9 @@ class _ShardFollower:
             try:
                 self.feeds = ShardFeeds.decode(self._shard, markets, saved.state, saved.chunks)
             except msgspec.MsgspecError as error:
-                raise InvariantError(f"shard {self._shard}: the saved state cannot be read: {error}") from error
+                raise InvariantError(
+                    f"shard {self._shard}: the saved state cannot be read: {error}"
+                ) from error
             if self.feeds.undefined:
                 raise MarketsUnknownError(self._shard, ", ".join(sorted(self.feeds.undefined)))
         else:
@@ -140,7 +148,9 @@ class _ShardFollower:
                 self._hold(stream_id, error)
                 break
             except MarketsUnknownError as error:
-                _log.warning("the events wait", shard=self._shard, stream_id=str(stream_id), reason=str(error))
+                _log.warning(
+                    "the events wait", shard=self._shard, stream_id=str(stream_id), reason=str(error)
+                )
                 time.sleep(_HELD_S)
                 break
             # In portions, so that subscribers do not wait for the end of a long backlog.

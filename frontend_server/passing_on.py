@@ -65,7 +65,9 @@ class Passing:
                 allow_redirects=False,
                 ssl=self._trust.context if self._trust is not None else True,
             ) as answer:
-                headers = CIMultiDict((n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_HOP)
+                headers = CIMultiDict(
+                    (n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_HOP
+                )
                 response = web.StreamResponse(status=answer.status, headers=headers)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
@@ -78,7 +80,9 @@ class Passing:
 
     def _headers(self, request: web.Request) -> CIMultiDict[str]:
         left_out = _OF_ONE_HOP | {"host", "content-length", _FORWARDED.lower()}
-        headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in left_out)
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name.lower() not in left_out
+        )
         hops = [*request.headers.getall(_FORWARDED, []), request.remote or "unknown"]
         headers[_FORWARDED] = ", ".join(hops)
         return headers

@@ -41,7 +41,9 @@ def create_app(
         endpoints[function.path][function.method] = Endpoint(function, surroundings)
     cors = _cors(browser_origins)
     app = Litestar(
-        route_handlers=[_route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()],
+        route_handlers=[
+            _route(path, endpoint) for path, each in endpoints.items() for endpoint in each.values()
+        ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         request_max_body_size=max(sizes.body_max, sizes.form_max),
         logging_config=None,  # the process has set up its logs

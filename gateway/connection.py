@@ -261,7 +261,12 @@ class Connection(HttpToolsProtocol):
     def close_if_idle(self, idle_s: float) -> None:
         """Close the connection if it has been idle for so long since its server leaves."""
         since = max(self._used_s, self._shared.leaving_since or 0.0)
-        if self._under_way or self._closing or self.transport.is_closing() or self.loop.time() < since + idle_s:
+        if (
+            self._under_way
+            or self._closing
+            or self.transport.is_closing()
+            or self.loop.time() < since + idle_s
+        ):
             return
         if has_input(self.transport.get_extra_info("socket")):
             return

@@ -101,7 +101,13 @@ class Door:
         await self._app(scope, receive, self._telling(asked, send, address, now))
 
     async def _refuse(
-        self, asked: HTTPScope, send: Send, error: ApiError, endpoint: Endpoint | None, address: str, now: TimeMs
+        self,
+        asked: HTTPScope,
+        send: Send,
+        error: ApiError,
+        endpoint: Endpoint | None,
+        address: str,
+        now: TimeMs,
     ) -> None:
         """Answer without having looked any further. What follows on the connection is not read where that may be much."""
         count_refusal(refusal_of(error))
@@ -124,7 +130,10 @@ class Door:
             if message["type"] == "http.response.start":
                 headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
                 if not any(name == HEADER for name, _ in headers):
-                    own = [(HEADER, begin_request(_request_id(asked))), *weight_headers(self._limits, address, now)]
+                    own = [
+                        (HEADER, begin_request(_request_id(asked))),
+                        *weight_headers(self._limits, address, now),
+                    ]
                     message["headers"] = [*headers, *own]
             await send(message)
 

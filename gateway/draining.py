@@ -53,7 +53,9 @@ class DrainingServer(uvicorn.Server):
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         handshake_s = self.server_state.bounds.request_timeout_s
-        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        make = partial(
+            Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
         self.servers = [
             await loop.create_server(
                 make,
@@ -89,7 +91,9 @@ class DrainingServer(uvicorn.Server):
         """Capture none."""
         yield
 
-    async def drain(self, listener: socket.socket, *, delay_s: float, grace_s: float, finish_s: float) -> None:
+    async def drain(
+        self, listener: socket.socket, *, delay_s: float, grace_s: float, finish_s: float
+    ) -> None:
         """Leave in the steps above, the last of which takes at most `finish_s` more than the grace; then stop serving."""
         await asyncio.sleep(delay_s)
         self.server_state.leaving_since = asyncio.get_running_loop().time()

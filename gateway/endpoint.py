@@ -69,7 +69,11 @@ class Endpoint:
 
     def __init__(self, function: Function, surroundings: Surroundings) -> None:
         self.function = function
-        self._ports, self._limits, self._signers = surroundings.ports, surroundings.limits, surroundings.signers
+        self._ports, self._limits, self._signers = (
+            surroundings.ports,
+            surroundings.limits,
+            surroundings.signers,
+        )
         self.least_weight = function.weight if isinstance(function.weight, int) else 1
         """What a request costs as far as path and method say."""
         self._known = function.known_parameters()
@@ -175,7 +179,9 @@ class Endpoint:
         except ApiError as error:
             if error.code == STATUS_UNKNOWN or self._tells_all:
                 names = _order_of(parameters)
-                _log.warning("not answered", function=self._name, account=account_id, code=error.code, **names)
+                _log.warning(
+                    "not answered", function=self._name, account=account_id, code=error.code, **names
+                )
             raise
         finally:
             if function.places_order and limits.enabled:

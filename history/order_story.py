@@ -127,7 +127,8 @@ def _before_order(past: ShardPast, connection: psycopg.Connection[Any] | None, o
     row = None
     if connection is not None:
         row = connection.execute(
-            "SELECT (extract(epoch from accepted_time) * 1000)::bigint FROM orders WHERE order_id = %s", (order_id,)
+            "SELECT (extract(epoch from accepted_time) * 1000)::bigint FROM orders WHERE order_id = %s",
+            (order_id,),
         ).fetchone()
     bound: int | None = row[0] if row else None
     for moment in past.moments():
@@ -167,7 +168,9 @@ def _applied_commands(frame: bytes, past: ShardPast, market_map: MarketMap) -> l
 
 def _commands(frame: bytes) -> list[LoggedCommand]:
     try:
-        return [command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)]
+        return [
+            command for command in decode_command_items(frame).items if not isinstance(command, UnreadItem)
+        ]
     except msgspec.MsgspecError:
         return []
 
@@ -206,9 +209,17 @@ class _Teller:
             if order is None:
                 reason = refusal.reason if refusal is not None else "answered like the first attempt"
                 found.append(
-                    self._step(past.shard, entry.stream_id, "refused", f"refused: {_words(reason)}", {"reason": reason})
+                    self._step(
+                        past.shard,
+                        entry.stream_id,
+                        "refused",
+                        f"refused: {_words(reason)}",
+                        {"reason": reason},
+                    )
                 )
-                return Story(None, command.account_id, command.client_order_id, command.market, "REFUSED", found)
+                return Story(
+                    None, command.account_id, command.client_order_id, command.market, "REFUSED", found
+                )
             found += self._events(past.shard, entry.stream_id, output.events, order, shard)
             break
         assert placed is not None
@@ -328,7 +339,9 @@ class _Teller:
         facts = {"asset": asset, "amount": amount}
         return [
             self._step(past.shard, entry.stream_id, "held", f"{amount} {asset} held", facts),
-            self._step(past.shard, entry.stream_id, "sent", f"sent to the market's shard {target}", {"shard": target}),
+            self._step(
+                past.shard, entry.stream_id, "sent", f"sent to the market's shard {target}", {"shard": target}
+            ),
         ]
 
     def _at_market(self, past: ShardPast, entry: Entry, order: OrderState) -> list[Step]:
@@ -345,7 +358,9 @@ class _Teller:
             return []
         replay = self._replay_before(past, arrival.stream_id)
         found = [
-            self._step(past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard})
+            self._step(
+                past.shard, arrival.stream_id, "reached", f"reached shard {past.shard}", {"shard": past.shard}
+            )
         ]
         found += self._skip_steps(past, arrival)
         for message in apply_one_by_one(replay.shard, arrival):
@@ -419,7 +434,10 @@ class _Teller:
             ahead.append(each.order_id)
             quantity += each.quantity
         better = sum(1 for level in book.side(order.side).in_priority() if level.rank < resting.level.rank)
-        amount, price = market.format_quantity(QuantityLots(quantity)), market.format_price(resting.level.price)
+        amount, price = (
+            market.format_quantity(QuantityLots(quantity)),
+            market.format_price(resting.level.price),
+        )
         text = f"rests at {price}, behind {len(ahead)} orders with {amount} {market.base} and {better} better prices"
         facts = {"price": price, "ordersAhead": ahead, "quantityAhead": amount, "betterPrices": better}
         return [self._step(shard, stream_id, "queued", text, facts)]
@@ -452,10 +470,14 @@ class _Teller:
             "feeAsset": event.fee_asset, "counterpartyOrderId": other, "released": market.format_quote(saved if improves else 0),
             "status": order.status.name, "filledSoFar": market.format_quantity(order.cum_quantity),
         }  # fmt: skip
-        text = f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
+        text = (
+            f"{event.liquidity.name.lower()} fill, trade {trade_id}: {facts['quantity']} at {facts['price']}"
+        )
         text += f", fee {facts['fee']} {event.fee_asset}"
         text += f", against order {other}" if other else ""
-        text += f"; {facts['released']} {market.quote} released by the better price" if improves and saved else ""
+        text += (
+            f"; {facts['released']} {market.quote} released by the better price" if improves and saved else ""
+        )
         reference = f"{order.market}:{trade_id}"
         rows = [
             *self._rows(f"trades({order.market}, {trade_id})",

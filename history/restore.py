@@ -142,7 +142,9 @@ def plan_restore(
     return Plan(restored, outboxes, losses)
 
 
-def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress) -> RestoredShard:
+def _rebuild(
+    past: ShardPast, position: StreamId, ingested: StreamId, epoch: int, progress: Progress
+) -> RestoredShard:
     base_id = min(position, ingested)
     try:
         replay = past.replay_from(
@@ -182,7 +184,11 @@ def _rebuild(past: ShardPast, position: StreamId, ingested: StreamId, epoch: int
 
 def _closed_since(since_ms: int, events: Iterable[Event]) -> Iterator[tuple[int, OrderState]]:
     for event in events:
-        if isinstance(event, OrderFilled | OrderClosed) and event.time >= since_ms and not event.order.status.is_open:
+        if (
+            isinstance(event, OrderFilled | OrderClosed)
+            and event.time >= since_ms
+            and not event.order.status.is_open
+        ):
             yield event.order.order_id, event.order
 
 
@@ -226,7 +232,9 @@ def _outboxes(past: Past, restored: list[RestoredShard]) -> dict[tuple[int, int]
                     f"{each.snapshot_id}."
                 )
             rest = tuple(messages[target])
-            found[source.index, target] = MessageFrame(source.index, target, seen + 1, rest, source.time * 1_000)
+            found[source.index, target] = MessageFrame(
+                source.index, target, seen + 1, rest, source.time * 1_000
+            )
     return found
 
 
@@ -245,7 +253,9 @@ def _loss(connection: psycopg.Connection[Any], restored: RestoredShard) -> Shard
     ).fetchone()
     trades: dict[str, tuple[int, int]] = {}
     for symbol, state in restored.shard.markets.items():
-        last = connection.execute("SELECT last_trade_id FROM ingest_markets WHERE market = %s", (symbol,)).fetchone()
+        last = connection.execute(
+            "SELECT last_trade_id FROM ingest_markets WHERE market = %s", (symbol,)
+        ).fetchone()
         if last is not None and last[0] > state.trade_id:
             trades[symbol] = (state.trade_id + 1, last[0])
     assert row is not None
@@ -289,7 +299,9 @@ def write_database(connection: psycopg.Connection[Any], plan: Plan, now_ms: int)
         insert_snapshot(connection, shard, each.position, sequences, snapshot)
         if (loss := losses.get(shard)) is not None:
             _mark_lost(connection, each, loss)
-        connection.execute("UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard))
+        connection.execute(
+            "UPDATE archive SET epoch = %s, may_restart = true WHERE shard = %s", (each.epoch, shard)
+        )
 
 
 def _skip_numbers(connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int) -> None:
@@ -390,11 +402,16 @@ def _orders_to_rewrite(
             amounts = (order.quantity, order.cum_quantity, order.cum_quote)
             # With the version of then: the states that come next have larger ones, though not than those that are lost.
             course = order.course
-            prevented = (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
+            prevented = (
+                (course.prevented_quantity, course.prevented_match_id) if course is not None else (None, None)
+            )
             yield order_id, (order.status, *amounts, order.version, order.close_reason or 0, *prevented)
         else:  # accepted or closed after the position
             amounts = (quantity, cum_quantity, cum_quote)
-            yield order_id, (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR, None, None)
+            yield (
+                order_id,
+                (OrderStatus.EXPIRED, *amounts, version, CloseReason.CANCELED_BY_OPERATOR, None, None),
+            )
 
 
 def _open_order(shard: Shard, account_id: int, market: str, order_id: int) -> OrderState | None:
@@ -435,7 +452,9 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
         name = key.decode(errors="replace")
         # A stranger's key with a tag that is no shard's number stays; nothing of the exchange reads it.
         tag = _TAG.fullmatch(name)
-        if streams.after_loss(name) is AfterLoss.REPLACED and (int(tag[1]) in shards if tag else "{" not in name):
+        if streams.after_loss(name) is AfterLoss.REPLACED and (
+            int(tag[1]) in shards if tag else "{" not in name
+        ):
             doomed.append(key)
     # Positions first: should this be interrupted, nothing opens on what is left.
     doomed.sort(key=lambda key: not key.startswith(streams.position(0).partition("{")[0].encode()))
@@ -446,7 +465,9 @@ def _delete_replaced(client: redis.Redis, shards: Container[int]) -> None:
             pipeline.execute()
 
 
-def _write_logs(client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]) -> None:
+def _write_logs(
+    client: redis.Redis, each: RestoredShard, outboxes: dict[tuple[int, int], MessageFrame]
+) -> None:
     shard, position, ingested = each.shard.index, each.position, each.base.stream_id
     _move_end(client, streams.events(shard), ingested)
     for stream_id, frame in each.events:
@@ -483,7 +504,11 @@ def _move_end(client: redis.Redis, stream: str, stream_id: StreamId) -> None:
 
 
 def _write_feeds(
-    client: redis.Redis, cache: redis.Redis, connection: psycopg.Connection[Any], each: RestoredShard, now_ms: int
+    client: redis.Redis,
+    cache: redis.Redis,
+    connection: psycopg.Connection[Any],
+    each: RestoredShard,
+    now_ms: int,
 ) -> None:
     """Write what the feeds know at the position: what the database tells, and the events that it does not have yet."""
     shard, base = each.shard.index, each.base
@@ -573,7 +598,9 @@ def _open_candles(connection: psycopg.Connection[Any], market: Market, time: int
     return candles
 
 
-def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: int) -> tuple[int, list[Bucket]]:
+def _ticker_window(
+    connection: psycopg.Connection[Any], market: Market, time: int
+) -> tuple[int, list[Bucket]]:
     """Return the price before all windows of the ticker, and the trades of their seconds."""
     first_second = kept_from(time)
     row = connection.execute(
@@ -586,7 +613,9 @@ def _ticker_window(connection: psycopg.Connection[Any], market: Market, time: in
 
 def loss_text(loss: ShardLoss) -> str:
     """Return one shard's loss as a sentence."""
-    trades = ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
+    trades = (
+        ", ".join(f"{symbol} {first} to {last}" for symbol, (first, last) in loss.trades.items()) or "none"
+    )
     since, until = (time_text(StreamId.parse(stream_id).ms) for stream_id in (loss.after_id, loss.last_id))
     return (
         f"shard {loss.shard}: from {loss.after_id} ({since}) to {loss.last_id} "

@@ -38,7 +38,11 @@ class PastAccount(NamedTuple):
 
 
 def book_at(
-    past: Past, symbol: str, sequence: int | None = None, time: int | None = None, progress: Progress = no_progress
+    past: Past,
+    symbol: str,
+    sequence: int | None = None,
+    time: int | None = None,
+    progress: Progress = no_progress,
 ) -> PastBook:
     """Return the book as the market's published depth was at `sequence`, or at the end of the millisecond `time`, or now.
 
@@ -167,7 +171,9 @@ def _goal(past: ShardPast, time: int | None) -> StreamId:
 
 def _account(shard: Shard, account_id: int, position: StreamId) -> PastAccount:
     account = shard.accounts.get(AccountId(account_id))
-    orders = [order for orders in account.open_orders.values() for order in orders.values()] if account else []
+    orders = (
+        [order for orders in account.open_orders.values() for order in orders.values()] if account else []
+    )
     return PastAccount(
         account_id,
         position.ms,

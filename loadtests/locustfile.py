@@ -126,8 +126,12 @@ class Trader(FastHttpUser):
         self._insist("POST", "/api/v1/signup", body=person)
         token = self._insist("POST", "/api/v1/signin", body=person)["token"]
         for asset, amount in funds(self._market, plan.anchor).items():
-            self._insist("POST", "/api/v1/faucet", body={"asset": asset, "amount": format_decimal(amount)}, token=token)
-        made = self._insist("POST", "/api/v1/api-keys", body={"label": "load", "password": password}, token=token)
+            self._insist(
+                "POST", "/api/v1/faucet", body={"asset": asset, "amount": format_decimal(amount)}, token=token
+            )
+        made = self._insist(
+            "POST", "/api/v1/api-keys", body={"label": "load", "password": password}, token=token
+        )
         self._keys = Keys(made["apiKey"], made["secret"])
         _traders.joined(self._keys)
         for action in (Action.ACCOUNT, Action.DEPTH, Action.KLINES, Action.OPEN_ORDERS, Action.TAKE):
@@ -169,7 +173,9 @@ class Trader(FastHttpUser):
         side = self._random.choice((Side.BUY, Side.SELL))
         price = quote_price(self._random, side, self._touch)
         quantity = order_quantity(self._random, self._market, price)
-        limit = {"price": self._market.format_price(price), "timeInForce": "GTC"} if order_type == "LIMIT" else {}
+        limit = (
+            {"price": self._market.format_price(price), "timeInForce": "GTC"} if order_type == "LIMIT" else {}
+        )
         self._sent += 1
         placed = self._signed(
             "POST",
@@ -193,7 +199,9 @@ class Trader(FastHttpUser):
     def _look_at_depth(self) -> None:
         depth = self._request("GET", "/api/v3/depth", f"symbol={self._market.symbol}&limit={DEPTH_LEVELS}")
         if depth and depth["bids"] and depth["asks"]:
-            bid, ask = (parse_decimal(depth[side][0][0]) // self._market.tick_size for side in ("bids", "asks"))
+            bid, ask = (
+                parse_decimal(depth[side][0][0]) // self._market.tick_size for side in ("bids", "asks")
+            )
             self._touch = Touch(PriceTicks(bid), PriceTicks(ask))
 
     def _signed(self, method: str, path: str, name: str = "", **parameters: str | int) -> Any:
@@ -450,7 +458,9 @@ class Steps(LoadTestShape):
 def _add_options(parser: ArgumentParser) -> None:
     usual = Plan()
     parser.set_defaults(num_users=usual.traders)
-    parser.add_argument("--watchers", type=int, default=usual.watchers, help="Watchers of streams, beside the traders")
+    parser.add_argument(
+        "--watchers", type=int, default=usual.watchers, help="Watchers of streams, beside the traders"
+    )
     parser.add_argument("--ws-url", default=_Watcher.ws_url, help="Base URL of the WebSocket servers")
 
 

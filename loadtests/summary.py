@@ -144,7 +144,9 @@ class Recorder:
     def request(self, elapsed: float, request_type: str, name: str, ms: float, error: object = None) -> None:
         """Count a request or a message that took `ms`; `error`, when there is one, makes it a failure."""
         step = self._plan.step_at(elapsed)
-        tally = self._tallies.setdefault((_OTHER_STEP if step is None else step, request_type, name), _Tally())
+        tally = self._tallies.setdefault(
+            (_OTHER_STEP if step is None else step, request_type, name), _Tally()
+        )
         if error is None:
             tally.latencies.add(ms)
         else:
@@ -159,7 +161,9 @@ class Recorder:
         """Return what was counted up to now."""
         seconds = max(min(elapsed, self._plan.seconds), 0.001)
         totals = self._totals()
-        requests = sum(each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS)
+        requests = sum(
+            each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS
+        )
         (own_delay_p99,) = self._own_delays.percentiles(99)
         return Summary(
             finished=finished,
@@ -194,7 +198,9 @@ class Recorder:
             if seconds <= 0:
                 return
             totals = self._totals(number)
-            requests = sum(each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS)
+            requests = sum(
+                each.latencies.count + each.failures for (of, _), each in totals.items() if of in METHODS
+            )
             place_p50, place_p99 = _percentiles(totals, PLACE, 50, 99)
             (trade_p99,), (own_order_p99,) = (_percentiles(totals, of, 99) for of in (TRADE, OWN_ORDER))
             yield Step(
@@ -271,9 +277,17 @@ def markdown(summary: Summary) -> str:
             ),
             [
                 (
-                    *(str(each.traders), f"{each.seconds:.0f}", f"{each.requests:,}", f"{each.per_second:.1f}"),
+                    *(
+                        str(each.traders),
+                        f"{each.seconds:.0f}",
+                        f"{each.requests:,}",
+                        f"{each.per_second:.1f}",
+                    ),
                     str(each.failures),
-                    *(figure(ms) for ms in (each.place_p50, each.place_p99, each.trade_p99, each.own_order_p99)),
+                    *(
+                        figure(ms)
+                        for ms in (each.place_p50, each.place_p99, each.trade_p99, each.own_order_p99)
+                    ),
                 )
                 for each in summary.steps
             ],

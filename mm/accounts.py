@@ -57,7 +57,8 @@ async def open_accounts(client: Client, path: Path) -> Accounts:
     )
     keep_accounts(path, accounts)
     accounts = Accounts(
-        maker=await _with_key(client, "maker", accounts.maker), taker=await _with_key(client, "taker", accounts.taker)
+        maker=await _with_key(client, "maker", accounts.maker),
+        taker=await _with_key(client, "taker", accounts.taker),
     )
     keep_accounts(path, accounts)
     return accounts
@@ -97,12 +98,16 @@ async def _with_key(client: Client, role: str, account: Account) -> Account:
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise
-        raise UnverifiedError(f"{error.message} `exchange accounts verify {account.email}` does without.") from error
+        raise UnverifiedError(
+            f"{error.message} `exchange accounts verify {account.email}` does without."
+        ) from error
     return msgspec.structs.replace(account, keys=msgspec.convert(keys, Keys))
 
 
 async def _signed_in(client: Client, account: Account) -> str:
-    return str((await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"])
+    return str(
+        (await client.post("/api/v1/signin", {"email": account.email, "password": account.password}))["token"]
+    )
 
 
 async def deposit(client: Client, account: Account, asset: str, amount: str) -> None:

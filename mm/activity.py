@@ -67,4 +67,8 @@ class Activity:
         if not self._has_quoted:
             return "it has not quoted yet" + (f", and waits for the {self._reason}" if self._reason else "")
         quiet_s = self._now_s() - self._noted_s
-        return f"it has not quoted for {quiet_s:.0f} s, and does not say why" if quiet_s > self._quiet_s_max else None
+        return (
+            f"it has not quoted for {quiet_s:.0f} s, and does not say why"
+            if quiet_s > self._quiet_s_max
+            else None
+        )

@@ -191,13 +191,17 @@ class Bot:
         orders = await self._signed(self._maker, "GET", "/api/v3/openOrders", symbol=market.symbol)
         return {each.order_id: each for each in (_open_quote(market, order) for order in orders)}
 
-    async def _carry_out(self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]) -> None:
+    async def _carry_out(
+        self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]
+    ) -> None:
         """Send what is missing, and keep `open_quotes` to what then rests. What exceeds the budget waits for the next turn."""
         changes = reconcile(desired, open_quotes.values(), TOLERANCE)
         # Cancels first: they free the funds and the places in the book that placements need.
         for stale in changes.cancels:
             try:
-                await self._signed(self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id)
+                await self._signed(
+                    self._maker, "DELETE", "/api/v3/order", symbol=market.symbol, orderId=stale.order_id
+                )
             except ApiError as error:
                 if not _is_unknown_order(error):
                     raise

@@ -33,9 +33,13 @@ def plans_of(
             continue
         last_price = parse_decimal(prices.get(market.symbol, "0")) // market.tick_size
         if not last_price and not is_priced(market):
-            _log.info("market not quoted", market=market.symbol, reason="it has never traded, and no price is known")
+            _log.info(
+                "market not quoted", market=market.symbol, reason="it has never traded, and no price is known"
+            )
             continue
-        plans.append(plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels))
+        plans.append(
+            plan_for(market, PriceTicks(last_price) if last_price else first_reference(market), levels)
+        )
     return plans
 
 

@@ -137,7 +137,10 @@ def desired_quotes(
     quotes: list[Quote] = []
     for level in range(plan.levels):
         mean = plan.level_quantity(level)
-        for side, price in ((Side.BUY, best_bid - level * plan.gap), (Side.SELL, best_ask + level * plan.gap)):
+        for side, price in (
+            (Side.BUY, best_bid - level * plan.gap),
+            (Side.SELL, best_ask + level * plan.gap),
+        ):
             if not 1 <= price <= market.price_max:
                 continue
             size = mean * random.randint(PPM - SIZE_SPREAD_PPM, PPM + SIZE_SPREAD_PPM) // PPM
@@ -159,7 +162,9 @@ def random_taking(plan: QuotingPlan, inventory: QuantityLots, random: Random) ->
     lean = max(-PPM, min(PPM, inventory * PPM // plan.inventory_max))
     side = Side.SELL if random.randint(-PPM, PPM - 1) < lean else Side.BUY
     market = plan.market
-    smallest = max(market.quantity_min, -(-2 * market.notional_min // market.notional(plan.anchor, QuantityLots(1))))
+    smallest = max(
+        market.quantity_min, -(-2 * market.notional_min // market.notional(plan.anchor, QuantityLots(1)))
+    )
     return side, QuantityLots(random.randint(smallest, max(smallest, plan.quantity // 2)))
 
 

@@ -83,7 +83,11 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 "Now",
                 [
                     Panel(
-                        "Orders accepted", [rate("gateway_orders_total", where='answer="accepted"')], "ops", "stat", 4
+                        "Orders accepted",
+                        [rate("gateway_orders_total", where='answer="accepted"')],
+                        "ops",
+                        "stat",
+                        4,
                     ),
                     Panel("Trades", [rate("engine_trades_total")], "ops", "stat", 4),
                     Panel(
@@ -94,12 +98,31 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         4,
                         0.25,
                     ),
-                    Panel("Shards with a leader", [Query("sum(engine_leader)")], "none", "stat", 4, 1, below=True),
                     Panel(
-                        "Money adds up", [Query("min(engine_money_conserved)")], "bool_yes_no", "stat", 4, 1, below=True
+                        "Shards with a leader",
+                        [Query("sum(engine_leader)")],
+                        "none",
+                        "stat",
+                        4,
+                        1,
+                        below=True,
                     ),
                     Panel(
-                        "Processes not ready", [Query("count(exchange_ready == 0) or vector(0)")], "none", "stat", 4, 1
+                        "Money adds up",
+                        [Query("min(engine_money_conserved)")],
+                        "bool_yes_no",
+                        "stat",
+                        4,
+                        1,
+                        below=True,
+                    ),
+                    Panel(
+                        "Processes not ready",
+                        [Query("count(exchange_ready == 0) or vector(0)")],
+                        "none",
+                        "stat",
+                        4,
+                        1,
                     ),
                 ],
             ),
@@ -134,14 +157,26 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 "Requests",
                 [
                     Panel("Requests by function", [rate("gateway_requests_total", "function")], "reqps"),
-                    Panel("Requests by status", [rate("gateway_requests_total", "status")], "reqps", stacked=True),
-                    Panel("Latency by function, p99", quantiles("gateway_request_seconds", "function")[1:], "s"),
+                    Panel(
+                        "Requests by status",
+                        [rate("gateway_requests_total", "status")],
+                        "reqps",
+                        stacked=True,
+                    ),
+                    Panel(
+                        "Latency by function, p99", quantiles("gateway_request_seconds", "function")[1:], "s"
+                    ),
                 ],
             ),
             Row(
                 "The door",
                 [
-                    Panel("Refused at the door", [rate("gateway_refusals_total", "reason")], "reqps", stacked=True),
+                    Panel(
+                        "Refused at the door",
+                        [rate("gateway_refusals_total", "reason")],
+                        "reqps",
+                        stacked=True,
+                    ),
                     Panel(
                         "Connections, of those possible",
                         [Query("gateway_connections / gateway_connections_max", "{{instance}}")],
@@ -149,7 +184,9 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         alarm=0.8,
                     ),
                     Panel(
-                        "Requests that ask for their part of a limit", [rate("limits_asked_total", "instance")], "reqps"
+                        "Requests that ask for their part of a limit",
+                        [rate("limits_asked_total", "instance")],
+                        "reqps",
                     ),
                     Panel("Limits counted alone", [Query("limits_alone", "{{instance}}")], "none", alarm=1),
                 ],
@@ -163,17 +200,28 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         "s",
                         alarm=1,
                     ),
-                    Panel("Requests that wait for a reply", [Query("gateway_pending_requests", "{{instance}}")]),
                     Panel(
-                        "Processor", [Query(f"rate(process_cpu_seconds_total[{_RATE}])", "{{instance}}")], "percentunit"
+                        "Requests that wait for a reply", [Query("gateway_pending_requests", "{{instance}}")]
+                    ),
+                    Panel(
+                        "Processor",
+                        [Query(f"rate(process_cpu_seconds_total[{_RATE}])", "{{instance}}")],
+                        "percentunit",
                     ),
                     Panel("Memory", [Query("process_resident_memory_bytes", "{{instance}}")], "bytes"),
                     Panel(
-                        "Not reached: Redis", [Query("1 - exchange_redis_reachable", "{{process}}")], "none", alarm=1
+                        "Not reached: Redis",
+                        [Query("1 - exchange_redis_reachable", "{{process}}")],
+                        "none",
+                        alarm=1,
                     ),
                     Panel(
                         "Versions",
-                        [Query("count by (process, version) (exchange_build_info)", "{{process}} {{version}}")],
+                        [
+                            Query(
+                                "count by (process, version) (exchange_build_info)", "{{process}} {{version}}"
+                            )
+                        ],
                         "none",
                     ),
                 ],
@@ -212,7 +260,11 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 "Now",
                 [
                     Panel(
-                        "Epoch", [Query(f"max by (shard) (engine_epoch{{{SHARD}}})", "{{shard}}")], "none", "stat", 4
+                        "Epoch",
+                        [Query(f"max by (shard) (engine_epoch{{{SHARD}}})", "{{shard}}")],
+                        "none",
+                        "stat",
+                        4,
                     ),
                     Panel(
                         "Leaders",
@@ -312,7 +364,11 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 "Failover and snapshots",
                 [
                     Panel("Leads", [Query(f"engine_leader{{{SHARD}}}", "{{shard}} {{instance}}")], "none"),
-                    Panel("Takeovers", [Query(f"engine_takeovers_total{{{SHARD}}}", "{{shard}} {{instance}}")], "none"),
+                    Panel(
+                        "Takeovers",
+                        [Query(f"engine_takeovers_total{{{SHARD}}}", "{{shard}} {{instance}}")],
+                        "none",
+                    ),
                     Panel(
                         "A standby's lag",
                         [Query(f"engine_standby_lag_seconds{{{SHARD}}}", "{{shard}} {{instance}}")],
@@ -327,7 +383,12 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     ),
                     Panel(
                         "Age of the newest snapshot",
-                        [Query(f"time() - max by (shard) (engine_snapshot_timestamp_seconds{{{SHARD}}})", "{{shard}}")],
+                        [
+                            Query(
+                                f"time() - max by (shard) (engine_snapshot_timestamp_seconds{{{SHARD}}})",
+                                "{{shard}}",
+                            )
+                        ],
                         "s",
                     ),
                     Panel(
@@ -345,7 +406,11 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         [Query(f"engine_snapshot_fork_seconds{{{SHARD}}}", "{{shard}} {{instance}}")],
                         "s",
                     ),
-                    Panel("Snapshots that failed", [rate("engine_snapshot_failures_total", "shard", SHARD)], "ops"),
+                    Panel(
+                        "Snapshots that failed",
+                        [rate("engine_snapshot_failures_total", "shard", SHARD)],
+                        "ops",
+                    ),
                 ],
             ),
             Row(
@@ -384,10 +449,17 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     Panel("Subscriptions", [Query("ws_edge_subscriptions", "{{instance}}")], stacked=True),
                     Panel("Different streams", [Query("ws_edge_streams", "{{instance}}")]),
                     Panel(
-                        "Messages for subscribers", [rate("ws_edge_messages_total", "instance")], "ops", stacked=True
+                        "Messages for subscribers",
+                        [rate("ws_edge_messages_total", "instance")],
+                        "ops",
+                        stacked=True,
                     ),
                     Panel("Updates", [rate("ws_edge_updates_total", "instance")], "ops"),
-                    Panel("Messages for one client alone", [rate("ws_edge_own_messages_total", "instance")], "ops"),
+                    Panel(
+                        "Messages for one client alone",
+                        [rate("ws_edge_own_messages_total", "instance")],
+                        "ops",
+                    ),
                 ],
             ),
             Row(
@@ -413,7 +485,10 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                 "Slow clients",
                 [
                     Panel(
-                        "Messages conflated", [rate("ws_edge_messages_conflated_total", "instance")], "ops", width=12
+                        "Messages conflated",
+                        [rate("ws_edge_messages_conflated_total", "instance")],
+                        "ops",
+                        width=12,
                     ),
                     Panel(
                         "Connections closed for slowness",
@@ -431,7 +506,9 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     Panel("Events together", quantiles("feeds_batch_events", "shard")),
                     Panel("A batch", quantiles("feeds_step_seconds", "shard"), "s"),
                     Panel(
-                        "From an order's arrival until it is published", quantiles("feeds_delay_seconds", "shard"), "s"
+                        "From an order's arrival until it is published",
+                        quantiles("feeds_delay_seconds", "shard"),
+                        "s",
                     ),
                     Panel("Lag", [Query("max by (shard) (feeds_lag_seconds)", "{{shard}}")], "s", alarm=5),
                     Panel("Entries not understood", [rate("feeds_dead_entries_total", "shard")], "ops"),
@@ -446,11 +523,23 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
             Row(
                 "Ingest",
                 [
-                    Panel("Lag", [Query("max by (shard) (persist_ingest_lag_seconds)", "{{shard}}")], "s", alarm=30),
                     Panel(
-                        "From an order's arrival until it is stored", quantiles("persist_delay_seconds", "shard"), "s"
+                        "Lag",
+                        [Query("max by (shard) (persist_ingest_lag_seconds)", "{{shard}}")],
+                        "s",
+                        alarm=30,
                     ),
-                    Panel("Stands still", [Query("max by (shard) (persist_stopped)", "{{shard}}")], "none", alarm=1),
+                    Panel(
+                        "From an order's arrival until it is stored",
+                        quantiles("persist_delay_seconds", "shard"),
+                        "s",
+                    ),
+                    Panel(
+                        "Stands still",
+                        [Query("max by (shard) (persist_stopped)", "{{shard}}")],
+                        "none",
+                        alarm=1,
+                    ),
                     Panel("Events stored", [rate("persist_events_stored_total", "shard")], "ops"),
                     Panel("Batches", [rate("persist_batches_stored_total", "shard")], "ops"),
                     Panel("Events in a batch", quantiles("persist_batch_events", "shard")),
@@ -467,7 +556,8 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                         "Jobs by outcome",
                         [
                             Query(
-                                f"sum by (actor, outcome) (rate(persist_jobs_total[{_RATE}]))", "{{actor}} {{outcome}}"
+                                f"sum by (actor, outcome) (rate(persist_jobs_total[{_RATE}]))",
+                                "{{actor}} {{outcome}}",
                             )
                         ],
                         "ops",
@@ -475,7 +565,9 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
                     Panel("Attempts to send a mail", [rate("persist_mails_total", "outcome")], "ops"),
                     Panel("Jobs done once more", [rate("persist_job_retries_total", "actor")], "ops"),
                     Panel("A job", quantiles("persist_job_seconds", "actor"), "s"),
-                    Panel("Nudges that wait or are worked on", [Query("persist_queue_nudges", "{{instance}}")]),
+                    Panel(
+                        "Nudges that wait or are worked on", [Query("persist_queue_nudges", "{{instance}}")]
+                    ),
                     Panel(
                         "Kept for copies of the database's log",
                         [Query("persist_log_behind_bytes", "{{instance}}")],
@@ -492,7 +584,12 @@ DASHBOARDS: Final[dict[str, tuple[str, Sequence[Variable], Sequence[Row]]]] = {
             Row(
                 "Archive",
                 [
-                    Panel("Lag", [Query("max by (shard) (persist_archive_lag_seconds)", "{{shard}}")], "s", alarm=60),
+                    Panel(
+                        "Lag",
+                        [Query("max by (shard) (persist_archive_lag_seconds)", "{{shard}}")],
+                        "s",
+                        alarm=60,
+                    ),
                     Panel("Entries archived", [rate("persist_entries_archived_total", "shard")], "ops"),
                     Panel("Bytes archived", [rate("persist_bytes_archived_total", "shard")], "Bps"),
                 ],
@@ -528,14 +625,16 @@ def rule_of_operator(alerts: str) -> str:
     indented = "".join(f"  {line}" if line.strip() else line for line in groups.splitlines(keepends=True))
     return (
         "# Made of alerts.yaml by `python monitoring/grafana.py`.\n"
-        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: exchange\nspec:\n" + indented
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: exchange\nspec:\n"
+        + indented
     )
 
 
 def made() -> dict[Path, str]:
     """Return everything that is made here: path -> text."""
     texts = {
-        FOLDER / "dashboards" / f"{name}.json": json.dumps(dashboard(name), indent=1, ensure_ascii=False) + "\n"
+        FOLDER / "dashboards" / f"{name}.json": json.dumps(dashboard(name), indent=1, ensure_ascii=False)
+        + "\n"
         for name in DASHBOARDS
     }
     alerts = (FOLDER / "alerts.yaml").read_text("utf-8")
@@ -543,7 +642,13 @@ def made() -> dict[Path, str]:
 
 
 def _datasource() -> Json:
-    return {"name": "datasource", "type": "datasource", "label": "Data source", "query": "prometheus", "refresh": 1}
+    return {
+        "name": "datasource",
+        "type": "datasource",
+        "label": "Data source",
+        "query": "prometheus",
+        "refresh": 1,
+    }
 
 
 def _variable(variable: Variable) -> Json:

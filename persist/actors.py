@@ -44,7 +44,9 @@ Nudge = Callable[[int], None]
 
 _log = structlog.get_logger()
 
-_jobs = prometheus_client.Counter("persist_jobs", "Nudges that were worked on, by how that ended", ["actor", "outcome"])
+_jobs = prometheus_client.Counter(
+    "persist_jobs", "Nudges that were worked on, by how that ended", ["actor", "outcome"]
+)
 _retries = prometheus_client.Counter("persist_job_retries", "Nudges that were worked on once more", ["actor"])
 _job_seconds = prometheus_client.Histogram("persist_job_seconds", "How long a nudge was worked on", ["actor"])
 
@@ -57,11 +59,15 @@ class NudgeBroker(RedisBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = POLL_MS) -> dramatiq.Consumer:
         """Return what takes messages from a queue and looks every `timeout` ms, less often where a nudge may wait."""
-        return super().consume(queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS))
+        return super().consume(
+            queue_name, prefetch, timeout if queue_name == QUEUE else max(timeout, SLOW_POLL_MS)
+        )
 
     def do_fetch(self, queue_name: str, count: int) -> list[Any]:
         """Take up to `count` messages from the queue, as Dramatiq's consumer asks for them."""
-        return [payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)]
+        return [
+            payload for payload in self._fetch(queue_name, count) if self._is_message(queue_name, payload)
+        ]
 
     def _fetch(self, queue_name: str, count: int) -> list[Any]:
         fetched: list[Any] = self.__getattr__("do_fetch")(queue_name, count)  # type: ignore[no-untyped-call]
@@ -128,7 +134,9 @@ def make_broker(redis_url: str, letters_url: str = "") -> RedisBroker:
     """Return the broker that nudges go through, at `redis_url`; what is none becomes a dead letter at `letters_url`, or there, too."""
     broker = NudgeBroker(  # type: ignore[no-untyped-call]  # the library lacks the annotation
         # Its script makes up its keys by itself; with a namespace that is a hash tag they all are on one node of a cluster.
-        client=client_for(redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)),
+        client=client_for(
+            redis_url, JOBS_NAMESPACE, retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1), 10)
+        ),
         namespace=JOBS_NAMESPACE,
         middleware=[Retries(min_backoff=RETRY_MS_MIN, max_backoff=RETRY_MS_MAX), _Counting()],
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,

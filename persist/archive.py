@@ -18,7 +18,17 @@ import psycopg
 import structlog
 
 from persist.lost_tail_rules import Found, Stored, lost_tail
-from persist.segments import FINAL_LEVEL, MERGED_AT_ONCE, SMALL, Fields, Segment, merged, pack, portions, snapshot_info
+from persist.segments import (
+    FINAL_LEVEL,
+    MERGED_AT_ONCE,
+    SMALL,
+    Fields,
+    Segment,
+    merged,
+    pack,
+    portions,
+    snapshot_info,
+)
 from protocol import streams
 from protocol.positions import ShardPosition
 from protocol.stream_id import NOTHING_NEEDED, STREAM_START, StreamId
@@ -39,7 +49,9 @@ SET synchronous_commit = on;
 _log = structlog.get_logger()
 
 _entries_archived = prometheus_client.Counter("persist_entries_archived", "Input entries archived", ["shard"])
-_bytes_archived = prometheus_client.Counter("persist_bytes_archived", "Bytes of input archived, compressed", ["shard"])
+_bytes_archived = prometheus_client.Counter(
+    "persist_bytes_archived", "Bytes of input archived, compressed", ["shard"]
+)
 
 
 class LostTailError(Exception):
@@ -63,7 +75,9 @@ class _Row(NamedTuple):
 class Archiver:
     """Archives all shards, on a connection of its own that is made when it is needed. Several threads may use it, one at a time."""
 
-    def __init__(self, log: StreamLog, shards: Sequence[int], database_url: str, retention: Retention) -> None:
+    def __init__(
+        self, log: StreamLog, shards: Sequence[int], database_url: str, retention: Retention
+    ) -> None:
         self._streams = log
         self._shards = list(shards)
         self._database_url = database_url
@@ -104,7 +118,8 @@ class Archiver:
                     rows = self._locked_rows(connection)
                     positions = self._streams.positions(self._shards)
                     archived = {
-                        shard: self._archive(connection, shard, rows[shard], positions[shard]) for shard in self._shards
+                        shard: self._archive(connection, shard, rows[shard], positions[shard])
+                        for shard in self._shards
                     }
             except BaseException:
                 # Whatever state the connection is in, a new one is in a better one.
@@ -137,10 +152,13 @@ class Archiver:
             (self._shards,),
         ).fetchall()
         return {
-            shard: _Row(StreamId.parse(last_id), epoch, may_restart) for shard, last_id, epoch, may_restart in found
+            shard: _Row(StreamId.parse(last_id), epoch, may_restart)
+            for shard, last_id, epoch, may_restart in found
         }
 
-    def _archive(self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition) -> StreamId:
+    def _archive(
+        self, connection: psycopg.Connection[Any], shard: int, row: _Row, position: ShardPosition
+    ) -> StreamId:
         """Archive one shard up to `position`, and return up to where it is archived now."""
         last_id = row.last_id
         if position == (row.epoch, last_id):
@@ -186,13 +204,18 @@ class Archiver:
                 return
             after = found[-1].stream_id
 
-    def _begin_at_snapshot(self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId) -> StreamId:
+    def _begin_at_snapshot(
+        self, connection: psycopg.Connection[Any], shard: int, last_id: StreamId
+    ) -> StreamId:
         """Return where the log can be followed from: the oldest snapshot of the shard, which is archived, or the beginning."""
         for snapshot in reversed(self._streams.snapshots(shard)):
             info = snapshot_info(snapshot)
             if info is not None and info.stream_id >= last_id:
                 _log.info(
-                    "the archive begins at a snapshot", shard=shard, snapshot=str(info.stream_id), archived=str(last_id)
+                    "the archive begins at a snapshot",
+                    shard=shard,
+                    snapshot=str(info.stream_id),
+                    archived=str(last_id),
                 )
                 insert_snapshot(connection, shard, info.stream_id, info.sequences, snapshot)
                 return info.stream_id
@@ -284,7 +307,11 @@ def _insert(connection: psycopg.Connection[Any], shard: int, after_id: StreamId,
 
 
 def insert_snapshot(
-    connection: psycopg.Connection[Any], shard: int, stream_id: StreamId, sequences: dict[str, int], snapshot: bytes
+    connection: psycopg.Connection[Any],
+    shard: int,
+    stream_id: StreamId,
+    sequences: dict[str, int],
+    snapshot: bytes,
 ) -> None:
     """Store a snapshot; one of the same position is replaced."""
     connection.execute(
@@ -318,7 +345,10 @@ def _merge(connection: psycopg.Connection[Any], shard: int, level: int) -> None:
             ).fetchall()
             rows.sort(key=lambda row: StreamId.parse(row[0]))
             _insert(
-                connection, shard, StreamId.parse(rows[0][1]), merged((payload for _, _, payload in rows), level + 1)
+                connection,
+                shard,
+                StreamId.parse(rows[0][1]),
+                merged((payload for _, _, payload in rows), level + 1),
             )
             run = []
 

@@ -37,7 +37,9 @@ class ShardArchive:
 
     def last_id(self) -> StreamId:
         """Return up to where the input log is archived."""
-        row = self._connection.execute("SELECT last_id FROM archive WHERE shard = %s", (self.shard,)).fetchone()
+        row = self._connection.execute(
+            "SELECT last_id FROM archive WHERE shard = %s", (self.shard,)
+        ).fetchone()
         return StreamId.parse(row[0]) if row else STREAM_START
 
     def snapshots(self) -> list[SnapshotHeading]:
@@ -55,7 +57,8 @@ class ShardArchive:
             ArchiveDamagedError: it is not there, or cannot be read.
         """
         row = self._connection.execute(
-            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s", (self.shard, str(stream_id))
+            "SELECT payload FROM shard_snapshots WHERE shard = %s AND stream_id = %s",
+            (self.shard, str(stream_id)),
         ).fetchone()
         try:
             if row is not None:
@@ -64,7 +67,9 @@ class ShardArchive:
             raise ArchiveDamagedError(
                 f"shard {self.shard}: the snapshot of {stream_id} cannot be read: {error}"
             ) from error
-        raise ArchiveDamagedError(f"shard {self.shard}: the snapshot of {stream_id} is not in the archive any more")
+        raise ArchiveDamagedError(
+            f"shard {self.shard}: the snapshot of {stream_id} is not in the archive any more"
+        )
 
     def oldest_id(self) -> StreamId | None:
         """Return the oldest position whose state can be rebuilt; None: nothing is archived."""
@@ -123,5 +128,7 @@ class ShardArchive:
                 (self.shard, last_id.ms),
             ).fetchone()
         if row is None:
-            raise ArchiveDamagedError(f"shard {self.shard}: a segment up to {last_id} is not in the archive any more")
+            raise ArchiveDamagedError(
+                f"shard {self.shard}: a segment up to {last_id} is not in the archive any more"
+            )
         return unpack(row[0])

@@ -129,7 +129,9 @@ def undone_backfills(connection: psycopg.Connection[Any]) -> list[str]:
     exists = connection.execute("SELECT to_regclass('schema_backfills') IS NOT NULL").fetchone()
     if exists != (True,):
         return []
-    rows = connection.execute("SELECT name FROM schema_backfills WHERE done_time IS NULL ORDER BY name").fetchall()
+    rows = connection.execute(
+        "SELECT name FROM schema_backfills WHERE done_time IS NULL ORDER BY name"
+    ).fetchall()
     return [name for (name,) in rows]
 
 
@@ -149,14 +151,18 @@ def run_backfills(
     undone, batches = undone_backfills(connection), 0
     for backfill in BACKFILLS:
         if backfill.name in undone:
-            batches += _run(connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch)
+            batches += _run(
+                connection, backfill, tell, stopping or threading.Event(), batch_rows, after_batch
+            )
     for index in INDEX_BUILDS:
         if index.name in undone:
             _build(connection, index, tell, stopping or threading.Event())
     return batches
 
 
-def _build(connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event) -> None:
+def _build(
+    connection: psycopg.Connection[Any], index: IndexBuild, tell: Tell, stopping: threading.Event
+) -> None:
     """Build an index, unless another run builds it; return when it is there or `stopping` is set."""
     while not stopping.is_set():
         # Never wait inside a statement: the build waits for every statement that is older than a part of it.
@@ -207,7 +213,9 @@ def _telling_progress(connection: psycopg.Connection[Any], index: IndexBuild, te
                 with psycopg.connect(**parameters, autocommit=True) as other:
                     row = other.execute(_BUILD_PROGRESS, (builder,)).fetchone()
                 if row is not None:
-                    tell(f"index {index.name}: {row[0]}{f' ({row[1]} %)' if row[1] is not None else ''}{row[2]}")
+                    tell(
+                        f"index {index.name}: {row[0]}{f' ({row[1]} %)' if row[1] is not None else ''}{row[2]}"
+                    )
         except psycopg.Error as error:
             _log.info("the progress of an index is not known", index=index.name, reason=str(error).strip())
 
@@ -262,7 +270,9 @@ def _run(
         if now_s - told_s >= TELL_EVERY_S or batches == 1:
             told_s = now_s
             percent = min(99, batch.rows_done * 100 // max(1, batch.rows_total))
-            tell(f"backfill {backfill.name}: {batch.rows_done:,} of about {batch.rows_total:,} rows ({percent} %)")
+            tell(
+                f"backfill {backfill.name}: {batch.rows_done:,} of about {batch.rows_total:,} rows ({percent} %)"
+            )
         window = _next_window(window, batch.rows, now_s - batch_began_s)
     return batches
 
@@ -300,13 +310,16 @@ def _begin(connection: psycopg.Connection[Any], backfill: Backfill, tell: Tell, 
 
 def _state(connection: psycopg.Connection[Any], backfill: Backfill) -> _State:
     row = connection.execute(
-        "SELECT position, last_time, rows_done, rows_total FROM schema_backfills WHERE name = %s", (backfill.name,)
+        "SELECT position, last_time, rows_done, rows_total FROM schema_backfills WHERE name = %s",
+        (backfill.name,),
     ).fetchone()
     assert row is not None, "undone_backfills has found it"
     return _State(*row)
 
 
-def _fill(connection: psycopg.Connection[Any], backfill: Backfill, window: timedelta, limit_s: float) -> _Batch | None:
+def _fill(
+    connection: psycopg.Connection[Any], backfill: Backfill, window: timedelta, limit_s: float
+) -> _Batch | None:
     """Fill in one window. Return None when there is nothing left to do.
 
     Raises:
@@ -346,7 +359,9 @@ def finish_backfills(database_url: str, stopping: threading.Event, retry_s: floa
             with psycopg.connect(database_url, autocommit=True, application_name="backfill") as connection:
                 run_backfills(connection, tell_log, stopping)
         except psycopg.errors.InsufficientPrivilege as error:
-            _log.warning("a backfill is left to `exchange migrate`, which the owner runs", reason=str(error).strip())
+            _log.warning(
+                "a backfill is left to `exchange migrate`, which the owner runs", reason=str(error).strip()
+            )
             return
         except psycopg.Error as error:
             _log.warning("a backfill was interrupted; it goes on", reason=str(error).strip())

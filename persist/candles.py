@@ -72,7 +72,12 @@ def candle_parts(trades: Iterable[tuple[TradeExecuted, int]]) -> dict[CandleKey,
     """
     seconds: dict[tuple[str, int], CandlePart] = {}
     for trade, quote in trades:
-        price, quantity, trade_id, bought = trade.price, trade.quantity, trade.trade_id, trade.taker_side == Side.BUY
+        price, quantity, trade_id, bought = (
+            trade.price,
+            trade.quantity,
+            trade.trade_id,
+            trade.taker_side == Side.BUY,
+        )
         key = (trade.market, trade.time // 1000)
         part = seconds.get(key)
         if part is None:

@@ -136,7 +136,9 @@ def await_schema(settings: Settings, stopping: threading.Event, redis_away_s: fl
             elif redis_away_since_s is None:
                 redis_away_since_s = time.monotonic()
             elif time.monotonic() - redis_away_since_s >= redis_away_s:
-                _log.info("neither the database nor Redis answers: the process is not ready before one of them does")
+                _log.info(
+                    "neither the database nor Redis answers: the process is not ready before one of them does"
+                )
                 return
             wait.say(one_line(error))
         else:
@@ -185,7 +187,9 @@ class SchemaNote:
             note_schema(self._client)
         except redis.exceptions.NoPermissionError as error:
             if not self._is_refused:
-                _log.warning("the schema cannot be noted; give this user of Redis ~schema:*", error=str(error))
+                _log.warning(
+                    "the schema cannot be noted; give this user of Redis ~schema:*", error=str(error)
+                )
             self._is_refused = True
         else:
             _log.info("schema noted", number=SCHEMA_NUMBER, key=streams.schema())

@@ -115,7 +115,9 @@ def columns_of(connection: psycopg.Connection[Any]) -> dict[str, set[str]]:
 
 def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
     """Return the roles of services that the server has."""
-    rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)).fetchall()
+    rows = connection.execute(
+        "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ServiceRole),)
+    ).fetchall()
     return sorted(ServiceRole(name) for (name,) in rows)
 
 
@@ -210,14 +212,19 @@ def _align(connection: psycopg.Connection[Any], role: ServiceRole) -> None:
         connection.execute(_statement("GRANT {} ON {} TO {}", relation, right, role))
     if present != wanted:
         _log.info(
-            "rights brought in line", role=str(role), granted=len(wanted - present), revoked=len(present - wanted)
+            "rights brought in line",
+            role=str(role),
+            granted=len(wanted - present),
+            revoked=len(present - wanted),
         )
 
 
 def _present_after(present: set[tuple[str, Right]], wanted: set[tuple[str, Right]]) -> set[tuple[str, Right]]:
     """Return what is left of `present` when what is not `wanted` was revoked."""
     gone = {(relation, right.privilege) for relation, right in present - wanted if not right.column}
-    return {(relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone}
+    return {
+        (relation, right) for relation, right in present & wanted if (relation, right.privilege) not in gone
+    }
 
 
 def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql.Composed:

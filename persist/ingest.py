@@ -115,7 +115,10 @@ _log = structlog.get_logger()
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _batch_seconds = prometheus_client.Histogram(
-    "persist_batch_seconds", "How long a batch took, from its first question to its commit", ["shard"], buckets=_BUCKETS
+    "persist_batch_seconds",
+    "How long a batch took, from its first question to its commit",
+    ["shard"],
+    buckets=_BUCKETS,
 )
 _commit_seconds = prometheus_client.Histogram(
     "persist_commit_seconds", "How long the database took to commit a batch", ["shard"], buckets=_BUCKETS
@@ -133,13 +136,23 @@ _delay_seconds = prometheus_client.Histogram(
     buckets=_BUCKETS,
 )
 
-_events_stored = prometheus_client.Counter("persist_events_stored", "Events committed to the database", ["shard"])
-_batches_stored = prometheus_client.Counter("persist_batches_stored", "Batches committed to the database", ["shard"])
-_dead_entries = prometheus_client.Counter("persist_dead_entries", "Stream entries put aside in dead_events", ["shard"])
-_refused_candle_trades = prometheus_client.Counter(
-    "persist_refused_candle_trades", "Trades that are stored, and whose candles the database refused", ["shard"]
+_events_stored = prometheus_client.Counter(
+    "persist_events_stored", "Events committed to the database", ["shard"]
 )
-_stopped = prometheus_client.Gauge("persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"])
+_batches_stored = prometheus_client.Counter(
+    "persist_batches_stored", "Batches committed to the database", ["shard"]
+)
+_dead_entries = prometheus_client.Counter(
+    "persist_dead_entries", "Stream entries put aside in dead_events", ["shard"]
+)
+_refused_candle_trades = prometheus_client.Counter(
+    "persist_refused_candle_trades",
+    "Trades that are stored, and whose candles the database refused",
+    ["shard"],
+)
+_stopped = prometheus_client.Gauge(
+    "persist_stopped", "1 while a shard's ingest stands still on an error", ["shard"]
+)
 _held = prometheus_client.Gauge(
     "persist_held_format",
     "The format of an entry that this process cannot read and waits with; 0: there is none",
@@ -254,7 +267,8 @@ class ShardIngest:
                     last_id = entries[-1].stream_id
                     event_count, dead_count = self._store(connection, entries)
                     connection.execute(
-                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s", (str(last_id), self._shard)
+                        "UPDATE ingest SET last_id = %s, error = '' WHERE shard = %s",
+                        (str(last_id), self._shard),
                     )
                 stored = time.perf_counter()
         except (TradeGapError, LostTailError, MarketsUnknownError) as error:
@@ -306,9 +320,13 @@ class ShardIngest:
                     (self._shard, str(stream_id)),
                 ).fetchone()
                 if row is None:
-                    raise NotPutAsideError(f"nothing of entry {stream_id} of shard {self._shard} is put aside")
+                    raise NotPutAsideError(
+                        f"nothing of entry {stream_id} of shard {self._shard} is put aside"
+                    )
                 put_aside = events_put_aside(bytes(row[0]))
-                batch = EventBatch(stream_id, [event for _, event in put_aside], [number for number, _ in put_aside])
+                batch = EventBatch(
+                    stream_id, [event for _, event in put_aside], [number for number, _ in put_aside]
+                )
                 rows = self._rows_of([batch])
                 known = self._last_trades(connection)
                 # One that was refused by the database was counted then, so that those after it leave no gap.
@@ -351,7 +369,9 @@ class ShardIngest:
         return self._connection
 
     def _locked_last_id(self, connection: psycopg.Connection[Any]) -> StreamId:
-        row = connection.execute("SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)).fetchone()
+        row = connection.execute(
+            "SELECT last_id FROM ingest WHERE shard = %s FOR UPDATE", (self._shard,)
+        ).fetchone()
         assert row is not None, "made when the connection was"
         return StreamId.parse(row[0])
 
@@ -375,7 +395,10 @@ class ShardIngest:
             except LaterFormatError as error:
                 _held.labels(self._shard).set(error.number)
                 _log.critical(
-                    "the events are held", shard=self._shard, stream_id=str(entry.stream_id), reason=str(error)
+                    "the events are held",
+                    shard=self._shard,
+                    stream_id=str(entry.stream_id),
+                    reason=str(error),
                 )
                 return entries[:number], True
         _held.labels(self._shard).set(0)
@@ -390,7 +413,9 @@ class ShardIngest:
         unread = {entry.stream_id: entry.reasons for entry in dead}
         refused_ids = {stream_id for stream_id, _ in refused}
         payloads = {
-            entry.stream_id: entry.fields.get(EVENTS_FIELD, b"") for entry in entries if entry.stream_id in refused_ids
+            entry.stream_id: entry.fields.get(EVENTS_FIELD, b"")
+            for entry in entries
+            if entry.stream_id in refused_ids
         }
         dead = [entry for entry in dead if entry.stream_id not in refused_ids]
         for stream_id in refused_ids:
@@ -410,7 +435,9 @@ class ShardIngest:
     def _move_last_trades(
         self, connection: psycopg.Connection[Any], known: Mapping[str, int], last: Mapping[str, int]
     ) -> None:
-        if moved := [(market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id]:
+        if moved := [
+            (market, trade_id) for market, trade_id in last.items() if known.get(market) != trade_id
+        ]:
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO ingest_markets VALUES (%s, %s) "
@@ -498,10 +525,15 @@ class ShardIngest:
             ((trade, _),) = trades
             _refused_candle_trades.labels(self._shard).inc()
             _log.critical(
-                "a trade is in no candle", market=trade.market, trade_id=trade.trade_id, reason=str(error.__cause__)
+                "a trade is in no candle",
+                market=trade.market,
+                trade_id=trade.trade_id,
+                reason=str(error.__cause__),
             )
 
-    def _write_candles(self, cursor: psycopg.Cursor[Any], trades: Sequence[tuple[TradeExecuted, int]]) -> None:
+    def _write_candles(
+        self, cursor: psycopg.Cursor[Any], trades: Sequence[tuple[TradeExecuted, int]]
+    ) -> None:
         try:
             copy_rows(cursor, CANDLES, candle_rows(trades), into="batch_candles")
             cursor.execute(_UPSERT_CANDLES)
@@ -528,7 +560,9 @@ class ShardIngest:
         if rows.trades and not self._keeps_candles:
             first, last = rows.trades[0][0].time, rows.trades[-1][0].time
             if first < _now_ms() - LATE_MS:
-                self._late = (min(first, self._late[0]), max(last, self._late[1])) if self._late else (first, last)
+                self._late = (
+                    (min(first, self._late[0]), max(last, self._late[1])) if self._late else (first, last)
+                )
 
     def _refresh_candles(self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int) -> None:
         try:
@@ -560,7 +594,9 @@ def decoded(entries: Iterable[Entry]) -> tuple[list[EventBatch], list[DeadEntry]
     for entry in entries:
         payload = entry.fields.get(EVENTS_FIELD)
         if payload is None:
-            dead.append(DeadEntry(entry.stream_id, "no event frame in it", msgspec.msgpack.encode(entry.fields)))
+            dead.append(
+                DeadEntry(entry.stream_id, "no event frame in it", msgspec.msgpack.encode(entry.fields))
+            )
             continue
         try:
             batches.append(EventBatch(entry.stream_id, decode_events(payload)))

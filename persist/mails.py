@@ -26,14 +26,18 @@ _TAKE: Final = """
     WHERE sent_at IS NULL AND next_try_at <= now() AND attempts < %(most)s
     ORDER BY next_try_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED
 """
-_SENT: Final = "UPDATE mails SET sent_at = now(), body = '', error = '', attempts = attempts + 1 WHERE mail_id = %(id)s"
+_SENT: Final = (
+    "UPDATE mails SET sent_at = now(), body = '', error = '', attempts = attempts + 1 WHERE mail_id = %(id)s"
+)
 _FAILED: Final = """
     UPDATE mails SET attempts = attempts + 1, error = %(error)s, next_try_at = now() + make_interval(secs => %(wait_s)s)
     WHERE mail_id = %(id)s
 """
 
 _log = structlog.get_logger()
-_mails = prometheus_client.Counter("persist_mails", "Mails, by what became of an attempt to send them", ["outcome"])
+_mails = prometheus_client.Counter(
+    "persist_mails", "Mails, by what became of an attempt to send them", ["outcome"]
+)
 for _outcome in ("sent", "failed"):
     _mails.labels(_outcome)
 
@@ -111,7 +115,9 @@ def _send(
             server.send_message(mailer.message(recipient, subject, body))
     except (OSError, smtplib.SMTPException, ValueError) as error:
         wait_s = min(_WAIT_MAX_S, 5 * 2**attempts)
-        _log.warning("a mail was not sent", mail=mail_id, attempts=attempts + 1, next_try_s=wait_s, error=str(error))
+        _log.warning(
+            "a mail was not sent", mail=mail_id, attempts=attempts + 1, next_try_s=wait_s, error=str(error)
+        )
         database.execute(_FAILED, {"id": mail_id, "error": str(error)[:500], "wait_s": wait_s})
         _mails.labels("failed").inc()
         return False

@@ -151,7 +151,11 @@ class _Beside:
         log, archive = RedisStreamLog.connect(redis_url), declare_archive(broker, _nothing_here)
         self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._archive = ArchiveNudger(
-            log, shards, archive.send, lambda: int(broker.do_qsize(archive.queue_name)), settings.archive_period_ms
+            log,
+            shards,
+            archive.send,
+            lambda: int(broker.do_qsize(archive.queue_name)),
+            settings.archive_period_ms,
         )
         self._guard = LogGuard(log, self._database_url, shards)
         self._guard_due_ms = 0
@@ -183,7 +187,9 @@ def work(settings: Settings, probes: Probes, tracer: Tracer | None = None) -> No
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     redis_url, database_url = settings.resolved_redis_url(), database_url_of(settings, ServiceRole.PERSIST)
-    retention = Retention(settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days)
+    retention = Retention(
+        settings.archive_snapshot_interval_s, settings.archive_snapshots_max, settings.archive_days
+    )
     archiver = Archiver(
         RedisStreamLog.connect(redis_url, replicas_min=settings.redis_replicas_min),
         range(settings.shard_count),
@@ -269,7 +275,9 @@ class _Watch:
         self._redis_reach, self._database_reach = reach_redis(probes, "persist-worker"), Reach("the database")
         probes.ready_when("database", self._database_reach.why_not)
         probes.ready_when("ingest", self._why_not_ingesting)
-        _database_reachable.labels("persist-worker").set_function(lambda: self._database_reach.why_not() is None)
+        _database_reachable.labels("persist-worker").set_function(
+            lambda: self._database_reach.why_not() is None
+        )
         self._database_url = database_url_of(settings, ServiceRole.PERSIST)
         self._database: psycopg.Connection[Any] | None = None
 
@@ -310,7 +318,9 @@ class _Watch:
         return "; ".join(stopped.values()) if stopped else None
 
 
-def _sweep_until(stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float) -> None:
+def _sweep_until(
+    stopping: threading.Event, runner: IngestRunner, archiver: Archiver | None, unasked_s: float
+) -> None:
     """Ingest and archive what no nudge has asked for. Without it, what is wrong with the queue would fill up the log."""
     while not stopping.wait(unasked_s / 2):
         try:
@@ -337,7 +347,9 @@ def _drop_history_until(stopping: threading.Event, database_url: str, retention:
         try:
             drop_history(database_url, retention)
         except psycopg.Error as error:
-            _log.warning("old history was not dropped; the next time will be in an hour", error=str(error).strip())
+            _log.warning(
+                "old history was not dropped; the next time will be in an hour", error=str(error).strip()
+            )
         except Exception:
             _log.exception("dropping old history failed; the next time will be in an hour")
         stopping.wait(RETENTION_PERIOD_S)

@@ -114,7 +114,9 @@ def migrations_of(flavour: Flavour, folder: Traversable | None = None) -> list[M
     found: list[Migration] = []
     for prefix, part in (("", folder), (f"{flavour}/", folder.joinpath(flavour))):
         files = [each for each in part.iterdir() if each.name.endswith(".sql")] if part.is_dir() else []
-        migrations = [Migration(int(each.name[:4]), prefix + each.name, each.read_text("utf-8")) for each in files]
+        migrations = [
+            Migration(int(each.name[:4]), prefix + each.name, each.read_text("utf-8")) for each in files
+        ]
         if len({each.number for each in migrations}) < len(migrations):
             raise MigrationError(f"two migrations of the same number in {prefix or 'schema'}")
         found += migrations
@@ -200,9 +202,9 @@ def _apply(
     lock_wait_s_max: float,
     lock_timeout_ms: int,
 ) -> None:
-    note = sql.SQL("INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})").format(
-        migration.name, migration.number, str(flavour), migration.checksum
-    )
+    note = sql.SQL(
+        "INSERT INTO schema_migrations (name, number, flavour, checksum) VALUES ({}, {}, {}, {})"
+    ).format(migration.name, migration.number, str(flavour), migration.checksum)
     statement_timeout_ms = 2 * lock_timeout_ms if migration.number >= BRIEF_FROM else 0
     # One message, which the server takes as one transaction: it never waits for this process while it holds a lock.
     statements = (
@@ -218,7 +220,9 @@ def _apply(
             deadlocks += 1
             if deadlocks == ATTEMPTS_MAX:
                 raise
-            _log.info("migration met a policy at work; once more", migration=migration.name, reason=str(error))
+            _log.info(
+                "migration met a policy at work; once more", migration=migration.name, reason=str(error)
+            )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
             # A statement that needs many locks, those of a hypertable's chunks, may wait for each.
             holders = _lock_holders(connection, migration)
@@ -227,7 +231,9 @@ def _apply(
                     f"{migration.name}: not applied within {lock_wait_s_max:.0f} s, since others would wait; {holders}. "
                     "Nothing of it was applied: end that transaction (pg_terminate_backend) and migrate again"
                 ) from error
-            trouble = "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            trouble = (
+                "took too long" if isinstance(error, psycopg.errors.QueryCanceled) else "waits for a lock"
+            )
             tell(f"migration {migration.name} {trouble}, try {attempt}: {holders}")
             time.sleep(LOCK_PAUSES_S[min(attempt, len(LOCK_PAUSES_S)) - 1])
         else:
@@ -265,7 +271,11 @@ def missing_migrations(database_url: str, timeout_s: int, folder: Traversable | 
         database_url, autocommit=True, connect_timeout=timeout_s, options=f"-c statement_timeout={timeout_s}s"
     ) as connection:
         exists = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
-        rows = connection.execute("SELECT name, flavour FROM schema_migrations").fetchall() if exists == (True,) else []
+        rows = (
+            connection.execute("SELECT name, flavour FROM schema_migrations").fetchall()
+            if exists == (True,)
+            else []
+        )
     applied = {name for name, _ in rows}
     flavour = Flavour(rows[0][1]) if rows else Flavour.PLAIN
     return [migration.name for migration in migrations_of(flavour, folder) if migration.name not in applied]
@@ -281,7 +291,9 @@ def _check(migrations: Sequence[Migration], applied: dict[str, tuple[int, str]])
     newest_known = max((migration.number for migration in migrations), default=0)
     unknown = {name: number for name, (number, _) in applied.items() if name not in known}
     mistakes = [
-        f"{name}: applied, but not part of this program" for name, number in unknown.items() if number <= newest_known
+        f"{name}: applied, but not part of this program"
+        for name, number in unknown.items()
+        if number <= newest_known
     ]
     newest = max((number for number, _ in applied.values()), default=0)
     for migration in migrations:
@@ -309,7 +321,9 @@ def _lock(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
     """Return TIMESCALEDB when its community edition works here; the Apache edition has no continuous aggregates."""
-    available = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
+    available = connection.execute(
+        "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
+    ).fetchone()
     if available is None:
         return Flavour.PLAIN
     try:
@@ -319,10 +333,14 @@ def _choose_flavour(connection: psycopg.Connection[Any]) -> Flavour:
                 "SELECT current_setting('timescaledb.license', true), extversion FROM pg_extension WHERE extname = 'timescaledb'"
             ).fetchone()
             if row is None or row[0] != "timescale":
-                raise psycopg.errors.FeatureNotSupported(f"licence of the installed edition: {row and row[0]}")
+                raise psycopg.errors.FeatureNotSupported(
+                    f"licence of the installed edition: {row and row[0]}"
+                )
             if tuple(map(int, row[1].split(".")[:2])) < TIMESCALEDB_VERSION_MIN:
                 raise psycopg.errors.FeatureNotSupported(f"version {row[1]} is too old")
     except psycopg.Error as error:
-        _log.warning("timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip())
+        _log.warning(
+            "timescaledb is installed but cannot be used: plain tables instead", reason=str(error).strip()
+        )
         return Flavour.PLAIN
     return Flavour.TIMESCALEDB

@@ -10,13 +10,17 @@ from protocol.streams import ARCHIVE_READER, EventReader, events
 from stream_log.interface import StreamLog
 
 _ingest_lag = prometheus_client.Gauge(
-    "persist_ingest_lag_seconds", "How far a shard's ingest is behind its events, in their own time", ["shard"]
+    "persist_ingest_lag_seconds",
+    "How far a shard's ingest is behind its events, in their own time",
+    ["shard"],
 )
 _archive_lag = prometheus_client.Gauge(
     "persist_archive_lag_seconds", "How far a shard's archive is behind its input, in its own time", ["shard"]
 )
 _nudges = prometheus_client.Counter("persist_nudges", "Nudges of a shard's ingest", ["shard"])
-_queued = prometheus_client.Gauge("persist_queue_nudges", "Nudges that wait or are worked on, as the last sweep saw it")
+_queued = prometheus_client.Gauge(
+    "persist_queue_nudges", "Nudges that wait or are worked on, as the last sweep saw it"
+)
 
 QUEUED_MAX = 10
 """Nudges per shard that may wait while nothing gets any further."""

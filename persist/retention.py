@@ -49,7 +49,9 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
     """
     if not any(retention):
         return {}
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=5, application_name="retention") as connection:
+    with psycopg.connect(
+        database_url, autocommit=True, connect_timeout=5, application_name="retention"
+    ) as connection:
         row = connection.execute(
             "SELECT pg_try_advisory_lock(%s), (SELECT flavour FROM schema_migrations LIMIT 1)", (_LOCK,)
         ).fetchone()
@@ -72,7 +74,9 @@ def drop_history(database_url: str, retention: HistoryRetention) -> dict[str, in
             if days and (count := drop(connection, relation, stored_ms - days * 86_400_000)):
                 dropped[relation] = count
                 _log.info("history dropped", relation=relation, days=days, count=count)
-        if retention.orders and (count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)):
+        if retention.orders and (
+            count := _delete_orders(connection, stored_ms - retention.orders * 86_400_000)
+        ):
             dropped["orders"] = count
             _delete_rows(connection, "prevented_matches", stored_ms - retention.orders * 86_400_000)
             _log.info("history dropped", relation="orders", days=retention.orders, count=count)

@@ -315,7 +315,16 @@ class Rows:
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (
-            (*event_reference, 0, account_id, given_asset, -given, "trade", reference, _total(event, given_asset)),
+            (
+                *event_reference,
+                0,
+                account_id,
+                given_asset,
+                -given,
+                "trade",
+                reference,
+                _total(event, given_asset),
+            ),
             (*event_reference, 1, CLEARING_ACCOUNT, given_asset, given, "trade", reference, None),
             (
                 *(*event_reference, 2, account_id, received_asset, received - fee, "trade", reference),
@@ -324,7 +333,9 @@ class Rows:
             (*event_reference, 3, CLEARING_ACCOUNT, received_asset, -received, "trade", reference, None),
         )
         if fee:
-            self.ledger_entries.append((*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference, None))
+            self.ledger_entries.append(
+                (*event_reference, 4, FEES_ACCOUNT, received_asset, fee, "fee", reference, None)
+            )
 
     def _add_prevented(self, event: MatchPrevented) -> None:
         self.prevented_matches.append(
@@ -352,7 +363,9 @@ class Rows:
         self.transfers.append((FEES_ACCOUNT, kind, reference, asset, amount, time))
 
     def _add_transfer(self, stream_id: str, index: int, event: FundsDeposited | FundsWithdrawn) -> None:
-        kind, amount = ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
+        kind, amount = (
+            ("deposit", event.amount) if isinstance(event, FundsDeposited) else ("withdrawal", -event.amount)
+        )
         time, asset, reference = database_time(event.time), event.asset, event.transfer_id
         self.ledger_entries += (
             (time, self._shard, stream_id, index, 0, EXTERNAL_ACCOUNT, asset, -amount, kind, reference, None),

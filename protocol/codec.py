@@ -45,7 +45,9 @@ class LaterFormatError(Exception):
     """A later release wrote this; `number` is its format. It must be held: what it says may be money."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it")
+        super().__init__(
+            f"the frame has format {number}, this program reads up to {FORMAT}: a later release wrote it"
+        )
         self.number = number
 
 
@@ -96,7 +98,9 @@ def _has_any_of(kind: type, changed: frozenset[type]) -> bool:
         # Of a union, a container, a generic struct, or what is annotated; of a NewType.
         unseen += get_args(found)
         unseen += [
-            inside for inside in (get_origin(found), getattr(found, "__supertype__", None)) if inside is not None
+            inside
+            for inside in (get_origin(found), getattr(found, "__supertype__", None))
+            if inside is not None
         ]
         if isinstance(found, type) and issubclass(found, msgspec.Struct):
             unseen += [field.type for field in msgspec.structs.fields(found)]
@@ -320,7 +324,9 @@ def decode_skip_frame(frame: bytes) -> SkipFrame:
     """Return what one `SKIPPED_FIELD`, or `skip:{k}`, says, with its signature, which nobody has verified yet."""
     format_of(frame)
     (found,) = _skip(frame).commands
-    return SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
+    return (
+        SkipFrame(_skip_body(found.command), found) if isinstance(found, Signed) else SkipFrame(found, None)
+    )
 
 
 def encode_events(events: bytes, written_us: int, number: int = OLDEST_FORMAT) -> bytes:
@@ -346,7 +352,9 @@ def decode_readable_events(frame: bytes | msgspec.Raw) -> list[Event]:
     try:
         return _unnumbered_events(frame)
     except msgspec.MsgspecError:
-        return [item for item in _read_each(array_items(bytes(frame)), _event) if not isinstance(item, UnreadItem)]
+        return [
+            item for item in _read_each(array_items(bytes(frame)), _event) if not isinstance(item, UnreadItem)
+        ]
 
 
 def raw_events(frame: bytes) -> list[bytes]:
@@ -356,7 +364,9 @@ def raw_events(frame: bytes) -> list[bytes]:
 
 def only_events(frame: bytes, numbers: Container[int]) -> bytes:
     """Return the frame of one `EVENTS_FIELD` with nil in the place of every event that is not one of these; see `raw_events`."""
-    events = [msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))]
+    events = [
+        msgspec.Raw(event if number in numbers else _NIL) for number, event in enumerate(raw_events(frame))
+    ]
     if format_of(frame) == UNNUMBERED:
         return encode_frame(events)
     number, written_us, _ = array_items(frame)

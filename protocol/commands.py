@@ -21,7 +21,16 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
-from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    AccountId,
+    AssetUnits,
+    OrderId,
+    PriceTicks,
+    QuantityLots,
+    TimeMs,
+    TradeId,
+)
 
 # What a decoder lets through, so that nothing absurd reaches a shard: whole numbers that every reader and the database can hold,
 # and names of a sensible length. Whether a number makes sense is the shard's to say.
@@ -87,7 +96,9 @@ class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     """As for `PlaceOrder`."""
 
 
-class CancelAllOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3):
+class CancelAllOrders(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3
+):
     """Cancel every open order of the account in one market; refused with UNKNOWN_ORDER when there is none.
 
     They share a `cancel_id`.
@@ -137,7 +148,9 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknow
     """Time has passed, and nothing else: the leader of a shard that has nothing to tell says so about once a second."""
 
 
-class ConfigureShard(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=7):
+class ConfigureShard(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=7
+):
     """Let the shard follow another configuration, whose version is one more than that of the one before. Answered by `Configured`."""
 
     request_id: Annotated[int, _Stored]
@@ -145,7 +158,9 @@ class ConfigureShard(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     config: ShardConfig
 
 
-class ConfigureMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=8):
+class ConfigureMarket(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=8
+):
     """List a market (version 1), or change one (its version and one). Enters at the market's own shard, which tells the others.
 
     What may never change: base, quote, tick and lot, and the assets' scales. Answered by `Configured`.
@@ -170,7 +185,9 @@ class WithdrawFees(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     transfer_id: Annotated[str, _Name]
 
 
-class CloseAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10):
+class CloseAccount(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=10
+):
     """Forget an account that has nothing: no funds, no open order, no idempotency key that is remembered, and neither frozen nor limited.
 
     It comes back by a deposit, and its limits begin with version 1 again.
@@ -203,7 +220,9 @@ class SkipEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
     counts_as_received: bool = True
 
 
-class LimitAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=33):
+class LimitAccount(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=33
+):
     """Freeze an account, thaw it, or set its limits; the version is one more than that of the limits before (or 1).
 
     An account that the shard does not know yet may be limited, too. Answered by `Configured`.
@@ -215,7 +234,9 @@ class LimitAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     limits: AccountLimits
 
 
-class CancelOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=34):
+class CancelOrders(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=34
+):
     """Cancel, on an operator's word, every open order of an account (`market` empty: in all markets), or of a market (`account_id` 0).
 
     Orders of an account enter at its shard, those of a market at the market's, which must not be TRADING (MARKET_OPEN). The shard
@@ -229,7 +250,14 @@ class CancelOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
 
 
 SignedBody = (
-    Deposit | Withdraw | ConfigureShard | ConfigureMarket | WithdrawFees | CloseAccount | LimitAccount | CancelOrders
+    Deposit
+    | Withdraw
+    | ConfigureShard
+    | ConfigureMarket
+    | WithdrawFees
+    | CloseAccount
+    | LimitAccount
+    | CancelOrders
 )
 """What counts only with the signature of a key that the shard knows."""
 
@@ -283,7 +311,9 @@ class MatchOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     bound_by_book: bool = False
 
 
-class CancelResting(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
+class CancelResting(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12
+):
     """Account's shard to market's shard: take this order out of the book. Whoever waits for that is named in the answer too."""
 
     order_id: Annotated[OrderId, _Positive]
@@ -303,7 +333,9 @@ class TakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
     quantity: Annotated[QuantityLots, _NotNegative]
 
 
-class TakerOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
+class TakerOutcome(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21
+):
     """Market's shard to account's shard: what became of a `MatchOrder`.
 
     Refused when `reject_reason` is set (then there are no fills). Otherwise the fills happened, and what is left
@@ -336,7 +368,9 @@ class MakerFill(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_u
     quantity: Annotated[QuantityLots, _NotNegative]
 
 
-class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
+class RestingClosed(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23
+):
     """Market's shard to account's shard: a resting order left the book without trading.
 
     By a cancel that `request_id` and `reply_to` asked for, for another `reason`, or (`expired_in_match`) by self-trade prevention: then
@@ -355,7 +389,9 @@ class RestingClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     taker_order_id: Annotated[OrderId, _NotNegative] = OrderId(0)
 
 
-class CancelMissed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):
+class CancelMissed(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24
+):
     """Market's shard to account's shard: the order was no longer in the book when its cancel arrived."""
 
     order_id: Annotated[OrderId, _Positive]
@@ -371,7 +407,9 @@ class KnowMarket(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
     config: MarketConfig
 
 
-ShardMessage = KnowMarket | MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
+ShardMessage = (
+    KnowMarket | MatchOrder | CancelResting | TakerOutcome | MakerFill | RestingClosed | CancelMissed
+)
 
 
 class MessageFrame(NamedTuple):

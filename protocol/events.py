@@ -12,7 +12,9 @@ from protocol.orders import Balance, CloseReason, Liquidity, OrderState, Prevent
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 
 
-class TradeExecuted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+class TradeExecuted(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1
+):
     """Two orders traded, at the maker's price.
 
     `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`, contiguous too.
@@ -49,7 +51,9 @@ class DepthChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     changes: tuple[LevelChange, ...]
 
 
-class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
+class FundsDeposited(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11
+):
     """Money came in."""
 
     time: TimeMs
@@ -60,7 +64,9 @@ class FundsDeposited(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     balances: tuple[Balance, ...]
 
 
-class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12):
+class FundsWithdrawn(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=12
+):
     """Money went out."""
 
     time: TimeMs
@@ -71,7 +77,9 @@ class FundsWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     balances: tuple[Balance, ...]
 
 
-class OrderAccepted(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13):
+class OrderAccepted(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=13
+):
     """An order passed every check; its status is NEW, its funds are held."""
 
     time: TimeMs
@@ -113,7 +121,9 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
     counter_order_id: OrderId = OrderId(0)
 
 
-class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
+class FundsReleased(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16
+):
     """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
 
     The order itself leaves no trace, but events in between showed the hold; these are the balances without it.
@@ -124,7 +134,9 @@ class FundsReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     balances: tuple[Balance, ...]
 
 
-class FeesWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17):
+class FeesWithdrawn(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17
+):
     """Fees that the shard had earned left the exchange."""
 
     time: TimeMs
@@ -133,14 +145,18 @@ class FeesWithdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, forb
     transfer_id: str
 
 
-class AccountClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18):
+class AccountClosed(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18
+):
     """The shard has forgotten an account, which had nothing."""
 
     time: TimeMs
     account_id: AccountId
 
 
-class MatchPrevented(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
+class MatchPrevented(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19
+):
     """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off instead.
 
     `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing, by `mode`, the taker's.
@@ -181,21 +197,27 @@ MarketEvent = TradeExecuted | DepthChanged
 AccountEvent = FundsDeposited | FundsWithdrawn | FundsReleased | OrderAccepted | OrderFilled | OrderClosed
 
 
-class MarketConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23):
+class MarketConfigured(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=23
+):
     """A market of this shard was listed, or is configured otherwise from now on."""
 
     time: TimeMs
     config: MarketConfig
 
 
-class ShardConfigured(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24):
+class ShardConfigured(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=24
+):
     """The shard follows another configuration from now on."""
 
     time: TimeMs
     config: ShardConfig
 
 
-class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25):
+class AccountLimited(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=25
+):
     """An operator has frozen or thawed an account, or set its limits."""
 
     time: TimeMs
@@ -203,7 +225,9 @@ class AccountLimited(msgspec.Struct, frozen=True, array_like=True, gc=False, for
     limits: AccountLimits
 
 
-class EntrySkipped(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26):
+class EntrySkipped(
+    msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26
+):
     """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
 
     time: TimeMs

@@ -79,7 +79,9 @@ class Standby(NamedTuple):
         if isinstance(value, bytes):
             value = value.decode()
         pid, stream_id, behind_ms, time_ms = value.split("|")
-        return cls(process, int(pid), StreamId.parse(stream_id), int(behind_ms), max(0, now_ms - int(time_ms)))
+        return cls(
+            process, int(pid), StreamId.parse(stream_id), int(behind_ms), max(0, now_ms - int(time_ms))
+        )
 
     def text(self) -> str:
         """Return what the hash holds before the time, which Redis adds."""

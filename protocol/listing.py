@@ -93,11 +93,15 @@ class Listing(msgspec.Struct, frozen=True):
                 if rival is None or rival[2].version < each.version:
                     found[each.market.symbol] = (each.market, shard, each)
         unknown = tuple(
-            shard for shard in range(shard_count) if shard not in configurations or configurations[shard].config is None
+            shard
+            for shard in range(shard_count)
+            if shard not in configurations or configurations[shard].config is None
         )
         rows = [found[symbol] for symbol in sorted(found)]
         known = [(market, shard) for market, shard, _ in rows]
-        listed = [(market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED]
+        listed = [
+            (market, shard) for market, shard, config in rows if config.status is not MarketStatus.DELISTED
+        ]
         configs = [each.config for each in configurations.values() if each.config is not None]
         # Every shard has the same table of accounts; it never changes yet.
         slots = next((config.slots for config in configs), b"")
@@ -105,7 +109,9 @@ class Listing(msgspec.Struct, frozen=True):
             MarketMap.placed(known, shard_count, slots, unknown),
             MarketMap.placed(listed, shard_count, slots, unknown),
             {config.market.symbol: config.status for _, _, config in rows},
-            min((config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)),
+            min(
+                (config.maintenance_from for config in configs if config.maintenance_from), default=TimeMs(0)
+            ),
             OLDEST_FORMAT if unknown else min(config.format for config in configs),
             1 if unknown else min(config.kinds for config in configs),
             min((config.open_orders_max for config in configs if config.open_orders_max), default=0),

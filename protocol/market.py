@@ -136,7 +136,9 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
                 f"{self.symbol}: lot_size {format_decimal(self.lot_size)} is not a whole number of {base.symbol} units of "
                 f"{_unit_text(base.scale)}: take a multiple of that as lot_size, or a larger scale for {base.symbol}"
             )
-        quote_per_tick_lot, rest = divmod(self.tick_size * self.lot_size * 10**quote.scale, UNITS_PER_ASSET**2)
+        quote_per_tick_lot, rest = divmod(
+            self.tick_size * self.lot_size * 10**quote.scale, UNITS_PER_ASSET**2
+        )
         if rest:
             raise MarketError(
                 f"{self.symbol}: tick_size x lot_size is not a whole number of {quote.symbol} units of "
@@ -219,7 +221,9 @@ class AssetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         except DecimalError as error:
             raise MarketError(f"{self.symbol}: the supply is a number of whole assets: {error}") from error
         if self.supply and not supply:
-            raise MarketError(f"{self.symbol}: a supply must be positive; leave it out to have as much as fits")
+            raise MarketError(
+                f"{self.symbol}: a supply must be positive; leave it out to have as much as fits"
+            )
         return Asset(self.symbol, self.scale, supply)
 
 
@@ -339,7 +343,9 @@ class MarketMap(msgspec.Struct, frozen=True):
             for asset in market.assets:
                 first, by = declared.setdefault(asset.symbol, (asset, market.symbol))
                 if first != asset:
-                    raise MarketError(f"{by} and {market.symbol} declare another scale or supply of {asset.symbol}")
+                    raise MarketError(
+                        f"{by} and {market.symbol} declare another scale or supply of {asset.symbol}"
+                    )
         return cls.placed(
             [(market, number % max(1, shard_count)) for number, market in enumerate(markets)], shard_count
         )

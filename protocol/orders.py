@@ -20,7 +20,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from protocol.units import AMOUNT_UNITS_MAX, AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
+from protocol.units import (
+    AMOUNT_UNITS_MAX,
+    AccountId,
+    AssetUnits,
+    OrderId,
+    PriceTicks,
+    QuantityLots,
+    TimeMs,
+    TradeId,
+)
 
 
 class Side(IntEnum):

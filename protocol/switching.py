@@ -28,7 +28,9 @@ class Switch(NamedTuple):
     """The shards that do not write it yet."""
 
 
-def plan_switch(configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()) -> Switch:
+def plan_switch(
+    configs: Mapping[int, ShardConfig], found: Sequence[Reader], without: Collection[str] = ()
+) -> Switch:
     """Return what a switch to the newest would do, `without` the processes that an operator says will not come back."""
     counted = [each for each in found if each.reads is not None or each.name not in without]
     written = [release_of(config) for config in configs.values()]

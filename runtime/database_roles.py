@@ -34,7 +34,10 @@ def role_passwords(settings: Settings) -> dict[ServiceRole, str]:
     """
     if not settings.database_url:
         owner = settings.password()
-        return {role: hmac.digest(owner.encode(), f"database {role}".encode(), "sha256").hex() for role in ServiceRole}
+        return {
+            role: hmac.digest(owner.encode(), f"database {role}".encode(), "sha256").hex()
+            for role in ServiceRole
+        }
     passwords: dict[ServiceRole, str] = {}
     services = {role.service: role for role in ServiceRole}
     for text in filter(None, settings.database_role_passwords.split(",")):

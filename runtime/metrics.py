@@ -95,7 +95,9 @@ def serve_metrics(settings: Settings, process: str, probes: Probes, *, is_port_s
         return
     try:
         address = settings.metrics_host, settings.metrics_port
-        server = _Server(address, metrics_application(probes, settings.metrics_password), shared=is_port_shared)
+        server = _Server(
+            address, metrics_application(probes, settings.metrics_password), shared=is_port_shared
+        )
     except OSError as error:
         raise SettingsError(
             f"{PREFIX}METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
@@ -214,7 +216,9 @@ class Heartbeat:
             health = health_now(self._lag_ms() if self._lag_ms else None)
             try:
                 for key in self._keys:
-                    write_reserved(self._redis, "SET", key, msgspec.json.encode(health), "EX", HEARTBEAT_TTL_S)
+                    write_reserved(
+                        self._redis, "SET", key, msgspec.json.encode(health), "EX", HEARTBEAT_TTL_S
+                    )
             except redis.RedisError as error:
                 _log.debug("heartbeat not written", error=str(error))
             self._stopped.wait(HEARTBEAT_INTERVAL_S)

@@ -26,7 +26,11 @@ def private_key(settings: Settings, role: Role) -> Ed25519PrivateKey:
     """
     name = role.name.lower()
     text: str = getattr(settings, f"{name}_key")
-    seed = decoded_key(text, f"{PREFIX}{name.upper()}_KEY") if text else key_in(settings.data_dir / f"{name}.key")
+    seed = (
+        decoded_key(text, f"{PREFIX}{name.upper()}_KEY")
+        if text
+        else key_in(settings.data_dir / f"{name}.key")
+    )
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 

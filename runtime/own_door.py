@@ -175,7 +175,9 @@ class OwnDoor:
         """Return what says that nobody is answered."""
         silent_s = self._now_s() - self._answered_s
         return (
-            f"nobody who connects is answered for {silent_s:.0f} s: {self._error}" if silent_s > silent_s_max else None
+            f"nobody who connects is answered for {silent_s:.0f} s: {self._error}"
+            if silent_s > silent_s_max
+            else None
         )
 
     def _knock(self) -> None:

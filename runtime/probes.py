@@ -63,7 +63,9 @@ class Probes:
         silent_s = self._now_s() - self._turned_s
         if silent_s <= self._turn_s_max:
             return next((reason for check in self._lives.values() if (reason := check()) is not None), None)
-        return f"the main loop has not turned for {silent_s:.0f} s" + (f": {self._doing}" if self._doing else "")
+        return f"the main loop has not turned for {silent_s:.0f} s" + (
+            f": {self._doing}" if self._doing else ""
+        )
 
     def why_not_ready(self) -> dict[str, str]:
         """Return everything that speaks against it, by the name of its check; nothing: the process is ready."""

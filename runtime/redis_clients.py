@@ -38,10 +38,26 @@ RedisOutage: Final = (redis.RedisError, RedisClusterException, OSError)
 _LOOKUP_TIMEOUT_S: Final = 1.0
 _SOCKET_TIMEOUT_S: Final = 3.0
 """With replicas, a server that does not answer for so long is given up: another one may have taken its place."""
-_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": _SOCKET_TIMEOUT_S, "socket_connect_timeout": _LOOKUP_TIMEOUT_S}
+_TIMEOUTS: Final[dict[str, Any]] = {
+    "socket_timeout": _SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": _LOOKUP_TIMEOUT_S,
+}
 _CLUSTER_CONNECTIONS_MAX: Final = 200
-_PASSING: Final = ("READONLY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK")
-_PASSING_TEXTS: Final = (*(f"-{code} " for code in _PASSING), "WAIT cannot be used with replica", "read only replica")
+_PASSING: Final = (
+    "READONLY",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+)
+_PASSING_TEXTS: Final = (
+    *(f"-{code} " for code in _PASSING),
+    "WAIT cannot be used with replica",
+    "read only replica",
+)
 
 
 _FULL: Final = ("OOM", "MISCONF")
@@ -96,14 +112,18 @@ def parse_address(url: str) -> RedisAddress:
     sentinel_options = {name: query.pop(f"sentinel_{name}", "") for name in ("username", "password")}
     service = parts.path.strip("/")
     try:
-        nodes = tuple((host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(",")))
+        nodes = tuple(
+            (host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(","))
+        )
         database = int(query.pop("db", 0))
     except ValueError as error:
         raise AddressError(f"{parts.scheme}: {error}") from error
     if not all(host for host, _ in nodes):
         raise AddressError(f"{parts.scheme}: every server is host:port")
     if (parts.scheme == SENTINEL) != bool(service):
-        raise AddressError(f"{parts.scheme}: " + ("/SERVICE is missing" if not service else "a cluster has no service"))
+        raise AddressError(
+            f"{parts.scheme}: " + ("/SERVICE is missing" if not service else "a cluster has no service")
+        )
     if query or (database and parts.scheme == CLUSTER):
         raise AddressError(f"{parts.scheme}: what does {', '.join(query) or 'db'} mean here?")
     known = {name: value for name, value in options.items() if value}
@@ -126,7 +146,9 @@ def client_for(url: str, key: str, tether: "Tether | None" = None, **options: An
     if not address.nodes:
         plain = dict(address.options)
         connection_class = _CONNECTIONS[plain.pop("connection_class", redis.asyncio.Connection)]
-        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options))
+        return redis.Redis(
+            connection_pool=redis.ConnectionPool(connection_class=connection_class, **plain, **options)
+        )
     options = _TIMEOUTS | options
     pool = redis.ConnectionPool(
         connection_class=_FoundConnection, find=_finder(address, key), **address.options, **options
@@ -220,7 +242,11 @@ def asyncio_client(url: str, connections_max: int, timeout_s: float) -> "redis.a
     if address.is_cluster:
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
         cluster = redis.asyncio.RedisCluster(
-            startup_nodes=nodes, max_connections=_CLUSTER_CONNECTIONS_MAX, protocol=2, **address.options, **timeouts
+            startup_nodes=nodes,
+            max_connections=_CLUSTER_CONNECTIONS_MAX,
+            protocol=2,
+            **address.options,
+            **timeouts,
         )
         # The library has no parameter for it. Nodes that it finds later are made with these options, too.
         cluster.connection_kwargs["connection_class"] = _AsyncConnection
@@ -287,7 +313,9 @@ class Tether:
 class ShardServers:
     """A plain client for each shard's server; one for all of them where there is one server. Not for use by several threads."""
 
-    def __init__(self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any) -> None:
+    def __init__(
+        self, url: str, *, prepare: Callable[[redis.Redis], None] = lambda _: None, **options: Any
+    ) -> None:
         """`prepare` is called with every client that is made, once."""
         self.are_several = parse_address(url).is_cluster
         self._url = url
@@ -308,7 +336,10 @@ class ShardServers:
         found = self._clients.get(index)
         if found is None:
             tether = Tether()
-            found = self._clients[index] = client_for(self._url, f"{{{shard}}}", tether, **self._options), tether
+            found = self._clients[index] = (
+                client_for(self._url, f"{{{shard}}}", tether, **self._options),
+                tether,
+            )
             self._prepare(found[0])
         return found
 
@@ -335,7 +366,8 @@ class _Find(Protocol):
 
 def _sentinel_finder(address: RedisAddress) -> _Find:
     sentinel = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-        address.nodes, sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
+        address.nodes,
+        sentinel_kwargs={**_lookup_options(), "retry": Retry(NoBackoff(), 0), **address.sentinel_options},
     )
 
     def find() -> tuple[str, int]:
@@ -356,7 +388,9 @@ def _newest_master(address: RedisAddress, states: Iterable[Mapping[str, Any] | N
     known = [state for state in states if state]
     newest = max(known, key=lambda state: int(state["config-epoch"]), default=None)
     if newest is None or newest["is_sdown"] or newest["is_odown"]:
-        raise redis.sentinel.MasterNotFoundError(f"no master of {address.service} now, say {len(known)} sentinels")
+        raise redis.sentinel.MasterNotFoundError(
+            f"no master of {address.service} now, say {len(known)} sentinels"
+        )
     return str(newest["ip"]), int(newest["port"])
 
 
@@ -450,7 +484,9 @@ def is_full(error: object) -> bool:
     """Return whether an error that Redis answered says that its memory or its disk is full."""
     text = str(error)
     return (
-        isinstance(error, redis.OutOfMemoryError) or text.startswith(_FULL) or any(part in text for part in _FULL_TEXTS)
+        isinstance(error, redis.OutOfMemoryError)
+        or text.startswith(_FULL)
+        or any(part in text for part in _FULL_TEXTS)
     )
 
 
@@ -494,7 +530,9 @@ class _LossAware(redis.asyncio.connection.AbstractConnection):
     waits for is done. A task that asks Redis again and again would survive its end.
     """
 
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
         """Send a command.
 
         Raises:

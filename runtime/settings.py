@@ -369,7 +369,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def resolved_database_url(self) -> str:
         """Return the URL of the database to use."""
-        return self.database_url or f"postgresql://exchange:{self.password()}@127.0.0.1:{self.postgres_port}/exchange"
+        return (
+            self.database_url
+            or f"postgresql://exchange:{self.password()}@127.0.0.1:{self.postgres_port}/exchange"
+        )
 
     def password(self) -> str:
         """Return the password of the embedded servers.
@@ -393,7 +396,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_faucet(self) -> bool:
         """Return whether accounts may credit themselves."""
-        return self.development or self.is_for_this_machine() if self.faucet_enabled is None else self.faucet_enabled
+        return (
+            self.development or self.is_for_this_machine()
+            if self.faucet_enabled is None
+            else self.faucet_enabled
+        )
 
     def engine_name(self) -> str:
         """Return the name of the engine worker that these settings are for."""
@@ -473,7 +480,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         except OSError as error:
             raise SettingsError(f"{PREFIX}MARKETS_FILE: {self.markets_file}: {error}") from error
-        return markets_of(text, self.shard_count, f"{PREFIX}MARKETS_FILE: {self.markets_file or 'markets.toml'}")
+        return markets_of(
+            text, self.shard_count, f"{PREFIX}MARKETS_FILE: {self.markets_file or 'markets.toml'}"
+        )
 
 
 def markets_of(text: str, shard_count: int, name: str) -> MarketMap:

@@ -48,7 +48,9 @@ def sections() -> list[Section]:
     source = inspect.getsource(settings)
     lines = source.splitlines()
     (definition,) = (
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
     )
     types = get_type_hints(Settings, include_extras=True)
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}

@@ -97,7 +97,9 @@ class ServerTls:
                     context.load_cert_chain(certificate_path, key_path, password=lambda: "")
             except ssl.SSLError as error:
                 reason = error.reason or "one of them is no PEM file, or the key has a password"
-                raise CertificateError(f"{self._certificate} and {self._key} are not used: {reason}") from error
+                raise CertificateError(
+                    f"{self._certificate} and {self._key} are not used: {reason}"
+                ) from error
         _log.info("certificate read", file=str(self._certificate), valid_until=valid_until.isoformat())
 
 
@@ -133,7 +135,9 @@ class LocalTrust:
         try:
             self.context.load_verify_locations(self._certificate)
         except OSError as error:
-            _log.warning("the certificate of the servers cannot be read", file=str(self._certificate), error=str(error))
+            _log.warning(
+                "the certificate of the servers cannot be read", file=str(self._certificate), error=str(error)
+            )
 
 
 def unverified_context() -> ssl.SSLContext:

@@ -56,7 +56,9 @@ def _published(settings: Settings) -> Iterator[str]:
     passwords = {
         **{name: _redis_passwords(getattr(settings, name)) for name in _REDIS_URLS},
         **{name: _database_passwords(getattr(settings, name)) for name in _DATABASE_URLS},
-        "database_role_passwords": [each.partition(":")[2] for each in settings.database_role_passwords.split(",")],
+        "database_role_passwords": [
+            each.partition(":")[2] for each in settings.database_role_passwords.split(",")
+        ],
         "metrics_password": [settings.metrics_password],
     }
     for name, known in passwords.items():

@@ -68,9 +68,13 @@ def check_durability(ask: Ask) -> None:
         redis.ConnectionError: the connection was lost, or the server is still loading its data.
     """
     try:
-        server, persistence, memory = (_text(ask("INFO", section)) for section in ("server", "persistence", "memory"))
+        server, persistence, memory = (
+            _text(ask("INFO", section)) for section in ("server", "persistence", "memory")
+        )
     except redis.ResponseError as error:
-        raise _refusal(f"The server does not say what it is: {error}. Let this user run INFO (`+info`).") from error
+        raise _refusal(
+            f"The server does not say what it is: {error}. Let this user run INFO (`+info`)."
+        ) from error
     if "1" in (_field(persistence, "loading"), _field(persistence, "async_loading")):
         # A server that loads its data says so when it is asked for data, but not to INFO, where its file counts as switched off.
         raise redis.BusyLoadingError("the server is loading its data")
@@ -103,7 +107,9 @@ def version_of(server: str) -> tuple[str, tuple[int, ...]]:
     """Return the name of a server with its version, and the version, from the section `server` of INFO."""
     valkey = _field(server, "valkey_version")
     version = valkey or _field(server, "redis_version")
-    return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    return f"{'Valkey' if valkey else 'Redis'} {version}", tuple(
+        int(part) for part in re.findall(r"\d+", version)[:3]
+    )
 
 
 def _refusal(reason: str) -> NotDurableError:

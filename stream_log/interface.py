@@ -60,14 +60,18 @@ class Skip(NamedTuple):
 
 def as_skipped(entry: Entry, frame: bytes) -> Entry:
     """Return an entry of `in:{k}` as whoever applies it has to read it: with the instruction to skip it around what is in it."""
-    return entry._replace(fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)})
+    return entry._replace(
+        fields={SKIPPED_FIELD: frame, SKIPPED_ENTRY_FIELD: msgspec.msgpack.encode(entry.fields)}
+    )
 
 
 def with_skips(entries: Sequence[Entry], skips: Mapping[StreamId, bytes]) -> list[Entry]:
     """Return entries of `in:{k}` as they were applied, or passed over; `skips` are those of `StreamLog.skips`, asked for afterwards."""
     if not skips:
         return list(entries)
-    return [as_skipped(entry, skips[entry.stream_id]) if entry.stream_id in skips else entry for entry in entries]
+    return [
+        as_skipped(entry, skips[entry.stream_id]) if entry.stream_id in skips else entry for entry in entries
+    ]
 
 
 class Commit(NamedTuple):
@@ -158,7 +162,9 @@ class StreamLog(Protocol):
         """Return the positions of several shards at one moment."""
         ...
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """Make the caller the shard's only writer, by raising the epoch. It hears the queries from now on.
 
         A `candidate` takes the lease in the same step, unless somebody other than `over` holds it, and also hears the queries of
@@ -277,7 +283,9 @@ class StreamLog(Protocol):
         """Publish (channel, payload) pairs to whoever listens now."""
         ...
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """Publish (channel, payload) pairs if `position` still is what `pos` holds."""
         ...
 

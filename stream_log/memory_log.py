@@ -56,7 +56,9 @@ class MemoryStreamLog:
 
     def read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         """See `StreamLog`."""
-        return [entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)]
+        return [
+            entry for stream, stream_id in after.items() for entry in self._after(stream, stream_id, count)
+        ]
 
     def _after(self, stream: str, stream_id: StreamId, count: int) -> list[Entry]:
         entries = self._streams[stream]
@@ -83,7 +85,9 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         return {shard: self.position(shard) for shard in shards}
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
         if candidate is not None and self.lease(shard).leader not in (None, over):
             raise Fenced(f"another worker leads shard {shard}")
@@ -134,7 +138,9 @@ class MemoryStreamLog:
         entries = self._after(streams.commands(shard), after, count)
         ids = [stream_id for stream_id, _, _ in self._snapshots[shard]]
         return Committed(
-            with_skips([entry for entry in entries if entry.stream_id <= position.stream_id], self._skips[shard]),
+            with_skips(
+                [entry for entry in entries if entry.stream_id <= position.stream_id], self._skips[shard]
+            ),
             position,
             min(ids) if len(ids) > 1 else STREAM_START,
             self.checksum(shard),
@@ -178,7 +184,9 @@ class MemoryStreamLog:
     def standbys(self, shard: int) -> list[Standby]:
         """See `StreamLog`."""
         now_ms = self.now_ms()
-        found = [standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()]
+        found = [
+            standby._replace(age_ms=now_ms - said_ms) for standby, said_ms in self._standbys[shard].values()
+        ]
         return [standby for standby in found if standby.age_ms <= STANDBY_TTL_MS]
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
@@ -266,7 +274,9 @@ class MemoryStreamLog:
         """See `StreamLog`."""
         self.published.extend(messages)
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
         if self.position(shard) == position:
             self.publish(answers)

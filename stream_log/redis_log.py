@@ -19,7 +19,16 @@ from protocol.streams import MESSAGES_FIELD
 from runtime.redis_clients import FullError, PendingAnswers, ShardServers, pipelined
 from runtime.redis_reserve import RESERVE, reserved
 from stream_log.durability import Ask
-from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, Rewound, SavedSnapshot, with_skips
+from stream_log.interface import (
+    Commit,
+    Committed,
+    Entry,
+    Fenced,
+    Outgoing,
+    Rewound,
+    SavedSnapshot,
+    with_skips,
+)
 
 # Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
 # the position, its checksum and the group's cursor: all or nothing.
@@ -197,7 +206,13 @@ WAIT_MS = 500
 
 _log = structlog.get_logger()
 
-Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError, FullError)
+Unreachable = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.BusyLoadingError,
+    redis.ReadOnlyError,
+    FullError,
+)
 """What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
 
 
@@ -207,7 +222,12 @@ class _CommitInFlight:
     __slots__ = ("arguments", "commands", "commit", "error", "keys", "pending", "published")
 
     def __init__(
-        self, commit: Commit, commands: Sequence[Sequence[Any]], keys: list[str], arguments: list[Any], published: int
+        self,
+        commit: Commit,
+        commands: Sequence[Sequence[Any]],
+        keys: list[str],
+        arguments: list[Any],
+        published: int,
     ) -> None:
         self.commit = commit
         self.commands = commands
@@ -237,7 +257,9 @@ class RedisStreamLog:
     failover loses only what nobody has heard of: a prefix of what the old master did survives, and everything said is in it.
     """
 
-    def __init__(self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0) -> None:
+    def __init__(
+        self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0
+    ) -> None:
         """Use `client`, which must not decode responses, or where they are several, each shard's own of `servers`."""
         self._redis = client
         self._servers = servers
@@ -280,8 +302,14 @@ class RedisStreamLog:
         read or written there: after a failover it is another server.
         """
         name = f"{process}:{os.getpid()}" if process else None
-        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} if timeout_s is not None else {}
-        servers = ShardServers(url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts)
+        timeouts = (
+            {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+            if timeout_s is not None
+            else {}
+        )
+        servers = ShardServers(
+            url, prepare=keep_unparsed, socket_keepalive=True, client_name=name, **timeouts
+        )
         log = cls(servers.of(shard), servers, replicas_min)
         if name:
             log._client_name = name
@@ -316,7 +344,16 @@ class RedisStreamLog:
         What is put together for one connection may go out over the next one, so only a connection itself says who it is.
         """
         keys = (streams.position(shard), streams.lease(shard))
-        return ("EVAL", _RENEW, 2, *keys, leader.epoch, self._text_of(shard, leader), leader.lease_ms, int(anew))
+        return (
+            "EVAL",
+            _RENEW,
+            2,
+            *keys,
+            leader.epoch,
+            self._text_of(shard, leader),
+            leader.lease_ms,
+            int(anew),
+        )
 
     def _text_of(self, shard: int, leader: Leader) -> str:
         return leader._replace(client_id=self.client_id(shard), connection=self._client_name).text()
@@ -357,7 +394,9 @@ class RedisStreamLog:
         if acknowledged < self._replicas_min:
             acknowledged = self.at(shard).wait(self._replicas_min, WAIT_MS)
         if acknowledged < self._replicas_min:
-            raise redis.TimeoutError(f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote")
+            raise redis.TimeoutError(
+                f"{acknowledged} of {self._replicas_min} replicas have what shard {shard} wrote"
+            )
 
     def append(self, stream: str, fields: Mapping[bytes, bytes]) -> StreamId:
         """See `StreamLog`."""
@@ -377,7 +416,9 @@ class RedisStreamLog:
     def _read(self, after: Mapping[str, StreamId], count: int, block_ms: int) -> list[Entry]:
         block = ["BLOCK", block_ms] if block_ms else []
         client = self._of(next(iter(after)))
-        entries = _entries(_run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after, *map(str, after.values())))
+        entries = _entries(
+            _run(client, "XREAD", "COUNT", count, *block, "STREAMS", *after, *map(str, after.values()))
+        )
         if self._replicas_min and entries and self._servers is not None:
             shard = streams.shard_of(entries[-1].stream)
             self._hold(shard)
@@ -407,7 +448,9 @@ class RedisStreamLog:
                 is_answered = True
             # A question that is still open is answered as soon as this one would be, also when it was about an older id.
             if is_answered:
-                connection.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id))
+                connection.send_command(
+                    "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id)
+                )
             self._asked[shard] = connection
             sockets.append(connection._sock)  # the library has no way to wait for several
         select.select(sockets, [], [], block_ms / 1000)
@@ -446,9 +489,13 @@ class RedisStreamLog:
             found = pipeline.execute()
         return {shard: ShardPosition.parse(value) for shard, value in zip(shards, found, strict=True)}
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
-        keys = [each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)]
+        keys = [
+            each(shard) for each in (streams.position, streams.commands, streams.lease, streams.takeovers)
+        ]
         lease: list[Any] = ["", 0, ""]
         if candidate is not None:
             lease = [self._text_of(shard, candidate), candidate.lease_ms, over.encode() if over else ""]
@@ -472,7 +519,9 @@ class RedisStreamLog:
             # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
             self._heard[shard] = min(recent, last)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
-            if self._text_of(shard, candidate) != lease[0]:  # said over a connection that has only just been made
+            if (
+                self._text_of(shard, candidate) != lease[0]
+            ):  # said over a connection that has only just been made
                 _run(client, *self._renewal(shard, leader, anew=True))
         return position
 
@@ -715,7 +764,9 @@ class RedisStreamLog:
         written, *waited = in_flight.pending.answers()[in_flight.published :][: 1 + bool(self._replicas_min)]
         if isinstance(written, redis.exceptions.NoScriptError):
             return bool(
-                self._commit(keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard))
+                self._commit(
+                    keys=in_flight.keys, args=in_flight.arguments, client=self.at(in_flight.commit.shard)
+                )
             ), 0
         for answer in (written, *waited):
             if isinstance(answer, Exception):
@@ -745,7 +796,9 @@ class RedisStreamLog:
         else:
             found = _run(self.at(shard), "XRANGE", last.stream, str(last.stream_id), str(last.stream_id))
             if [_fields(fields) for _, fields in found] != [last.fields]:
-                raise Rewound(f"shard {shard}: input {last.stream_id} was lost; what it led to was never said")
+                raise Rewound(
+                    f"shard {shard}: input {last.stream_id} was lost; what it led to was never said"
+                )
         self._hold(shard)
 
     def reaches(self, shard: int, position: ShardPosition) -> bool:
@@ -809,7 +862,9 @@ class RedisStreamLog:
 
     def _drop_delivered(self, shard: int, outgoing: Outgoing) -> None:
         fields = (part for target, frame in outgoing.frames.items() for part in (target, frame))
-        self._remove(keys=[streams.outbox(shard)], args=[str(outgoing.stream_id), *fields], client=self.at(shard))
+        self._remove(
+            keys=[streams.outbox(shard)], args=[str(outgoing.stream_id), *fields], client=self.at(shard)
+        )
 
     def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
         # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
@@ -829,7 +884,9 @@ class RedisStreamLog:
                 pipeline.publish(channel, payload)
             pipeline.execute()
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
         if answers:
             _run(self.at(shard), *_answering(shard, position, answers))
@@ -841,7 +898,15 @@ class RedisStreamLog:
         self._hold(shard)
         try:
             written = bool(
-                _run(self.at(shard), "EVAL", _WRITE_CONFIGURATION, len(keys), *keys, position.encode(), configuration)
+                _run(
+                    self.at(shard),
+                    "EVAL",
+                    _WRITE_CONFIGURATION,
+                    len(keys),
+                    *keys,
+                    position.encode(),
+                    configuration,
+                )
             )
             if written:
                 self._await_replicas(shard)
@@ -936,7 +1001,9 @@ def _message(target: int, frame: bytes) -> tuple[Any, ...]:
 
 def _displaced(shard: int, expected: ShardPosition, found: ShardPosition) -> Fenced:
     """Return why the position is not what this writer left it at."""
-    if found.epoch < expected.epoch or (found.epoch == expected.epoch and found.stream_id < expected.stream_id):
+    if found.epoch < expected.epoch or (
+        found.epoch == expected.epoch and found.stream_id < expected.stream_id
+    ):
         return Rewound(f"shard {shard} is back at {found.stream_id}; it had come to {expected.stream_id}")
     return Fenced(f"shard {shard} was taken over after epoch {expected.epoch}")
 
@@ -947,7 +1014,14 @@ def _identity(response: Any, **_options: Any) -> Any:
 
 def _answering(shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
     keys = (streams.position(shard),)
-    return ("EVAL", _ANSWER, len(keys), *keys, position.encode(), *(part for pair in answers for part in pair))
+    return (
+        "EVAL",
+        _ANSWER,
+        len(keys),
+        *keys,
+        position.encode(),
+        *(part for pair in answers for part in pair),
+    )
 
 
 def _decompressed(snapshot: bytes) -> bytes:

@@ -12,7 +12,9 @@ NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 
 
-def certificate(name: str = "exchange.example.com", valid_until: datetime.datetime = NOW + DAY) -> tuple[bytes, bytes]:
+def certificate(
+    name: str = "exchange.example.com", valid_until: datetime.datetime = NOW + DAY
+) -> tuple[bytes, bytes]:
     """Return a certificate and its key, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -38,7 +40,9 @@ def locked_key() -> bytes:
 
 def serial_of(pem_or_der: bytes) -> int:
     """Return a certificate's number."""
-    load = x509.load_pem_x509_certificate if pem_or_der.startswith(b"-----") else x509.load_der_x509_certificate
+    load = (
+        x509.load_pem_x509_certificate if pem_or_der.startswith(b"-----") else x509.load_der_x509_certificate
+    )
     return load(pem_or_der).serial_number
 
 

@@ -53,7 +53,9 @@ class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has 
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid)
+        return next(
+            (scope for scope in ("tests/e2e/alone/", "tests/e2e/") if nodeid.startswith(scope)), nodeid
+        )
 
 
 def pytest_configure() -> None:
@@ -118,7 +120,9 @@ def postgres_server(server_settings: Settings) -> Iterator[str]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    with _running(embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)):
+    with _running(
+        embedded.postgres_command(server_settings), lambda: embedded.postgres_ready(server_settings)
+    ):
         yield server_settings.resolved_database_url()
 
 
@@ -126,7 +130,9 @@ def postgres_server(server_settings: Settings) -> Iterator[str]:
 def has_timescaledb(postgres_server: str) -> bool:
     """Whether that PostgreSQL has TimescaleDB."""
     with psycopg.connect(postgres_server) as connection:
-        found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
+        found = connection.execute(
+            "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
+        ).fetchone()
     return found is not None
 
 
@@ -145,11 +151,16 @@ def migrated_template(postgres_server: str, server_settings: Settings) -> str:
             f"{PREFIX}DATA_DIR": str(server_settings.data_dir),
         }
         subprocess.run(
-            [sys.executable, "-m", "persist.main", "migrate"], env=environment, check=True, timeout=START_TIMEOUT_S
+            [sys.executable, "-m", "persist.main", "migrate"],
+            env=environment,
+            check=True,
+            timeout=START_TIMEOUT_S,
         )
         # TimescaleDB's own workers would keep it from being copied.
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
     return name
 
 
@@ -176,7 +187,9 @@ def database_url(postgres_server: str, migrated_template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(migrated_template))
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(migrated_template)
+            )
         )
         yield _with_database(postgres_server, name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -197,7 +210,9 @@ def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iter
             while not ready():
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
-                    pytest.fail(f"{command.arguments[0]} did not start:\n{output.read().decode(errors='replace')}")
+                    pytest.fail(
+                        f"{command.arguments[0]} did not start:\n{output.read().decode(errors='replace')}"
+                    )
                 time.sleep(0.02)
             yield
         finally:
@@ -208,4 +223,6 @@ def _running(command: embedded.ServerCommand, ready: Callable[[], bool]) -> Iter
 @pytest.fixture(autouse=True)
 def _skip_without_timescaledb(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("timescaledb") and not request.getfixturevalue("has_timescaledb"):
-        pytest.skip("this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN or TEST_DATABASE_URL")
+        pytest.skip(
+            "this PostgreSQL has no TimescaleDB; name one that has in TEST_POSTGRES_BIN or TEST_DATABASE_URL"
+        )

@@ -16,7 +16,16 @@ from protocol.commands import LoggedCommand, ShardMessage, Signed, SignedBody, S
 from protocol.events import Event
 from protocol.listing import ShardConfiguration
 
-WRITTEN: Final = (LoggedCommand, SignedBody, Signed, SkipEntry, ShardMessage, Event, ShardSnapshot, ShardConfiguration)
+WRITTEN: Final = (
+    LoggedCommand,
+    SignedBody,
+    Signed,
+    SkipEntry,
+    ShardMessage,
+    Event,
+    ShardSnapshot,
+    ShardConfiguration,
+)
 
 
 class Shapes(msgspec.Struct):
@@ -51,7 +60,10 @@ def shapes(number: int) -> dict[str, Any]:
             found[name] = [member.value for member in kind]
         elif issubclass(kind, msgspec.Struct):
             fields = msgspec.structs.fields(kind)[: kept.get(kind)]
-            found[name] = [kind.__struct_config__.tag, [f"{field.name}: {_named(field.type)}" for field in fields]]
+            found[name] = [
+                kind.__struct_config__.tag,
+                [f"{field.name}: {_named(field.type)}" for field in fields],
+            ]
             unseen += [field.type for field in fields]
         elif issubclass(kind, tuple) and kind is not tuple:
             hints = get_type_hints(kind, include_extras=True)
@@ -82,10 +94,15 @@ def _named(kind: Any) -> str:
 def main() -> None:
     for number in range(OLDEST_FORMAT, FORMAT + 1):
         path = golden(number)
-        if path.exists() and (released := msgspec.json.decode(path.read_bytes(), type=Shapes).released_in) is not None:
+        if (
+            path.exists()
+            and (released := msgspec.json.decode(path.read_bytes(), type=Shapes).released_in) is not None
+        ):
             sys.stdout.write(f"format {number} has been written since {released}: not changed\n")
             continue
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(Shapes(None, shapes(number))), indent=1) + b"\n")
+        path.write_bytes(
+            msgspec.json.format(msgspec.json.encode(Shapes(None, shapes(number))), indent=1) + b"\n"
+        )
         sys.stdout.write(f"{path.name} is written\n")
 
 

@@ -14,7 +14,15 @@ from protocol.events import DepthChanged, Event, FundsDeposited, LevelChange, Or
 from protocol.listing import Listing, ShardConfiguration, encode_configuration
 from protocol.market import Market, MarketMap
 from protocol.market_data import INTERVALS, BookTicker, Candle, DepthDiff, Ticker, TradeBatch, WindowTicker
-from protocol.orders import Balance, OrderState, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from protocol.orders import (
+    Balance,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
 from protocol.stream_id import STREAM_START
 from protocol.streams import MarketDataKind
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
@@ -62,7 +70,9 @@ class MarketLog:
         self.levels: dict[tuple[str, Side], dict[int, int]] = {}
         self.sequences: dict[str, int] = {}
 
-    def trade(self, time: int, price: int, quantity: int, taker: Side = Side.BUY, market: str = BTC) -> TradeExecuted:
+    def trade(
+        self, time: int, price: int, quantity: int, taker: Side = Side.BUY, market: str = BTC
+    ) -> TradeExecuted:
         trades = self.trades.setdefault(market, [])
         trade_id = TradeId(len(trades) + 1)
         trade = TradeExecuted(
@@ -83,7 +93,10 @@ class MarketLog:
             TimeMs(time),
             market,
             self._next(market),
-            tuple(LevelChange(side, PriceTicks(price), QuantityLots(quantity)) for side, price, quantity in changes),
+            tuple(
+                LevelChange(side, PriceTicks(price), QuantityLots(quantity))
+                for side, price, quantity in changes
+            ),
         )
 
     def book(self, side: Side, market: str = BTC) -> tuple[tuple[int, int], ...]:
@@ -198,9 +211,13 @@ def candles_of(market: Market, interval: str, trades: Iterable[TradeExecuted], n
             volume=QuantityLots(sum(trade.quantity for trade in group)),
             quote_volume=sum(market.notional(trade.price, trade.quantity) for trade in group),
             trade_count=len(group),
-            taker_buy_volume=QuantityLots(sum(trade.quantity for trade in group if trade.taker_side is Side.BUY)),
+            taker_buy_volume=QuantityLots(
+                sum(trade.quantity for trade in group if trade.taker_side is Side.BUY)
+            ),
             taker_buy_quote=sum(
-                market.notional(trade.price, trade.quantity) for trade in group if trade.taker_side is Side.BUY
+                market.notional(trade.price, trade.quantity)
+                for trade in group
+                if trade.taker_side is Side.BUY
             ),
             first_trade_id=group[0].trade_id,
             last_trade_id=group[-1].trade_id,

@@ -10,7 +10,15 @@ from typing import Any
 from unittest.mock import patch
 
 from engine_worker.core.shard import Shard
-from lab.simulation.next_release import NEXT, DepositsCounted, LaterDeposit, Program, Running, become, move_funds
+from lab.simulation.next_release import (
+    NEXT,
+    DepositsCounted,
+    LaterDeposit,
+    Program,
+    Running,
+    become,
+    move_funds,
+)
 
 __all__ = ["NEXT", "DepositsCounted", "LaterDeposit", "next_release", "plant"]
 
@@ -35,7 +43,10 @@ _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
 @contextmanager
 def next_release(careless_with: str = "") -> Iterator[None]:
     """Let what is done meanwhile be done by the next release; a careless one uses its new `kind`, or `field`, before the switch."""
-    with Running(Program.NEXT), patch.object(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds)):
+    with (
+        Running(Program.NEXT),
+        patch.object(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds)),
+    ):
         yield
 
 

@@ -155,7 +155,9 @@ if __name__ == "__main__":
     for each in (*MODULES, *(f"cli.commands.{command}" for command in COMMANDS)):
         importlib.import_module(each)
     if threading.active_count() != 1:
-        raise SystemExit("a module starts a thread when it is imported: a process that is forked has none of it")
+        raise SystemExit(
+            "a module starts a thread when it is imported: a process that is forked has none of it"
+        )
     gc.collect()
     gc.freeze()
     # Ctrl-C is for the tests; what they have started they end.

@@ -65,7 +65,9 @@ class Exchange:
         return reply
 
 
-def order(account: AccountId, side: Side, price: int = 100, time_in_force: TimeInForce = TimeInForce.GTC) -> PlaceOrder:
+def order(
+    account: AccountId, side: Side, price: int = 100, time_in_force: TimeInForce = TimeInForce.GTC
+) -> PlaceOrder:
     return PlaceOrder(
         0, "", account, f"{account} {side} {price}", "BTCUSDT", side, OrderType.LIMIT, time_in_force,
         PriceTicks(price), QuantityLots(1_000_000),

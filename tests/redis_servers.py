@@ -28,7 +28,11 @@ class RedisServers:
         redis_bin: str = os.environ.get("TEST_REDIS_BIN", ""),
     ) -> None:
         self.settings = Settings(
-            data_dir=folder, redis_mode=mode, redis_port=free_ports(5), redis_bin=redis_bin, cache_enabled=False
+            data_dir=folder,
+            redis_mode=mode,
+            redis_port=free_ports(5),
+            redis_bin=redis_bin,
+            cache_enabled=False,
         )
         embedded.make_data_dir(self.settings)
         self._commands = embedded_redis.redis_commands(self.settings)
@@ -57,7 +61,9 @@ class RedisServers:
 
     def start_one(self, name: str, *options: str) -> None:
         """Start a server with further options of its own."""
-        self._running[name] = subprocess.Popen((*self._commands[name].arguments, *options), stdout=subprocess.DEVNULL)
+        self._running[name] = subprocess.Popen(
+            (*self._commands[name].arguments, *options), stdout=subprocess.DEVNULL
+        )
 
     def start_replica(self, name: str) -> None:
         """Start an old master as a replica of the new one, as an operator would; the sentinels by themselves take ten seconds."""

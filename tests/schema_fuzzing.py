@@ -44,7 +44,12 @@ CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_confo
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 ASSETS: Final = ("BTC", "ETH", "SOL", "USDT")
 ENDS_SESSIONS: Final = frozenset(
-    {"POST /api/v1/signout", "POST /api/v1/password", "DELETE /api/v1/sessions", "POST /api/v1/password/reset"}
+    {
+        "POST /api/v1/signout",
+        "POST /api/v1/password",
+        "DELETE /api/v1/sessions",
+        "POST /api/v1/password/reset",
+    }
     | {f"POST /api/v1/totp{end}" for end in ("", "/confirm", "/remove")}
 )
 """Asked as somebody who is not needed for anything else."""
@@ -145,7 +150,10 @@ class Described:
         validator = self._validators.get((label, status))
         if validator is None:
             schema = answers[str(status)]["content"]["application/json"]["schema"]
-            whole = {"$ref": "#/components/answer", "components": {**self._document["components"], "answer": schema}}
+            whole = {
+                "$ref": "#/components/answer",
+                "components": {**self._document["components"], "answer": schema},
+            }
             validator = self._validators[label, status] = jsonschema_rs.Draft202012Validator(whole)
         error = next(validator.iter_errors(response.json()), None)
         return None if error is None else f"{error.message} at {list(error.instance_path)}"
@@ -167,7 +175,9 @@ class Signing(requests.auth.AuthBase):
             if name not in ("timestamp", "signature", "recvWindow")
         ]
         query = urlencode([*kept, ("timestamp", str(now_ms()))])
-        request.url = parts._replace(query=f"{query}&signature={signature_of(self._api.secret, query)}").geturl()
+        request.url = parts._replace(
+            query=f"{query}&signature={signature_of(self._api.secret, query)}"
+        ).geturl()
         request.headers["X-MBX-APIKEY"] = self._api.key
         return request
 
@@ -249,7 +259,10 @@ class World:
             self._drop_what_excludes(query)
         if isinstance(case.body, dict):
             for name in list(case.body):
-                if self._random.random() < part and (value := self._body_value(case.operation.label, name)) is not None:
+                if (
+                    self._random.random() < part
+                    and (value := self._body_value(case.operation.label, name)) is not None
+                ):
                     case.body[name] = value
         if isinstance(case.headers, dict) and self._random.random() < part:
             case.headers.pop("Idempotency-Key", None)
@@ -291,7 +304,14 @@ class World:
     def _make_order(self, query: dict[str, Any]) -> None:
         """Make an order that can be placed, around one price, so that some trade."""
         chance, kind = self._random, self._random.choice(("LIMIT", "LIMIT", "LIMIT_MAKER", "MARKET"))
-        for name in ("stopPrice", "trailingDelta", "icebergQty", "pegPriceType", "pegOffsetType", "pegOffsetValue"):
+        for name in (
+            "stopPrice",
+            "trailingDelta",
+            "icebergQty",
+            "pegPriceType",
+            "pegOffsetType",
+            "pegOffsetValue",
+        ):
             query.pop(name, None)
         for name in (
             "price",
@@ -417,7 +437,9 @@ class World:
             "POST /api/v1/password/reset",
         )
         ended = label in ends and response.status_code == 200
-        if ended or (response.status_code == 401 and self._victim.ask("GET", "/api/v1/me").status_code == 401):
+        if ended or (
+            response.status_code == 401 and self._victim.ask("GET", "/api/v1/me").status_code == 401
+        ):
             self._victim, self._secret = newcomer(self.url), ""
 
     def _token(self, purpose: str) -> str:
@@ -447,7 +469,12 @@ class World:
             self.seen.violations.append(f"{label}: {each}; {answered} <- {asked}")
 
     def ask_plainly(
-        self, label: str, url: str, target: str, headers: dict[str, str] | None = None, content: bytes | None = None
+        self,
+        label: str,
+        url: str,
+        target: str,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
     ) -> None:
         """Ask for an operation, and note and judge the answer."""
         method = label.partition(" ")[0]
@@ -476,14 +503,20 @@ class World:
                 answer = http.client.HTTPResponse(connection)
                 answer.begin()
                 content_type = answer.headers["content-type"]
-                self.note_plainly(label, Plain(answer.status, {"content-type": [content_type]}, answer.read().decode()))
+                self.note_plainly(
+                    label, Plain(answer.status, {"content-type": [content_type]}, answer.read().decode())
+                )
 
     def send(self, case: AnyCase) -> Response:
         """Send a request, and note what came of it."""
         self.prepare(case)
         label = case.operation.label
         response = case.call(
-            base_url=self.url, session=self.http, auth=self.auth_of(label), timeout=TIMEOUT_S, allow_redirects=False
+            base_url=self.url,
+            session=self.http,
+            auth=self.auth_of(label),
+            timeout=TIMEOUT_S,
+            allow_redirects=False,
         )
         self.judge(case, response)
         self.learn(label, response)
@@ -565,7 +598,9 @@ def knock_on_every_door(world: World, url: str, limited_url: str, impatient_url:
         world.ask_plainly(label, url, f"{path}?a=1&a=2")
         world.ask_plainly(label, url, f"{path}?{'a' * 9_000}=1")
         world.ask_plainly(label, url, path, headers={"X-Much": "x" * 20_000})
-        world.ask_plainly(label, url, path, headers={"Origin": "https://evil.test", "Cookie": f"{COOKIE}=nonsense"})
+        world.ask_plainly(
+            label, url, path, headers={"Origin": "https://evil.test", "Cookie": f"{COOKIE}=nonsense"}
+        )
         world.ask_plainly(label, url, path, headers={"X-MBX-APIKEY": "k" * 64})
         if method != "GET":
             world.ask_plainly(label, url, path, content=b"x" * 70_000)

@@ -73,7 +73,9 @@ class ShardLog:
         if dice < 0.27:
             asset = self._random.choice(self.market_map.assets)
             transfer = Withdraw if dice < 0.26 else Deposit
-            return transfer(0, "test", account, asset, AssetUnits(self._random.randint(1, 10**9)), f"t{self._number}")
+            return transfer(
+                0, "test", account, asset, AssetUnits(self._random.randint(1, 10**9)), f"t{self._number}"
+            )
         market, side = self._random.choice(self.market_map.markets), self._random.choice(list(Side))
         by_market = dice > 0.9
         price = 50_000 + self._random.randint(-30, 30)
@@ -119,4 +121,6 @@ class ShardLog:
         output = self._shards[shard].take()
         touched.setdefault(shard, []).extend(output.events)
         self.note(output.events)
-        return [MessageFrame(shard, target, sequence, (message,)) for target, sequence, message in output.outbox]
+        return [
+            MessageFrame(shard, target, sequence, (message,)) for target, sequence, message in output.outbox
+        ]

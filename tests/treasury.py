@@ -23,7 +23,9 @@ def signed(folder: Path, shard: int, commands: Iterable[LoggedCommand]) -> Seque
     name = key_name(Role.TREASURY, public_half(key))
     deadline = TimeMs(time.time_ns() // 1_000_000 + COUNTS_MS)
     return [
-        sign(key, name, shard, deadline, _waited_for(command)) if isinstance(command, Deposit | Withdraw) else command
+        sign(key, name, shard, deadline, _waited_for(command))
+        if isinstance(command, Deposit | Withdraw)
+        else command
         for command in commands
     ]
 

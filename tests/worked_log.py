@@ -23,7 +23,12 @@ class WorkedLog(ShardLog):
     """As `ShardLog`, but every batch is an entry of the account's shard's input, and workers commit what comes of it."""
 
     def __init__(
-        self, log: StreamLog, seed: int, market_map: MarketMap, start_ms: int = 1_767_225_500_000, accounts: int = 10
+        self,
+        log: StreamLog,
+        seed: int,
+        market_map: MarketMap,
+        start_ms: int = 1_767_225_500_000,
+        accounts: int = 10,
     ) -> None:
         self.log = log
         self.workers = [
@@ -83,7 +88,9 @@ class WorkedLog(ShardLog):
                 self._read[shard] = entry.stream_id
 
 
-def book_by_events(happened: list[Event], symbol: str, sequence: int) -> tuple[dict[int, int], dict[int, int]]:
+def book_by_events(
+    happened: list[Event], symbol: str, sequence: int
+) -> tuple[dict[int, int], dict[int, int]]:
     """The bids and asks that the published depth changes up to `sequence` add up to."""
     sides: dict[Side, dict[int, int]] = {Side.BUY: {}, Side.SELL: {}}
     for event in happened:

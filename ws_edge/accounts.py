@@ -22,7 +22,13 @@ from adapters.revocations import RevocationWatch
 from functions.api.errors import unavailable
 from functions.users.revocations import Revocation
 from protocol import streams
-from protocol.codec import LaterFormatError, UnreadItem, decode_event_items, decode_events, decode_readable_events
+from protocol.codec import (
+    LaterFormatError,
+    UnreadItem,
+    decode_event_items,
+    decode_events,
+    decode_readable_events,
+)
 from protocol.decoding import msgpack_decoder
 from protocol.events import (
     DepthChanged,
@@ -144,7 +150,9 @@ class AccountSubscription:
 
     def give_up(self) -> None:
         """End the connection: events are missing that cannot be read any more."""
-        self._connection.close_soon(CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders")
+        self._connection.close_soon(
+            CloseCode.SERVICE_RESTART, "events were missed; connect again and ask for orders"
+        )
 
     def _frame(self, payload: payloads.Payload) -> bytes:
         if self._connection.form[1] != 1:
@@ -242,7 +250,8 @@ class AccountStreams:
                 published = await self._published(self._shard_of(account_id))
                 stands: asyncio.Future[object] = asyncio.get_running_loop().create_future()
                 link.subscribe(
-                    streams.account(account_id), lambda reply: None if stands.done() else stands.set_result(reply)
+                    streams.account(account_id),
+                    lambda reply: None if stands.done() else stands.set_result(reply),
                 )
                 if not link.ready or isinstance(await stands, Exception):
                     raise unavailable()
@@ -325,7 +334,9 @@ class AccountStreams:
         for shard, accounts in by_shard.items():
             published = await self._published(shard)
             try:
-                self._links.of(shard).send(packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a))  # type: ignore[misc]
+                self._links.of(shard).send(
+                    packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a)
+                )  # type: ignore[misc]
             except ConnectionError:
                 continue
 
@@ -391,7 +402,9 @@ class AccountStreams:
             return
         found = defaultdict[AccountId, list[Event]](list)
         while start < published:
-            entries: Any = await self._log.xrange(streams.events(shard), f"({start}", str(published), _READ_ENTRIES)
+            entries: Any = await self._log.xrange(
+                streams.events(shard), f"({start}", str(published), _READ_ENTRIES
+            )
             if not entries:
                 break
             for entry_id, fields in entries:
@@ -420,7 +433,9 @@ class AccountStreams:
                 del account.waiting[0]
             account.is_behind = bool(account.waiting)
 
-    def _give_up(self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str) -> None:
+    def _give_up(
+        self, shard: int, accounts: dict[AccountId, _Account], published: StreamId, reason: str
+    ) -> None:
         _log.error("account events are missing", shard=shard, reason=reason)
         for account in accounts.values():
             for subscription in (*account.subscriptions, *account.joining):

@@ -52,7 +52,9 @@ class Doorkeeper:
             if error.status in _REASONS:
                 refusals[_REASONS[HTTPStatus(error.status)]].inc()
             body = msgspec.json.encode({"code": error.code, "msg": error.message})
-            headers = Headers({"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))})
+            headers = Headers(
+                {"Content-Type": "application/json;charset=UTF-8", "Content-Length": str(len(body))}
+            )
             headers["Connection"] = "close"
             if error.retry_after_s is not None:
                 headers["Retry-After"] = str(error.retry_after_s)
@@ -111,7 +113,9 @@ class Doorkeeper:
 
     def _address(self, connection: EdgeConnection, request: Request) -> str:
         peer = connection.remote_address
-        return self._proxies.client_of(str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For"))
+        return self._proxies.client_of(
+            str(peer[0]) if peer else "unknown", request.headers.get_all("X-Forwarded-For")
+        )
 
 
 def _too_many(what: str) -> ApiError:

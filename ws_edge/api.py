@@ -141,7 +141,11 @@ class ApiSession:
     ) -> None:
         self._streams_of_network = streams_of_network
         self._connection = connection
-        self._ports, self._limits, self._signers = surroundings.ports, surroundings.limits, surroundings.signers
+        self._ports, self._limits, self._signers = (
+            surroundings.ports,
+            surroundings.limits,
+            surroundings.signers,
+        )
         self._revocations = surroundings.revocations
         self._accounts = accounts
         self._connected_since = now_us() // 1000
@@ -243,7 +247,9 @@ class ApiSession:
         if undecided is not None:
             await undecided
 
-    async def _call(self, function: Function, parameters: Parameters, now: int, placed_by: list[AccountId]) -> object:
+    async def _call(
+        self, function: Function, parameters: Parameters, now: int, placed_by: list[AccountId]
+    ) -> object:
         """Return the result; add to `placed_by` whose order it is, if it is one, also when it is refused."""
         account_id, deadline_us, credential = AccountId(0), 0, ""
         if function.security is Security.SIGNED:
@@ -330,7 +336,9 @@ class ApiSession:
     async def _list_subscriptions(self, _parameters: Parameters, _now: int) -> tuple[object, None]:
         return [{"subscriptionId": number} for number in self._subscriptions], None
 
-    async def _subscribe_session(self, _parameters: Parameters, now: int) -> tuple[object, AccountSubscription]:
+    async def _subscribe_session(
+        self, _parameters: Parameters, now: int
+    ) -> tuple[object, AccountSubscription]:
         if self._logon is None:
             raise ApiError(-1002, "You are not authorized to execute this request.", 401)
         number, subscription = await self._subscribe(await self._signers.signer(self._logon.key), now)
@@ -353,7 +361,9 @@ class ApiSession:
         most = self._ports.settings.ws_streams_per_address_max
         if self._streams_of_network() >= most:
             refusals[STREAMS].inc()
-            raise ApiError(-1034, f"Too many streams; current limit is '{most}'.", HTTPStatus.TOO_MANY_REQUESTS)
+            raise ApiError(
+                -1034, f"Too many streams; current limit is '{most}'.", HTTPStatus.TOO_MANY_REQUESTS
+            )
         number, self._next_subscription = self._next_subscription, self._next_subscription + 1
         standing = Standing(signer.credential, partial(self._end, number), signer.stands_until_ms)
         subscription = AccountSubscription(
@@ -397,8 +407,13 @@ class ApiSession:
         for account_id in placed_by:
             await self._decided(self._limits.know_orders(account_id, now))
             counts = self._limits.order_counts(account_id, now)
-            rows += ({**limit, "count": count} for limit, count in zip(order_limits(settings), counts, strict=True))
-        return [*rows, {**weight_limit(settings), "count": self._limits.weight_used(self._connection.address, now)}]
+            rows += (
+                {**limit, "count": count} for limit, count in zip(order_limits(settings), counts, strict=True)
+            )
+        return [
+            *rows,
+            {**weight_limit(settings), "count": self._limits.weight_used(self._connection.address, now)},
+        ]
 
 
 def _text(name: str, raw: msgspec.Raw) -> str:

@@ -127,7 +127,9 @@ class EdgeBook:
         return heard
 
 
-def _within(rows: list[tuple[PriceTicks, QuantityLots]], end: PriceTicks | None, *, highest_first: bool) -> Levels:
+def _within(
+    rows: list[tuple[PriceTicks, QuantityLots]], end: PriceTicks | None, *, highest_first: bool
+) -> Levels:
     return tuple(row for row in rows if not is_beyond(row[0], end, highest_first=highest_first))
 
 

@@ -41,7 +41,9 @@ class Update:
 
     __slots__ = ("_frames", "_render", "conflation", "diff", "stream")
 
-    def __init__(self, stream: str, render: Callable[[int], Any], conflation: Conflation = Conflation.NONE) -> None:
+    def __init__(
+        self, stream: str, render: Callable[[int], Any], conflation: Conflation = Conflation.NONE
+    ) -> None:
         self.stream = stream
         self.conflation = conflation
         self.diff: tuple[Market, DepthDiff] | None = None

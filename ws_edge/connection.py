@@ -36,10 +36,14 @@ _own_messages = prometheus_client.Counter(
 BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE = "banned", "weight", "connections", "streams", "late"
 """Why a client is refused or sent away: its network is banned, asks too much, has too many connections or streams; or the loop is late."""
 _refusals = prometheus_client.Counter(
-    "ws_edge_refusals", "Connections refused at the door, or closed for what their network does, by reason", ["reason"]
+    "ws_edge_refusals",
+    "Connections refused at the door, or closed for what their network does, by reason",
+    ["reason"],
 )
 # At 0, so that the first one is seen as an increase.
-refusals: Final = {reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)}
+refusals: Final = {
+    reason: _refusals.labels(reason) for reason in (BANNED, WEIGHT, CONNECTIONS, STREAMS, LATE)
+}
 
 PENDING_BYTES_MAX: Final = 400 * 1024
 """What may wait for a slow client, besides the transport's own buffer."""

@@ -24,7 +24,15 @@ from protocol.decoding import msgpack_decoder
 from protocol.events import TradeExecuted
 from protocol.listing import Listing
 from protocol.market import Market
-from protocol.market_data import BookTicker, Candle, DepthDiff, DepthSnapshot, Ticker, TradeBatch, interval_bounds
+from protocol.market_data import (
+    BookTicker,
+    Candle,
+    DepthDiff,
+    DepthSnapshot,
+    Ticker,
+    TradeBatch,
+    interval_bounds,
+)
 from protocol.streams import MarketDataKind
 from protocol.units import TimeMs
 from runtime.redis_clients import RedisOutage
@@ -59,7 +67,8 @@ _log = structlog.get_logger()
 
 _updates = prometheus_client.Counter("ws_edge_updates", "Updates of market streams that somebody listened to")
 _messages = prometheus_client.Counter(
-    "ws_edge_messages", "Messages for subscribers of market streams: updates times listeners; some are conflated"
+    "ws_edge_messages",
+    "Messages for subscribers of market streams: updates times listeners; some are conflated",
 )
 
 _updates_conflated = prometheus_client.Counter(
@@ -97,7 +106,9 @@ class Hub:
         self._links.call_when_ready(self._connected)
         self._channels: dict[bytes, tuple[MarketDataKind, MarketStreams]] = {}
         self._seconds = {streams.second(shard).encode(): shard for shard in range(shard_count)}
-        self.accounts = AccountStreams(listing, shard_count, self._links, cache, log, now_ms, self._count_stream)
+        self.accounts = AccountStreams(
+            listing, shard_count, self._links, cache, log, now_ms, self._count_stream
+        )
         self.connections: dict[EdgeConnection, None] = {}
         self._networks: dict[str, dict[EdgeConnection, None]] = {}
         """The connections of each network, and of each /48 besides."""
@@ -189,7 +200,9 @@ class Hub:
         """Close all connections of a network."""
         for connection in list(self._networks.get(network, ())):
             refusals[why].inc()
-            connection.close_soon(CloseCode.POLICY_VIOLATION if why == BANNED else CloseCode.TRY_AGAIN_LATER, reason)
+            connection.close_soon(
+                CloseCode.POLICY_VIOLATION if why == BANNED else CloseCode.TRY_AGAIN_LATER, reason
+            )
             for stream in list(connection.streams):
                 self.unsubscribe(stream, connection)
 
@@ -368,13 +381,17 @@ class Hub:
             # A release before opened some at other times; what it has left is over.
             candles = [each for each in map(_decode_candle, found) if _opens_where_it_should(each)]
             for interval in market.intervals_left(candles):
-                closed: Any = await self._client.lrange(streams.closed_candles(shard, symbol, interval), 0, -1)
+                closed: Any = await self._client.lrange(
+                    streams.closed_candles(shard, symbol, interval), 0, -1
+                )
                 candles += map(_decode_candle, closed)
             market.shifted.forget()
             self._publish(market.fill_candles(candles, wanted, self._now_ms()))
         if market.needs_history(wanted):
             market.shifted.begin()
-            commands = [("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS]
+            commands = [
+                ("LRANGE", streams.closed_candles(shard, symbol, each), 0, -1) for each in PART_INTERVALS
+            ]
             lists = await pipelined(self._client, commands)
             parts = [_decode_candle(value) for values in lists for value in values]
             self._publish(market.fill_history(parts, wanted, self._now_ms()))
@@ -387,7 +404,9 @@ class Hub:
             (kept,) = await pipelined(self._client, [every_diff])
             if market.follow_depth(_diffs(kept)) and not market.needs_depth:
                 return
-        value, kept = await pipelined(self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True)
+        value, kept = await pipelined(
+            self._client, [("GET", streams.depth(shard, symbol)), every_diff], at_once=True
+        )
         base, diffs, known = _decode_snapshot(value) if value else None, _diffs(kept), market.book.sequence
         is_followed = market.follow_depth(diffs)
         if not is_followed and known is not None and base is not None and base.sequence > known:
@@ -395,7 +414,9 @@ class Hub:
             for window in market.windows.values():
                 for stream in window.diff_streams:
                     for connection in self._subscribers.get(stream, ()):
-                        connection.close_soon(CloseCode.SERVICE_RESTART, "depth updates were missed; connect again")
+                        connection.close_soon(
+                            CloseCode.SERVICE_RESTART, "depth updates were missed; connect again"
+                        )
         if not is_followed or market.needs_depth:
             market.fill_depth(base, diffs)
 

@@ -57,7 +57,10 @@ class MarketStreams:
         self.best: BookTicker | None = None
         self.ticker: Ticker | None = None
         self.ticker_changed = False
-        self.windows = {100: _Window(market.symbol, ("@100ms",)), 1000: _Window(market.symbol, ("", "@1000ms"))}
+        self.windows = {
+            100: _Window(market.symbol, ("@100ms",)),
+            1000: _Window(market.symbol, ("", "@1000ms")),
+        }
         name = market.symbol.lower()
         self._trade_stream, self._aggregate_stream = f"{name}@trade", f"{name}@aggTrade"
         self._book_ticker_stream = f"{name}@bookTicker"
@@ -119,13 +122,17 @@ class MarketStreams:
         self._last_trade_id = trades[-1].trade_id
         return list(self._trade_updates(trades, wanted, now)), missing
 
-    def _trade_updates(self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs) -> Iterator[Update]:
+    def _trade_updates(
+        self, trades: list[TradeExecuted], wanted: Container[str], now: TimeMs
+    ) -> Iterator[Update]:
         if self._trade_stream in wanted:
             for each in trades:
                 yield Update(self._trade_stream, partial(payloads.trade, self.market, each, now))
         if self._aggregate_stream in wanted:
             for group in payloads.aggregates(trades):
-                yield Update(self._aggregate_stream, partial(payloads.aggregate_trade, self.market, group, now))
+                yield Update(
+                    self._aggregate_stream, partial(payloads.aggregate_trade, self.market, group, now)
+                )
 
     def depth(self, diff: DepthDiff) -> None:
         """Take a diff."""
@@ -243,7 +250,9 @@ class MarketStreams:
 
     def needs_history(self, wanted: Container[str]) -> bool:
         """Return whether somebody waits for candles that are made of those that Redis keeps."""
-        return not self.shifted.is_complete and any(self._shifted_streams[interval] in wanted for interval in PARTS)
+        return not self.shifted.is_complete and any(
+            self._shifted_streams[interval] in wanted for interval in PARTS
+        )
 
     def fill_history(self, kept: Iterable[Candle], wanted: Container[str], now: TimeMs) -> list[Update]:
         """Take the closed candles of `PART_INTERVALS` that Redis keeps, read after `shifted.begin`."""
@@ -384,7 +393,9 @@ def arrays(markets: Iterable[MarketStreams], wanted: Container[str]) -> Iterator
     if "!ticker@arr" in wanted:
         yield Update(
             "!ticker@arr",
-            lambda scale: [payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers],
+            lambda scale: [
+                payloads.full_ticker(market, ticker, best, scale) for market, ticker, best in tickers
+            ],
             Conflation.NEWEST,
         )
     for name in TICKER_WINDOWS_MS:

@@ -163,7 +163,9 @@ def full_ticker(market: Market, ticker: Ticker, best: BookTicker | None, time_sc
     }
 
 
-def window_ticker(market: Market, window: WindowTicker, closes: TimeMs, now: TimeMs, time_scale: int) -> Payload:
+def window_ticker(
+    market: Market, window: WindowTicker, closes: TimeMs, now: TimeMs, time_scale: int
+) -> Payload:
     """Return a @ticker_1h, @ticker_4h or @ticker_1d event of a window that ends at `closes`."""
     return {
         "e": f"{window.name}Ticker",

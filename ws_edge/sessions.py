@@ -42,7 +42,9 @@ async def serve_connection(hub: Hub, surroundings: Surroundings, connection: Edg
     hub.enter(connection)
     try:
         if connection.target.door is Door.API:
-            await ApiSession(connection, surroundings, hub.accounts, partial(hub.streams_of, connection.address)).run()
+            await ApiSession(
+                connection, surroundings, hub.accounts, partial(hub.streams_of, connection.address)
+            ).run()
         else:
             await _StreamSession(connection, surroundings, hub).run()
     except ConnectionClosed:
@@ -134,7 +136,9 @@ class _StreamSession:
         more = len(names - connection.streams.keys()) + len(keys - self._accounts.keys())
         if self._hub.streams_of(connection.address) + more > most:
             refusals[STREAMS].inc()
-            raise RequestError(2, f"Invalid request: more than {most} streams of one network", request.request_id)
+            raise RequestError(
+                2, f"Invalid request: more than {most} streams of one network", request.request_id
+            )
         found: dict[str, ListenKey] = {}
         for key in keys - self._accounts.keys():
             listen_key = await find_listen_key(self._ports, key)

@@ -118,7 +118,9 @@ def parse_request(text: str | bytes) -> Request:
     if method not in _METHODS:
         expected = ", ".join(f"`{each}`" for each in _METHODS)
         raise RequestError(
-            2, f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}", request_id
+            2,
+            f"Invalid request: unknown variant `{str(method)[:50]}`, expected one of {expected}",
+            request_id,
         )
     params = frame.get("params")
     if params is None:

@@ -53,13 +53,21 @@ class _Listing(msgspec.Struct, frozen=True):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: count, letters; a letter's payload is in base64."
+)
 @click.option("--shard", type=click.IntRange(min=0), help="Only this shard's.")
 @click.option("--payload", "with_payload", is_flag=True, help="Show also what could not be understood.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many of each shard."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="The newest so many of each shard.",
 )
-@click.option("--database/--no-database", default=True, help="List also the events that the database could not take.")
+@click.option(
+    "--database/--no-database", default=True, help="List also the events that the database could not take."
+)
 @click.pass_context
 def dead(
     context: click.Context, as_json: bool, shard: int | None, with_payload: bool, limit: int, database: bool
@@ -215,7 +223,9 @@ def _servers_answer() -> Iterator[None]:
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
     except psycopg.Error as error:
-        raise CommandError(f"The database does not answer ({error}); --no-database lists without it.") from error
+        raise CommandError(
+            f"The database does not answer ({error}); --no-database lists without it."
+        ) from error
 
 
 def _list(
@@ -231,7 +241,9 @@ def _list(
             count, found = count + len(refused), found + refused
     found.sort(key=lambda letter: letter.age_s)
     if as_json:
-        letters = found if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in found]
+        letters = (
+            found if with_payload else [msgspec.structs.replace(letter, payload=None) for letter in found]
+        )
         print_json(_Listing(count, letters))
         return
     if not found:

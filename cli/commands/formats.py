@@ -30,7 +30,9 @@ def formats(context: click.Context, as_json: bool) -> None:
         print_json(
             {
                 "shards": {shard: release_of(config)._asdict() for shard, config in operator.configs.items()},
-                "processes": {each.name: each.reads._asdict() if each.reads is not None else None for each in found},
+                "processes": {
+                    each.name: each.reads._asdict() if each.reads is not None else None for each in found
+                },
                 "newest": switch_plan.newest._asdict(),
                 "lacking": [each.name for each in switch_plan.lacking],
             }
@@ -42,12 +44,16 @@ def formats(context: click.Context, as_json: bool) -> None:
     elif switch_plan.lacking:
         console.print(f"\n{_lacking_text(switch_plan)}", markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(f"\n`exchange formats switch` switches to {release_text(switch_plan.newest)}.", highlight=False)
+        console.print(
+            f"\n`exchange formats switch` switches to {release_text(switch_plan.newest)}.", highlight=False
+        )
 
 
 @formats.command()
 @click.option(
-    "--without", multiple=True, help="A process that has not been heard and will not come back. May be repeated."
+    "--without",
+    multiple=True,
+    help="A process that has not been heard and will not come back. May be repeated.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def switch(without: tuple[str, ...], yes: bool) -> None:

@@ -31,7 +31,12 @@ def keys(context: click.Context, as_json: bool) -> None:
             for key in config.keys:
                 known.setdefault(key, []).append(shard)
     rows = [
-        {"name": key.name, "role": key.role.name.lower(), "publicKey": encoded_key(key.public_key), "shards": shards}
+        {
+            "name": key.name,
+            "role": key.role.name.lower(),
+            "publicKey": encoded_key(key.public_key),
+            "shards": shards,
+        }
         for key, shards in known.items()
     ]
     if as_json:
@@ -39,13 +44,17 @@ def keys(context: click.Context, as_json: bool) -> None:
         return
     table = plain_table("name", "role", "public key", "shards")
     for row in rows:
-        table.add_row(str(row["name"]), str(row["role"]), str(row["publicKey"]), ", ".join(map(str, row["shards"])))
+        table.add_row(
+            str(row["name"]), str(row["role"]), str(row["publicKey"]), ", ".join(map(str, row["shards"]))
+        )
     console.print(table)
 
 
 @keys.command()
 @click.argument("role", type=click.Choice(_ROLES))
-@click.option("--public-key", help="The new public key, in base64url. Without: make a new pair in the data folder.")
+@click.option(
+    "--public-key", help="The new public key, in base64url. Without: make a new pair in the data folder."
+)
 @click.option("--keep", is_flag=True, help="Let the old keys of the role count until they are revoked.")
 def rotate(role: str, public_key: str | None, keep: bool) -> None:
     """Give the shards a new key of a role, and revoke the old ones.
@@ -57,9 +66,13 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
     """
     settings, chosen = running_settings(), Role[role.upper()]
     if public_key is None and getattr(settings, f"{role}_key"):
-        raise CommandError(f"The settings name the {role}'s key, so a new one cannot be made here; give --public-key.")
+        raise CommandError(
+            f"The settings name the {role}'s key, so a new one cannot be made here; give --public-key."
+        )
     if public_key is not None and chosen is Role.OPERATOR and not keep:
-        raise CommandError("Use --keep: the old key signs until EXCHANGE_OPERATOR_KEY is the new one; revoke it then.")
+        raise CommandError(
+            "Use --keep: the old key signs until EXCHANGE_OPERATOR_KEY is the new one; revoke it then."
+        )
     public = None if public_key is None else decoded_key(public_key, "--public-key")
     with operating() as operator:
         name = rotate_key(operator, chosen, public, keep=keep)
@@ -79,7 +92,9 @@ def reseal_secrets() -> None:
         with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
             done = reseal(connection, SecretBox(master_key(settings)), secret_box(settings))
     except (psycopg.Error, SettingsError) as error:
-        raise CommandError(f"The secrets were not all sealed anew; repeat it: {str(error).strip()}") from error
+        raise CommandError(
+            f"The secrets were not all sealed anew; repeat it: {str(error).strip()}"
+        ) from error
     console.print(f"{done.resealed} secrets were sealed anew, {done.kept} were already.")
     if done.unreadable:
         raise CommandError(

@@ -71,7 +71,9 @@ def markets(context: click.Context, as_json: bool) -> None:
     for row in rows:
         table.add_row(*("–" if row[name] is None else str(row[name]) for name in _COLUMNS))
     console.print(table)
-    console.print("\nAn order is worth at least the minimum; maker and taker are the fees' parts of what is received.")
+    console.print(
+        "\nAn order is worth at least the minimum; maker and taker are the fees' parts of what is received."
+    )
 
 
 def _row(market: Market, prices: dict[str, str]) -> dict[str, str | None]:
@@ -102,7 +104,9 @@ _file_option = click.option(
 
 @markets.command(name="plan")
 @_file_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: a list, an object per market that would change."
+)
 def plan_command(file: TextIO | None, as_json: bool) -> None:
     """Show what `apply` would change; exit 1 when some of it is impossible."""
     changes, _ = _changes(file)
@@ -116,7 +120,9 @@ def plan_command(file: TextIO | None, as_json: bool) -> None:
 
 @markets.command(name="apply")
 @_file_option
-@click.option("--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`.")
+@click.option(
+    "--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`."
+)
 def apply_command(file: TextIO | None, announced: bool) -> None:
     """Configure the markets as the markets file says, while the exchange runs. Markets that are not in it stay as they are."""
     changes, settings = _changes(file, MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
@@ -180,14 +186,18 @@ def cancel_orders(symbol: str, yes: bool) -> None:
 
     try:
         with connect(settings) as client:
-            reply = tell(client, settings, config.shard, Role.OPERATOR, command, f"cancel the orders in {name}")
+            reply = tell(
+                client, settings, config.shard, Role.OPERATOR, command, f"cancel the orders in {name}"
+            )
     except (OperatingError, SettingsError, redis.RedisError) as error:
         raise CommandError(str(error)) from error
     assert isinstance(reply, Canceling)
     console.print(f"{name}: {reply.orders} orders are being canceled")
 
 
-def _changes(file: TextIO | None, status: MarketStatus = MarketStatus.TRADING) -> tuple[list[Change], Settings]:
+def _changes(
+    file: TextIO | None, status: MarketStatus = MarketStatus.TRADING
+) -> tuple[list[Change], Settings]:
     settings = running_settings()
     try:
         wanted = markets_of(file.read(), settings.shard_count, file.name) if file else settings.market_map()

@@ -19,7 +19,9 @@ def migrate() -> None:
     """
     try:
         settings = running_settings()
-        flavour = bring_up_to_date(settings.resolved_database_url(), tell=_show, logins=RoleLogins.of(settings))
+        flavour = bring_up_to_date(
+            settings.resolved_database_url(), tell=_show, logins=RoleLogins.of(settings)
+        )
     except (psycopg.Error, MigrationError, SettingsError) as error:
         raise CommandError(f"The database was not migrated: {str(error).strip()}") from error
     console.print(f"The database is up to date ({flavour}).")

@@ -38,7 +38,9 @@ def recover(folder: Path, moment: str | None, as_json: bool) -> None:
         stop_leftovers(settings)
         base = choose_base(folder.resolve(), to)
         if not as_json:
-            console.print(f"recovering from the base backup of {base.complete:%Y-%m-%dT%H:%M:%SZ} …", highlight=False)
+            console.print(
+                f"recovering from the base backup of {base.complete:%Y-%m-%dT%H:%M:%SZ} …", highlight=False
+            )
         with bar(as_json, "copying") as (progress, tell):
             found = recover_database(settings, base, to, progress, tell)
     except (BackupError, ServerError, StartError, PastError, OSError) as error:

@@ -34,9 +34,14 @@ class _Report(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option(
-    "--verify", is_flag=True, required=True, help="Compare with what the exchange wrote (all it can do so far)."
+    "--verify",
+    is_flag=True,
+    required=True,
+    help="Compare with what the exchange wrote (all it can do so far).",
 )
-@click.option("--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other.")
+@click.option(
+    "--shard", type=click.IntRange(min=0), help="Only this shard; otherwise all, one after the other."
+)
 @click.option(
     "--from-beginning/--from-snapshot",
     "from_beginning",
@@ -124,8 +129,15 @@ def _start(settings: Settings, source: StreamLogSource, shard: int, from_beginni
 def _run(verifier: Verifier, reply: AuditReply | None, shard: int, *, quiet: bool) -> None:
     first = verifier.replay.shard.command_count
     total = reply.command_count - first if reply is not None else None
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as progress:
         task = progress.add_task(f"shard {shard}", total=total, rate="")
         began = time.monotonic()
         for commands in verifier.run():
@@ -153,7 +165,9 @@ def _show(report: _Report) -> None:
         )
     if (difference := verdict.difference) is not None:
         first, last = difference.commands
-        facts["first"] = f"difference: {escape(difference.what)} of {difference.stream} {difference.stream_id},"
+        facts["first"] = (
+            f"difference: {escape(difference.what)} of {difference.stream} {difference.stream_id},"
+        )
         facts[""] = f"between commands {first:,} and {last:,}"
         facts["expected"] = escape(difference.expected)
         facts["found"] = escape(difference.found)

@@ -12,7 +12,9 @@ from cli.console import CommandError, console, plain_table, print_json, running_
 
 @click.command()
 @click.argument("processes", nargs=-1, metavar="[PROCESS]...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the processes, in their order, with times.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: the processes, in their order, with times."
+)
 def restart(processes: tuple[str, ...], as_json: bool) -> None:
     """Restart the processes of a running exchange, one after the other.
 

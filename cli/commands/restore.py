@@ -31,7 +31,9 @@ GO_ON: Final = (
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only compute what would be restored and what would be missing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only compute what would be restored and what would be missing."
+)
 @click.option(
     "--accept-loss",
     is_flag=True,
@@ -95,7 +97,9 @@ def _refuse_running(settings: Settings, log: RedisStreamLog) -> None:
     """Refuse while engine workers, of whatever machine, use this Redis."""
     known = [spec.name for spec in engines(settings) if inquiries.say_health(settings, [spec])]
     if alive := sorted({*known, *running_engines(log, settings.shard_count)}):
-        raise RestoreError(f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first.")
+        raise RestoreError(
+            f"{', '.join(alive)} still runs, or did a few seconds ago; stop the exchange first."
+        )
 
 
 def running_engines(log: RedisStreamLog, shard_count: int) -> set[str]:
@@ -126,7 +130,9 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
             "entriesReplayed": each.entries,
             "eventsToStore": len(each.events),
             "openOrders": sum(
-                len(orders) for account in each.shard.accounts.values() for orders in account.open_orders.values()
+                len(orders)
+                for account in each.shard.accounts.values()
+                for orders in account.open_orders.values()
             ),
             "accounts": len(each.shard.accounts),
             "epoch": each.epoch,
@@ -139,7 +145,10 @@ def _show(plan: Plan) -> None:
     table = plain_table("shard", "as of", "position", "replayed", "accounts", "open orders")
     for row in _rows(plan):
         table.add_row(
-            *(str(row[name]) for name in ("shard", "time", "position", "entriesReplayed", "accounts", "openOrders"))
+            *(
+                str(row[name])
+                for name in ("shard", "time", "position", "entriesReplayed", "accounts", "openOrders")
+            )
         )
     console.print(table)
     console.print("\nWhat was acknowledged after these positions is in no archive, and lost.")

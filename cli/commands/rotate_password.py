@@ -21,7 +21,9 @@ def rotate_password() -> None:
     """
     settings = own_settings()
     if settings.database_url or settings.redis_url:
-        raise CommandError("This is for the servers that `exchange up` starts; see docs/operations.md for others.")
+        raise CommandError(
+            "This is for the servers that `exchange up` starts; see docs/operations.md for others."
+        )
     draft = password_draft(settings)
     password = secrets.token_hex(24)
     with servers_of_stopped(settings, lambda text: console.print(f"{text} …", highlight=False)):
@@ -32,7 +34,9 @@ def rotate_password() -> None:
             os.fsync(descriptor)
         try:
             with psycopg.connect(settings.resolved_database_url(), autocommit=True) as connection:
-                verifier = connection.pgconn.encrypt_password(password.encode(), b"exchange", b"scram-sha-256").decode()
+                verifier = connection.pgconn.encrypt_password(
+                    password.encode(), b"exchange", b"scram-sha-256"
+                ).decode()
                 connection.execute(sql.SQL("ALTER ROLE exchange PASSWORD {}").format(sql.Literal(verifier)))
         except psycopg.Error as error:
             raise CommandError(f"The password was not changed: {str(error).strip()}") from error

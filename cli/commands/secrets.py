@@ -21,11 +21,19 @@ _FAMILY: Final = click.Choice([str(family) for family in Family])
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--redis", default=Hosts().redis, show_default=True, help="HOST:PORT of Redis.")
-@click.option("--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost.")
-@click.option("--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel.")
+@click.option(
+    "--cache", default=Hosts().cache, show_default=True, help="HOST:PORT of the Redis of what may be lost."
+)
+@click.option(
+    "--sentinels", default=",".join(Hosts().sentinels), show_default=True, help="HOST:PORT of each sentinel."
+)
 @click.option("--database", default=Hosts().database, show_default=True, help="HOST:PORT of PostgreSQL.")
-@click.option("--rotate", multiple=True, type=_FAMILY, help="Generate new secrets; the master key needs two rotations.")
-@click.option("--forget", multiple=True, type=_FAMILY, help="Refuse the secrets from before the last rotation.")
+@click.option(
+    "--rotate", multiple=True, type=_FAMILY, help="Generate new secrets; the master key needs two rotations."
+)
+@click.option(
+    "--forget", multiple=True, type=_FAMILY, help="Refuse the secrets from before the last rotation."
+)
 def secrets(
     folder: Path,
     redis: str,
@@ -71,7 +79,9 @@ def _rotations(path: Path) -> dict[Family, Rotation]:
         raise CommandError(f"{path}: {error}") from error
 
 
-def _rotated(before: dict[Family, Rotation], rotate: list[Family], forget: list[Family]) -> dict[Family, Rotation]:
+def _rotated(
+    before: dict[Family, Rotation], rotate: list[Family], forget: list[Family]
+) -> dict[Family, Rotation]:
     """Return how often each family was rotated, after these are."""
     rotations = dict(before)
     for family in rotate:

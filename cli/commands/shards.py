@@ -63,7 +63,9 @@ def _show(report: ShardReport, assets: Mapping[str, Asset]) -> None:
         f"shard {report.shard}": f"{', '.join(report.markets)}: {answers}",
         "leader": _leader(report),
         "standbys": ", ".join(_standby(standby) for standby in report.standbys) or "none",
-        "snapshot": "none yet" if report.snapshot_age_ms is None else f"saved {report.snapshot_age_ms} ms ago",
+        "snapshot": "none yet"
+        if report.snapshot_age_ms is None
+        else f"saved {report.snapshot_age_ms} ms ago",
         "position": f"{report.position}, epoch {report.epoch}; the oldest command waits {report.waiting_ms} ms",
         "streams": f"{report.input_entries} input, {report.event_entries} events, {report.outbox_entries} outbox, "
         f"{report.dead_letters} dead letters",

@@ -70,7 +70,9 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
         ):
             stop = _stop(log, client, shard, stream_id)
             console.print(
-                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:", markup=False, soft_wrap=True
+                f"Shard {shard} stands still: {stop.reason}\n\nEntry {stream_id}:",
+                markup=False,
+                soft_wrap=True,
             )
             for line in entry_lines(stop.entry.fields):
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -78,11 +80,15 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             is_sent = True
             if (claim := _claim(stop.entry, shard, settings.shard_count)) is not None:
                 is_sent = mail == "sent" if mail else _is_sent(client, claim, shard)
-                console.print((_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True)
+                console.print(
+                    (_SENT if is_sent else _FORGED).format(source=claim.source), markup=False, soft_wrap=True
+                )
             if not yes:
                 click.confirm("Skip it?", abort=True)
             instruction = SkipEntry(0, "", str(stop.entry.stream_id), operator, reason, is_sent)
-            log.order_skip(shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000))
+            log.order_skip(
+                shard, encode_skip(_signed(log, settings, shard, instruction), time.time_ns() // 1_000)
+            )
     except SettingsError as error:
         raise CommandError(str(error)) from error
     except redis.RedisError as error:
@@ -108,7 +114,9 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
     name = key_name(Role.OPERATOR, public_half(key))
     known = [each.name for each in _keys(log, shard) if each.role is Role.OPERATOR]
     if known and name not in known:
-        raise CommandError(f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}.")
+        raise CommandError(
+            f"Shard {shard} does not know the key {name}; those of its operators: {', '.join(known)}."
+        )
     return sign(key, name, shard, TimeMs(0), instruction)
 
 

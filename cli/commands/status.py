@@ -11,7 +11,9 @@ from cli.local.state import ProcessStatus, read_state, trading_processes
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ready, urls, processes, halted, metrics.")
-@click.option("--watch", "is_watching", is_flag=True, help="Watch live until Ctrl-C; with --json one line per second.")
+@click.option(
+    "--watch", "is_watching", is_flag=True, help="Watch live until Ctrl-C; with --json one line per second."
+)
 def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
@@ -69,6 +71,8 @@ def status(as_json: bool, is_watching: bool) -> None:
         note = frontend_note(settings) if name == "frontend" else ""
         console.print(f"{name:>8}  {url}{note}", highlight=False, markup=False, soft_wrap=True)
     for shard, halt in halts(settings).items():
-        console.print(f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"\nShard {shard} has halted: {halt.reason}", highlight=False, markup=False, soft_wrap=True
+        )
     if not ready:
         console.print("`exchange logs PROCESS` shows a process's log.", highlight=False)

@@ -148,7 +148,9 @@ def choose_base(folder: Path, to: datetime | None) -> Base:
     """
     every = [base for line in lines(folder) for base in bases(line)]
     if not every:
-        raise BackupError(f"There is no base backup in {folder}; it is the folder that `exchange backup` was given.")
+        raise BackupError(
+            f"There is no base backup in {folder}; it is the folder that `exchange backup` was given."
+        )
     usable = [base for base in every if to is None or base.complete <= to]
     if not usable:
         first = min(every, key=lambda base: base.complete)
@@ -176,7 +178,9 @@ def programs_of(settings: Settings, version: int | None = None) -> Path:
     """
     programs = embedded.find_postgres(settings.postgres_bin, version)
     if missing := [name for name in ("pg_basebackup", "pg_receivewal") if not (programs / name).exists()]:
-        raise BackupError(f"{programs} has no {' and no '.join(missing)}; install PostgreSQL's client programs there.")
+        raise BackupError(
+            f"{programs} has no {' and no '.join(missing)}; install PostgreSQL's client programs there."
+        )
     return programs
 
 
@@ -216,7 +220,8 @@ def _connection(settings: Settings) -> str:
     file = settings.data_dir / "pgpass"
     file.touch(0o600)
     file.write_text(
-        f"127.0.0.1:{settings.postgres_port}:*:exchange:{settings.password_file.read_text('ascii').strip()}\n", "ascii"
+        f"127.0.0.1:{settings.postgres_port}:*:exchange:{settings.password_file.read_text('ascii').strip()}\n",
+        "ascii",
     )
     return (
         f"host=127.0.0.1 port={settings.postgres_port} user=exchange application_name={RECEIVER} "
@@ -266,7 +271,15 @@ def take_base(settings: Settings, line: Path, progress: Progress, now: Callable[
     unfinished = line / "base" / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     # With the log that was written meanwhile, so that it can be recovered by itself.
-    arguments = ("--pgdata", str(unfinished), "--wal-method", "stream", "--checkpoint", "fast", "--no-password")
+    arguments = (
+        "--pgdata",
+        str(unfinished),
+        "--wal-method",
+        "stream",
+        "--checkpoint",
+        "fast",
+        "--no-password",
+    )
     command = [str(programs / "pg_basebackup"), "--dbname", _connection(settings), *arguments]
     command += ["--manifest-checksums", "SHA256", "--progress"]
     try:
@@ -305,7 +318,9 @@ def _run(command: Sequence[str], progress: Progress) -> None:
             process.kill()
             raise
     if process.returncode:
-        lines_said = [each for each in said.decode(errors="replace").splitlines() if not _PROGRESS.search(each)]
+        lines_said = [
+            each for each in said.decode(errors="replace").splitlines() if not _PROGRESS.search(each)
+        ]
         raise BackupError("pg_basebackup failed:\n" + "\n".join(lines_said[-10:]))
 
 
@@ -324,7 +339,10 @@ def copied(base: Path, target: Path | None) -> Iterator[tuple[int, int]]:
         raise BackupError(f"{base} has no manifest that can be read: {error}") from error
     # What the log of the base backup itself is has no checksum in the manifest; the server checks each record of it.
     log = [path.relative_to(base) for path in sorted((base / "pg_wal").rglob("*")) if path.is_file()]
-    done, total = 0, sum(each.size for each in manifest.files) + sum((base / path).stat().st_size for path in log)
+    done, total = (
+        0,
+        sum(each.size for each in manifest.files) + sum((base / path).stat().st_size for path in log),
+    )
     if target is not None:
         for folder in (path for path in base.rglob("*") if path.is_dir()):
             (target / folder.relative_to(base)).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -402,7 +420,9 @@ def wal_since(base: Base) -> Iterator[tuple[Path, str]]:
     first, found = base.first_segment(), wal_segments(base.wal_folder)
     needed = [name for name in found if name >= first]
     partial = max((path for path in base.wal_folder.glob(f"*{_PARTIAL}")), default=None)
-    names = needed + ([partial.name.removesuffix(_PARTIAL)] if partial is not None and partial.stem >= first else [])
+    names = needed + (
+        [partial.name.removesuffix(_PARTIAL)] if partial is not None and partial.stem >= first else []
+    )
     for earlier, later in zip([first, *names], names, strict=False):
         if _number(later) - _number(earlier) > 1:
             raise BackupError(

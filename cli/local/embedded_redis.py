@@ -44,7 +44,9 @@ def _log_commands(settings: Settings) -> dict[str, ServerCommand]:
     ports = settings.redis_ports()
     if settings.redis_mode == "cluster":
         extra = f"cluster-enabled yes\ncluster-config-file nodes.conf\nmasterauth {_password(settings)}\n"
-        return {f"redis-{number}": _server(settings, number, port, extra) for number, port in enumerate(ports, 1)}
+        return {
+            f"redis-{number}": _server(settings, number, port, extra) for number, port in enumerate(ports, 1)
+        }
     master, replica, *sentinels = ports
     account = f"masterauth {_password(settings)}\n"
     commands = {

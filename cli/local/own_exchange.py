@@ -20,7 +20,13 @@ START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 ASK_EVERY_S = 0.1
 EXCHANGE = (sys.executable, "-m", "cli.main")
-_PORTS = {"rest_port": "gateways", "ws_port": "ws_edges", "frontend_port": "", "postgres_port": "", "cache_port": ""}
+_PORTS = {
+    "rest_port": "gateways",
+    "ws_port": "ws_edges",
+    "frontend_port": "",
+    "postgres_port": "",
+    "cache_port": "",
+}
 """By what each is for: the setting that says how many there are of it."""
 _REDIS_PORTS = 5
 """As many as any mode of the embedded Redis takes."""
@@ -78,7 +84,9 @@ def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE, "up")) -> Iterator[OwnExchange]:
+def own_exchange(
+    environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE, "up")
+) -> Iterator[OwnExchange]:
     """Run the exchange that `environment` describes by the program `up`, until the context ends.
 
     Raises:
@@ -87,13 +95,17 @@ def own_exchange(environment: Mapping[str, str], up: Sequence[str] = (*EXCHANGE,
     """
     exchange = OwnExchange(load_settings(environment), environment)
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(up, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            up, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not _is_running(exchange):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
-                    raise OwnExchangeError(f"the exchange did not start:\n{output.read().decode(errors='replace')}")
+                    raise OwnExchangeError(
+                        f"the exchange did not start:\n{output.read().decode(errors='replace')}"
+                    )
                 time.sleep(ASK_EVERY_S)
             yield exchange
         finally:

@@ -43,8 +43,12 @@ class ProcessSpec:
 def gateways(settings: Settings) -> list[ProcessSpec]:
     """Return what takes orders in."""
     return [
-        ProcessSpec.of_module(name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset))
-        for (name, offset), port in zip(_replicas("gateway", 0, settings.gateways), settings.rest_ports(), strict=True)
+        ProcessSpec.of_module(
+            name, "gateway.main", process_name=name, rest_port=port, **_metrics(settings, offset)
+        )
+        for (name, offset), port in zip(
+            _replicas("gateway", 0, settings.gateways), settings.rest_ports(), strict=True
+        )
     ]
 
 
@@ -93,8 +97,12 @@ def feeds(settings: Settings) -> list[ProcessSpec]:
 def edges(settings: Settings) -> list[ProcessSpec]:
     """Return what serves WebSockets."""
     return [
-        ProcessSpec.of_module(name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset))
-        for (name, offset), port in zip(_replicas("ws-edge", 4, settings.ws_edges), settings.ws_ports(), strict=True)
+        ProcessSpec.of_module(
+            name, "ws_edge.main", process_name=name, ws_port=port, **_metrics(settings, offset)
+        )
+        for (name, offset), port in zip(
+            _replicas("ws-edge", 4, settings.ws_edges), settings.ws_ports(), strict=True
+        )
     ]
 
 
@@ -158,7 +166,10 @@ def _newest_interpreter() -> str:
 
 def _replicas(kind: str, metrics_offset: int, count: int) -> list[tuple[str, int]]:
     """Return (name, offset of the metrics port) of the processes of a kind."""
-    further = [(f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset) for number in range(2, count + 1)]
+    further = [
+        (f"{kind}-{number}", _REPLICA_METRICS + 10 * number + metrics_offset)
+        for number in range(2, count + 1)
+    ]
     return [(kind, metrics_offset), *further]
 
 

@@ -23,7 +23,16 @@ import psycopg
 from psycopg import sql
 
 from cli.local import embedded
-from cli.local.backups import BackupError, Base, Progress, backup_file, copied, programs_of, version_of_data, wal_since
+from cli.local.backups import (
+    BackupError,
+    Base,
+    Progress,
+    backup_file,
+    copied,
+    programs_of,
+    version_of_data,
+    wal_since,
+)
 from cli.local.state import read_state
 from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
@@ -183,7 +192,9 @@ def _server(command: embedded.ServerCommand, log: Path) -> Iterator[Callable[[],
                 process.wait()
 
 
-def _await_end(address: str, why_ended: Callable[[], str | None], replayed: Callable[[str], None]) -> datetime | None:
+def _await_end(
+    address: str, why_ended: Callable[[], str | None], replayed: Callable[[str], None]
+) -> datetime | None:
     """Wait until the log is replayed; return the time of the last transaction in it."""
     while True:
         if (said := why_ended()) is not None:
@@ -207,6 +218,8 @@ def _why_failed(said: str) -> str:
     if _BEFORE_TARGET in said:
         last = re.findall(r"last completed transaction was at log time (.*)", said)
         until = f"; its last transaction is of {last[-1]}" if last else ""
-        return f"The log in the backup ends before that time{until}. Without --to everything in it is recovered."
+        return (
+            f"The log in the backup ends before that time{until}. Without --to everything in it is recovered."
+        )
     tail = "\n".join(said.splitlines()[-15:])
     return f"PostgreSQL could not replay the log:\n{tail}"

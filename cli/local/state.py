@@ -160,7 +160,9 @@ def _read(settings: Settings) -> State | None:
 def _process(pid: int, started: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _SAME_START_S and process.status() != psutil.STATUS_ZOMBIE
+        same = (
+            abs(process.create_time() - started) < _SAME_START_S and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return None
     return process if same else None

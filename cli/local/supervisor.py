@@ -138,11 +138,15 @@ class Supervisor:
 
     def process_ids(self) -> dict[str, int]:
         """Return the process ids; 0 for what does not run now."""
-        return {each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes}
+        return {
+            each.spec.name: each.running.pid if each.running is not None else 0 for each in self._processes
+        }
 
     def halted(self) -> list[str]:
         """Return the processes that have found something wrong, and will again."""
-        return [process.spec.name for process in self._processes if process.halted and process.running is None]
+        return [
+            process.spec.name for process in self._processes if process.halted and process.running is None
+        ]
 
     def stop_all(self, say: Callable[[str], None]) -> None:
         """End all processes, the last started first; kill those that do not end in time."""

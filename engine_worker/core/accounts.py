@@ -48,7 +48,9 @@ class Funds:
         self.held -= amount + released
         self.available += released
         if self.held < 0:
-            raise InvariantBroken(f"held is {self.held} after a payment of {amount} and a release of {released}")
+            raise InvariantBroken(
+                f"held is {self.held} after a payment of {amount} and a release of {released}"
+            )
 
 
 class AssetTotals:
@@ -192,8 +194,13 @@ class Account:
         return (
             any(funds.available or funds.held for funds in self.funds.values())
             or any(self.open_orders.values())
-            or (self.limits is not None and msgspec.structs.replace(self.limits, version=1) != AccountLimits(1))
-            or (self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now)))
+            or (
+                self.limits is not None
+                and msgspec.structs.replace(self.limits, version=1) != AccountLimits(1)
+            )
+            or (
+                self.keyed is not None and bool(self.keyed.under_way or not self.keyed.outcomes.is_empty(now))
+            )
         )
 
     def balances(self) -> tuple[Balance, ...]:

@@ -339,7 +339,9 @@ class Book:
         opposite = self.asks if side is BUY else self.bids
         return opposite.best is not None and opposite.best.rank <= price * opposite.sign
 
-    def add(self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: int) -> None:
+    def add(
+        self, order_id: OrderId, account_id: AccountId, side: Side, price: PriceTicks, quantity: int
+    ) -> None:
         """Let an order rest behind all others at its price. It must not cross (see `crosses`)."""
         half = self.bids if side is BUY else self.asks
         self.orders[order_id] = half.add(order_id, account_id, price, quantity)
@@ -383,9 +385,15 @@ class Book:
             if len(matches) + len(expired) == matches_max:
                 return Matching(matches, leaves, expired, taker_expired=False, limit_reached=True)
             if maker.account_id == account_id and prevention is not PREVENT_NOTHING:
-                payable = leaves if budget is None else min(leaves, budget // (level.price * self.quote_per_tick_lot))
+                payable = (
+                    leaves
+                    if budget is None
+                    else min(leaves, budget // (level.price * self.quote_per_tick_lot))
+                )
                 expired.append(
-                    PreventedMaker(maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable)
+                    PreventedMaker(
+                        maker.order_id, maker.account_id, level.price, maker.quantity, leaves, payable
+                    )
                 )
                 if prevention is not EXPIRE_TAKER:
                     self.cancel(maker.order_id)
@@ -456,7 +464,9 @@ class Book:
                     leaves -= maker.quantity
         return False
 
-    def _before_own(self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId) -> tuple[int, int]:
+    def _before_own(
+        self, half: BookSide, rank_max: int, quantity: int, account_id: AccountId
+    ) -> tuple[int, int]:
         """Return what an order of the account would get, and its cost, that ends at the first order of the same account."""
         rank = min(order.level.rank for order in half.own[account_id].values())
         if rank > rank_max:
@@ -476,7 +486,11 @@ class Book:
         if len(changed) == 1:  # as for most orders
             _, level = changed.popitem()
             return (make_level_change(level.side.side, level.price, level.quantity),)
-        changes = [make_level_change(BUY, each.price, each.quantity) for rank, each in changed.items() if rank < 0]
-        changes += [make_level_change(SELL, each.price, each.quantity) for rank, each in changed.items() if rank > 0]
+        changes = [
+            make_level_change(BUY, each.price, each.quantity) for rank, each in changed.items() if rank < 0
+        ]
+        changes += [
+            make_level_change(SELL, each.price, each.quantity) for rank, each in changed.items() if rank > 0
+        ]
         changed.clear()
         return tuple(changes)

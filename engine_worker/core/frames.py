@@ -337,7 +337,9 @@ def apply_one_by_one(
         return
     if (commands is None) == (messages is None):
         has = "neither" if commands is None else "both"
-        raise NotUnderstoodError(f"the entry has {has} commands {'nor' if commands is None else 'and'} messages")
+        raise NotUnderstoodError(
+            f"the entry has {has} commands {'nor' if commands is None else 'and'} messages"
+        )
     if commands is not None:
         items, refused, time = _enter_commands(shard, stream_id, commands)
         yield from _apply_others(shard, items, refused, time, dead)
@@ -394,7 +396,11 @@ def applicable_commands(frame: bytes, index: int, market_map: MarketMap) -> list
     """
     items, _ = _read_commands(frame)
     refused = _refused(items, index, market_map)
-    return [item for number, item in enumerate(items) if number not in refused and not isinstance(item, UnreadItem)]
+    return [
+        item
+        for number, item in enumerate(items)
+        if number not in refused and not isinstance(item, UnreadItem)
+    ]
 
 
 def why_not_applicable(frame: bytes, index: int, market_map: MarketMap) -> list[str]:
@@ -447,7 +453,9 @@ def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
     return found.instruction
 
 
-def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap) -> dict[int, UnreadItem]:
+def _refused(
+    items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap
+) -> dict[int, UnreadItem]:
     """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or with what no database keeps.
 
     One loop for a whole frame, with the most frequent kinds first: each command comes by here.
@@ -458,12 +466,17 @@ def _refused(items: Sequence[LoggedCommand | UnreadItem], index: int, market_map
         if type(command) is PlaceOrder or type(command) is CancelOrder:
             account_id = command.account_id
             if account_id < 1 or slots[account_id % ACCOUNT_SLOTS] != index:
-                refused[number] = _unread(number, command, f"account {account_id} is not one of shard {index}")
+                refused[number] = _unread(
+                    number, command, f"account {account_id} is not one of shard {index}"
+                )
             elif type(command) is PlaceOrder and "\0" in command.client_order_id:
                 refused[number] = _unread(number, command, "a client order id has a NUL in it")
         elif isinstance(command, UnreadItem):
             refused[number] = command
-        elif not isinstance(command, _ALWAYS_APPLIED) and (reason := _why_not(command, index, market_map)) is not None:
+        elif (
+            not isinstance(command, _ALWAYS_APPLIED)
+            and (reason := _why_not(command, index, market_map)) is not None
+        ):
             refused[number] = _unread(number, command, reason)
     return refused
 
@@ -488,7 +501,9 @@ def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, en
     if isinstance(command, Signed):
         window_ms, time = shard.windows.request_ms, shard.time
         assets = shard.market_map.by_asset
-        reason_to_refuse = authority.reason_to_refuse(command, body, shard.index, entered, window_ms, time, assets)
+        reason_to_refuse = authority.reason_to_refuse(
+            command, body, shard.index, entered, window_ms, time, assets
+        )
         counts = reason_to_refuse is None
     else:
         counts = not authority.keys
@@ -585,11 +600,17 @@ def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | N
     """Return why shards never send each other this: an order's account is at one end of the way, its market at the other."""
     if isinstance(message, KnowMarket):
         symbol = message.config.market.symbol
-        return f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
+        return (
+            f"market {symbol[:40]!r} is not one of shard {source}" if message.config.shard != source else None
+        )
     to_market = isinstance(message, _TO_MARKET)
     account_shard, market_shard = (source, shard.index) if to_market else (shard.index, source)
     if message.account_id < 1 or shard.market_map.shard_of_account(message.account_id) != account_shard:
         return f"account {message.account_id} is not one of shard {account_shard}"
     # An order for a market that is not there (any more) is answered. What such a market says cannot be.
     owner = shard.market_map.shards.get(message.market, market_shard if to_market else None)
-    return f"market {message.market[:40]!r} is not one of shard {market_shard}" if owner != market_shard else None
+    return (
+        f"market {message.market[:40]!r} is not one of shard {market_shard}"
+        if owner != market_shard
+        else None
+    )

@@ -15,7 +15,15 @@ from engine_worker.core.enums import (
     make_taker_fill,
     make_trade,
 )
-from protocol.commands import CancelMissed, CancelResting, MakerFill, MatchOrder, RestingClosed, TakerFill, TakerOutcome
+from protocol.commands import (
+    CancelMissed,
+    CancelResting,
+    MakerFill,
+    MatchOrder,
+    RestingClosed,
+    TakerFill,
+    TakerOutcome,
+)
 from protocol.events import Event
 from protocol.market import Market
 from protocol.orders import CloseReason, Prevented, RejectReason
@@ -83,7 +91,10 @@ class MarketState:
                 self._budget(order) if order.order_type is MARKET else None,
             )
             leaves, expired_in_match = matching.leaves_quantity, matching.taker_expired
-            limit_reached, budget_spent = matching.limit_reached, matching.budget_spent and order.budget_is_limit
+            limit_reached, budget_spent = (
+                matching.limit_reached,
+                matching.budget_spent and order.budget_is_limit,
+            )
             fills = tuple(self._trade(order, matching.matches, time, events, makers))
             if matching.prevented:
                 prevented = self._prevent(order, matching.prevented, makers)
@@ -108,7 +119,9 @@ class MarketState:
         )
         return outcome, makers
 
-    def cancel_resting(self, cancel: CancelResting, time: TimeMs, events: list[Event]) -> RestingClosed | CancelMissed:
+    def cancel_resting(
+        self, cancel: CancelResting, time: TimeMs, events: list[Event]
+    ) -> RestingClosed | CancelMissed:
         """Take an order out of the book, and return what its account is told."""
         if self.book.cancel(cancel.order_id):
             self._tell_depth(time, events)
@@ -124,13 +137,17 @@ class MarketState:
             )
         return cancel_missed(cancel)
 
-    def drain(self, orders_max: int, reason: CloseReason, time: TimeMs, events: list[Event]) -> list[RestingClosed]:
+    def drain(
+        self, orders_max: int, reason: CloseReason, time: TimeMs, events: list[Event]
+    ) -> list[RestingClosed]:
         """Take up to `orders_max` orders out of the book, best first, bids before asks; return what their accounts are told."""
         closed: list[RestingClosed] = []
         for half in (self.book.bids, self.book.asks):
             while half.best is not None and len(closed) < orders_max:
                 order = next(iter(half.best.orders()))
-                closed.append(RestingClosed(order.order_id, order.account_id, self.market.symbol, reason=reason))
+                closed.append(
+                    RestingClosed(order.order_id, order.account_id, self.market.symbol, reason=reason)
+                )
                 self.book.cancel(order.order_id)
         self._tell_depth(time, events)
         return closed
@@ -219,7 +236,12 @@ class MarketState:
         )
 
     def _trade(
-        self, taker: MatchOrder, matches: list[Match], time: TimeMs, events: list[Event], makers: list[MakerMessage]
+        self,
+        taker: MatchOrder,
+        matches: list[Match],
+        time: TimeMs,
+        events: list[Event],
+        makers: list[MakerMessage],
     ) -> list[TakerFill]:
         """Number the trades and say that they happened; append what the makers are told to `makers`."""
         fills = []
@@ -249,7 +271,9 @@ class MarketState:
                     account_id,
                 )
             )
-            makers.append(make_maker_fill(match.order_id, match.account_id, symbol, trade_id, price, quantity))
+            makers.append(
+                make_maker_fill(match.order_id, match.account_id, symbol, trade_id, price, quantity)
+            )
             fills.append(make_taker_fill(trade_id, price, quantity))
         self.trade_id, self.sequence = trade_id, sequence
         self.last_price = last_price or self.last_price

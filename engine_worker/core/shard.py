@@ -355,7 +355,9 @@ class Shard:
         """How many events the next `take` returns."""
         return len(self._events)
 
-    def enter(self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX) -> TimeMs:
+    def enter(
+        self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX
+    ) -> TimeMs:
         """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
 
         The earlier of the two counts, with a second of grace for the writer's, and no time is before the last: so neither clock, when
@@ -433,7 +435,9 @@ class Shard:
             self._check_kinds(self.config.kinds)
         if events:
             number = self.format
-            items = encode_as(number, [*self._switched, *events[len(self._switched) :]] if self._switched else events)
+            items = encode_as(
+                number, [*self._switched, *events[len(self._switched) :]] if self._switched else events
+            )
             frame = encode_events(items, self.time * 1_000, number)
             if self._checksummed:  # rarely: some of them came before a `StateHashed`
                 self._checksum_events()
@@ -484,10 +488,19 @@ class Shard:
         totals = [(asset, *total.stored()) for asset, total in sorted(self.totals.items())]
         markets = [
             (
-                *(symbol, state.last_price, state.sequence, state.trade_id, state.aggregate_id, len(state.book.orders)),
+                *(
+                    symbol,
+                    state.last_price,
+                    state.sequence,
+                    state.trade_id,
+                    state.aggregate_id,
+                    len(state.book.orders),
+                ),
                 state.prevented_id,
                 *(
-                    (half.best.price, half.best.quantity, half.best.order_count) if half.best is not None else None
+                    (half.best.price, half.best.quantity, half.best.order_count)
+                    if half.best is not None
+                    else None
                     for half in (state.book.bids, state.book.asks)
                 ),
             )
@@ -558,7 +571,13 @@ class Shard:
         elif isinstance(command, Signed):
             body, signed = decode_signed_body(command.command), command
             reason = self.authority.reason_to_refuse(
-                signed, body, self.index, self._entered, self.windows.request_ms, self.time, self.market_map.by_asset
+                signed,
+                body,
+                self.index,
+                self._entered,
+                self.windows.request_ms,
+                self.time,
+                self.market_map.by_asset,
             )
             if reason is None:
                 self._signer = self.authority.keys[signed.key]
@@ -693,7 +712,10 @@ class Shard:
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)
         slots = config.slots
         return (
-            all(new >= old for new, old in zip(release_of(config), release_of(self.config or _FIRST), strict=True))
+            all(
+                new >= old
+                for new, old in zip(release_of(config), release_of(self.config or _FIRST), strict=True)
+            )
             and min(config.windows) >= 1
             and len(names) == len(config.keys)
             and (has_operator or not (config.keys or self.authority.keys))
@@ -815,7 +837,9 @@ class Shard:
         """
         known = self.market_configs.get(message.config.market.symbol)
         is_other = (
-            self._has_other_scales(message.config.market) if known is None else known.shard != message.config.shard
+            self._has_other_scales(message.config.market)
+            if known is None
+            else known.shard != message.config.shard
         )
         if not is_other:
             self.set_market(message.config)
@@ -922,7 +946,9 @@ class Shard:
         else:
             self._send(market_shard, to_match)
 
-    def _reason_to_refuse(self, command: PlaceOrder, market: Market, account: Account | None) -> RejectReason | None:
+    def _reason_to_refuse(
+        self, command: PlaceOrder, market: Market, account: Account | None
+    ) -> RejectReason | None:
         order_type, quantity, quote_quantity = command.order_type, command.quantity, command.quote_quantity
         price = command.price
         is_market = order_type is MARKET
@@ -1001,7 +1027,9 @@ class Shard:
     def _cancel_resting(self, cancel: CancelResting) -> None:
         market = self.markets.get(cancel.market)
         message = (
-            market.cancel_resting(cancel, self.time, self._events) if market is not None else cancel_missed(cancel)
+            market.cancel_resting(cancel, self.time, self._events)
+            if market is not None
+            else cancel_missed(cancel)
         )
         self._send(self.slots[cancel.account_id % ACCOUNT_SLOTS], message)
 
@@ -1013,12 +1041,16 @@ class Shard:
 
     # ------------------------------------------------------------------ the account's half: settling
 
-    def _open_order(self, account_id: AccountId, market: str, order_id: OrderId) -> tuple[Account, OrderState]:
+    def _open_order(
+        self, account_id: AccountId, market: str, order_id: OrderId
+    ) -> tuple[Account, OrderState]:
         try:
             account = self.accounts[account_id]
             return account, account.open_orders[market][order_id]
         except KeyError:
-            raise InvariantBroken(f"order {order_id} of account {account_id} is not open in {market}") from None
+            raise InvariantBroken(
+                f"order {order_id} of account {account_id} is not open in {market}"
+            ) from None
 
     def _taker_outcome(self, outcome: TakerOutcome) -> None:
         account, order = self._open_order(outcome.account_id, outcome.market, outcome.order_id)
@@ -1072,7 +1104,9 @@ class Shard:
         # After all fills, since closing releases what they have left of the hold.
         if not outcome.rests and order.status is not FILLED:
             if outcome.expired_in_match:
-                order = self._close_prevented(account, order, outcome.prevented[-1] if outcome.prevented else None)
+                order = self._close_prevented(
+                    account, order, outcome.prevented[-1] if outcome.prevented else None
+                )
             else:
                 order = self._close(account, order, EXPIRED, _reason_to_expire(order, outcome))
         reply = OrderReply(placed.request_id, self.time, order, reports, outcome.prevented)
@@ -1099,7 +1133,11 @@ class Shard:
         ]
 
     def _close_prevented(
-        self, account: Account, order: OrderState, prevented: Prevented | None, taker_order_id: OrderId | None = None
+        self,
+        account: Account,
+        order: OrderState,
+        prevented: Prevented | None,
+        taker_order_id: OrderId | None = None,
     ) -> OrderState:
         """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given, otherwise the taker.
 
@@ -1173,7 +1211,9 @@ class Shard:
         if received_after > BALANCE_UNITS_MAX:
             # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
             # taker before it pays as the maker. So does one of which its shard hears late what it gave.
-            raise InvariantBroken(f"account {account.account_id}: {received_asset} exceeds what a balance can hold")
+            raise InvariantBroken(
+                f"account {account.account_id}: {received_asset} exceeds what a balance can hold"
+            )
         paid_totals, received_totals = self.totals[paid_asset], self.totals[received_asset]
         paid_totals.funds += paid_funds.available + paid_funds.held - paid_before
         received_totals.funds += received_after - received_before
@@ -1266,7 +1306,9 @@ class Shard:
         quantity = order.cum_quantity if order.quote_quantity else order.quantity
         order = self._replace(order, status, quantity, order.cum_quantity, order.cum_quote, 0, reason, course)
         balance = make_balance(asset, funds.available, funds.held)
-        self._events.append(OrderClosed(self.time, order, reason, (balance,), cancel_id, prevented, counter_order_id))
+        self._events.append(
+            OrderClosed(self.time, order, reason, (balance,), cancel_id, prevented, counter_order_id)
+        )
         self._closed.append(order)
         self._forget_open(account, order, market)
         return order
@@ -1419,7 +1461,9 @@ class Shard:
             return RejectReason.TRANSFER_ID_REUSED
         return None
 
-    def _reason_not_to_transfer(self, command: Deposit | Withdraw, account: Account | None) -> RejectReason | None:
+    def _reason_not_to_transfer(
+        self, command: Deposit | Withdraw, account: Account | None
+    ) -> RejectReason | None:
         if command.amount <= 0:
             return RejectReason.AMOUNT_OUT_OF_RANGE
         funds = account.funds.get(command.asset) if account is not None else None
@@ -1552,7 +1596,12 @@ class Shard:
         by_market = account.open_orders if account is not None else {}
         chosen = [by_market.get(drain.market, {})] if drain.market else list(by_market.values())
         wanted = sorted(
-            (order for orders in chosen for order in orders.values() if drain.after < order.order_id <= drain.up_to),
+            (
+                order
+                for orders in chosen
+                for order in orders.values()
+                if drain.after < order.order_id <= drain.up_to
+            ),
             key=lambda order: order.order_id,
         )
         for order in wanted[:room]:
@@ -1587,7 +1636,9 @@ class Shard:
                 account = self.accounts.get(account_id)
                 balances = account.balances() if account is not None else ()
                 changed_time = account.changed_time if account is not None else TimeMs(0)
-                reply = FundsReply(request_id, changed_time, balances, account.limits if account is not None else None)
+                reply = FundsReply(
+                    request_id, changed_time, balances, account.limits if account is not None else None
+                )
             case OrderQuery(request_id, _, account_id, market, order_id, client_order_id):
                 order = self._find_open(account_id, market, order_id, client_order_id)
                 unknown = Refused(request_id, time, RejectReason.UNKNOWN_ORDER)
@@ -1596,7 +1647,9 @@ class Shard:
                 account = self.accounts.get(account_id)
                 by_market = account.open_orders if account is not None else {}
                 chosen = [by_market.get(market, {})] if market else list(by_market.values())
-                orders = [order for each in chosen for order in each.values() if order.status is not IN_FLIGHT]
+                orders = [
+                    order for each in chosen for order in each.values() if order.status is not IN_FLIGHT
+                ]
                 orders.sort(key=lambda order: order.order_id)
                 reply = OrdersReply(request_id, time, tuple(orders))
             case ConfigQuery(request_id, _):
@@ -1621,7 +1674,15 @@ class Shard:
         Whether the accounts have that much `check_invariants` asks, which every snapshot's process does.
         """
         return [
-            (asset, each.funds - each.held, each.held, each.fees, each.deposited, each.withdrawn, each.settled)
+            (
+                asset,
+                each.funds - each.held,
+                each.held,
+                each.fees,
+                each.deposited,
+                each.withdrawn,
+                each.settled,
+            )
             for asset, each in sorted(self.totals.items())
         ]
 
@@ -1631,7 +1692,9 @@ class Shard:
         for asset, totals in sorted(self.totals.items()):
             funds = [account.funds[asset] for account in self.accounts.values() if asset in account.funds]
             available, held = sum(each.available for each in funds), sum(each.held for each in funds)
-            rows.append((asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled))
+            rows.append(
+                (asset, available, held, totals.fees, totals.deposited, totals.withdrawn, totals.settled)
+            )
         return rows
 
     def sequence(self, symbol: str) -> MarketSequence:
@@ -1687,13 +1750,19 @@ class Shard:
                     f"{asset}: the books say held {kept.held} of {kept.funds}, the accounts have held {held} "
                     f"of {available + held}"
                 )
-        open_orders = sum(len(orders) for each in self.accounts.values() for orders in each.open_orders.values())
+        open_orders = sum(
+            len(orders) for each in self.accounts.values() for orders in each.open_orders.values()
+        )
         if open_orders != self.open_order_count:
-            raise InvariantBroken(f"{self.open_order_count} open orders are counted, the accounts have {open_orders}")
+            raise InvariantBroken(
+                f"{self.open_order_count} open orders are counted, the accounts have {open_orders}"
+            )
         in_flight: Counter[int] = Counter()
         for account in self.accounts.values():
             for symbol, orders in account.open_orders.items():
-                in_flight[self.market_map.shards[symbol]] += sum(order.status is IN_FLIGHT for order in orders.values())
+                in_flight[self.market_map.shards[symbol]] += sum(
+                    order.status is IN_FLIGHT for order in orders.values()
+                )
         if +in_flight != +Counter(self.in_flight):
             raise InvariantBroken(
                 f"{dict(self.in_flight)} orders are counted in flight, the accounts have {dict(in_flight)}"

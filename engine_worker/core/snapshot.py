@@ -312,7 +312,8 @@ def _restore(snapshot: ShardSnapshot) -> Shard:
         )
         account.funds = {asset: Funds(available, held) for asset, available, held in account_snapshot.funds}
         account.open_orders = {
-            symbol: {order.order_id: order for order in orders} for symbol, orders in account_snapshot.open_orders
+            symbol: {order.order_id: order for order in orders}
+            for symbol, orders in account_snapshot.open_orders
         }
         account.client_order_ids = dict(account_snapshot.client_order_ids)
         for asset, _, held in account_snapshot.funds:

@@ -94,7 +94,9 @@ def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -
         orders = [order for _, orders in account.open_orders for order in orders]
         pending = [placed[order.client_order_id] for order in orders if order.status is OrderStatus.IN_FLIGHT]
         under_way += [(each.reply_to, each.request_id) for each in pending]
-    configs = [MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets]
+    configs = [
+        MarketConfig(market, market_map.shard_of_market(market.symbol)) for market in market_map.markets
+    ]
     stream_id = StreamId.parse(old.stream_id)
     snapshot = ShardSnapshot(
         version=old.version,
@@ -128,6 +130,7 @@ def _account(old: _Account) -> AccountSnapshot:
     placed = {order_id: (request_id, reply_to) for _, order_id, request_id, reply_to in old.client_order_ids}
     orders = [order for _, orders in old.open_orders for order in orders]
     by_name = [
-        (order.client_order_id, PlacedOrder(order.order_id, *placed.get(order.order_id, (0, "")))) for order in orders
+        (order.client_order_id, PlacedOrder(order.order_id, *placed.get(order.order_id, (0, ""))))
+        for order in orders
     ]
     return AccountSnapshot(old.account_id, old.funds, old.open_orders, by_name, [], [])

@@ -87,7 +87,9 @@ async def get_statement(ports: Ports, call: Call) -> StatementShape | Answered[W
         raise unavailable()  # the account may have an asset of theirs
     start, end = parameters.time_range()
     limit = parameters.limit(_LIMIT_DEFAULT, _LIMIT_MAX)
-    writes_csv = parameters.choice("format", {"json": False, "csv": True}, lambda: invalid_parameter("format"))
+    writes_csv = parameters.choice(
+        "format", {"json": False, "csv": True}, lambda: invalid_parameter("format")
+    )
     after = parameters.optional("after")
     opening = first = Position(start or TimeMs(0))
     if after is not None:

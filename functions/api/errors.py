@@ -104,7 +104,9 @@ def overloaded(retry_after_s: int = 1) -> ApiError:
 
 def unavailable(retry_after_s: int = 1) -> ApiError:
     """-1001: what the request needs cannot be reached right now; nothing was changed."""
-    return ApiError(-1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s)
+    return ApiError(
+        -1001, "Internal error; unable to process your request. Please try again.", 503, retry_after_s
+    )
 
 
 def halted(retry_after_s: int = 30) -> ApiError:
@@ -168,7 +170,9 @@ def refusal(reason: RejectReason) -> ApiError:
     if reason is RejectReason.TRANSFER_ID_REUSED:
         return ApiError(-2010, "Transfer id was used for another asset or amount before.", 422)
     if reason is RejectReason.TOO_MANY_IDEMPOTENCY_KEYS:
-        return ApiError(-1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S)
+        return ApiError(
+            -1015, "Too many idempotency keys; each is kept for ten minutes.", 429, KEYS_RETRY_AFTER_S
+        )
     if reason in (RejectReason.UNKNOWN_MARKET, RejectReason.UNKNOWN_ASSET):
         return unavailable()  # functions have looked for these: the shard has not been told of them yet
     if reason is RejectReason.MARKET_BEHIND:

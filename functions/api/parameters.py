@@ -91,7 +91,8 @@ class Parameters:
         if not known:
             raise ApiError(-1101, f"Too many parameters; expected '0' and received '{len(values)}'.")
         raise ApiError(
-            -1104, f"Not all sent parameters were read; read '{read}' parameter(s) but was sent '{len(values)}'."
+            -1104,
+            f"Not all sent parameters were read; read '{read}' parameter(s) but was sent '{len(values)}'.",
         )
 
     def optional(self, name: str) -> str | None:

@@ -30,7 +30,9 @@ def too_many_orders(own: AccountLimits, counts: tuple[int, int], now: TimeMs) ->
     """
     is_day = not own.orders_10s_max or 0 < own.orders_1d_max <= counts[1]
     most, period, window_ms = (
-        (own.orders_1d_max, "1 DAY", _DAY_MS) if is_day else (own.orders_10s_max, "10 SECOND", _TEN_SECONDS_MS)
+        (own.orders_1d_max, "1 DAY", _DAY_MS)
+        if is_day
+        else (own.orders_10s_max, "10 SECOND", _TEN_SECONDS_MS)
     )
     left_s = -(-(window_ms - now % window_ms) // 1000)
     return ApiError(-1015, f"Too many new orders; current limit is {most} orders per {period}.", 429, left_s)

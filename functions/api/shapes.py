@@ -30,7 +30,9 @@ def one_of(names: Iterable[str]) -> Any:
 SideName = Annotated[str, one_of(side.name for side in Side)]
 OrderTypeName = Annotated[str, one_of(order_type.name for order_type in OrderType)]
 TimeInForceName = Annotated[str, one_of(time_in_force.name for time_in_force in TimeInForce)]
-StatusName = Annotated[str, one_of(status.name for status in OrderStatus if status is not OrderStatus.IN_FLIGHT)]
+StatusName = Annotated[
+    str, one_of(status.name for status in OrderStatus if status is not OrderStatus.IN_FLIGHT)
+]
 PreventionName = Annotated[str, one_of(mode.name for mode in SelfTradePrevention)]
 
 

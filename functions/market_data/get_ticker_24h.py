@@ -38,7 +38,8 @@ async def get_ticker_24h(
     tickers = [_as_of(market, ticker, call.now) for market, ticker in zip(markets, found, strict=True)]
     if is_mini:
         minis = [
-            mini_ticker_shape(market, ticker, call.time_scale) for market, ticker in zip(markets, tickers, strict=True)
+            mini_ticker_shape(market, ticker, call.time_scale)
+            for market, ticker in zip(markets, tickers, strict=True)
         ]
         return minis[0] if is_single else minis
     books = await ports.read_models.book_tickers(symbols)

@@ -78,5 +78,8 @@ FUNCTION = Function(
     security=Security.SIGNED,
     scope=Scope.TRADE,
     weight=_weight,
-    parameters=(*ORDER_PARAMETERS, Parameter("computeCommissionRates", "Answer with the fee rates.", kind="boolean")),
+    parameters=(
+        *ORDER_PARAMETERS,
+        Parameter("computeCommissionRates", "Answer with the fee rates.", kind="boolean"),
+    ),
 )

@@ -28,7 +28,12 @@ async def get_order(ports: Ports, call: Call) -> OrderShape:
     reply = await shards.query(
         ports.markets.shard_of_account(call.account_id),
         OrderQuery(
-            shards.next_request_id(), shards.reply_to, call.account_id, market.symbol, order_id, client_order_id
+            shards.next_request_id(),
+            shards.reply_to,
+            call.account_id,
+            market.symbol,
+            order_id,
+            client_order_id,
         ),
     )
     match reply:

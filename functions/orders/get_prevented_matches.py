@@ -45,7 +45,12 @@ async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatch
         raise bad_combination()
     await ports.ingestion.catch_up(ports.markets.shard_of_account(call.account_id))
     matches = await ports.orders.prevented_matches(
-        call.account_id, market.symbol, match_id=match_id, order_id=order_id, from_id=from_id or 0, limit=limit
+        call.account_id,
+        market.symbol,
+        match_id=match_id,
+        order_id=order_id,
+        from_id=from_id or 0,
+        limit=limit,
     )
     return [_shape(match, market, call.time_scale) for match in matches]
 

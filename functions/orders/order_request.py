@@ -113,7 +113,11 @@ def parse_order(parameters: Parameters, markets: MarketMap) -> OrderRequest:
     price, quantity, quote_quantity = PriceTicks(0), QuantityLots(0), AssetUnits(0)
     if order_type is OrderType.MARKET:
         if ("quantity" in parameters) == ("quoteOrderQty" in parameters):
-            raise mandatory_missing("quantity") if "quantity" not in parameters else not_required("quoteOrderQty")
+            raise (
+                mandatory_missing("quantity")
+                if "quantity" not in parameters
+                else not_required("quoteOrderQty")
+            )
         if "quantity" in parameters:
             quantity = _quantity(parameters, market, "MARKET_LOT_SIZE")
         else:

@@ -10,7 +10,13 @@ from functions.api.key_permissions import Scope
 from functions.api.ports import Call, Ports
 from functions.api.rate_limits import too_many_orders
 from functions.orders import order_shapes
-from functions.orders.order_request import ORDER_PARAMETERS, OrderRequest, ResponseType, estimated_bound, parse_order
+from functions.orders.order_request import (
+    ORDER_PARAMETERS,
+    OrderRequest,
+    ResponseType,
+    estimated_bound,
+    parse_order,
+)
 from protocol.commands import PlaceOrder
 from protocol.orders import OrderType, RejectReason, Side
 from protocol.replies import OrderReply, Refused
@@ -76,7 +82,9 @@ async def place_order(
             if reply.fills:
                 ports.order_counts.forgive_order(call.account_id, call.now)
             if request.response_type is ResponseType.FULL:
-                return order_shapes.full(reply.order, reply.fills, request.market, call.time_scale, reply.prevented)
+                return order_shapes.full(
+                    reply.order, reply.fills, request.market, call.time_scale, reply.prevented
+                )
             if request.response_type is ResponseType.RESULT:
                 return order_shapes.result(reply.order, request.market, call.time_scale, reply.prevented)
             return order_shapes.ack(reply.order, call.time_scale)

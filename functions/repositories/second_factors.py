@@ -26,7 +26,9 @@ class SecondFactors(Protocol):
         """Keep the secret of a device that is to be confirmed; return the account's address, None: it has a second factor."""
         ...
 
-    async def confirm(self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin) -> bool:
+    async def confirm(
+        self, account_id: AccountId, sealed: bytes, code_hashes: Sequence[str], origin: Origin
+    ) -> bool:
         """Turn the device on that has this secret, and give the account new recovery codes; return whether it was still that one."""
         ...
 

@@ -84,7 +84,13 @@ class Users(Protocol):
         ...
 
     async def set_password(
-        self, account_id: AccountId, password_hash: str, activity: Activity, origin: Origin, *, known_hash: str | None
+        self,
+        account_id: AccountId,
+        password_hash: str,
+        activity: Activity,
+        origin: Origin,
+        *,
+        known_hash: str | None,
     ) -> bool:
         """Set another password, if the one of now still has the hash that is known (None: whichever it has); return whether it did."""
         ...

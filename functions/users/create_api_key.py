@@ -74,7 +74,11 @@ def kind_of(public_key: str) -> KeyKind:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeyKind.ED25519
     # Of one's own making a key may have an exponent as long as itself, which makes each check eight times as dear.
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size in _RSA_BITS and key.public_numbers().e == _RSA_EXPONENT:
+    if (
+        isinstance(key, rsa.RSAPublicKey)
+        and key.key_size in _RSA_BITS
+        and key.public_numbers().e == _RSA_EXPONENT
+    ):
         return KeyKind.RSA
     raise ApiError(-1130, "Data sent for parameter 'publicKey' is not valid.")
 
@@ -111,7 +115,9 @@ async def create_api_key(ports: Ports, call: Call) -> ApiKeyShape:
     until = wanted.expires_time or 0
     record = ApiKeyRecord(call.account_id, kind, kept, scopes, networks, until, stands_until_ms=until)
     await ports.key_values.put(streams.api_key(key), encode_record(record), KEPT_S)
-    return ApiKeyShape(key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET)
+    return ApiKeyShape(
+        key, kind, wanted.label, scopes, networks, wanted.expires_time, secret or msgspec.UNSET
+    )
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:

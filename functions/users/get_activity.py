@@ -30,7 +30,12 @@ async def get_activity(ports: Ports, call: Call) -> list[ActivityShape]:
     entries = await ports.activity.newest(call.account_id, before_id=before_id, limit=limit)
     return [
         ActivityShape(
-            entry.activity_id, entry.time * call.time_scale, entry.kind, entry.address, entry.agent, entry.detail
+            entry.activity_id,
+            entry.time * call.time_scale,
+            entry.kind,
+            entry.address,
+            entry.agent,
+            entry.detail,
         )
         for entry in entries
     ]

@@ -56,7 +56,9 @@ async def open_session(ports: Ports, call: Call, account_id: AccountId, password
     # First where it counts: who ends what the database shows finds it there. Nobody has the token yet.
     record = SessionRecord(account_id, session_id, call.now + ttl_s * 1000)
     await ports.key_values.put(streams.session(hash_of(token)), _encode(record), ttl_s)
-    if not await ports.sessions.begin(account_id, password_hash, session_id, hash_of(token), ttl_s, call.origin):
+    if not await ports.sessions.begin(
+        account_id, password_hash, session_id, hash_of(token), ttl_s, call.origin
+    ):
         await ports.key_values.remove(streams.session(hash_of(token)))
         return None
     return Opened(token, session_id)

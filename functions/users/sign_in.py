@@ -83,5 +83,12 @@ def _wrong() -> ApiError:
 
 
 FUNCTION = Function(
-    "POST", "/api/v1/signin", Group.USERS, "Begin a session", sign_in, weight=20, body=SigningIn, refuses_with=(401,)
+    "POST",
+    "/api/v1/signin",
+    Group.USERS,
+    "Begin a session",
+    sign_in,
+    weight=20,
+    body=SigningIn,
+    refuses_with=(401,),
 )

@@ -14,4 +14,6 @@ async def sign_out(ports: Ports, call: Call) -> Answered[Nothing]:
     return Answered(Nothing(), (cookie_that_signs_out(),))
 
 
-FUNCTION = Function("POST", "/api/v1/signout", Group.USERS, "End the session", sign_out, security=Security.SESSION)
+FUNCTION = Function(
+    "POST", "/api/v1/signout", Group.USERS, "End the session", sign_out, security=Security.SESSION
+)

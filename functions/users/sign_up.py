@@ -59,4 +59,6 @@ async def sign_up(ports: Ports, call: Call) -> SignedUp:
     return SignedUp(email)
 
 
-FUNCTION = Function("POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials)
+FUNCTION = Function(
+    "POST", "/api/v1/signup", Group.USERS, "Make an account", sign_up, weight=20, body=Credentials
+)

@@ -90,7 +90,9 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 
 def _capacity(target: Target) -> float:
     sign = signer(target)
-    placed = load.run(target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING))
+    placed = load.run(
+        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
+    )
     return len(placed.latencies) / placed.seconds
 
 

@@ -8,7 +8,15 @@ from engine_worker.core.book import Book
 from engine_worker.core.shard import Shard
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.report import Result
-from lab.benchmarks.workload import LIVE_ORDERS, MID_PRICE, Operation, commands, deposits, operations, roomy_market_map
+from lab.benchmarks.workload import (
+    LIVE_ORDERS,
+    MID_PRICE,
+    Operation,
+    commands,
+    deposits,
+    operations,
+    roomy_market_map,
+)
 from protocol.codec import decode_commands, encode_frame
 from protocol.market import MATCHES_MAX
 from protocol.orders import SelfTradePrevention, Side

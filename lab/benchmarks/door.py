@@ -104,8 +104,14 @@ def door(target: Target, kinds: Collection[str], sizes: Sizes, pairs: int, secon
     rate = LOAD_SHARE * _capacity(target)
     attacks = _attacks(sizes, rate, seconds)
     # In a process that gives way, the network's own work does not delay what is measured: it stands for machines elsewhere.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _stand_for_machines_elsewhere) as attackers:
-        return [_measure(target, attacks[kind], rate, pairs, seconds, attackers) for kind in KINDS if kind in kinds]
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), _stand_for_machines_elsewhere
+    ) as attackers:
+        return [
+            _measure(target, attacks[kind], rate, pairs, seconds, attackers)
+            for kind in KINDS
+            if kind in kinds
+        ]
 
 
 def _stand_for_machines_elsewhere() -> None:
@@ -170,11 +176,15 @@ def _attacks(sizes: Sizes, rate: float, seconds: float) -> dict[str, Attack]:
 def _capacity(target: Target) -> float:
     """Return the orders per second that the exchange answers to one network; an order that succeeds weighs nothing."""
     sign = signer(target)
-    placed = load.run(target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER))
+    placed = load.run(
+        target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER)
+    )
     return len(placed.latencies) / placed.seconds
 
 
-def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: float, attackers: Executor) -> Result:
+def _measure(
+    target: Target, attack: Attack, rate: float, pairs: int, seconds: float, attackers: Executor
+) -> Result:
     attacked: list[float] = []
     usual: list[float] = []
     outcomes: Outcome = Counter()
@@ -183,7 +193,9 @@ def _measure(target: Target, attack: Attack, rate: float, pairs: int, seconds: f
     memory = process.memory_info().rss
     for pair in range(pairs):
         for is_attack in (True, False) if pair % 2 else (False, True):
-            p99_ms, kept_out, outcome = uvloop.run(_half(target, attack, rate, seconds, attackers, is_attack=is_attack))
+            p99_ms, kept_out, outcome = uvloop.run(
+                _half(target, attack, rate, seconds, attackers, is_attack=is_attack)
+            )
             (attacked if is_attack else usual).append(p99_ms)
             refused += kept_out
             if is_attack:
@@ -225,7 +237,9 @@ async def _half(
     return statistics.quantiles(latencies_ms, n=100)[98], refused, outcome
 
 
-async def _orders(target: Target, networks: Sequence[str], rate: float, seconds: float) -> list[load.Answered]:
+async def _orders(
+    target: Target, networks: Sequence[str], rate: float, seconds: float
+) -> list[load.Answered]:
     """Send ordinary orders of these networks."""
     sign = signer(target)
     return await load.open_loop(
@@ -391,7 +405,9 @@ async def _endless_headers(target: Target, network: str, seconds: float, *, leng
 async def _send(target: Target, network: str, request: bytes, outcome: Outcome, seconds: float) -> None:
     """Send a request by a connection of its own, and note its status."""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", target.settings.rest_port, local_addr=(network, 0))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", target.settings.rest_port, local_addr=(network, 0)
+        )
         try:
             writer.write(request)
             async with asyncio.timeout(seconds):
@@ -422,13 +438,26 @@ def _post(path: str, body: bytes, kind: str) -> bytes:
 
 def _many_streams() -> list[str]:
     symbols = ("btcusdt", "ethusdt", "solusdt")
-    kinds = ("trade", "aggTrade", "bookTicker", "depth@100ms", "depth", "depth20@100ms", "ticker", "miniTicker")
+    kinds = (
+        "trade",
+        "aggTrade",
+        "bookTicker",
+        "depth@100ms",
+        "depth",
+        "depth20@100ms",
+        "ticker",
+        "miniTicker",
+    )
     names = [f"{symbol}@{kind}" for kind in kinds for symbol in symbols]
-    names += [f"{symbol}@kline_{interval}" for interval in ("1s", "1m", "5m", "1h", "1d") for symbol in symbols]
+    names += [
+        f"{symbol}@kline_{interval}" for interval in ("1s", "1m", "5m", "1h", "1d") for symbol in symbols
+    ]
     return names + [f"nothing{number}@trade" for number in range(STREAMS_EACH - len(names))]
 
 
-async def _streams(target: Target, network: str, seconds: float, *, count: int, names: Sequence[str]) -> Outcome:
+async def _streams(
+    target: Target, network: str, seconds: float, *, count: int, names: Sequence[str]
+) -> Outcome:
     """Open connections with these streams each, listen, and leave all at once halfway."""
     outcome: Outcome = Counter()
     loop = asyncio.get_running_loop()

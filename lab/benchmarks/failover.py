@@ -270,7 +270,10 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
                     reply_to="pause",
                     client_order_id=f"p{number}",
                 )
-                own.xadd(streams.commands(SHARD), {COMMANDS_FIELD: encode_commands([fresh], time.time_ns() // 1_000)})
+                own.xadd(
+                    streams.commands(SHARD),
+                    {COMMANDS_FIELD: encode_commands([fresh], time.time_ns() // 1_000)},
+                )
                 time.sleep(max(0.0, began + number / PAUSE_RATE - time.perf_counter()))
 
     sender = threading.Thread(target=send)
@@ -282,7 +285,9 @@ def _order_steadily(client: redis.Redis, busy: list[tuple[float, bool]]) -> list
             message = listener.get_message(timeout=1)
             if message is not None:
                 answered += [time.perf_counter()] * len(decode_replies(message["data"]))
-            ended = sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
+            ended = (
+                sum(before and not now for (_, before), (_, now) in pairwise(list(busy[::10]))) if busy else 0
+            )
             if ended >= PAUSE_SNAPSHOTS and len(answered) > CALM_S * PAUSE_RATE and not busy[-1][1]:
                 return answered
     finally:
@@ -331,7 +336,9 @@ def _workers(standbys: int) -> Iterator[tuple[Settings, redis.Redis, list[int], 
                 ports.append(free_port())
                 named = own | {"ENGINE": f"engine-{number}", "METRICS_PORT": str(ports[-1])}
                 environment = {**os.environ, **{f"{PREFIX}{name}": value for name, value in named.items()}}
-                running.append(subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment))
+                running.append(
+                    subprocess.Popen([sys.executable, "-m", "engine_worker.main"], env=environment)
+                )
             with redis_clients.client(settings.resolved_redis_url()) as client:
                 yield settings, client, [each.pid for each in running[1:]], ports
         finally:

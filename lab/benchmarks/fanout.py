@@ -52,7 +52,9 @@ MARKETS = (("BTCUSDT", "100000.00", "0.001"), ("ETHUSDT", "4000.00", "0.02"), ("
 KINDS = ("trade", "trade", "bookTicker", "depth@100ms")
 """Streams that subscribers have, one each, dealt in this order."""
 EVERYTHING = "/stream?streams=" + "/".join(
-    f"{symbol.lower()}@{kind}" for symbol, *_ in MARKETS for kind in ("trade", "aggTrade", "bookTicker", "depth@100ms")
+    f"{symbol.lower()}@{kind}"
+    for symbol, *_ in MARKETS
+    for kind in ("trade", "aggTrade", "bookTicker", "depth@100ms")
 )
 
 _trade_event = re.compile(rb'\{"e":"trade","E":\d+,"s":"(\w+)","t":(\d+)')
@@ -252,7 +254,9 @@ async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuc
     others = [] if stuck else await subscribe(port, [EVERYTHING] * STUCK)
     memory = edge.memory_info().rss
     closing = asyncio.create_task(_until_closed(edge, port, readers, connected))
-    answers = await open_loop(target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target))
+    answers = await open_loop(
+        target.settings.rest_port, ORDER_CONNECTIONS, ORDER_RATE, seconds, _order_maker(target)
+    )
     grown = edge.memory_info().rss - memory
     if any(each.status != 200 for each in answers):
         raise RuntimeError(
@@ -298,7 +302,8 @@ def _order_maker(target: http.Target) -> Callable[[int, int], bytes]:
         rests = step % 2 == 0 or step % 50 == 1
         kind = "side=SELL&timeInForce=GTC" if rests else "side=BUY&timeInForce=IOC"
         return sign(
-            number, f"symbol={symbol}&{kind}&type=LIMIT&quantity={quantity}&price={price}&newOrderRespType=FULL"
+            number,
+            f"symbol={symbol}&{kind}&type=LIMIT&quantity={quantity}&price={price}&newOrderRespType=FULL",
         )
 
     return make

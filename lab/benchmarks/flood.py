@@ -157,7 +157,9 @@ class _Peaks:
                 self.mb[each.name] = max(self.mb[each.name], used)
 
 
-def flood(target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool) -> list[Result]:
+def flood(
+    target: Target, orders: int, rate: float, say: Callable[[str], None], *, over_http: bool
+) -> list[Result]:
     """Let orders arrive during each fault in turn."""
     send = _send_over_http if over_http else _send
     with redis_clients.client(target.settings.resolved_redis_url()) as client:
@@ -182,11 +184,17 @@ def _measure(
         _await_step(target, client)
         seconds = time.monotonic() - began
     found = _stored(target) - stored
-    ended = sorted(name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end)
+    ended = sorted(
+        name for name, pid in _pids(target).items() if before[name] != pid and name not in fault.may_end
+    )
     audit = target.exchange.command("audit")
     wrong = [
         *(f"{name} ended" for name in ended),
-        *(f"{name} used {peaks.mb[name]} MB of {limit}" for name, limit in _limits(peaks) if peaks.mb[name] > limit),
+        *(
+            f"{name} used {peaks.mb[name]} MB of {limit}"
+            for name, limit in _limits(peaks)
+            if peaks.mb[name] > limit
+        ),
         *(
             []
             if answers["accepted"] <= found <= answers["accepted"] + answers["unknown"]
@@ -280,7 +288,9 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
                 due = min(orders, int((loop.time() - began) * rate))
                 for number in range(sent, due):
                     try:
-                        order = order_of(shards.next_request_id(), shards.reply_to, number, 1 + number % ACCOUNTS)
+                        order = order_of(
+                            shards.next_request_id(), shards.reply_to, number, 1 + number % ACCOUNTS
+                        )
                         asyncio.ensure_future(shards.submit(order)).add_done_callback(note)
                     except ApiError as error:
                         if error.status != 503:
@@ -294,13 +304,17 @@ async def _send(target: Target, client: redis.Redis, fault: Fault, orders: int, 
     return answers
 
 
-async def _send_over_http(target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float) -> Counter[str]:
+async def _send_over_http(
+    target: Target, client: redis.Redis, fault: Fault, orders: int, rate: float
+) -> Counter[str]:
     """Send the orders as clients do, whatever comes back; return what became of them."""
     sign, accounts, seconds = signer(target), len(target.accounts), orders / rate
 
     def make(_connection: int, number: int) -> bytes:
         kind = "side=SELL&timeInForce=GTC" if number % 2 else "side=BUY&timeInForce=IOC"
-        return sign(number % accounts, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.01&price={MID_PRICE / 100:.2f}")
+        return sign(
+            number % accounts, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.01&price={MID_PRICE / 100:.2f}"
+        )
 
     with ExitStack() as during:
 

@@ -37,7 +37,9 @@ def database_of_its_own(postgres_bin: str) -> Iterator[tuple[str, Flavour]]:
     """Run a PostgreSQL, its data in a temporary folder, and yield its migrated database's URL and flavour."""
     with tempfile.TemporaryDirectory(prefix="exchange-bench-") as folder:
         Path(folder).chmod(0o755)
-        own = Settings(data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin, log_level="warning")
+        own = Settings(
+            data_dir=Path(folder), postgres_port=free_port(), postgres_bin=postgres_bin, log_level="warning"
+        )
         configure_logs(own, "bench")
         embedded.make_data_dir(own)
         command = embedded.postgres_command(own)

@@ -126,7 +126,10 @@ def signer(target: Target) -> Callable[[int, str], bytes]:
     """Return what makes a signed request of an order's parameters, for the account of a number."""
     port = target.settings.rest_port
     heads = [
-        (f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(), secret)
+        (
+            f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-MBX-APIKEY: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            secret,
+        )
         for key, secret in target.accounts
     ]
 

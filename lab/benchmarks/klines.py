@@ -59,7 +59,9 @@ def klines(trades: int, queries: int, postgres_bin: str, tell: Callable[[str], N
     return results
 
 
-async def _measured(url: str, storage: str, trades: int, queries: int, end_ms: int, notes: str) -> list[Result]:
+async def _measured(
+    url: str, storage: str, trades: int, queries: int, end_ms: int, notes: str
+) -> list[Result]:
     database = PostgresDatabase(url)
     await database.start()
     candles = PostgresCandles(database)
@@ -112,9 +114,7 @@ async def _timed(
 
 async def _round_trip(database: PostgresDatabase, rows: int) -> float:
     """Return the median time (ms) that as many rows of ten numbers take when no table is read."""
-    statement = (
-        "SELECT n, n, n, n, n, n::numeric, n::numeric, n, n::numeric, n::numeric FROM generate_series(1, %(rows)s) AS n"
-    )
+    statement = "SELECT n, n, n, n, n, n::numeric, n::numeric, n, n::numeric, n::numeric FROM generate_series(1, %(rows)s) AS n"
     took: list[float] = []
     for _ in range(WARM_UP + 30):
         began = time.perf_counter()

@@ -26,7 +26,9 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, index: int, make: RequestMaker, load: Load, ends: float, done: asyncio.Future[None]) -> None:
+    def __init__(
+        self, index: int, make: RequestMaker, load: Load, ends: float, done: asyncio.Future[None]
+    ) -> None:
         self._index, self._make, self._load, self._ends, self._done = index, make, load, ends, done
         self._number = 0
         self._received = b""
@@ -154,7 +156,9 @@ async def _open_loop(
     def lost(error: Exception) -> None:
         if not finished.done():
             said = answers[-1]._replace(due=0, done=0) if answers else "none"
-            finished.set_exception(ConnectionError(f"{error}; {len(answers)} answers before, the last {said}"))
+            finished.set_exception(
+                ConnectionError(f"{error}; {len(answers)} answers before, the last {said}")
+            )
 
     for line in lines:
         line.lost = lost
@@ -163,7 +167,9 @@ async def _open_loop(
         while free and waiting:
             (index, line), (number, due) = free.popleft(), waiting.popleft()
 
-            def answered(status: int, body: bytes, index: int = index, line: _Line = line, due: float = due) -> None:
+            def answered(
+                status: int, body: bytes, index: int = index, line: _Line = line, due: float = due
+            ) -> None:
                 answers.append(Answered(due, time.perf_counter(), status, body))
                 free.append((index, line))
                 if len(answers) == count and not finished.done():

@@ -57,7 +57,9 @@ def persist(count: int, postgres_bin: str) -> list[Result]:
                     pass
                 took_s = time.perf_counter() - began
             ingest.close()
-            batches = [EventBatch(StreamId(number), decode_events(frame)) for number, frame in enumerate(frames, 1)]
+            batches = [
+                EventBatch(StreamId(number), decode_events(frame)) for number, frame in enumerate(frames, 1)
+            ]
             rows = rows_of(0, batches, market_map.by_symbol)
             with psycopg.connect(url) as connection:
                 stored = connection.execute("SELECT count(*) FROM trades").fetchone()

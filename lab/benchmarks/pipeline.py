@@ -77,7 +77,9 @@ def _append(client: redis.Redis, steps: Sequence[Command], size: int) -> float:
 
 def _configure(client: redis.Redis) -> None:
     """Let the shard know its markets before the first deposit, as its leader does a moment later."""
-    frame = encode_commands(first_configuration(0, Settings().market_map(), ROOMY_CONFIG), time.time_ns() // 1_000)
+    frame = encode_commands(
+        first_configuration(0, Settings().market_map(), ROOMY_CONFIG), time.time_ns() // 1_000
+    )
     client.xadd(streams.commands(0), {COMMANDS_FIELD: frame})
 
 
@@ -116,7 +118,9 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
             for number, command in enumerate(steps[:count], start=1):
                 due[number] = began + number / LATENCY_RATE
                 time.sleep(max(0.0, due[number] - time.perf_counter()))
-                frame = encode_commands([msgspec.structs.replace(command, request_id=number)], time.time_ns() // 1_000)
+                frame = encode_commands(
+                    [msgspec.structs.replace(command, request_id=number)], time.time_ns() // 1_000
+                )
                 connection.send_command(  # type: ignore[no-untyped-call]
                     "XADD", streams.commands(0), "*", COMMANDS_FIELD, frame
                 )

@@ -44,7 +44,15 @@ class Result(msgspec.Struct, kw_only=True):
         ratio = f"{self.median / self.reference_median:.2f}" if self.reference_median else "–"
         spread = f"{_figure(min(self.runs))} – {_figure(max(self.runs))}"
         reference = f"{self.reference}: {_figure(self.reference_median)}" if self.reference else "–"
-        return (self.bench, self.what, f"{_figure(self.median)} {self.unit}", spread, reference, ratio, self.notes)
+        return (
+            self.bench,
+            self.what,
+            f"{_figure(self.median)} {self.unit}",
+            spread,
+            reference,
+            ratio,
+            self.notes,
+        )
 
 
 COLUMNS = ("bench", "what", "median", "min – max", "reference", "ratio", "notes")
@@ -74,7 +82,9 @@ def repeated(label: str, runs: int, once: Callable[[], list[Result]]) -> list[Re
 def machine() -> str:
     """Return what the figures were measured on."""
     model = (
-        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if platform.system() == "Linux" else None
+        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if platform.system() == "Linux"
+        else None
     )
     name = model.group(1) if model else platform.processor()
     return f"{os.cpu_count()} cores of {name}, {platform.system()} {platform.release()}, Python {platform.python_version()}"

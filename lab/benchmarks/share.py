@@ -146,7 +146,9 @@ async def _half(target: Target, rate: float, times: int, seconds: float) -> Half
                 sent[account] = due
             await asyncio.sleep(TICK_S / 2)
         await until(lambda: not under_way)
-    return Half(accepted / seconds, statistics.quantiles([each * 1_000 for each in latencies], n=100)[98], heavy)
+    return Half(
+        accepted / seconds, statistics.quantiles([each * 1_000 for each in latencies], n=100)[98], heavy
+    )
 
 
 def _submit(shards: Shards, number: int, account: int) -> "asyncio.Future[Reply]":

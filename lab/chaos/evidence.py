@@ -42,7 +42,9 @@ class Unanswered(StrEnum):
     SILENCE = "no answer in time"
 
 
-MAY_BE_SENT_AGAIN = frozenset({Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING})
+MAY_BE_SENT_AGAIN = frozenset(
+    {Unanswered.NOW_NOT, Unanswered.NOBODY_KNOWS, Unanswered.MOVED, Unanswered.MOVING}
+)
 """What a client has to expect while processes are told to stop one after the other (docs/operations.md)."""
 
 

@@ -60,7 +60,12 @@ class Faults:
     """What was done so far, and what is down now."""
 
     def __init__(
-        self, exchange: OwnExchange, database: Database, plan: Sequence[Fault], only: str, broken: Break | None
+        self,
+        exchange: OwnExchange,
+        database: Database,
+        plan: Sequence[Fault],
+        only: str,
+        broken: Break | None,
     ) -> None:
         """`only` bounds kills and pauses to processes of that name; empty: all. `broken` is what the exchange runs without."""
         self._exchange = exchange
@@ -147,7 +152,9 @@ class Faults:
     def _hit(self, fault: Fault) -> bool:
         """Kill or pause a process; return whether there was one."""
         standing = {
-            each.name: each for each in self._alive() if each.name not in self.down and not each.name.startswith(REDIS)
+            each.name: each
+            for each in self._alive()
+            if each.name not in self.down and not each.name.startswith(REDIS)
         }
         names = [name for name in standing if self._only in name]
         if fault.kind is FaultKind.KILL and POSTGRES not in self.down and self._only in POSTGRES:

@@ -140,7 +140,9 @@ class _ApiSocket:
         self._waiting[number] = future
         try:
             async with asyncio.timeout(ATTEMPT_S):
-                await self._socket.send(_encode({"id": number, "method": method, "params": parameters}).decode())
+                await self._socket.send(
+                    _encode({"id": number, "method": method, "params": parameters}).decode()
+                )
                 return await future
         except ConnectionClosed as error:
             left = error.rcvd is not None and error.rcvd.code == CloseCode.GOING_AWAY
@@ -186,7 +188,9 @@ class Load:
         self._may_end = may_end
         self._gateways = [(settings.host, port) for port in settings.rest_ports()]
         urls = edge_urls(settings)
-        self._sockets = [_ApiSocket(urls[number % len(urls) :] + urls[: number % len(urls)]) for number in range(2)]
+        self._sockets = [
+            _ApiSocket(urls[number % len(urls) :] + urls[: number % len(urls)]) for number in range(2)
+        ]
         self._next_s = 0.0
         self._ended = False
         self._gives_up_s = float("inf")
@@ -261,7 +265,9 @@ class Load:
             if is_duplicate or (may_be_there and not has_key):
                 # Without a key, to place it again could make two orders of it.
                 asked = {"symbol": order.market, "origClientOrderId": client_order_id(order.number)}
-                answer = await self._attempt(http, self._socket(), trader, "GET", "order.status", asked, order)
+                answer = await self._attempt(
+                    http, self._socket(), trader, "GET", "order.status", asked, order
+                )
                 order.answers.append(UNKNOWN if answer.outcome is Outcome.NOT_DONE else answer)
                 continue
             order.answers.append(
@@ -293,7 +299,9 @@ class Load:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         answer = await self._http(http, request, None)
-        self._evidence.deposits.append(SentDeposit(trader.account_id, deposit.asset, deposit.amount, answer.outcome))
+        self._evidence.deposits.append(
+            SentDeposit(trader.account_id, deposit.asset, deposit.amount, answer.outcome)
+        )
 
     def _socket(self) -> _ApiSocket | None:
         return self._random.choice(self._sockets) if self._random.random() < WS_SHARE else None
@@ -328,7 +336,9 @@ class Load:
         except (OSError, TimeoutError) as lost:
             return self._no_answer("http", lost)
         error = None if answer.status == 200 else _error_of(answer.body)
-        self._evidence.said[Said("http", answer.status, error.code if error else None, answer.retry_after)] += 1
+        self._evidence.said[
+            Said("http", answer.status, error.code if error else None, answer.retry_after)
+        ] += 1
         if answer.status == 200:
             return _order_answer(answer.body, market) if market else Answer(Outcome.ACKNOWLEDGED)
         return self._refusal("http", answer.status, error)

@@ -65,7 +65,11 @@ class NothingToBreakError(RuntimeError):
 def command_of(module: str, *arguments: str, broken: Break | None) -> tuple[str, ...]:
     """Return the command line that runs a module of the exchange, sabotaged if `broken`."""
     python = (sys.executable, "-P", "-m")
-    return (*python, "lab.chaos.sabotage", broken, module, *arguments) if broken else (*python, module, *arguments)
+    return (
+        (*python, "lab.chaos.sabotage", broken, module, *arguments)
+        if broken
+        else (*python, module, *arguments)
+    )
 
 
 def main() -> None:
@@ -171,7 +175,9 @@ def _start_all_sabotaged(broken: Break) -> None:
     """Have `exchange up` start the exchange's modules by way of this one, and for WAIT its Redis too."""
     of_module = processes.ProcessSpec.of_module.__func__  # type: ignore[attr-defined]
 
-    def sabotaged(cls: type[processes.ProcessSpec], name: str, module: str, *arguments: str, **settings: int) -> Any:
+    def sabotaged(
+        cls: type[processes.ProcessSpec], name: str, module: str, *arguments: str, **settings: int
+    ) -> Any:
         spec = of_module(cls, name, module, *arguments, **settings)
         return cls(name, ServerCommand(command_of(module, *arguments, broken=broken)), spec.environment)
 
@@ -182,7 +188,8 @@ def _start_all_sabotaged(broken: Break) -> None:
         def forgetful(settings: Settings) -> ServerCommand:
             command = redis_command(settings)
             return ServerCommand(
-                (sys.executable, "-P", "-m", "lab.chaos.sabotage", broken, *command.arguments), command.stop_signal
+                (sys.executable, "-P", "-m", "lab.chaos.sabotage", broken, *command.arguments),
+                command.stop_signal,
             )
 
         embedded.redis_command = forgetful

@@ -71,7 +71,9 @@ def mixed(
     )
 
 
-def rolling(seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1) -> Scenario:
+def rolling(
+    seed: int, *, orders: int = 3_000, rate: float = 300.0, shards: int = 1, standbys: int = 1
+) -> Scenario:
     """A rolling restart of everything, as an upgrade would do it, with two of everything that there may be two of."""
     return Scenario(
         seed=seed,
@@ -140,7 +142,9 @@ def _control(
             redis_mode=redis_mode,
             watchers=1,
             double_share=double_share,
-            operations=[each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE],
+            operations=[
+                each for each in draw_operations(seed, operations) if each.kind is OperationKind.FORGE
+            ],
             only=only,
             broken=broken,
             stall_s=10.0,

@@ -96,7 +96,15 @@ class Trading:
             kind = OrderType.LIMIT_MAKER
         elif drawn < 0.20:
             return SentOrder(
-                self._count, account_id, market.symbol, side, OrderType.MARKET, TimeInForce.IOC, 0, quantity, 0
+                self._count,
+                account_id,
+                market.symbol,
+                side,
+                OrderType.MARKET,
+                TimeInForce.IOC,
+                0,
+                quantity,
+                0,
             )
         elif drawn < 0.23:
             return SentOrder(

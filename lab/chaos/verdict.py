@@ -80,10 +80,16 @@ def judge(evidence: Evidence) -> Verdict:
         ("answers", "only 2xx, 4xx with a code, and 503 with Retry-After", _answers),
         ("operators", "what an operator says is done, and what a forger says is not", _operations),
         ("replay", "the shards' logs, applied anew, make the same events and states", _replays),
-        ("end", "everything comes to its end: nothing waits, nothing stands still, nothing is put aside", _end),
+        (
+            "end",
+            "everything comes to its end: nothing waits, nothing stands still, nothing is put aside",
+            _end,
+        ),
     ]
     if evidence.graceful:
-        checks.append(("retries", "every request is answered, or its client was told to send it again", _retries))
+        checks.append(
+            ("retries", "every request is answered, or its client was told to send it again", _retries)
+        )
     found = []
     for name, promise, check in checks:
         breaches = Breaches()
@@ -111,7 +117,8 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
                 order.side,
                 order.order_type,
             ) or (
-                order.order_type is not OrderType.MARKET and (row.price, row.quantity) != (order.price, order.quantity)
+                order.order_type is not OrderType.MARKET
+                and (row.price, row.quantity) != (order.price, order.quantity)
             ):
                 breaches.add(f"{name}: the database has another order: {row}")
             elif not _continues(answer, row.status, row.cum_quantity, row.cum_quote):
@@ -119,7 +126,9 @@ def _accounted(evidence: Evidence, breaches: Breaches) -> int:
             else:
                 for trade_id in answer.trade_ids:
                     if (answer.order_id, trade_id) not in fills:
-                        breaches.add(f"{name}: its acknowledged fill in trade {trade_id} is not in the database")
+                        breaches.add(
+                            f"{name}: its acknowledged fill in trade {trade_id} is not in the database"
+                        )
         outcomes = {answer.outcome for answer in order.answers}
         if row is not None and not outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.UNKNOWN}:
             breaches.add(f"{name}: every answer said that it was not placed, and it is order {row.order_id}")
@@ -139,7 +148,9 @@ def _outcomes(evidence: Evidence, breaches: Breaches) -> int:
         order_ids[row.client_order_id].append(row.order_id)
         number = row.client_order_id.removeprefix(CLIENT_ORDER_ID_PREFIX)
         if not number.isdecimal() or int(number) not in known:
-            breaches.add(f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent")
+            breaches.add(
+                f"order {row.order_id} has the client order id {row.client_order_id}, which nobody sent"
+            )
     for name, ids in order_ids.items():
         if len(ids) > 1:
             breaches.add(f"{name} is {len(ids)} orders: {ids}")
@@ -160,7 +171,10 @@ def _cancels(evidence: Evidence, breaches: Breaches) -> int:
             name = client_order_id(order.number)
             if answer.outcome is Outcome.ACKNOWLEDGED:
                 examined += 1
-                if row is None or (row.status, row.cum_quantity) != (OrderStatus.CANCELED, answer.cum_quantity):
+                if row is None or (row.status, row.cum_quantity) != (
+                    OrderStatus.CANCELED,
+                    answer.cum_quantity,
+                ):
                     breaches.add(f"{name}: its cancel was acknowledged, {answer}; stored {row}")
             elif answer.code == _UNKNOWN_ORDER and row is not None and not is_final(row.status):
                 breaches.add(f"{name}: its cancel was refused as there was no such order; stored {row}")
@@ -278,7 +292,9 @@ def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[in
             unsure[deposit.account_id, deposit.asset] += deposit.amount
     for key in stored.keys() | sure.keys():
         if not sure[key] <= stored[key] <= sure[key] + unsure[key]:
-            breaches.add(f"account {key[0]}: {sure[key]} {key[1]} of deposits acknowledged, {stored[key]} stored")
+            breaches.add(
+                f"account {key[0]}: {sure[key]} {key[1]} of deposits acknowledged, {stored[key]} stored"
+            )
     return stored
 
 
@@ -312,14 +328,24 @@ def _check_totals(
         for asset, available, held, fees, deposited, withdrawn, settled in audit.rows:
             if available + held + fees != deposited - withdrawn + settled:
                 breaches.add(f"shard {shard}: its books of {asset} do not add up")
-            sums[asset].update(all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled)
+            sums[asset].update(
+                all=available + held + fees, fees=fees, deposited=deposited - withdrawn, settled=settled
+            )
     if len(evidence.answered.audits) < evidence.markets.shard_count:
         return
     for asset, total in sums.items():
         if by_asset[asset] or ledger[_CLEARING, asset]:
-            breaches.add(f"{asset}: the ledger sums to {by_asset[asset]}, its clearing to {ledger[_CLEARING, asset]}")
-        if total["settled"] or total["all"] != total["deposited"] or total["deposited"] != -ledger[_EXTERNAL, asset]:
-            breaches.add(f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}")
+            breaches.add(
+                f"{asset}: the ledger sums to {by_asset[asset]}, its clearing to {ledger[_CLEARING, asset]}"
+            )
+        if (
+            total["settled"]
+            or total["all"] != total["deposited"]
+            or total["deposited"] != -ledger[_EXTERNAL, asset]
+        ):
+            breaches.add(
+                f"{asset}: the shards have {dict(total)}, the world outside {ledger[_EXTERNAL, asset]}"
+            )
         if not total["fees"] == ledger[_FEES, asset] == made[_FEES, asset]:
             breaches.add(
                 f"{asset}: fees are {total['fees']} on the shards, {ledger[_FEES, asset]} in the ledger, "
@@ -381,7 +407,9 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
             continue
         examined += 1
         if (told.bids, told.asks) != shards:
-            breaches.add(f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}")
+            breaches.add(
+                f"{symbol}: the API's book is not what the open orders make: {_difference(told, shards)}"
+            )
         if told.sequence != evidence.stream.last_sequences.get(symbol, 0):
             breaches.add(
                 f"{symbol}: the API's book ends at {told.sequence}, the log at {evidence.stream.last_sequences.get(symbol, 0)}"
@@ -392,7 +420,9 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
                 continue  # it was listed after the subscription
             examined += 1
             if book.update_id != told.sequence:
-                breaches.add(f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}")
+                breaches.add(
+                    f"{watch.name}: {symbol}: its book ends at {book.update_id}, the API's at {told.sequence}"
+                )
             elif (book.bids, book.asks) != shards:
                 breaches.add(
                     f"{watch.name}: {symbol}: its book is not the shard's: {_difference(told, (book.bids, book.asks))}"
@@ -403,7 +433,14 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
 def _same_open_orders(evidence: Evidence, breaches: Breaches) -> None:
     """The shards' open orders and the database's are the same."""
     stored = {
-        row.order_id: (row.account_id, row.market, row.side, row.price, row.quantity - row.cum_quantity, row.status)
+        row.order_id: (
+            row.account_id,
+            row.market,
+            row.side,
+            row.price,
+            row.quantity - row.cum_quantity,
+            row.status,
+        )
         for row in evidence.stored.orders
         if not is_final(row.status)
     }

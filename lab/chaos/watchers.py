@@ -46,7 +46,9 @@ class Watchers:
         self.heard = dict.fromkeys(range(settings.shard_count), STREAM_START)
         """Shard -> up to where its log was followed."""
         symbols = list(evidence.markets.by_symbol)
-        evidence.market_watches += [MarketWatch(f"subscriber {number}", symbols) for number in range(1, count + 1)]
+        evidence.market_watches += [
+            MarketWatch(f"subscriber {number}", symbols) for number in range(1, count + 1)
+        ]
         evidence.report_watches += [ReportWatch(f"owner {number}") for number in range(1, count + 1)]
         self._owners = [traders[number::count] for number in range(count)]
 
@@ -83,7 +85,9 @@ class Watchers:
             for edge in itertools.cycle(edge_urls(self._settings)):
                 url = edge + path
                 with suppress(OSError, WebSocketException, TimeoutError):
-                    async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
+                    async with connect(
+                        url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None
+                    ) as socket:
                         watch.connected()
                         filling = asyncio.create_task(self._fill_books(http, watch))
                         try:
@@ -111,7 +115,9 @@ class Watchers:
         for edge in itertools.cycle(edge_urls(self._settings)):
             with suppress(OSError, WebSocketException, TimeoutError, _NotSubscribedError):
                 url = f"{edge}/ws-api/v3"
-                async with connect(url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None) as socket:
+                async with connect(
+                    url, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, max_queue=None
+                ) as socket:
                     watch.connected()
                     accounts: dict[int, int] = {}
                     for number, owner in enumerate(owners):

@@ -213,7 +213,9 @@ class ReportWatch:
             self.breaches.add(f"{self.name}: order {order_id} was {before[0]}, then {event['X']}")
         filled = _hundred_millionths(event["l"]) if kind == "TRADE" else 0
         if _hundred_millionths(before[1]) + filled != _hundred_millionths(event["z"]):
-            self.breaches.add(f"{self.name}: order {order_id}: {before[1]} and {event['l']} do not make {event['z']}")
+            self.breaches.add(
+                f"{self.name}: order {order_id}: {before[1]} and {event['l']} do not make {event['z']}"
+            )
         self.last_status[order_id] = (event["X"], event["z"])
 
 
@@ -222,7 +224,9 @@ def _hundred_millionths(text: str) -> int:
 
 
 def missing_in(
-    segment: Segment, accepted: dict[int, list[tuple[int, int, int]]], filled: dict[int, list[tuple[int, int, int]]]
+    segment: Segment,
+    accepted: dict[int, list[tuple[int, int, int]]],
+    filled: dict[int, list[tuple[int, int, int]]],
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return what should have been heard between a segment's first and last event: orders, and fills.
 
@@ -235,7 +239,9 @@ def missing_in(
         for numbered, changed, order in accepted.get(segment.account_id, ())
         if first < numbered and changed < last
     ]
-    fills = [(order, trade) for time, order, trade in filled.get(segment.account_id, ()) if first < time < last]
+    fills = [
+        (order, trade) for time, order, trade in filled.get(segment.account_id, ()) if first < time < last
+    ]
     return (
         [order for order in orders if order not in segment.accepted],
         [fill for fill in fills if fill not in segment.fills],

@@ -47,7 +47,9 @@ def _reports(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    runs = click.option("--runs", default=5, show_default=True, help="How often to measure; the median counts.")
+    runs = click.option(
+        "--runs", default=5, show_default=True, help="How often to measure; the median counts."
+    )
     return runs(_reports(command))
 
 
@@ -98,12 +100,16 @@ def replay(count: int, runs: int, as_json: bool, record: bool) -> None:
 @_options
 def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
     """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to disk."""
-    _finish(repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record)
+    _finish(
+        repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record
+    )
 
 
 @bench.command()
 @click.option("--seconds", default=8, show_default=True, help="Length of each measurement.")
-@click.option("--connections", default="1,16,64", show_default=True, help="Numbers of connections, comma separated.")
+@click.option(
+    "--connections", default="1,16,64", show_default=True, help="Numbers of connections, comma separated."
+)
 @_options
 def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool) -> None:
     """Measure signed orders over HTTP against a whole exchange of its own, feeds and persistence running."""
@@ -134,7 +140,9 @@ def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
 
 
 @bench.command()
-@click.option("--trades", default=10_000_000, show_default=True, help="Trades in the database, over three years.")
+@click.option(
+    "--trades", default=10_000_000, show_default=True, help="Trades in the database, over three years."
+)
 @click.option("--queries", default=100, show_default=True, help="Queries of each kind and interval.")
 @_reports
 def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
@@ -148,7 +156,9 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 
 
 @bench.command()
-@click.option("--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never.")
+@click.option(
+    "--kills", default=20, show_default=True, help="How often to stop the leader by each signal; 0: never."
+)
 @click.option("--resting", default=0, show_default=True, help="Orders that rest in the book meanwhile.")
 @click.option("--lease-ms", default=1_000, show_default=True, help="Length of the lease.")
 @click.option(
@@ -182,7 +192,9 @@ def failover(
 
 
 @bench.command()
-@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option(
+    "--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn."
+)
 @click.option("--seconds", default=8.0, show_default=True, help="Length of each of these times.")
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -199,7 +211,9 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @bench.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="Orders that arrive during each fault.")
 @click.option("--rate", default=8_000.0, show_default=True, help="Orders per second.")
-@click.option("--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second.")
+@click.option(
+    "--http", "over_http", is_flag=True, help="As clients send them; a gateway takes some 2,000 a second."
+)
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
@@ -207,7 +221,11 @@ def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool
 
     The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit. Redis may use 512 MB.
     """
-    own = {"redis_memory_mb": str(flood_bench.MAXMEMORY_MB), "log_level": "error", "pending_requests_max": "100000"}
+    own = {
+        "redis_memory_mb": str(flood_bench.MAXMEMORY_MB),
+        "log_level": "error",
+        "pending_requests_max": "100000",
+    }
     with http_bench.exchange_of_its_own(**own) as target:
         results = flood_bench.flood(target, orders, rate, flood_bench.quiet, over_http=over_http)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
@@ -232,12 +250,21 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 
 @bench.command()
 @click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(door_bench.KINDS), help="Only attacks of this kind; repeatable."
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(door_bench.KINDS),
+    help="Only attacks of this kind; repeatable.",
 )
-@click.option("--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn.")
+@click.option(
+    "--pairs", default=10, show_default=True, help="Times with an attack, and as many without, in turn."
+)
 @click.option("--seconds", default=12.0, show_default=True, help="Length of each of these times.")
 @click.option(
-    "--times", default=1, show_default=True, help="Attacks so many times as large; 4: the review's own size, or more."
+    "--times",
+    default=1,
+    show_default=True,
+    help="Attacks so many times as large; 4: the review's own size, or more.",
 )
 @click.option(
     "--open",
@@ -259,5 +286,7 @@ def door(
     own |= door_bench.WIDE if is_open else {}
     up = command_of("cli.main", "up", broken=Break.DOOR if is_open else None)
     with http_bench.exchange_of_its_own(up, log_level="error", **own) as target:
-        results = door_bench.door(target, kinds or door_bench.KINDS, door_bench.Sizes().times(times), pairs, seconds)
+        results = door_bench.door(
+            target, kinds or door_bench.KINDS, door_bench.Sizes().times(times), pairs, seconds
+        )
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)

@@ -33,13 +33,23 @@ _FILES = "%Y%m%d-%H%M%S"
 
 
 @click.command()
-@click.option("--seconds", default=int(_USUAL.seconds), show_default=True, type=click.IntRange(1), help="How long.")
-@click.option("--users", default=_USUAL.traders, show_default=True, type=click.IntRange(1), help="Traders at the end.")
-@click.option("--watchers", default=_USUAL.watchers, show_default=True, type=click.IntRange(0), help="Stream watchers.")
-@click.option("--steps", default=_USUAL.steps, show_default=True, type=click.IntRange(1), help="Steps to all traders.")
+@click.option(
+    "--seconds", default=int(_USUAL.seconds), show_default=True, type=click.IntRange(1), help="How long."
+)
+@click.option(
+    "--users", default=_USUAL.traders, show_default=True, type=click.IntRange(1), help="Traders at the end."
+)
+@click.option(
+    "--watchers", default=_USUAL.watchers, show_default=True, type=click.IntRange(0), help="Stream watchers."
+)
+@click.option(
+    "--steps", default=_USUAL.steps, show_default=True, type=click.IntRange(1), help="Steps to all traders."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the summary.")
 @click.option(
-    "--report-dir", type=click.Path(path_type=Path), help="Where summaries go; usually `load` in the data folder."
+    "--report-dir",
+    type=click.Path(path_type=Path),
+    help="Where summaries go; usually `load` in the data folder.",
 )
 def load(seconds: int, users: int, watchers: int, steps: int, as_json: bool, report_dir: Path | None) -> None:
     """Put load on the running exchange, and measure it: traders on the REST API, watchers on the streams.
@@ -58,7 +68,9 @@ def load(seconds: int, users: int, watchers: int, steps: int, as_json: bool, rep
     began = datetime.now(UTC)
     plan = Plan(users, watchers, seconds, min(steps, users))
     measured = _run(plan, folder / f"{began:{_FILES}}.log", quiet=as_json)
-    summary = msgspec.structs.replace(measured, began=f"{began:%Y-%m-%d %H:%M} UTC", machine=machine(), commit=commit())
+    summary = msgspec.structs.replace(
+        measured, began=f"{began:%Y-%m-%d %H:%M} UTC", machine=machine(), commit=commit()
+    )
     pages = _write(summary, folder / f"{began:{_FILES}}")
     if as_json:
         print_json(summary)
@@ -142,10 +154,16 @@ def _showing(*, quiet: bool) -> Iterator[Callable[[Summary], None]]:
 def _bar(summary: Summary) -> Group:
     elapsed = min(summary.elapsed, summary.seconds)
     traders = f"{summary.traders} of {summary.traders_max} traders"
-    state = "the traders leave" if summary.elapsed > summary.seconds else f"{traders}, {summary.watchers} watchers"
+    state = (
+        "the traders leave"
+        if summary.elapsed > summary.seconds
+        else f"{traders}, {summary.watchers} watchers"
+    )
     bar = Table.grid()
     bar.add_row(ProgressBar(summary.seconds, elapsed, width=_WIDTH))
-    return Group(Text(f"{elapsed:.0f} of {summary.seconds:.0f} s: {state}. Ctrl-C ends it early."), bar, Text())
+    return Group(
+        Text(f"{elapsed:.0f} of {summary.seconds:.0f} s: {state}. Ctrl-C ends it early."), bar, Text()
+    )
 
 
 def _view(summary: Summary) -> Group:
@@ -167,7 +185,9 @@ def _view(summary: Summary) -> Group:
 
 
 def _steps(summary: Summary) -> Group:
-    table = plain_table("traders", "requests", "per s", "failed", "order p50", "p99", "trade p99", "own order p99")
+    table = plain_table(
+        "traders", "requests", "per s", "failed", "order p50", "p99", "trade p99", "own order p99"
+    )
     for step in summary.steps:
         table.add_row(
             *(str(step.traders), f"{step.requests:,}", f"{step.per_second:.1f}", str(step.failures or "")),

@@ -114,7 +114,11 @@ EMPTY = Tally(0, Counter(), Counter(), [], Counter(), Counter(), [])
 
 def features(outcome: Outcome) -> set[str]:
     """Return which of the `FEATURES`, and whether `TRANSFERS`, a run had."""
-    found = {name for name, prefixes in FEATURES.items() if any(what.startswith(prefixes) for what in outcome.injected)}
+    found = {
+        name
+        for name, prefixes in FEATURES.items()
+        if any(what.startswith(prefixes) for what in outcome.injected)
+    }
     return found | ({TRANSFERS} if outcome.counts["clients: transferred"] else set())
 
 
@@ -149,7 +153,9 @@ def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -
     if processes == 1:
         yield from map(simulate_task, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         yield from pool.imap(simulate_task, tasks)
 
 

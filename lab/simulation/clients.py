@@ -24,7 +24,15 @@ from lab.simulation.shortage import LOOK_MS
 from lab.simulation.witness import Books, Witness, require
 from protocol import streams
 from protocol.codec import OLDEST_FORMAT, decode_replies, encode_commands, encode_frame
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, LoggedCommand, PlaceOrder, Withdraw
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    Command,
+    Deposit,
+    LoggedCommand,
+    PlaceOrder,
+    Withdraw,
+)
 from protocol.listing import Listing, decode_configuration
 from protocol.market import MarketMap
 from protocol.orders import (
@@ -36,7 +44,16 @@ from protocol.orders import (
     Side,
     TimeInForce,
 )
-from protocol.replies import BalancesQuery, OpenOrdersQuery, OrderQuery, OrderReply, OrdersReply, Query, Refused, Reply
+from protocol.replies import (
+    BalancesQuery,
+    OpenOrdersQuery,
+    OrderQuery,
+    OrderReply,
+    OrdersReply,
+    Query,
+    Refused,
+    Reply,
+)
 from protocol.streams import COMMANDS_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots
 from protocol.windows import DEFAULT_WINDOWS
@@ -117,7 +134,9 @@ class Gateway(Process):
         self._look_how_full()
         for each in {shard, of_market}:
             if self._filled.get(each, 0.0) > allowed(is_cancel=is_cancel):
-                self.surroundings.inject(f"{'a cancel' if is_cancel else 'an order'} refused: the log is full")
+                self.surroundings.inject(
+                    f"{'a cancel' if is_cancel else 'an order'} refused: the log is full"
+                )
                 self._witness.refuse(command.reply_to, command.request_id)
                 answer(NotTaken())
                 return
@@ -200,7 +219,9 @@ class Gateway(Process):
         oldest = next((each for each in entries if each > position), None)
         return oldest is not None and self.surroundings.now - oldest.ms > BEHIND_MS
 
-    def _append(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True) -> None:
+    def _append(
+        self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool = True
+    ) -> None:
         if field == COMMANDS_FIELD:
             sent = [self._as_sent(each) for each in batch]  # type: ignore[arg-type]  # they are commands
             frame = encode_commands(sent, self.surroundings.now * 1_000, self._format)
@@ -214,7 +235,9 @@ class Gateway(Process):
         except Unreachable:
             self._to_retry.append((stream, field, batch))
 
-    def _refused(self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool) -> None:
+    def _refused(
+        self, stream: str, field: bytes, batch: list[Command] | list[Query], *, is_first: bool
+    ) -> None:
         """Redis has not appended a batch: say so, unless it may have been appended before."""
         if not is_first:
             self._to_retry.append((stream, field, batch))
@@ -302,7 +325,11 @@ class Client:
     """One account's owner."""
 
     def __init__(
-        self, number: int, gateways: Sequence[Gateway], witness: Witness, stored: Callable[[], Iterable[OrderState]]
+        self,
+        number: int,
+        gateways: Sequence[Gateway],
+        witness: Witness,
+        stored: Callable[[], Iterable[OrderState]],
     ) -> None:
         """`stored` returns the orders that the database has."""
         self.account_id = AccountId(number + 1)
@@ -608,7 +635,9 @@ class Client:
             )
             for order_id in intent.order_ids:
                 order = next((order for order in orders if order.order_id == order_id), None)
-                require(order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}")
+                require(
+                    order is not None, f"account {account_id}: {name} was acknowledged as order {order_id}"
+                )
                 placed = intent.command
                 same = (placed.market, placed.side, placed.price, placed.quote_quantity)
                 require(

@@ -189,7 +189,13 @@ class MemoryIngest(ShardIngest):
     """The real ingest on the database in memory."""
 
     def __init__(
-        self, shard: int, log: MemoryStreamLog, tables: Tables, process: Process, shard_count: int, entries_max: int
+        self,
+        shard: int,
+        log: MemoryStreamLog,
+        tables: Tables,
+        process: Process,
+        shard_count: int,
+        entries_max: int,
     ) -> None:
         super().__init__(shard, log, "", shard_count, entries_max)
         self._keeps_candles = True

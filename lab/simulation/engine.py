@@ -197,7 +197,9 @@ class EngineWorker(Process):
             self.end()
             return
         self._worker, self._candidate = worker, candidate
-        self._snapshotter = _Snapshotter(worker, cast(Any, self._log), lambda: cast(Any, self._log), self.shard, 1.0)
+        self._snapshotter = _Snapshotter(
+            worker, cast(Any, self._log), lambda: cast(Any, self._log), self.shard, 1.0
+        )
         self.surroundings.inject("start (engine)")
         self._compare()
 

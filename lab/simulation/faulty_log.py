@@ -111,7 +111,9 @@ class FaultyLog(MemoryStreamLog):
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
         """See `StreamLog`."""
-        return self._write("write_configuration", lambda: self._log.write_configuration(shard, position, configuration))
+        return self._write(
+            "write_configuration", lambda: self._log.write_configuration(shard, position, configuration)
+        )
 
     def configuration(self, shard: int) -> bytes | None:
         """See `StreamLog`."""
@@ -145,7 +147,9 @@ class FaultyLog(MemoryStreamLog):
         """See `StreamLog`."""
         return self._call("checksum", lambda: self._log.checksum(shard))
 
-    def take_over(self, shard: int, candidate: Leader | None = None, over: Leader | None = None) -> ShardPosition:
+    def take_over(
+        self, shard: int, candidate: Leader | None = None, over: Leader | None = None
+    ) -> ShardPosition:
         """See `StreamLog`."""
 
         def take_over() -> ShardPosition:
@@ -178,7 +182,9 @@ class FaultyLog(MemoryStreamLog):
     def read_committed(self, shard: int, after: StreamId, count: int) -> Committed:
         """See `StreamLog`."""
         # One command for both, so they are of one moment.
-        position, checksum = self._call("position", lambda: (self._log.position(shard), self._log.checksum(shard)))
+        position, checksum = self._call(
+            "position", lambda: (self._log.position(shard), self._log.checksum(shard))
+        )
         entries = self.read({streams.commands(shard): after}, count, 0)
         ids = [saved.stream_id for saved in self.saved_snapshots(shard)]
         return Committed(
@@ -277,7 +283,9 @@ class FaultyLog(MemoryStreamLog):
         if messages:
             self._call("publish", lambda: self._watch.published(self._process, messages))
 
-    def publish_answers(self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]) -> None:
+    def publish_answers(
+        self, shard: int, position: ShardPosition, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         """See `StreamLog`."""
 
         def publish() -> None:
@@ -291,7 +299,9 @@ class FaultyLog(MemoryStreamLog):
         self, shard: int, snapshot: bytes, stream_id: StreamId = STREAM_START, *, replaces: bool = False
     ) -> None:
         """See `StreamLog`."""
-        self._write("save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces))
+        self._write(
+            "save_snapshot", lambda: self._log.save_snapshot(shard, snapshot, stream_id, replaces=replaces)
+        )
 
     def saved_snapshots(self, shard: int) -> list[SavedSnapshot]:
         """See `StreamLog`."""

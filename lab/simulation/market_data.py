@@ -60,7 +60,11 @@ class MemoryFeedsStore(FeedsStore):
     """`FeedsStore` in memory; a commit is all or nothing, as the script is. For one process."""
 
     def __init__(
-        self, log: MemoryStreamLog, hashes: Mapping[int, FeedsHash], process: Process, subscriber: "Subscriber"
+        self,
+        log: MemoryStreamLog,
+        hashes: Mapping[int, FeedsHash],
+        process: Process,
+        subscriber: "Subscriber",
     ) -> None:
         self._memory = log
         self._hashes = hashes
@@ -92,12 +96,16 @@ class MemoryFeedsStore(FeedsStore):
         """See `FeedsStore`."""
         return markets_of(self._process.call("configuration", lambda: self._memory.configuration(shard)))
 
-    def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[tuple[int, StreamId, bytes]]:
+    def read(
+        self, after: Mapping[int, StreamId], count: int, block_ms: int
+    ) -> list[tuple[int, StreamId, bytes]]:
         """See `FeedsStore`."""
         shards = {streams.events(shard): shard for shard in after}
         wanted = {name: after[shard] for name, shard in shards.items()}
         entries = self._process.call("read", lambda: self._memory.read(wanted, count, block_ms))
-        return [(shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries]
+        return [
+            (shards[entry.stream], entry.stream_id, entry.fields.get(EVENTS_FIELD, b"")) for entry in entries
+        ]
 
     def next_entry(self, shard: int) -> list[tuple[int, StreamId, bytes]]:
         """Return the entry behind the mark, if there is one; without faults."""
@@ -129,7 +137,9 @@ class MemoryFeedsStore(FeedsStore):
                 raise RewoundError(f"shard {shard}: not all that was published is there any more")
             raise SupersededError(f"another feeds process has taken over shard {shard}")
 
-    def _write(self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None) -> None:
+    def _write(
+        self, shard: int, found: FeedsHash, following: Mark, outputs: Outputs, saved: SavedState | None
+    ) -> None:
         found.mark = following
         for key in outputs.removed:
             found.values.pop(key, None)
@@ -286,7 +296,9 @@ class Subscriber:
 
     def _hear_second(self, shard: int, time: int) -> None:
         """Take a shard's time in: all that is over by then was heard."""
-        require(time >= self.times.get(shard, 0), f"shard {shard}: {time} is said after {self.times.get(shard)}")
+        require(
+            time >= self.times.get(shard, 0), f"shard {shard}: {time} is said after {self.times.get(shard)}"
+        )
         self.times[shard] = time
         for (symbol, interval), candle in self.open.items():
             if self._witness.market_map.shards[symbol] == shard:
@@ -323,7 +335,9 @@ class FeedsStores:
         heard = self.subscriber
         told: defaultdict[int, list[Event]] = defaultdict(list)
         for event in happened:
-            account_id = getattr(event, "account_id", 0) or getattr(getattr(event, "order", None), "account_id", 0)
+            account_id = getattr(event, "account_id", 0) or getattr(
+                getattr(event, "order", None), "account_id", 0
+            )
             if account_id and not isinstance(event, ShardEvent):
                 told[account_id].append(event)
         for account_id in told.keys() | heard.account_events.keys():
@@ -342,8 +356,12 @@ class FeedsStores:
             heard.trade_counts[symbol] == len(trades),
             f"{symbol}: {heard.trade_counts[symbol]} of {len(trades)} trades heard",
         )
-        require(heard.sequences[symbol] == books.sequences[symbol], f"{symbol}: changes of depth were not heard")
-        require(heard.levels[symbol] == levels, f"{symbol}: the book that subscribers have is not the shard's")
+        require(
+            heard.sequences[symbol] == books.sequences[symbol], f"{symbol}: changes of depth were not heard"
+        )
+        require(
+            heard.levels[symbol] == levels, f"{symbol}: the book that subscribers have is not the shard's"
+        )
         listed = [
             msgspec.msgpack.decode(each, type=TradeExecuted)
             for each in found.trades.get(streams.trades(shard, symbol), [])
@@ -366,16 +384,21 @@ class FeedsStores:
         # Orders that came and went within one batch have never been the best, and may have been all there were.
         ticker = msgspec.msgpack.decode(said, type=BookTicker) if said else None
         shown = (
-            (ticker.bid_price, ticker.bid_quantity, ticker.ask_price, ticker.ask_quantity) if ticker else (0, 0, 0, 0)
+            (ticker.bid_price, ticker.bid_quantity, ticker.ask_price, ticker.ask_quantity)
+            if ticker
+            else (0, 0, 0, 0)
         )
         require(
-            shown == best and heard.best.get(symbol) == ticker, f"{symbol}: best prices are {best}, shown are {shown}"
+            shown == best and heard.best.get(symbol) == ticker,
+            f"{symbol}: best prices are {best}, shown are {shown}",
         )
         if trades:
             self._check_candles(market, trades, found, now)
             self._check_ticker(market, trades, found)
 
-    def _check_candles(self, market: Market, trades: Sequence[TradeExecuted], found: FeedsHash, now: int) -> None:
+    def _check_candles(
+        self, market: Market, trades: Sequence[TradeExecuted], found: FeedsHash, now: int
+    ) -> None:
         symbol, heard = market.symbol, self.subscriber
         stored = found.candles[streams.candles(self.market_map.shard_of_market(symbol), symbol)]
         for interval in INTERVALS:
@@ -387,7 +410,10 @@ class FeedsStores:
                 [msgspec.structs.replace(candle, closed=False) for candle in got] == expected,
                 f"{symbol}: the candles of {interval} are not those of the trades",
             )
-            require(all(candle.closed for candle in got[:-1]), f"{symbol}: a candle of {interval} was never closed")
+            require(
+                all(candle.closed for candle in got[:-1]),
+                f"{symbol}: a candle of {interval} was never closed",
+            )
             require(
                 got[-1].closed == (got[-1].close_time < now),
                 f"{symbol}: the last candle of {interval} is open at {now}",
@@ -401,16 +427,26 @@ class FeedsStores:
         symbol = market.symbol
         payload = found.values[streams.ticker(self.market_map.shard_of_market(symbol), symbol)]
         ticker = msgspec.msgpack.decode(payload, type=Ticker)
-        require(self.subscriber.tickers[symbol] == ticker, f"{symbol}: the ticker that was heard is not the stored one")
+        require(
+            self.subscriber.tickers[symbol] == ticker,
+            f"{symbol}: the ticker that was heard is not the stored one",
+        )
         inside = [trade for trade in trades if trade.time >= ticker.open_time]
         expected = (sum(trade.quantity for trade in inside), len(inside), inside[-1].price if inside else 0)
         shown = (ticker.volume, ticker.trade_count, ticker.last)
         require(shown == expected, f"{symbol}: the ticker shows {shown}, the trades are {expected}")
         for window in ticker.windows:
             inside = [trade for trade in trades if trade.time >= window.open_time]
-            expected = (sum(trade.quantity for trade in inside), len(inside), inside[-1].price if inside else 0)
+            expected = (
+                sum(trade.quantity for trade in inside),
+                len(inside),
+                inside[-1].price if inside else 0,
+            )
             shown = (window.volume, window.trade_count, window.last)
-            require(shown == expected, f"{symbol}: the {window.name} ticker shows {shown}, the trades are {expected}")
+            require(
+                shown == expected,
+                f"{symbol}: the {window.name} ticker shows {shown}, the trades are {expected}",
+            )
 
 
 def candles_of(market: Market, interval: str, trades: Sequence[TradeExecuted]) -> list[Candle]:

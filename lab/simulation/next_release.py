@@ -46,7 +46,9 @@ READS: Final = {Program.THIS: THIS, Program.NEXT: NEXT}
 _NEW_KIND_TAG: Final = 99
 
 
-class LaterDeposit(FundsDeposited, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11):
+class LaterDeposit(
+    FundsDeposited, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=11
+):
     """`FundsDeposited` with a field more."""
 
     note: str = ""

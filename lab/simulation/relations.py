@@ -82,7 +82,10 @@ def check_relations(tables: Tables, witness: Witness) -> None:
                     candle.first_trade_id,
                     candle.last_trade_id,
                 )
-                require(part == made, f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}")
+                require(
+                    part == made,
+                    f"{market.symbol}: a candle of {interval} in the database is {part}, not {made}",
+                )
     poisoned = {
         (shard, stream_id)
         for shard in range(witness.market_map.shard_count)
@@ -90,7 +93,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
         if stream == events(shard)
     }
     require(
-        tables.dead_events.keys() == poisoned, f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}"
+        tables.dead_events.keys() == poisoned,
+        f"put aside is {list(tables.dead_events)}, garbage was {list(poisoned)}",
     )
 
 

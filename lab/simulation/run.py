@@ -84,7 +84,9 @@ QUIET_ROUNDS = 6
 """So many rounds in which nothing happens are quiet: more than it takes until somebody leads again."""
 
 
-DISTURBING = frozenset({Act.CLOCK, Act.KILL, Act.JUMP, Act.UPGRADE, Act.TAKE_BACK, Act.SWITCH, Act.LOSE_TAIL, Act.FILL})
+DISTURBING = frozenset(
+    {Act.CLOCK, Act.KILL, Act.JUMP, Act.UPGRADE, Act.TAKE_BACK, Act.SWITCH, Act.LOSE_TAIL, Act.FILL}
+)
 """What may cost a shard its leader, or keep it from its work, without anything else being wrong."""
 
 
@@ -115,10 +117,13 @@ class Simulation:
         self.markets = market_map(plan.shard_count)
         self.witness = HearingWitness(self)
         shards, slots = range(plan.shard_count), range(SLOTS)
-        self.gateways = [Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)]
+        self.gateways = [
+            Gateway(self.surroundings, self.log, self.witness, number) for number in range(GATEWAYS)
+        ]
         self.tables = Tables()
         self.clients = [
-            Client(number, self.gateways, self.witness, self.tables.orders.values) for number in range(CLIENTS)
+            Client(number, self.gateways, self.witness, self.tables.orders.values)
+            for number in range(CLIENTS)
         ]
         self.workers = [
             [EngineWorker(self.surroundings, self.log, self.witness, shard, slot, plan) for slot in slots]
@@ -127,11 +132,19 @@ class Simulation:
         for first, second in self.workers:
             first.other, second.other = second, first
         self.feeds_stores = FeedsStores(self.log, self.witness)
-        self.feeds = [FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots]
+        self.feeds = [
+            FeedsProcess(self.surroundings, self.feeds_stores, f"feeds {'ab'[slot]}") for slot in slots
+        ]
         self.ingests = [
             [
                 IngestProcess(
-                    self.surroundings, self.log, self.tables, self.witness, shard, slot, plan.ingest_entries_max
+                    self.surroundings,
+                    self.log,
+                    self.tables,
+                    self.witness,
+                    shard,
+                    slot,
+                    plan.ingest_entries_max,
                 )
                 for slot in slots
             ]
@@ -166,7 +179,8 @@ class Simulation:
         for shard, deposits in endowment(self.markets):
             signed = [by_treasury(shard, deposit, self.log.now_ms()) for deposit in deposits]
             self.log.append(
-                streams.commands(shard), {COMMANDS_FIELD: encode_commands(signed, self.surroundings.now * 1_000)}
+                streams.commands(shard),
+                {COMMANDS_FIELD: encode_commands(signed, self.surroundings.now * 1_000)},
             )
         for action in self._actions:
             self._do(action)
@@ -302,7 +316,9 @@ class Simulation:
         if process.program is program:
             return
         if program is Program.THIS:
-            self.surroundings.inject(f"taken back {'after' if self._is_switch_ordered else 'before'} the switch")
+            self.surroundings.inject(
+                f"taken back {'after' if self._is_switch_ordered else 'before'} the switch"
+            )
         else:
             self.surroundings.inject("upgraded")
         process.deploy(program)
@@ -410,7 +426,11 @@ class Simulation:
     def _flood(self, shard: int, dice: Dice) -> None:
         """Write many cancels that find nothing into a shard's input: in one frame, as a gateway does of one tick, or in many small ones."""
         markets = self.markets
-        accounts = [number + 1 for number in range(CLIENTS) if markets.shard_of_account(AccountId(number + 1)) == shard]
+        accounts = [
+            number + 1
+            for number in range(CLIENTS)
+            if markets.shard_of_account(AccountId(number + 1)) == shard
+        ]
         surroundings = self.surroundings
         is_full = surroundings.shortage.refusal(surroundings.now, is_reserved=False) is not None
         if not accounts or is_full or surroundings.shortage.limit(shard, surroundings.now):
@@ -421,7 +441,9 @@ class Simulation:
             self._flood_count += 1
             number = self._flood_count
             account_id, symbol = AccountId(accounts[number % len(accounts)]), symbols[number % len(symbols)]
-            commands.append(CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}"))
+            commands.append(
+                CancelOrder(number, FLOOD, account_id, symbol, OrderId(0), "nothing", f"f{number}")
+            )
         surroundings.inject("flood")
         size = FLOOD_COMMANDS_PER_FRAME if dice.below(2) else len(commands)
         for first in range(0, len(commands), size):
@@ -486,7 +508,10 @@ class Simulation:
             self._round()
         # A second may just have begun, and its tick be in the input.
         for _ in range(2):
-            if any(self.log.position(shard).stream_id != self.log.last_id(streams.commands(shard)) for shard in shards):
+            if any(
+                self.log.position(shard).stream_id != self.log.last_id(streams.commands(shard))
+                for shard in shards
+            ):
                 self._round()
 
     def _round(self) -> None:
@@ -527,10 +552,13 @@ class Simulation:
         """
         witness, shards = self.witness, range(self.plan.shard_count)
         # Before anybody is started anew: from then on the feeds stand still.
-        told = [max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards]
+        told = [
+            max(event.time for _, events in witness.events_of(shard) for event in events) for shard in shards
+        ]
         for shard in shards:
             require(
-                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX, f"shard {shard} does not tell that time passes"
+                witness.twin(shard).time - told[shard] <= TOLD_MS_MAX,
+                f"shard {shard} does not tell that time passes",
             )
             ahead_ms = witness.twin(shard).time - self.surroundings.now
             require(

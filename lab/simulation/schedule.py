@@ -145,7 +145,9 @@ class Mixture(NamedTuple):
 
     def actions(self, count: int, source: random.Random) -> list[Action]:
         """Draw so many actions."""
-        acts = source.choices([act for act, _ in self.weights], [weight for _, weight in self.weights], k=count)
+        acts = source.choices(
+            [act for act, _ in self.weights], [weight for _, weight in self.weights], k=count
+        )
         return [self.action(act, source) for act in acts]
 
     def action(self, act: Act, source: random.Random) -> Action:
@@ -268,7 +270,8 @@ def plan_of(
     source = random.Random(seed)
     shard_count = source.randint(1, SHARDS_MAX)
     weights = {
-        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2)) for act, weight in _WEIGHTS.items()
+        act: weight if act in _CALM else weight * source.choice((0, 0.5, 1, 1, 2))
+        for act, weight in _WEIGHTS.items()
     }
     weights[Act.FEEDS] += 1
     weights[Act.INGEST] += 1
@@ -279,7 +282,9 @@ def plan_of(
     if source.random() < 1 / 8 if loses_tail is None else loses_tail:
         acts[source.randint(count // 3, count - 1)] = Act.LOSE_TAIL
     batch_entries_max, ingest_entries_max = source.choice((1, 3, 512)), source.choice((1, 4, 2_000))
-    mixture = Mixture(tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles))
+    mixture = Mixture(
+        tuple(weights.items()), own_fault_rate if fault_rate is None else fault_rate, tuple(troubles)
+    )
     actions = [mixture.action(act, source) for act in acts]
     # From a source of their own, so that the seeds mean otherwise what they did.
     diverging = random.Random(f"diverging {seed}")

@@ -31,7 +31,10 @@ class Refusal(Enum):
 
 _ANSWERS: Final[dict[Refusal, tuple[type[redis.ResponseError], str]]] = {
     Refusal.OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
-    Refusal.ALL_OUT_OF_MEMORY: (redis.OutOfMemoryError, "command not allowed when used memory > 'maxmemory'."),
+    Refusal.ALL_OUT_OF_MEMORY: (
+        redis.OutOfMemoryError,
+        "command not allowed when used memory > 'maxmemory'.",
+    ),
     Refusal.DISK: (redis.ResponseError, "MISCONF Redis is configured to save RDB snapshots, and cannot"),
     Refusal.REPLICAS: (redis.ResponseError, "NOREPLICAS Not enough good replicas to write."),
 }

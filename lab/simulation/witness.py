@@ -151,7 +151,9 @@ class Books:
             on_the_way[market.quote] -= sign * market.notional(leg.price, leg.quantity)  # type: ignore[arg-type]
         for asset in self._market_map.assets:
             owned, outside = self.owned[asset] + self.fees[asset] + on_the_way[asset], self.outside[asset]
-            require(owned == outside, f"money is not conserved: {owned} units of {asset}, but {outside} came in")
+            require(
+                owned == outside, f"money is not conserved: {owned} units of {asset}, but {outside} came in"
+            )
 
     def _count(self, market: str, sequence: int) -> None:
         self.sequences[market] += 1
@@ -203,7 +205,9 @@ class Books:
             (trade.taker_order_id, trade.taker_side, Liquidity.TAKER),
             (trade.maker_order_id, trade.taker_side.opposite, Liquidity.MAKER),
         ):
-            self.legs[trade.market, trade.trade_id, order_id] = Leg(side, trade.price, trade.quantity, liquidity)
+            self.legs[trade.market, trade.trade_id, order_id] = Leg(
+                side, trade.price, trade.quantity, liquidity
+            )
 
     def _depth(self, event: DepthChanged) -> None:
         levels = self.levels[event.market]
@@ -280,7 +284,8 @@ class Books:
     def _known(self, order: OrderState, what: str) -> OrderState:
         history = self.histories.get(order.order_id)
         require(
-            history is not None and history[-1].status.is_open, f"order {order.order_id} is {what}, but is not open"
+            history is not None and history[-1].status.is_open,
+            f"order {order.order_id} is {what}, but is not open",
         )
         assert history is not None
         return history[-1]
@@ -302,7 +307,9 @@ class Books:
         for balance in balances:
             self.balances[account_id, balance.asset] = balance
             told, is_so = balance.available + balance.held, self.totals[account_id, balance.asset]
-            require(told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}")
+            require(
+                told == is_so, f"account {account_id}: told of {told} units of {balance.asset}, has {is_so}"
+            )
 
 
 def _is_later(entry: Entry) -> bool:
@@ -356,7 +363,9 @@ class Witness(Watch):
 
     def knows_all_markets(self) -> bool:
         """Return whether every shard knows every market by now."""
-        return all(twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins)
+        return all(
+            twin.market_map.by_symbol.keys() == self.market_map.by_symbol.keys() for twin in self._twins
+        )
 
     def leader(self, shard: int) -> Process | None:
         """Return who took the shard over last."""
@@ -386,7 +395,10 @@ class Witness(Watch):
         """See `Watch`."""
         shard = commit.shard
         leader = self._leaders.get(shard)
-        require(process is leader, f"{process.name} commits, but {leader and leader.name} has taken over shard {shard}")
+        require(
+            process is leader,
+            f"{process.name} commits, but {leader and leader.name} has taken over shard {shard}",
+        )
         require(
             commit.expected.stream_id == self.positions[shard],
             f"shard {shard}: a commit follows on {commit.expected.stream_id}, done is {self.positions[shard]}",
@@ -432,7 +444,9 @@ class Witness(Watch):
             return
 
     def _check_outbox(self, commit: Commit, outbox: Sequence[tuple[int, int, ShardMessage]]) -> None:
-        sent: dict[int, MessageFrame] = {target: decode_messages(frame) for target, frame in commit.outbox.items()}
+        sent: dict[int, MessageFrame] = {
+            target: decode_messages(frame) for target, frame in commit.outbox.items()
+        }
         told = [
             (target, frame.first_sequence + number, message)
             for target, frame in sent.items()
@@ -506,7 +520,10 @@ class Witness(Watch):
                     (dict(depth.bids), dict(depth.asks)) == (levels[Side.BUY], levels[Side.SELL]),
                     f"{symbol}: the book is not what the events tell",
                 )
-        require(not any(settled.values()), f"settlements do not sum to zero although all is quiet: {dict(settled)}")
+        require(
+            not any(settled.values()),
+            f"settlements do not sum to zero although all is quiet: {dict(settled)}",
+        )
         require(not books.legs, f"never settled: {list(books.legs)[:3]}")
 
     def check_replays(self) -> None:
@@ -519,7 +536,9 @@ class Witness(Watch):
             self._replay(index, entries, Program.NEXT, None)
             self._replay(index, entries, Program.THIS, self._later_from.get(index))
 
-    def _replay(self, index: int, entries: Sequence[Entry], program: Program, stops_at: StreamId | None) -> None:
+    def _replay(
+        self, index: int, entries: Sequence[Entry], program: Program, stops_at: StreamId | None
+    ) -> None:
         shard, stopped_at = self._new_shard(index, program), None
         with Running(program):
             for entry in entries:
@@ -539,7 +558,10 @@ class Witness(Watch):
         twin = self._twins[index]
         with Running(self.program):
             is_same = (shard.checksum, state_hash(shard)) == (twin.checksum, state_hash(twin))
-        require(is_same or stops_at is not None, f"shard {index}: a replay by {program.value} comes to another state")
+        require(
+            is_same or stops_at is not None,
+            f"shard {index}: a replay by {program.value} comes to another state",
+        )
 
     def events_of(self, shard: int) -> list[tuple[StreamId, list[Event]]]:
         """Return what a shard's event log held in all."""

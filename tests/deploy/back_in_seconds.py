@@ -51,7 +51,9 @@ READY: Final = {"redis": 6379, "database": 5432, "sentinel": 26379}
 SENTINELS: Final = ("sentinel-0", "sentinel-1", "sentinel-2")
 REDISES: Final = ("redis-0", "redis-1")
 PASSWORDS: Final = {"operator": "app", "replica": "replica", "sentinel": "sentinel"}
-ACL: Final = users_acl({user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS})
+ACL: Final = users_acl(
+    {user: [password_hash(PASSWORDS.get(user, secrets.token_hex()))] for user in REDIS_USERS}
+)
 """What is shipped, with passwords of ours for those who are used here."""
 
 
@@ -84,7 +86,11 @@ class Cluster:
         self._programs = server_programs(folder)
         self._secrets = folder / "secrets"
         self._secrets.mkdir()
-        for name, text in (("users.acl", ACL), ("replica-password", "replica"), ("sentinel-password", "sentinel")):
+        for name, text in (
+            ("users.acl", ACL),
+            ("replica-password", "replica"),
+            ("sentinel-password", "sentinel"),
+        ):
             (self._secrets / name).write_text(text, "ascii")
         component = ROOT / "k8s" / "components" / ("redis-sentinel" if sentinel else "redis-single")
         self._configuration = folder / "configuration"
@@ -117,7 +123,11 @@ class Cluster:
 
     def servers(self) -> list[str]:
         """Return the names of all pods."""
-        return ["database", *(REDISES if self._sentinel else REDISES[:1]), *(SENTINELS if self._sentinel else ())]
+        return [
+            "database",
+            *(REDISES if self._sentinel else REDISES[:1]),
+            *(SENTINELS if self._sentinel else ()),
+        ]
 
     def name(self, server: str) -> str:
         """Return the name by which others find a server."""
@@ -189,7 +199,9 @@ class Cluster:
         """Return the role of a Redis; empty when it does not answer."""
         if server not in self._pods:
             return ""
-        with redis.Redis(self._pods[server].address, username="probe", password="any", socket_timeout=1) as client:
+        with redis.Redis(
+            self._pods[server].address, username="probe", password="any", socket_timeout=1
+        ) as client:
             try:
                 return str(client.execute_command("ROLE")[0].decode())
             except redis.RedisError:
@@ -284,7 +296,9 @@ class Exchange:
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             paths = ("/api/v3/exchangeInfo", "/api/v3/klines?symbol=BTCUSDT&interval=1m")
-            return all(httpx.get(self.url + path).status_code == 200 for path in paths) and self._has_a_leader()
+            return (
+                all(httpx.get(self.url + path).status_code == 200 for path in paths) and self._has_a_leader()
+            )
         return False
 
     def _has_a_leader(self) -> bool:
@@ -369,7 +383,9 @@ def restart(cluster: Cluster, server: str, return_s: float = RETURN_S) -> float:
     return ended_s
 
 
-def measured(folder: Path, *, addresses: bool, sentinel: bool, runs: int, ttl_s: float) -> Iterator[dict[str, object]]:
+def measured(
+    folder: Path, *, addresses: bool, sentinel: bool, runs: int, ttl_s: float
+) -> Iterator[dict[str, object]]:
     """Yield what was measured."""
     with Names(RESOLVER, ttl_s) as names:
         cluster = Cluster(folder, names, addresses=addresses, sentinel=sentinel)
@@ -420,7 +436,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where data and logs go; it is kept")
     arguments = parser.parse_args()
     with own_names(), contextlib.ExitStack() as stack:
-        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exchange-names-")))
+        folder = arguments.folder or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="exchange-names-"))
+        )
         folder.chmod(0o755)
         for each in measured(
             folder,

@@ -284,7 +284,8 @@ class ObjectStore(Strict):
 
 
 KINDS: Final[dict[str, type[Strict]]] = {
-    each.__name__: each for each in (ScaledObject, PodMonitor, PrometheusRule, Cluster, ScheduledBackup, ObjectStore)
+    each.__name__: each
+    for each in (ScaledObject, PodMonitor, PrometheusRule, Cluster, ScheduledBackup, ObjectStore)
 }
 
 

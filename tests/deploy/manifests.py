@@ -118,7 +118,9 @@ def _files(objects: Sequence[Object], pod: Pod, container: Mapping[str, Any]) ->
             if field not in volume:
                 continue
             data = _data(objects, kind, volume[field][name])
-            items = {each["key"]: each["path"] for each in volume[field].get("items", [])} or {key: key for key in data}
+            items = {each["key"]: each["path"] for each in volume[field].get("items", [])} or {
+                key: key for key in data
+            }
             for key, path in items.items():
                 found[str(PurePosixPath(mount["mountPath"]) / path)] = data.get(key, UNKNOWN)
     return found
@@ -133,7 +135,9 @@ def _service_names(objects: Sequence[Object], pod: Pod) -> Iterator[str]:
 # Compose
 
 
-def of_compose(document: Mapping[str, Any], image_environment: Mapping[str, str] | None = None) -> Iterator[Workload]:
+def of_compose(
+    document: Mapping[str, Any], image_environment: Mapping[str, str] | None = None
+) -> Iterator[Workload]:
     """Yield the services of a compose file; `image_environment` is what an image that is built from the root folder brings along."""
     configs: Mapping[str, Any] = document.get("configs", {})
     for name, service in document["services"].items():
@@ -143,7 +147,9 @@ def of_compose(document: Mapping[str, Any], image_environment: Mapping[str, str]
             environment = dict(each.partition("=")[::2] for each in environment)
         yield Workload(
             name=name,
-            command=tuple(_filled_in(word) for word in (command.split() if isinstance(command, str) else command)),
+            command=tuple(
+                _filled_in(word) for word in (command.split() if isinstance(command, str) else command)
+            ),
             environment={
                 **(image_environment or {}),
                 **{key: _filled_in(_text(value)) for key, value in environment.items() if value is not None},
@@ -169,7 +175,9 @@ def _filled_in(text: str) -> str:
 def _container_ports(service: Mapping[str, Any]) -> Iterator[int]:
     for port in (*service.get("ports", []), *service.get("expose", [])):
         target = (
-            port["target"] if isinstance(port, dict) else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
+            port["target"]
+            if isinstance(port, dict)
+            else _filled_in(str(port)).rpartition(":")[2].partition("/")[0]
         )
         yield int(target)
 

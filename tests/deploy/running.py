@@ -31,8 +31,23 @@ DEADLINE_S: Final = 120
 ASK_EVERY_S: Final = 0.1
 PORTS: Final = ("rest_port", "ws_port", "frontend_port", "metrics_port")
 REPLACED: Final = frozenset(
-    {"host", "data_dir", "markets_file", "redis_url", "cache_url", "database_url", "master_key", "mm_rest_url"}
-    | {"database_role_passwords", "database_admin_url", "master_key_previous", "metrics_host", "metrics_password"}
+    {
+        "host",
+        "data_dir",
+        "markets_file",
+        "redis_url",
+        "cache_url",
+        "database_url",
+        "master_key",
+        "mm_rest_url",
+    }
+    | {
+        "database_role_passwords",
+        "database_admin_url",
+        "master_key_previous",
+        "metrics_host",
+        "metrics_password",
+    }
     | {"operator_keys", "faucet_key", "operator_key", "treasury_key", *PORTS}
 )
 """The settings that are other than in the manifest."""
@@ -61,7 +76,9 @@ class Running:
         self.workload = workload
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
-        settings = {name: int(workload.environment.get(PREFIX + name.upper(), str(_DEFAULTS[name]))) for name in PORTS}
+        settings = {
+            name: int(workload.environment.get(PREFIX + name.upper(), str(_DEFAULTS[name]))) for name in PORTS
+        }
         self.ports = {number: free_port() for number in settings.values() if number}
         """Where it listens, by the port that it would have in its own container."""
         self._port_settings = {name: self.ports[number] for name, number in settings.items() if number}
@@ -89,7 +106,9 @@ class Running:
                 values[name] = public_text(_KEYS) if "REPLACE-ME" in given[name] else given[name]
             elif setting.removesuffix("_file") in _SECRETS and setting.endswith("_file"):
                 self._inside(given[name])
-                values[name] = self._file(given[name], _secret(setting, self.workload.files.get(given[name]), servers))
+                values[name] = self._file(
+                    given[name], _secret(setting, self.workload.files.get(given[name]), servers)
+                )
         return values
 
     def _inside(self, path: str) -> None:
@@ -145,7 +164,9 @@ class Running:
         """Return the ports that it listens on, as they would be in its own container."""
         assert self._process is not None
         found = {
-            each.laddr.port for each in psutil.Process(self._process.pid).net_connections() if each.status == "LISTEN"
+            each.laddr.port
+            for each in psutil.Process(self._process.pid).net_connections()
+            if each.status == "LISTEN"
         }
         return {number for number, port in self.ports.items() if port in found}
 
@@ -209,4 +230,8 @@ def _replaced_url(url: str, others: Iterable[Running]) -> str:
 
 def unchanged(workload: Workload, environment: Mapping[str, str]) -> bool:
     """Return whether a process gets what the manifest gives it, but for what is other here."""
-    return all(environment.get(name) == value for name, value in workload.environment.items() if not _is_replaced(name))
+    return all(
+        environment.get(name) == value
+        for name, value in workload.environment.items()
+        if not _is_replaced(name)
+    )

@@ -80,7 +80,9 @@ def _database(cluster: Object) -> Iterator[Task]:
     affinity = {"podAntiAffinity": {f"{kind}DuringSchedulingIgnoredDuringExecution": [term]}}
     for number in range(1, spec["instances"] + 1):
         name = f"{cluster['metadata']['name']}-{number}"
-        yield Task(name, labels, {"affinity": affinity}, quantity(requests["cpu"]), quantity(requests["memory"]))
+        yield Task(
+            name, labels, {"affinity": affinity}, quantity(requests["cpu"]), quantity(requests["memory"])
+        )
 
 
 def place(objects: Sequence[Object], nodes: Sequence[Node]) -> Placement:
@@ -117,15 +119,20 @@ def _fits(task: Task, node: Node, placed: Mapping[str, list[Task]]) -> bool:
         and node.memory >= task.memory + sum(each.memory for each in there)
         and all(node.labels.get(key) == value for key, value in task.spec.get("nodeSelector", {}).items())
         and all(may_share_a_node(task, each) for each in there)
-        and all(_keeps_even(task, node, placed, each) for each in task.spec.get("topologySpreadConstraints", []))
+        and all(
+            _keeps_even(task, node, placed, each) for each in task.spec.get("topologySpreadConstraints", [])
+        )
     )
 
 
-def _keeps_even(task: Task, node: Node, placed: Mapping[str, list[Task]], constraint: Mapping[str, Any]) -> bool:
+def _keeps_even(
+    task: Task, node: Node, placed: Mapping[str, list[Task]], constraint: Mapping[str, Any]
+) -> bool:
     if constraint["whenUnsatisfiable"] != "DoNotSchedule" or constraint["topologyKey"] != HOSTNAME:
         return True
     counts = {
-        name: sum(selects(constraint["labelSelector"], each.labels) for each in there) for name, there in placed.items()
+        name: sum(selects(constraint["labelSelector"], each.labels) for each in there)
+        for name, there in placed.items()
     }
     itself = selects(constraint["labelSelector"], task.labels)
     skew_max: int = constraint["maxSkew"]

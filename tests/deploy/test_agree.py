@@ -68,7 +68,13 @@ def mistakes(workload: Workload, folder: Path) -> str:
             *(
                 f"{PREFIX}{each}_FILE"
                 for each in (
-                    *("REDIS_URL", "CACHE_URL", "DATABASE_URL", "DATABASE_ROLE_PASSWORDS", "DATABASE_ADMIN_URL"),
+                    *(
+                        "REDIS_URL",
+                        "CACHE_URL",
+                        "DATABASE_URL",
+                        "DATABASE_ROLE_PASSWORDS",
+                        "DATABASE_ADMIN_URL",
+                    ),
                     *("MASTER_KEY", "MASTER_KEY_PREVIOUS", "METRICS_PASSWORD"),
                     *("OPERATOR_KEYS", "OPERATOR_KEY", "TREASURY_KEY", "FAUCET_KEY"),
                 )
@@ -105,7 +111,9 @@ def test_every_setting_exists_and_can_be_read(manifest: str, tmp_path: Path) -> 
 )
 def test_a_setting_that_is_not_one_is_found(name: str, value: str, says: str, tmp_path: Path) -> None:
     engine = next(each for each in ours("local") if each.module == "engine_worker.main")
-    assert says in mistakes(msgspec.structs.replace(engine, environment={**engine.environment, name: value}), tmp_path)
+    assert says in mistakes(
+        msgspec.structs.replace(engine, environment={**engine.environment, name: value}), tmp_path
+    )
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
@@ -151,7 +159,9 @@ def trades_are_stored(database_url: str) -> bool:
 
 def assert_as_described(processes: dict[str, Running], servers: Servers) -> None:
     for name, each in processes.items():
-        assert each.workload.ports <= each.listening(), each.says(f"{name} does not listen where its manifest says")
+        assert each.workload.ports <= each.listening(), each.says(
+            f"{name} does not listen where its manifest says"
+        )
         assert unchanged(each.workload, each.environment(servers, processes.values()))
 
 
@@ -174,7 +184,11 @@ def test_with_a_redis_of_its_own_everything_gets_ready(
 
     servers = Servers(with_the_users_of_the_overlay, database_url)
     with redis.Redis.from_url(redis_url) as admin:
-        users = [line.split()[1:] for line in acl.splitlines() if line.startswith("user ") and "default" not in line]
+        users = [
+            line.split()[1:]
+            for line in acl.splitlines()
+            if line.startswith("user ") and "default" not in line
+        ]
         for name, *rules in users:
             admin.execute_command("ACL", "SETUSER", name, "reset", *rules)
         admin.execute_command("ACL", "LOG", "RESET")
@@ -182,7 +196,9 @@ def test_with_a_redis_of_its_own_everything_gets_ready(
             with running(ours(overlay), servers, tmp_path) as processes:
                 assert_as_described(processes, servers)
                 eventually(
-                    "an order of the market maker in the database", lambda: trades_are_stored(database_url), DEADLINE_S
+                    "an order of the market maker in the database",
+                    lambda: trades_are_stored(database_url),
+                    DEADLINE_S,
                 )
                 assert admin.execute_command("ACL", "LOG") == []
         finally:
@@ -246,7 +262,9 @@ def test_processes_end_within_what_the_policy_grants() -> None:
 
 def test_what_workers_scale_on_is_a_metric() -> None:
     """KEDA asks for a metric that the code has."""
-    query = named(rendered("production"), "ScaledObject", "persist-worker")["spec"]["triggers"][0]["metadata"]["query"]
+    query = named(rendered("production"), "ScaledObject", "persist-worker")["spec"]["triggers"][0][
+        "metadata"
+    ]["query"]
     (metric,) = re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?=\{)", query)
     assert f'"{metric}"' in (ROOT / "persist" / "nudge.py").read_text("utf-8")
 
@@ -255,7 +273,10 @@ MEMORY: Final = {"m": 1 << 20, "g": 1 << 30}
 LIMITED: Final = {
     "deploy/redis/cache.conf": ("docker-compose.yml", r"redis-cache:.*?memory: (\d+)(M)"),
     "deploy/redis/redis.conf": ("docker-compose.yml", r"x-redis:.*?memory: (\d+)(G)"),
-    "k8s/components/redis-cache/cache.conf": ("k8s/components/redis-cache/cache.yaml", r"limits: .*memory: (\d+)(G)i"),
+    "k8s/components/redis-cache/cache.conf": (
+        "k8s/components/redis-cache/cache.yaml",
+        r"limits: .*memory: (\d+)(G)i",
+    ),
     "k8s/components/redis-single/redis.conf": (
         "k8s/components/redis-single/redis.yaml",
         r"limits: .*memory: (\d+)(G)i",

@@ -123,7 +123,9 @@ def test_a_restore_meets_no_process_in_any_overlay(overlay: str, tree: Path) -> 
     with ApiServer(tree, operators=False) as server:
         done = run([f"kubectl apply -k k8s/overlays/{overlay}", restore], tree, server)
         assert done.returncode == 0, done.stderr
-        left = [each.rpartition("-")[0] for each in server.beside["restore"] if not each.startswith("migrate-")]
+        left = [
+            each.rpartition("-")[0] for each in server.beside["restore"] if not each.startswith("migrate-")
+        ]
         assert set(left) == {"redis", "redis-cache", "timescaledb", "frontend"}
 
 
@@ -143,7 +145,10 @@ def test_what_is_applied_again_is_unchanged(overlay: str, tree: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("kubectl -n exchange wait --for=condition=Complete job/migrate-0.1.0.dev0 --timeout=5s", "not found"),
+        (
+            "kubectl -n exchange wait --for=condition=Complete job/migrate-0.1.0.dev0 --timeout=5s",
+            "not found",
+        ),
         ("kubectl -n exchange annotate scaledobject persist-worker a=b", "doesn't have a resource type"),
         ("kubectl -n exchange scale deployment gateway-order --replicas=0", "not found"),
         ("kubectl -n exchange exec deploy/persist-nudger -c nudger -- exchange shards", "not valid for pod"),

@@ -71,7 +71,9 @@ def test_what_is_needed_is_open_and_nothing_else(overlay: str) -> None:
 def test_everybody_may_ask_for_names(overlay: str) -> None:
     objects = rendered(overlay)
     for pod in pods(objects):
-        assert may_connect(objects, peer(pod), Peer({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"), pod.name
+        assert may_connect(objects, peer(pod), Peer({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP"), (
+            pod.name
+        )
         for address in NODE_CACHES:
             assert may_connect(objects, peer(pod), Peer({}, "", address), 53, "UDP"), pod.name
             assert not may_connect(objects, peer(pod), Peer({}, "", address), 80), pod.name

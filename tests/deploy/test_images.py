@@ -48,7 +48,12 @@ def variables() -> dict[str, str]:
     ):
         arguments = [f"--build-arg={name}={bases[name]}" for name in needed]
         _build(*arguments, "--build-arg=VERSION=1.2.3", f"--tag={image}:{TAG}", str(context))
-    return {**bases, "IMAGE": "localhost/exchange", "FRONTEND_IMAGE": "localhost/exchange-frontend", "TAG": TAG}
+    return {
+        **bases,
+        "IMAGE": "localhost/exchange",
+        "FRONTEND_IMAGE": "localhost/exchange-frontend",
+        "TAG": TAG,
+    }
 
 
 def _build(*arguments: str) -> None:
@@ -90,7 +95,19 @@ def test_an_image_is_for_anybody_and_carries_no_server(variables: Mapping[str, s
     assert inspected["Config"]["Labels"]["org.opencontainers.image.version"] == "1.2.3"
     assert inspected["Healthcheck"]["Test"][0] == "CMD"
     found = podman(
-        "run", "--rm", image, "find", "/opt", "-name", "redis-server", "-o", "-name", "initdb", "-o", "-name", "uv"
+        "run",
+        "--rm",
+        image,
+        "find",
+        "/opt",
+        "-name",
+        "redis-server",
+        "-o",
+        "-name",
+        "initdb",
+        "-o",
+        "-name",
+        "uv",
     )
     assert not found
     assert podman("run", "--rm", image, "exchange", "--version").startswith("exchange, version ")
@@ -103,7 +120,9 @@ def test_orders_go_all_the_way_and_processes_may_die(exchange: Topology) -> None
         seller.order("BTCUSDT", "SELL", "LIMIT", price="50000", quantity="1")
         assert buyer.order("BTCUSDT", "BUY", "MARKET", quantity="0.5")["status"] == "FILLED"
         assert json.loads(stream.recv(10))["q"] == "0.50000000"
-    assert eventually("the trade is in the database", lambda: Api(url, buyer.key).historical_trades("BTCUSDT"))
+    assert eventually(
+        "the trade is in the database", lambda: Api(url, buyer.key).historical_trades("BTCUSDT")
+    )
     assert buyer.get("/api/v3/klines", symbol="BTCUSDT", interval="1m")[-1][5] == "0.50000000"
 
     podman("kill", *exchange.containers("engine-0"))
@@ -136,7 +155,16 @@ def test_pages_are_as_the_frontend_server_serves_them(exchange: Topology) -> Non
         assert http.get("/health").json()["state"] == "ready"
         script = re.search(r'src="(/_next/static/[^"]+\.js)"', http.get("/").text)
         assert script
-        for path in ("/", "/trade", "/trade/BTCUSDT", script[1], "/trade/a/b", "/.stamp", "/no/such", "/config.json/x"):
+        for path in (
+            "/",
+            "/trade",
+            "/trade/BTCUSDT",
+            script[1],
+            "/trade/a/b",
+            "/.stamp",
+            "/no/such",
+            "/config.json/x",
+        ):
             response, file = http.get(path), file_of(path)
             served = _in_image(exchange, str(file)) if file else b""
             assert (response.status_code == 200) == bool(served), path
@@ -177,7 +205,9 @@ def test_orders_survive_the_master_under_sentinel(variables: Mapping[str, str]) 
         eventually("the replica takes over", lambda: _master(topology) == "redis-replica", timeout_s=60)
         # An order is acknowledged when two have it, so when the old master is back.
         podman("start", *topology.containers("redis"))
-        found = eventually("the order is still there", lambda: _order(account, order["orderId"]), timeout_s=120)
+        found = eventually(
+            "the order is still there", lambda: _order(account, order["orderId"]), timeout_s=120
+        )
         assert found["status"] == "NEW"
         later = eventually("orders are taken again", lambda: _order(account, _place(account)), timeout_s=60)
         assert later["orderId"] > found["orderId"]

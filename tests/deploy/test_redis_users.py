@@ -93,7 +93,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(command: tuple[str, ...], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: tuple[str, ...], environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -106,7 +108,9 @@ def _running(command: tuple[str, ...], environment: dict[str, str] | None = None
 
 
 @contextmanager
-def _exchange(server: Server, database_url: str, folder: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+def _exchange(
+    server: Server, database_url: str, folder: Path
+) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
     """Run every process as its own user; yield the REST and the WebSocket URL, and the engine that leads."""
     ports = {"rest_port": free_port(), "ws_port": free_port()}
     key = server.files["gateway/master-key"]
@@ -191,7 +195,9 @@ def _command(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-def test_a_restart_under_load_loses_no_acknowledged_order(server: Server, database_url: str, tmp_path: Path) -> None:
+def test_a_restart_under_load_loses_no_acknowledged_order(
+    server: Server, database_url: str, tmp_path: Path
+) -> None:
     with _exchange(server, database_url, tmp_path) as (rest, _, _):
         accounts = [new_account(rest, USDT="1000000") for _ in range(4)]
         acknowledged: list[tuple[Api, int]] = []
@@ -236,7 +242,9 @@ def test_each_writes_its_own_keys_and_nobody_elses(server: Server) -> None:
     for owner, keys in KEYS_OF.items():
         for key in keys:
             server.client(owner).delete(key)
-            strangers = KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
+            strangers = (
+                KEYS_OF.keys() - {owner} - ({"gateway", "edge"} if owner in ("gateway", "edge") else set())
+            )
             for user in sorted(strangers):
                 if _tells_reading_from_writing(server) or "{" not in key:
                     with pytest.raises(redis.exceptions.NoPermissionError):

@@ -26,7 +26,9 @@ class Deployment:
         self._process: subprocess.Popen[bytes] | None = None
 
     def make(self, *options: str) -> None:
-        done = CliRunner().invoke(secrets, [str(self._folder), "--redis", f"127.0.0.1:{self._port}", *options])
+        done = CliRunner().invoke(
+            secrets, [str(self._folder), "--redis", f"127.0.0.1:{self._port}", *options]
+        )
         assert done.exit_code == 0, done.output
 
     def restart(self) -> None:

@@ -84,7 +84,10 @@ class Topology:
 
     def containers(self, service: str) -> list[str]:
         """Return the names of a service's containers."""
-        return [f"{self.project}-{service}-{n + 1}" for n in range(self.services[service]["deploy"].get("replicas", 1))]
+        return [
+            f"{self.project}-{service}-{n + 1}"
+            for n in range(self.services[service]["deploy"].get("replicas", 1))
+        ]
 
     def address(self, service: str, network: str) -> str:
         """Return where a service's first container is reached on a network."""
@@ -145,14 +148,23 @@ class Topology:
         done = subprocess.run(("podman", "logs", "--tail", "30", container), capture_output=True, text=True)
         return done.stdout + done.stderr
 
-    def _arguments(self, name: str, number: int, container: str = "", command: Sequence[str] = ()) -> list[str]:
+    def _arguments(
+        self, name: str, number: int, container: str = "", command: Sequence[str] = ()
+    ) -> list[str]:
         service = self.services[name]
         limits = service["deploy"]["resources"]["limits"]
         arguments = ["--name", container or f"{self.project}-{name}-{number}", "--user", str(service["user"])]
         arguments += ["--read-only", "--read-only-tmpfs=false"] * service["read_only"]
         arguments += [f"--cap-drop={each}" for each in service["cap_drop"]]
         arguments += [f"--security-opt={each.removesuffix(':true')}" for each in service["security_opt"]]
-        arguments += ["--memory", limits["memory"], "--cpus", limits["cpus"], "--pids-limit", str(limits["pids"])]
+        arguments += [
+            "--memory",
+            limits["memory"],
+            "--cpus",
+            limits["cpus"],
+            "--pids-limit",
+            str(limits["pids"]),
+        ]
         arguments += ["--stop-signal", service["stop_signal"]] if "stop_signal" in service else []
         arguments += ["--shm-size", service["shm_size"]] if "shm_size" in service else []
         arguments += [f"--network={each}" for each in self._networks(service)] + [f"--network-alias={name}"]

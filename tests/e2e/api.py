@@ -37,7 +37,9 @@ class Api:
         self.url = url
         self.key = key
         self.secret = secret
-        self.http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers={"X-MBX-APIKEY": key} if key else {})
+        self.http = httpx.Client(
+            base_url=url, timeout=TIMEOUT_S, headers={"X-MBX-APIKEY": key} if key else {}
+        )
 
     def get(self, path: str, **parameters: str | int) -> Any:
         """Ask something public."""
@@ -60,7 +62,9 @@ class Api:
     def balances(self) -> dict[str, tuple[Decimal, Decimal]]:
         """Return (free, locked) by asset."""
         account = self.signed("GET", "/api/v3/account")
-        return {each["asset"]: (Decimal(each["free"]), Decimal(each["locked"])) for each in account["balances"]}
+        return {
+            each["asset"]: (Decimal(each["free"]), Decimal(each["locked"])) for each in account["balances"]
+        }
 
     def my_trades(self, symbol: str) -> list[Any]:
         """Return all trades of the account in `symbol`, oldest first."""
@@ -88,9 +92,15 @@ def new_account(url: str, **deposits: str) -> Api:
     credentials = {"email": f"{secrets.token_hex(8)}@example.com", "password": secrets.token_urlsafe(16)}
     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as http:
         _answer(http.post("/api/v1/signup", json=credentials))
-        session = {"Authorization": f"Bearer {_answer(http.post('/api/v1/signin', json=credentials))['token']}"}
+        session = {
+            "Authorization": f"Bearer {_answer(http.post('/api/v1/signin', json=credentials))['token']}"
+        }
         keys = _answer(
-            http.post("/api/v1/api-keys", json={"label": "test", "password": credentials["password"]}, headers=session)
+            http.post(
+                "/api/v1/api-keys",
+                json={"label": "test", "password": credentials["password"]},
+                headers=session,
+            )
         )
         for asset, amount in deposits.items():
             _answer(http.post("/api/v1/faucet", json={"asset": asset, "amount": amount}, headers=session))

@@ -20,7 +20,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         wanted = os.environ.get("TEST_SHARD_COUNT")
         marked = metafunc.definition.get_closest_marker("shard_counts")
         counts = (int(wanted),) if wanted else marked.args if marked else (1,)
-        metafunc.parametrize("exchange", counts, indirect=True, scope="package", ids=lambda count: f"shards={count}")
+        metafunc.parametrize(
+            "exchange", counts, indirect=True, scope="package", ids=lambda count: f"shards={count}"
+        )
 
 
 @contextmanager

@@ -9,7 +9,13 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
-from cli.local.own_exchange import STOP_TIMEOUT_S, OwnExchange, OwnExchangeError, own_environment, own_exchange
+from cli.local.own_exchange import (
+    STOP_TIMEOUT_S,
+    OwnExchange,
+    OwnExchangeError,
+    own_environment,
+    own_exchange,
+)
 from tests.nursery import nursery
 
 

@@ -61,7 +61,12 @@ def test_what_browsers_are_told(exchange: RunningExchange) -> None:
 def look(exchange: RunningExchange, script: str) -> None:
     """Run one of the browser's scripts."""
     wait_for_frontend(exchange.settings)
-    command = [str(CHECKOUT / "scripts" / "frontend"), "run", f"browser/{script}", exchange.settings.frontend_url()]
+    command = [
+        str(CHECKOUT / "scripts" / "frontend"),
+        "run",
+        f"browser/{script}",
+        exchange.settings.frontend_url(),
+    ]
     # A script reads the mails that people are sent, as they do who run an exchange without a mail server.
     environment = {**exchange.environment, "COMMAND_OF_EXCHANGE": msgspec.json.encode(EXCHANGE).decode()}
     result = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, env=environment)

@@ -11,7 +11,16 @@ from protocol import streams
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange
 
-GARBAGE = [b"garbage", b"\xc1", b"\x91\x93\xff\x00\x01", b"", b"\x92\x01\x02", b"{}" * 1_000, *BROKEN_TEXT, *DEEP]
+GARBAGE = [
+    b"garbage",
+    b"\xc1",
+    b"\x91\x93\xff\x00\x01",
+    b"",
+    b"\x92\x01\x02",
+    b"{}" * 1_000,
+    *BROKEN_TEXT,
+    *DEEP,
+]
 
 
 LOGS = [
@@ -24,12 +33,16 @@ LOGS = [
 
 
 @pytest.mark.parametrize(("stream", "field"), LOGS)
-def test_garbage_becomes_dead_letters(exchange: RunningExchange, stream: Callable[[int], str], field: bytes) -> None:
+def test_garbage_becomes_dead_letters(
+    exchange: RunningExchange, stream: Callable[[int], str], field: bytes
+) -> None:
     before = pids(exchange)
     with redis.Redis.from_url(exchange.settings.resolved_redis_url()) as client:
         name = stream(0)
         # Feeds read the heads of events only; what is broken behind them is a dead letter of the ingest.
-        garbage = [payload for payload in GARBAGE if field != streams.EVENTS_FIELD or payload != BROKEN_TEXT[2]]
+        garbage = [
+            payload for payload in GARBAGE if field != streams.EVENTS_FIELD or payload != BROKEN_TEXT[2]
+        ]
         ids = {append(client, name, field, payload) for payload in garbage}
 
         def dead() -> bool:

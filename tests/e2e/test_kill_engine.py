@@ -67,7 +67,13 @@ class Trader:
         book = {"BUY": "bidPrice", "SELL": "askPrice"}
         best = Decimal(self._until_answered("GET", "/api/v3/ticker/bookTicker", symbol=SYMBOL)[book[side]])
         price = (best if best else Decimal(3_500)) + self._random.randint(-100, 100) * Decimal("0.01")
-        return {"side": side, "type": "LIMIT", "timeInForce": "GTC", "quantity": quantity, "price": f"{price:.2f}"}
+        return {
+            "side": side,
+            "type": "LIMIT",
+            "timeInForce": "GTC",
+            "quantity": quantity,
+            "price": f"{price:.2f}",
+        }
 
     def _outcome(self, client_order_id: str, order: dict[str, str]) -> Any:
         # An earlier try may have been carried out although its answer was lost; the key makes it the same one.
@@ -116,7 +122,9 @@ def test_killing_the_engine_in_the_middle_of_trading(exchange: RunningExchange) 
     eventually("money adds up on all shards", lambda: money_adds_up(exchange))
 
 
-def wait_for_orders(traders: list[Trader], running: list[Future[None]], count: int = ORDERS_BETWEEN_KILLS) -> None:
+def wait_for_orders(
+    traders: list[Trader], running: list[Future[None]], count: int = ORDERS_BETWEEN_KILLS
+) -> None:
     goal = sum(len(trader.outcomes) for trader in traders) + count
 
     def acknowledged() -> bool:
@@ -195,7 +203,9 @@ def money_adds_up(exchange: RunningExchange) -> bool:
     audits = [audit(exchange, shard) for shard in range(exchange.settings.shard_count)]
     totals: Counter[str] = Counter()
     in_flight: Counter[str] = Counter()
-    for asset, available, held, fees, deposited, withdrawn, settled in itertools.chain(*(each.rows for each in audits)):
+    for asset, available, held, fees, deposited, withdrawn, settled in itertools.chain(
+        *(each.rows for each in audits)
+    ):
         assert available + held + fees == deposited - withdrawn + settled
         totals[asset] += available + held + fees - deposited + withdrawn
         in_flight[asset] += settled

@@ -141,7 +141,9 @@ def test_what_alerts_look_at_is_there_before_anything_goes_wrong(exposed: Labels
 
 def test_the_check_sees_what_is_not_exposed(exposed: Labels) -> None:
     assert mistakes("sum(rate(engine_trades_total[5m])) > 0", exposed) == []
-    assert mistakes("sum(rate(engine_trade_total[5m])) > 0", exposed) == ["there is no metric engine_trade_total"]
+    assert mistakes("sum(rate(engine_trade_total[5m])) > 0", exposed) == [
+        "there is no metric engine_trade_total"
+    ]
     assert mistakes('engine_leader{shrad="0"}', exposed) == ["engine_leader has no label shrad"]
     (wrong,) = mistakes("sum by (symbol) (engine_leader)", exposed)
     assert "has a label symbol" in wrong
@@ -152,7 +154,8 @@ def test_the_documents_have_every_metric_and_no_other(exposed: Labels) -> None:
     table = documented()
     own = {name: labels for name, labels in exposed.items() if not name.startswith(OF_LIBRARIES)}
     names = {
-        re.sub(r"_(bucket|sum|count)$", "", name) if f"{name.rsplit('_', 1)[0]}_bucket" in own else name for name in own
+        re.sub(r"_(bucket|sum|count)$", "", name) if f"{name.rsplit('_', 1)[0]}_bucket" in own else name
+        for name in own
     }
     assert set(table) == names
     for name, labels in table.items():

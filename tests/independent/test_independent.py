@@ -75,7 +75,9 @@ class TakesLess(Shard):
         if isinstance(command, ConfigureMarket | KnowMarket) and command.config.market.taker_fee_ppm:
             fee = command.config.market.taker_fee_ppm - 1
             market = msgspec.structs.replace(command.config.market, taker_fee_ppm=fee)
-            command = msgspec.structs.replace(command, config=msgspec.structs.replace(command.config, market=market))
+            command = msgspec.structs.replace(
+                command, config=msgspec.structs.replace(command.config, market=market)
+            )
         super().apply(command, time)
 
 
@@ -127,7 +129,9 @@ class Bench:
         self.requests += 1
         self.do(Deposit(self.requests, "g", account_id, asset, amount, str(self.requests)))  # type: ignore[arg-type]
 
-    def order(self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0) -> OrderState:
+    def order(
+        self, account_id: int, side: Side, price: int, quantity: int, quote_quantity: int = 0
+    ) -> OrderState:
         """Place an order that is accepted, and return it."""
         reply = self.place(account_id, side, price, quantity, quote_quantity)
         assert isinstance(reply, OrderReply)

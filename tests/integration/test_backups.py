@@ -31,7 +31,9 @@ class Backup:
         self.settings = server.settings
         server.start()
         self.connection: psycopg.Connection[Any] = psycopg.connect(server.url, autocommit=True)
-        self.connection.execute("CREATE TABLE numbers (number bigint, at timestamptz DEFAULT clock_timestamp())")
+        self.connection.execute(
+            "CREATE TABLE numbers (number bigint, at timestamptz DEFAULT clock_timestamp())"
+        )
         self.line = self.begin()
 
     def begin(self) -> Path:
@@ -47,7 +49,9 @@ class Backup:
         return row[0]  # type: ignore[no-any-return]
 
     def take(self) -> Base:
-        return backups.take_base(self.settings, self.line, lambda _done, _total: None, lambda: datetime.now(UTC))
+        return backups.take_base(
+            self.settings, self.line, lambda _done, _total: None, lambda: datetime.now(UTC)
+        )
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
@@ -74,7 +78,9 @@ class Backup:
         folder.chmod(0o755)
         server = OwnPostgres(folder)
         server.settings = Settings(
-            data_dir=folder / "100%f of 'another'", postgres_port=free_port(), postgres_bin=self.settings.postgres_bin
+            data_dir=folder / "100%f of 'another'",
+            postgres_port=free_port(),
+            postgres_bin=self.settings.postgres_bin,
         )
         said: list[str] = []
         try:
@@ -133,7 +139,8 @@ def test_damage_and_gaps_are_found_before_anything_is_put_in_place(backup: Backu
         backup.recovered(base)
     moved.rename(backup.line / "wal" / second)
     largest = max(
-        (path for path in (base.folder / "base").rglob("*") if path.is_file()), key=lambda it: it.stat().st_size
+        (path for path in (base.folder / "base").rglob("*") if path.is_file()),
+        key=lambda it: it.stat().st_size,
     )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1

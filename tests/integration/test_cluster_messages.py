@@ -34,7 +34,12 @@ class DyingEngines:
 
     def __init__(self, url: str, folder: Path, *, broken_dedup: bool) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        own = {"DATA_DIR": str(folder), "REDIS_URL": url, "SHARD_COUNT": str(len(SHARDS)), "BATCH_COMMANDS_MAX": "3"}
+        own = {
+            "DATA_DIR": str(folder),
+            "REDIS_URL": url,
+            "SHARD_COUNT": str(len(SHARDS)),
+            "BATCH_COMMANDS_MAX": "3",
+        }
         own |= {"LOG_LEVEL": "error", "LOST_TAIL_CHECK_ENABLED": "false", "SNAPSHOT_INTERVAL_S": "1"}
         self._environment = {
             **inherited,
@@ -97,10 +102,14 @@ def run(url: str, folder: Path, *, broken_dedup: bool) -> tuple[int, list[str]]:
     """Trade while the engines die; return the number of deaths, and what is wrong afterwards."""
     log = RedisStreamLog.connect(url)
     for shard in SHARDS:
-        log.mark_passed(shard, ARCHIVE_READER, STREAM_START)  # nothing is trimmed: at the end the whole input is read
+        log.mark_passed(
+            shard, ARCHIVE_READER, STREAM_START
+        )  # nothing is trimmed: at the end the whole input is read
     engines = DyingEngines(url, folder, broken_dedup=broken_dedup)
     try:
-        while any(len(log.read({streams.commands(shard): STREAM_START}, 9, 0)) < len(SHARDS) for shard in SHARDS):
+        while any(
+            len(log.read({streams.commands(shard): STREAM_START}, 9, 0)) < len(SHARDS) for shard in SHARDS
+        ):
             engines.look()  # each configures itself, and hears of the others' markets
             time.sleep(0.02)
         commands = [*deposits(), *trading(seed=3, count=COMMANDS)]
@@ -162,7 +171,11 @@ def wrong_with_money(url: str) -> list[str]:
                 wrong.append(f"{asset} does not add up")
     return [
         *wrong,
-        *(f"{amount} of {asset} are not where they should be" for asset, amount in in_flight.items() if amount),
+        *(
+            f"{amount} of {asset} are not where they should be"
+            for asset, amount in in_flight.items()
+            if amount
+        ),
     ]
 
 

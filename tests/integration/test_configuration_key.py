@@ -25,7 +25,11 @@ from tests.integration.test_worker import FAR_US, all_running, market_map, memor
 
 @pytest.fixture(params=["memory", "redis"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
-    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    return (
+        memory_log()
+        if request.param == "memory"
+        else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    )
 
 
 _numbers = itertools.count(1)

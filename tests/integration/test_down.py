@@ -27,7 +27,9 @@ def test_a_process_that_has_ended_and_is_not_waited_for_has_stopped(tmp_path: Pa
         while read_state(settings) is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        down = subprocess.run([*EXCHANGE, "down"], env=environment, capture_output=True, text=True, timeout=60)
+        down = subprocess.run(
+            [*EXCHANGE, "down"], env=environment, capture_output=True, text=True, timeout=60
+        )
         assert "The exchange has stopped." in down.stdout, down.stderr
         assert read_state(settings) is None
         assert process.wait() == -15

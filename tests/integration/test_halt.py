@@ -256,7 +256,9 @@ def test_a_halted_worker_says_why_ends_with_4_and_is_not_started_at_once(
 
     eventually("the configuration", lambda: log.position(0).stream_id != STREAM_START)
     signed_deposits = signed(settings.data_dir, 0, deposits())
-    log.append(streams.commands(0), {COMMANDS_FIELD: encode_commands(signed_deposits, time.time_ns() // 1_000)})
+    log.append(
+        streams.commands(0), {COMMANDS_FIELD: encode_commands(signed_deposits, time.time_ns() // 1_000)}
+    )
     enqueue(log, TRADE[:1], market_map(1))
     resting = log.last_id(streams.commands(0))
     eventually("the resting order", lambda: log.position(0).stream_id >= resting)

@@ -84,7 +84,9 @@ def test_a_connection_that_is_lost_while_it_sends_is_an_outage(redis_url: str, k
 def test_the_library_alone_raises_what_nobody_expects(redis_url: str) -> None:
     # The control, and the reason: when it raises its own error, the class may go.
     async def program() -> None:
-        connection = redis.asyncio.Connection(**redis.asyncio.connection.parse_url(redis_url), socket_timeout=2)
+        connection = redis.asyncio.Connection(
+            **redis.asyncio.connection.parse_url(redis_url), socket_timeout=2
+        )
         await connection.connect()  # type: ignore[no-untyped-call]
         await break_in_the_middle(connection)
         with pytest.raises(RuntimeError, match="closed"):
@@ -176,7 +178,9 @@ def test_a_cancellation_ends_who_asks_redis_in_whatever_moment_it_comes(redis_ur
 def test_the_library_alone_loses_a_cancellation(redis_url: str) -> None:
     # The control, and the reason: when it loses none, the class need not look after them.
     async def program() -> None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(redis_url, max_connections=5, timeout=5, socket_timeout=5)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            redis_url, max_connections=5, timeout=5, socket_timeout=5
+        )
         async with redis.asyncio.Redis(connection_pool=pool) as client:
             assert await survivors_of_a_cancellation(client) > 0
 

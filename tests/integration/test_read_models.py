@@ -90,7 +90,9 @@ async def test_every_read_is_a_book_that_was_and_none_is_older_than_the_read(
     writer.close()
 
 
-async def test_without_diffs_that_follow_the_base_alone_is_shown(client: tuple[str, "redis.asyncio.Redis"]) -> None:
+async def test_without_diffs_that_follow_the_base_alone_is_shown(
+    client: tuple[str, "redis.asyncio.Redis"],
+) -> None:
     writer, models = Writer(client[0]), RedisReadModels(client[1], lambda: LISTING)
     diffs_key = streams.depth_diffs(0, BTC)
     for _ in range(10):
@@ -119,7 +121,9 @@ async def test_without_diffs_that_follow_the_base_alone_is_shown(client: tuple[s
     writer.close()
 
 
-async def test_more_diffs_than_a_base_of_this_release_has_behind_it(client: tuple[str, "redis.asyncio.Redis"]) -> None:
+async def test_more_diffs_than_a_base_of_this_release_has_behind_it(
+    client: tuple[str, "redis.asyncio.Redis"],
+) -> None:
     """Such as a later release might leave: then all of the list is read."""
     writer, models = Writer(client[0]), RedisReadModels(client[1], lambda: LISTING)
     writer.write()

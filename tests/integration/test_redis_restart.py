@@ -103,8 +103,12 @@ class Server:
         if self.version < (7,):
             text = text.replace("%R~", "~")  # Redis 6.2 cannot tell reading from writing
         elif self.version < (7, 2):
-            text = text.replace("+client|setinfo", "")  # it is not there yet, and an ACL file that names it is refused
-        (self._folder / "users.acl").write_text(f"{text}\nuser test on >test allkeys allchannels +@all\n", "utf-8")
+            text = text.replace(
+                "+client|setinfo", ""
+            )  # it is not there yet, and an ACL file that names it is refused
+        (self._folder / "users.acl").write_text(
+            f"{text}\nuser test on >test allkeys allchannels +@all\n", "utf-8"
+        )
 
     def start(self, *options: str) -> None:
         with (self._folder / "log").open("ab") as log:
@@ -156,7 +160,9 @@ class Trader:
             assert isinstance(reply, FundsReply)
 
     def _deposit(self, account_id: AccountId) -> Reply:
-        return self._ask(Deposit(next(self._numbers), WAITER, account_id, "USDT", AssetUnits(10**17), "first"))
+        return self._ask(
+            Deposit(next(self._numbers), WAITER, account_id, "USDT", AssetUnits(10**17), "first")
+        )
 
     def trade(self, orders: int) -> None:
         """Place orders, several at a time, until so many more are acknowledged."""
@@ -164,7 +170,9 @@ class Trader:
         waiting: deque[int] = deque()
         deadline = time.monotonic() + DEADLINE_S
         while len(self.acknowledged) < wanted:
-            assert time.monotonic() < deadline, f"{len(self.acknowledged)} of {wanted} orders were acknowledged in time"
+            assert time.monotonic() < deadline, (
+                f"{len(self.acknowledged)} of {wanted} orders were acknowledged in time"
+            )
             try:
                 self._listen()
                 while len(waiting) < WINDOW:
@@ -286,7 +294,9 @@ def unchecked_engine(
     program: Path, folder: Path, acl: AclFile
 ) -> Iterator[tuple[Server, Trader, subprocess.Popen[bytes]]]:
     """As `server_with_engine`, on a server that does not rewrite its log, whatever it would lose."""
-    with server_with_engine(program, folder, acl, NO_REWRITE, redis_durability_check_enabled="false") as running:
+    with server_with_engine(
+        program, folder, acl, NO_REWRITE, redis_durability_check_enabled="false"
+    ) as running:
         yield running
 
 
@@ -310,13 +320,17 @@ def _program(programs: dict[str, Path], name: str) -> Path:
     family, _, version = name.partition(" ")
     required(programs, version)
     return next(
-        path for found, path in programs.items() if found.startswith(family.lower()) and f" {version}." in found
+        path
+        for found, path in programs.items()
+        if found.startswith(family.lower()) and f" {version}." in found
     )
 
 
 @pytest.mark.parametrize("acl", ACL_FILES)
 @pytest.mark.parametrize("server", ["Valkey 9", "Redis 6.2", "Redis 7", "Redis 8"])
-def test_no_acknowledged_order_is_lost(programs: dict[str, Path], tmp_path: Path, server: str, acl: str) -> None:
+def test_no_acknowledged_order_is_lost(
+    programs: dict[str, Path], tmp_path: Path, server: str, acl: str
+) -> None:
     assert lost_after_restarts(_program(programs, server), tmp_path, ACL_FILES[acl]) == set()
 
 
@@ -342,7 +356,9 @@ def test_with_the_acl_of_before_redis_7_loses_what_scripts_wrote(
             assert client.xlen(streams.events(0)) == 0
 
 
-def test_a_shard_does_not_open_on_a_server_that_would_lose_it(programs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_shard_does_not_open_on_a_server_that_would_lose_it(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
     acl = faulty(ACL_FILES["cli/redis_users.acl"])
     with server_with_engine(_program(programs, "Redis 7"), tmp_path, acl) as (server, _, engine):
         assert engine.wait(DEADLINE_S) == 4
@@ -365,7 +381,9 @@ def test_a_standby_that_may_not_stand_by_stops_nobody_and_comes_by_itself(
             name = "engine-0-standby"
             with engine_worker(tmp_path, name, redis_url=server.url(acl.engine), engine=name) as standby:
                 log = tmp_path / name
-                eventually("a refusal", lambda: "this worker cannot stand by" in log.read_text("utf-8"), DEADLINE_S)
+                eventually(
+                    "a refusal", lambda: "this worker cannot stand by" in log.read_text("utf-8"), DEADLINE_S
+                )
                 assert standby.poll() is None
                 assert client.get(streams.halted(0)) is None
                 trader.trade(WINDOW)
@@ -394,7 +412,9 @@ def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
 
 
 @pytest.mark.parametrize("server", ["Redis 6.2", "Redis 7", "Redis 8"])
-def test_valkey_takes_over_the_data_of_another_server(programs: dict[str, Path], tmp_path: Path, server: str) -> None:
+def test_valkey_takes_over_the_data_of_another_server(
+    programs: dict[str, Path], tmp_path: Path, server: str
+) -> None:
     # docs/operations.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until it is told to write commands.
     acl = ACL_FILES["cli/redis_users.acl"]
     with server_with_engine(_program(programs, server), tmp_path, acl) as (old, trader, engine):
@@ -404,7 +424,9 @@ def test_valkey_takes_over_the_data_of_another_server(programs: dict[str, Path],
         assert engine.wait(DEADLINE_S) == 0
         with old.client() as client:
             client.config_set("aof-use-rdb-preamble", "no")
-            eventually("an end of other rewrites", lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+            eventually(
+                "an end of other rewrites", lambda: not client.info("persistence")["aof_rewrite_in_progress"]
+            )
             before = old.rewrites()
             client.bgrewriteaof()
             eventually("a rewrite of the log", lambda: old.rewrites() > before, DEADLINE_S)

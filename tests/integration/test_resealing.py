@@ -34,9 +34,14 @@ def connection(database_url: str) -> psycopg.Connection[tuple[object, ...]]:
         )
         cursor.executemany(
             "INSERT INTO api_keys (key, account_id, secret, kind) VALUES (%s, 1001, %s, 'hmac')",
-            [(f"key-{number}", old.seal(f"secret-{number}".encode(), f"key-{number}")) for number in range(KEYS)],
+            [
+                (f"key-{number}", old.seal(f"secret-{number}".encode(), f"key-{number}"))
+                for number in range(KEYS)
+            ],
         )
-        cursor.execute("INSERT INTO api_keys (key, account_id, secret, kind) VALUES ('public', 1001, 'PEM', 'ed25519')")
+        cursor.execute(
+            "INSERT INTO api_keys (key, account_id, secret, kind) VALUES ('public', 1001, 'PEM', 'ed25519')"
+        )
     return connection
 
 

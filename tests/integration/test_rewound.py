@@ -90,14 +90,18 @@ def test_a_standby_whose_connection_alone_was_lost_goes_on(redis_url: str, admin
 
 
 @pytest.mark.parametrize("step", ["follow", "lead"])
-def test_a_standby_that_is_ahead_of_the_position_starts_anew(redis_url: str, admin: redis.Redis, step: str) -> None:
+def test_a_standby_that_is_ahead_of_the_position_starts_anew(
+    redis_url: str, admin: redis.Redis, step: str
+) -> None:
     standby, _ = followed(redis_url)
     admin.set(streams.position(0), "1|1-0")
     with pytest.raises(Rewound, match="is back at"):
         getattr(standby, step)()
 
 
-def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(redis_url: str, admin: redis.Redis) -> None:
+def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(
+    redis_url: str, admin: redis.Redis
+) -> None:
     """It must neither be begun again nor be committed where its input may not be."""
     log = RedisStreamLog.connect(redis_url, "engine-0")
     position = log.take_over(0, Leader("engine-0", 1, 1_000))
@@ -133,5 +137,7 @@ def test_what_was_applied_ahead_is_not_committed_where_its_input_is_not(
             commit_both()
     else:
         commit_both()
-    events = [entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)]
+    events = [
+        entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 10, block_ms=0)
+    ]
     assert events == ([] if is_lost else [b"of the first", b"of the second"])

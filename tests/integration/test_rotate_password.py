@@ -25,7 +25,12 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="exchange-test-"))
     folder.chmod(0o755)
     ports = {name: free_port() for name in ("REDIS_PORT", "CACHE_PORT", "POSTGRES_PORT")}
-    for name, value in {"DATA_DIR": folder, "UP_METRICS_PORT": 0, "FRONTEND_ENABLED": "false", **ports}.items():
+    for name, value in {
+        "DATA_DIR": folder,
+        "UP_METRICS_PORT": 0,
+        "FRONTEND_ENABLED": "false",
+        **ports,
+    }.items():
         monkeypatch.setenv(PREFIX + name, str(value))
     for name in ("REST_PORT", "WS_PORT"):
         monkeypatch.setenv(PREFIX + name, str(free_port()))

@@ -67,7 +67,9 @@ def saved(snapshotter: Snapshotter, log: RedisStreamLog, before: list[bytes]) ->
     pytest.fail("no snapshot was saved")
 
 
-def test_a_child_saves_the_state_and_the_logs_are_trimmed(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_child_saves_the_state_and_the_logs_are_trimmed(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     snapshotter = Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
     configured = worker.position.stream_id
     ids = [deposit(log, worker, number) for number in range(3)]
@@ -173,7 +175,9 @@ def test_what_readers_have_passed_is_trimmed_also_without_a_new_snapshot(
     assert kept == ids, "what the older snapshot has not applied stays"
 
 
-def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_large_state_that_hardly_changes_is_saved_rarely(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     log.save_snapshot(0, random.Random(1).randbytes(SNAPSHOT_PIECE_BYTES), STREAM_START)
     deposit(log, worker, 0)
     interval_s = 0.05
@@ -188,7 +192,9 @@ def test_a_large_state_that_hardly_changes_is_saved_rarely(log: RedisStreamLog, 
 
 
 def test_a_failed_snapshot_is_said_and_trims_nothing(log: RedisStreamLog, worker: Worker) -> None:
-    nowhere = Snapshotter(worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0)
+    nowhere = Snapshotter(
+        worker, log, partial(RedisStreamLog.connect, "redis://127.0.0.1:1/0"), 0, interval_s=0.0
+    )
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
         deadline = time.monotonic() + DEADLINE_S
@@ -220,12 +226,16 @@ def test_a_leader_leaves_snapshots_to_its_standby_unless_none_come(
     assert decode_snapshot(log.snapshots(0)[0])[1] == last, "the last state is saved, whoever stands by"
 
 
-def test_what_is_trimmed_is_decided_by_what_is_kept(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_what_is_trimmed_is_decided_by_what_is_kept(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     """A worker that has just begun to lead knows nothing of what others have saved."""
     ids = [deposit(log, worker, number) for number in range(2)]
     log.save_snapshot(0, b"saved by another worker", ids[0])
     saved(
-        Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0), log, log.snapshots(0)
+        Snapshotter(worker, log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0),
+        log,
+        log.snapshots(0),
     )
     left = [entry.stream_id for entry in log.read({streams.commands(0): STREAM_START}, 10, block_ms=0)]
     assert left == ids, "up to where the older one reaches"
@@ -275,7 +285,9 @@ def large(
     }
     connect = partial(RedisStreamLog.connect, redis_url)
     start_from_log = partial(start, environment=environment)
-    return Snapshotter(worker, log, connect, 0, interval_s=0.0, start_from_log=start_from_log, fork_bytes_max=0)
+    return Snapshotter(
+        worker, log, connect, 0, interval_s=0.0, start_from_log=start_from_log, fork_bytes_max=0
+    )
 
 
 def test_a_leader_with_much_in_memory_does_not_fork(
@@ -303,7 +315,9 @@ def test_a_leader_with_much_in_memory_does_not_fork(
     assert decode_snapshot(log.snapshots(0)[0])[1] == ids[-1], "the only worker leaves nothing to apply"
 
 
-def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_snapshot_that_the_log_does_not_give_is_forked(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     snapshotter = large(worker, log, redis_url, REDIS_URL="redis://127.0.0.1:1/0")
     deposit(log, worker, 0)
     with structlog.testing.capture_logs() as logs:
@@ -312,10 +326,14 @@ def test_a_snapshot_that_the_log_does_not_give_is_forked(log: RedisStreamLog, wo
     assert not logs[1]["from_log"]
 
 
-def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(log: RedisStreamLog, worker: Worker, redis_url: str) -> None:
+def test_a_snapshot_for_which_no_core_is_idle_is_made_anew(
+    log: RedisStreamLog, worker: Worker, redis_url: str
+) -> None:
     deposit(log, worker, 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever asks here waits for ever
-        snapshotter = large(worker, log, redis_url, REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        snapshotter = large(
+            worker, log, redis_url, REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        )
         snapshotter._patience_s = 0.2
         with structlog.testing.capture_logs() as logs:
             saved(snapshotter, log, [])

@@ -69,7 +69,9 @@ _numbers = itertools.count(1_000_000)
 
 def changed(markets: MarketMap, **limits: int) -> MarketMap:
     """Return the markets with other fees or limits."""
-    return MarketMap.of([msgspec.structs.replace(each, **limits) for each in markets.markets], markets.shard_count)
+    return MarketMap.of(
+        [msgspec.structs.replace(each, **limits) for each in markets.markets], markets.shard_count
+    )
 
 
 DOGE = msgspec.structs.replace(MARKETS.markets[0], symbol="DOGEUSDT", base="DOGE")
@@ -105,7 +107,10 @@ def others(request: pytest.FixtureRequest) -> MarketMap:
 
 
 def make(
-    log: StreamLog, markets: MarketMap = MARKETS, windows: Windows = DEFAULT_WINDOWS, of: type[Worker] = Worker
+    log: StreamLog,
+    markets: MarketMap = MARKETS,
+    windows: Windows = DEFAULT_WINDOWS,
+    of: type[Worker] = Worker,
 ) -> Worker:
     return of(log, 0, markets, batch_entries_max=3, config=ShardConfig(windows=windows), now_ms=lambda: 0)
 
@@ -211,7 +216,9 @@ def test_a_standby_of_another_program_halts_at_the_next_commit(log: StreamLog) -
     assert state_hash(again.shard) == state_hash(leader.shard)
 
 
-def test_without_the_comparison_it_follows_and_leads(memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_comparison_it_follows_and_leads(
+    memory: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_module, "compare", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_standby_of_another_program_halts_at_the_next_commit(memory)
@@ -221,7 +228,8 @@ def test_a_candidate_that_differs_never_takes_the_lease(memory: MemoryStreamLog)
     now = [0]
     workers = make(memory), make_other(memory)
     one, two = (
-        Candidate(worker, memory, name, 1, LEASE_MS, lambda: now[0]) for worker, name in zip(workers, "ab", strict=True)
+        Candidate(worker, memory, name, 1, LEASE_MS, lambda: now[0])
+        for worker, name in zip(workers, "ab", strict=True)
     )
     one.join()
     one.step(1)
@@ -296,7 +304,9 @@ def test_equal_workers_never_differ_however_batches_are_cut(
         if chosen.random() < 0.4:
             standby.follow(chosen.randrange(1, 9))
         if chosen.random() < 0.02:
-            log.save_snapshot(0, encode_snapshot(standby.shard, standby.position.stream_id), standby.position.stream_id)
+            log.save_snapshot(
+                0, encode_snapshot(standby.shard, standby.position.stream_id), standby.position.stream_id
+            )
         if chosen.random() < 0.02:
             standby = make(log)
             standby.join()
@@ -336,7 +346,9 @@ def test_a_worker_whose_replay_differs_refuses_to_start(log: StreamLog, with_sna
     enqueue(log, deposits(), MARKETS)
     run_until_quiet([leader])
     if with_snapshot:
-        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        log.save_snapshot(
+            0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+        )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     with pytest.raises(StateDiffers):
@@ -364,7 +376,9 @@ def test_another_program_may_go_on_where_nothing_is_replayed(log: StreamLog) -> 
 def test_a_snapshot_of_another_state_is_noticed_without_any_input_after_it(memory: MemoryStreamLog) -> None:
     leader, _ = with_standby(memory, make)
     leader.shard.order_count += 1
-    memory.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+    memory.save_snapshot(
+        0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+    )
     with pytest.raises(StateDiffers):
         make(memory).join()
 
@@ -406,7 +420,9 @@ def test_a_restart_with_another_markets_file_changes_nothing(
     enqueue(log, [*deposits(), *trade(), *trading(3, 40)], MARKETS)
     run_until_quiet([leader])
     if with_snapshot:
-        log.save_snapshot(0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id)
+        log.save_snapshot(
+            0, encode_snapshot(leader.shard, leader.position.stream_id), leader.position.stream_id
+        )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     before = told(log, leader.shard)
@@ -443,7 +459,9 @@ def test_a_market_that_only_new_settings_name_is_there_when_a_command_has_listed
     enqueue(log, [order_for("DOGEUSDT")], MARKETS)
     run_until_quiet([restarted])
     follow(standby)
-    assert [event.order.market for event in events_of(log, 0) if isinstance(event, OrderAccepted)] == ["DOGEUSDT"]
+    assert [event.order.market for event in events_of(log, 0) if isinstance(event, OrderAccepted)] == [
+        "DOGEUSDT"
+    ]
     assert told(log, standby.shard) == told(log, restarted.shard)
 
 
@@ -453,7 +471,9 @@ def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
     monkeypatch.setattr(shard_module, "STATE_HASH_INTERVAL", 10)
     leader, standby = with_standby(log, make)
     known = leader.shard.market_configs["BTCUSDT"]
-    dearer = msgspec.structs.replace(known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2)
+    dearer = msgspec.structs.replace(
+        known, market=OTHER_SETTINGS["another fee"].by_symbol["BTCUSDT"], version=2
+    )
     enqueue(log, trade(), MARKETS)
     run_until_quiet([leader])
     (fee,) = taker_fees(log)
@@ -472,7 +492,9 @@ def test_markets_are_listed_and_changed_by_commands_while_a_standby_follows(
 # ---------------------------------------------------------------------- what is compared
 
 
-def test_without_a_checksum_there_is_nothing_to_compare(log: StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checksum_there_is_nothing_to_compare(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So it is with what an older program has committed."""
     monkeypatch.setattr(worker_module, "state_checksum", lambda _: "")
     leader, standby = with_standby(log, make_other)
@@ -565,7 +587,9 @@ def put(log: StreamLog, commands: list[Command]) -> None:
     eventually("the commit", lambda: log.position(0).stream_id >= last)
 
 
-def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(workers: Workers, redis_url: str) -> None:
+def test_a_standby_process_says_that_it_differs_and_the_leader_goes_on(
+    workers: Workers, redis_url: str
+) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     workers.start(ENGINE)
@@ -618,7 +642,9 @@ def test_a_process_of_another_program_that_replays_halts_the_shard(workers: Work
     eventually("the halt is over", lambda: read_halt(client, 0) is None)
 
 
-def test_processes_with_another_markets_file_follow_and_lead(workers: Workers, redis_url: str, tmp_path: Path) -> None:
+def test_processes_with_another_markets_file_follow_and_lead(
+    workers: Workers, redis_url: str, tmp_path: Path
+) -> None:
     log, client = RedisStreamLog.connect(redis_url), redis.Redis.from_url(redis_url)
     begin(log)
     other_markets = markets_file(tmp_path)

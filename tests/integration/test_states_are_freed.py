@@ -36,7 +36,9 @@ def filled() -> bytes:
     shard = Shard(0, MARKETS)
     number = 0
     for account in range(1, ACCOUNTS + 1):
-        shard.apply(Deposit(0, "", AccountId(account), "PLUM", AssetUnits(AMOUNT_UNITS_MAX // 10**6), "d"), TimeMs(1))
+        shard.apply(
+            Deposit(0, "", AccountId(account), "PLUM", AssetUnits(AMOUNT_UNITS_MAX // 10**6), "d"), TimeMs(1)
+        )
         for price in (4, 5, 6, 4):
             number += 1
             order = (AccountId(account), f"o{number}", "FIGPLUM", Side.BUY, OrderType.LIMIT, TimeInForce.GTC)

@@ -82,7 +82,9 @@ def switch(leader: Worker) -> ConfigureShard:
 
 
 def frames(log: StreamLog) -> list[bytes]:
-    return [entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 1_000, block_ms=0)]
+    return [
+        entry.fields[EVENTS_FIELD] for entry in log.read({streams.events(0): STREAM_START}, 1_000, block_ms=0)
+    ]
 
 
 def told(log: StreamLog) -> list[Event]:
@@ -168,9 +170,18 @@ def test_after_the_switch_the_next_release_tells_what_it_has(log: StreamLog) -> 
     later(lambda: in_step(follower))
     assert state_checksum(follower.shard) == state_checksum(new.shard)
     events = later(lambda: told(log))
-    new_kinds = [event for event in events if isinstance(event, LaterDeposit | DepositsCounted | ShardConfigured)]
-    assert [type(event) for event in new_kinds[-4:]] == [LaterDeposit, ShardConfigured, LaterDeposit, DepositsCounted]
-    assert [event.note for event in new_kinds if isinstance(event, LaterDeposit)] == [""] * 4 + ["of the next release"]
+    new_kinds = [
+        event for event in events if isinstance(event, LaterDeposit | DepositsCounted | ShardConfigured)
+    ]
+    assert [type(event) for event in new_kinds[-4:]] == [
+        LaterDeposit,
+        ShardConfigured,
+        LaterDeposit,
+        DepositsCounted,
+    ]
+    assert [event.note for event in new_kinds if isinstance(event, LaterDeposit)] == [""] * 4 + [
+        "of the next release"
+    ]
     assert frames(log)[-1][1] == NEXT.format
     later(lambda: verify(log))
 
@@ -269,7 +280,9 @@ def test_there_is_no_way_down(log: StreamLog, number: str) -> None:
     later(lambda: run_until_quiet([new]))
     config = new.shard.config
     assert config is not None
-    down = msgspec.structs.replace(config, version=config.version + 1, **{number: getattr(config, number) - 1})
+    down = msgspec.structs.replace(
+        config, version=config.version + 1, **{number: getattr(config, number) - 1}
+    )
     with next_release():
         new.shard.apply(ConfigureShard(7, "ops", down), new.shard.time)
         ((_, reply),) = new.shard.take().replies
@@ -283,7 +296,9 @@ def test_there_is_no_way_down(log: StreamLog, number: str) -> None:
         ("field", "LaterDeposit.note is not written before the switch"),
     ],
 )
-def test_what_is_new_is_never_published_before_the_switch(log: StreamLog, careless_with: str, reason: str) -> None:
+def test_what_is_new_is_never_published_before_the_switch(
+    log: StreamLog, careless_with: str, reason: str
+) -> None:
     old = worker(log)
     old.start()
     run_until_quiet([old])

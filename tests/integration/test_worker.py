@@ -23,7 +23,15 @@ from protocol.codec import (
     encode_frame,
     encode_messages,
 )
-from protocol.commands import CancelAllOrders, CancelOrder, Command, Deposit, MakerFill, MessageFrame, PlaceOrder
+from protocol.commands import (
+    CancelAllOrders,
+    CancelOrder,
+    Command,
+    Deposit,
+    MakerFill,
+    MessageFrame,
+    PlaceOrder,
+)
 from protocol.events import DepthChanged, Event, TimePassed, TradeExecuted
 from protocol.market import MarketMap
 from protocol.orders import OrderType, Side, TimeInForce
@@ -100,7 +108,9 @@ def trading(seed: int, count: int) -> list[Command]:
     for number in range(count):
         account_id, market = AccountId(chosen.choice(ACCOUNTS)), chosen.choice(("BTCUSDT", "ETHUSDT"))
         if chosen.random() < 0.2:
-            commands.append(CancelOrder(number, "test", account_id, market, OrderId(0), f"c{chosen.randrange(count)}"))
+            commands.append(
+                CancelOrder(number, "test", account_id, market, OrderId(0), f"c{chosen.randrange(count)}")
+            )
         elif chosen.random() < 0.05:
             commands.append(CancelAllOrders(number, "test", account_id, market))
         else:
@@ -169,7 +179,11 @@ def settled(workers: Sequence[Worker]) -> dict[str, int]:
 
 @pytest.fixture(params=["memory", "redis"])
 def log(request: pytest.FixtureRequest) -> StreamLog:
-    return memory_log() if request.param == "memory" else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    return (
+        memory_log()
+        if request.param == "memory"
+        else RedisStreamLog.connect(request.getfixturevalue("redis_url"))
+    )
 
 
 @pytest.mark.parametrize("shard_count", [1, 3])
@@ -265,7 +279,9 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
             check_contiguous(events_of(crashing._log, each.shard.index))
             assert crashing._log.undelivered(each.shard.index) == []
         if shard_count == 1:  # between several shards the order of messages, and so of trades, may differ
-            assert [account.balances() for each in workers for account in each.shard.accounts.values()] == balances
+            assert [
+                account.balances() for each in workers for account in each.shard.accounts.values()
+            ] == balances
 
 
 def test_replies_come_after_the_commit_and_queries_see_it() -> None:
@@ -276,7 +292,12 @@ def test_replies_come_after_the_commit_and_queries_see_it() -> None:
     query = BalancesQuery(8, "gate", AccountId(1))
     log.append(streams.queries(0), {QUERIES_FIELD: encode_frame([query])})
     run_until_quiet([only])
-    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    replies = [
+        reply
+        for channel, frame in log.published
+        for reply in decode_replies(frame)
+        if channel == "reply:gate"
+    ]
     assert [type(reply) for reply in replies] == [FundsReply, FundsReply]
     assert [reply.request_id for reply in replies] == [7, 8]
     assert replies[0].balances == replies[1].balances  # type: ignore[union-attr]
@@ -292,7 +313,12 @@ def test_an_enqueue_repeated_by_the_gateway_has_one_outcome() -> None:
     stranger = msgspec.structs.replace(order, request_id=6)
     enqueue(log, [*deposits(), order, order, stranger], markets)
     run_until_quiet([only])
-    replies = [reply for channel, frame in log.published for reply in decode_replies(frame) if channel == "reply:gate"]
+    replies = [
+        reply
+        for channel, frame in log.published
+        for reply in decode_replies(frame)
+        if channel == "reply:gate"
+    ]
     assert [type(reply) for reply in replies] == [OrderReply, OrderReply, Refused]
     assert replies[0].order == replies[1].order  # type: ignore[union-attr]
     assert len(only.shard.accounts[AccountId(1)].open_orders["BTCUSDT"]) == 1
@@ -305,7 +331,10 @@ GARBAGE: list[tuple[dict[bytes, bytes], str]] = [
     ({MESSAGES_FIELD: BROKEN_TEXT[1]}, "for shard 0"),
     ({MESSAGES_FIELD: DEEP[1]}, "for shard 0"),
     ({COMMANDS_FIELD: encode_frame((FORMAT, 1, [], "more"))}, "3 fields, not 4"),
-    ({COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(1), "BTCUSDT")])[:-1]}, "ends too early"),
+    (
+        {COMMANDS_FIELD: encode_frame([CancelAllOrders(1, "g", AccountId(1), "BTCUSDT")])[:-1]},
+        "ends too early",
+    ),
     ({MESSAGES_FIELD: b"\xff\x00"}, "no array"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(5, 1, 1, ()))}, "does not send"),
     ({MESSAGES_FIELD: encode_messages(MessageFrame(0, 2, 1, ()))}, "for shard 2"),
@@ -388,7 +417,9 @@ def test_whatever_the_core_raises_halts_the_shard_with_a_reason(monkeypatch: pyt
     assert log.published == []
 
 
-def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_that_cannot_be_answered_is_buried_and_the_shard_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)
     only.start()

@@ -28,7 +28,9 @@ def checkout(tmp_path: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("docs/", "frontend/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    result = subprocess.run(["scripts/setup", "runtime"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+    result = subprocess.run(
+        ["scripts/setup", "runtime"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
     if "could not install uv" in result.stderr:
         pytest.skip(f"the package index cannot be reached: {result.stderr}")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -41,7 +43,9 @@ def failures_during_setup(checkout: Path, other: list[psutil.Process] | None = N
     `other` are killed meanwhile, so that their supervisor has to start them.
     """
     failures = []
-    setup = subprocess.Popen(["scripts/setup", "dev"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    setup = subprocess.Popen(
+        ["scripts/setup", "dev"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     while setup.poll() is None:
         for process in other or ():
             process.kill()
@@ -98,7 +102,9 @@ def test_going_back_to_an_earlier_version_leaves_its_environment_alone(checkout:
         (checkout.parent / "link").symlink_to(checkout)
         for text in (before + b"# another version\n", before):
             lock.write_bytes(text)
-            subprocess.run(["../../link/scripts/setup", "runtime"], cwd=checkout / "cli", check=True, timeout=TIMEOUT_S)
+            subprocess.run(
+                ["../../link/scripts/setup", "runtime"], cwd=checkout / "cli", check=True, timeout=TIMEOUT_S
+            )
             assert (checkout / first / "bin" / "python").exists()
         assert (checkout / ".venv").readlink() != first
         running.kill()

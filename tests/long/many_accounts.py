@@ -11,5 +11,7 @@ from tests.integration.ws_edge.test_many_accounts import is_back
 __all__ = ["own_redis"]
 
 
-async def test_an_edge_with_50_000_accounts_is_back_within_seconds(own_redis: OwnRedis, tmp_path: Path) -> None:
+async def test_an_edge_with_50_000_accounts_is_back_within_seconds(
+    own_redis: OwnRedis, tmp_path: Path
+) -> None:
     await is_back(own_redis, tmp_path, 50_000)

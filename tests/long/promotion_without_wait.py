@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from tests.e2e.alone.test_redis_failover import Cut, buyer_with_a_resting_order, exchange_on, sell, until_available
+from tests.e2e.alone.test_redis_failover import (
+    Cut,
+    buyer_with_a_resting_order,
+    exchange_on,
+    sell,
+    until_available,
+)
 from tests.e2e.api import new_account
 from tests.redis_servers import redis_servers
 

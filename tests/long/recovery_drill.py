@@ -127,14 +127,18 @@ def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_coun
         buyer, seller = (Api(exchange.url, each.key, each.secret) for each in (buyer, seller))
         eventually("the book", lambda: buyer.get("/api/v3/depth", symbol=SYMBOL)["bids"])
         missing = [at for at, order_id in ordering.acknowledged if not is_known(buyer, order_id)]
-        rpo_s = max(0.0, lost_s - min(missing)) if missing else 0.0  # the last ones while the processes are killed
+        rpo_s = (
+            max(0.0, lost_s - min(missing)) if missing else 0.0
+        )  # the last ones while the processes are killed
         sys.stdout.write(
             f"\n{shard_count} shards, {len(ordering.acknowledged):,} orders acknowledged in 5 s: {len(missing)} lost, "
             f"the oldest {rpo_s * 1000:.0f} ms before the loss; "
             f"recover {recover_s:.1f} s, restore {restore_s:.1f} s, up {up_s:.1f} s\n"
         )
         assert rpo_s < RPO_S
-        assert [what_is_seen(account)["trades"] for account in (buyer, seller)] == [each["trades"] for each in before]
+        assert [what_is_seen(account)["trades"] for account in (buyer, seller)] == [
+            each["trades"] for each in before
+        ]
         assert buyer.historical_trades(SYMBOL) == before[0]["tape"]
         eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
         trade(buyer, seller, 3)
@@ -198,4 +202,6 @@ def test_a_database_that_is_lost_alone_catches_up_from_redis(data_dir: Path, bac
         eventually("the new trades are stored", lambda: len(seller.historical_trades(SYMBOL)) >= 13)
         eventually("the audit is clean", lambda: exchange.command("audit")["ok"])
         assert "There is no backup of this database" in fails(environment, "backup", "--status")
-        assert exchange.command("backup", str(backup_dir), timeout_s=120)["folder"] == str(backup_dir / "0002")
+        assert exchange.command("backup", str(backup_dir), timeout_s=120)["folder"] == str(
+            backup_dir / "0002"
+        )

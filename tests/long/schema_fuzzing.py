@@ -47,7 +47,9 @@ def test_nothing_is_answered_that_is_not_described(processes: Processes) -> None
         ask_rightly(world, alone, BY_LABEL)
         for shard in processes.started[: processes.shard_count]:
             shard.send_signal(signal.SIGCONT)
-        ask_rightly(world, processes.gateway(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=_NOWHERE), BY_LABEL)
+        ask_rightly(
+            world, processes.gateway(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=_NOWHERE), BY_LABEL
+        )
     text, statuses, fields = report(document, world.seen)
     sys.stdout.write(
         f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: {dict(answered)}\n"

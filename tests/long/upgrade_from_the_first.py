@@ -49,8 +49,12 @@ def old_program(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     folder = Path(named) if named else tmp_path_factory.mktemp("old") / "exchange"
     if not named:
         folder.mkdir()
-        archive = subprocess.run(["git", "archive", VERSION], cwd=REPOSITORY, capture_output=True, check=False)
-        assert archive.returncode == 0, f"the history does not go back to {VERSION}: {archive.stderr.decode()}"
+        archive = subprocess.run(
+            ["git", "archive", VERSION], cwd=REPOSITORY, capture_output=True, check=False
+        )
+        assert archive.returncode == 0, (
+            f"the history does not go back to {VERSION}: {archive.stderr.decode()}"
+        )
         subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
         subprocess.run(["scripts/setup", "runtime"], cwd=folder, check=True, timeout=SETUP_TIMEOUT_S)
     return (str(folder / ".venv" / "bin" / "python"), "-P", "-m", "cli.main")
@@ -115,7 +119,9 @@ class Crossing:
 
         A leader of it leaves its last snapshot to a standby, which may be told to stop before it has taken over.
         """
-        self._teller.say(f"nobody has saved the last state; starting {VERSION} without standbys, and stopping it")
+        self._teller.say(
+            f"nobody has saved the last state; starting {VERSION} without standbys, and stopping it"
+        )
         environment = {**rolling.exchange.environment, "EXCHANGE_STANDBYS": "0"}
         await asyncio.to_thread(rolling.opened.enter_context, own_exchange(environment, (*self._old, "up")))
         await rolling.command("down")
@@ -198,9 +204,13 @@ def _unwrapped(text: str) -> str:
 
 def _check_replay(found: Mapping[str, Any]) -> None:
     verdict = found["verdict"]
-    say(f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands")
+    say(
+        f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands"
+    )
     assert found["same"], verdict["difference"]
-    assert StreamId.parse(verdict["start"]) > STREAM_START, "it begins with what this version made of the old snapshot"
+    assert StreamId.parse(verdict["start"]) > STREAM_START, (
+        "it begins with what this version made of the old snapshot"
+    )
     assert verdict["commands"]
 
 
@@ -212,7 +222,9 @@ def test_the_old_version_is_stopped_and_this_one_goes_on_under_load(
     check(crossing, result, shards)
 
 
-def test_after_a_kill_this_version_refuses_until_the_old_one_has_stopped(old_program: tuple[str, ...]) -> None:
+def test_after_a_kill_this_version_refuses_until_the_old_one_has_stopped(
+    old_program: tuple[str, ...],
+) -> None:
     crossing, result = cross(old_program, shards=1, standbys=0, is_killed_first=True)
     refused, not_converted = crossing.refusals
     for said in (_unwrapped(refused), _unwrapped(not_converted)):

@@ -101,10 +101,12 @@ class Upgrade:
         await rolling.restart()
         said = json.loads(await rolling.command("formats", "--json"))
         expected = {spec.name for spec in (*gateways(settings), *engines(settings), *readers(settings))}
-        announced = {process: Release(**reads) for process, reads in said["processes"].items() if reads is not None}
-        assert {process: release for process, release in announced.items() if "@" not in process} == dict.fromkeys(
-            expected, wanted
-        )
+        announced = {
+            process: Release(**reads) for process, reads in said["processes"].items() if reads is not None
+        }
+        assert {
+            process: release for process, release in announced.items() if "@" not in process
+        } == dict.fromkeys(expected, wanted)
         shards = [Release(**numbers) for numbers in said["shards"].values()]
         assert shards == [this_numbers()] * settings.shard_count, "nothing is switched yet"
 
@@ -123,7 +125,9 @@ def this_numbers() -> Release:
 _THIS = this_release()
 
 
-def upgrade(folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, shards: int = SHARDS) -> Result:
+def upgrade(
+    folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, shards: int = SHARDS
+) -> Result:
     """Run an exchange, and the steps while it trades; the load and the verdict read what the next release writes."""
     scenario = rolling_scenario(1, orders=ORDERS, rate=RATE, shards=shards)
     with next_release():
@@ -235,5 +239,9 @@ def test_control_a_release_that_writes_what_is_new_too_early_stops(
 
 def _stopped(data_dir: Path) -> str:
     """Return what engine workers said at their end that were stopped by a broken promise."""
-    lines = [line for log in (data_dir / "logs").glob("engine-*.log") for line in log.read_text("utf-8").splitlines()]
+    lines = [
+        line
+        for log in (data_dir / "logs").glob("engine-*.log")
+        for line in log.read_text("utf-8").splitlines()
+    ]
     return "\n".join(line for line in lines if "before the s" in line)

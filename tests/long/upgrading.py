@@ -103,7 +103,11 @@ class ShardLog:
         self.formats.add(number)
         told: list[Any] = list(decode_events(frame))
         for event in told:
-            if isinstance(event, ShardConfigured) and release_of(event.config) == newest and self.switched is None:
+            if (
+                isinstance(event, ShardConfigured)
+                and release_of(event.config) == newest
+                and self.switched is None
+            ):
                 self.switched = stream_id
             if isinstance(event, DepositsCounted) or (isinstance(event, LaterDeposit) and event.note):
                 if self.switched is None:
@@ -157,8 +161,12 @@ class Observer:
             log.inputs += _read(client, streams.commands(shard), log.inputs)
             for entry in _read(client, streams.events(shard), log.outputs):
                 log.hear(entry, self._newest)
-        reads = {each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None}
-        leaders = {shard: leader.process for shard in self.logs if (leader := leader_of(self._settings, shard))}
+        reads = {
+            each.name: each.reads for each in read_readers(client, self._settings) if each.reads is not None
+        }
+        leaders = {
+            shard: leader.process for shard in self.logs if (leader := leader_of(self._settings, shard))
+        }
         self.sights.append(Sight(leaders, reads))
 
     def pairs(self, shard: int) -> list[tuple[Release, Release]]:
@@ -175,7 +183,9 @@ def _read(client: redis.Redis, stream: str, known: list[Entry]) -> list[Entry]:
     after = known[-1].stream_id if known else STREAM_START
     found: Any = client.xread({stream: str(after)}, ENTRIES_PER_READ)
     return [
-        Entry(stream, StreamId.parse(stream_id), fields) for _, entries in found or () for stream_id, fields in entries
+        Entry(stream, StreamId.parse(stream_id), fields)
+        for _, entries in found or ()
+        for stream_id, fields in entries
     ]
 
 

@@ -41,7 +41,9 @@ class Produced:
 class Engine:
     """The shards of one exchange, with nothing between them but numbered mail."""
 
-    def __init__(self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0) -> None:
+    def __init__(
+        self, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS, open_orders_max: int = 0
+    ) -> None:
         """Start `market_map.shard_count` empty shards."""
         self.market_map = market_map
         self.windows = windows

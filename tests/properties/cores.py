@@ -94,7 +94,9 @@ class Reference:
     def take(self, dead: list[DeadItem] | str) -> Made:
         shard, output = self.shard, self.shard.take()
         waiters = list(dict.fromkeys(reply_to for reply_to, _ in output.replies if reply_to))
-        replies = [(name, encode_frame([reply for to, reply in output.replies if to == name])) for name in waiters]
+        replies = [
+            (name, encode_frame([reply for to, reply in output.replies if to == name])) for name in waiters
+        ]
         targets = list(dict.fromkeys(target for target, _, _ in output.outbox))
         outbox = []
         for target in targets:
@@ -215,10 +217,14 @@ def _operators(log: Recorder) -> None:
     log.commands(shard, CancelOrders(20, "ops", AccountId(0), "BTCUSDT"))
     for index in range(SHARDS):
         account = AccountId(index + SHARDS)
-        log.commands(index, LimitAccount(30, "ops", account, AccountLimits(1, is_frozen=True)), _order(31, index))
+        log.commands(
+            index, LimitAccount(30, "ops", account, AccountLimits(1, is_frozen=True)), _order(31, index)
+        )
         log.commands(index, CancelOrders(32, "ops", account), CloseAccount(33, "ops", account))
         log.commands(index, WithdrawFees(34, "ops", index, "USDT", AssetUnits(1), "out"))
-        log.commands(index, Withdraw(35, "gate", AccountId(index + SHARDS), "USDT", AssetUnits(7), "w"), Tick())
+        log.commands(
+            index, Withdraw(35, "gate", AccountId(index + SHARDS), "USDT", AssetUnits(7), "w"), Tick()
+        )
 
 
 def _order(number: int, shard: int) -> PlaceOrder:

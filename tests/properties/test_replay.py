@@ -59,7 +59,9 @@ def recording() -> Recording:
 @pytest.mark.parametrize("shard_count", [1, 3])
 @given(seed=seeds, restarts=st.sets(st.integers(0, LENGTH_MAX), min_size=1, max_size=4))
 @fewer_sequences
-def test_snapshot_then_replay_equals_never_stopping(shard_count: int, seed: list[bytes], restarts: set[int]) -> None:
+def test_snapshot_then_replay_equals_never_stopping(
+    shard_count: int, seed: list[bytes], restarts: set[int]
+) -> None:
     unbroken, restarted = Engine(market_map(shard_count)), Engine(market_map(shard_count))
     for number, command in enumerate([*endowment(), *commands_of(seed), *sweeps()]):
         if number - len(endowment()) in restarts:
@@ -163,7 +165,8 @@ def test_a_state_hash_tells_of_one_other_event(recording: Recording) -> None:
     other.take()
     other.go_on_from(0, other.checksum)
     digests = [
-        [encoded for encoded in produced(shard, entries) if encoded[1] == STATE_HASHED_TAG] for shard in (one, other)
+        [encoded for encoded in produced(shard, entries) if encoded[1] == STATE_HASHED_TAG]
+        for shard in (one, other)
     ]
     assert len(digests[0]) == len(digests[1])
     assert not set(digests[0]) & set(digests[1])

@@ -140,8 +140,12 @@ class Twins:
         for account_id in self.accounts:
             funds = self.oracle.balances(account_id)
             assert self.engine.balances(account_id) == funds, f"balances of {account_id}"
-            assert self.follower.balances_of(account_id) == funds, f"balances of {account_id} as events tell them"
-            open_orders = [o.state() for o in self.oracle.orders if o.is_open and o.command.account_id == account_id]
+            assert self.follower.balances_of(account_id) == funds, (
+                f"balances of {account_id} as events tell them"
+            )
+            open_orders = [
+                o.state() for o in self.oracle.orders if o.is_open and o.command.account_id == account_id
+            ]
             assert [plain(order) for order in self.engine.open_orders(account_id)] == open_orders, (
                 f"open orders of {account_id}"
             )
@@ -183,7 +187,11 @@ def assert_same_replies(command: AnyCommand, produced: Produced, expected: Outco
 def _comparable(reply: Reply) -> object:
     match reply:
         case OrdersReply():
-            return reply.request_id, reply.time, sorted(map(plain, reply.orders), key=lambda order: order.order_id)
+            return (
+                reply.request_id,
+                reply.time,
+                sorted(map(plain, reply.orders), key=lambda order: order.order_id),
+            )
         case OrderReply():
             return msgspec.structs.replace(reply, order=plain(reply.order))
     return reply
@@ -196,7 +204,9 @@ def assert_same_market_events(command: AnyCommand, produced: Produced, expected:
     depth_changes = [event for event in market_events if isinstance(event, DepthChanged)]
     assert market_events == [*trades, *depth_changes]
     assert [
-        Trade(t.trade_id, t.aggregate_id, t.price, t.quantity, t.taker_side, t.maker_order_id, t.taker_order_id)
+        Trade(
+            t.trade_id, t.aggregate_id, t.price, t.quantity, t.taker_side, t.maker_order_id, t.taker_order_id
+        )
         for t in trades
     ] == expected.trades
     changed: dict[tuple[Side, int], int] = {}
@@ -232,7 +242,9 @@ def assert_same_steps(produced: Produced, expected: Outcome) -> None:
                 told[event.order.order_id].append(Step(plain(event.order), cancel_id=event.cancel_id))
     should: dict[int, list[Step]] = defaultdict(list)
     for step in expected.steps:
-        should[step.state.order_id].append(Step(_without_passing_hold(step.state), step.fill) if step.fill else step)
+        should[step.state.order_id].append(
+            Step(_without_passing_hold(step.state), step.fill) if step.fill else step
+        )
     assert told == should
 
 

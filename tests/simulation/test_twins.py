@@ -98,7 +98,9 @@ def test_the_same_events_make_the_same_rows(database_url: str, redis_url: str) -
         assert rows_of(connection, TRADES) == sorted(tables.trades.values())
         assert rows_of(connection, FILLS) == sorted(tables.fills.values())
         assert rows_of(connection, LEDGER_ENTRIES) == sorted(tables.ledger_entries)
-        orders = connection.execute("SELECT order_id, status, quantity, cum_quantity, cum_quote FROM orders").fetchall()
+        orders = connection.execute(
+            "SELECT order_id, status, quantity, cum_quantity, cum_quote FROM orders"
+        ).fetchall()
         assert sorted(orders) == sorted(
             (order.order_id, order.status, order.quantity, order.cum_quantity, order.cum_quote)
             for order in tables.orders.values()

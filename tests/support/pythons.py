@@ -22,7 +22,11 @@ def interpreter(version: str) -> str | None:
     """
     for candidate in _candidates(version):
         if _runs(candidate, f"import sys; assert '%d.%d' % sys.version_info[:2] == '{version}'"):
-            return candidate if _runs(candidate, f"import {', '.join(NEEDED)}") else _installed(version, candidate)
+            return (
+                candidate
+                if _runs(candidate, f"import {', '.join(NEEDED)}")
+                else _installed(version, candidate)
+            )
     return None
 
 

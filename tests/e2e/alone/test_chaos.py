@@ -25,7 +25,9 @@ def chaos(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 def broken(found: dict[str, Any]) -> dict[str, list[str]]:
     checks = found["result"]["verdict"]["checks"]
-    return {check["name"]: check["breaches"] for check in checks if check["breach_count"] or not check["examined"]}
+    return {
+        check["name"]: check["breaches"] for check in checks if check["breach_count"] or not check["examined"]
+    }
 
 
 def test_a_broken_exchange_keeps_its_promises() -> None:

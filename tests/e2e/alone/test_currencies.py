@@ -39,19 +39,26 @@ notional_min = "5"
 def refusal(exchange: RunningExchange, *arguments: str) -> str:
     """Run a command that has to fail, and return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments], env=exchange.environment, capture_output=True, text=True
+        [sys.executable, "-m", "cli.main", *arguments],
+        env=exchange.environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode, done.stdout
     return " ".join((done.stdout + done.stderr).split())
 
 
 def balance(api: Api, asset: str) -> str:
-    (text,) = [each["free"] for each in api.signed("GET", "/api/v3/account")["balances"] if each["asset"] == asset]
+    (text,) = [
+        each["free"] for each in api.signed("GET", "/api/v3/account")["balances"] if each["asset"] == asset
+    ]
     return str(text)
 
 
 @pytest.mark.parametrize("shard_count", ["3"])
-def test_five_markets_of_assets_with_different_scales(data_dir: Path, tmp_path: Path, shard_count: str) -> None:
+def test_five_markets_of_assets_with_different_scales(
+    data_dir: Path, tmp_path: Path, shard_count: str
+) -> None:
     file = tmp_path / "markets.toml"
     text = CURRENCIES_FILE.read_text("utf-8")
     file.write_text(text)

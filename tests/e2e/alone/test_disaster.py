@@ -120,7 +120,9 @@ def traded(api: Api) -> Decimal:
 
 
 def all_archived(exchange: RunningExchange, positions: list[str]) -> bool:
-    archived = [StreamId.parse(report["passed"].get("archive", "0-0")) for report in exchange.command("shards")]
+    archived = [
+        StreamId.parse(report["passed"].get("archive", "0-0")) for report in exchange.command("shards")
+    ]
     pairs = zip(archived, positions, strict=True)
     return all(done >= StreamId.parse(position) for done, position in pairs)
 

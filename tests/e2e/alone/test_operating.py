@@ -39,7 +39,10 @@ def buy(account: Api, price: str = "30000") -> dict[str, object]:
 
 def fails(exchange: RunningExchange, *arguments: str, **settings: str) -> str:
     """Run a command that must fail, and return what it says."""
-    environment = {**exchange.environment, **{f"EXCHANGE_{name.upper()}": text for name, text in settings.items()}}
+    environment = {
+        **exchange.environment,
+        **{f"EXCHANGE_{name.upper()}": text for name, text in settings.items()},
+    }
     done = subprocess.run(
         (*EXCHANGE, *arguments), env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -60,7 +63,9 @@ def test_an_account_is_frozen_emptied_limited_and_closed(operated: RunningExchan
     account.signed("DELETE", "/api/v3/order", symbol=SYMBOL, orderId=str(resting[0]))
     assert "2 orders are being canceled" in run(operated, "accounts", "cancel-orders", number, "--yes")
     eventually("its orders are gone", lambda: account.signed("GET", "/api/v3/openOrders") == [], TIMEOUT_S)
-    states = {each["orderId"]: each["status"] for each in account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL)}
+    states = {
+        each["orderId"]: each["status"] for each in account.signed("GET", "/api/v3/allOrders", symbol=SYMBOL)
+    }
     assert [states[each] for each in resting] == ["CANCELED", "EXPIRED", "EXPIRED"]
     assert account.balances()["USDT"] == (Decimal(1000), Decimal(0))
 
@@ -161,7 +166,9 @@ def test_a_market_is_delisted_with_what_rests_there(operated: RunningExchange) -
     account, public = new_account(operated.url, USDT="10000"), Api(operated.url)
     orders = [buy(account, str(30_000 + number))["orderId"] for number in range(150)]
     assert "BTCUSDT is delisting" in run(operated, "markets", "delist", SYMBOL, "--yes")
-    eventually("its orders are gone", lambda: account.balances()["USDT"] == (Decimal(10_000), Decimal(0)), TIMEOUT_S)
+    eventually(
+        "its orders are gone", lambda: account.balances()["USDT"] == (Decimal(10_000), Decimal(0)), TIMEOUT_S
+    )
 
     def symbols() -> set[str]:
         return {each["symbol"] for each in public.get("/api/v3/exchangeInfo")["symbols"]}

@@ -74,7 +74,13 @@ async def test_a_trade_is_heard_on_every_market(on_a_cluster: RunningExchange, b
             # Again and again, since the subscriptions stand when they stand.
             while not (trades.done() and fills.done()):
                 await asyncio.to_thread(
-                    taker.order, f"{base}USDT", "BUY", "LIMIT", price="5000.00", quantity="0.01", timeInForce="IOC"
+                    taker.order,
+                    f"{base}USDT",
+                    "BUY",
+                    "LIMIT",
+                    price="5000.00",
+                    quantity="0.01",
+                    timeInForce="IOC",
                 )
                 await asyncio.wait((trades, fills), timeout=0.5)
             assert trades.result()[-1]["price"] == fills.result()[-1]["price"] == 5000
@@ -90,4 +96,8 @@ def in_the_database(api: Api, symbol: str) -> None:
 
 def test_every_shard_is_shown(on_a_cluster: RunningExchange) -> None:
     assert all(shard["answers"] for shard in on_a_cluster.command("shards"))
-    assert {each["name"] for each in on_a_cluster.command("status")["processes"]} >= {"redis-1", "redis-2", "redis-3"}
+    assert {each["name"] for each in on_a_cluster.command("status")["processes"]} >= {
+        "redis-1",
+        "redis-2",
+        "redis-3",
+    }

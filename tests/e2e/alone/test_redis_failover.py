@@ -128,7 +128,11 @@ class Cut:
         found = {}
         for name in (self.master, self.replica):
             with self.servers.client(name) as client:
-                found[name] = (client.get("pos:{0}"), client.xrevrange("ev:{0}", count=2), client.info("replication"))
+                found[name] = (
+                    client.get("pos:{0}"),
+                    client.xrevrange("ev:{0}", count=2),
+                    client.info("replication"),
+                )
         return found
 
     def promote(self) -> None:
@@ -144,7 +148,9 @@ class Cut:
 
 
 def sell(api: Api, client_order_id: str, quantity: str) -> Any:
-    return api.order(SYMBOL, "SELL", "LIMIT", price=PRICE, quantity=quantity, newClientOrderId=client_order_id)
+    return api.order(
+        SYMBOL, "SELL", "LIMIT", price=PRICE, quantity=quantity, newClientOrderId=client_order_id
+    )
 
 
 def buyer_with_a_resting_order(exchange: RunningExchange) -> Api:
@@ -175,7 +181,10 @@ def test_what_is_not_replicated_is_not_said(servers: RedisServers, data_dir: Pat
         # From here on the exchange goes on as if it had never been.
         eventually("the same order again", lambda: resell(seller))
         eventually("the trades in the database", lambda: trade_ids(seller) == [1, 2])
-        assert [trade["qty"] for trade in seller.get("/api/v3/trades", symbol=SYMBOL)] == ["1.00000000", "2.00000000"]
+        assert [trade["qty"] for trade in seller.get("/api/v3/trades", symbol=SYMBOL)] == [
+            "1.00000000",
+            "2.00000000",
+        ]
         eventually("money adds up", lambda: exchange.command("shards")[0]["conserved"])
 
 

@@ -32,7 +32,9 @@ def watched(exchange: RunningExchange) -> dict[str, Any]:
 
 
 def test_an_edge_that_answers_no_handshake_is_not_ready(data_dir: Path) -> None:
-    with running_exchange(data_dir, mm_enabled="false", up_metrics_port=str(free_ports(METRICS_PORTS))) as exchange:
+    with running_exchange(
+        data_dir, mm_enabled="false", up_metrics_port=str(free_ports(METRICS_PORTS))
+    ) as exchange:
         status = exchange.command("status")
         assert {row["name"]: row["answers"] for row in status["processes"] if row["answers"] is not None} == {
             "gateway": True,

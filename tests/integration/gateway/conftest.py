@@ -45,7 +45,10 @@ class Processes:
     def shards(self, **settings: str) -> list[Forked]:
         """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for that."""
         self._awaits_markets = self._has_shards = True
-        return [self._start("engine_worker.main", SHARD=str(shard), **settings) for shard in range(self.shard_count)]
+        return [
+            self._start("engine_worker.main", SHARD=str(shard), **settings)
+            for shard in range(self.shard_count)
+        ]
 
     def _say_markets(self) -> None:
         """Say what the shards would, where there is none: a gateway knows no market otherwise."""
@@ -68,7 +71,9 @@ class Processes:
         """Start a gateway and return its URL once it answers."""
         self._say_markets()
         port = free_port()
-        process = self._start("gateway.main", **{"RATE_LIMITS_ENABLED": "false", "REST_PORT": str(port), **settings})
+        process = self._start(
+            "gateway.main", **{"RATE_LIMITS_ENABLED": "false", "REST_PORT": str(port), **settings}
+        )
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -117,7 +122,9 @@ class Processes:
         own = {
             "DATA_DIR": str(self._folder),
             "REDIS_URL": self.redis_url,
-            "DATABASE_URL": service_url(self.database_url, _ROLES[module]) if module in _ROLES else self.database_url,
+            "DATABASE_URL": service_url(self.database_url, _ROLES[module])
+            if module in _ROLES
+            else self.database_url,
             "SHARD_COUNT": str(self.shard_count),
             "LOST_TAIL_CHECK_ENABLED": "false",  # nobody here compares the log with the database
             **settings,

@@ -64,7 +64,9 @@ def gateway(processes: Processes) -> str:
 
 
 def sign_in(url: str, email: str, password: str = PASSWORD, **others: str) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/signin", json={"email": email, "password": password, **others}, timeout=30)
+    return httpx.post(
+        f"{url}/api/v1/signin", json={"email": email, "password": password, **others}, timeout=30
+    )
 
 
 def post(url: str, path: str, **body: str) -> httpx.Response:
@@ -110,7 +112,9 @@ def test_an_address_is_verified_by_its_mail_once(processes: Processes, mails: Ma
     person.ask("POST", "/api/v1/verification/mail").raise_for_status()
     second = mails.token(person.email)
     assert second != first
-    assert post(url, "password/reset", token=second, newPassword=NEW_PASSWORD).status_code == 400  # not what it is for
+    assert (
+        post(url, "password/reset", token=second, newPassword=NEW_PASSWORD).status_code == 400
+    )  # not what it is for
     assert [post(url, "verification", token=second).status_code for _ in range(2)] == [200, 400]
     for path, body in (("api-keys", key), ("tickets", None), ("faucet", {"asset": "USDT", "amount": "1"})):
         person.ask("POST", f"/api/v1/{path}", body).raise_for_status()
@@ -146,20 +150,29 @@ def test_a_password_is_changed_and_ends_the_other_sessions(gateway: str, mails: 
     assert person.ask("POST", "/api/v1/password", same).json()["code"] == -1130
     weak = {"password": PASSWORD, "newPassword": "password"}
     assert person.ask("POST", "/api/v1/password", weak).json()["code"] == -1130
-    person.ask("POST", "/api/v1/password", {"password": PASSWORD, "newPassword": NEW_PASSWORD}).raise_for_status()
+    person.ask(
+        "POST", "/api/v1/password", {"password": PASSWORD, "newPassword": NEW_PASSWORD}
+    ).raise_for_status()
     assert [each.ask("GET", "/api/v1/me").status_code for each in (person, other)] == [200, 401]
-    assert [sign_in(gateway, person.email, each).status_code for each in (PASSWORD, NEW_PASSWORD)] == [401, 200]
+    assert [sign_in(gateway, person.email, each).status_code for each in (PASSWORD, NEW_PASSWORD)] == [
+        401,
+        200,
+    ]
     assert mails.to(person.email)[0][0] == "Your password was changed"
 
 
-def test_a_forgotten_password_is_chosen_anew_by_mail(gateway: str, processes: Processes, mails: Mails) -> None:
+def test_a_forgotten_password_is_chosen_anew_by_mail(
+    gateway: str, processes: Processes, mails: Mails
+) -> None:
     person = newcomer(gateway)
     post(gateway, "password/forgotten", email=person.email).raise_for_status()
     token = mails.token(person.email)
     assert (
         post(gateway, "password/reset", token=token, newPassword="password").json()["code"] == -1130
     )  # it is still good
-    assert [post(gateway, "password/reset", token=token, newPassword=NEW_PASSWORD).status_code for _ in range(2)] == [
+    assert [
+        post(gateway, "password/reset", token=token, newPassword=NEW_PASSWORD).status_code for _ in range(2)
+    ] == [
         200,
         400,
     ]
@@ -179,7 +192,9 @@ def test_the_owner_hears_of_a_new_device(gateway: str, mails: Mails) -> None:
     assert sign_in(gateway, person.email).status_code == 200
     assert len(mails.to(person.email)) == before
     credentials = {"email": person.email, "password": PASSWORD}
-    httpx.post(f"{gateway}/api/v1/signin", json=credentials, headers={"User-Agent": "another"}).raise_for_status()
+    httpx.post(
+        f"{gateway}/api/v1/signin", json=credentials, headers={"User-Agent": "another"}
+    ).raise_for_status()
     subject, body = mails.to(person.email)[0]
     assert subject == "A new sign-in"
     assert "127.0.0.1" in body
@@ -215,7 +230,9 @@ def test_what_a_stranger_made_with_an_address_is_gone_when_its_reader_chooses_a_
     assert stranger.ask("GET", "/api/v1/me").status_code == 401
     assert refusal_of(key, "GET", "/api/v3/account") == -2015
     owner = Person(
-        gateway, stranger.email, sign_in(gateway, stranger.email, NEW_PASSWORD).raise_for_status().json()["token"]
+        gateway,
+        stranger.email,
+        sign_in(gateway, stranger.email, NEW_PASSWORD).raise_for_status().json()["token"],
     )
     me = owner.ask("GET", "/api/v1/me").json()
     assert (me["isVerified"], me["hasSecondFactor"]) == (True, False)
@@ -243,13 +260,18 @@ def test_a_second_factor_is_demanded_and_each_code_is_good_once(gateway: str, ma
     assert post(gateway, "password/reset", **reset).json()["code"] == -9001
     assert post(gateway, "password/reset", **reset, code=recovery[2]).status_code == 200
     again = signed_in_with(gateway, person.email, NEW_PASSWORD, recovery[3])
-    assert again.ask("POST", "/api/v1/totp/remove", {"password": NEW_PASSWORD, "code": "000000"}).status_code == 401
+    assert (
+        again.ask("POST", "/api/v1/totp/remove", {"password": NEW_PASSWORD, "code": "000000"}).status_code
+        == 401
+    )
     removing = {"password": NEW_PASSWORD, "code": recovery[4]}
     again.ask("POST", "/api/v1/totp/remove", removing).raise_for_status()
     assert sign_in(gateway, person.email, NEW_PASSWORD).status_code == 200
 
 
-def test_a_device_whose_secret_no_key_opens_is_no_way_in_and_no_dead_end(processes: Processes, gateway: str) -> None:
+def test_a_device_whose_secret_no_key_opens_is_no_way_in_and_no_dead_end(
+    processes: Processes, gateway: str
+) -> None:
     """The operator has lost the master key, say."""
     person = newcomer(gateway)
     secret, recovery = with_factor(person)
@@ -306,7 +328,9 @@ def test_a_stolen_session_lets_nobody_guess_from_many_networks(processes: Proces
 
     def attempt(network: str, **body: str) -> int:
         headers = {**person.bearer, "X-Forwarded-For": network}
-        return httpx.post(f"{url}/api/v1/password", json={**change, **body}, headers=headers, timeout=30).status_code
+        return httpx.post(
+            f"{url}/api/v1/password", json={**change, **body}, headers=headers, timeout=30
+        ).status_code
 
     found = [attempt(f"192.0.2.{number}") for number in range(23)]
     assert (found[:21], found[-1]) == ([401] * 21, 429)

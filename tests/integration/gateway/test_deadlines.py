@@ -41,7 +41,13 @@ def redis_paused(url: str) -> Iterator[None]:
 
 def order(account: Api, number: int, window_ms: int) -> Any:
     return account.order(
-        "BTCUSDT", "BUY", "LIMIT", quantity="0.01", price="20000", newClientOrderId=f"c{number}", recvWindow=window_ms
+        "BTCUSDT",
+        "BUY",
+        "LIMIT",
+        quantity="0.01",
+        price="20000",
+        newClientOrderId=f"c{number}",
+        recvWindow=window_ms,
     )
 
 

@@ -41,7 +41,9 @@ def add_order(connection: psycopg.Connection[Any], account: int, number: int, st
     )
 
 
-def add_trade(connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int) -> None:
+def add_trade(
+    connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int
+) -> None:
     connection.execute(
         "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, 3, 4)",
         (time, number, aggregate, number, price, price * 1000),
@@ -127,7 +129,9 @@ def test_orders_and_fills(processes: Processes) -> None:
     ]
     assert orders[0]["price"] == "50000.00000000"
     assert (orders[0]["time"], orders[0]["updateTime"]) == (T0 + 1, T0 + 6)
-    assert [o["orderId"] for o in api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", orderId=2, limit=1)] == [2]
+    assert [
+        o["orderId"] for o in api.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", orderId=2, limit=1)
+    ] == [2]
     assert api.signed("GET", "/api/v3/allOrders", symbol="ETHUSDT") == []
     assert api.signed("GET", "/api/v3/order", symbol="BTCUSDT", orderId=1)["clientOrderId"] == "old-1"
     with refused(-2013, "Order does not exist."):
@@ -189,7 +193,15 @@ def test_public_trades(processes: Processes) -> None:
     # A read model that was lost has only what came since; the database has the others.
     with redis_clients.client(processes.redis_url) as client:
         since = TradeExecuted(
-            *(TimeMs(T0 + 4), "BTCUSDT", Sequence(9), TradeId(4), 3, PriceTicks(5_000_200), QuantityLots(100)),
+            *(
+                TimeMs(T0 + 4),
+                "BTCUSDT",
+                Sequence(9),
+                TradeId(4),
+                3,
+                PriceTicks(5_000_200),
+                QuantityLots(100),
+            ),
             *(Side.BUY, OrderId(1), OrderId(2), AccountId(1), AccountId(2)),
         )
         client.lpush(streams.trades(markets_shard(processes), "BTCUSDT"), encode_frame(since))
@@ -207,7 +219,9 @@ def test_public_trades(processes: Processes) -> None:
         "M": True,
     }
     for parameters in ({"fromId": 2}, {"startTime": T0 + 3}, {"limit": 1}, {"endTime": T0 + 9, "limit": 1}):
-        assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], parameters
+        assert [it["a"] for it in api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters)] == [2], (
+            parameters
+        )
     for parameters in ({"fromId": 3}, {"startTime": T0 + 4}, {"endTime": T0}):
         assert api.get("/api/v3/aggTrades", symbol="BTCUSDT", **parameters) == [], parameters
     for parameters in ({"fromId": 0}, {"startTime": T0, "endTime": T0 + 2}, {"limit": 2}):
@@ -221,7 +235,12 @@ def test_candles(processes: Processes) -> None:
     processes.shards()
     market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)
     for minute, close in ((1, 5_000_000), (4, 5_000_200)):
-        for price, side in ((close, Side.BUY), (close + 10, Side.SELL), (close - 10, Side.SELL), (close, Side.BUY)):
+        for price, side in (
+            (close, Side.BUY),
+            (close + 10, Side.SELL),
+            (close - 10, Side.SELL),
+            (close, Side.BUY),
+        ):
             trade = market_log.trade(T0 + minute * 60_000, price, 25, side)
             log.append(events(0), {EVENTS_FIELD: frame(trade)})
     ingest_all(log, processes.database_url, market_map())
@@ -239,7 +258,9 @@ def test_candles(processes: Processes) -> None:
     assert newest == rows[-2:]
     for interval in ("1s", "1M", "1w", "3d"):
         assert api.get("/api/v3/klines", symbol="ETHUSDT", interval=interval) == []
-        assert api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval, limit=1)[0][4] == "50002.00000000"
+        assert (
+            api.get("/api/v3/klines", symbol="BTCUSDT", interval=interval, limit=1)[0][4] == "50002.00000000"
+        )
     with refused(-1120, "Invalid interval."):
         api.get("/api/v3/klines", symbol="BTCUSDT", interval="7m")
 
@@ -265,7 +286,8 @@ def test_windows_and_averages(processes: Processes) -> None:
     assert all_three["openTime"] % 60_000 == 0
     assert 0 <= all_three["closeTime"] - now < 60_000
     assert [
-        api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize=size)["count"] for size in ("59m", "2h", "7h", "7d")
+        api.get("/api/v3/ticker", symbol="BTCUSDT", windowSize=size)["count"]
+        for size in ("59m", "2h", "7h", "7d")
     ] == [0, 2, 3, 3]
     # A day of clocks that show shortly after midnight now has the first trade no more.
     hours = -(now // 3_600_000 % 24)

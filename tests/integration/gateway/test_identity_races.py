@@ -98,7 +98,9 @@ def test_of_two_who_change_the_password_at_once_one_does(
             changing.append(threads.submit(who.ask, "POST", "/api/v1/password", body))
             table.await_waiting(len(changing))
     assert sorted(each.result().status_code for each in changing) == [200, 401]
-    assert sorted(sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)) == [
+    assert sorted(
+        sign_in(gateway, person.email, new).status_code for new in (NEW_PASSWORD, OTHER_PASSWORD)
+    ) == [
         200,
         401,
     ]
@@ -128,7 +130,9 @@ def test_a_device_that_was_begun_meanwhile_is_not_taken_for_confirmed(
     person = newcomer(gateway)
     device = person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status().json()
     with held(processes, "recovery_codes") as table:
-        confirming = threads.submit(person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])})
+        confirming = threads.submit(
+            person.ask, "POST", "/api/v1/totp/confirm", {"code": code_of(device["secret"])}
+        )
         table.await_waiting(1)
         person.ask("POST", "/api/v1/totp", {"password": PASSWORD}).raise_for_status()
     assert confirming.result().status_code == 409
@@ -157,7 +161,10 @@ def test_a_new_password_ends_all_mails_that_could_choose_another(
         return mails.token(person.email)
 
     first, second = token(), token()
-    resets = [threads.submit(post, gateway, "password/reset", token=first, newPassword=NEW_PASSWORD) for _ in range(3)]
+    resets = [
+        threads.submit(post, gateway, "password/reset", token=first, newPassword=NEW_PASSWORD)
+        for _ in range(3)
+    ]
     assert sorted(each.result().status_code for each in resets) == [200, 400, 400]
     assert post(gateway, "password/reset", token=second, newPassword=OTHER_PASSWORD).status_code == 400
     third = token()

@@ -78,6 +78,8 @@ def test_orders_need_no_database(processes: Processes) -> None:
     eventually("an accepted order", is_done(lambda: order(own)))
     for answer in (
         httpx.get(f"{alone}/api/v3/klines?symbol=BTCUSDT&interval=1m", timeout=10),
-        httpx.post(f"{alone}/api/v1/signup", json={"email": "a@example.com", "password": "long enough"}, timeout=10),
+        httpx.post(
+            f"{alone}/api/v1/signup", json={"email": "a@example.com", "password": "long enough"}, timeout=10
+        ),
     ):
         assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, -1001, "1")

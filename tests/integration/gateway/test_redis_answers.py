@@ -19,7 +19,11 @@ from tests.redis_servers import RedisServers, redis_servers
 
 BALLAST = 3_000
 """Values that make loading take some seconds; they must not be compressible, since Redis listens once in 2 MB."""
-ASKED = ("/api/v3/depth?symbol=BTCUSDT", "/api/v3/ticker/bookTicker?symbol=BTCUSDT", "/api/v3/trades?symbol=BTCUSDT")
+ASKED = (
+    "/api/v3/depth?symbol=BTCUSDT",
+    "/api/v3/ticker/bookTicker?symbol=BTCUSDT",
+    "/api/v3/trades?symbol=BTCUSDT",
+)
 
 
 @pytest.fixture
@@ -28,7 +32,9 @@ def single(tmp_path: Path) -> Iterator[RedisServers]:
         yield servers
 
 
-def exchange_on(url: str, database_url: str, folder: Path, stack: ExitStack, shard_count: int = 1) -> Processes:
+def exchange_on(
+    url: str, database_url: str, folder: Path, stack: ExitStack, shard_count: int = 1
+) -> Processes:
     processes = Processes(url, database_url, folder, stack)
     processes.shard_count = shard_count
     return processes
@@ -158,7 +164,10 @@ def test_a_slot_of_the_cluster_has_no_server(
     _, api = trading_on_a_cluster
     slots = {key_slot(streams.position(shard).encode()) for shard in range(3)}
     taken = [
-        (name, slot) for slot in slots for name in ("redis-1", "redis-2", "redis-3") if has(cluster_servers, name, slot)
+        (name, slot)
+        for slot in slots
+        for name in ("redis-1", "redis-2", "redis-3")
+        if has(cluster_servers, name, slot)
     ]
     for name, slot in taken:
         with cluster_servers.client(name) as client:
@@ -172,7 +181,9 @@ def test_a_slot_of_the_cluster_has_no_server(
 
 def has(servers: RedisServers, name: str, slot: int) -> bool:
     with servers.client(name) as client:
-        own = next(line for line in client.execute_command("CLUSTER NODES").values() if "myself" in line["flags"])
+        own = next(
+            line for line in client.execute_command("CLUSTER NODES").values() if "myself" in line["flags"]
+        )
     return any(int(each[0]) <= slot <= int(each[-1]) for each in own["slots"])
 
 

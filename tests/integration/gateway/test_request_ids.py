@@ -31,7 +31,9 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_the_log_ties_the_request_to_the_order(processes: Processes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_ties_the_request_to_the_order(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
     engines = processes.shards()
     url = processes.gateway(REPLY_TIMEOUT_MS="300", LOG_FORMAT="json")
     api = eventually("an account", lambda: new_account(url, USDT="1000"))

@@ -62,7 +62,9 @@ async def subscribe(socket: ClientConnection, api: Api) -> None:
     parameters: dict[str, Any] = {"apiKey": api.key, "timestamp": now_ms()}
     payload = "&".join(f"{name}={parameters[name]}" for name in sorted(parameters))
     parameters["signature"] = signature_of(api.secret, payload)
-    await socket.send(json.dumps({"id": 1, "method": "userDataStream.subscribe.signature", "params": parameters}))
+    await socket.send(
+        json.dumps({"id": 1, "method": "userDataStream.subscribe.signature", "params": parameters})
+    )
     assert json.loads(await socket.recv())["status"] == 200
 
 
@@ -98,7 +100,8 @@ async def test_streams_end_within_a_second_and_those_of_others_go_on(running: Ru
         before = listen_key(kept)
         person.ask("DELETE", "/api/v1/api-keys", apiKey=stolen.key).raise_for_status()
         await asyncio.gather(
-            heard(by_stolen, "eventStreamTerminated", ENDED_S), heard(by_listen_key, "listenKeyExpired", ENDED_S)
+            heard(by_stolen, "eventStreamTerminated", ENDED_S),
+            heard(by_listen_key, "listenKeyExpired", ENDED_S),
         )
         pay(person)
         for socket in (by_kept, by_ticket):
@@ -149,7 +152,10 @@ async def test_an_edge_that_stood_still_says_nothing_more_to_who_was_thrown_out(
     """What happened meanwhile waits in its sockets; it looks at the revocations before it tells anybody."""
     person = newcomer(running.rest)
     stolen, kept = person.key(), person.key()
-    async with connect(f"{running.edge}/ws-api/v3") as by_stolen, connect(f"{running.edge}/ws-api/v3") as by_kept:
+    async with (
+        connect(f"{running.edge}/ws-api/v3") as by_stolen,
+        connect(f"{running.edge}/ws-api/v3") as by_kept,
+    ):
         await subscribe(by_stolen, stolen)
         await subscribe(by_kept, kept)
         os.kill(running.edge_pid, signal.SIGSTOP)

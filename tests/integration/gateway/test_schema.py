@@ -73,7 +73,8 @@ def a_world(processes: Processes, url: str, document: dict[str, Any], seed: int)
     world = World(url, BY_LABEL, document, seed, mails)
     with psycopg.connect(processes.database_url) as connection:
         connection.execute(
-            "INSERT INTO transfers VALUES (%s, 'withdrawal', 'w1', 'BTC', 100000000, now())", (world.account_id,)
+            "INSERT INTO transfers VALUES (%s, 'withdrawal', 'w1', 'BTC', 100000000, now())",
+            (world.account_id,),
         )
     return world
 
@@ -99,7 +100,9 @@ def test_an_answer_that_the_description_does_not_have_is_found(processes: Proces
         del schemas["DepthShape"]["properties"]["asks"]
         schemas["TimeShape"]["properties"]["serverTime"] = {"type": "string"}
         del document["paths"]["/api/v3/avgPrice"]["get"]["responses"]["400"]
-        only = {path: document["paths"][path] for path in ("/api/v3/depth", "/api/v3/time", "/api/v3/avgPrice")}
+        only = {
+            path: document["paths"][path] for path in ("/api/v3/depth", "/api/v3/time", "/api/v3/avgPrice")
+        }
         world = a_world(processes, url, document, SEED)
         fuzz(world, {**document, "paths": only}, 20, SEED)
     found = {violation.partition(":")[0] for violation in world.seen.violations}

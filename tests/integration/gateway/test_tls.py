@@ -33,7 +33,11 @@ def files(tmp_path: Path) -> Files:
 
 
 def tls_of(files: Files) -> dict[str, str]:
-    return {"TLS_CERTIFICATE": str(files.certificate), "TLS_KEY": str(files.key), "RATE_LIMITS_ENABLED": "false"}
+    return {
+        "TLS_CERTIFICATE": str(files.certificate),
+        "TLS_KEY": str(files.key),
+        "RATE_LIMITS_ENABLED": "false",
+    }
 
 
 def answers(ask: object, port: int) -> bool:
@@ -172,5 +176,7 @@ def test_the_exchanges_own_clients_know_it(port: int, files: Files, tmp_path: Pa
         "EXCHANGE_DATA_DIR": str(tmp_path / "elsewhere"),
         **{f"EXCHANGE_{name}": value for name, value in tls_of(files).items()},
     }
-    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.returncode) == ("{}\n", 0), done.stderr

@@ -70,7 +70,9 @@ def called(api: Api, token: str, function: Function) -> httpx.Response:
     """Call a function with what it needs and nothing else."""
     names = {each.name for each in function.parameters}
     # Asked for by number, so that the shard does not know it and the database is asked.
-    wanted = {each.name for each in function.parameters if each.required} | ({"orderId", "apiKey", "listenKey"} & names)
+    wanted = {each.name for each in function.parameters if each.required} | (
+        {"orderId", "apiKey", "listenKey"} & names
+    )
     if function.path in ("/api/v3/ticker", "/api/v3/ticker/tradingDay"):
         wanted |= {"symbol"}  # or symbols
     if function.places_order:
@@ -84,7 +86,9 @@ def called(api: Api, token: str, function: Function) -> httpx.Response:
     return api.http.request(function.method, f"{function.path}?{query}".rstrip("?"), headers=headers, **body)  # type: ignore[arg-type]
 
 
-def test_every_function_says_that_it_is_not_available(processes: Processes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_function_says_that_it_is_not_available(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
     processes.shards()
     url = processes.gateway()
     with httpx.Client(base_url=url) as http:

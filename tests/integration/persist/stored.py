@@ -30,7 +30,11 @@ FAR_FUTURE_MS = 1 << 50
 
 
 def ingest_all(
-    log: StreamLog, database_url: str, markets: MarketMap, shards: Iterable[int] = (0,), entries_max: int = 2_000
+    log: StreamLog,
+    database_url: str,
+    markets: MarketMap,
+    shards: Iterable[int] = (0,),
+    entries_max: int = 2_000,
 ) -> None:
     """Store everything that these shards have said."""
     publish_markets(log, markets)
@@ -108,7 +112,8 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
     ) == []  # fmt: skip
     moved = [event for event in happened if isinstance(event, FundsDeposited | FundsWithdrawn)]
     assert query(
-        database_url, "SELECT account_id, kind, transfer_id, asset, amount, time FROM transfers ORDER BY 1, 2, 3"
+        database_url,
+        "SELECT account_id, kind, transfer_id, asset, amount, time FROM transfers ORDER BY 1, 2, 3",
     ) == sorted(
         (
             event.account_id,
@@ -131,7 +136,8 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
         for balance in event.balances:
             balances[account_id, balance.asset] = balance.available + balance.held
     stored = query(
-        database_url, "SELECT account_id, asset, sum(amount) FROM ledger_entries WHERE account_id > 0 GROUP BY 1, 2"
+        database_url,
+        "SELECT account_id, asset, sum(amount) FROM ledger_entries WHERE account_id > 0 GROUP BY 1, 2",
     )
     assert {(account, asset): int(amount) for account, asset, amount in stored} == dict(balances)
     # What a restore has taken back, and the entries against it, have none.
@@ -163,9 +169,9 @@ def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: 
             "SELECT market, open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
             "taker_buy_quote, first_trade_id, last_trade_id FROM {} ORDER BY 1, 2"
         )
-        assert query(database_url, statement.format(sql.Identifier(f"candles_{interval}"))) == sorted(expected), (
-            interval
-        )
+        assert query(database_url, statement.format(sql.Identifier(f"candles_{interval}"))) == sorted(
+            expected
+        ), interval
 
 
 def moment(time_ms: int) -> datetime:
@@ -180,7 +186,8 @@ def run_policies(database_url: str, kind: LiteralString) -> None:
     """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in the order of intervals."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         jobs = connection.execute(
-            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name", (kind,)
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name",
+            (kind,),
         )
         for (job,) in jobs.fetchall():
             connection.execute("CALL run_job(%s)", (job,))

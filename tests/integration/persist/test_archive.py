@@ -81,7 +81,10 @@ def test_the_archive_is_the_log_however_often_and_by_whom_it_is_brought_up_to_da
         assert archived(database_url, shard) == inputs(log, shard)
         last_id = log.position(shard).stream_id
         assert log.passed(shard)[ARCHIVE_READER] == last_id
-        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (shard, str(last_id))
+        assert query(database_url, "SELECT shard, last_id FROM archive ORDER BY 1")[shard] == (
+            shard,
+            str(last_id),
+        )
     ((segments, entries),) = query(database_url, "SELECT count(*), sum(entries) FROM log_segments")
     assert segments < 60 * shard_count, "small segments are merged"
     assert entries == sum(len(inputs(log, shard)) for shard in range(shard_count))
@@ -108,7 +111,9 @@ def rebuilt(database_url: str, shard: int, markets: MarketMap) -> Shard:
     return built
 
 
-def test_a_message_is_never_archived_without_the_command_that_sent_it(database_url: str, log: MemoryStreamLog) -> None:
+def test_a_message_is_never_archived_without_the_command_that_sent_it(
+    database_url: str, log: MemoryStreamLog
+) -> None:
     """The states that the archive leads to belong together at any moment: no shard has heard what another has not said."""
     markets, dice = market_map(3), random.Random(3)
     trading = WorkedLog(log, 3, markets)
@@ -151,7 +156,9 @@ def test_nothing_is_ingested_that_is_not_archived(database_url: str, log: Memory
 def test_the_input_is_trimmed_only_to_what_is_archived(database_url: str, redis_url: str) -> None:
     log = RedisStreamLog.connect(redis_url)
     trading = WorkedLog(log, 5, market_map())
-    snapshotter = Snapshotter(trading.workers[0], log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0)
+    snapshotter = Snapshotter(
+        trading.workers[0], log, partial(RedisStreamLog.connect, redis_url), 0, interval_s=0.0
+    )
 
     def saved_twice() -> None:
         for _ in range(2):

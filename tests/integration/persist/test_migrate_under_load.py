@@ -82,7 +82,11 @@ def longest_wait_while_locked(url: str, lock_timeout_ms: int) -> tuple[float, li
     """Migrate while a transaction has read `orders` for three seconds; return the longest wait of updates, and the progress told."""
     progress: list[str] = []
     longest = 0.0
-    with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as writer, ThreadPoolExecutor(1) as pool:
+    with (
+        psycopg.connect(url) as reader,
+        psycopg.connect(url, autocommit=True) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
         reader.execute("SELECT count(*) FROM orders")
         held_since = time.monotonic()
         migrating = pool.submit(migrate, url, None, progress.append, lock_timeout_ms=lock_timeout_ms)

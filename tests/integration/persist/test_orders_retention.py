@@ -163,7 +163,9 @@ def test_the_index_is_built_beside_a_transaction_of_a_writer(old_url: str) -> No
         migrating.result()
     assert longest < 0.5
     assert query(old_url, INDEX) == [(True,)]
-    assert [line for line in progress if "orders_by_age" in line][-1].startswith("index orders_by_age: done in ")
+    assert [line for line in progress if "orders_by_age" in line][-1].startswith(
+        "index orders_by_age: done in "
+    )
     with psycopg.connect(old_url, autocommit=True) as connection:
         assert undone_backfills(connection) == []
 
@@ -214,7 +216,10 @@ def test_who_waits_for_another_builder_can_be_stopped(old_url: str, monkeypatch:
         patch.setattr("persist.migrate.run_backfills", lambda *_: 0)
         migrate(old_url)
     stopping = threading.Event()
-    with psycopg.connect(old_url, autocommit=True) as other, psycopg.connect(old_url, autocommit=True) as connection:
+    with (
+        psycopg.connect(old_url, autocommit=True) as other,
+        psycopg.connect(old_url, autocommit=True) as connection,
+    ):
         other.execute("SELECT pg_advisory_lock(%s)", (INDEX_LOCK,))
         threading.Timer(1.0, stopping.set).start()
         run_backfills(connection, lambda _: None, stopping)

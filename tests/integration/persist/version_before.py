@@ -30,9 +30,7 @@ self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_t
 SELECT n, n %% 100 + 1, 'c' || n, 'BTC-USDT', 1, 1, 1, 100, 10, 0, 1, 1, 0, 0, timestamptz '2026-01-01' + n * interval '1 s',
 timestamptz '2026-01-01' + n * interval '1 s' FROM generate_series(%(first)s::integer, %(last)s::integer) AS n
 """
-LEDGER_OF_THE_VERSION_BEFORE: LiteralString = (
-    "COPY ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) FROM STDIN"
-)
+LEDGER_OF_THE_VERSION_BEFORE: LiteralString = "COPY ledger_entries (time, shard, stream_id, event, entry, account_id, asset, amount, kind, reference) FROM STDIN"
 """How its worker writes to the ledger."""
 
 

@@ -92,9 +92,15 @@ def _answers(port: int) -> bool:
 def _start(module: str, redis_url: str, folder: Path, **settings: str) -> Forked:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     # No database is needed: API keys have their read model, and nobody asks for average prices here.
-    own = {"DATA_DIR": str(folder), "REDIS_URL": redis_url, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    own = {
+        "DATA_DIR": str(folder),
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    }
     # All clients are one network here; tests/integration/ws_edge/test_door.py is about limits.
-    own |= dict.fromkeys(("REQUEST_WEIGHT_PER_MINUTE", "RAW_REQUESTS_PER_5M", "WS_CONNECTIONS_PER_5M"), "10000000")
+    own |= dict.fromkeys(
+        ("REQUEST_WEIGHT_PER_MINUTE", "RAW_REQUESTS_PER_5M", "WS_CONNECTIONS_PER_5M"), "10000000"
+    )
     environment = inherited | {PREFIX + name: value for name, value in {**own, **settings}.items()}
     return nursery().start(module, environment)
 

@@ -108,7 +108,9 @@ async def test_what_is_heard_while_reconnecting_does_not_hide_what_was_missed(
 
 def portion(after: int, numbers: list[int]) -> bytes:
     """What feeds publish of several entries of the log, at once."""
-    events = [FundsDeposited(TimeMs(n), OWNER, "BTC", AssetUnits(n * 10**8), f"deposit {n}", ()) for n in numbers]
+    events = [
+        FundsDeposited(TimeMs(n), OWNER, "BTC", AssetUnits(n * 10**8), f"deposit {n}", ()) for n in numbers
+    ]
     raw = msgspec.Raw(encode_frame(events))
     return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{numbers[-1]}-0", raw, after=f"{after}-0"))
 

@@ -40,7 +40,9 @@ def listen_key(account: int) -> str:
 
 def frame(account: int, number: int) -> bytes:
     amount = AssetUnits(number * 10**8)
-    return encode_frame([FundsDeposited(TimeMs(number), AccountId(account), "BTC", amount, f"deposit {number}", ())])
+    return encode_frame(
+        [FundsDeposited(TimeMs(number), AccountId(account), "BTC", amount, f"deposit {number}", ())]
+    )
 
 
 def deposit(client: "redis.Redis", account: int, number: int) -> None:
@@ -63,7 +65,9 @@ async def deposits(connection: ClientConnection, count: int) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-async def test_an_edge_with_10_000_accounts_is_back_within_seconds(own_redis: OwnRedis, tmp_path: Path) -> None:
+async def test_an_edge_with_10_000_accounts_is_back_within_seconds(
+    own_redis: OwnRedis, tmp_path: Path
+) -> None:
     await is_back(own_redis, tmp_path, ACCOUNTS)
 
 
@@ -76,7 +80,10 @@ async def is_back(own_redis: OwnRedis, folder: Path, account_count: int) -> None
             pipeline.set(streams.listen_key(listen_key(account)), str(account))
         pipeline.execute()
         deposit(client, 1, 1)
-    settings = {"WS_CONNECTIONS_PER_ADDRESS_MAX": "1000", "WS_STREAMS_PER_ADDRESS_MAX": str(2 * account_count)}
+    settings = {
+        "WS_CONNECTIONS_PER_ADDRESS_MAX": "1000",
+        "WS_STREAMS_PER_ADDRESS_MAX": str(2 * account_count),
+    }
     with running_edge(url, folder / "edge", **settings) as edge:
         async with AsyncExitStack() as stack:
             slots = asyncio.Semaphore(OPENED_AT_ONCE)

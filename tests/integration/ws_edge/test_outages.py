@@ -142,7 +142,14 @@ async def test_every_final_candle_is_heard_through_an_outage(edge: CutEdge, kept
         await hear(last)
         await hear(await trading.trade(YEAR_MS + 62_000))
     expected = {interval: trading.closed(interval) for interval in INTERVALS}
-    assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [7, 3, 1, 1, 1, 0]
+    assert [len(expected[interval]) for interval in ("1s", "1m", "1h", "1d", "1M", "1w")] == [
+        7,
+        3,
+        1,
+        1,
+        1,
+        0,
+    ]
     traded = {interval: [each for each in found if each["n"]] for interval, found in finals.items()}
     assert (traded == expected) == kept
     # Between them are those without a trade: no interval is left out.

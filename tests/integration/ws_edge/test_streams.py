@@ -118,7 +118,10 @@ class Truth:
                 if isinstance(event, DepthChanged):
                     bids, asks = dict(bids), dict(asks)
                     for each in event.changes:
-                        price, quantity = MARKET.format_price(each.price), MARKET.format_quantity(each.quantity)
+                        price, quantity = (
+                            MARKET.format_price(each.price),
+                            MARKET.format_quantity(each.quantity),
+                        )
                         change((bids, asks), each.side, price, quantity)
                 self.at[self.last] = (bids, asks)
 
@@ -143,7 +146,14 @@ class Watcher:
     """Keeps a local book through connections that break all the time, and compares it with the truth after every update."""
 
     def __init__(
-        self, truth: Truth, redis_url: str, edge: str, seed: int, *, forgetful: bool = False, steady: bool = False
+        self,
+        truth: Truth,
+        redis_url: str,
+        edge: str,
+        seed: int,
+        *,
+        forgetful: bool = False,
+        steady: bool = False,
     ) -> None:
         self.compared = self.compared_with_rest = self.different = self.disconnects = 0
         self.sequence = 0
@@ -237,19 +247,30 @@ async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge
     assert control.different > 0, "an update that was left out must be noticed"
 
 
-async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, edge: str, log: ShardLog) -> None:
+async def test_no_trade_and_no_event_of_an_account_is_missing(
+    redis_url: str, edge: str, log: ShardLog
+) -> None:
     account = FIRST_ACCOUNT + 1
     with redis.Redis.from_url(redis_url) as client:
         client.set(streams.listen_key(LISTEN_KEY), str(account))
-    wanted_trades = [event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC]
+    wanted_trades = [
+        event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC
+    ]
     wanted_reports = [
-        (event.order.order_id, event.order.status.name, event.trade_id if isinstance(event, OrderFilled) else -1)
+        (
+            event.order.order_id,
+            event.order.status.name,
+            event.trade_id if isinstance(event, OrderFilled) else -1,
+        )
         for event in log.events()
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed) and event.order.account_id == account
     ]
     trades: list[Any] = []
     reports: list[tuple[int, str, int]] = []
-    async with asyncio.timeout(TIMEOUT_S), connect(f"{edge}/stream?streams={LISTEN_KEY}/btcusdt@trade") as client:
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        connect(f"{edge}/stream?streams={LISTEN_KEY}/btcusdt@trade") as client,
+    ):
         await answered(client, "LIST_SUBSCRIPTIONS")
         async with load(redis_url, log):
             killer = asyncio.create_task(cut_off(redis_url, 10, 0.35))
@@ -269,7 +290,13 @@ async def test_no_trade_and_no_event_of_an_account_is_missing(redis_url: str, ed
 
 
 async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge: str, log: ShardLog) -> None:
-    names = ["btcusdt@ticker", "btcusdt@miniTicker", "btcusdt@kline_1d", "!miniTicker@arr", "btcusdt@depth5@100ms"]
+    names = [
+        "btcusdt@ticker",
+        "btcusdt@miniTicker",
+        "btcusdt@kline_1d",
+        "!miniTicker@arr",
+        "btcusdt@depth5@100ms",
+    ]
     names += ["btcusdt@ticker_1h", "!ticker_1h@arr", "btcusdt@kline_1d@+08:00", "btcusdt@kline_1m@+08:00"]
     wanted = [event for event in log.events() if isinstance(event, TradeExecuted) and event.market == BTC]
     seen: dict[str, Any] = {}
@@ -309,7 +336,9 @@ async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge:
     assert (len(book["bids"]), len(book["asks"])) == (5, 5)
 
 
-async def test_what_is_unknown_says_nothing_and_harms_nothing(redis_url: str, edge: str, log: ShardLog) -> None:
+async def test_what_is_unknown_says_nothing_and_harms_nothing(
+    redis_url: str, edge: str, log: ShardLog
+) -> None:
     """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the others are heard."""
     strange = ["foousdt@trade", "BTCUSDT@trade", "btcusdt@kline_7m", "nonsense"]
     async with (

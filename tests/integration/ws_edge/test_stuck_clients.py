@@ -64,7 +64,9 @@ async def test_stuck_clients_are_closed_and_the_others_miss_nothing(redis_url: s
     memory: list[int] = []
 
     def follow(events: list[Event]) -> None:
-        wanted.extend(each.trade_id for each in events if isinstance(each, TradeExecuted) and each.market == BTC)
+        wanted.extend(
+            each.trade_id for each in events if isinstance(each, TradeExecuted) and each.market == BTC
+        )
 
     with ExitStack() as stack:
         edge = stack.enter_context(running_edge(redis_url, tmp_path, METRICS_PORT=str(metrics_port)))

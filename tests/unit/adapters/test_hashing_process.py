@@ -122,7 +122,9 @@ def test_callers_in_several_threads_get_each_their_own() -> None:
     hashing = HashingProcess()
     hashes: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda number=number: hashes.update({number: hashing.hash(f"{PASSWORD} {number}")}))
+        threading.Thread(
+            target=lambda number=number: hashes.update({number: hashing.hash(f"{PASSWORD} {number}")})
+        )
         for number in range(8)
     ]
     for each in threads:

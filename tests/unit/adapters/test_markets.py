@@ -123,7 +123,9 @@ async def test_a_shard_that_cannot_be_read_keeps_its_markets(exchange: Exchange)
         (MarketStatus.DELISTING, "BREAK"),
     ],
 )
-async def test_statuses_are_shown_and_filtered_by(exchange: Exchange, status: MarketStatus, shown: str) -> None:
+async def test_statuses_are_shown_and_filtered_by(
+    exchange: Exchange, status: MarketStatus, shown: str
+) -> None:
     exchange.say(0, MarketConfig(BTC, 0, status, 2))
     await exchange.watch.look()
     assert await exchange.shown() == {"BTCUSDT": shown, "ETHUSDT": "TRADING"}

@@ -11,7 +11,8 @@ from runtime.settings import Settings
 
 WANTED = Settings(shard_count=2).market_map()
 CONFIGS = {
-    market.symbol: MarketConfig(market, WANTED.shard_of_market(market.symbol), version=3) for market in WANTED.markets
+    market.symbol: MarketConfig(market, WANTED.shard_of_market(market.symbol), version=3)
+    for market in WANTED.markets
 }
 FIRST = WANTED.markets[0]
 

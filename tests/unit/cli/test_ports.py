@@ -37,7 +37,9 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 
 def test_a_port_that_two_settings_name_is_a_mistake() -> None:
     port = free_port()
-    with pytest.raises(PortError, match=f"port {port} is wanted twice; set EXCHANGE_REST_PORT or EXCHANGE_REDIS_PORT"):
+    with pytest.raises(
+        PortError, match=f"port {port} is wanted twice; set EXCHANGE_REST_PORT or EXCHANGE_REDIS_PORT"
+    ):
         check_ports(settings(rest=port, redis=port))
 
 

@@ -81,7 +81,9 @@ def test_a_process_that_is_killed_is_started_anew(supervisor: Supervisor, settin
     assert psutil.pid_exists(after.pid)
 
 
-def test_a_process_that_always_dies_is_tried_less_and_less_often(supervisor: Supervisor, settings: Settings) -> None:
+def test_a_process_that_always_dies_is_tried_less_and_less_often(
+    supervisor: Supervisor, settings: Settings
+) -> None:
     supervisor.start(spec("one", "print('no luck', flush=True)"))
     eventually(lambda: supervisor.restarts()["one"] == 2, supervisor.look)
     eventually(lambda: state_of(settings, "one").state is ProcessStatus.RESTARTING, supervisor.look)
@@ -108,7 +110,9 @@ def test_the_pause_is_short_again_after_a_long_life(
     assert deaths == [1, 2, 3, 1]
 
 
-def test_a_large_log_is_set_aside(supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_log_is_set_aside(
+    supervisor: Supervisor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor_module, "LOG_BYTES_MAX", 10)
     supervisor.start(spec("one", f"print('a long story', flush=True); {WAITS}"))
     file = log_file(settings, "one")
@@ -183,10 +187,14 @@ def test_with_overlap_the_new_one_starts_first_and_the_old_one_ends_by_itself(
         "while file.read_text() in ('', pid): time.sleep(0.01)\n"
         "sys.exit(3)"
     )
-    supervisor.start(ProcessSpec("one", ServerCommand((sys.executable, "-c", program, str(tmp_path / "leader")))))
+    supervisor.start(
+        ProcessSpec("one", ServerCommand((sys.executable, "-c", program, str(tmp_path / "leader"))))
+    )
     supervisor.mark_ready()
     before = state_of(settings, "one")
-    eventually(lambda: (tmp_path / "leader").is_file() and (tmp_path / "leader").read_text() == str(before.pid))
+    eventually(
+        lambda: (tmp_path / "leader").is_file() and (tmp_path / "leader").read_text() == str(before.pid)
+    )
     supervisor.restart("one", overlap=True)
     assert psutil.pid_exists(before.pid)
     eventually(lambda: not psutil.pid_exists(before.pid), supervisor.look)
@@ -204,7 +212,9 @@ def test_a_request_that_is_none_is_passed_over(settings: Settings) -> None:
     assert take_request(settings) is None
 
 
-def test_what_a_process_leaves_behind_is_killed_when_it_dies(supervisor: Supervisor, settings: Settings) -> None:
+def test_what_a_process_leaves_behind_is_killed_when_it_dies(
+    supervisor: Supervisor, settings: Settings
+) -> None:
     child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WAITS!r}]); "
     supervisor.start(spec("parent", child + WAITS))
     parent = psutil.Process(state_of(settings, "parent").pid)

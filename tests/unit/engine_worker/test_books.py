@@ -111,5 +111,7 @@ def test_accounts_that_have_something_else_are_found_where_there_is_time(shard: 
         shard.check_invariants()
     shard.accounts[BUYER].funds["PLUM"].available -= 1
     shard.totals["PLUM"].held += 1
-    with pytest.raises(InvariantBroken, match="PLUM: the books say held 241 of 100000, the accounts have held 240"):
+    with pytest.raises(
+        InvariantBroken, match="PLUM: the books say held 241 of 100000, the accounts have held 240"
+    ):
         shard.check_invariants()

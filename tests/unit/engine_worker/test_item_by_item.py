@@ -44,8 +44,12 @@ def commands(*items: Any) -> Entry:
     return Entry("in:{0}", ID, {COMMANDS_FIELD: encode_frame((FORMAT, NOW_US, items))})
 
 
-def mail(*messages: Any, source: int = 1, target: int = 0, first: object = 1, more: tuple[Any, ...] = ()) -> Entry:
-    return Entry("in:{0}", ID, {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, source, target, first, messages, *more))})
+def mail(
+    *messages: Any, source: int = 1, target: int = 0, first: object = 1, more: tuple[Any, ...] = ()
+) -> Entry:
+    return Entry(
+        "in:{0}", ID, {MESSAGES_FIELD: encode_frame((FORMAT, NOW_US, source, target, first, messages, *more))}
+    )
 
 
 def skipped(entry: Entry, stream_id: StreamId = ID) -> Entry:
@@ -66,12 +70,17 @@ def test_the_others_of_a_frame_are_applied_in_order_and_the_sender_is_told(shard
         (4, encode_frame(nul)),
         (5, encode_frame([99, 0, ""])),
     ]
-    assert [item.reason for item in dead[1:3]] == ["account 4 is not one of shard 0", "a transfer id has a NUL in it"]
+    assert [item.reason for item in dead[1:3]] == [
+        "account 4 is not one of shard 0",
+        "a transfer id has a NUL in it",
+    ]
     output = shard.take()
     assert [event.transfer_id for event in output.events if isinstance(event, FundsDeposited)] == ["t1", "t4"]
     refused = [(to, reply.request_id) for to, reply in output.replies if isinstance(reply, Refused)]
     assert refused == [("other", 8), ("gate", 3), ("gate", 5)]
-    assert {reply.reason for _, reply in output.replies if isinstance(reply, Refused)} == {RejectReason.NOT_UNDERSTOOD}
+    assert {reply.reason for _, reply in output.replies if isinstance(reply, Refused)} == {
+        RejectReason.NOT_UNDERSTOOD
+    }
 
 
 def test_a_command_that_is_not_understood_leaves_no_trace_in_the_state(shard: Shard) -> None:

@@ -33,7 +33,12 @@ class Exchange:
         self.shard.take()
 
     def place(
-        self, side: Side, lots: int, price: int, mode: SelfTradePrevention = NONE, terms: OrderTerms | None = None
+        self,
+        side: Side,
+        lots: int,
+        price: int,
+        mode: SelfTradePrevention = NONE,
+        terms: OrderTerms | None = None,
     ) -> tuple[OrderReply | Refused, list[Event]]:
         number = self.shard.command_count
         command = PlaceOrder(
@@ -120,7 +125,8 @@ def test_a_strategy_stays_with_its_order(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [OrderTerms(), OrderTerms(stop_price=PriceTicks(5)), OrderTerms(strategy_id=1, trailing_delta_bips=5)]
+    "terms",
+    [OrderTerms(), OrderTerms(stop_price=PriceTicks(5)), OrderTerms(strategy_id=1, trailing_delta_bips=5)],
 )
 def test_other_terms_are_refused(exchange: Exchange, terms: OrderTerms) -> None:
     reply, _ = exchange.place(Side.SELL, 100_000, 12_500, NONE, terms)

@@ -37,7 +37,9 @@ def move(
 
 
 def has(reply: Reply, available: int) -> bool:
-    return isinstance(reply, FundsReply) and reply.balances == (Balance("USDT", AssetUnits(available), AssetUnits(0)),)
+    return isinstance(reply, FundsReply) and reply.balances == (
+        Balance("USDT", AssetUnits(available), AssetUnits(0)),
+    )
 
 
 def is_reused(reply: Reply) -> bool:

@@ -18,7 +18,13 @@ AFTER_MS = 2_000
 
 
 def fill(
-    time: int, account: int, *, accepted_at: int = START_MS, quantity: int = 1, executed: int = 1, maker: bool = True
+    time: int,
+    account: int,
+    *,
+    accepted_at: int = START_MS,
+    quantity: int = 1,
+    executed: int = 1,
+    maker: bool = True,
 ) -> Event:
     order = accepted(accepted_at, account).order
     return OrderFilled(

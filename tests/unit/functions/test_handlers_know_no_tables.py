@@ -11,7 +11,9 @@ from tests.sql_statements import sql_in
 def sql_of(package: str) -> dict[str, list[str]]:
     """Return what reads as SQL, by file."""
     folder = Path(str(resources.files(package)))
-    found = {str(file.relative_to(folder)): list(sql_in(file.read_text("utf-8"))) for file in folder.rglob("*.py")}
+    found = {
+        str(file.relative_to(folder)): list(sql_in(file.read_text("utf-8"))) for file in folder.rglob("*.py")
+    }
     return {file: texts for file, texts in found.items() if texts}
 
 

@@ -32,7 +32,9 @@ def test_what_is_committed_is_what_the_code_makes() -> None:
     written = made()
     for path, text in written.items():
         assert path.read_text("utf-8") == text, f"{path.name} is old: run `python monitoring/grafana.py`"
-    assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {f"{name}.json" for name in DASHBOARDS}
+    assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {
+        f"{name}.json" for name in DASHBOARDS
+    }
 
 
 def test_the_operator_gets_the_same_alerts() -> None:
@@ -83,7 +85,11 @@ def promtool(folder: Path, alerts: str, tests: list[dict[str, Any]]) -> subproce
     file = yaml(RULE_TESTS.read_text()) | {"tests": tests}
     (folder / RULE_TESTS.name).write_bytes(msgspec.json.encode(file))  # which is YAML, too
     return subprocess.run(
-        ["promtool", "test", "rules", RULE_TESTS.name], cwd=folder, capture_output=True, text=True, check=False
+        ["promtool", "test", "rules", RULE_TESTS.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -105,7 +111,9 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason=NO_PROMTOOL)
 @pytest.mark.parametrize(("broken", "what"), [("vector(0) > 1", "fires"), ("vector(1)", "is quiet")])
-def test_an_alert_that_never_fires_or_always_does_fails_its_test(tmp_path: Path, broken: str, what: str) -> None:
+def test_an_alert_that_never_fires_or_always_does_fails_its_test(
+    tmp_path: Path, broken: str, what: str
+) -> None:
     alerts = re.sub(r"expr: '.+'", f"expr: '{broken}'", ALERTS.read_text())
     result = promtool(tmp_path, alerts, rule_tests(what))
     failed = set(re.findall(r'alertname=\\"(\w+)\\"', result.stdout + result.stderr))

@@ -39,7 +39,9 @@ def test_what_says_no_position_is_refused(value: str) -> None:
 def test_a_checksum_is_read_as_it_is_written(stream_id: StreamId, text: str) -> None:
     checksum = StateChecksum(stream_id, text)
     assert checksum.encode() == f"{stream_id}|{text}"
-    assert StateChecksum.parse(checksum.encode().encode()) == StateChecksum.parse(checksum.encode()) == checksum
+    assert (
+        StateChecksum.parse(checksum.encode().encode()) == StateChecksum.parse(checksum.encode()) == checksum
+    )
 
 
 @given(IDS, COUNTS)

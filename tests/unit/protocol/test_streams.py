@@ -20,7 +20,9 @@ def test_every_function_makes_a_name_that_is_described() -> None:
     patterns = {name.partition(":")[0] for name, _ in described()}
     functions = dict(inspect.getmembers(streams, inspect.isfunction))
     made = {
-        name: function(*(ARGUMENTS.get(parameter, "x") for parameter in inspect.signature(function).parameters))
+        name: function(
+            *(ARGUMENTS.get(parameter, "x") for parameter in inspect.signature(function).parameters)
+        )
         for name, function in functions.items()
         if name not in NOT_NAMES and not name.startswith("_") and function.__module__ == streams.__name__
     }

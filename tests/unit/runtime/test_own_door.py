@@ -12,7 +12,16 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
-from runtime.own_door import ALIVE_S_MAX, READY_S_MAX, Knocks, NoAnswerError, OwnDoor, ask_http, ask_websocket, local
+from runtime.own_door import (
+    ALIVE_S_MAX,
+    READY_S_MAX,
+    Knocks,
+    NoAnswerError,
+    OwnDoor,
+    ask_http,
+    ask_websocket,
+    local,
+)
 from runtime.probes import Probes
 
 HURRIED_S = 0.5
@@ -164,7 +173,9 @@ def test_it_knocks_by_itself() -> None:
     door.stop()
 
 
-@pytest.mark.parametrize(("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")])
+@pytest.mark.parametrize(
+    ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")]
+)
 def test_where_a_server_is_reached(host: str, reached: str) -> None:
     assert local(host) == reached
 

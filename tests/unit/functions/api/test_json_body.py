@@ -27,7 +27,11 @@ class Wanted(msgspec.Struct, rename="camel"):
         (b"[]", -1102, "The body is not valid: Expected 'object', got 'array'."),
         (b"{}", -1102, "Mandatory parameter 'aName' was not sent, was empty/null, or malformed."),
         (b'{"aName": "short"}', -1102, "Parameter 'aName' is not valid: at least 8 characters are needed."),
-        (b'{"aName": "far too long"}', -1102, "Parameter 'aName' is not valid: at most 10 characters are allowed."),
+        (
+            b'{"aName": "far too long"}',
+            -1102,
+            "Parameter 'aName' is not valid: at most 10 characters are allowed.",
+        ),
         (b'{"aName": 1}', -1102, "Parameter 'aName' is not valid: expected text, got a whole number."),
         (
             b'{"aName": "in length", "colours": ["red", "blue"]}',

@@ -87,7 +87,12 @@ async def test_the_fields_of_a_window() -> None:
     assert (answer[0]["openPrice"], answer[0]["lastPrice"], answer[0]["priceChange"]) == (
         "1.00000000", "1.10000000", "0.10000000",
     )  # fmt: skip
-    assert (answer[0]["priceChangePercent"], answer[0]["firstId"], answer[0]["lastId"], answer[0]["count"]) == (
+    assert (
+        answer[0]["priceChangePercent"],
+        answer[0]["firstId"],
+        answer[0]["lastId"],
+        answer[0]["count"],
+    ) == (
         "10.000",
         7,
         9,
@@ -174,7 +179,10 @@ async def test_what_no_market_has() -> None:
     for function in (absent_features.REFERENCE_PRICE, absent_features.REFERENCE_PRICE_CALCULATION):
         with pytest.raises(ApiError) as refused:
             await world.ask(function, symbol="BTCUSDT")
-        assert (refused.value.code, refused.value.message) == (-2043, "This symbol doesn't have a reference price.")
+        assert (refused.value.code, refused.value.message) == (
+            -2043,
+            "This symbol doesn't have a reference price.",
+        )
         with pytest.raises(ApiError) as refused:
             await world.ask(function, symbol="NOPE")
         assert refused.value.code == -1121

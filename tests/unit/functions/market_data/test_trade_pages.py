@@ -21,7 +21,9 @@ def tape() -> list[TradeExecuted]:
     """Six trades, a second apart; 2 and 3 are of one taker at one price. The others are aggregates of their own."""
     log = MarketLog()
     for number in range(6):
-        log.trade(START_MS + number * 1_000, 5_000_000 + number, 10 + number, Side.SELL if number == 4 else Side.BUY)
+        log.trade(
+            START_MS + number * 1_000, 5_000_000 + number, 10 + number, Side.SELL if number == 4 else Side.BUY
+        )
     aggregates = (1, 2, 2, 3, 4, 5)
     trades = [
         msgspec.structs.replace(each, aggregate_id=number)
@@ -63,7 +65,9 @@ class Exchange:
 async def test_old_trades(sent: dict[str, str], numbers: list[int]) -> None:
     exchange = Exchange()
     assert [each["id"] for each in await exchange.ask(get_historical_trades.FUNCTION, **sent)] == numbers
-    assert exchange.ingestion.questions == [0], "the database has all that was acknowledged before it is asked"
+    assert exchange.ingestion.questions == [0], (
+        "the database has all that was acknowledged before it is asked"
+    )
 
 
 async def test_a_trade_whole() -> None:

@@ -39,7 +39,9 @@ def order(number: int, status: OrderStatus = OrderStatus.FILLED, version: int = 
     )  # fmt: skip
 
 
-def fill(trade: int, number: int, side: Side = Side.BUY, liquidity: Liquidity = Liquidity.TAKER) -> StoredFill:
+def fill(
+    trade: int, number: int, side: Side = Side.BUY, liquidity: Liquidity = Liquidity.TAKER
+) -> StoredFill:
     return StoredFill(
         TradeId(trade), OrderId(number), PriceTicks(5_000_000), QuantityLots(10), AssetUnits(500_000_000),
         AssetUnits(1_000), "BTC", TimeMs(T0 + trade * 1_000), side, liquidity,
@@ -83,7 +85,9 @@ class Exchange:
     async def ask(self, function: Function, **sent: str) -> list[dict[str, Any]]:
         ports = ports_of(shards=self, orders=MemoryOrders(STORED, FILLS, PREVENTED))
         call = Call(Parameters({"symbol": BTC, **sent}), TimeMs(T0), ANN)
-        shapes: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(await function.handle(ports, call)))
+        shapes: list[dict[str, Any]] = msgspec.json.decode(
+            msgspec.json.encode(await function.handle(ports, call))
+        )
         return shapes
 
 
@@ -181,7 +185,10 @@ async def test_prevented_matches(sent: dict[str, str], numbers: list[int]) -> No
 
 async def test_a_prevented_match_has_the_quantities_of_orders_that_it_ended() -> None:
     taker, both = await Exchange().ask(get_prevented_matches.FUNCTION, orderId="20")
-    assert (taker["selfTradePreventionMode"], taker["takerPreventedQuantity"]) == ("EXPIRE_TAKER", "0.00007000")
+    assert (taker["selfTradePreventionMode"], taker["takerPreventedQuantity"]) == (
+        "EXPIRE_TAKER",
+        "0.00007000",
+    )
     assert "makerPreventedQuantity" not in taker
     assert (both["takerPreventedQuantity"], both["makerPreventedQuantity"]) == ("0.00007000", "0.00008000")
 

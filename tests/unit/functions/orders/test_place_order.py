@@ -33,7 +33,9 @@ class Exchange:
         self._last_id = 0
         for account_id in (1, 2):
             for asset in ("USDT", "BTC"):
-                self._shard.apply(Deposit(0, "", AccountId(account_id), asset, AssetUnits(10**12), asset), TimeMs(1))
+                self._shard.apply(
+                    Deposit(0, "", AccountId(account_id), asset, AssetUnits(10**12), asset), TimeMs(1)
+                )
         self._shard.take()
 
     def next_request_id(self) -> int:
@@ -111,7 +113,9 @@ async def test_an_empty_side() -> None:
     exchange = Exchange()
     for side in ("BUY", "SELL"):
         for amount in ({"quantity": "0.0002"}, {"quoteOrderQty": "5"}):
-            with pytest.raises(ApiError, match="Order book liquidity is less than symbol minimum quantity") as refused:
+            with pytest.raises(
+                ApiError, match="Order book liquidity is less than symbol minimum quantity"
+            ) as refused:
                 await exchange.order(side=side, type="MARKET", **amount)
             assert refused.value.code == -2010
     # 25,000 is the last price: 0.0002 BTC are 5 USDT, the least that an order may be worth.
