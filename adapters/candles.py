@@ -14,8 +14,9 @@ _DAY_MS, _MONTH_MS = 86_400_000, 31 * 86_400_000
 
 _COLUMNS: Final = """(extract(epoch from open_time) * 1000)::bigint, open, high, low, close, volume, quote_volume,
     trade_count, taker_buy_volume, taker_buy_quote"""
-# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both sides, so that it
-# touches few chunks however much history there is; the last candle before may lie anywhere: it is looked for among days, which are few.
+# One statement per interval, because a relation's name cannot be a parameter. Every part is bounded on both
+# sides, so that it touches few chunks however much history there is; the last candle before may lie anywhere:
+# it is looked for among days, which are few.
 _EARLIER: Final = {
     interval: f"""
         (SELECT * FROM (
@@ -69,7 +70,8 @@ _FIRST_DAY: Final = """
     SELECT (extract(epoch from open_time) * 1000)::bigint FROM "candles_1d"
     WHERE market = %(market)s AND open_time >= to_timestamp(%(start)s / 1000.0) ORDER BY open_time LIMIT 1
 """
-# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was traded.
+# Minutes up to the first whole hour and hours from there on: 240 rows of a market at most, however much was
+# traded.
 _SUMMED: Final = """market, open_time, open, high, low, close, volume, quote_volume, trade_count, first_trade_id, last_trade_id"""
 _SINCE: Final = f"""
     SELECT market, (array_agg(open ORDER BY open_time))[1], max(high), min(low), (array_agg(close ORDER BY open_time DESC))[1],
@@ -137,7 +139,9 @@ class PostgresCandles:
         return [KlineRow(*map(int, row)) for row in rows]
 
     async def sums_since(self, symbols: Sequence[str], opened: TimeMs) -> dict[str, CandleSums]:
-        """Return for each market that traded since what was traded from `opened` on, which begins a minute."""
+        """Return for each market that traded since what was traded from `opened` on, which begins a
+        minute.
+        """
         hour = -(-opened // _HOUR_MS) * _HOUR_MS
         rows = await self._database.fetch(_SINCE, {"markets": list(symbols), "open": opened, "hour": hour})
         return {symbol: CandleSums(*map(int, values)) for symbol, *values in rows}

@@ -19,7 +19,9 @@ _log = structlog.get_logger()
 
 
 class PostgresIngestion:
-    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the shard's stream of events."""
+    """Implements `functions.repositories.ingestion.Ingestion`: compares the database's position with the
+    shard's stream of events.
+    """
 
     def __init__(self, database: Database, client: redis.asyncio.Redis) -> None:
         self._database = database

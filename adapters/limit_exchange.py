@@ -1,7 +1,9 @@
-"""The way of a process's shares of limits to the pots in Redis, and of what others do with these to the process.
+"""The way of a process's shares of limits to the pots in Redis, and of what others do with these to the
+process.
 
-What is asked in one turn of the loop goes out together. What was used is told every 80 ms, and every change of a pot is published, so
-what a process says of a bucket that it knows is at most 100 ms old. As long as Redis does not answer, shares are borrowed.
+What is asked in one turn of the loop goes out together. What was used is told every 80 ms, and every change
+of a pot is published, so what a process says of a bucket that it knows is at most 100 ms old. As long as
+Redis does not answer, shares are borrowed.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ _SHARES_PER_COMMAND: Final = 250
 _PEER_S: Final = 60.0
 """A process that has said nothing for so long counts among those that are there no more."""
 
-# `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with is not written.
+# `drawn` of adapters/shares.py, for several pots. A pot that nobody was refused at and nothing was done with
+# is not written.
 _DRAW: Final = f"""
 local answers, words = {{}}, {{}}
 for i, key in ipairs(KEYS) do
@@ -145,7 +148,9 @@ class LimitExchange:
         await self._links.close()
 
     def ask(self, share: Share, needed: int) -> _Future:
-        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be asked."""
+        """Ask for what a request needs: True, it was given; False, it was not; None: nobody could be
+        asked.
+        """
         LIMITS_ASKED.inc()
         met: _Future = self._loop.create_future()
         if not self._asks:

@@ -28,7 +28,8 @@ BACKLOG: Final = Gauge(
 )
 FILLED: Final = Gauge(
     "gateway_log_filled_ratio",
-    "How full a shard's Redis, or what a shard's log may take of it, is: new orders are refused above 1, cancels above 1.2.",
+    "How full a shard's Redis, or what a shard's log may take of it, is: new orders are refused above 1, "
+    "cancels above 1.2.",
     ["shard"],
 )
 CLOCK_OFFSET: Final = Gauge(
@@ -79,8 +80,9 @@ REPEATED: Final = Counter(
 )
 _STAGE: Final = Histogram(
     "gateway_stage_seconds",
-    "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), append (from a batch's first "
-    "command until the shard's input has it), reply (from the first command of a frame of replies until that).",
+    "How long a part of an order's way took: parse (of every 16th order: limits, signature, parameters), "
+    "append (from a batch's first command until the shard's input has it), reply (from the first command of "
+    "a frame of replies until that).",
     ["stage"],
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )

@@ -38,7 +38,9 @@ class RedisReadModels:
         return self._listing().known.shard_of_market(symbol)
 
     async def depth(self, symbol: str, limit: int) -> DepthSnapshot | None:
-        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have written."""
+        """Return the best `limit` levels of each side, 5,000 at most, after the last batch that feeds have
+        written.
+        """
         shard = self._shard_of(symbol)
         key, diffs_key = streams.depth(shard, symbol), streams.depth_diffs(shard, symbol)
         base: DepthSnapshot | None = None

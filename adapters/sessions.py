@@ -9,7 +9,8 @@ from functions.repositories.sessions import EndedSession, StoredSession
 from functions.users.activity import AGENT_MAX, Activity, Origin
 from protocol.units import AccountId
 
-# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then there is none.
+# Whoever changes the password meanwhile waits for this and then finds the session, or has changed it: then
+# there is none.
 _BEGIN: Final[LiteralString] = noting(
     """
     INSERT INTO sessions (session_id, account_id, token_hash, expires_at, address, agent)

@@ -78,7 +78,9 @@ class PostgresUsers:
         return SignInFacts(*rows[0]) if rows else None
 
     async def step_up_facts(self, account_id: AccountId, address: str) -> StepUpFacts | None:
-        """Return what a step-up needs to know: who asks again from `address`; None: there is no such account."""
+        """Return what a step-up needs to know: who asks again from `address`; None: there is no such
+        account.
+        """
         rows = await self._database.fetch(_STEP_UP_FACTS, {"account": account_id, "address": address})
         return StepUpFacts(*rows[0]) if rows else None
 
@@ -104,7 +106,10 @@ class PostgresUsers:
         )
 
     async def verify_silently(self, account_id: AccountId) -> None:
-        """Mark the account's address as its owner's; what proved it, such as a password reset, has an activity entry of its own."""
+        """Mark the account's address as its owner's.
+
+        What proved it, such as a password reset, has an activity entry of its own.
+        """
         await self._database.fetch(_VERIFY_SILENTLY, {"account": account_id})
 
     async def set_password(

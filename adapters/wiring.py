@@ -1,4 +1,6 @@
-"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in reverse."""
+"""Opens what a process that serves functions stands on, in the order of an order's way, and closes it in
+reverse.
+"""
 
 import asyncio
 import secrets

@@ -54,7 +54,10 @@ def running_settings() -> Settings:
 
 
 def plain_table(*columns: str) -> Table:
-    """Return a table without a frame, as narrow as what is in it; the first column is text, the others are numbers."""
+    """Return a table without a frame, as narrow as what is in it.
+
+    The first column is text, the others are numbers.
+    """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")

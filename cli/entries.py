@@ -1,4 +1,6 @@
-"""What an entry of a shard's input says, as far as it can be read, for people who decide what becomes of it."""
+"""What an entry of a shard's input says, as far as it can be read, for people who decide what becomes
+of it.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -21,7 +21,8 @@ def expected(settings: Settings) -> list[str]:
 def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
     """Return the processes of the settings, and all others that have been heard lately.
 
-    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own besides.
+    Of several that have the same name, as the pods of a deployment do, each has a heartbeat of its own
+    besides.
     """
     found: Iterable[Any] = client.scan_iter(match="health:*", count=1_000)
     heard = {streams.process_of_health(key.decode()): key.decode() for key in found}
@@ -38,7 +39,10 @@ def read_readers(client: redis.Redis, settings: Settings) -> list[Reader]:
 
 
 def _is_of(heard: str, name: str) -> bool:
-    """Return whether a heartbeat is of a process that the settings call `name`; on Kubernetes engine-0-1 is a pod of engine-0."""
+    """Return whether a heartbeat is of a process that the settings call `name`.
+
+    On Kubernetes engine-0-1 is a pod of engine-0.
+    """
     base = heard.partition("@")[0]
     return base == name or (
         base.startswith(f"{name}-") and base.removeprefix(f"{name}-").isdigit() and "engine" in name

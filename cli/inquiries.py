@@ -217,7 +217,10 @@ def ask(
     query: Callable[[int, str], Query],
     timeout_s: float = TIMEOUT_S,
 ) -> dict[int, Reply]:
-    """Ask each shard what `query` makes of its number and the reply channel; those that do not answer in time are missing."""
+    """Ask each shard what `query` makes of its number and the reply channel.
+
+    Those that do not answer in time are missing.
+    """
     found: dict[int, Reply] = {}
     with command_waiter(client, timeout_s) as (waiter, replies):
         for shard in shards:

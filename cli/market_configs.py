@@ -1,4 +1,6 @@
-"""How the markets are configured, what the settings want, and the commands that make the first like the second."""
+"""How the markets are configured, what the settings want, and the commands that make the first like the
+second.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -30,7 +32,9 @@ class Change(NamedTuple):
 
     @property
     def is_possible(self) -> bool:
-        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's scale of all its amounts."""
+        """Whether a shard would do it: the grid of a listed market is part of its orders, and an asset's
+        scale of all its amounts.
+        """
         return not self.contradiction and not any(name in _FIXED for name, _, _ in self.differences)
 
 
@@ -64,7 +68,9 @@ def by_symbol(known: Iterable[ConfigReply]) -> dict[str, MarketConfig]:
 def plan(
     configs: Mapping[str, MarketConfig], wanted: MarketMap, status: MarketStatus = MarketStatus.TRADING
 ) -> list[Change]:
-    """Return what has to change so that every market that is wanted is configured so; new ones begin with `status`.
+    """Return what has to change so that every market that is wanted is configured so.
+
+    New ones begin with `status`.
 
     Markets that nobody wants any more stay.
     """
@@ -93,8 +99,8 @@ def _contradiction(market: Market, known: Mapping[str, Asset]) -> str:
         have = known.get(asset.symbol, asset)
         if have.scale != asset.scale:
             return (
-                f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have {asset.scale} in this one; "
-                f"declare scale = {have.scale} for it under [[assets]]"
+                f"{asset.symbol} has {have.scale} decimals in the markets that are listed, and would have "
+                f"{asset.scale} in this one; declare scale = {have.scale} for it under [[assets]]"
             )
     return ""
 

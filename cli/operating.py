@@ -41,7 +41,8 @@ def tell(
     what: str,
     number: int = OLDEST_FORMAT,
 ) -> Reply:
-    """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its answer.
+    """Sign `command` (request id, reply channel) with the key of `role`, give it to a shard, and return its
+    answer.
 
     `what` names it in errors; `number` is the format that the shard has been switched to.
 
@@ -68,7 +69,8 @@ def tell(
 
 
 def _entry_ms(client: redis.Redis, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets, with which deadlines are compared (docs/decisions/0025).
+    """Return the time that the next entry of a shard's input gets, with which deadlines are compared
+    (docs/decisions/0025).
 
     After Redis's clock was ahead that is the time of the last entry, until the clock is there again.
     """
@@ -159,8 +161,8 @@ class Operator:
 def rotate_key(operator: Operator, role: Role, public_key: bytes | None = None, *, keep: bool = False) -> str:
     """Give every shard a new key of a role, and revoke the old ones unless `keep`; return its name.
 
-    Without a `public_key` a pair is made, whose private half replaces that in the data folder once every shard takes it. Who is
-    interrupted repeats it: at every moment some key of the role counts at every shard.
+    Without a `public_key` a pair is made, whose private half replaces that in the data folder once every
+    shard takes it. Who is interrupted repeats it: at every moment some key of the role counts at every shard.
 
     Raises:
         OperatingError: a shard refused, or did not answer.

@@ -1,7 +1,7 @@
 """`exchange restart`: every process of a running exchange, one after the other, as an upgrade would do it.
 
-A process is told to stop, which hands over what it does and answers what is under way; it is started anew from what is on the disk; and
-the next one comes when it is ready.
+A process is told to stop, which hands over what it does and answers what is under way; it is started anew
+from what is on the disk; and the next one comes when it is ready.
 """
 
 import time
@@ -54,7 +54,8 @@ Say = Callable[[str], None]
 
 
 def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Restarted]:
-    """Restart the processes of these names, all when there are none, one after the other, each when the one before is ready.
+    """Restart the processes of these names, all when there are none, one after the other, each when the one
+    before is ready.
 
     Raises:
         RestartError: there is no such process, or one is not ready in time; those after it are left alone.
@@ -86,11 +87,13 @@ def restart(settings: Settings, names: Collection[str], say: Say) -> Iterator[Re
 
 
 def _check_cache(settings: Settings, running: Collection[str]) -> None:
-    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one, does not start."""
+    """Refuse where this release's processes would not find what the running `exchange up`, of an earlier one,
+    does not start.
+    """
     if settings.has_own_cache() and CACHE not in running:
         raise RestartError(
-            f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes need: "
-            "`exchange down`, `exchange up`, once. Nothing was restarted."
+            f"The running `exchange up` is of a release that starts no {CACHE}, which this one's processes "
+            "need: `exchange down`, `exchange up`, once. Nothing was restarted."
         )
 
 
@@ -111,7 +114,10 @@ def _check(names: Collection[str], processes: Collection[ProcessState]) -> None:
 
 
 def _in_order(settings: Settings) -> list[str]:
-    """Return all names: who decides first, so that nobody speaks to what is older than itself; clients last."""
+    """Return all names: who decides first, so that nobody speaks to what is older than itself.
+
+    Clients last.
+    """
     workers = [spec.name for spec in persist_workers(settings)]
     fronts = [spec.name for spec in (*gateways(settings), *edges(settings))]
     rest = [spec.name for spec in readers(settings) if spec.name not in (*workers, *fronts)]
@@ -128,7 +134,9 @@ def _shard(environment: Mapping[str, str]) -> int:
 
 
 def _next(settings: Settings, left: list[str]) -> str:
-    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one could take over at once."""
+    """Return whose turn it is: of a shard's engine workers the one that leads comes last, when another one
+    could take over at once.
+    """
     shards = {spec.name: _shard(spec.environment) for spec in engines(settings)}
     if left[0] not in shards:
         return left[0]
@@ -150,7 +158,8 @@ def _next(settings: Settings, left: list[str]) -> str:
 def _restart(settings: Settings, name: str, left: list[str]) -> Restarted:
     before = _state_of(settings, name, left)
     began = time.time()
-    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market data meanwhile.
+    # New feeds take over from the old ones, so there the new ones come first, and nobody waits for market
+    # data meanwhile.
     is_feeds = name in {spec.name for spec in feeds(settings)}
     if not request_restart(settings, RestartRequest(name, overlap=is_feeds)):
         raise RestartError(

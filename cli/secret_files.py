@@ -1,8 +1,8 @@
 """The secrets of a deployment in containers: who gets which files. Pure; `exchange secrets` writes them.
 
-All of them are derived from one seed and from how often each family of them was rotated, so that these two are what to keep, and making
-them again gives the same. While a rotation is under way both secrets of the family are taken: that of before is forgotten when every
-process has the new one.
+All of them are derived from one seed and from how often each family of them was rotated, so that these two
+are what to keep, and making them again gives the same. While a rotation is under way both secrets of the
+family are taken: that of before is forgotten when every process has the new one.
 """
 
 import hashlib
@@ -35,10 +35,13 @@ DATABASE_USERS: Final = {role.service: str(role) for role in ServiceRole} | {
 MASTER_KEY_USERS: Final = frozenset({"gateway", "edge", "operator"})
 _KEY_BYTES: Final = 32
 _COMMANDS: Final = (
-    "-@all +@read +@write +@connection +@transaction +@pubsub -@dangerous +eval +evalsha +script|load +script|exists "
-    "+info +time +wait +client|id +client|list +client|setname +client|setinfo"
+    "-@all +@read +@write +@connection +@transaction +@pubsub -@dangerous +eval +evalsha +script|load "
+    "+script|exists +info +time +wait +client|id +client|list +client|setname +client|setinfo"
 )
-"""What every process may do, with its own keys only; nothing that stops, empties or configures the server. Dramatiq needs KEYS, too."""
+"""What every process may do, with its own keys only; nothing that stops, empties or configures the server.
+
+Dramatiq needs KEYS, too.
+"""
 
 
 class Family(StrEnum):
@@ -128,7 +131,9 @@ def secret_files(seed: bytes, hosts: Hosts, rotations: Rotations = MappingProxyT
 
 
 def users_acl(hashes: Mapping[str, list[str]]) -> str:
-    """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256 sums in hexadecimal."""
+    """Return the ACL file of Redis: cli/redis_users.acl, in which each user's passwords have these SHA-256
+    sums in hexadecimal.
+    """
     users = resources.files("cli").joinpath("redis_users.acl").read_text("utf-8")
     return Template(users).substitute(
         {user: " #".join(sums) for user, sums in hashes.items()}, commands=_COMMANDS
@@ -173,7 +178,8 @@ class _Secrets:
         numbers = [rotation.number, *([rotation.number - 1] if rotation.keeps_previous else [])]
         passwords = [self._of(purpose, number).hex() for number in numbers]
         if purpose == "redis sentinel":
-            # The sentinels keep theirs on their own disks, and the start scripts of Kubernetes know one password for all that they do.
+            # The sentinels keep theirs on their own disks, and the start scripts of Kubernetes know one
+            # password for all that they do.
             passwords = [_password(self._seed, purpose), _password(self._seed, "sentinels")]
         return [password_hash(password) for password in passwords]
 

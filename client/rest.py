@@ -1,4 +1,6 @@
-"""The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three exceptions."""
+"""The public API, signed: parameters in, decoded JSON out, and every way to fail as one of three
+exceptions.
+"""
 
 import asyncio
 import time
@@ -58,7 +60,10 @@ class Client:
     """
 
     def __init__(self, url: str, trust: LocalTrust | None = None) -> None:
-        """Connect when asked first; `trust` says whom to take for the exchange at an https URL, else whom everybody trusts."""
+        """Connect when asked first.
+
+        `trust` says whom to take for the exchange at an https URL, else whom everybody trusts.
+        """
         self._url = url.rstrip("/")
         self._trust = trust
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
@@ -84,7 +89,10 @@ class Client:
         return await self._request("GET", _with_query(path, parameters))
 
     async def post(self, path: str, body: dict[str, str], token: str = "") -> Any:
-        """Send JSON to one of the exchange's own endpoints, signed in when there is a token; raises as `signed` does."""
+        """Send JSON to one of the exchange's own endpoints, signed in when there is a token.
+
+        Raises as `signed` does.
+        """
         await self._rate_limit_over()
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,6 +1,7 @@
 """One of the workers of a shard: it follows until it is its turn, then it leads.
 
-Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes over at once.
+Any number may run. Each joins as a standby, also the only one there is: it finds nobody who leads, and takes
+over at once.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,10 @@ class Candidate:
         lease_ms: int,
         now_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """Make `worker` one of its shard's, known to the others as `process`; `join` comes first, then `step` again and again."""
+        """Make `worker` one of its shard's, known to the others as `process`.
+
+        `join` comes first, then `step` again and again.
+        """
         self._worker = worker
         self._streams = log
         self._index = worker.index

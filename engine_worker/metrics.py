@@ -23,7 +23,8 @@ LAG: Final = Gauge(
 )
 DIFFERS: Final = Gauge(
     "engine_standby_differs",
-    "1: this worker follows no more, since its state is not the leader's; 0: it is, as far as it was compared",
+    "1: this worker follows no more, since its state is not the leader's; 0: it is, as far as it was "
+    "compared",
     ["shard"],
 )
 
@@ -36,7 +37,8 @@ BATCH_COMMANDS: Final = Histogram(
 COMMANDS: Final = Counter("engine_commands", "Commands and messages committed by this worker", ["shard"])
 STAGE: Final = Histogram(
     "engine_stage_seconds",
-    "How long a batch took: wait (in the input, of its oldest entry), apply, commit, deliver (messages to other shards)",
+    "How long a batch took: wait (in the input, of its oldest entry), apply, commit, deliver (messages to "
+    "other shards)",
     ["shard", "stage"],
     buckets=STAGE_BUCKETS,
 )
@@ -56,7 +58,8 @@ UNSTORED_LOST: Final = Counter(
 
 DIFFERENCE: Final = Gauge(
     "engine_money_difference",
-    "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 is right",
+    "Units of an asset that are there beyond (or, below 0, short of) deposits - withdrawals + settlements; 0 "
+    "is right",
     ["shard", "asset"],
 )
 CONSERVED: Final = Gauge("engine_money_conserved", "1: the shard's money adds up in every asset", ["shard"])

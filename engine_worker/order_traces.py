@@ -1,4 +1,7 @@
-"""The stages of sampled orders in a shard. What is traced is decoded once more, so that nothing is kept when nobody wants traces."""
+"""The stages of sampled orders in a shard.
+
+What is traced is decoded once more, so that nothing is kept when nobody wants traces.
+"""
 
 import time
 from collections.abc import Sequence

@@ -18,7 +18,8 @@ from urllib.request import Request, urlopen
 def signed(url: str, key: str, secret: str, method: str, path: str, **parameters: str | int) -> Any:
     """Send one signed request and return the decoded answer, also that of a refusal.
 
-    The signature is the HMAC-SHA256, in hex, of the query exactly as it is sent, with the time in milliseconds in it.
+    The signature is the HMAC-SHA256, in hex, of the query exactly as it is sent, with the time in
+    milliseconds in it.
     """
     query = urlencode({**parameters, "timestamp": time.time_ns() // 1_000_000})
     signature = hmac.new(secret.encode(), query.encode(), hashlib.sha256).hexdigest()

@@ -25,7 +25,10 @@ PROCESS = "feeds"
 BLOCK_MS = 200
 """How long a step waits for events."""
 STEP_PERIOD_S = 0.005
-"""Under load, what happens within this time is committed together; the first event after a pause does not wait."""
+"""Under load, what happens within this time is committed together.
+
+The first event after a pause does not wait.
+"""
 
 _log = structlog.get_logger()
 

@@ -1,4 +1,6 @@
-"""Passes the pages' requests on to the API, so that page and API have one origin: the cookie of a session goes nowhere else."""
+"""Passes the pages' requests on to the API, so that page and API have one origin: the cookie of a session
+goes nowhere else.
+"""
 
 from typing import Final
 
@@ -49,7 +51,10 @@ class Passing:
             await self._session.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer what the API answers; 503 where it does not, which leaves open what became of the request."""
+        """Answer what the API answers.
+
+        503 where it does not, which leaves open what became of the request.
+        """
         assert self._session is not None
         # As it was sent: signatures are of the very bytes.
         url = URL(self._api_url + request.raw_path, encoded=True)

@@ -35,7 +35,10 @@ def create_app(
     browser_origins: Sequence[str],
     knocks: Container[object] = frozenset(),
 ) -> Door:
-    """Return the application that serves `functions`; pages of `browser_origins` may call them, and `knocks` are charged nothing."""
+    """Return the application that serves `functions`.
+
+    Pages of `browser_origins` may call them, and `knocks` are charged nothing.
+    """
     endpoints: dict[str, dict[str, Endpoint]] = defaultdict(dict)
     for function in functions:
         endpoints[function.path][function.method] = Endpoint(function, surroundings)
@@ -69,8 +72,9 @@ def _origin_headers(cors: CORSConfig) -> dict[bytes, Headers]:
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
-    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own origin: the page's server passes
-    # their requests on, and no answer lets browsers send them from elsewhere.
+    # A page of another origin shows a key or a token of its own. Cookies are for pages on the API's own
+    # origin: the page's server passes their requests on, and no answer lets browsers send them from
+    # elsewhere.
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "DELETE"],

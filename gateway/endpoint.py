@@ -117,7 +117,10 @@ class Endpoint:
             count_order(error)
 
     def _weigh(self, request: HttpRequest, now_ms: TimeMs) -> tuple[Parameters, int, Undecided | None]:
-        """Return the parameters and what they weigh; charge what that is more than was known, which may have to be awaited."""
+        """Return the parameters and what they weigh.
+
+        Charge what that is more than was known, which may have to be awaited.
+        """
         parameters = self._parameters(request)
         weight = self.function.weight_of(parameters)
         if weight == self.least_weight:
@@ -168,7 +171,8 @@ class Endpoint:
             request.address,
             asked.agent,
         )
-        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a refusal, too (`finally`).
+        # From here on the order may be on its way, whatever happens: its counts belong into the answer of a
+        # refusal, too (`finally`).
         try:
             answer = await function.handle(self._ports, call)
             if function.weighs_nothing_done:
@@ -210,7 +214,10 @@ class Endpoint:
 
 
 def weight_headers(limits: RateLimits, address: str, now: TimeMs) -> Headers:
-    """Return the headers that say how much request weight an address has used; none where nothing is limited."""
+    """Return the headers that say how much request weight an address has used.
+
+    None where nothing is limited.
+    """
     if not limits.enabled:
         return []
     used = b"%d" % limits.weight_used(address, now)

@@ -131,7 +131,8 @@ async def serve(
         watching = [asyncio.create_task(server.watch()), *([asyncio.create_task(tls.watch())] if tls else [])]
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            # Not ready first, so that balancers send nobody new while connections are closed one after the other.
+            # Not ready first, so that balancers send nobody new while connections are closed one after the
+            # other.
             probes.leaving()
             door.stop()
             if not serving.done():

@@ -16,8 +16,9 @@ _OWN: Final = (b"same-origin", b"none")
 def check_page(method: str, headers: Mapping[bytes, bytes], token: str, origins: frozenset[bytes]) -> None:
     """Refuse with -1002 what another page may have made the browser send.
 
-    A request that changes something comes from one of `origins`, with the session's token against forgeries, which only a page that
-    may read the exchange's answers knows. One that reads is no danger: no other page can read its answer.
+    A request that changes something comes from one of `origins`, with the session's token against forgeries,
+    which only a page that may read the exchange's answers knows. One that reads is no danger: no other page
+    can read its answer.
     """
     origin = headers.get(b"origin")
     if origin is not None and origin not in origins:

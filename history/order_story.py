@@ -1,4 +1,5 @@
-"""An order's whole story: what was asked, what the rules said, where it stood in the queue, every fill, and its end.
+"""An order's whole story: what was asked, what the rules said, where it stood in the queue, every fill, and
+its end.
 
 It is told by a replay of the shards that it passed: the account's, and the market's when that is another one.
 """
@@ -78,7 +79,8 @@ def client_order_stories(
     client_order_id: str,
     progress: Progress = no_progress,
 ) -> list[Story]:
-    """Tell of every attempt of an account to place an order under this id, oldest first, also of those that were refused.
+    """Tell of every attempt of an account to place an order under this id, oldest first, also of those that
+    were refused.
 
     Raises:
         PastError: there is none in the archive or the log.
@@ -98,8 +100,8 @@ def client_order_stories(
             ]
     if not found:
         raise PastError(
-            f"account {account_id} has placed no order {client_order_id!r}, as far as archive and log reach back "
-            f"(to {_oldest(shard_past)})"
+            f"account {account_id} has placed no order {client_order_id!r}, as far as archive and log reach "
+            f"back (to {_oldest(shard_past)})"
         )
     teller = _Teller(past, connection, progress)
     return [
@@ -185,7 +187,9 @@ class _Teller:
         self._progress = progress
 
     def tell(self, past: ShardPast, entry: Entry, *, order_id: int = 0, number: int | None = None) -> Story:
-        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of those that are applied."""
+        """Tell what the command in `entry` led to that made order `order_id`, or that is the `number`th of
+        those that are applied.
+        """
         replay = self._replay_before(past, entry.stream_id)
         shard, found = replay.shard, list[Step]()
         order: OrderState | None = None
@@ -317,7 +321,10 @@ class _Teller:
             "selfTradePrevention": command.self_trade_prevention.name, "requestId": command.request_id,
             "replyTo": command.reply_to,
         }  # fmt: skip
-        text = f"account {command.account_id} asks: {command.side.name} {command.order_type.name} {command.time_in_force.name}"
+        text = (
+            f"account {command.account_id} asks: {command.side.name} {command.order_type.name} "
+            f"{command.time_in_force.name}"
+        )
         if market is not None:
             facts["price"] = market.format_price(command.price)
             if command.quantity:
@@ -438,7 +445,10 @@ class _Teller:
             market.format_quantity(QuantityLots(quantity)),
             market.format_price(resting.level.price),
         )
-        text = f"rests at {price}, behind {len(ahead)} orders with {amount} {market.base} and {better} better prices"
+        text = (
+            f"rests at {price}, behind {len(ahead)} orders with {amount} {market.base} and {better} better "
+            "prices"
+        )
         facts = {"price": price, "ordersAhead": ahead, "quantityAhead": amount, "betterPrices": better}
         return [self._step(shard, stream_id, "queued", text, facts)]
 
@@ -447,8 +457,8 @@ class _Teller:
         return [
             self._step(
                 shard, stream_id, "traded",
-                f"trade {event.trade_id}: {market.format_quantity(event.quantity)} at {market.format_price(event.price)} with order "
-                f"{event.maker_order_id}",
+                f"trade {event.trade_id}: {market.format_quantity(event.quantity)} at "
+                f"{market.format_price(event.price)} with order {event.maker_order_id}",
                 {"tradeId": event.trade_id, "counterparty": event.maker_order_id},
             )
             for event in events
@@ -486,7 +496,8 @@ class _Teller:
                         "SELECT 1 FROM fills WHERE account_id = %s AND order_id = %s AND trade_id = %s",
                         order.account_id, order.order_id, trade_id),
             *self._rows(f"ledger_entries(reference={reference})",
-                        "SELECT 1 FROM ledger_entries WHERE time = to_timestamp(%s / 1000.0) AND account_id = %s AND reference = %s",
+                        "SELECT 1 FROM ledger_entries WHERE time = to_timestamp(%s / 1000.0) AND account_id "
+                        "= %s AND reference = %s",
                         event.time, order.account_id, reference),
         ]  # fmt: skip
         return self._step(shard, stream_id, "filled", text, facts, rows)

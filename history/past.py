@@ -1,4 +1,6 @@
-"""The past of the shards: from the archive as far back as it goes, and from Redis's own log for what is newer."""
+"""The past of the shards: from the archive as far back as it goes, and from Redis's own log for what is
+newer.
+"""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -145,7 +147,10 @@ class ShardPast:
         oldest = moments[-1]
         sequences = ", ".join(f"{symbol} {sequence}" for symbol, sequence in oldest.sequences.items())
         raise PastError(
-            f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is {time_text(oldest.time)}"
+            (
+                f"the archive does not reach back to {what}; the oldest that it has of shard {self.shard} is "
+                f"{time_text(oldest.time)}"
+            )
             + (f", at the sequences {sequences}" if sequences else "")
         )
 

@@ -1,6 +1,8 @@
-"""The users of the load test: traders on the REST API, watchers on the streams, and the steps in which they come.
+"""The users of the load test: traders on the REST API, watchers on the streams, and the steps in which they
+come.
 
-`exchange load` runs it with a summary at the end; for locust's own pages: `.venv/bin/locust -f loadtests/locustfile.py`.
+`exchange load` runs it with a summary at the end; for locust's own pages: `.venv/bin/locust -f
+loadtests/locustfile.py`.
 """
 
 import time
@@ -95,7 +97,9 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class Trader(FastHttpUser):
-    """Signs up, then places orders near the touch of one market, cancels most of them, and looks at what came of it."""
+    """Signs up, then places orders near the touch of one market, cancels most of them, and looks at what came
+    of it.
+    """
 
     host = _SETTINGS.rest_url()
     weight = 1
@@ -209,7 +213,10 @@ class Trader(FastHttpUser):
         return self._request(method, path, query, name, headers={"X-MBX-APIKEY": self._keys.key})
 
     def _insist(self, method: str, path: str, body: Mapping[str, str] | None = None, token: str = "") -> Any:
-        """Return the answer, waiting as long as the exchange asks for; without one the trader does not come."""
+        """Return the answer, waiting as long as the exchange asks for.
+
+        Without one the trader does not come.
+        """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         while True:
             answer = self._request(method, path, body=body, headers=headers)

@@ -28,7 +28,9 @@ def kind_of(request_type: str, name: str) -> str:
 
 
 class Histogram:
-    """Latencies in ms, kept to three digits or a tenth of a millisecond: as small after an hour as after a minute."""
+    """Latencies in ms, kept to three digits or a tenth of a millisecond: as small after an hour as after a
+    minute.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -48,7 +50,9 @@ class Histogram:
         self._counts.update(other._counts)
 
     def percentiles(self, *percents: int) -> list[float]:
-        """Return the smallest latency that so many percent do not exceed, for each of the ascending `percents`; 0 without any."""
+        """Return the smallest latency that so many percent do not exceed, for each of the ascending
+        `percents`; 0 without any.
+        """
         found: list[float] = []
         wanted = list(percents)
         reached = 0
@@ -75,7 +79,10 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: how many traders, how long so far, what it came to; latencies in ms, 0 where nothing was measured."""
+    """One step: how many traders, how long so far, what it came to.
+
+    Latencies in ms, 0 where nothing was measured.
+    """
 
     traders: int
     seconds: float
@@ -113,7 +120,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     limited: int
     own_delay_p99: float
     own_delay_max: float
-    """How late, in ms, the load generator itself was when it was due: so much of every latency may be its own."""
+    """How late, in ms, the load generator itself was when it was due: so much of every latency may be its
+    own."""
     kinds: list[Kind]
     steps: list[Step]
     errors: list[Failure]
@@ -252,9 +260,10 @@ def markdown(summary: Summary) -> str:
     sections = [
         "# Load test",
         f"{summary.began}; {summary.machine}; commit {summary.commit}.",
-        f"{' → '.join(str(each.traders) for each in summary.steps)} traders and {summary.watchers} watchers for "
-        f"{min(summary.elapsed, summary.seconds):.0f} s: {summary.requests:,} requests ({summary.per_second:.1f}/s), "
-        f"{summary.failures} failures, {summary.limited} told to wait by rate limits (429).",
+        f"{' → '.join(str(each.traders) for each in summary.steps)} traders and {summary.watchers} watchers "
+        f"for {min(summary.elapsed, summary.seconds):.0f} s: {summary.requests:,} requests "
+        f"({summary.per_second:.1f}/s), {summary.failures} failures, {summary.limited} told to wait by rate "
+        "limits (429).",
         f"The load generator itself was late by {figure(summary.own_delay_p99)} ms (p99), at most "
         f"{figure(summary.own_delay_max)} ms: so much of every latency may be its own.",
         "## Kinds",

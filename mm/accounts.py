@@ -1,4 +1,6 @@
-"""The market maker's own accounts: made once, kept in a file that only its owner can read, made anew when they are refused."""
+"""The market maker's own accounts: made once, kept in a file that only its owner can read, made anew when
+they are refused.
+"""
 
 import secrets
 from pathlib import Path
@@ -19,7 +21,10 @@ _log = structlog.get_logger()
 
 
 class UnverifiedError(Exception):
-    """The exchange demands that an account's address is verified, and programs read no mails; the message says what to do."""
+    """The exchange demands that an account's address is verified, and programs read no mails.
+
+    The message says what to do.
+    """
 
 
 class Account(msgspec.Struct, frozen=True):

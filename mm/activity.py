@@ -36,7 +36,9 @@ class Activity:
             _paused.labels(reason).set(0)
 
     def expects(self, markets: Iterable[str]) -> None:
-        """Note which markets it is about to quote, and no other: a market that is never quoted counts as quiet from now on."""
+        """Note which markets it is about to quote, and no other: a market that is never quoted counts as
+        quiet from now on.
+        """
         expected = set(markets)
         for market in self._markets - expected:
             _last_quoted.remove(market)
@@ -60,9 +62,12 @@ class Activity:
         _paused.labels(reason).set(1)
 
     def why_not_ready(self) -> str | None:
-        """Return why it does not quote, until it has quoted for the first time; then only when nothing is known of what it does.
+        """Return why it does not quote, until it has quoted for the first time.
 
-        Once there are quotes, waiting for something is as good as quoting: it goes on by itself, and its metrics say so.
+        Then only when nothing is known of what it does.
+
+        Once there are quotes, waiting for something is as good as quoting: it goes on by itself, and its
+        metrics say so.
         """
         if not self._has_quoted:
             return "it has not quoted yet" + (f", and waits for the {self._reason}" if self._reason else "")

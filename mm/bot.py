@@ -1,4 +1,6 @@
-"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its outages."""
+"""The shell around quoting and reconcile: reads the exchange, sends what has changed, and lives through its
+outages.
+"""
 
 import asyncio
 import itertools
@@ -178,7 +180,8 @@ class Bot:
                 desired = desired_quotes(plan, quoted, self._maker.inventory(plan), quote_funds, self._random)
                 await self._carry_out(market, desired, open_quotes)
             except FAILURES as error:
-                # What was under way may have happened: the open orders are read anew before anything else is sent.
+                # What was under way may have happened: the open orders are read anew before anything else is
+                # sent.
                 failures += 1
                 await self._back_off(failures, error, market.symbol)
             else:
@@ -194,7 +197,10 @@ class Bot:
     async def _carry_out(
         self, market: Market, desired: Sequence[Quote], open_quotes: dict[OrderId, OpenQuote]
     ) -> None:
-        """Send what is missing, and keep `open_quotes` to what then rests. What exceeds the budget waits for the next turn."""
+        """Send what is missing, and keep `open_quotes` to what then rests.
+
+        What exceeds the budget waits for the next turn.
+        """
         changes = reconcile(desired, open_quotes.values(), TOLERANCE)
         # Cancels first: they free the funds and the places in the book that placements need.
         for stale in changes.cancels:
@@ -228,7 +234,8 @@ class Bot:
                     open_quotes[placed.order_id] = placed
 
     async def _place(self, market: Market, quote: Quote) -> OpenQuote:
-        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back in line.
+        # Not post-only: where somebody offers better than the quote, taking it is what brings the book back
+        # in line.
         order = await self._signed(
             self._maker,
             "POST",

@@ -1,4 +1,6 @@
-"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote left behind."""
+"""The market maker's process: 1. accounts and markets  2. quotes and takers until stopped  3. no quote
+left behind.
+"""
 
 import asyncio
 import sys
@@ -89,7 +91,10 @@ async def changed(client: Client, trading: frozenset[str], period_s: float = LOO
 
 
 async def _make_bot(client: Client, settings: Settings, activity: Activity) -> tuple[Bot, frozenset[str]]:
-    """Return a bot that is ready to trade, and the markets that trade; waits for the exchange as long as it takes."""
+    """Return a bot that is ready to trade, and the markets that trade.
+
+    Waits for the exchange as long as it takes.
+    """
     failures = 0
     while True:
         try:

@@ -60,8 +60,8 @@ def _market(definition: Mapping[str, Any]) -> Market:
     filters = {each["filterType"]: each for each in definition["filters"]}
     prices, lots = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL") or {"minNotional": "0"}
-    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one that really has fewer
-    # may then be more than 63 bits hold; nobody quotes as much.
+    # Everything that is said has eight decimals, so here an asset has them, too. The largest order of one
+    # that really has fewer may then be more than 63 bits hold; nobody quotes as much.
     quantity_fits = AMOUNT_UNITS_MAX // 10 * UNITS_PER_ASSET // parse_decimal(prices["maxPrice"])
     return MarketDefinition(
         symbol=definition["symbol"],

@@ -1,4 +1,5 @@
-"""Grafana's dashboards as code: `python monitoring/grafana.py` writes dashboards/*.json, and the alerts for the Prometheus operator.
+"""Grafana's dashboards as code: `python monitoring/grafana.py` writes dashboards/*.json, and the alerts for
+the Prometheus operator.
 
 Plain dictionaries in Grafana's own form. A test compares what is committed with what this makes.
 """

@@ -83,7 +83,8 @@ class ShardArchive:
     def _nothing_ever_happened(self) -> bool:
         """Return whether the shard is followed, and neither was told anything yet nor has said anything."""
         found = self._connection.execute(
-            "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND ingest.last_id = %s",
+            "SELECT 1 FROM archive JOIN ingest USING (shard) WHERE shard = %s AND archive.last_id = %s AND "
+            "ingest.last_id = %s",
             (self.shard, str(STREAM_START), str(STREAM_START)),
         ).fetchone()
         return found is not None
@@ -102,7 +103,8 @@ class ShardArchive:
         return sum(segment.entries for segment in self.segments(after))
 
     def entries(self, after: StreamId) -> Iterator[Entry]:
-        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest first.
+        """Yield the archived entries after `after`, which is a snapshot's position or the start, oldest
+        first.
 
         Raises:
             ArchiveDamagedError: the log does not go on without a gap, or cannot be read.
@@ -124,7 +126,8 @@ class ShardArchive:
         ).fetchone()
         if row is None:  # it has just been merged into a larger one
             row = self._connection.execute(
-                "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time LIMIT 1",
+                "SELECT payload FROM log_segments WHERE shard = %s AND last_time >= %s ORDER BY last_time "
+                "LIMIT 1",
                 (self.shard, last_id.ms),
             ).fetchone()
         if row is None:

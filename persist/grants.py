@@ -1,8 +1,10 @@
-"""What each service may do in the database. `migrate` brings the rights in line with this table, after every migration.
+"""What each service may do in the database.
 
-Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the owner alone. Nobody but the
-owner may define, alter, truncate or drop anything. Tests compare the table with the relations that there are, and run every statement
-of functions and services as its role.
+`migrate` brings the rights in line with this table, after every migration.
+
+Rights that a role has beyond the table are revoked, so a relation that is not listed here belongs to the
+owner alone. Nobody but the owner may define, alter, truncate or drop anything. Tests compare the table with
+the relations that there are, and run every statement of functions and services as its role.
 """
 
 from collections.abc import Mapping
@@ -122,7 +124,9 @@ def roles_there(connection: psycopg.Connection[Any]) -> list[ServiceRole]:
 
 
 def provide_roles(connection: psycopg.Connection[Any], passwords: Mapping[ServiceRole, str]) -> None:
-    """Make the roles that are not there, and give all of them these passwords. The server never sees a password.
+    """Make the roles that are not there, and give all of them these passwords.
+
+    The server never sees a password.
 
     Raises:
         psycopg.errors.InsufficientPrivilege: the connection's role may not.
@@ -165,8 +169,8 @@ def grant_rights(connection: psycopg.Connection[Any]) -> None:
     with connection.transaction():
         # Servers whose data are from before PostgreSQL 15 let everybody define tables.
         if connection.execute(
-            "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND acl.grantee = 0 "
-            "AND acl.privilege_type = 'CREATE')"
+            "SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) AS acl WHERE nspname = 'public' AND "
+            "acl.grantee = 0 AND acl.privilege_type = 'CREATE')"
         ).fetchone() == (True,):
             connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         for role in roles_there(connection):
@@ -235,7 +239,8 @@ def _statement(form: str, relation: str, right: Right, role: ServiceRole) -> sql
 
 
 def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
-    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh continuous aggregates.
+    """Make the role of persist a member of the owner: TimescaleDB lets nobody else drop chunks or refresh
+    continuous aggregates.
 
     So what persist is kept from in a plain database it is not kept from there.
     """
@@ -249,7 +254,8 @@ def let_maintain(connection: psycopg.Connection[Any], owner: str) -> None:
         connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(role)))
     except psycopg.Error as error:
         _log.warning(
-            "a superuser must make the role of persist a member of the owner: it refreshes candles and drops old history",
+            "a superuser must make the role of persist a member of the owner: it refreshes candles and drops "
+            "old history",
             statement=f"GRANT {owner} TO {role}",
             reason=str(error).strip(),
         )

@@ -1,6 +1,9 @@
-"""Sends the mails that functions have written into the database, each at least once; a body is emptied when it is sent.
+"""Sends the mails that functions have written into the database, each at least once.
 
-A process that ends between the mail server's answer and the commit sends a mail again: twice is better than never.
+A body is emptied when it is sent.
+
+A process that ends between the mail server's answer and the commit sends a mail again: twice is better than
+never.
 """
 
 import smtplib

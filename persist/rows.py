@@ -1,7 +1,7 @@
 """What rows a shard's events make (pure).
 
-A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since 2000, which makes a
-timestamptz an int8 to COPY and costs nothing to make.
+A row is a tuple in the order of its table's columns. Times are as PostgreSQL keeps them: microseconds since
+2000, which makes a timestamptz an int8 to COPY and costs nothing to make.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -311,7 +311,8 @@ class Rows:
             given, given_asset, received, received_asset = quote, market.quote, base_units, market.base
         else:
             given, given_asset, received, received_asset = base_units, market.base, quote, market.quote
-        # The number after it tells the rows of one event apart; an event that is stored again, after a crash, meets its own rows.
+        # The number after it tells the rows of one event apart; an event that is stored again, after a crash,
+        # meets its own rows.
         event_reference = (time, self._shard, stream_id, index)
         reference = f"{symbol}:{trade_id}"
         self.ledger_entries += (
@@ -378,7 +379,10 @@ class Rows:
 
 
 def _total(event: OrderFilled | FundsDeposited | FundsWithdrawn, asset: str) -> int | None:
-    """Return what the account has of an asset after an event, held or not; None where the event does not say."""
+    """Return what the account has of an asset after an event, held or not.
+
+    None where the event does not say.
+    """
     return next((each.available + each.held for each in event.balances if each.asset == asset), None)
 
 

@@ -1,4 +1,6 @@
-"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself (pure)."""
+"""What the archive keeps, as bytes: segments of an input log, and what a snapshot says about itself
+(pure).
+"""
 
 import hashlib
 import zlib

@@ -1,8 +1,10 @@
-"""What a shard says happened. One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
+"""What a shard says happened.
 
-Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`, contiguous
-per market. Account events come from the account's shard; `balances` are those that the event changed, after it.
-`ShardEvent`s are no client's news; readers that only follow trading pass them over.
+One entry of `ev:{k}` carries one batch: a msgpack array of events (field `EVENTS_FIELD`).
+
+Market events (`TradeExecuted`, `DepthChanged`) come from the market's shard and are numbered by `sequence`,
+contiguous per market. Account events come from the account's shard; `balances` are those that the event
+changed, after it. `ShardEvent`s are no client's news; readers that only follow trading pass them over.
 """
 
 import msgspec
@@ -17,7 +19,8 @@ class TradeExecuted(
 ):
     """Two orders traded, at the maker's price.
 
-    `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`, contiguous too.
+    `trade_id` is contiguous per market, from 1. Trades of one taker at one price share an `aggregate_id`,
+    contiguous too.
     """
 
     time: TimeMs
@@ -108,8 +111,8 @@ class OrderFilled(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=15):
     """An order closed with something left; its funds are released.
 
-    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented` is what self-trade prevention
-    ended it for: the trade with `counter_order_id` that did not happen.
+    `cancel_id` is the client order id of the cancel that its owner sent; empty: there was none. `prevented`
+    is what self-trade prevention ended it for: the trade with `counter_order_id` that did not happen.
     """
 
     time: TimeMs
@@ -126,7 +129,8 @@ class FundsReleased(
 ):
     """The market's shard, another one than the account's, refused an order whose funds were held meanwhile.
 
-    The order itself leaves no trace, but events in between showed the hold; these are the balances without it.
+    The order itself leaves no trace, but events in between showed the hold; these are the balances without
+    it.
     """
 
     time: TimeMs
@@ -157,10 +161,12 @@ class AccountClosed(
 class MatchPrevented(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19
 ):
-    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off instead.
+    """Two orders of an account would have traded, and self-trade prevention has taken some or all of them off
+    instead.
 
-    `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing, by `mode`, the taker's.
-    `execution_id` is that of the taker's execution before it. The account's shard tells it, before the orders that it ended close.
+    `match_id` is contiguous per market, from 1. The quantities are what was taken off, in lots; 0: nothing,
+    by `mode`, the taker's. `execution_id` is that of the taker's execution before it. The account's shard
+    tells it, before the orders that it ended close.
     """
 
     time: TimeMs
@@ -177,9 +183,11 @@ class MatchPrevented(
 
 
 class StateHashed(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=21):
-    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must get the same `digest`.
+    """The shard's state after its `command_count`-th command, in a few bytes: whoever replays the log must
+    get the same `digest`.
 
-    It covers every event that the shard has ever produced, this one's predecessors included, and its counters and totals.
+    It covers every event that the shard has ever produced, this one's predecessors included, and its counters
+    and totals.
     """
 
     time: TimeMs
@@ -228,7 +236,10 @@ class AccountLimited(
 class EntrySkipped(
     msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=26
 ):
-    """An entry of the shard's input, which had halted it, was passed over, because an operator said so. Nothing of it was applied."""
+    """An entry of the shard's input, which had halted it, was passed over, because an operator said so.
+
+    Nothing of it was applied.
+    """
 
     time: TimeMs
     stream_id: str

@@ -1,4 +1,5 @@
-"""Describes the settings: each with its variable, type, default and text, in the sections of runtime/settings.py.
+"""Describes the settings: each with its variable, type, default and text, in the sections of
+runtime/settings.py.
 
 `python -m runtime.settings_description` prints docs/settings.md.
 """

@@ -1,7 +1,9 @@
-"""Traces of orders, off unless EXCHANGE_TRACES_URL says where they go: one trace for each order that is sampled, with a span per stage.
+"""Traces of orders, off unless EXCHANGE_TRACES_URL says where they go: one trace for each order that is
+sampled, with a span per stage.
 
-No message carries a trace's id. It is made of what every process knows an order by anyway – its account and its client order id –, and
-so is the choice of which orders are traced. A span is made when its stage is over, from the times that were taken for the metrics.
+No message carries a trace's id. It is made of what every process knows an order by anyway – its account and
+its client order id –, and so is the choice of which orders are traced. A span is made when its stage is over,
+from the times that were taken for the metrics.
 """
 
 import hashlib
@@ -43,7 +45,9 @@ def order_trace(account_id: int, client_order_id: str) -> OrderTrace:
 
 
 class Exporter(Protocol):
-    """Where spans go. Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is used."""
+    """Where spans go. Implemented with OpenTelemetry (runtime/otlp.py), which is loaded only when it is
+    used.
+    """
 
     def span(
         self,
@@ -96,7 +100,9 @@ class Tracer:
 def trace_events(
     tracer: Tracer, stage: str, frames: Iterable[bytes], seconds: float, **attributes: str | int
 ) -> None:
-    """Tell of a stage that has just ended, which all orders took part in that were accepted in these frames of events."""
+    """Tell of a stage that has just ended, which all orders took part in that were accepted in these frames
+    of events.
+    """
     end_ns = time.time_ns()
     for frame in frames:
         try:
@@ -122,6 +128,7 @@ def tracer_of(settings: Settings, process: str) -> Tracer | None:
         otlp: Any = importlib.import_module("runtime.otlp")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements-tracing.lock` has it"
+            f"{PREFIX}TRACES_URL: {error.name} is not installed; `pip install -r requirements-tracing.lock` "
+            "has it"
         ) from error
     return Tracer(process, otlp.OtlpExporter(settings.traces_url, process), settings.traces_sample_ppm)

@@ -1,4 +1,7 @@
-"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation. Time is passed in as a function."""
+"""The stream log in memory: the twin of `RedisStreamLog`, for tests and simulation.
+
+Time is passed in as a function.
+"""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -13,7 +16,10 @@ from stream_log.interface import Commit, Committed, Entry, Fenced, Outgoing, Sav
 
 
 class MemoryStreamLog:
-    """`StreamLog` in one process. Nothing ever waits: where Redis would block, nothing new is an empty answer."""
+    """`StreamLog` in one process.
+
+    Nothing ever waits: where Redis would block, nothing new is an empty answer.
+    """
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         """Make an empty log whose clock is `now_ms`."""
@@ -170,7 +176,10 @@ class MemoryStreamLog:
         return Sight(leader, remaining_ms, self._connections.get(leader.connection) == leader.client_id)
 
     def disconnect(self, process: str) -> None:
-        """Close the connection of a process, as its system does when it is killed; its next lease has another one."""
+        """Close the connection of a process, as its system does when it is killed.
+
+        Its next lease has another one.
+        """
         self._connections.pop(process, None)
 
     def announce(self, shard: int, standby: Standby) -> None:

@@ -30,9 +30,9 @@ from stream_log.interface import (
     with_skips,
 )
 
-# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note what was passed over, move
-# the position, its checksum and the group's cursor: all or nothing.
-# An entry takes the position's id, or the next free one when somebody put garbage with a larger id into the stream.
+# Compare, append the events, the outbox and the dead letters (each as a count and so many arguments), note
+# what was passed over, move the position, its checksum and the group's cursor: all or nothing. An entry takes
+# the position's id, or the next free one when somebody put garbage with a larger id into the stream.
 _COMMIT = (
     RESERVE
     + """
@@ -62,7 +62,8 @@ return 1
 """
 )
 
-# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one has it.
+# Raise the epoch, and make the group when it is the first. A candidate takes the lease, unless another one
+# has it.
 _TAKE_OVER = (
     RESERVE
     + """
@@ -81,7 +82,8 @@ return {raised .. '|' .. id, redis.call('TIME')[1]}
 """
 )
 
-# These travel as they are, in pipelines and on a connection that has just been made: no script has to be known.
+# These travel as they are, in pipelines and on a connection that has just been made: no script has to be
+# known.
 _RENEW = (
     RESERVE
     + """
@@ -132,7 +134,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """
 )
 
-# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as far already.
+# List a snapshot whose bytes are there, and drop those that are one too many; unless the newest reaches as
+# far already.
 _KEEP_SNAPSHOT = (
     RESERVE
     + """
@@ -165,21 +168,26 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 SNAPSHOT_PIECE_BYTES = 131_072
-"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to be on disk."""
+"""As much of a snapshot as goes to Redis at once: the commits in between wait for no more than one piece to
+be on disk."""
 _SNAPSHOT_PIECES = 8
 """Pieces that are read at once."""
 _SNAPSHOT_LEVEL = 1
-"""A snapshot is mostly numbers that are alike; this makes it a quarter, so Redis has less to keep, to log and to fork with."""
+"""A snapshot is mostly numbers that are alike.
+
+This makes it a quarter, so Redis has less to keep, to log and to fork with.
+"""
 _REWRITE_WAIT_S = 10
-"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that comes about in memory, again
-and again, and nobody is served meanwhile. A worker that stops saves once more, and is killed when that takes longer than 20 s."""
+"""So long a snapshot waits for Redis to be done with rewriting its log: until then Redis 6 moves all that
+comes about in memory, again and again, and nobody is served meanwhile. A worker that stops saves once more,
+and is killed when that takes longer than 20 s."""
 _REWRITE_POLL_S = 0.05
 _UNFINISHED_TTL_S = 600
 """How long the pieces of a snapshot stay that is never finished."""
 _SAVED = b"saved|"
 
-# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has put there, under the
-# very same id perhaps, must be seen and not swept away.
+# Remove an entry if it is the one that is meant (or, without fields, whatever it is): what somebody else has
+# put there, under the very same id perhaps, must be seen and not swept away.
 _REMOVE = """
 local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if #ARGV > 1 then
@@ -213,7 +221,8 @@ Unreachable = (
     redis.ReadOnlyError,
     FullError,
 )
-"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is one of these), or is full."""
+"""What passes by itself: Redis is away, starting, being replaced, has just become a replica (`NotNowError` is
+one of these), or is full."""
 
 
 class _CommitInFlight:
@@ -251,16 +260,21 @@ class _CommitInFlight:
 
 
 class RedisStreamLog:
-    """`StreamLog` on one Redis connection, on a cluster on one for each shard; not for use by several threads.
+    """`StreamLog` on one Redis connection, on a cluster on one for each shard.
 
-    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated before it returns. Then a
-    failover loses only what nobody has heard of: a prefix of what the old master did survives, and everything said is in it.
+    Not for use by several threads.
+
+    With replicas (`replicas_min`), what it commits, takes over, delivers or reads of the events is replicated
+    before it returns. Then a failover loses only what nobody has heard of: a prefix of what the old master
+    did survives, and everything said is in it.
     """
 
     def __init__(
         self, client: redis.Redis, servers: ShardServers | None = None, replicas_min: int = 0
     ) -> None:
-        """Use `client`, which must not decode responses, or where they are several, each shard's own of `servers`."""
+        """Use `client`, which must not decode responses, or where they are several, each shard's own of
+        `servers`.
+        """
         self._redis = client
         self._servers = servers
         self._replicas_min = replicas_min
@@ -268,8 +282,8 @@ class RedisStreamLog:
         self._heard: dict[int, StreamId] = {}
         """Shard -> the last query that was read."""
         self._inputs_read: list[Entry] = []
-        """What was read last, the commands first: when the connection has changed since, whether the last of them is still there tells
-        whether all are."""
+        """What was read last, the commands first: when the connection has changed since, whether the last of
+        them is still there tells whether all are."""
         self._asked: dict[int, Any] = {}
         """Shard -> a connection on which the answer to "is there anything new?" is still to come."""
         self._commit = client.register_script(_COMMIT)
@@ -296,10 +310,11 @@ class RedisStreamLog:
         timeout_s: float | None = None,
         check: Callable[[Ask], None] | None = None,
     ) -> "RedisStreamLog":
-        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its connection there under its name.
+        """Return a log on the Redis at `url`, for a process that mostly works on `shard`, and shows its
+        connection there under its name.
 
-        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's server, before anything is
-        read or written there: after a failover it is another server.
+        With a timeout, it gives up after so long. `check` is called with every new connection to the shard's
+        server, before anything is read or written there: after a failover it is another server.
         """
         name = f"{process}:{os.getpid()}" if process else None
         timeouts = (
@@ -326,7 +341,9 @@ class RedisStreamLog:
             self._servers.close()
 
     def _greet(self, connection: Any) -> None:
-        """Check the server, and write the connection's number into the lease: who watches the old one takes this process for dead."""
+        """Check the server, and write the connection's number into the lease: who watches the old one takes
+        this process for dead.
+        """
 
         def ask(*parts: str) -> Any:
             connection.send_command(*parts)
@@ -341,7 +358,8 @@ class RedisStreamLog:
     def _renewal(self, shard: int, leader: Leader, *, anew: bool = False) -> tuple[Any, ...]:
         """Return the command that renews the lease, by its time alone or `anew`.
 
-        What is put together for one connection may go out over the next one, so only a connection itself says who it is.
+        What is put together for one connection may go out over the next one, so only a connection itself says
+        who it is.
         """
         keys = (streams.position(shard), streams.lease(shard))
         return (
@@ -368,7 +386,10 @@ class RedisStreamLog:
         return self._servers.of(streams.shard_of(stream))
 
     def client_id(self, shard: int) -> int:
-        """Return what the server calls the connection that this shard's commands take now; 0 before the first."""
+        """Return what the server calls the connection that this shard's commands take now.
+
+        0 before the first.
+        """
         return self._servers.tether(shard).client_id if self._servers is not None else 0
 
     def _connection(self, shard: int) -> int:
@@ -446,7 +467,8 @@ class RedisStreamLog:
             if connection is None:
                 connection = self._servers.of(shard).connection_pool.make_connection()
                 is_answered = True
-            # A question that is still open is answered as soon as this one would be, also when it was about an older id.
+            # A question that is still open is answered as soon as this one would be, also when it was about
+            # an older id.
             if is_answered:
                 connection.send_command(
                     "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, str(stream_id)
@@ -516,7 +538,8 @@ class RedisStreamLog:
             self._heard[shard] = last
         else:
             recent = StreamId(max(0, int(now_s) * 1_000 - 2 * candidate.lease_ms))
-            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`, and after the last one's.
+            # Redis's clock may be ahead, and be set right: then the next queries have ids before `recent`,
+            # and after the last one's.
             self._heard[shard] = min(recent, last)
             leader = self._held[shard] = candidate._replace(epoch=position.epoch)
             if (
@@ -597,9 +620,11 @@ class RedisStreamLog:
         return Committed(entries, position, trimmed_to, _checksum(checksum))
 
     def _check_followed(self, shard: int, after: StreamId) -> None:
-        """Check that the input leads to what a reader has of it up to `after`, if that was read over another connection.
+        """Check that the input leads to what a reader has of it up to `after`, if that was read over another
+        connection.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last entry is there, all before it is.
+        A master is followed by a replica that has a prefix of what it did; so when the last entry is there,
+        all before it is.
 
         Raises:
             Rewound: it does not; who has applied it must start anew.
@@ -623,7 +648,8 @@ class RedisStreamLog:
     def renew_lease(self, shard: int, leader: Leader) -> None:
         """See `StreamLog`.
 
-        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must not be begun again.
+        While Redis is away the lease is left as it is: this is called in the middle of a batch, which must
+        not be begun again.
         """
         is_held = self._is_held(shard)
         if shard in self._held:
@@ -723,7 +749,8 @@ class RedisStreamLog:
     def finish_commit(self) -> None:
         """See `StreamLog`.
 
-        When the answer is lost, the position tells whether the batch was written: nobody else writes in this epoch.
+        When the answer is lost, the position tells whether the batch was written: nobody else writes in this
+        epoch.
         """
         in_flight, self._in_flight = self._in_flight, None
         assert in_flight is not None  # `begin_commit` comes before
@@ -779,10 +806,11 @@ class RedisStreamLog:
             _run(self.at(shard), *self._renewal(shard, leader))
 
     def _check_last_input(self, commit: Commit) -> None:
-        """Check on the connection in use now, and hold it, that what the commit was made of is there, and what was read with that.
+        """Check on the connection in use now, and hold it, that what the commit was made of is there, and
+        what was read with that.
 
-        A master is followed by a replica that has a prefix of what it did; so when the last input is there, all before it is. What was
-        read with it may be applied already, for the next commits.
+        A master is followed by a replica that has a prefix of what it did; so when the last input is there,
+        all before it is. What was read with it may be applied already, for the next commits.
 
         Raises:
             Rewound: it is not; the new master never had it, and may have other input under the same position.
@@ -802,7 +830,9 @@ class RedisStreamLog:
         self._hold(shard)
 
     def reaches(self, shard: int, position: ShardPosition) -> bool:
-        """Return whether the log still leads to `position`; what comes next, until the log is read again, is asked of the same server.
+        """Return whether the log still leads to `position`.
+
+        What comes next, until the log is read again, is asked of the same server.
 
         The position of a standby has no epoch: where it is committed input must be.
         """
@@ -867,7 +897,8 @@ class RedisStreamLog:
         )
 
     def _deliver_elsewhere(self, target: int, frame: bytes) -> None:
-        # On one server, replicas have the message before they have that it left the outbox; on two, somebody has to wait.
+        # On one server, replicas have the message before they have that it left the outbox; on two, somebody
+        # has to wait.
         client = self.at(target)
         with client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*_message(target, frame))  # type: ignore[no-untyped-call]
@@ -892,7 +923,9 @@ class RedisStreamLog:
             _run(self.at(shard), *_answering(shard, position, answers))
 
     def write_configuration(self, shard: int, position: ShardPosition, configuration: bytes) -> bool:
-        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads to."""
+        """See `StreamLog`. With replicas it is replicated before the next input is read, as is what it leads
+        to.
+        """
         keys = (streams.position(shard), streams.configuration(shard))
         is_held = self._is_held(shard)
         self._hold(shard)

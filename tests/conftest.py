@@ -1,8 +1,9 @@
 """The real servers for tests: one Redis and one PostgreSQL per run, clean for every test.
 
-TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say), TEST_REDIS_BIN the folder of another
-valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of the `exchange` fixture. TEST_DATABASE_URL names a running
-PostgreSQL, as its superuser, for tests that need no more than a database; without pytest's -n.
+TEST_POSTGRES_BIN names the folder of another PostgreSQL's programs (one with TimescaleDB, say),
+TEST_REDIS_BIN the folder of another valkey-server or redis-server, TEST_SHARD_COUNT the number of shards of
+the `exchange` fixture. TEST_DATABASE_URL names a running PostgreSQL, as its superuser, for tests that need no
+more than a database; without pytest's -n.
 """
 
 import functools
@@ -36,7 +37,8 @@ from tests.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
 
-# Every client makes a TLS context, and reads all certificates for it: 25 ms of a processor, thousands of times.
+# Every client makes a TLS context, and reads all certificates for it: 25 ms of a processor, thousands of
+# times.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 # How fast a machine makes examples says nothing about the code.
@@ -47,7 +49,8 @@ hypothesis.settings.load_profile("unhurried")
 
 
 class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """With several workers, one of them runs all end-to-end tests that share an exchange, another one those that break one of their own.
+    """With several workers, one of them runs all end-to-end tests that share an exchange, another one those
+    that break one of their own.
 
     Each other test may go anywhere.
     """
@@ -59,7 +62,8 @@ class _OneExchangeAtATime(LoadScopeScheduling):  # type: ignore[misc]  # it has 
 
 
 def pytest_configure() -> None:
-    """Take SIGINT, also where the shell started the tests in its background: what ignores it, its children ignore, too."""
+    """Take SIGINT, also where the shell started the tests in its background: what ignores it, its children
+    ignore, too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

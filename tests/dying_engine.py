@@ -1,7 +1,8 @@
-"""An engine worker that is killed at a delivery: `python -m tests.dying_engine`, which and how the environment says.
+"""An engine worker that is killed at a delivery: `python -m tests.dying_engine`, which and how the
+environment says.
 
-DEATH counts the deaths so far, and decides between which two steps this one happens; empty: never. BROKEN_DEDUP takes messages as often
-as they come, for the control.
+DEATH counts the deaths so far, and decides between which two steps this one happens; empty: never.
+BROKEN_DEDUP takes messages as often as they come, for the control.
 """
 
 import os
@@ -22,7 +23,8 @@ def die() -> NoReturn:
 
 
 def die_at_a_delivery(death: int) -> None:
-    """Die at the 3rd to 5th delivery: two times of three when the messages are out but still in the outbox, else before they are."""
+    """Die at the 3rd to 5th delivery: two times of three when the messages are out but still in the outbox,
+    else before they are."""
     count = 0
     deliver, drop = RedisStreamLog.deliver, RedisStreamLog._drop_delivered
 

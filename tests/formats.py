@@ -1,4 +1,5 @@
-"""The shape of everything that stands in the log, in snapshots and in `config:{k}`, format by format, as tests/golden/format_N.json has it.
+"""The shape of everything that stands in the log, in snapshots and in `config:{k}`, format by format, as
+tests/golden/format_N.json has it.
 
 After a change to a format that no release writes yet, write its file anew: python -m tests.formats.
 """
@@ -34,7 +35,10 @@ class Shapes(msgspec.Struct):
     released_in: str | None
     """The first version that writes it; from then on it does not change. `scripts/release tag` says it."""
     shapes: dict[str, Any]
-    """Struct -> [its tag, its fields in order]; a tuple with names -> its fields; enumeration -> its members."""
+    """Struct -> [its tag, its fields in order]; a tuple with names -> its fields.
+
+    Enumeration -> its members.
+    """
 
 
 def golden(number: int) -> Path:
@@ -42,7 +46,8 @@ def golden(number: int) -> Path:
 
 
 def shapes(number: int) -> dict[str, Any]:
-    """Return the shape of every struct, tuple with names and enumeration that is written in a format, by its name."""
+    """Return the shape of every struct, tuple with names and enumeration that is written in a format, by its
+    name."""
     kept = FIELDS_BEFORE.get(number, {})
     found: dict[str, Any] = {}
     seen: set[object] = set()
@@ -73,7 +78,10 @@ def shapes(number: int) -> dict[str, Any]:
 
 
 def _named(kind: Any) -> str:
-    """Return a type as it is written, the same in every version of Python; bounds and defaults decide no bytes."""
+    """Return a type as it is written, the same in every version of Python.
+
+    Bounds and defaults decide no bytes.
+    """
     if isinstance(kind, TypeVar):
         return kind.__name__
     arguments = get_args(kind)

@@ -1,4 +1,5 @@
-"""Event frames as a shard writes them, made by hand, and what readers must make of them, worked out the slow and obvious way."""
+"""Event frames as a shard writes them, made by hand, and what readers must make of them, worked out the slow
+and obvious way."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

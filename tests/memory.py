@@ -1,6 +1,7 @@
 """Whether a process needs more and more memory for what it refuses.
 
-TEST_REFUSED_REQUESTS and TEST_REFUSED_HANDSHAKES set how much is refused; the tests' own numbers are for every day.
+TEST_REFUSED_REQUESTS and TEST_REFUSED_HANDSHAKES set how much is refused; the tests' own numbers are for
+every day.
 """
 
 import sys
@@ -15,7 +16,8 @@ POINTS: Final = 4
 
 
 def growth_of(pid: int, count: int, refuse: Callable[[int], None]) -> int:
-    """Have `refuse` bring about `count` refusals, and return by how many bytes the process's resident memory has grown.
+    """Have `refuse` bring about `count` refusals, and return by how many bytes the process's resident memory
+    has grown.
 
     The points in between are printed: `pytest -s` shows them.
     """

@@ -1,7 +1,7 @@
 """The planted next release of the simulation, for tests of the switch.
 
-`with next_release():` around a call lets that call be made by its program; the rest of the test is this program. `plant()` makes the
-whole process a process of the next release.
+`with next_release():` around a call lets that call be made by its program; the rest of the test is this
+program. `plant()` makes the whole process a process of the next release.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,10 @@ _CARELESSLY = {"kind": _tell_kind, "field": _tell_field}
 
 @contextmanager
 def next_release(careless_with: str = "") -> Iterator[None]:
-    """Let what is done meanwhile be done by the next release; a careless one uses its new `kind`, or `field`, before the switch."""
+    """Let what is done meanwhile be done by the next release.
+
+    A careless one uses its new `kind`, or `field`, before the switch.
+    """
     with (
         Running(Program.NEXT),
         patch.object(Shard, "_move_funds", _CARELESSLY.get(careless_with, move_funds)),

@@ -1,11 +1,13 @@
 """Processes of the exchange that start at once: forked from one that has imported everything.
 
-To import a gateway takes a second and a half of a processor, a command of `exchange` a second, and hundreds of tests start one. What a
-process does from `main()` on is the same; that each starts by its command is what tests/e2e and tests/deploy are for.
+To import a gateway takes a second and a half of a processor, a command of `exchange` a second, and hundreds
+of tests start one. What a process does from `main()` on is the same; that each starts by its command is what
+tests/e2e and tests/deploy are for.
 
     python -m tests.nursery FD
 
-serves one client at the socket FD: a packet of JSON each for a question and its answer. When the client is gone, it kills what still runs.
+serves one client at the socket FD: a packet of JSON each for a question and its answer. When the client is
+gone, it kills what still runs.
 """
 
 import functools
@@ -55,7 +57,8 @@ class Forked:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, if it runs: it is not reaped before somebody has asked, so its number is nobody else's."""
+        """Send it a signal, if it runs: it is not reaped before somebody has asked, so its number is nobody
+        else's."""
         if self.poll() is None:
             os.kill(self.pid, number)
 

@@ -1,4 +1,6 @@
-"""An exchange of pure shards and the mail between them, with one market, for tests of what operators may say."""
+"""An exchange of pure shards and the mail between them, with one market, for tests of what operators
+may say.
+"""
 
 import msgspec
 
@@ -23,7 +25,10 @@ AnyCommand = Command | ConfigCommand | OperatorCommand
 
 
 class Exchange:
-    """Two shards, and the mail between them. BTCUSDT is on the first, and so are accounts with an even number."""
+    """Two shards, and the mail between them.
+
+    BTCUSDT is on the first, and so are accounts with an even number.
+    """
 
     def __init__(self, shard_count: int = 2) -> None:
         self.shards = [Shard(index, MarketMap.placed([], shard_count)) for index in range(shard_count)]

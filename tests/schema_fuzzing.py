@@ -1,8 +1,9 @@
 """Requests made from the API's own description, by schemathesis, and what is wrong with the answers.
 
-Half of a request's values are what the schema allows, or what it does not allow; the other half are put in by `World`: markets that
-there are, orders that were placed, right passwords, signatures. Otherwise hardly any request would get past the first check. Nothing
-is raised while requests are made: what is wrong is noted, with the request, and judged in the end.
+Half of a request's values are what the schema allows, or what it does not allow; the other half are put in by
+`World`: markets that there are, orders that were placed, right passwords, signatures. Otherwise hardly any
+request would get past the first check. Nothing is raised while requests are made: what is wrong is noted,
+with the request, and judged in the end.
 """
 
 import http.client
@@ -40,7 +41,8 @@ from tests.integration.gateway.test_credentials import PASSWORD, Person, newcome
 from tests.integration.gateway.test_without_schema import called
 
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance]
-"""And `Described.why_not`, in place of schemathesis's own check of answers, which cannot read tuples (`prefixItems`)."""
+"""And `Described.why_not`, in place of schemathesis's own check of answers, which cannot read tuples
+(`prefixItems`)."""
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 ASSETS: Final = ("BTC", "ETH", "SOL", "USDT")
 ENDS_SESSIONS: Final = frozenset(
@@ -106,7 +108,10 @@ def fields_of(value: object, path: str = "") -> Iterator[str]:
 
 
 def fields_described(document: dict[str, Any], operation: dict[str, Any]) -> set[str]:
-    """Return the same paths as an operation's description has them; names that are not fixed (assets) are left out."""
+    """Return the same paths as an operation's description has them.
+
+    Names that are not fixed (assets) are left out.
+    """
     answer = operation["responses"].get("200", {}).get("content", {}).get("application/json")
     found: set[str] = set()
 
@@ -427,7 +432,9 @@ class World:
                 self._pool("sessionId", found["sessionId"])
 
     def _begin_again(self, label: str, response: Response) -> None:
-        """Take somebody else where the victim's session has ended, or there is a second factor that hinders."""
+        """Take somebody else where the victim's session has ended, or there is a second factor that
+        hinders.
+        """
         if label == "POST /api/v1/totp" and response.status_code == 200:
             self._secret = response.json()["secret"]
         ends = (
@@ -565,7 +572,8 @@ def _can_break(operation: Any) -> bool:
 
 
 def fuzz_stateful(world: World, document: dict[str, Any], cases: int, steps: int, seed: int) -> None:
-    """Follow links until `cases` requests were sent: walks of up to `steps` requests, each with what the ones before were answered."""
+    """Follow links until `cases` requests were sent: walks of up to `steps` requests, each with what the ones
+    before were answered."""
     machine: type[APIStateMachine] = schemathesis.openapi.from_dict(document).as_state_machine()
 
     class Walk(machine):  # type: ignore[misc, valid-type]
@@ -582,14 +590,16 @@ def fuzz_stateful(world: World, document: dict[str, Any], cases: int, steps: int
     while world.seen.cases.total() < wanted:
         left = wanted - world.seen.cases.total()
         hypothesis.seed(seed)(Walk)
-        # The exchange goes on, so what was sent before may be answered otherwise now, and hypothesis be surprised. Nothing is lost by it.
+        # The exchange goes on, so what was sent before may be answered otherwise now, and hypothesis be
+        # surprised. Nothing is lost by it.
         with suppress(Flaky):
             Walk.run(settings=_settings(min(WALKS_AT_ONCE, 1 + left // steps), stateful_step_count=steps))
         seed += 1
 
 
 def knock_on_every_door(world: World, url: str, limited_url: str, impatient_url: str) -> None:
-    """Ask for every operation in ways that no schema tells: too large, too long, too slow, too often, from a page of another origin.
+    """Ask for every operation in ways that no schema tells: too large, too long, too slow, too often, from a
+    page of another origin.
 
     The gateway at `limited_url` allows hardly any weight, the one at `impatient_url` hardly any time.
     """
@@ -610,14 +620,19 @@ def knock_on_every_door(world: World, url: str, limited_url: str, impatient_url:
 
 
 def ask_rightly(world: World, url: str, labels: Iterable[str]) -> None:
-    """Ask for operations with the right credentials, at a gateway that lacks something; what ends the session comes last."""
+    """Ask for operations with the right credentials, at a gateway that lacks something.
+
+    What ends the session comes last.
+    """
     api = Api(url, world.api.key, world.api.secret)
     for label in sorted(labels, key=lambda each: each in ENDS_SESSIONS):
         world.note_plainly(label, plain_of(called(api, world.token, world.functions[label])))
 
 
 def report(document: dict[str, Any], seen: Seen) -> tuple[str, float, float]:
-    """Return a table of what was seen of each operation, and the shares of statuses and of fields that were."""
+    """Return a table of what was seen of each operation, and the shares of statuses and of fields that
+    were.
+    """
     lines, statuses, fields = [], [0, 0], [0, 0]
     for path, item in document["paths"].items():
         for method, operation in item.items():

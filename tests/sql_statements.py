@@ -22,7 +22,10 @@ def statements_of(*packages: str, but: frozenset[str] = frozenset()) -> Iterator
 
 
 def statements_in(source: str) -> Iterator[str]:
-    """Yield every literal statement of a module. Of an f-string it is each part, without what is put in between."""
+    """Yield every literal statement of a module.
+
+    Of an f-string it is each part, without what is put in between.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
@@ -31,7 +34,10 @@ def statements_in(source: str) -> Iterator[str]:
 
 
 def sql_in(source: str) -> Iterator[str]:
-    """Yield every text of a module that reads as SQL or a part of it; f-strings whole, with … for what is put in between."""
+    """Yield every text of a module that reads as SQL or a part of it.
+
+    F-strings whole, with … for what is put in between.
+    """
     for node in ast.walk(ast.parse(source)):
         text = ""
         if isinstance(node, ast.JoinedStr):

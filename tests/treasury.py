@@ -1,4 +1,5 @@
-"""Transfers as a shard takes them that an `engine_worker.main` has founded: signed with the treasury's key of its data folder."""
+"""Transfers as a shard takes them that an `engine_worker.main` has founded: signed with the treasury's key of
+its data folder."""
 
 import time
 from collections.abc import Iterable, Sequence

@@ -20,7 +20,8 @@ WINDOWS = Windows(request_ms=200)
 
 
 class WorkedLog(ShardLog):
-    """As `ShardLog`, but every batch is an entry of the account's shard's input, and workers commit what comes of it."""
+    """As `ShardLog`, but every batch is an entry of the account's shard's input, and workers commit what
+    comes of it."""
 
     def __init__(
         self,
@@ -56,7 +57,10 @@ class WorkedLog(ShardLog):
             self.log.save_snapshot(index, encode_snapshot(worker.shard, worker.position.stream_id))
 
     def _waits(self, shard: int, worker: Worker) -> bool:
-        """Whether there is input; a worker without any waits for some, and Redis does not count single milliseconds."""
+        """Whether there is input.
+
+        A worker without any waits for some, and Redis does not count single milliseconds.
+        """
         return self.log.last_id(streams.commands(shard)) > worker.position.stream_id
 
     def enqueue(self, commands: int) -> None:

@@ -68,7 +68,8 @@ class Doorkeeper:
         if connection.is_own_knock:
             connection.open_target(Target(Door.RAW), address)
             return
-        # Charged before anything else is looked at, so that refusals cost their sender as much as what succeeds.
+        # Charged before anything else is looked at, so that refusals cost their sender as much as what
+        # succeeds.
         now = now_ms()
         if (undecided := self._limits.charge(address, HANDSHAKE_WEIGHT, now)) is not None:
             await undecided
@@ -106,7 +107,9 @@ class Doorkeeper:
         connection.listen_keys = found
 
     def _check_page(self, request: Request) -> None:
-        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever WebSocket a page asks for."""
+        """Refuse what a page of another origin opens with a cookie: browsers send cookies along to whatever
+        WebSocket a page asks for.
+        """
         cookies = request.headers.get_all("Cookie")
         if cookies and not set(request.headers.get_all("Origin")) & self._origins:
             raise ApiError(-1002, "You are not authorized to execute this request.", HTTPStatus.FORBIDDEN)

@@ -281,7 +281,9 @@ class ApiSession:
         return result
 
     async def _authorize(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
-        """Return whose request it is (that of its own signature, else that of the session), and until when it is wanted (µs)."""
+        """Return whose request it is (that of its own signature, else that of the session), and until when it
+        is wanted (µs).
+        """
         if "apiKey" in parameters or self._logon is None:
             return await self._signer(parameters, now)
         signer = await self._signers.signer(self._logon.key)
@@ -296,7 +298,9 @@ class ApiSession:
             self._signers.note_use(key, now)
 
     async def _signer(self, parameters: Parameters, now: int) -> tuple[Signer, int]:
-        """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until when it is wanted (µs)."""
+        """Return who has signed (all parameters but the signature, by name, as `name=value&…`), and until
+        when it is wanted (µs).
+        """
         key = auth.check_key_format(parameters.required("apiKey"))
         signer = self._signers.cached(key) or await self._signers.signer(key)
         signed = sorted((name, text) for name, text in parameters.values.items() if name != "signature")

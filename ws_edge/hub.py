@@ -1,6 +1,8 @@
-"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all subscribers.
+"""Market data from Redis to whoever listens: every message is decoded once, encoded once, and handed to all
+subscribers.
 
-What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what Redis keeps.
+What was missed is noticed (by trade ids, by the depth's sequence, by a new connection) and read from what
+Redis keeps.
 """
 
 import asyncio
@@ -94,7 +96,8 @@ class Hub:
     ) -> None:
         """Use `cache` for what feeds have written, and `log` for events.
 
-        What is said is heard on connections of their own, each where its shard's feeds say it. There is no market before `follow`.
+        What is said is heard on connections of their own, each where its shard's feeds say it. There is no
+        market before `follow`.
         """
         self._client = cache
         self._average_price = average_price
@@ -122,7 +125,10 @@ class Hub:
         self._ticker: asyncio.Task[None] | None = None
 
     def follow(self, listing: Listing) -> None:
-        """Have the streams of the markets that are listed now. Who is subscribed to one that is delisted hears nothing more of it."""
+        """Have the streams of the markets that are listed now.
+
+        Who is subscribed to one that is delisted hears nothing more of it.
+        """
         listed = listing.listed
         for symbol in self._streams.keys() - listed.by_symbol.keys():
             self._forget(symbol)
@@ -140,7 +146,8 @@ class Hub:
         for kind in (*first, last):
             channel = streams.market_data(market.symbol, kind)
             self._channels[channel.encode()] = (kind, added)
-            # What Redis has is read when all is sure to be heard; without a connection now, after the next one is made.
+            # What Redis has is read when all is sure to be heard; without a connection now, after the next
+            # one is made.
             ready = (lambda _reply: self._begin(added)) if kind is last else None
             self._links.of(shard).subscribe(channel, ready)
 
@@ -207,7 +214,9 @@ class Hub:
                 self.unsubscribe(stream, connection)
 
     def streams_of(self, address: str) -> int:
-        """Return how many streams the connections of an address's network listen to, those of accounts included."""
+        """Return how many streams the connections of an address's network listen to, those of accounts
+        included.
+        """
         return self._streams_of[networks_of(address).own]
 
     def subscription_count(self) -> int:
@@ -246,7 +255,9 @@ class Hub:
             del self._streams_of[network]
 
     def show_current(self, stream: str, connection: EdgeConnection) -> None:
-        """Send what a stream of states said last, so that nobody waits for the next change to see anything."""
+        """Send what a stream of states said last, so that nobody waits for the next change to see
+        anything.
+        """
         market = self._streams.get(stream.partition("@")[0].upper())
         update = market.current(stream, self._now_ms()) if market is not None else None
         if update is not None:
@@ -273,7 +284,9 @@ class Hub:
             self._loop.call_soon(self._turn)
 
     def _shed(self, now_s: float) -> None:
-        """Send away the network that listens to most, when the loop is so late that conflating does not help."""
+        """Send away the network that listens to most, when the loop is so late that conflating does not
+        help.
+        """
         if not self._fanout.is_too_late(now_s) or not self._streams_of:
             return
         network = max(self._streams_of, key=self._streams_of.__getitem__)
@@ -347,7 +360,9 @@ class Hub:
         self._repairs[symbol] = asyncio.create_task(self._fill(market, whole=whole))
 
     async def _fill(self, market: MarketStreams, *, whole: bool) -> None:
-        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed otherwise."""
+        """Read what a market misses until nothing is missing; `whole`: also what cannot be noticed
+        otherwise.
+        """
         wanted = self._subscribers
         while whole or market.needs_depth or market.needs_trades or market.needs_history(wanted):
             try:

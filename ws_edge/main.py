@@ -212,7 +212,10 @@ async def _serve(
 async def _drain(
     settings: Settings, server: Server, listener: socket.socket, hub: Hub, door: Doorkeeper
 ) -> None:
-    """Say that the server leaves, and let nobody in; when there was time to move, answer the last requests, and close."""
+    """Say that the server leaves, and let nobody in.
+
+    When there was time to move, answer the last requests, and close.
+    """
     now = now_ms()
     farewell = Update(
         "!serverShutdown", lambda scale: {"e": "serverShutdown", "E": now * scale}, Conflation.NEWEST

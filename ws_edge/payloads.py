@@ -229,7 +229,9 @@ def average(market: Market, price: str, last_trade_time: int, now: TimeMs, time_
 
 
 def account_events(markets: MarketMap, event: AccountEvent, now: TimeMs) -> Iterator[Payload]:
-    """Yield what an account hears of one event: the order's report or the transfer, then the balances that changed."""
+    """Yield what an account hears of one event: the order's report or the transfer, then the balances that
+    changed.
+    """
     match event:
         case OrderAccepted():
             yield _report(markets, event.order, "NEW", event.time, now)

@@ -122,7 +122,10 @@ class _StreamSession:
         return None
 
     async def _subscribe(self, request: Request) -> None:
-        """Let the connection hear what it asks for. A stream that does not exist (yet) says nothing, as at Binance."""
+        """Let the connection hear what it asks for.
+
+        A stream that does not exist (yet) says nothing, as at Binance.
+        """
         connection = self._connection
         keys = {name for name in request.params if is_listen_key(name)}
         names = set(request.params) - keys

@@ -27,9 +27,11 @@ def account(
     moment: str | None,
     as_json: bool,
 ) -> None:
-    """Show an account's balances, holds and open orders as they were at any sequence or time since the archive begins.
+    """Show an account's balances, holds and open orders as they were at any sequence or time since the
+    archive begins.
 
-    Without either, as they are now. On another shard than the market's, an account is shown at the end of that sequence's millisecond.
+    Without either, as they are now. On another shard than the market's, an account is shown at the end of
+    that sequence's millisecond.
     """
     if (account_id is None) == (email is None):
         raise click.UsageError("Name an account by --account or --email.")

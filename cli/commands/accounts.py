@@ -99,7 +99,8 @@ def limit(account: int, open_orders: int | None, orders_10s: int | None, orders_
 @click.option(
     "--in-flight",
     type=click.IntRange(0, 2**31),
-    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no limit.",
+    help="Orders of each shard's accounts that every other shard may have without having answered them; 0: no "
+    "limit.",
 )
 def limit_all(open_orders: int | None, in_flight: int | None) -> None:
     """Set what every account, and all of a shard together, may have. What is not named stays as it is.
@@ -151,7 +152,8 @@ def cancel_orders(account: int, market: str, yes: bool) -> None:
 def verify_address(who: str) -> None:
     """Take the address of an account for its owner's, as if the mail had been answered.
 
-    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's activity.
+    For programs, which read no mails, where EXCHANGE_VERIFICATION_REQUIRED is set. It stands in the account's
+    activity.
     """
     account = verified(running_settings(), who)
     if account is None:
@@ -162,7 +164,10 @@ def verify_address(who: str) -> None:
 @accounts.command()
 @_ACCOUNT
 def close(account: int) -> None:
-    """Let the shard forget an account that has no funds and no open orders. It comes back with its next deposit."""
+    """Let the shard forget an account that has no funds and no open orders.
+
+    It comes back with its next deposit.
+    """
 
     def command(request_id: int, reply_to: str) -> CloseAccount:
         return CloseAccount(request_id, reply_to, AccountId(account))

@@ -46,7 +46,8 @@ class _Line(msgspec.Struct, frozen=True):
     help="Compare with the database's ledger, where it has caught up.",
 )
 def audit(as_json: bool, watch: bool, timeout_s: float, database: bool) -> None:
-    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the database.
+    """Add up all money of all shards, and compare it with what was deposited and withdrawn, here and in the
+    database.
 
     Ends with 1 when an asset does not add up, and names it and the amounts.
     """

@@ -68,17 +68,18 @@ class Status(msgspec.Struct, frozen=True):
 def backup(folder: Path | None, only_status: bool, keep: int, as_json: bool) -> None:
     """Back up the database into FOLDER: all of it now, and from then on its log as it is written.
 
-    Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs the running exchange
-    writes the log there. `exchange recover FOLDER` puts the database back as it was at any moment since the oldest base backup, and
-    `exchange restore` then rebuilds Redis. It is for the PostgreSQL that `exchange up` starts; docs/operations.md says what to do with
-    one of your own. The data folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
+    Run it once, and then every day or week from cron, on a disk other than the database's. Between the runs
+    the running exchange writes the log there. `exchange recover FOLDER` puts the database back as it was at
+    any moment since the oldest base backup, and `exchange restore` then rebuilds Redis. It is for the
+    PostgreSQL that `exchange up` starts; docs/operations.md says what to do with one of your own. The data
+    folder's keys (master.key, operator.key, …) are not in it: keep a copy of them elsewhere.
     """
     settings = running_settings()
     try:
         if settings.database_url:
             raise BackupError(
-                "EXCHANGE_DATABASE_URL names a database of your own: back it up by its own means, such as your provider's "
-                "point-in-time recovery or pgBackRest (docs/operations.md, Backups)."
+                "EXCHANGE_DATABASE_URL names a database of your own: back it up by its own means, such as "
+                "your provider's point-in-time recovery or pgBackRest (docs/operations.md, Backups)."
             )
         if only_status:
             found = status(settings)
@@ -147,8 +148,9 @@ def _await_receiver(settings: Settings, connection: psycopg.Connection[Any]) -> 
     while (known := backups.receiving(connection)) is None or not known.active:
         if time.monotonic() > deadline:
             raise BackupError(
-                f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An exchange that was "
-                "started by an earlier version must be started anew (`exchange down`, `exchange up`)."
+                f"The log is not written into the backup: see {log_file(settings, backups.RECEIVER)}. An "
+                "exchange that was started by an earlier version must be started anew (`exchange down`, "
+                "`exchange up`)."
             )
         time.sleep(0.1)
 

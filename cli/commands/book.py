@@ -24,7 +24,9 @@ from protocol.units import PriceTicks, QuantityLots
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: market, sequence, time, bids, asks.")
 def book(symbol: str, sequence: int | None, moment: str | None, levels: int, as_json: bool) -> None:
-    """Show a market's book as it was at any sequence or time since the archive begins; without either, as it is now.
+    """Show a market's book as it was at any sequence or time since the archive begins.
+
+    Without either, as it is now.
 
     The shard's commands are replayed from the nearest snapshot before.
     """

@@ -28,8 +28,9 @@ from stream_log.redis_log import RedisStreamLog
 def convert(dry_run: bool, as_json: bool) -> None:
     """Bring what an earlier release has left to what this one reads. The exchange must be stopped.
 
-    Snapshots without a configuration get the one of the settings: markets file, windows and the operators' keys. It is refused where
-    something was committed after the snapshot. What has the present format stays as it is. Workers do the same at their start.
+    Snapshots without a configuration get the one of the settings: markets file, windows and the operators'
+    keys. It is refused where something was committed after the snapshot. What has the present format stays as
+    it is. Workers do the same at their start.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
@@ -52,7 +53,8 @@ def convert(dry_run: bool, as_json: bool) -> None:
 
 
 def convert_all(settings: Settings, log: RedisStreamLog, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted, reason.
+    """Convert what every shard has, and return what became of it: shard, snapshots, input, events, converted,
+    reason.
 
     Raises:
         CommandError: an engine worker runs.

@@ -74,7 +74,8 @@ def dead(
 ) -> None:
     """List what nobody could understand: entries of streams, and events that the database refused.
 
-    Nothing of it was applied, and everything else went on. `pass` and `requeue` take one off the list, by its name.
+    Nothing of it was applied, and everything else went on. `pass` and `requeue` take one off the list, by its
+    name.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:
@@ -121,8 +122,8 @@ def pass_by_name(chosen: tuple[Settings, list[int]], where: str, name: str, yes:
 def requeue(chosen: tuple[Settings, list[int]], where: str, name: str, yes: bool) -> None:
     """Put back what is understood now, and take it off the list, in one step.
 
-    Commands go to the end of their shard's input and are applied now. An event of dead_events is stored in the database. What is
-    still not understood stays where it is.
+    Commands go to the end of their shard's input and are applied now. An event of dead_events is stored in
+    the database. What is still not understood stays where it is.
     """
     settings, shards = chosen
     try:

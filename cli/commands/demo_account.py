@@ -17,7 +17,8 @@ FUNDS = {"USDT": "100000", "BTC": "2", "ETH": "20", "SOL": "500"}
 def demo_account(as_json: bool) -> None:
     """Make a new account with money on it, and print its API key and secret.
 
-    It goes through the public API, as any client would: sign up, sign in, faucet, API key. Its address counts as verified.
+    It goes through the public API, as any client would: sign up, sign in, faucet, API key. Its address counts
+    as verified.
     """
     settings = running_settings()
     try:

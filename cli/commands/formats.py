@@ -16,10 +16,11 @@ from protocol.switching import Reader, Switch, plan_switch, switched
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: shards, processes, newest, lacking.")
 @click.pass_context
 def formats(context: click.Context, as_json: bool) -> None:
-    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process reads them.
+    """Show which format, kinds and rules each shard writes and follows, and up to which ones each process
+    reads them.
 
-    A new release writes what the one before reads, until all processes are of the new one and the shards are switched. So an upgrade
-    can be taken back until then.
+    A new release writes what the one before reads, until all processes are of the new one and the shards are
+    switched. So an upgrade can be taken back until then.
     """
     if context.invoked_subcommand is not None:
         return
@@ -57,7 +58,9 @@ def formats(context: click.Context, as_json: bool) -> None:
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def switch(without: tuple[str, ...], yes: bool) -> None:
-    """Let every shard write the newest that all processes read. There is no way back: earlier releases then refuse to start.
+    """Let every shard write the newest that all processes read.
+
+    There is no way back: earlier releases then refuse to start.
 
     Refused while a process reads less, or has not been heard.
     """
@@ -71,7 +74,8 @@ def switch(without: tuple[str, ...], yes: bool) -> None:
             return
         if not yes:
             click.confirm(
-                f"Switch to {release_text(planned.newest)}? Earlier releases cannot run this exchange any more.",
+                f"Switch to {release_text(planned.newest)}? Earlier releases cannot run this exchange any "
+                "more.",
                 abort=True,
             )
         for shard in planned.shards:
@@ -94,8 +98,8 @@ def _readers(operator: Operator) -> list[Reader]:
 def _lacking_text(planned: Switch) -> str:
     named = ", ".join(f"{each.name} ({release_text(each.reads)})" for each in planned.lacking)
     return (
-        f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those with the new release; one that "
-        "was not heard and will not come back is left out with --without."
+        f"The newest is {release_text(planned.newest)}. Not every process reads it: {named}. Restart those "
+        "with the new release; one that was not heard and will not come back is left out with --without."
     )
 
 

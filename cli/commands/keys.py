@@ -20,8 +20,9 @@ _ROLES = [role.name.lower() for role in Role]
 def keys(context: click.Context, as_json: bool) -> None:
     """Show whose signatures the shards take.
 
-    Whoever configures, freezes, deposits or withdraws signs the command with a private key. The public halves are part of each shard's
-    state: another one is taken only after a command that an operator's key has signed.
+    Whoever configures, freezes, deposits or withdraws signs the command with a private key. The public halves
+    are part of each shard's state: another one is taken only after a command that an operator's key has
+    signed.
     """
     if context.invoked_subcommand is not None:
         return
@@ -59,10 +60,11 @@ def keys(context: click.Context, as_json: bool) -> None:
 def rotate(role: str, public_key: str | None, keep: bool) -> None:
     """Give the shards a new key of a role, and revoke the old ones.
 
-    First every shard takes the new key, then its private half replaces the old one in the data folder, then the old ones are revoked: who
-    is interrupted repeats it. With a public key of your own, give its private half to the processes that need it
-    (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY, EXCHANGE_FAUCET_KEY) before the old one is revoked. Gateways read the faucet's at
-    their start, so use --keep, restart them, and revoke then.
+    First every shard takes the new key, then its private half replaces the old one in the data folder, then
+    the old ones are revoked: who is interrupted repeats it. With a public key of your own, give its private
+    half to the processes that need it (EXCHANGE_OPERATOR_KEY, EXCHANGE_TREASURY_KEY, EXCHANGE_FAUCET_KEY)
+    before the old one is revoked. Gateways read the faucet's at their start, so use --keep, restart them, and
+    revoke then.
     """
     settings, chosen = running_settings(), Role[role.upper()]
     if public_key is None and getattr(settings, f"{role}_key"):
@@ -83,9 +85,9 @@ def rotate(role: str, public_key: str | None, keep: bool) -> None:
 def reseal_secrets() -> None:
     """Seal the secrets in the database anew, under the master key of now.
 
-    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder, and the database as its
-    owner. May be interrupted and repeated, and runs beside an exchange that trades. docs/operations.md, "Rotating secrets", has what
-    comes before and afterwards.
+    Needs the key of before, as EXCHANGE_MASTER_KEY_PREVIOUS or as `master.previous.key` in the data folder,
+    and the database as its owner. May be interrupted and repeated, and runs beside an exchange that trades.
+    docs/operations.md, "Rotating secrets", has what comes before and afterwards.
     """
     settings = running_settings()
     try:
@@ -98,7 +100,10 @@ def reseal_secrets() -> None:
     console.print(f"{done.resealed} secrets were sealed anew, {done.kept} were already.")
     if done.unreadable:
         raise CommandError(
-            "Neither the master key nor the one of before opens these; keep both keys, and look for the one that does: "
+            (
+                "Neither the master key nor the one of before opens these; keep both keys, and look for the "
+                "one that does: "
+            )
             + ", ".join(done.unreadable)
         )
 

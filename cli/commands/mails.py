@@ -25,7 +25,8 @@ _SELECT = """
 def mails(to: str | None, count: int, as_json: bool) -> None:
     """Show the mails to owners of accounts, oldest first.
 
-    Without EXCHANGE_MAIL_HOST they are sent nowhere: this is where a developer reads them. What was sent has no body any more.
+    Without EXCHANGE_MAIL_HOST they are sent nowhere: this is where a developer reads them. What was sent has
+    no body any more.
     """
     try:
         with psycopg.connect(running_settings().resolved_database_url(), row_factory=dict_row) as database:

@@ -40,9 +40,9 @@ _COLUMNS = {
 def markets(context: click.Context, as_json: bool) -> None:
     """Show the markets: status, grid, limits and fees, and the last and best prices when the exchange runs.
 
-    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the settings want to be
-    otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done in a market. EXCHANGE_MARKETS_FILE
-    names the file of the settings; a new exchange begins with it.
+    How a market is configured stands in the log of its shard, and changes by commands: `plan` shows what the
+    settings want to be otherwise, `apply` does it, `halt`, `cancel-only` and `resume` change what may be done
+    in a market. EXCHANGE_MARKETS_FILE names the file of the settings; a new exchange begins with it.
     """
     if context.invoked_subcommand is not None:
         return
@@ -124,7 +124,10 @@ def plan_command(file: TextIO | None, as_json: bool) -> None:
     "--announced", is_flag=True, help="List new markets as announced: shown, and opened by `resume`."
 )
 def apply_command(file: TextIO | None, announced: bool) -> None:
-    """Configure the markets as the markets file says, while the exchange runs. Markets that are not in it stay as they are."""
+    """Configure the markets as the markets file says, while the exchange runs.
+
+    Markets that are not in it stay as they are.
+    """
     changes, settings = _changes(file, MarketStatus.ANNOUNCED if announced else MarketStatus.TRADING)
     _show(changes)
     if not all(change.is_possible for change in changes):
@@ -161,7 +164,8 @@ def resume(symbols: tuple[str, ...]) -> None:
 def delist(symbols: tuple[str, ...], yes: bool) -> None:
     """Close markets for good: cancel all that rests there, step by step, and forget the markets.
 
-    Accounts keep their funds and their history. A market may be listed again later, on the same grid, by `resume`.
+    Accounts keep their funds and their history. A market may be listed again later, on the same grid, by
+    `resume`.
     """
     if not yes:
         click.confirm(f"Cancel every order in {', '.join(symbols)}, and close them for good?", abort=True)
@@ -258,8 +262,8 @@ def _show(changes: list[Change]) -> None:
             console.print(f"[bold red]{market.symbol}: {change.contradiction}")
         elif not change.is_possible:
             console.print(
-                f"[bold red]{market.symbol}: what a market is traded against, its grid, and its assets' scales stay for as long as it is "
-                "listed; list another market under another name"
+                f"[bold red]{market.symbol}: what a market is traded against, its grid, and its assets' "
+                "scales stay for as long as it is listed; list another market under another name"
             )
 
 

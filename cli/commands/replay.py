@@ -50,9 +50,11 @@ class _Report(msgspec.Struct, frozen=True):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object per shard.")
 def replay(verify: bool, shard: int | None, from_beginning: bool | None, as_json: bool) -> None:
-    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange wrote.
+    """Rebuild shards from their log, and compare every event, state hash and snapshot with what the exchange
+    wrote.
 
-    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and names it.
+    It only reads: the exchange may run meanwhile, or stand still. Ends with 1 at the first difference, and
+    names it.
     """
     settings = running_settings()
     if shard is not None and shard >= settings.shard_count:
@@ -156,7 +158,10 @@ def _show(report: _Report) -> None:
     end = "and the shard's own state" if report.asked_the_shard else "(the shard itself does not answer)"
     facts = {
         f"shard {verdict.shard}": f"{result}, {begin} to {verdict.end}",
-        "replayed": f"{verdict.commands:,} commands in {verdict.entries:,} entries; {report.commands_per_second:,} commands/s",
+        "replayed": (
+            f"{verdict.commands:,} commands in {verdict.entries:,} entries; {report.commands_per_second:,} "
+            "commands/s"
+        ),
         "compared": f"{compared} {end}",
     }
     if verdict.dead_letters or verdict.foreign:

@@ -25,8 +25,8 @@ from runtime.settings import Settings, SettingsError
 from stream_log.redis_log import RedisStreamLog
 
 GO_ON: Final = (
-    "Redis is restored. Start the exchange again, and it continues from here: `exchange up` where it runs by itself, "
-    "`docker compose up` with Compose; on Kubernetes apply the manifests again."
+    "Redis is restored. Start the exchange again, and it continues from here: `exchange up` where it runs by "
+    "itself, `docker compose up` with Compose; on Kubernetes apply the manifests again."
 )
 
 
@@ -43,8 +43,9 @@ GO_ON: Final = (
 def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     """Rebuild what Redis held from the database, after it was wiped or has lost its end.
 
-    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is archived; the
-    exchange goes on from there when it is started again. What Redis has of the shards is replaced; people sign in anew, API keys stay.
+    The exchange must be stopped. Every shard comes back as it was after the last entry of its log that is
+    archived; the exchange goes on from there when it is started again. What Redis has of the shards is
+    replaced; people sign in anew, API keys stay.
     """
     settings = own_settings()
     say = (lambda _text: None) if as_json else (lambda text: console.print(f"{text} …", highlight=False))
@@ -61,8 +62,9 @@ def restore(dry_run: bool, accept_loss: bool, as_json: bool) -> None:
     _show(plan)
     if plan.losses and not restored and not dry_run:
         raise CommandError(
-            "Nothing was restored: the database knows of orders and trades that its archive does not lead to (above). Bring "
-            "Redis's own data back if there are any; --accept-loss restores without them, and marks them as lost."
+            "Nothing was restored: the database knows of orders and trades that its archive does not lead to "
+            "(above). Bring Redis's own data back if there are any; --accept-loss restores without them, and "
+            "marks them as lost."
         )
     console.print(GO_ON if restored else "Nothing was written.")
 

@@ -16,8 +16,8 @@ from cli.servers import servers_of_stopped
 def rotate_password() -> None:
     """Give the servers that `exchange up` starts another password; the exchange must be stopped.
 
-    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of it. Nothing else has
-    to be told: processes read it when they start.
+    Redis and PostgreSQL have one between them, in the data folder; those of the roles in the database come of
+    it. Nothing else has to be told: processes read it when they start.
     """
     settings = own_settings()
     if settings.database_url or settings.redis_url:

@@ -45,9 +45,10 @@ def secrets(
 ) -> None:
     """Make the secrets of a deployment in containers, a folder below FOLDER for each who gets some.
 
-    Everything comes of FOLDER/operator/seed, which is made when there is none, and of FOLDER/operator/rotations.json: keep a copy of
-    both. With the same two the same files come out again, so this may be repeated, with the same options when it was interrupted. What
-    else belongs to a rotation, and in which order: docs/operations.md, "Rotating secrets".
+    Everything comes of FOLDER/operator/seed, which is made when there is none, and of
+    FOLDER/operator/rotations.json: keep a copy of both. With the same two the same files come out again, so
+    this may be repeated, with the same options when it was interrupted. What else belongs to a rotation, and
+    in which order: docs/operations.md, "Rotating secrets".
     """
     try:
         # Each of its files is for whoever gets the folder that it is in.
@@ -65,7 +66,8 @@ def secrets(
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
     console.print(
-        f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE} and, once something was rotated, of {folder / ROTATIONS_FILE}.",
+        f"The secrets are in {folder}; keep a copy of {folder / SEED_FILE} and, once something was rotated, "
+        f"of {folder / ROTATIONS_FILE}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -111,7 +113,10 @@ def _seed(path: Path) -> bytes:
 
 
 def _write(path: Path, text: str, mode: int = 0o444) -> None:
-    """Put a file into place, whole. Who gets a folder may read what is in it, whatever user that is; nobody else gets it."""
+    """Put a file into place, whole.
+
+    Who gets a folder may read what is in it, whatever user that is; nobody else gets it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{random.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -27,7 +27,9 @@ _ASSETS_PER_TABLE = 4
     help="Print JSON: a list, an object per shard, money in units of 10**-scale of each asset.",
 )
 def shards(as_json: bool) -> None:
-    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether its money adds up."""
+    """Show every shard: its markets, who leads and stands by, position, backlog, logs, readers, and whether
+    its money adds up.
+    """
     settings = running_settings()
     try:
         reports = shard_reports(settings)

@@ -54,8 +54,9 @@ class _Stop(NamedTuple):
 def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | None, yes: bool) -> None:
     """Let a halted shard pass over the entry of its input that halts it.
 
-    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up to there. The entry
-    becomes a dead letter, and whoever reads the log passes it over as well. Refused unless the entry is the very next one.
+    Look first: `exchange shards` says why it stands still, `exchange replay --verify` whether it is sound up
+    to there. The entry becomes a dead letter, and whoever reads the log passes it over as well. Refused
+    unless the entry is the very next one.
     """
     settings = running_settings()
     if shard >= settings.shard_count:
@@ -96,8 +97,8 @@ def skip(shard: int, stream_id: str, operator: str, reason: str, mail: str | Non
             f"Redis does not answer ({error}); is the exchange running? `exchange up` starts it."
         ) from error
     console.print(
-        f"Ordered. The shard's worker skips the entry at its next start, within half a minute; `exchange shards` shows it, and the "
-        f"entry is in `exchange dead --shard {shard}`.",
+        "Ordered. The shard's worker skips the entry at its next start, within half a minute; `exchange "
+        f"shards` shows it, and the entry is in `exchange dead --shard {shard}`.",
         markup=False,
         soft_wrap=True,
     )
@@ -121,7 +122,9 @@ def _signed(log: RedisStreamLog, settings: Settings, shard: int, instruction: Sk
 
 
 def _keys(log: RedisStreamLog, shard: int) -> tuple[OperatorKey, ...]:
-    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program reads."""
+    """Return the keys that a shard knows, as it said last; none: it has said nothing that this program
+    reads.
+    """
     try:
         config = decode_configuration(log.configuration(shard) or b"").config
     except (msgspec.MsgspecError, LaterFormatError):
@@ -154,7 +157,8 @@ def _is_sent(client: redis.Redis, claim: _Claim, shard: int) -> bool:
     reply = audit(client, [claim.source]).get(claim.source)
     if reply is None:
         raise CommandError(
-            f"Shard {claim.source} does not answer, so it is unknown whether it has sent these messages. Start it, or pass --mail."
+            f"Shard {claim.source} does not answer, so it is unknown whether it has sent these messages. "
+            "Start it, or pass --mail."
         )
     return dict(reply.sent).get(shard, 0) >= claim.last_sequence
 
@@ -173,8 +177,9 @@ def _stop(log: RedisStreamLog, client: redis.Redis, shard: int, stream_id: str) 
     if not found or str(found[0].stream_id) != stream_id:
         comes = f"{found[0].stream_id} does" if found else "nothing does"
         raise CommandError(
-            f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried again by itself within half a "
-            "minute, and then stops right before the entry that halts it: look again then."
+            f"Entry {stream_id} does not come next in shard {shard}, {comes}. After a halt a shard is tried "
+            "again by itself within half a minute, and then stops right before the entry that halts it: "
+            "look again then."
         )
     return _Stop(found[0], held if halt is None else halt.reason)
 

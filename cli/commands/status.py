@@ -17,9 +17,11 @@ from cli.local.state import ProcessStatus, read_state, trading_processes
 def status(as_json: bool, is_watching: bool) -> None:
     """Show every process, its state, how far it is behind, and the URLs.
 
-    Ready means: every process runs, every gateway answers a ping, every edge opens a WebSocket, and every shard answers.
+    Ready means: every process runs, every gateway answers a ping, every edge opens a WebSocket, and every
+    shard answers.
 
-    --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the streams.
+    --watch shows orders, trades and latencies of the last seconds, every shard, market and process, and the
+    streams.
     """
     settings = running_settings()
     if is_watching:

@@ -1,4 +1,6 @@
-"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks, chaos and tests."""
+"""A whole exchange of one's own on free ports, run by the `exchange` command as a user would: for benchmarks,
+chaos and tests.
+"""
 
 import json
 import os
@@ -72,7 +74,9 @@ class OwnExchange(NamedTuple):
 
 
 def own_environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`; ours but for the settings.
+    """Return the environment of an exchange with its data in `data_dir`, on free ports, and with `settings`.
+
+    Ours but for the settings.
 
     Its processes have no metrics unless `up_metrics_port` is among them.
     """

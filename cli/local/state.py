@@ -1,4 +1,6 @@
-"""What `exchange up` writes down about itself, so that other commands find it: `state.json` in the data folder."""
+"""What `exchange up` writes down about itself, so that other commands find it: `state.json` in the data
+folder.
+"""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +29,10 @@ class ProcessStatus(StrEnum):
 
 
 class ProcessState(msgspec.Struct, frozen=True):
-    """One process; `pid` is 0 while it does not run. `started` (seconds since the epoch) tells it from a later one of the same pid."""
+    """One process; `pid` is 0 while it does not run.
+
+    `started` (seconds since the epoch) tells it from a later one of the same pid.
+    """
 
     name: str
     pid: int
@@ -80,7 +85,10 @@ def log_file(settings: Settings, name: str) -> Path:
 
 
 def write_state(settings: Settings, processes: list[ProcessState]) -> None:
-    """Replace what is written down about this very process; a reader sees the old or the new, never a part."""
+    """Replace what is written down about this very process.
+
+    A reader sees the old or the new, never a part.
+    """
     state = State(os.getpid(), psutil.Process().create_time(), _own_environment(), processes)
     file = state_file(settings)
     unfinished = file.with_suffix(".new")
@@ -96,7 +104,9 @@ def read_state(settings: Settings) -> State | None:
 
 
 def request_restart(settings: Settings, request: RestartRequest) -> bool:
-    """Leave a request for the running `exchange up`; return whether there was room for it: one waits at a time."""
+    """Leave a request for the running `exchange up`; return whether there was room for it: one waits at a
+    time.
+    """
     file = _request_file(settings)
     unfinished = file.with_suffix(f".{os.getpid()}")
     unfinished.write_bytes(msgspec.json.encode(request))

@@ -82,7 +82,10 @@ class Supervisor:
         self._write_state()
 
     def restart(self, name: str, *, overlap: bool = False) -> None:
-        """End a process and start it anew; with `overlap` start it anew first, and leave it to that one to take over. Returns at once."""
+        """End a process and start it anew.
+
+        With `overlap` start it anew first, and leave it to that one to take over. Returns at once.
+        """
         for process in self._processes:
             if process.spec.name == name:
                 now = time.monotonic()

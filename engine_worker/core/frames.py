@@ -1,9 +1,11 @@
-"""The object core behind frames: what an entry of `in:{k}` says, whether it may be applied, and what came of it as bytes.
+"""The object core behind frames: what an entry of `in:{k}` says, whether it may be applied, and what came of
+it as bytes.
 
-Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for a broken invariant.
-docs/formats.md says what becomes of the rest. In short: a command that is not understood is a dead letter, alone; bytes that nobody can
-read are one, whole; a message of another shard that is not understood halts this shard, since it may carry money; and an entry that an
-operator has had skipped is passed over, by everybody who reads the log.
+Everything is checked before anything of it is applied: what gets through cannot make the core raise, but for
+a broken invariant. docs/formats.md says what becomes of the rest. In short: a command that is not understood
+is a dead letter, alone; bytes that nobody can read are one, whole; a message of another shard that is not
+understood halts this shard, since it may carry money; and an entry that an operator has had skipped is passed
+over, by everybody who reads the log.
 """
 
 from collections import defaultdict
@@ -129,7 +131,10 @@ class ObjectCore:
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self._seen: tuple[object, object] = (None, None)
-        """The configuration and the markets when they were looked at last; both are replaced when they change."""
+        """The configuration and the markets when they were looked at last.
+
+        Both are replaced when they change.
+        """
         self._changes = 0
 
     def let_go(self) -> None:
@@ -355,7 +360,10 @@ def apply_one_by_one(
 def _enter_commands(
     shard: Shard, stream_id: StreamId, frame: bytes
 ) -> tuple[Sequence[LoggedCommand | UnreadItem], dict[int, UnreadItem], TimeMs]:
-    """Read a frame of commands; return its items, those of them that are refused, by their numbers, and the entry's time."""
+    """Read a frame of commands.
+
+    Return its items, those of them that are refused, by their numbers, and the entry's time.
+    """
     items: Sequence[LoggedCommand | UnreadItem]
     try:
         items, written_us = decode_command_frame(frame)
@@ -430,11 +438,13 @@ def _read_items(frame: bytes) -> CommandItems:
 
 
 def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
-    """Pass over an entry that an operator has had skipped; what another shard did send in it counts as received.
+    """Pass over an entry that an operator has had skipped.
+
+    What another shard did send in it counts as received.
 
     Raises:
-        InvariantBroken: no operator said so. The leader that committed it has verified the signature, so somebody has changed the
-            log or its archive since.
+        InvariantBroken: no operator said so. The leader that committed it has verified the signature, so
+            somebody has changed the log or its archive since.
     """
     if not shard.authority.may_skip(found.signed, shard.index):
         raise InvariantBroken(
@@ -456,7 +466,8 @@ def _pass_over(shard: Shard, found: Skipped) -> SkipEntry:
 def _refused(
     items: Sequence[LoggedCommand | UnreadItem], index: int, market_map: MarketMap
 ) -> dict[int, UnreadItem]:
-    """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or with what no database keeps.
+    """Return, by their numbers, the items of a frame that shard `index` does not apply: unread, not of it, or
+    with what no database keeps.
 
     One loop for a whole frame, with the most frequent kinds first: each command comes by here.
     """
@@ -484,8 +495,8 @@ def _refused(
 def _check_is_no_later_switch(shard: Shard, command: Signed | ConfigureShard, entered: TimeMs) -> None:
     """Refuse to decide about a command that switches the shard to what only a later release does.
 
-    That release follows it. If this program refused it, the two would come to different states. Operators' commands stand alone, or
-    first, in their entry.
+    That release follows it. If this program refused it, the two would come to different states. Operators'
+    commands stand alone, or first, in their entry.
 
     Raises:
         LaterReleaseError: the command counts; nothing of its entry was applied.
@@ -590,14 +601,19 @@ def _message_not_understood(source: int, sequence: int, reason: str) -> MessageN
 
 
 def _why_not_mine(shard: Shard, source: int, target: int) -> str | None:
-    """Return why a frame is no mail of another shard for this one. When it is another's, that shard will miss it, and halt."""
+    """Return why a frame is no mail of another shard for this one.
+
+    When it is another's, that shard will miss it, and halt.
+    """
     if not 0 <= source < shard.shard_count or source == shard.index:
         return f"shard {source} does not send to shard {shard.index}"
     return f"the frame is for shard {target}" if target != shard.index else None
 
 
 def _why_no_message(shard: Shard, source: int, message: ShardMessage) -> str | None:
-    """Return why shards never send each other this: an order's account is at one end of the way, its market at the other."""
+    """Return why shards never send each other this: an order's account is at one end of the way, its market
+    at the other.
+    """
     if isinstance(message, KnowMarket):
         symbol = message.config.market.symbol
         return (

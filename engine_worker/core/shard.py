@@ -1,12 +1,12 @@
 """One shard: the accounts hashed to it and the books of its markets, as a deterministic state machine.
 
-An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and gives the order its
-number; the market's half matches; the account's half settles what came of it. They speak only by messages (protocol/commands.py).
-`_send` hands a message to this very shard at once when it is the target, otherwise it goes to the outbox; so one shard and many
-run the same steps in the same order.
+An order's life has two halves, which may be on two shards. The account's half checks, holds the funds and
+gives the order its number; the market's half matches; the account's half settles what came of it. They speak
+only by messages (protocol/commands.py). `_send` hands a message to this very shard at once when it is the
+target, otherwise it goes to the outbox; so one shard and many run the same steps in the same order.
 
-Given the same commands with the same times, every shard produces the same state, events, replies and messages: nothing here
-reads a clock, the environment or a random source, or iterates over anything unordered.
+Given the same commands with the same times, every shard produces the same state, events, replies and
+messages: nothing here reads a clock, the environment or a random source, or iterates over anything unordered.
 """
 
 import hashlib
@@ -154,7 +154,10 @@ from protocol.units import (
 from protocol.windows import DEFAULT_WINDOWS, Windows
 
 STATE_HASH_INTERVAL: Final = 10_000
-"""Commands between two `StateHashed`. Replays of a log depend on it: with another one they produce other events."""
+"""Commands between two `StateHashed`.
+
+Replays of a log depend on it: with another one they produce other events.
+"""
 WRITER_BEHIND_MS_MAX: Final = 1_000
 """So far a writer's clock may be behind, or its entry under way, before it holds the shard's time back."""
 
@@ -167,7 +170,10 @@ _NO_PRICE: Final = PriceTicks(1)
 """In a message about an order that has none."""
 
 DROPS_PER_COMMAND: Final = 64
-"""Outcomes, and transfers, that may be dropped per command, some 10 µs. A command adds one, so this catches up soon after a burst."""
+"""Outcomes, and transfers, that may be dropped per command, some 10 µs.
+
+A command adds one, so this catches up soon after a burst.
+"""
 
 
 _FIRST: Final = ShardConfig(rules=1)
@@ -250,7 +256,9 @@ class Shard:
     )
 
     def __init__(self, index: int, market_map: MarketMap, windows: Windows = DEFAULT_WINDOWS) -> None:
-        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market: not configured yet."""
+        """Make the empty shard number `index`, configured as `market_map` and `windows` say; with no market:
+        not configured yet.
+        """
         self.index = index
         self.shard_count = market_map.shard_count
         self.config = ShardConfig(windows=windows) if market_map.markets else None
@@ -259,12 +267,16 @@ class Shard:
         self._signer: OperatorKey | None = None
         """Whose signature the command has that is handled; None: it has none."""
         self._is_founding = False
-        """Whether the entry that is applied found the shard without a configuration: then what configures it needs no signature."""
+        """Whether the entry that is applied found the shard without a configuration: then what configures it
+        needs no signature."""
         self._closed_from = _NEVER
         """From when on orders are refused."""
         self._open_orders_max = self._in_flight_max = UNBOUNDED
         self.in_flight: defaultdict[int, int] = defaultdict(int)
-        """Shard -> orders that it was sent and has not answered. It follows from the open orders, so no snapshot has it."""
+        """Shard -> orders that it was sent and has not answered.
+
+        It follows from the open orders, so no snapshot has it.
+        """
         self.slots = market_map.slots
         """Account slot -> shard."""
         self.market_map = MarketMap.placed([], market_map.shard_count, self.slots)
@@ -344,7 +356,10 @@ class Shard:
     # ------------------------------------------------------------------ in and out
 
     def let_go(self) -> None:
-        """Take apart what refers to each other: no collector runs beside the matching. The state is not used any more."""
+        """Take apart what refers to each other: no collector runs beside the matching.
+
+        The state is not used any more.
+        """
         for market in self.markets.values():
             market.book.let_go()
         self._handlers.clear()
@@ -358,11 +373,13 @@ class Shard:
     def enter(
         self, entered: TimeMs, written_us: int | None, behind_ms_max: int = WRITER_BEHIND_MS_MAX
     ) -> TimeMs:
-        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at `written_us` (its writer's).
+        """Return the time of an entry that was appended at `entered` (Redis's clock) and written at
+        `written_us` (its writer's).
 
-        The earlier of the two counts, with a second of grace for the writer's, and no time is before the last: so neither clock, when
-        it is wrong alone, can move the shard's time from what is right by more than that second. Another shard's stamp, its time, has
-        that second in it: with `behind_ms_max` 0 mail to and fro adds none.
+        The earlier of the two counts, with a second of grace for the writer's, and no time is before the
+        last: so neither clock, when it is wrong alone, can move the shard's time from what is right by more
+        than that second. Another shard's stamp, its time, has that second in it: with `behind_ms_max` 0 mail
+        to and fro adds none.
         """
         self._entered = entered
         self._is_founding = self.config is None
@@ -389,13 +406,19 @@ class Shard:
             self._hash_state()
 
     def refuse_unread(self, reply_to: str, request_id: int) -> None:
-        """Tell whoever sent a command that is not understood. Nothing is remembered of it: the state stays as it is."""
+        """Tell whoever sent a command that is not understood.
+
+        Nothing is remembered of it: the state stays as it is.
+        """
         self._replies.append((reply_to, Refused(request_id, self.time, RejectReason.NOT_UNDERSTOOD)))
 
     def pass_over(self, skip: SkipEntry, source: int | None = None, last_sequence: int = 0) -> None:
-        """Go on behind an entry of which nothing is applied, as an operator said; it counts as a command, and no time passes.
+        """Go on behind an entry of which nothing is applied, as an operator said.
 
-        When it has messages, of `source` up to `last_sequence`, they count as received: otherwise the next one would be one too many.
+        It counts as a command, and no time passes.
+
+        When it has messages, of `source` up to `last_sequence`, they count as received: otherwise the next
+        one would be one too many.
         """
         self.command_count += 1
         if source is not None:
@@ -481,7 +504,9 @@ class Shard:
         self._events.append(StateHashed(self.time, self.command_count, self.digest()))
 
     def digest(self) -> str:
-        """Return what a `StateHashed` says of the state, in hex. It costs the same however many accounts and orders there are.
+        """Return what a `StateHashed` says of the state, in hex.
+
+        It costs the same however many accounts and orders there are.
 
         Events not yet taken count only after the next `take`, or when they came before a `StateHashed`.
         """
@@ -591,7 +616,10 @@ class Shard:
         return body
 
     def _is_first_of_its_key(self, command: KeyedCommand) -> bool:
-        """Return whether the command is to be handled; answer it, or let it wait for its first outcome, if not."""
+        """Return whether the command is to be handled.
+
+        Answer it, or let it wait for its first outcome, if not.
+        """
         account = self.accounts.get(command.account_id)
         if account is None:  # it has nothing, so it will be refused, and that is an outcome, too
             account = self.accounts[command.account_id] = Account(command.account_id, self.time)
@@ -707,7 +735,9 @@ class Shard:
             self._reply(command.reply_to, Configured(command.request_id, self.time, config.version))
 
     def _may_follow(self, config: ShardConfig) -> bool:
-        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no earlier release."""
+        """Return whether nobody would be locked out or misplaced by a configuration, and it leads to no
+        earlier release.
+        """
         names = {key.name for key in config.keys}
         has_operator = any(key.role is Role.OPERATOR for key in config.keys)
         slots = config.slots
@@ -752,7 +782,9 @@ class Shard:
         self._reply(command.reply_to, Configured(command.request_id, self.time, command.config.version))
 
     def _change_market(self, config: MarketConfig) -> None:
-        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks for."""
+        """Let a market of this shard be configured so, tell everybody, and begin or end what its status asks
+        for.
+        """
         self.set_market(config)
         self._events.append(MarketConfigured(self.time, config))
         for shard in range(self.shard_count):
@@ -825,15 +857,18 @@ class Shard:
         return RejectReason.CONFIG_REFUSED if is_other or known.shard != self.index else None
 
     def _has_other_scales(self, market: Market) -> bool:
-        """Return whether the shard counts an asset of `market` in other units, as markets that it knows say."""
+        """Return whether the shard counts an asset of `market` in other units, as markets that it knows
+        say.
+        """
         known = self.market_map.by_asset
         return any(known.get(asset.symbol, asset).scale != asset.scale for asset in market.assets)
 
     def _know_market(self, message: KnowMarket) -> None:
-        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at once, and the first counts.
+        """Know a market of another shard, unless this one was told otherwise before: two operators spoke at
+        once, and the first counts.
 
-        A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its units never meet
-        those of this shard (docs/decisions/0004-money.md).
+        A market that stays unknown for its scales stays so for good: accounts here do not trade there, so its
+        units never meet those of this shard (docs/decisions/0004-money.md).
         """
         known = self.market_configs.get(message.config.market.symbol)
         is_other = (
@@ -897,7 +932,8 @@ class Shard:
             command.quantity,
             command.quote_quantity,
             command.self_trade_prevention,
-            # Nobody can look before this very shard has matched it, so there the order is at once what it then becomes.
+            # Nobody can look before this very shard has matched it, so there the order is at once what it
+            # then becomes.
             NEW if is_local else IN_FLIGHT,
             0,
             0,
@@ -993,7 +1029,8 @@ class Shard:
             if is_buy:
                 needed = command.quote_quantity
             elif command.bound_by_book:
-                # What it has to sell is known when its market has been asked. Until then nobody else may sell it.
+                # What it has to sell is known when its market has been asked. Until then nobody else may sell
+                # it.
                 needed = min(available // market.base_per_lot, market.quantity_max) * market.base_per_lot
             else:
                 lots = -(-command.quote_quantity // (command.price * market.quote_per_tick_lot))
@@ -1060,7 +1097,8 @@ class Shard:
         if outcome.reject_reason is not None:
             market = self.market_map.by_symbol[order.market]
             asset = market.quote if order.side is BUY else market.base
-            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so nobody is told of its release.
+            # Only events of orders in flight may have shown the hold; on one shard nobody has seen it, so
+            # nobody is told of its release.
             account.funds[asset].release(order.held)
             account.changed_time = self.time
             self.totals[asset].held -= order.held
@@ -1079,7 +1117,8 @@ class Shard:
         asset = market.quote if order.side is BUY else market.base
         funds = account.funds[asset]
         balance = make_balance(asset, funds.available, funds.held)
-        # Accepted before filled, and with the balance before the first fill: readers apply events in their order.
+        # Accepted before filled, and with the balance before the first fill: readers apply events in their
+        # order.
         self._events.append(OrderAccepted(self.time, order, (balance,)))
         reports: tuple[FillReport, ...] = ()
         if outcome.fills:
@@ -1139,7 +1178,8 @@ class Shard:
         prevented: Prevented | None,
         taker_order_id: OrderId | None = None,
     ) -> OrderState:
-        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given, otherwise the taker.
+        """Close an order that self-trade prevention has ended: the maker if `taker_order_id` is given,
+        otherwise the taker.
 
         A message of before prevented matches were numbered does not say for which.
         """
@@ -1174,8 +1214,9 @@ class Shard:
     ) -> tuple[OrderState, FillReport]:
         """Move the money of one fill and return the order after it.
 
-        The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never exceeds what is
-        received, so no money is made. What a better price than the limit saves is released at once.
+        The fee is taken from what is received and rounded up to a whole unit, in the house's favour; it never
+        exceeds what is received, so no money is made. What a better price than the limit saves is released at
+        once.
         """
         k = market.quote_per_tick_lot
         quote, base = price * quantity * k, quantity * market.base_per_lot
@@ -1190,7 +1231,8 @@ class Shard:
         fee_ppm = market.maker_fee_ppm if liquidity is MAKER else market.taker_fee_ppm
         fee = -(-received * fee_ppm // PPM)
 
-        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is better: it is used up.
+        # By quote: what is left pays no lot of the next order, or none at this price, and no later one is
+        # better: it is used up.
         budget_used = is_last and (is_spent or order.quote_quantity - cum_quote < price * k)
         filled = budget_used if order.quote_quantity else cum_quantity == order.quantity
         if filled:
@@ -1209,8 +1251,9 @@ class Shard:
         account.changed_time = now
         received_after = received_funds.available + received_funds.held
         if received_after > BALANCE_UNITS_MAX:
-            # No more than the supply is there. For a moment an account may have twice what it trades with itself: it receives as the
-            # taker before it pays as the maker. So does one of which its shard hears late what it gave.
+            # No more than the supply is there. For a moment an account may have twice what it trades with
+            # itself: it receives as the taker before it pays as the maker. So does one of which its shard
+            # hears late what it gave.
             raise InvariantBroken(
                 f"account {account.account_id}: {received_asset} exceeds what a balance can hold"
             )
@@ -1523,7 +1566,10 @@ class Shard:
         self._reply(command.reply_to, FundsReply(command.request_id, self.time, (left,)))
 
     def _close_account(self, command: CloseAccount) -> None:
-        """Forget an account that has nothing. What still waits for another shard on its behalf needs no account."""
+        """Forget an account that has nothing.
+
+        What still waits for another shard on its behalf needs no account.
+        """
         account = self.accounts.get(command.account_id)
         if account is not None and account.is_in_use(self.time):
             self._refuse(command.reply_to, command.request_id, RejectReason.ACCOUNT_IN_USE)
@@ -1669,7 +1715,8 @@ class Shard:
         return query.reply_to, reply
 
     def books(self) -> list[AuditRow]:
-        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept: O(assets).
+        """Return, per asset, (asset, available, held, fees, deposited, withdrawn, settled), as they are kept:
+        O(assets).
 
         Whether the accounts have that much `check_invariants` asks, which every snapshot's process does.
         """
@@ -1703,7 +1750,10 @@ class Shard:
         return MarketSequence(state.sequence if state is not None else 0)
 
     def depth(self, symbol: str) -> DepthSnapshot:
-        """Return the whole book of one of this shard's markets, by price levels; empty before the market is listed."""
+        """Return the whole book of one of this shard's markets, by price levels.
+
+        Empty before the market is listed.
+        """
         state = self.markets.get(symbol)
         if state is None:
             return DepthSnapshot(self.time, symbol, MarketSequence(0), (), ())
@@ -1714,7 +1764,9 @@ class Shard:
         return DepthSnapshot(self.time, symbol, MarketSequence(state.sequence), bids, asks)
 
     def check_money(self) -> None:
-        """Compare what the accounts gained and lost with what came in, went out and was settled. Costs nothing worth mentioning.
+        """Compare what the accounts gained and lost with what came in, went out and was settled.
+
+        Costs nothing worth mentioning.
 
         Raises:
             InvariantBroken: naming the asset, and how much too much or too little of it there is.
@@ -1722,9 +1774,9 @@ class Shard:
         for asset, totals in self.totals.items():
             if difference := totals.difference():
                 raise InvariantBroken(
-                    f"{asset}: money is not conserved: the accounts have {totals.funds} and the fees are {totals.fees}, "
-                    f"{difference:+d} against deposited {totals.deposited} - withdrawn {totals.withdrawn} "
-                    f"+ settled {totals.settled}"
+                    f"{asset}: money is not conserved: the accounts have {totals.funds} and the fees are "
+                    f"{totals.fees}, {difference:+d} against deposited {totals.deposited} - withdrawn "
+                    f"{totals.withdrawn} + settled {totals.settled}"
                 )
             if self.shard_count == 1 and totals.settled:
                 raise InvariantBroken(
@@ -1781,7 +1833,8 @@ class Shard:
             for asset, funds in account.funds.items():
                 if funds.held != holds.get(asset, 0) or min(funds.held, funds.available) < 0:
                     raise InvariantBroken(
-                        f"account {account.account_id}: held {asset} is {funds.held}, its orders hold {holds.get(asset, 0)}"
+                        f"account {account.account_id}: held {asset} is {funds.held}, its orders hold "
+                        f"{holds.get(asset, 0)}"
                     )
         for symbol, state in self.markets.items():
             bid, ask = state.book.bids.best, state.book.asks.best

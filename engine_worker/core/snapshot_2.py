@@ -1,7 +1,8 @@
-"""Snapshots of format 2, which have no configuration: read once, at the step to the first release that has its configuration in the log.
+"""Snapshots of format 2, which have no configuration: read once, at the step to the first release that has
+its configuration in the log.
 
-What such a snapshot lacks comes from the settings. So it may be used only where nothing has been committed since: else the settings would
-decide again what became of that.
+What such a snapshot lacks comes from the settings. So it may be used only where nothing has been committed
+since: else the settings would decide again what became of that.
 """
 
 from typing import Final
@@ -68,9 +69,11 @@ def is_of_format_2(data: bytes) -> bool:
 
 
 def decode_snapshot_2(data: bytes, market_map: MarketMap, config: ShardConfig) -> tuple[Shard, StreamId]:
-    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has applied its input.
+    """Return the shard as it was, configured as `market_map` and `config` say, and up to which entry it has
+    applied its input.
 
-    Closed orders are left out: workers have them from the events. So are the ids of transfers, which the database has.
+    Closed orders are left out: workers have them from the events. So are the ids of transfers, which the
+    database has.
 
     Raises:
         SnapshotError: the bytes are torn, or do not fit these markets.

@@ -1,4 +1,5 @@
-"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key may do.
+"""What libraries ask of an account's wallet (`/sapi`): its funds, what came in and went out, and what its key
+may do.
 
 The exchange has no networks, no addresses and no wallet but the spot one; it says so, and invents none.
 """
@@ -266,7 +267,10 @@ async def get_account_status(ports: Ports, call: Call) -> AccountStatusShape:
 
 
 async def get_trading_status(ports: Ports, call: Call) -> TradingStatusesShape:
-    """Return whether the account may trade by its keys. There are no conditions that lock it by themselves."""
+    """Return whether the account may trade by its keys.
+
+    There are no conditions that lock it by themselves.
+    """
     return {
         "data": {
             "isLocked": await _is_frozen(ports, call),
@@ -304,7 +308,10 @@ async def get_user_assets(ports: Ports, call: Call) -> list[UserAssetShape]:
 
 
 async def get_wallet_balance(ports: Ports, call: Call) -> list[WalletShape]:
-    """Return what the account's only wallet is worth in `quoteAsset`, by last prices; assets that no market values there count as 0."""
+    """Return what the account's only wallet is worth in `quoteAsset`, by last prices.
+
+    Assets that no market values there count as 0.
+    """
     target = asset_wanted(ports, call.parameters, "quoteAsset") or _BTC
     funds, prices = await account_funds(ports, call), await _prices(ports)
     worth = sum(

@@ -87,7 +87,8 @@ class Function(NamedTuple):
     places_order: bool = False
     """Counts against the account's order limits."""
     weighs_nothing_done: bool = False
-    """Its weight is given back when it succeeds: orders and cancels cost request weight only when they are refused."""
+    """Its weight is given back when it succeeds: orders and cancels cost request weight only when they are
+    refused."""
     takes_idempotency_key: bool = False
     """In the header of this name."""
     lenient: bool = False

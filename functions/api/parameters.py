@@ -1,4 +1,6 @@
-"""Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's errors."""
+"""Parameters as the wire carries them (names and texts) and how each kind of value is read, with Binance's
+errors.
+"""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""Parts that many answers share. What they are annotated with is for the documentation alone: nothing is checked by it at run time."""
+"""Parts that many answers share.
+
+What they are annotated with is for the documentation alone: nothing is checked by it at run time.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, TypedDict

@@ -140,9 +140,15 @@ class SymbolShape(msgspec.Struct, rename="camel"):
     default_self_trade_prevention_mode: PreventionName
     allowed_self_trade_prevention_modes: list[PreventionName]
     matches_max: int
-    """Ours: resting orders that one arriving order may meet. What is left when it would meet one more expires; FOK is refused."""
+    """Ours: resting orders that one arriving order may meet.
+
+    What is left when it would meet one more expires; FOK is refused.
+    """
     market_slippage: Multiplier
-    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets. What is left expires."""
+    """Ours: a MARKET order trades up to this fraction beyond the best price that it meets.
+
+    What is left expires.
+    """
 
 
 class ExchangeInfoShape(msgspec.Struct, rename="camel"):

@@ -53,7 +53,8 @@ async def get_ticker_24h(
 def _as_of(market: Market, ticker: Ticker | None, now: TimeMs) -> Ticker:
     """Return the statistics with the window's ends of now.
 
-    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as it was.
+    Feeds write a ticker when a trade comes into its window or leaves it, within a second: until then it is as
+    it was.
     """
     opened = TimeMs((now // 1000 - (_DAY_S - 1)) * 1000)
     if ticker is None:

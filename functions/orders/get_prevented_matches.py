@@ -1,4 +1,6 @@
-"""GET /api/v3/myPreventedMatches: trades with oneself that self-trade prevention did not let happen, from the database."""
+"""GET /api/v3/myPreventedMatches: trades with oneself that self-trade prevention did not let happen, from the
+database.
+"""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,7 +35,9 @@ class PreventedMatchShape(msgspec.Struct, gc=False, rename="camel"):
 
 
 async def get_prevented_matches(ports: Ports, call: Call) -> list[PreventedMatchShape]:
-    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest first."""
+    """Return one match (`preventedMatchId`), or those of an order from `fromPreventedMatchId` on, oldest
+    first.
+    """
     parameters = call.parameters
     market = parameters.market(ports.known_markets)
     match_id, order_id = parameters.integer("preventedMatchId"), parameters.integer("orderId")

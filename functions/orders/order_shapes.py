@@ -202,7 +202,8 @@ def expiry_reason(order: OrderState) -> str | None:
 def prevented_quantity(order: OrderState, market: Market) -> str | None:
     """Return how much of an order self-trade prevention has taken off; None: nothing, or nobody knows.
 
-    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote quantity nobody knows.
+    Of an order that closed before orders said so it is what was left, since every mode takes all; by quote
+    quantity nobody knows.
     """
     if order.status is not OrderStatus.EXPIRED_IN_MATCH:
         return None

@@ -27,12 +27,17 @@ _names: Final = UniqueNames()
 
 
 def new_client_order_id() -> str:
-    """Return a client order id for an order that came without one: this process's random prefix and a number."""
+    """Return a client order id for an order that came without one: this process's random prefix and a
+    number.
+    """
     return _names.next()
 
 
 async def price_of(ports: Ports, request: OrderRequest) -> PriceTicks:
-    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost; see `PlaceOrder`."""
+    """Return the price of the command: the order's limit, or what a MARKET BUY by quantity may cost.
+
+    See `PlaceOrder`.
+    """
     if request.order_type is not OrderType.MARKET or request.side is Side.SELL or request.quote_quantity:
         return request.price
     try:

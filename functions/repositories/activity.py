@@ -7,7 +7,10 @@ from protocol.units import AccountId, TimeMs
 
 
 class ActivityEntry(NamedTuple):
-    """One thing that was done: when, from where and with what; `detail` is the session or key that it was about."""
+    """One thing that was done: when, from where and with what.
+
+    `detail` is the session or key that it was about.
+    """
 
     activity_id: int
     time: TimeMs

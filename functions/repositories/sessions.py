@@ -1,4 +1,7 @@
-"""Sessions, as their owner is shown them. A session is over when Redis has it no more, whatever is kept here."""
+"""Sessions, as their owner is shown them.
+
+A session is over when Redis has it no more, whatever is kept here.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol

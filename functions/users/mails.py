@@ -45,7 +45,8 @@ def signed_up_again() -> Mail:
     """Return what the owner of an address hears when somebody signs up with it."""
     return Mail(
         "You have an account already",
-        "Somebody, perhaps you, has signed up with this address. It has an account: sign in, or ask for a new password.\n",
+        "Somebody, perhaps you, has signed up with this address. It has an account: sign in, or ask for a "
+        "new password.\n",
     )
 
 

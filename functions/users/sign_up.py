@@ -44,7 +44,8 @@ def normalized_email(email: str) -> str:
 async def sign_up(ports: Ports, call: Call) -> SignedUp:
     """Make an account.
 
-    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and nobody else.
+    The answer is the same, and takes as long, when there is one already: its owner hears of it by mail, and
+    nobody else.
     """
     credentials = read_body(call.body, Credentials)
     email = normalized_email(credentials.email)

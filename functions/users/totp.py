@@ -57,7 +57,10 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 async def begin(ports: Ports, call: Call) -> Device:
-    """Return a secret for a device. It counts when a code of it was confirmed; until then another may be asked for."""
+    """Return a secret for a device.
+
+    It counts when a code of it was confirmed; until then another may be asked for.
+    """
     await confirm(ports, call, read_body(call.body, Begin).password, "")
     secret = new_secret()
     sealed = ports.secret_box.seal(secret.encode(), binding_of(call.account_id))

@@ -1,4 +1,6 @@
-"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary ones of the same accounts."""
+"""`attacks`: what others notice when accounts send the dearest requests there are, against as many ordinary
+ones of the same accounts.
+"""
 
 import asyncio
 import itertools
@@ -123,7 +125,8 @@ def _measure(
     takeovers = log.position(SHARD).epoch - epoch
     return Result(
         bench="attacks",
-        what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, {rate:.0f} requests/s",
+        what=f"p99 of the others' orders beside {attack.name}; {ORDERS:,} orders on {LEVELS:,} levels, "
+        f"{rate:.0f} requests/s",
         unit="ms",
         runs=attacked,
         reference="beside ordinary orders of the same accounts",

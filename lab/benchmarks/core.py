@@ -1,4 +1,7 @@
-"""`core` and `shard`: the book alone, and a whole shard with accounts, holds, fees and framing; in memory, one process."""
+"""`core` and `shard`: the book alone, and a whole shard with accounts, holds, fees and framing.
+
+In memory, one process.
+"""
 
 import time
 from collections.abc import Callable
@@ -68,7 +71,9 @@ def _run_nothing(mixed: list[Operation]) -> None:
 
 
 def shard(count: int) -> list[Result]:
-    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and one of orders only."""
+    """Measure frames of commands in, frames of events and replies out: the mix of `core`, and one of orders
+    only.
+    """
     market_map = roomy_market_map()
     market = market_map.markets[0]
     prefill, mixed = operations(count)

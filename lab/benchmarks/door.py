@@ -1,4 +1,5 @@
-"""`door`: what others notice when one network attacks gateway or edge, against as many ordinary requests of that network.
+"""`door`: what others notice when one network attacks gateway or edge, against as many ordinary requests of
+that network.
 
 All on 127.0.0.0/8.
 """
@@ -53,7 +54,8 @@ Outcome = Counter[str]
 class Sizes(NamedTuple):
     """How large the attacks are.
 
-    The review that found them had as many bombs and bytes of headers, a quarter of the guesses, and four times as much of the rest.
+    The review that found them had as many bombs and bytes of headers, a quarter of the guesses, and four
+    times as much of the rest.
     """
 
     bombs_per_s: int = 4
@@ -95,15 +97,21 @@ class Attack(NamedTuple):
     name: str
     run: Side
     ordinary: Side
-    """As many ordinary requests: orders, where connections count as requests over the whole time; at the edge, connections."""
+    """As many ordinary requests: orders, where connections count as requests over the whole time.
+
+    At the edge, connections.
+    """
     process: str = "gateway"
 
 
 def door(target: Target, kinds: Collection[str], sizes: Sizes, pairs: int, seconds: float) -> list[Result]:
-    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in turn."""
+    """Measure attacks of these KINDS, in pairs of a time with it and one without, which come first in
+    turn.
+    """
     rate = LOAD_SHARE * _capacity(target)
     attacks = _attacks(sizes, rate, seconds)
-    # In a process that gives way, the network's own work does not delay what is measured: it stands for machines elsewhere.
+    # In a process that gives way, the network's own work does not delay what is measured: it stands for
+    # machines elsewhere.
     with ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), _stand_for_machines_elsewhere
     ) as attackers:
@@ -174,7 +182,10 @@ def _attacks(sizes: Sizes, rate: float, seconds: float) -> dict[str, Attack]:
 
 
 def _capacity(target: Target) -> float:
-    """Return the orders per second that the exchange answers to one network; an order that succeeds weighs nothing."""
+    """Return the orders per second that the exchange answers to one network.
+
+    An order that succeeds weighs nothing.
+    """
     sign = signer(target)
     placed = load.run(
         target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER)
@@ -224,7 +235,10 @@ def _run(side: Side, target: Target, network: str, seconds: float) -> Outcome:
 async def _half(
     target: Target, attack: Attack, rate: float, seconds: float, attackers: Executor, *, is_attack: bool
 ) -> tuple[float, int, Outcome]:
-    """Let a network attack, or send ordinary orders; return the others' p99 (ms), what was refused to them, and what the network got."""
+    """Let a network attack, or send ordinary orders.
+
+    Return the others' p99 (ms), what was refused to them, and what the network got.
+    """
     network = next(ATTACKER)
     side = attack.run if is_attack else attack.ordinary
     sent = asyncio.get_running_loop().run_in_executor(attackers, _run, side, target, network, seconds)
@@ -254,7 +268,10 @@ async def _orders(
 
 
 async def _order(target: Target, rate: float, seconds: float) -> tuple[list[float], int]:
-    """Send ordinary orders of many networks; return how long each took, from when it was due (ms), and how many were refused."""
+    """Send ordinary orders of many networks.
+
+    Return how long each took, from when it was due (ms), and how many were refused.
+    """
     answered = await _orders(target, OTHERS, rate, seconds)
     return [(each.done - each.due) * 1_000 for each in answered], sum(each.status != 200 for each in answered)
 
@@ -361,7 +378,9 @@ async def _paths(target: Target, network: str, seconds: float, *, rate: float) -
 
 
 async def _unfinished(target: Target, network: str, seconds: float, *, count: int) -> Outcome:
-    """Send bodies of the longest length that is not refused at once, a MiB at most, but for their last byte."""
+    """Send bodies of the longest length that is not refused at once, a MiB at most, but for their last
+    byte.
+    """
     length = min(target.settings.form_bytes_max, 2**20)
     head = f"POST /api/v3/order HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
     return await _held(target, network, seconds, count, head.encode() + b"a" * (length - 1))

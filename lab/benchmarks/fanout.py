@@ -1,4 +1,6 @@
-"""`fanout`: one edge process and its subscribers – as fast as it can, holding many, and under orders with some that are stuck."""
+"""`fanout`: one edge process and its subscribers – as fast as it can, holding many, and under orders with
+some that are stuck.
+"""
 
 import asyncio
 import itertools
@@ -168,7 +170,10 @@ def _broadcast_throughput(count: int, seconds: int) -> float:
 async def _saturated(
     port: int, path: str, count: int, seconds: int, publish: Callable[[Subscriber], None]
 ) -> tuple[float, int]:
-    """Publish groups so that some are always under way; return frames per second once everybody has them all, and a frame's bytes."""
+    """Publish groups so that some are always under way.
+
+    Return frames per second once everybody has them all, and a frame's bytes.
+    """
     heard, news = 0, asyncio.Event()
 
     def hear(_payload: memoryview) -> None:
@@ -228,7 +233,8 @@ class _UnderOrders(NamedTuple):
 
 
 async def _under_orders(target: http.Target, readers: int, seconds: int, *, stuck: bool) -> _UnderOrders:
-    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader that hears of it.
+    """Place orders at a steady rate, and time each trade from when its taker's order was due to each reader
+    that hears of it.
 
     Beside the readers there are `STUCK` subscribers to everything, which read as well, or never do.
     """
@@ -342,7 +348,10 @@ async def _until_heard(arrivals: list[tuple[bytes, int, float]], due: dict[tuple
 
 @contextmanager
 def _edge(**settings: str) -> Iterator[tuple[redis.Redis, int, "subprocess.Popen[bytes]"]]:
-    """Run an edge on a Redis of its own, and yield that, the edge's port and its process. Nobody asks for what needs a database."""
+    """Run an edge on a Redis of its own, and yield that, the edge's port and its process.
+
+    Nobody asks for what needs a database.
+    """
     port = free_port()
     own = {
         "ws_port": str(port),

@@ -1,6 +1,7 @@
 """`flood`: orders arrive while something that they need stands still, and memory must stay within its bounds.
 
-The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, or they come over HTTP.
+The orders take the gateway's own way – what it refuses by, its frames, its repetitions – in this process, or
+they come over HTTP.
 """
 
 import asyncio
@@ -213,8 +214,9 @@ def _measure(
         reference="its limit",
         reference_runs=[float(CONTAINER_MB)],
         notes=(
-            f"accepted {answers['accepted']:,}, refused with 503 {answers['refused']:,}, unknown {answers['unknown']:,}; "
-            f"nearest to its limit: {largest[0]}, {peaks.mb[largest[0]]} of {largest[1]} MB; in step {seconds:.1f} s after the last; "
+            f"accepted {answers['accepted']:,}, refused with 503 {answers['refused']:,}, unknown "
+            f"{answers['unknown']:,}; nearest to its limit: {largest[0]}, {peaks.mb[largest[0]]} of "
+            f"{largest[1]} MB; in step {seconds:.1f} s after the last; "
             + ("; ".join(wrong) or "every accepted order is stored, no process ended, the audit is clean")
         ),
     )

@@ -1,4 +1,6 @@
-"""`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started for it."""
+"""`http`: signed orders over HTTP against a whole exchange – gateway, engine, feeds, persistence – started
+for it.
+"""
 
 import statistics
 import subprocess
@@ -45,7 +47,8 @@ class Target(msgspec.Struct):
         """Return the process id of one of its processes.
 
         Raises:
-            ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means one's own group.
+            ProcessLookupError: it does not run at the moment; its number is then 0, which to a signal means
+                one's own group.
         """
         found = next((each.pid for each in self.exchange.processes() if each.name == name), 0)
         if not found:
@@ -55,7 +58,8 @@ class Target(msgspec.Struct):
 
 @contextmanager
 def exchange_of_its_own(up: Sequence[str] = (*EXCHANGE, "up"), **others: str) -> Iterator[Target]:
-    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker, the pages and the rate limits.
+    """Run an exchange on free ports with its data in a temporary folder: everything on but the market maker,
+    the pages and the rate limits.
 
     `up` is the program that runs it, `others` are settings of its own.
     """
@@ -87,7 +91,9 @@ def _account(url: str, number: int) -> tuple[str, bytes]:
 
 
 def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
-    """Place orders, 49 % of which take one that rests, and measure against an echo server under the same load."""
+    """Place orders, 49 % of which take one that rests, and measure against an echo server under the same
+    load.
+    """
     results = []
     for count in connections:
         echo_rate = _echo(count, max(2, seconds // 3))
@@ -104,7 +110,8 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
                 runs=[len(placed.latencies) / placed.seconds],
                 reference="raw ASGI echo on uvicorn",
                 reference_runs=[echo_rate],
-                notes=f"p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms; database in step {behind_s:.1f} s after the last",
+                notes=f"p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms; database in step "
+                f"{behind_s:.1f} s after the last",
             )
         )
     return results

@@ -1,4 +1,6 @@
-"""`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written to disk."""
+"""`pipeline`: commands in a Redis stream to events in a Redis stream, one engine worker, every commit written
+to disk.
+"""
 
 import signal
 import statistics
@@ -98,7 +100,9 @@ def _wait(client: redis.Redis) -> None:
 
 
 def _latency(steps: Sequence[Command]) -> list[Result]:
-    """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was due."""
+    """Send one order per entry at a fixed rate, whatever comes back, and time the replies from when each was
+    due.
+    """
     with process_on_redis(_ENGINE) as (client, _):
         _configure(client)
         _append(client, deposits(Settings().market_map()), 1)
@@ -150,7 +154,8 @@ def _latency(steps: Sequence[Command]) -> list[Result]:
     return [
         Result(
             bench="pipeline",
-            what=f"latency {name}, one order per entry, {LATENCY_RATE:,} orders/s for {LATENCY_S} s, open loop",
+            what=f"latency {name}, one order per entry, {LATENCY_RATE:,} orders/s for {LATENCY_S} s, open "
+            "loop",
             unit="ms",
             runs=[quantiles[index] * 1_000],
             reference="one XADD and its answer",

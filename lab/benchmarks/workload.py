@@ -1,7 +1,7 @@
 """Seeded streams of operations, the same in every run.
 
-Every tenth operation takes, three cancel, six add; a taker is sized to consume about three makers, so that the number of
-resting orders stays where it began.
+Every tenth operation takes, three cancel, six add; a taker is sized to consume about three makers, so that
+the number of resting orders stays where it began.
 """
 
 import random

@@ -59,7 +59,10 @@ _FILLS: Final = f"""
     SELECT {_MS.format("time")}, account_id, market, order_id, trade_id, side, price, quantity, quote, liquidity, fee, fee_asset FROM fills
 """
 # Sums are numeric: they may be beyond 64 bits.
-_LEDGER: Final = "SELECT account_id, asset, kind, sum(amount), count(*) FROM ledger_entries GROUP BY account_id, asset, kind"
+_LEDGER: Final = (
+    "SELECT account_id, asset, kind, sum(amount), count(*) FROM ledger_entries GROUP BY account_id, asset, "
+    "kind"
+)
 _CANDLES: Final = """
     SELECT market, {1}, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume,
         taker_buy_quote, first_trade_id, last_trade_id FROM "candles_{0}"

@@ -1,4 +1,5 @@
-"""What a run leaves behind for the verdict: what was asked and answered, what subscribers heard, and what the exchange says at the end.
+"""What a run leaves behind for the verdict: what was asked and answered, what subscribers heard, and what the
+exchange says at the end.
 
 Amounts are whole numbers: prices in ticks, quantities in lots, money in units; times in ms.
 """

@@ -36,10 +36,11 @@ AFTERMATH_SHARE: Final = 0.05
 
 
 def redis_to_kill(settings: Settings) -> list[str]:
-    """Return the names of the servers that may be killed now; none: there is none until Redis has got over what happened before.
+    """Return the names of the servers that may be killed now; none: there is none until Redis has got over
+    what happened before.
 
-    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at a time. The servers of a
-    cluster have no replicas; each comes back with what is on its disk.
+    Under Sentinel that is the master, once its replica has all that it has: of two copies one may be lost at
+    a time. The servers of a cluster have no replicas; each comes back with what is on its disk.
     """
     if settings.redis_mode == "single":
         return [REDIS]
@@ -67,7 +68,10 @@ class Faults:
         only: str,
         broken: Break | None,
     ) -> None:
-        """`only` bounds kills and pauses to processes of that name; empty: all. `broken` is what the exchange runs without."""
+        """`only` bounds kills and pauses to processes of that name; empty: all.
+
+        `broken` is what the exchange runs without.
+        """
         self._exchange = exchange
         self._database = database
         self._plan = plan
@@ -203,7 +207,8 @@ class Faults:
             del self.down[process.name]
 
     def _start_rival(self, name: str) -> Callable[[], bool] | None:
-        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does that has lost sight of it.
+        """Start another leader beside the paused one, where no standby takes over: what an orchestrator does
+        that has lost sight of it.
 
         Returns what tells whether the paused one was replaced; None: nobody leads what it does.
         """

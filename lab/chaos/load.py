@@ -1,4 +1,5 @@
-"""The load: accounts that trade over HTTP and the WebSocket API, and ask again until they know what became of each order.
+"""The load: accounts that trade over HTTP and the WebSocket API, and ask again until they know what became of
+each order.
 
 Every attempt and every answer is kept; the verdict is made of them.
 """
@@ -102,7 +103,10 @@ class _ServerLeftError(ConnectionError):
 
 
 class _ApiSocket:
-    """A connection to the WebSocket API, made anew, to the next server, when it is lost; many requests under way at once."""
+    """A connection to the WebSocket API, made anew, to the next server, when it is lost.
+
+    Many requests under way at once.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = itertools.cycle(f"{url}/ws-api/v3" for url in urls)
@@ -295,8 +299,8 @@ class Load:
     async def _deposit(self, http: HttpConnection, trader: Trader, deposit: Deposit) -> None:
         body = _encode({"asset": deposit.asset, "amount": format_decimal(deposit.amount)})
         request = (
-            f"POST /api/v1/faucet HTTP/1.1\r\nHost: {self._settings.host}\r\nAuthorization: Bearer {trader.token}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /api/v1/faucet HTTP/1.1\r\nHost: {self._settings.host}\r\nAuthorization: Bearer "
+            f"{trader.token}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         answer = await self._http(http, request, None)
         self._evidence.deposits.append(

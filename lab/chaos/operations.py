@@ -1,4 +1,6 @@
-"""What an operator does to a running exchange, under load: each is repeated until it is so, whatever dies meanwhile."""
+"""What an operator does to a running exchange, under load: each is repeated until it is so, whatever dies
+meanwhile.
+"""
 
 import asyncio
 import random

@@ -40,7 +40,10 @@ class Fault(NamedTuple):
 def draw_faults(
     seed: int, *, kills: int, pauses: int, redis_kills: int, database_outages: int, outage_s: float
 ) -> list[Fault]:
-    """Return the faults in their order. Outages do not overlap; every other one finds the database stopped, the others paused."""
+    """Return the faults in their order.
+
+    Outages do not overlap; every other one finds the database stopped, the others paused.
+    """
     chosen = random.Random(seed)
     faults = [Fault(chosen.uniform(0.02, 0.95), FaultKind.KILL, chosen.random()) for _ in range(kills)]
     faults += [

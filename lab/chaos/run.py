@@ -31,7 +31,8 @@ from runtime.tasks import end_tasks
 LOOK_EVERY_S: Final = 0.25
 SETTLE_EVERY_S: Final = 0.3
 QUIET_S: Final = 1.5
-"""So long nothing may happen before everything has come to its end: longer than a message between shards is on its way."""
+"""So long nothing may happen before everything has come to its end: longer than a message between shards is
+on its way."""
 CAUGHT_UP_MS: Final = 1_000
 """A database that is less behind has caught up."""
 
@@ -53,7 +54,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     operations: list[Operation] = []
     """What an operator does meanwhile."""
     rolling: bool = False
-    """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty."""
+    """Instead of faults, restart the processes one after the other: those of `restart`, all when it is empty.
+    """
     restart: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     """Of a rolling run: what is done instead of one restart."""
@@ -321,7 +323,9 @@ class _Run:
         self._show(status)
 
     async def _watch_lag(self) -> None:
-        """Look again and again how far everything is, and measure how fast the database catches up after an outage."""
+        """Look again and again how far everything is, and measure how fast the database catches up after an
+        outage.
+        """
         measured = 0
         begun: tuple[float, int, int] | None = None
         while True:

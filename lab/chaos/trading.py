@@ -1,4 +1,7 @@
-"""What the accounts of the load do: orders of every kind around a wandering price, cancels, deposits. Pure, from a seeded source."""
+"""What the accounts of the load do: orders of every kind around a wandering price, cancels, deposits.
+
+Pure, from a seeded source.
+"""
 
 import random
 from typing import Final, NamedTuple

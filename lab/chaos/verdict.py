@@ -251,12 +251,13 @@ def _money(evidence: Evidence, breaches: Breaches) -> int:
             available_held = evidence.answered.balances.get(key, (0, 0))
             if not made[key] == ledger[key] == sum(available_held):
                 breaches.add(
-                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger {ledger[key]}, "
-                    f"its shard says {sum(available_held)}"
+                    f"account {account_id}: {asset}: deposits and fills make {made[key]}, the ledger "
+                    f"{ledger[key]}, its shard says {sum(available_held)}"
                 )
             if available_held[1] != held[key]:
                 breaches.add(
-                    f"account {account_id}: {asset}: held {available_held[1]}, its open orders need {held[key]}"
+                    f"account {account_id}: {asset}: held {available_held[1]}, its open orders need "
+                    f"{held[key]}"
                 )
     _check_totals(evidence, ledger, made, breaches)
     return len(evidence.answered.balances)
@@ -278,7 +279,9 @@ def _from_fills(evidence: Evidence) -> "Counter[tuple[int, str]]":
 
 
 def _check_deposits(evidence: Evidence, breaches: Breaches) -> "Counter[tuple[int, str]]":
-    """Return (account, asset) -> what the database says was deposited: all that was acknowledged, and nothing that nobody asked for."""
+    """Return (account, asset) -> what the database says was deposited: all that was acknowledged, and nothing
+    that nobody asked for.
+    """
     stored: Counter[tuple[int, str]] = Counter()
     for row in evidence.stored.ledger:
         if row.kind in ("deposit", "withdrawal") and row.account_id != _EXTERNAL:
@@ -412,7 +415,8 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
             )
         if told.sequence != evidence.stream.last_sequences.get(symbol, 0):
             breaches.add(
-                f"{symbol}: the API's book ends at {told.sequence}, the log at {evidence.stream.last_sequences.get(symbol, 0)}"
+                f"{symbol}: the API's book ends at {told.sequence}, the log at "
+                f"{evidence.stream.last_sequences.get(symbol, 0)}"
             )
         for watch in evidence.market_watches:
             book = watch.books.get(symbol)
@@ -425,7 +429,8 @@ def _books(evidence: Evidence, breaches: Breaches) -> int:
                 )
             elif (book.bids, book.asks) != shards:
                 breaches.add(
-                    f"{watch.name}: {symbol}: its book is not the shard's: {_difference(told, (book.bids, book.asks))}"
+                    f"{watch.name}: {symbol}: its book is not the shard's: "
+                    f"{_difference(told, (book.bids, book.asks))}"
                 )
     return examined
 
@@ -517,7 +522,9 @@ def _streams(evidence: Evidence, breaches: Breaches) -> int:
 def _flat(
     evidence: Evidence, key: tuple[str, str, int], traded: Mapping[str, Sequence[tuple[int, int, int]]]
 ) -> tuple[str, str, str, str, str, int, int, int] | None:
-    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade before."""
+    """Return the candle of an interval without a trade, at the last price before it; None: there was no trade
+    before.
+    """
     symbol, _, open_time = key
     before = bisect_left(traded[symbol], (open_time,))
     if not before:
@@ -554,8 +561,8 @@ def _reports(evidence: Evidence, breaches: Breaches) -> int:
             orders, fills = missing_in(segment, accepted, filled)
             if orders or fills:
                 breaches.add(
-                    f"{watch.name}: account {segment.account_id} did not hear of {len(orders)} orders and {len(fills)} fills: "
-                    f"{orders[:3]}, {fills[:3]}"
+                    f"{watch.name}: account {segment.account_id} did not hear of {len(orders)} orders and "
+                    f"{len(fills)} fills: {orders[:3]}, {fills[:3]}"
                 )
         for order_id, (status, _) in watch.last_status.items():
             stored = rows.get(order_id)
@@ -587,7 +594,10 @@ def _retries(evidence: Evidence, breaches: Breaches) -> int:
 
 
 def _operations(evidence: Evidence, breaches: Breaches) -> int:
-    """Fees, statuses, limits and keys at the end are those that the last operation left; a forger's never were."""
+    """Fees, statuses, limits and keys at the end are those that the last operation left.
+
+    A forger's never were.
+    """
     for market, status in evidence.answered.statuses.items():
         wanted = "DELISTED" if market in evidence.delisted else "TRADING"
         if status != wanted:

@@ -1,4 +1,6 @@
-"""Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards' logs themselves."""
+"""Subscribers of the exchange while it is broken: of its streams, of accounts' own events, and of the shards'
+logs themselves.
+"""
 
 import asyncio
 import itertools
@@ -39,7 +41,9 @@ class Watchers:
     """All of them, as tasks."""
 
     def __init__(self, settings: Settings, evidence: Evidence, traders: Sequence[Trader], count: int) -> None:
-        """`count` subscribers of market data, and as many of accounts' events, the accounts dealt out among them."""
+        """`count` subscribers of market data, and as many of accounts' events, the accounts dealt out among
+        them.
+        """
         self._settings = settings
         self._evidence = evidence
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,7 +104,10 @@ class Watchers:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _fill_books(self, http: aiohttp.ClientSession, watch: MarketWatch) -> None:
-        """Fetch the snapshots that the books of this connection begin from; again where one turns out to be too old."""
+        """Fetch the snapshots that the books of this connection begin from.
+
+        Again where one turns out to be too old.
+        """
         books = watch.books
         while True:
             for symbol, book in books.items():
@@ -160,7 +167,9 @@ class Watchers:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_replicated(self, client: "redis.asyncio.Redis", shard: int) -> bool:
-        """Return whether replicas have what this one connection has read: what they lack nobody was told of, and a failover may lose it."""
+        """Return whether replicas have what this one connection has read: what they lack nobody was told of,
+        and a failover may lose it.
+        """
         replicas = self._settings.redis_replicas_min
         if not replicas:
             return True

@@ -1,4 +1,7 @@
-"""What subscribers do with what they hear: follow numbers, keep books, and note what does not fit. Pure: no sockets, no clock."""
+"""What subscribers do with what they hear: follow numbers, keep books, and note what does not fit.
+
+Pure: no sockets, no clock.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -24,7 +27,9 @@ class Breaches:
 
 
 class StreamWatch:
-    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous from the first on."""
+    """Follows the shards' event logs: per market, trade ids and sequences must be contiguous from the first
+    on.
+    """
 
     def __init__(self) -> None:
         self.breaches = Breaches()
@@ -71,7 +76,8 @@ class LocalBook:
         """Take one update; return what is wrong with it, if anything."""
         last, self.last_heard = self.last_heard, update["u"]
         if last is None and self.update_id is not None and update["U"] > self.update_id + 1:
-            # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its clients.
+            # The snapshot is older than the stream's beginning; another one is needed, as Binance tells its
+            # clients.
             self.update_id = None
         if self.update_id is None:
             self.waiting.append(update)
@@ -113,7 +119,8 @@ class MarketWatch:
         self.trades: dict[str, dict[int, tuple[str, str, bool]]] = {symbol: {} for symbol in self.books}
         """Market -> trade id -> price, quantity, whether the buyer was the maker."""
         self.candles: dict[tuple[str, str, int], tuple[str, str, str, str, str, int, int, int]] = {}
-        """(market, interval, open time) of closed ones -> open, high, low, close, volume, count, first and last trade id."""
+        """(market, interval, open time) of closed ones -> open, high, low, close, volume, count, first and
+        last trade id."""
         self.connections = 0
         self._last_trade: dict[str, int] = {}
 
@@ -173,7 +180,8 @@ class ReportWatch:
         self.reports = 0
         self.connections = 0
         self.last_status: dict[int, tuple[str, str]] = {}
-        """Order id -> its last status and cumulative quantity, of orders that the current connection has heard of from the start."""
+        """Order id -> its last status and cumulative quantity, of orders that the current connection has
+        heard of from the start."""
         self._current: dict[int, Segment] = {}
 
     def connected(self) -> None:
@@ -230,8 +238,9 @@ def missing_in(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return what should have been heard between a segment's first and last event: orders, and fills.
 
-    `accepted` is account -> (time of its number, time of its last change, order id), `filled` account -> (time, order id, trade id).
-    An order's first report comes between these two times: with several shards later than its number.
+    `accepted` is account -> (time of its number, time of its last change, order id), `filled` account ->
+    (time, order id, trade id). An order's first report comes between these two times: with several shards
+    later than its number.
     """
     first, last = segment.first_time, segment.last_time
     orders = [

@@ -83,7 +83,9 @@ def shard(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--seconds", default=20, show_default=True, help="Length of the market's time per run.")
 @_options
 def depth(seconds: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on showing it."""
+    """Measure what feeds spend on the depth of a market that never rests, and what a gateway spends on
+    showing it.
+    """
     _finish(repeated("depth", runs, partial(depth_bench.depth, seconds)), as_json=as_json, record=record)
 
 
@@ -99,7 +101,9 @@ def replay(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--count", default=200_000, show_default=True, help="Commands per run.")
 @_options
 def pipeline(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to disk."""
+    """Measure an engine worker from stream to stream, through a Redis of its own that writes every commit to
+    disk.
+    """
     _finish(
         repeated("pipeline", runs, partial(pipeline_bench.pipeline, count)), as_json=as_json, record=record
     )
@@ -124,7 +128,9 @@ def http(seconds: int, connections: str, runs: int, as_json: bool, record: bool)
 @click.option("--subscribers", default=1_000, show_default=True, help="Subscribers, the stuck ones included.")
 @_options
 def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers that are stuck."""
+    """Measure one WebSocket edge: frames per second, memory per subscriber, and latency beside subscribers
+    that are stuck.
+    """
     with http_bench.exchange_of_its_own() as target:
         results = repeated("fanout", runs, partial(fanout_bench.fanout, target, subscribers, seconds))
     _finish(results, as_json=as_json, record=record)
@@ -134,7 +140,9 @@ def fanout(seconds: int, subscribers: int, runs: int, as_json: bool, record: boo
 @click.option("--count", default=200_000, show_default=True, help="Commands whose events are stored.")
 @_options
 def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
-    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, into TimescaleDB."""
+    """Measure the ingest from a Redis stream into plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it,
+    into TimescaleDB.
+    """
     once = partial(persist_bench.persist, count, load_settings().postgres_bin)
     _finish(repeated("persist", runs, once), as_json=as_json, record=record)
 
@@ -146,7 +154,8 @@ def persist(count: int, runs: int, as_json: bool, record: bool) -> None:
 @click.option("--queries", default=100, show_default=True, help="Queries of each kind and interval.")
 @_reports
 def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
-    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN has it, on TimescaleDB.
+    """Measure a thousand candles out of years of trades, on plain PostgreSQL and, where EXCHANGE_POSTGRES_BIN
+    has it, on TimescaleDB.
 
     Fewer trades make a run shorter; 10,000,000 take some ten minutes and 5 GB.
     """
@@ -174,7 +183,9 @@ def klines(trades: int, queries: int, as_json: bool, record: bool) -> None:
 def failover(
     kills: int, resting: int, lease_ms: int, redis_mode: str, pauses: bool, as_json: bool, record: bool
 ) -> None:
-    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is accepted."""
+    """Kill the leading engine worker of an exchange of its own, with a standby, and time how long no order is
+    accepted.
+    """
     results: list[Result] = []
     if kills:
         own = {
@@ -201,7 +212,8 @@ def failover(
 def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
     """Attack an exchange of its own with the dearest requests that it takes, and measure what others notice.
 
-    The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader which is silent for too long.
+    The book has 60,000 orders on 30,000 levels, and the shard a standby that would take over from a leader
+    which is silent for too long.
     """
     with http_bench.exchange_of_its_own(standbys="1", log_level="error") as target:
         results = attacks_bench.attack_results(target, pairs, seconds)
@@ -217,9 +229,11 @@ def attacks(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool) -> None:
-    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays within its bounds.
+    """Let orders arrive at an exchange of its own while something stands still, and look whether memory stays
+    within its bounds.
 
-    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit. Redis may use 512 MB.
+    The persistence stands still, the feeds do, what may be lost is lost, the log's Redis is at its limit.
+    Redis may use 512 MB.
     """
     own = {
         "redis_memory_mb": str(flood_bench.MAXMEMORY_MB),
@@ -242,7 +256,9 @@ def flood(orders: int, rate: float, over_http: bool, as_json: bool, record: bool
 @click.option("--write", "record", is_flag=True, help="Record the results in docs/reliability.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
-    """Let one account send ten times its share to a shard that has enough to do, and measure what the others get and notice."""
+    """Let one account send ten times its share to a shard that has enough to do, and measure what the others
+    get and notice.
+    """
     with http_bench.exchange_of_its_own(log_level="error", pending_requests_max="100000") as target:
         results = share_bench.share(target, pairs, seconds)
     _finish(results, as_json=as_json, record=record, document=RELIABILITY)
@@ -277,10 +293,11 @@ def share(pairs: int, seconds: float, as_json: bool, record: bool) -> None:
 def door(
     kinds: tuple[str, ...], pairs: int, seconds: float, times: int, is_open: bool, as_json: bool, record: bool
 ) -> None:
-    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure what others notice.
+    """Attack gateway and edge of an exchange of its own as a network would that has no account, and measure
+    what others notice.
 
-    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the thousand: against as many
-    ordinary orders of the same network.
+    Bombs, bodies and headers without end, silent connections, guesses of passwords, sign-ups, streams by the
+    thousand: against as many ordinary orders of the same network.
     """
     own = {"rate_limits_enabled": "true", "orders_per_10s": "1000000", "orders_per_day": "100000000"}
     own |= door_bench.WIDE if is_open else {}

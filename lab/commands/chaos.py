@@ -100,10 +100,10 @@ def chaos(
 ) -> None:
     """Break an exchange of its own while it trades, and judge what became of every order.
 
-    Starts a whole exchange on free ports, places orders by many accounts over HTTP and WebSocket, kills and pauses its processes at
-    random moments, and then holds every answer against the database, the shards and what subscribers heard. Ends with 1 when a
-    promise was broken. A control (--break-...) takes a safeguard away, with a short scenario of its own that needs it: the verdict
-    must not be clean.
+    Starts a whole exchange on free ports, places orders by many accounts over HTTP and WebSocket, kills and
+    pauses its processes at random moments, and then holds every answer against the database, the shards and
+    what subscribers heard. Ends with 1 when a promise was broken. A control (--break-...) takes a safeguard
+    away, with a short scenario of its own that needs it: the verdict must not be clean.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     counts = {

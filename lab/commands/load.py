@@ -54,9 +54,10 @@ _FILES = "%Y%m%d-%H%M%S"
 def load(seconds: int, users: int, watchers: int, steps: int, as_json: bool, report_dir: Path | None) -> None:
     """Put load on the running exchange, and measure it: traders on the REST API, watchers on the streams.
 
-    Traders come in steps. Each signs up, then places orders near the touch, cancels most of them, and looks around.
-    Half of the watchers measure how old trades are when they arrive, the others how long an order takes until its
-    owner hears of it. Ends with 1 when anything failed; what rate limits refused is counted apart.
+    Traders come in steps. Each signs up, then places orders near the touch, cancels most of them, and looks
+    around. Half of the watchers measure how old trades are when they arrive, the others how long an order
+    takes until its owner hears of it. Ends with 1 when anything failed; what rate limits refused is counted
+    apart.
     """
     settings = running_settings()
     _check(settings)
@@ -94,7 +95,10 @@ def _check(settings: Settings) -> None:
 
 
 def _run(plan: Plan, log: Path, *, quiet: bool) -> Summary:
-    """Run the load test in a process of its own, show how it goes, and return what came of it; Ctrl-C ends it early."""
+    """Run the load test in a process of its own, show how it goes, and return what came of it.
+
+    Ctrl-C ends it early.
+    """
     arguments = [part for name, value in plan._asdict().items() for part in (f"--{name}", str(value))]
     summary: Summary | None = None
     with log.open("wb") as errors, _showing(quiet=quiet) as show:

@@ -47,7 +47,8 @@ _TROUBLES = ("crash", "disconnect", "pause")
     "--commands-min",
     default=0,
     type=click.IntRange(min=0),
-    help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed says, about 150.",
+    help="Let each seed go on until its shards have had so many different commands; 0: as long as the seed "
+    "says, about 150.",
 )
 @click.option("--trace", is_flag=True, help="With --seed: print what happens, step by step.")
 @click.option(
@@ -65,11 +66,14 @@ def simulate(
     trace: bool,
     as_json: bool,
 ) -> None:
-    """Run the whole pipeline in memory, under a simulated clock and with faults, once per seed; exit 1 if a rule is broken.
+    """Run the whole pipeline in memory, under a simulated clock and with faults, once per seed.
 
-    Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash before and after
-    every call, stand still, lose connections and replies, take over from each other, find torn snapshots; at the end everything that was
-    acknowledged must be there once, money must add up, and books, candles and database must agree. docs/simulation.md has the details.
+    Exit 1 if a rule is broken.
+
+    Gateways, shards with two workers each, feeds and ingests run on a stream log in memory. Processes crash
+    before and after every call, stand still, lose connections and replies, take over from each other, find
+    torn snapshots; at the end everything that was acknowledged must be there once, money must add up, and
+    books, candles and database must agree. docs/simulation.md has the details.
 
     Ctrl-C, or SIGTERM, shows what the seeds came to that were run.
     """

@@ -143,7 +143,9 @@ def simulate(seeds: Iterable[int], commands_min: int = 0) -> Tally:
 
 
 def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -> Iterator[Tally]:
-    """Run the seeds on so many processes (0: one per core); yield what every few of them came to, in their order.
+    """Run the seeds on so many processes (0: one per core).
+
+    Yield what every few of them came to, in their order.
 
     An interrupt ends this process alone, which then ends the others.
     """
@@ -162,7 +164,10 @@ def simulate_on_all_cores(seeds: range, processes: int, commands_min: int = 0) -
 def explain(
     seed: int, progress: Callable[[int], None] = lambda _actions: None, commands_min: int = 0
 ) -> Failure | None:
-    """Run a seed again and shrink its schedule; None when nothing is broken. `progress` is told how many actions are left."""
+    """Run a seed again and shrink its schedule; None when nothing is broken.
+
+    `progress` is told how many actions are left.
+    """
     outcome = run(plan_of(seed, commands_min=commands_min))
     if not outcome.failure:
         return None
@@ -183,5 +188,7 @@ def explain(
 
 
 def _kind(outcome: Outcome) -> str:
-    """Return the failure without its numbers, so that a smaller schedule counts when it breaks the same rule."""
+    """Return the failure without its numbers, so that a smaller schedule counts when it breaks the same
+    rule.
+    """
     return "".join("#" if character.isdigit() else character for character in outcome.failure)[:40]

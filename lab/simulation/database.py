@@ -1,8 +1,8 @@
 """The database in memory, and the real ingest on it.
 
-What `persist.ingest` says to PostgreSQL is little: lock the shard's row, look at the last trades, write rows, move on. The twin
-does that and keeps PostgreSQL's promises: a transaction is all or nothing, a savepoint can be undone, a unique key is unique,
-a row lock keeps others out, and who sleeps on a lock loses it.
+What `persist.ingest` says to PostgreSQL is little: lock the shard's row, look at the last trades, write rows,
+move on. The twin does that and keeps PostgreSQL's promises: a transaction is all or nothing, a savepoint can
+be undone, a unique key is unique, a row lock keeps others out, and who sleeps on a lock loses it.
 """
 
 from __future__ import annotations

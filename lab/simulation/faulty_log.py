@@ -1,7 +1,9 @@
-"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis, each of which may fail.
+"""One process's way to the stream log: every call of `StreamLog` in the pieces in which it reaches Redis,
+each of which may fail.
 
-The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver: append to each
-target, then trim), so does this; where it looks up what became of a commit whose answer was lost, so does this.
+The log behind it is the in-memory twin. Where `RedisStreamLog` needs several commands for one call (deliver:
+append to each target, then trim), so does this; where it looks up what became of a commit whose answer was
+lost, so does this.
 """
 
 from collections import Counter
@@ -72,7 +74,10 @@ def _bytes_of(fields: Mapping[bytes, bytes]) -> int:
 
 
 class Watch:
-    """Whoever wants to know what the shards do, told before anything else can happen. Does nothing by itself."""
+    """Whoever wants to know what the shards do, told before anything else can happen.
+
+    Does nothing by itself.
+    """
 
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
         """Note that a process leads the shard from now on."""
@@ -97,7 +102,10 @@ class _CommitInFlight(NamedTuple):
 
 
 class FaultyLog(MemoryStreamLog):
-    """`StreamLog` for one process, on the streams of `log`; what is not overridden here happens without faults."""
+    """`StreamLog` for one process, on the streams of `log`.
+
+    What is not overridden here happens without faults.
+    """
 
     def __init__(self, log: MemoryStreamLog, process: Process, watch: Watch) -> None:
         vars(self).update(vars(log))
@@ -199,7 +207,9 @@ class FaultyLog(MemoryStreamLog):
         return self._call("fruitless_takeovers", lambda: self._log.fruitless_takeovers(shard))
 
     def renew_lease(self, shard: int, leader: Leader) -> None:
-        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a batch."""
+        """See `StreamLog`. While Redis is away the lease is left as it is: this is called in the middle of a
+        batch.
+        """
         with suppress(*Unreachable):
             self._renew(shard, leader)
 
@@ -224,7 +234,10 @@ class FaultyLog(MemoryStreamLog):
         self._write("announce", lambda: self._log.announce(shard, standby))
 
     def begin_commit(self, commit: Commit, publish: Sequence[tuple[str, bytes]] = ()) -> None:
-        """See `StreamLog`. What is sent has come to Redis at once, or never; the sender does not know it yet."""
+        """See `StreamLog`. What is sent has come to Redis at once, or never.
+
+        The sender does not know it yet.
+        """
         self._in_flight = _CommitInFlight(commit, publish)
         try:
             self._send_commit(commit, publish)

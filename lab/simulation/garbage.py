@@ -16,7 +16,8 @@ _name = _TEXT.decode()
 
 _frames: Final = (
     encode_frame([CancelAllOrders(1, "garbage", AccountId(1), _name)]),
-    # From a shard to itself, which is nobody's mail: what a shard may have sent to another would halt that, since it may carry money.
+    # From a shard to itself, which is nobody's mail: what a shard may have sent to another would halt that,
+    # since it may carry money.
     encode_messages(MessageFrame(0, 0, 1, (RestingClosed(OrderId(1), AccountId(1), _name),))),
     encode_frame([FundsDeposited(TimeMs(1), AccountId(1), "USDT", AssetUnits(1), _name, ())]),
     encode_frame([OpenOrdersQuery(1, "garbage", AccountId(1), _name)]),
@@ -28,7 +29,9 @@ _frames: Final = (
 
 
 def _deep(frame: bytes) -> bytes:
-    """Return the frame with one more field in its first item, or of itself: arrays in arrays, so many that no stack holds them."""
+    """Return the frame with one more field in its first item, or of itself: arrays in arrays, so many that no
+    stack holds them.
+    """
     at = 0 if frame[1] < 0x90 or frame[1] > 0x9E else 1
     return frame[:at] + bytes([frame[at] + 1]) + frame[at + 1 :] + b"\x91" * NESTING + b"\xc0"
 

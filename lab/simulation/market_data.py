@@ -1,4 +1,6 @@
-"""The feeds: the real `FeedsWorker` on a store in memory, what `feeds.main` does around it, and a subscriber to everything."""
+"""The feeds: the real `FeedsWorker` on a store in memory, what `feeds.main` does around it, and a subscriber
+to everything.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -327,7 +329,9 @@ class FeedsStores:
         self.subscriber = Subscriber(witness)
 
     def check(self, books: Books, happened: Sequence[Event], times: Sequence[int]) -> None:
-        """Compare the read models and what the subscriber heard with what happened; `times` are those that the shards told last.
+        """Compare the read models and what the subscriber heard with what happened.
+
+        `times` are those that the shards told last.
 
         Raises:
             Violation: they differ.
@@ -343,10 +347,12 @@ class FeedsStores:
         for account_id in told.keys() | heard.account_events.keys():
             require(
                 heard.account_events[account_id] == told[account_id],
-                f"account {account_id} heard {len(heard.account_events[account_id])} events of {len(told[account_id])}",
+                f"account {account_id} heard {len(heard.account_events[account_id])} events of "
+                f"{len(told[account_id])}",
             )
         for market in self.market_map.markets:
-            # Candles close by the time that their shard tells, which may be a second ahead after a clock was wrong.
+            # Candles close by the time that their shard tells, which may be a second ahead after a clock was
+            # wrong.
             self._check_market(market, books, times[self.market_map.shard_of_market(market.symbol)])
 
     def _check_market(self, market: Market, books: Books, now: int) -> None:
@@ -381,7 +387,8 @@ class FeedsStores:
         )
         best = (*(bids or [(0, 0)])[0], *(asks or [(0, 0)])[0])
         said = found.values.get(streams.book_ticker(shard, symbol))
-        # Orders that came and went within one batch have never been the best, and may have been all there were.
+        # Orders that came and went within one batch have never been the best, and may have been all there
+        # were.
         ticker = msgspec.msgpack.decode(said, type=BookTicker) if said else None
         shown = (
             (ticker.bid_price, ticker.bid_quantity, ticker.ask_price, ticker.ask_quantity)

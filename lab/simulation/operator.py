@@ -1,6 +1,8 @@
-"""An operator, and a forger: who may say what decides outcomes, and who may not but can write to the shards' input.
+"""An operator, and a forger: who may say what decides outcomes, and who may not but can write to the shards'
+input.
 
-Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the shards tell.
+Both say the same kinds of things. What the operator has signed is kept: nothing else may show in what the
+shards tell.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +71,9 @@ CONFIG: Final = ShardConfig(
 
 
 def entry_ms(log: MemoryStreamLog, shard: int) -> int:
-    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the last."""
+    """Return the time that the next entry of a shard's input gets: after Redis's clock was ahead, that of the
+    last.
+    """
     return max(log.now_ms(), log.last_id(streams.commands(shard)).ms)
 
 
@@ -108,7 +112,9 @@ class Operator:
         self._append(shard, sign(private, name, shard, self._deadline(shard), body))
 
     def switch(self, shards: Iterable[int], readers: Sequence[Reader], *, asks: bool) -> bool:
-        """Switch the shards to what the next release brings, as `exchange formats switch` does; return whether it was ordered.
+        """Switch the shards to what the next release brings, as `exchange formats switch` does.
+
+        Return whether it was ordered.
 
         One who does not ask (`asks`) orders it whatever the processes read.
         """
@@ -269,7 +275,10 @@ class Operator:
 
 
 def _told(event: Event) -> Iterable[tuple[object, ...]]:
-    """Return what an event tells that somebody must have signed; first configurations and clients' transfers are not looked at."""
+    """Return what an event tells that somebody must have signed.
+
+    First configurations and clients' transfers are not looked at.
+    """
     match event:
         case MarketConfigured(config=config) if config.version > 1:
             yield ("market", config)

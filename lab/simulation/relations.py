@@ -62,7 +62,8 @@ def check_relations(tables: Tables, witness: Witness) -> None:
     ]
     require(
         sorted(tables.news) == sorted(news),
-        f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other ones",
+        f"the database has {len(tables.news)} of {len(news)} things that the next release tells, or other "
+        "ones",
     )
     for market in markets.values():
         of_market = books.trades[market.symbol]

@@ -1,8 +1,9 @@
 """A stand-in for a cluster's API server: enough of it for `kubectl` to run the commands of docs/deploy.md.
 
-It stores objects, refuses what cannot be changed (immutable.py) and what a kind does not have, adds a few of the defaults that the real one
-adds, and says of every workload at once that it is ready: Deployments are available, Jobs complete, pods exist and run. It does not run
-anything; `exec`, `logs` and `port-forward` are answered when the pod and container that they name exist.
+It stores objects, refuses what cannot be changed (immutable.py) and what a kind does not have, adds a few of
+the defaults that the real one adds, and says of every workload at once that it is ready: Deployments are
+available, Jobs complete, pods exist and run. It does not run anything; `exec`, `logs` and `port-forward` are
+answered when the pod and container that they name exist.
 """
 
 import base64
@@ -252,7 +253,10 @@ def _add_status(value: Object) -> None:
 
 
 def merged(value: Any, patch: Any) -> Any:
-    """Return a value with a merge patch applied; lists are replaced, and what a strategic patch says about their order is dropped."""
+    """Return a value with a merge patch applied.
+
+    Lists are replaced, and what a strategic patch says about their order is dropped.
+    """
     if not isinstance(patch, dict) or not isinstance(value, dict):
         return patch
     found = dict(value)
@@ -270,7 +274,10 @@ class _Handler(BaseHTTPRequestHandler):
     api: ApiServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    """Head and body are two packets; else each answer waits 40 ms for the client's acknowledgement of the first."""
+    """Head and body are two packets.
+
+    Else each answer waits 40 ms for the client's acknowledgement of the first.
+    """
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         """Say nothing."""
@@ -331,7 +338,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.api.put(kind, namespace, value, None)
 
     def _typed(self, kind: Kind, body: bytes) -> Object:
-        """Read what `kubectl create` sends: a Secret, or a Job out of a CronJob, which is named as its owner."""
+        """Read what `kubectl create` sends: a Secret, or a Job out of a CronJob, which is named as its
+        owner.
+        """
         unknown = protobuf(body[len(_PROTOBUF) :])
         value = protobuf(unknown[2][0])
         metadata = protobuf(value[1][0])
@@ -500,7 +509,8 @@ def _resources(kinds: list[Kind]) -> list[Object]:
 
 
 def _openapi(kinds: list[Kind]) -> Object:
-    """Say of each kind that its fields are validated by the server, as kubectl wants to know before it applies anything."""
+    """Say of each kind that its fields are validated by the server, as kubectl wants to know before it
+    applies anything."""
     paths = {}
     for each in kinds:
         group, _, version = each.api.rpartition("/")
@@ -514,7 +524,9 @@ def _openapi(kinds: list[Kind]) -> Object:
 
 
 def _is_selected(labels: Mapping[str, str], part: str) -> bool:
-    """Return whether labels meet one requirement: `key`, `key=value`, `key!=value` or `key in (value,value)`."""
+    """Return whether labels meet one requirement: `key`, `key=value`, `key!=value` or `key in
+    (value,value)`.
+    """
     if several := re.fullmatch(r"(\S+) in \((.*)\)", part):
         return labels.get(several[1]) in [each.strip() for each in several[2].split(",")]
     key, equals, wanted = part.replace("==", "=").partition("=")

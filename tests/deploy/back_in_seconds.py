@@ -1,11 +1,13 @@
-"""Restarts the servers under a running exchange whose names are cached, and prints how long it was away: a line of JSON.
+"""Restarts the servers under a running exchange whose names are cached, and prints how long it was away: a
+line of JSON.
 
     unshare --mount --net --pid --fork --kill-child --mount-proc \
         python -m tests.deploy.back_in_seconds ARRANGEMENT REDIS RUNS TTL_S
 
-ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or `headless`, as it was before.
-REDIS is `single` or `sentinel`. Each restart gives the server's pod another address, RETURN_S later. Everything is the real thing but for
-kubelet, kube-proxy and CoreDNS (names.py): gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
+ARRANGEMENT is `addresses`, what k8s/ deploys: each server has a Service with an address that stays; or
+`headless`, as it was before. REDIS is `single` or `sentinel`. Each restart gives the server's pod another
+address, RETURN_S later. Everything is the real thing but for kubelet, kube-proxy and CoreDNS (names.py):
+gateway, engine, feeds, persistence, PostgreSQL, Valkey, and the start scripts of the pods.
 """
 
 import argparse
@@ -173,7 +175,8 @@ class Cluster:
         elif self._sentinel and kind != "database":
             self._names.publish(self.name(server), address)
         else:
-            # A headless Service without publishNotReadyAddresses has the pod when its readiness probe has passed.
+            # A headless Service without publishNotReadyAddresses has the pod when its readiness probe has
+            # passed.
             eventually(f"{server} is ready", lambda: self._is_ready(server))
             self._names.publish(self.name(server), address)
 
@@ -314,7 +317,10 @@ class Exchange:
             each.wait()
 
     def watch(self, ask: Callable[[], httpx.Response], disturb: Callable[[], float]) -> Away:
-        """Ask every EVERY_S, whatever becomes of those before, while something is ended; `disturb` returns when that was."""
+        """Ask every EVERY_S, whatever becomes of those before, while something is ended.
+
+        `disturb` returns when that was.
+        """
         answers: list[tuple[float, float, int]] = []
         stopping = threading.Event()
 

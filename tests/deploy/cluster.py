@@ -132,7 +132,8 @@ class Peer(NamedTuple):
 def may_connect(
     objects: Sequence[Object], source: Peer, target: Peer, port: int, protocol: str = "TCP"
 ) -> bool:
-    """Return whether the NetworkPolicies of `objects` let `source` connect to a port of `target`, as the API defines it."""
+    """Return whether the NetworkPolicies of `objects` let `source` connect to a port of `target`, as the API
+    defines it."""
     return _lets(objects, source, target, port, protocol, "Egress") and _lets(
         objects, target, source, port, protocol, "Ingress"
     )

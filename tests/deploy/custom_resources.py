@@ -1,4 +1,5 @@
-"""The custom resources that the overlays use, as far as they use them: what their operators' definitions allow and demand."""
+"""The custom resources that the overlays use, as far as they use them: what their operators' definitions
+allow and demand."""
 
 from typing import Annotated, Any, Final, Literal
 

@@ -67,7 +67,8 @@ def _changed(before: Object, after: Object) -> Iterator[str]:
         case "Deployment":
             yield from ["spec.selector"] * (old["selector"] != new["selector"])
         case "Service":
-            # An address that was given stays, and one that is not named is kept. So a headless Service silently stays headless.
+            # An address that was given stays, and one that is not named is kept. So a headless Service
+            # silently stays headless.
             yield from ["spec.clusterIP"] * (
                 (old.get("clusterIP") == "None") != (new.get("clusterIP") == "None")
             )

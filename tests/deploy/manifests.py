@@ -1,4 +1,5 @@
-"""What the manifests start, read from rendered Kubernetes objects and from a compose file as one kind of thing."""
+"""What the manifests start, read from rendered Kubernetes objects and from a compose file as one kind of
+thing."""
 
 import base64
 import re
@@ -13,7 +14,8 @@ from tests.deploy.cluster import Pod, pods, serves
 from tests.deploy.rendered import Object, of_kind
 
 UNKNOWN: Final = None
-"""What a file holds that the manifests do not carry: a secret of production's, or one that is made on the spot."""
+"""What a file holds that the manifests do not carry: a secret of production's, or one that is made on the
+spot."""
 
 _VARIABLE: Final = re.compile(r"\$(?:\$|\{(\w+)(?::?[-?]([^}]*))?\}|(\w+))")
 _URL: Final = re.compile(r"https?://[\w.]+:\d+/\w*")
@@ -138,7 +140,10 @@ def _service_names(objects: Sequence[Object], pod: Pod) -> Iterator[str]:
 def of_compose(
     document: Mapping[str, Any], image_environment: Mapping[str, str] | None = None
 ) -> Iterator[Workload]:
-    """Yield the services of a compose file; `image_environment` is what an image that is built from the root folder brings along."""
+    """Yield the services of a compose file.
+
+    `image_environment` is what an image that is built from the root folder brings along.
+    """
     configs: Mapping[str, Any] = document.get("configs", {})
     for name, service in document["services"].items():
         command = service.get("command") or []

@@ -1,4 +1,5 @@
-"""What every workload must have to be safe and to stay available: a list of objects in, a list of violations out."""
+"""What every workload must have to be safe and to stay available: a list of objects in, a list of violations
+out."""
 
 import base64
 import re
@@ -12,7 +13,8 @@ from tests.deploy.cluster import POD_NAME, Pod, pods, replicas_min, scalers, sel
 from tests.deploy.rendered import Object, of_kind
 
 APART: Final = frozenset({"engine", "redis", "sentinel"})
-"""Where two on one node would be as good as one: anti-affinity, or as even as the nodes are (test_scheduling.py)."""
+"""Where two on one node would be as good as one: anti-affinity, or as even as the nodes are
+(test_scheduling.py)."""
 SERVERS: Final = frozenset({"redis", "redis-cache", "sentinel", "timescaledb"})
 """What processes connect to by name, and is there once under each name."""
 PATIENCE_S: Final = 60
@@ -24,7 +26,8 @@ DRAIN_S: Final = {
     "persist.main": 15,
     "feeds.main": 5,
 }
-"""What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the code's own limits."""
+"""What a process may need from SIGTERM to its end, at least: test_agree.py compares the first two with the
+code's own limits."""
 _SECRET_NAME: Final = re.compile(
     r"PASSWORD|SECRET|TOKEN|(MASTER|OPERATOR|TREASURY|FAUCET)_KEY$|PRIVATE|CREDENTIAL", re.IGNORECASE
 )
@@ -184,7 +187,8 @@ def _token(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _service_links(objects: Sequence[Object]) -> Iterator[str]:
-    # Of a Service called exchange-…, EXCHANGE_…_SERVICE_HOST: an unknown setting, at which no process of ours starts.
+    # Of a Service called exchange-…, EXCHANGE_…_SERVICE_HOST: an unknown setting, at which no process of ours
+    # starts.
     for pod in pods(objects):
         if pod.spec.get("enableServiceLinks") is not False:
             yield pod.says("gets variables of every Service")
@@ -227,7 +231,8 @@ def _grace(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _drained(objects: Sequence[Object]) -> Iterator[str]:
-    """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than before."""
+    """Who serves clients goes on until nobody is sent to it any more, and a rollout never has fewer than
+    before."""
     for pod in pods(objects):
         if not any(serves(each, pod) and not _is_address(each) for each in of_kind(objects, "Service")):
             continue
@@ -239,13 +244,17 @@ def _drained(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _is_address(service: Object) -> bool:
-    """Return whether a Service only gives names or an address to servers that nobody else can stand in for: Redis, the database."""
+    """Return whether a Service only gives names or an address to servers that nobody else can stand in for:
+    Redis, the database."""
     spec = service["spec"]
     return spec.get("clusterIP") == "None" or spec.get("publishNotReadyAddresses") is True
 
 
 def _addresses(objects: Sequence[Object]) -> Iterator[str]:
-    """Each server has an address that stays; a headless Service's names are remembered by DNS caches, present or absent, for 30 s."""
+    """Each server has an address that stays.
+
+    A headless Service's names are remembered by DNS caches, present or absent, for 30 s.
+    """
     services = of_kind(objects, "Service")
     headless = {each["metadata"]["name"] for each in services if each["spec"].get("clusterIP") == "None"}
     for pod in pods(objects):
@@ -258,7 +267,10 @@ def _addresses(objects: Sequence[Object]) -> Iterator[str]:
                 yield pod.says(f"{name} has {leads_to.count(name)} addresses that stay")
         for each in found:
             if each["spec"].get("publishNotReadyAddresses") is not True:
-                yield f"Service {each['metadata']['name']}: a server that has returned is not reached before its readiness probe passes"
+                yield (
+                    f"Service {each['metadata']['name']}: a server that has returned is not reached before "
+                    "its readiness probe passes"
+                )
     for text in _hosts(objects):
         for host in re.findall(r"[\w.-]+", text):
             if host.rpartition(".")[2] in headless:
@@ -266,7 +278,9 @@ def _addresses(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _hosts(objects: Sequence[Object]) -> Iterator[str]:
-    """Yield what tells processes where servers are: URLs in Secrets, and the variables of the start scripts."""
+    """Yield what tells processes where servers are: URLs in Secrets, and the variables of the start
+    scripts.
+    """
     for each in of_kind(objects, "Secret"):
         for key, value in each.get("data", {}).items():
             if key == "url":
@@ -281,7 +295,8 @@ def _hosts(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _first_start(objects: Sequence[Object]) -> Iterator[str]:
-    """A slow pull of an image, or a database that is slow to start, ends nothing for good, and nobody serves without a schema."""
+    """A slow pull of an image, or a database that is slow to start, ends nothing for good, and nobody serves
+    without a schema."""
     for pod in pods(objects):
         spec = pod.workload["spec"]
         if pod.kind == "Job" and (

@@ -46,7 +46,10 @@ def _ingresses(objects: Sequence[Object]) -> Iterator[str]:
                 backend = path["backend"]["service"]
                 ports = [port["name"] for port in services.get(backend["name"], [])]
                 if backend["port"]["name"] not in ports:
-                    yield f"Ingress {ingress['metadata']['name']}: {path['path']} leads to no port of {backend['name']}"
+                    yield (
+                        f"Ingress {ingress['metadata']['name']}: {path['path']} leads to no port of "
+                        f"{backend['name']}"
+                    )
 
 
 def _targets(objects: Sequence[Object]) -> Iterator[str]:
@@ -178,4 +181,6 @@ def _monitors(objects: Sequence[Object]) -> Iterator[str]:
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             for pod in found:
                 if endpoint["port"] not in pod.ports:
-                    yield f"PodMonitor {monitor['metadata']['name']}: {pod.name} has no port {endpoint['port']}"
+                    yield (
+                        f"PodMonitor {monitor['metadata']['name']}: {pod.name} has no port {endpoint['port']}"
+                    )

@@ -1,6 +1,8 @@
-"""Runs what manifests describe, on this machine: with their commands and their environment, and nothing of ours.
+"""Runs what manifests describe, on this machine: with their commands and their environment, and nothing of
+ours.
 
-Other than in a cluster are only: the address to listen on, ports, folders and files, where Redis, the database and other processes are.
+Other than in a cluster are only: the address to listen on, ports, folders and files, where Redis, the
+database and other processes are.
 """
 
 import base64
@@ -213,13 +215,17 @@ def _secret(setting: str, content: str | None, servers: Servers) -> str:
 
 
 def _database_url(content: str | None, database_url: str) -> str:
-    """Return the test's database as the role that the manifest's address has; whoever has none in the manifest is the owner."""
+    """Return the test's database as the role that the manifest's address has.
+
+    Whoever has none in the manifest is the owner.
+    """
     user = urlsplit(content or "").username
     return service_url(database_url, ServiceRole(user)) if user in set(ServiceRole) else database_url
 
 
 def _replaced_url(url: str, others: Iterable[Running]) -> str:
-    """Return where a URL leads to: the process that has this name, or behind somebody else's proxy, the gateway."""
+    """Return where a URL leads to: the process that has this name, or behind somebody else's proxy, the
+    gateway."""
     parts = urlsplit(url)
     assert parts.port is not None
     serving = [each for each in others if not each.workload.finishes]

@@ -1,6 +1,7 @@
 """A scheduler's view of an overlay: which pods there are, and on which nodes they fit.
 
-It knows what the overlays use: requests, node selectors, required anti-affinity of pods, and spread constraints that must be kept.
+It knows what the overlays use: requests, node selectors, required anti-affinity of pods, and spread
+constraints that must be kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def _database(cluster: Object) -> Iterator[Task]:
 
 
 def place(objects: Sequence[Object], nodes: Sequence[Node]) -> Placement:
-    """Place every pod as the default scheduler does: the largest first, each on the node with the most CPU left that it may go to."""
+    """Place every pod as the default scheduler does: the largest first, each on the node with the most CPU
+    left that it may go to."""
     placed: dict[str, list[Task]] = {node.name: [] for node in nodes}
     pending = []
     for task in sorted(tasks(objects), key=lambda each: -each.cpu):

@@ -1,4 +1,5 @@
-"""The manifests agree with the code: every setting exists, and every process starts as they say, gets ready, and listens where they say."""
+"""The manifests agree with the code: every setting exists, and every process starts as they say, gets ready,
+and listens where they say."""
 
 import base64
 import importlib.util
@@ -125,7 +126,8 @@ def test_every_command_exists(manifest: str) -> None:
 
 @contextmanager
 def running(found: Sequence[Workload], servers: Servers, folder: Path) -> Iterator[dict[str, Running]]:
-    """Run all of it, until the context ends: what comes first one by one, then everything at once, as a cluster does."""
+    """Run all of it, until the context ends: what comes first one by one, then everything at once, as a
+    cluster does."""
     processes = {each.name: Running(each, folder / each.name.replace("/", "-")) for each in found}
     started: list[Running] = []
     try:
@@ -169,7 +171,8 @@ def assert_as_described(processes: dict[str, Running], servers: Servers) -> None
 def test_with_a_redis_of_its_own_everything_gets_ready(
     overlay: str, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    """Redis lets the processes do what the overlay's users.acl says, and nothing that they do is more than that."""
+    """Redis lets the processes do what the overlay's users.acl says, and nothing that they do is more than
+    that."""
     (acl,) = (
         each["stringData"]["users.acl"] if "stringData" in each else _decoded(each, "users.acl")
         for each in of_kind(rendered(overlay), "Secret")
@@ -291,7 +294,8 @@ LIMITED: Final = {
 
 @pytest.mark.parametrize("configuration", LIMITED)
 def test_redis_refuses_writes_before_its_container_is_ended(configuration: str) -> None:
-    """A server at its `maxmemory` still needs memory: copies while it rewrites its log, buffers, what was accepted before."""
+    """A server at its `maxmemory` still needs memory: copies while it rewrites its log, buffers, what was
+    accepted before."""
     file, pattern = LIMITED[configuration]
     limit = re.search(pattern, (ROOT / file).read_text("utf-8"), re.DOTALL)
     memory = re.search(r"^maxmemory (\d+)(m)b$", (ROOT / configuration).read_text("utf-8"), re.MULTILINE)

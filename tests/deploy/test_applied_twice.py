@@ -1,4 +1,5 @@
-"""A changed setting, market, image or password is applied by plain `kubectl apply`: nothing that cannot be changed is changed."""
+"""A changed setting, market, image or password is applied by plain `kubectl apply`: nothing that cannot be
+changed is changed."""
 
 import re
 import shutil
@@ -120,7 +121,9 @@ def test_names_of_pods_are_names_of_hosts(overlay: str) -> None:
 
 
 def name_by_version(tree: Path) -> None:
-    """The Job had the version in its name, and read the settings from a ConfigMap whose name carries a hash."""
+    """The Job had the version in its name, and read the settings from a ConfigMap whose name carries a
+    hash.
+    """
     edit(tree, "base/common/migrate.yaml", r"  annotations:\n.*needsHashSuffix.*\n", "")
     edit(
         tree,

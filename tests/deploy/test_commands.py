@@ -1,4 +1,5 @@
-"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API server."""
+"""Every command of docs/deploy.md, run by `kubectl` in the order of the page, against a stand-in for the API
+server."""
 
 import os
 import re
@@ -156,7 +157,8 @@ def test_what_is_applied_again_is_unchanged(overlay: str, tree: Path) -> None:
         ("kubectl -n exchange create job restore --from=cronjob/restores", "not found"),
         ("kubectl apply -k k8s/overlays/locals", "not a valid directory"),
         (
-            "sed -i 's/storage: 8Gi/storage: 9Gi/' k8s/components/redis-single/redis.yaml; kubectl apply -k k8s/overlays/local",
+            "sed -i 's/storage: 8Gi/storage: 9Gi/' k8s/components/redis-single/redis.yaml; kubectl apply -k "
+            "k8s/overlays/local",
             "immutable",
         ),
         ("kubectl -n exchange wait --for=delete pod -l exchange/process=true --timeout=2s", "timed out"),

@@ -1,4 +1,5 @@
-"""The compose file holds what it promises: nothing runs with more rights than it needs, without limits, or unasked whether it is well."""
+"""The compose file holds what it promises: nothing runs with more rights than it needs, without limits, or
+unasked whether it is well."""
 
 import re
 import subprocess

@@ -1,4 +1,5 @@
-"""What stands in front of gateways and edges waits for bodies, counts networks, and has a deadline for everything a client does."""
+"""What stands in front of gateways and edges waits for bodies, counts networks, and has a deadline for
+everything a client does."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,9 @@
-"""Builds the images with buildah and runs what the compose file says with podman, on bases that TEST_PYTHON_IMAGE and its like name.
+"""Builds the images with buildah and runs what the compose file says with podman, on bases that
+TEST_PYTHON_IMAGE and its like name.
 
-Bases: anything with Python and pip (TEST_PYTHON_IMAGE), Node and npm (TEST_NODE_IMAGE), nginx (TEST_NGINX_IMAGE), Redis 7 or newer
-(TEST_REDIS_IMAGE), PostgreSQL with an entrypoint like the official image's (TEST_DATABASE_IMAGE), HAProxy (TEST_PROXY_IMAGE).
+Bases: anything with Python and pip (TEST_PYTHON_IMAGE), Node and npm (TEST_NODE_IMAGE), nginx
+(TEST_NGINX_IMAGE), Redis 7 or newer (TEST_REDIS_IMAGE), PostgreSQL with an entrypoint like the official
+image's (TEST_DATABASE_IMAGE), HAProxy (TEST_PROXY_IMAGE).
 """
 
 import json
@@ -137,8 +139,9 @@ def test_orders_go_all_the_way_and_processes_may_die(exchange: Topology) -> None
 def _denied(exchange: Topology) -> list[str]:
     """Return what Redis has refused somebody."""
     script = (
-        "from runtime import redis_clients, settings; client = redis_clients.client(settings.load_settings().redis_url);"
-        "print(*[f'{each[\"username\"]} {each[\"object\"]}' for each in client.acl_log()], sep='\\n')"
+        "from runtime import redis_clients, settings; client = "
+        'redis_clients.client(settings.load_settings().redis_url);print(*[f\'{each["username"]} '
+        "{each[\"object\"]}' for each in client.acl_log()], sep='\\n')"
     )
     return exchange.run("tools", "python", "-c", script).splitlines()
 

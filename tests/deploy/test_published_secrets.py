@@ -1,4 +1,5 @@
-"""Every key and password that stands in the repository is one that processes refuse, unless they are told that this is development."""
+"""Every key and password that stands in the repository is one that processes refuse, unless they are told
+that this is development."""
 
 import os
 import re

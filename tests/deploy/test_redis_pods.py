@@ -1,4 +1,5 @@
-"""The start scripts of the Redis pods, with real servers and sentinels: each pod is an address of this machine's own."""
+"""The start scripts of the Redis pods, with real servers and sentinels: each pod is an address of this
+machine's own."""
 
 import os
 import secrets
@@ -151,7 +152,9 @@ def order(pods: Pods) -> bytes:
 
 
 def lose_the_masters_disk(pods: Pods, *, watched: bool = True) -> None:
-    """Begin with nothing, write, and start the master anew, without its data, before anybody has missed it."""
+    """Begin with nothing, write, and start the master anew, without its data, before anybody has missed
+    it.
+    """
     for address in SENTINELS:
         pods.start("sentinel", address)
     for address in NODES:

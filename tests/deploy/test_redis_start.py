@@ -41,7 +41,8 @@ class State(NamedTuple):
     """What a starting Redis finds."""
 
     masters: tuple[str, ...] = (SELF, SELF, SELF)
-    """Of the sentinels: the master by each, with its flags after a colon and its epoch after an @; empty: it does not answer."""
+    """Of the sentinels: the master by each, with its flags after a colon and its epoch after an @; empty: it
+    does not answer."""
     has_data: bool = True
     peer_role: str = ""
     """Empty: the peer does not answer."""
@@ -237,7 +238,8 @@ def test_a_waiting_redis_becomes_the_replica_of_a_peer_that_is_promoted(
 @pytest.mark.parametrize(
     ("line", "instead", "state"),
     [
-        # What the script did before: a peer that did not answer was no reason to wait, and so there were two masters.
+        # What the script did before: a peer that did not answer was no reason to wait, and so there were two
+        # masters.
         (
             '    elif [ "$is_patient" = 1 ]; then\n',
             '    elif [ "$peer_role" = "" ]; then\n        break\n    elif false; then\n',

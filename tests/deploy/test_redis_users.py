@@ -76,7 +76,8 @@ class Server:
             return False
 
     def refusals(self) -> list[Any]:
-        """Return what was refused to whom, but for CLIENT: the library asks for more of it than an old Redis knows, and does without."""
+        """Return what was refused to whom, but for CLIENT: the library asks for more of it than an old Redis
+        knows, and does without."""
         found: list[Any] = self.client("operator").acl_log()
         return [(each["username"], each["object"]) for each in found if each["object"] != "client"]
 

@@ -1,4 +1,5 @@
-"""Every function's path leads, through the Ingress, to a gateway that mounts it: the routing, derived from the code's own catalogue."""
+"""Every function's path leads, through the Ingress, to a gateway that mounts it: the routing, derived from
+the code's own catalogue."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,7 +16,8 @@ WITH_INGRESS: Final = ("local", "production")
 
 
 def backend_of(objects: Sequence[Object], path: str) -> Pod:
-    """Return the pods that a path leads to, as an Ingress with paths of type Prefix defines it: whole elements, the longest first."""
+    """Return the pods that a path leads to, as an Ingress with paths of type Prefix defines it: whole
+    elements, the longest first."""
     (ingress,) = of_kind(objects, "Ingress")
     (rule,) = ingress["spec"]["rules"]
     elements = path.strip("/").split("/")

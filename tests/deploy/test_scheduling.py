@@ -1,4 +1,7 @@
-"""Where a scheduler puts the pods of `production`: all of them on three nodes, and on two; the two of a pair never on the same one."""
+"""Where a scheduler puts the pods of `production`: all of them on three nodes, and on two.
+
+The two of a pair never on the same one.
+"""
 
 import itertools
 from collections.abc import Callable

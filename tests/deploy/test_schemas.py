@@ -1,4 +1,5 @@
-"""Everything in every overlay is what the Kubernetes API, and the operators, take: no field that nobody knows, none of a wrong type."""
+"""Everything in every overlay is what the Kubernetes API, and the operators, take: no field that nobody
+knows, none of a wrong type."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""Runs what docker-compose.yml says with podman, container by container: no part of it is left to a compose program's reading.
+"""Runs what docker-compose.yml says with podman, container by container: no part of it is left to a compose
+program's reading.
 
 Health checks are made by this process, since podman leaves them to systemd.
 """
@@ -188,7 +189,8 @@ class Topology:
 
 
 def images_of(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the images to build on and to run, as the environment names them: TEST_…_IMAGE for the compose file's …_IMAGE."""
+    """Return the images to build on and to run, as the environment names them: TEST_…_IMAGE for the compose
+    file's …_IMAGE."""
     names = ("PYTHON", "NODE", "NGINX", "REDIS", "DATABASE", "PROXY")
     found = {f"{name}_IMAGE": environment.get(f"TEST_{name}_IMAGE", "") for name in names}
     return {name: image for name, image in found.items() if image}

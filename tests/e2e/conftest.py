@@ -1,4 +1,5 @@
-"""One whole exchange for all end-to-end tests: with one shard, and another with three for tests that are marked so."""
+"""One whole exchange for all end-to-end tests: with one shard, and another with three for tests that are
+marked so."""
 
 import os
 import tempfile
@@ -43,7 +44,10 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def exchange(request: pytest.FixtureRequest) -> Iterator[RunningExchange]:
-    """A running exchange with a market maker. It ends with these tests: beside the others it would take half a core."""
+    """A running exchange with a market maker.
+
+    It ends with these tests: beside the others it would take half a core.
+    """
     with (
         data_dir_of_its_own() as path,
         running_exchange(

@@ -46,8 +46,8 @@ class RunningExchange(OwnExchange):
 def running_exchange(data_dir: Path, **settings: str) -> Iterator[RunningExchange]:
     """Run an exchange with its data in `data_dir` and other `settings` on free ports, until the context ends.
 
-    It has as many shards as TEST_SHARD_COUNT says, by default one, the servers whose folders of programs TEST_POSTGRES_BIN and
-    TEST_REDIS_BIN name, and a Redis in the mode that TEST_REDIS_MODE names.
+    It has as many shards as TEST_SHARD_COUNT says, by default one, the servers whose folders of programs
+    TEST_POSTGRES_BIN and TEST_REDIS_BIN name, and a Redis in the mode that TEST_REDIS_MODE names.
     """
     values = {
         "frontend_enabled": "false",

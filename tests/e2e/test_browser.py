@@ -26,7 +26,10 @@ pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S + LOOK_TIMEOUT_S)
 def _browser() -> None:
     if shutil.which("chromium") or shutil.which("chromium-browser") or "CHROMIUM" in os.environ:
         return
-    advice = "there is no Chromium: the frontend is NOT TESTED in a browser (Debian: apt install chromium; or name it in CHROMIUM)"
+    advice = (
+        "there is no Chromium: the frontend is NOT TESTED in a browser (Debian: apt install chromium; or "
+        "name it in CHROMIUM)"
+    )
     if "CI" in os.environ:
         pytest.fail(advice)
     warnings.warn(advice, stacklevel=1)

@@ -1,4 +1,7 @@
-"""ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange; every amount exactly."""
+"""ccxt's Binance client as it is, with nothing but its URLs changed, against the whole exchange.
+
+Every amount exactly.
+"""
 
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -250,7 +253,10 @@ def test_the_example_runs(client: ccxt.binance, capsys: pytest.CaptureFixture[st
 
 
 def up_to(trades: list[Any], kline: list[Any]) -> list[Any]:
-    """Return the trades that were there when `kline`, the newest, was read; others came while the trades were."""
+    """Return the trades that were there when `kline`, the newest, was read.
+
+    Others came while the trades were.
+    """
     before = [each for each in trades if each["time"] < kline[0]]
     within = [each for each in trades if kline[0] <= each["time"] <= kline[6]]
     return before + within[: kline[8]]

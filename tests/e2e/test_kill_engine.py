@@ -1,4 +1,5 @@
-"""kill -9 of the engine worker in the middle of trading: whatever was acknowledged is there, once, and the money adds up."""
+"""kill -9 of the engine worker in the middle of trading: whatever was acknowledged is there, once, and the
+money adds up."""
 
 import itertools
 import os
@@ -76,7 +77,8 @@ class Trader:
         }
 
     def _outcome(self, client_order_id: str, order: dict[str, str]) -> Any:
-        # An earlier try may have been carried out although its answer was lost; the key makes it the same one.
+        # An earlier try may have been carried out although its answer was lost; the key makes it the same
+        # one.
         names = {"newClientOrderId": client_order_id, "idempotencyKey": client_order_id}
         return self._until_answered("POST", "/api/v3/order", symbol=SYMBOL, **names, **order)
 
@@ -199,7 +201,8 @@ def trades_are_contiguous(traders: list[Trader]) -> bool:
 
 
 def money_adds_up(exchange: RunningExchange) -> bool:
-    """Whether what all shards hold of each asset is what was paid in, to the unit, with nothing on its way between them."""
+    """Whether what all shards hold of each asset is what was paid in, to the unit, with nothing on its way
+    between them."""
     audits = [audit(exchange, shard) for shard in range(exchange.settings.shard_count)]
     totals: Counter[str] = Counter()
     in_flight: Counter[str] = Counter()

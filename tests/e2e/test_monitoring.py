@@ -1,4 +1,5 @@
-"""Every metric on a dashboard, in an alert or in the documents is one that the running processes expose, with these labels."""
+"""Every metric on a dashboard, in an alert or in the documents is one that the running processes expose, with
+these labels."""
 
 import re
 import urllib.error
@@ -54,7 +55,8 @@ def documented() -> dict[str, set[str]]:
 
 
 def parts(expression: str) -> tuple[set[tuple[str, frozenset[str]]], set[str]]:
-    """Return the metrics of an expression, each with the labels that it is matched by, and the labels that are grouped by."""
+    """Return the metrics of an expression, each with the labels that it is matched by, and the labels that
+    are grouped by."""
     bare = re.sub(r'"[^"]*"', '""', expression)
     grouped = {
         label

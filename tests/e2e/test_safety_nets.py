@@ -1,4 +1,5 @@
-"""Poison in every stream under load, and what `exchange audit`, `replay` and `dead` say of the exchange afterwards."""
+"""Poison in every stream under load, and what `exchange audit`, `replay` and `dead` say of the exchange
+afterwards."""
 
 import itertools
 import random
@@ -43,7 +44,8 @@ ABSURD_ORDER = PlaceOrder(
 
 
 def poison(shard: int, shard_count: int, folder: Path) -> dict[str, list[dict[bytes, bytes]]]:
-    """Return garbage for each of a shard's streams: noise, wrong types, and frames that decode but mean nothing."""
+    """Return garbage for each of a shard's streams: noise, wrong types, and frames that decode but mean
+    nothing."""
     account = AccountId(shard + shard_count)
     deposit = Deposit(1, "poison", account, "USDT", AssetUnits(2**64 - 1), "t")
     half = Deposit(1, "poison", account, "USDT", AssetUnits(7), "half")
@@ -264,10 +266,14 @@ def test_the_audit_adds_up_and_notices_a_ledger_that_does_not(exchange: RunningE
     ] * exchange.settings.shard_count
     with psycopg.connect(exchange.settings.resolved_database_url(), autocommit=True) as connection:
         key = connection.execute(
-            "SELECT shard, stream_id, event, entry FROM ledger_entries WHERE account_id = -3 AND asset = 'USDT' LIMIT 1"
+            "SELECT shard, stream_id, event, entry FROM ledger_entries WHERE account_id = -3 AND asset = "
+            "'USDT' LIMIT 1"
         ).fetchone()
         assert key is not None
-        change = "UPDATE ledger_entries SET amount = amount + %s WHERE shard = %s AND stream_id = %s AND event = %s AND entry = %s"
+        change = (
+            "UPDATE ledger_entries SET amount = amount + %s WHERE shard = %s AND stream_id = %s AND event = "
+            "%s AND entry = %s"
+        )
         connection.execute(change, (5, *key))
         try:
             told = run(exchange, "audit", "--timeout", "30")

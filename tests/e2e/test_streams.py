@@ -76,7 +76,8 @@ async def test_ccxt_pro_s_book_is_the_rest_book(client: ccxt.pro.binance, accoun
         while (rest := account.get("/api/v3/depth", symbol="BTCUSDT", limit=5000))["lastUpdateId"] != book[
             "nonce"
         ]:
-            # Either is ahead: this waits for the next update, and asks again while nothing has happened since.
+            # Either is ahead: this waits for the next update, and asks again while nothing has happened
+            # since.
             book = await client.watch_order_book(SYMBOL)
         for side in ("bids", "asks"):
             wanted = [[float(price), float(quantity)] for price, quantity in rest[side]]

@@ -139,7 +139,8 @@ def test_up_recovers_from_a_killed_supervisor(data_dir: Path) -> None:
         os.kill(state.pid, signal.SIGKILL)
         eventually("no supervisor", lambda: read_state(exchange.settings) is None)
         assert not exchange.command("status")["ready"]
-        # What the processes that were killed have said of themselves is still there; it must not be taken for the new ones'.
+        # What the processes that were killed have said of themselves is still there; it must not be taken for
+        # the new ones'.
         late = data_dir / "late"
         late.mkdir()
         (late / "sitecustomize.py").write_text(LATE_EDGE)

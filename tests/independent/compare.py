@@ -1,8 +1,10 @@
 # mypy: disable-error-code="arg-type, union-attr, return-value, misc, no-any-return, unused-ignore"
 
-"""The engine and the oracle side by side: after every command the replies, the trades and the whole state must be equal.
+"""The engine and the oracle side by side: after every command the replies, the trades and the whole state
+must be equal.
 
-`python -m tests.independent.compare --commands 1000000 --seed 1 --shards 1` runs many; a difference names the seed and what was done.
+`python -m tests.independent.compare --commands 1000000 --seed 1 --shards 1` runs many; a difference names the
+seed and what was done.
 """
 
 import argparse
@@ -104,7 +106,8 @@ class Comparison:
             except Difference as difference:
                 told = "\n".join(f"  {line}" for line in self.history[-8:])
                 raise Difference(
-                    f"seed {self.seed!r}, {self.count} shards, command {len(self.history)}:\n{told}\n{difference}"
+                    f"seed {self.seed!r}, {self.count} shards, command "
+                    f"{len(self.history)}:\n{told}\n{difference}"
                 ) from None
 
     def step(self) -> None:
@@ -240,7 +243,9 @@ def compare_many(
     episode: int = EPISODE,
     told: Callable[[int], None] | None = None,
 ) -> Counter[str]:
-    """Compare so many commands, on a fresh exchange for every `episode` of them; return how often which outcome came.
+    """Compare so many commands, on a fresh exchange for every `episode` of them.
+
+    Return how often which outcome came.
 
     Raises:
         Difference: the first one.

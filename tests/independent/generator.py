@@ -1,6 +1,9 @@
 # mypy: disable-error-code="arg-type, union-attr, return-value, misc, no-any-return, unused-ignore"
 
-"""Random commands from a seed, with the edges of every number among them. It knows nothing of an exchange but the order ids it is told."""
+"""Random commands from a seed, with the edges of every number among them.
+
+It knows nothing of an exchange but the order ids it is told.
+"""
 
 import random
 from typing import Any, Final
@@ -368,7 +371,8 @@ class Generator:
         return ConfigureShard(self.requests, "conf", config)
 
     def market_config(self, symbol: str, first: bool = False) -> tuple[Any, int]:
-        """Return a market's configuration: the first, or one that changes something, or one that must be refused."""
+        """Return a market's configuration: the first, or one that changes something, or one that must be
+        refused."""
         r = self.random
         version = self.versions.get(symbol, 0) + 1
         home = self.home(symbol)
@@ -417,7 +421,8 @@ class Generator:
         market = Market(symbol=symbol, **wrong)
         config = MarketConfig(market, wrong_home, status, version)
         self.requests += 1
-        # What it will be, for later versions; a wrong guess makes later ones outdated, which is also worth trying.
+        # What it will be, for later versions; a wrong guess makes later ones outdated, which is also worth
+        # trying.
         if is_good and status is not MarketStatus.DELISTED:
             self.versions[symbol] = version + (status is MarketStatus.DELISTING)
             self.markets[symbol] = fields

@@ -1,4 +1,5 @@
-"""A step in several batches: each is applied while the one before is written, and nothing is said, or written, too early."""
+"""A step in several batches: each is applied while the one before is written, and nothing is said, or
+written, too early."""
 
 import itertools
 from collections.abc import Sequence
@@ -180,7 +181,10 @@ def test_its_messages_are_delivered_before_a_shard_stops(monkeypatch: pytest.Mon
 
 
 def test_messages_that_do_not_reach_their_shard_leave_the_step_whole() -> None:
-    """All batches of the step are written; the messages of both stay in the outbox, and come in their order."""
+    """All batches of the step are written.
+
+    The messages of both stay in the outbox, and come in their order.
+    """
     log = ToldLog()
     first, *others = started(log, shard_count=3)
     market = elsewhere(Settings(shard_count=3).market_map())

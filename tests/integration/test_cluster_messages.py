@@ -1,4 +1,5 @@
-"""Messages between shards on different nodes of a Redis Cluster, over engines that are killed between commit and delivery."""
+"""Messages between shards on different nodes of a Redis Cluster, over engines that are killed between commit
+and delivery."""
 
 import os
 import subprocess
@@ -30,7 +31,10 @@ COMMANDS = 150
 
 
 class DyingEngines:
-    """The engines of all shards; each is started anew when it dies, and after `DEATHS` deaths none dies any more."""
+    """The engines of all shards.
+
+    Each is started anew when it dies, and after `DEATHS` deaths none dies any more.
+    """
 
     def __init__(self, url: str, folder: Path, *, broken_dedup: bool) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -140,7 +144,10 @@ def is_quiet(log: RedisStreamLog) -> bool:
 
 
 def wrong_with_messages(log: RedisStreamLog) -> list[str]:
-    """Return what is missing of the messages in the shards' inputs; that some came twice is what is tested."""
+    """Return what is missing of the messages in the shards' inputs.
+
+    That some came twice is what is tested.
+    """
     wrong = []
     doubled = 0
     for shard in SHARDS:

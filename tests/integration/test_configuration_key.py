@@ -1,4 +1,6 @@
-"""What a leader says of its configuration in `config:{k}`: always before anything that readers need it for."""
+"""What a leader says of its configuration in `config:{k}`: always before anything that readers need it
+for.
+"""
 
 import itertools
 from typing import Any

@@ -1,4 +1,5 @@
-"""`exchange down` of an exchange whose parent has not waited for it, as in a container whose first process waits for nobody."""
+"""`exchange down` of an exchange whose parent has not waited for it, as in a container whose first process
+waits for nobody."""
 
 import subprocess
 import sys

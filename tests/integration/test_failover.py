@@ -1,7 +1,9 @@
-"""Worker processes of one shard die, freeze, leave and lose their connections under orders; the log stays what one writer writes.
+"""Worker processes of one shard die, freeze, leave and lose their connections under orders.
 
-The check is the strongest there is: all input, applied by a shard in memory, gives exactly the events that were published, and every
-order that was acknowledged is among them.
+The log stays what one writer writes.
+
+The check is the strongest there is: all input, applied by a shard in memory, gives exactly the events that
+were published, and every order that was acknowledged is among them.
 """
 
 import json
@@ -127,7 +129,10 @@ class Workers:
 
 
 class Traffic(threading.Thread):
-    """Orders that trade with each other, one per entry, each sent until it is appended; and what was acknowledged of them."""
+    """Orders that trade with each other, one per entry, each sent until it is appended.
+
+    And what was acknowledged of them.
+    """
 
     def __init__(self, url: str, folder: Path) -> None:
         """`folder` is the workers' data folder, where the treasury's key is."""
@@ -181,7 +186,10 @@ class Traffic(threading.Thread):
             )
 
     def _wait_until_configured(self) -> bool:
-        """Wait until the shard has its markets, which a new one gets from its first leader; return False when told to stop before."""
+        """Wait until the shard has its markets, which a new one gets from its first leader.
+
+        Return False when told to stop before.
+        """
         position = streams.position(SHARD)
         while not self._stop_asked.wait(ORDER_EVERY_S):
             with suppress(redis.RedisError):

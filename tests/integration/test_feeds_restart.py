@@ -122,7 +122,8 @@ class Exchange:
         self.cache = redis.Redis.from_url(cache_url or url)
         """Where what may be lost is."""
         self.lists_are_lost = False
-        """Whether the lists of the newest trades and candles begin later than what happened, and only open candles were written again."""
+        """Whether the lists of the newest trades and candles begin later than what happened, and only open
+        candles were written again."""
         self._url = url
         self.say(MARKETS)
         self.log = MarketLog()
@@ -225,7 +226,10 @@ def exchange(redis_url: str) -> Iterator[Exchange]:
 
 
 def stages(exchange: Exchange) -> Iterator[int]:
-    """Write a piece of the log, and give its time; several intervals end on the way, by trades and by time alone."""
+    """Write a piece of the log, and give its time.
+
+    Several intervals end on the way, by trades and by time alone.
+    """
     log, at = exchange.log, START_MS
     exchange.commit(f"{at}-0", deposit(at, ACCOUNT), log.depth(at, (Side.BUY, 90, 5), (Side.SELL, 110, 5)))
     yield at
@@ -292,7 +296,10 @@ def run_to_the_end(exchange: Exchange, url: str, fault: Fault, cache_url: str = 
 
 @pytest.mark.parametrize("emptied_after", range(5))
 def test_what_may_be_lost_is_written_anew(redis_url: str, own_redis: OwnRedis, emptied_after: int) -> None:
-    """Emptied under a process that goes on, after each stage in turn; nobody hears anything twice, for the state was saved."""
+    """Emptied under a process that goes on, after each stage in turn.
+
+    Nobody hears anything twice, for the state was saved.
+    """
     cache_url = own_redis.settings.resolved_redis_url()
     with closing(Exchange(redis_url, cache_url)) as exchange:
         exchange.redis.xadd(streams.commands(0), {b"x": b""}, id="9999999999999-0")
@@ -604,7 +611,10 @@ def wait_until(condition: Callable[[], bool], meanwhile: Callable[[], object] = 
 
 
 def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redis_url: str) -> None:
-    """Its first entry may be read before its shard's leader has said that it has it; and a saved state knows it."""
+    """Its first entry may be read before its shard's leader has said that it has it.
+
+    And a saved state knows it.
+    """
     exchange.say(MarketMap.placed([], 1))
     worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)
     worker.start()
@@ -627,7 +637,9 @@ def test_a_market_is_followed_from_when_it_is_listed_on(exchange: Exchange, redi
 def test_what_cannot_be_understood_yet_waits_for_the_leader(
     exchange: Exchange, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which it is."""
+    """As after an upgrade: the market was listed in a log, or a saved state, that does not tell which
+    it is.
+    """
     monkeypatch.setattr("feeds.worker._HELD_S", 0)
     exchange.redis.delete(streams.configuration(0))
     worker = FeedsWorker(FeedsStore.connect(redis_url), [0], SAVE_PERIOD_MS)

@@ -171,7 +171,8 @@ def pid_of(exchange: Exchange, name: str) -> int:
 
 
 def test_control_two_with_the_same_shard_take_it_from_each_other(exchange: Exchange) -> None:
-    """So a shard must be in one process's list only: the one that started first ends, its other shards with it."""
+    """So a shard must be in one process's list only: the one that started first ends, its other shards with
+    it."""
     first = exchange.start("feeds", "0,1")
     exchange.say()
     eventually("two shards are followed", lambda: exchange.followed([0, 1]))

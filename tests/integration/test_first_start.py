@@ -1,4 +1,5 @@
-"""The first start of an exchange: nothing is ready without the schema, however long the database and its migration take."""
+"""The first start of an exchange: nothing is ready without the schema, however long the database and its
+migration take."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""Whether a process serves its clients is found out as a client does: by a request, by a handshake and a ping."""
+"""Whether a process serves its clients is found out as a client does: by a request, by a handshake and a
+ping."""
 
 import os
 import signal

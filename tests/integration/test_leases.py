@@ -1,4 +1,5 @@
-"""One suite over both stream logs: the lease, standbys, following, and what a new leader and a stale one may do."""
+"""One suite over both stream logs: the lease, standbys, following, and what a new leader and a stale one may
+do."""
 
 import random
 import time
@@ -174,7 +175,8 @@ def test_a_leader_that_reconnects_is_there_again(place: Place) -> None:
 
 
 def test_answers_of_a_stale_leader_are_not_published(place: Place) -> None:
-    """A leader that is paused between reading a query and answering it would answer from a state that is no more."""
+    """A leader that is paused between reading a query and answering it would answer from a state that is no
+    more."""
     log = place.log("one")
     position = log.take_over(SHARD)
     heard = _heard(place)

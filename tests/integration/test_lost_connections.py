@@ -1,4 +1,5 @@
-"""A connection to Redis that ends in the middle of a command is an outage like any other, also on the event loop of production."""
+"""A connection to Redis that ends in the middle of a command is an outage like any other, also on the event
+loop of production."""
 
 import asyncio
 import sys
@@ -21,7 +22,8 @@ def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 async def break_in_the_middle(connection: Any) -> None:
-    """Lose the connection between the moment in which the library has looked at it and the one in which it writes."""
+    """Lose the connection between the moment in which the library has looked at it and the one in which it
+    writes."""
     send = connection._send_packed_command
 
     async def lose_and_send(command: Any) -> None:
@@ -188,7 +190,8 @@ def test_the_library_alone_loses_a_cancellation(redis_url: str) -> None:
 
 
 class Deaf(RedisLink):
-    """A link whose task drops the first cancellation, as `asyncio.wait_for` does before Python 3.12 in a moment that is hard to meet."""
+    """A link whose task drops the first cancellation, as `asyncio.wait_for` does before Python 3.12 in a
+    moment that is hard to meet."""
 
     async def _watch(self) -> None:
         for _ in range(2):

@@ -1,6 +1,8 @@
-"""What alerts and dashboards ask for is there in a process that has just started, before anything has happened to it.
+"""What alerts and dashboards ask for is there in a process that has just started, before anything has
+happened to it.
 
-A series that begins with its first event is no increase to Prometheus, and an alert on it does not fire: silence looks like health.
+A series that begins with its first event is no increase to Prometheus, and an alert on it does not fire:
+silence looks like health.
 """
 
 import re
@@ -133,7 +135,9 @@ def test_every_alert_and_panel_has_its_series_before_anything_has_happened(runni
 
 
 def test_the_market_maker_has_a_series_for_each_market_that_it_cannot_quote(running: Running) -> None:
-    """Everything but a shard is there, so it knows the markets, and has no account with money to quote with."""
+    """Everything but a shard is there, so it knows the markets, and has no account with money to quote
+    with.
+    """
     running.say_markets()
     for name in ("gateway", "feeds", "mm"):
         running.start(name)

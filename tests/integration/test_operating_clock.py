@@ -1,4 +1,5 @@
-"""What an operator signs counts also after Redis's clock was ahead: entries keep the ids of that time until the clock is there again."""
+"""What an operator signs counts also after Redis's clock was ahead: entries keep the ids of that time until
+the clock is there again."""
 
 import threading
 import time

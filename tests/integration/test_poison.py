@@ -1,4 +1,7 @@
-"""Whatever stands in a shard's input or outbox, it is applied whole, buried, or a broken invariant; never half, never a crash."""
+"""Whatever stands in a shard's input or outbox, it is applied whole, buried, or a broken invariant.
+
+Never half, never a crash.
+"""
 
 from typing import Any
 

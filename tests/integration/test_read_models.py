@@ -24,7 +24,8 @@ READS = 300
 
 
 class Writer:
-    """Feeds that write one level of the book after the other, so that the sequence tells what the book must be."""
+    """Feeds that write one level of the book after the other, so that the sequence tells what the book must
+    be."""
 
     def __init__(self, url: str) -> None:
         self._store = FeedsStore.connect(url)

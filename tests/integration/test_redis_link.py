@@ -121,7 +121,8 @@ async def test_an_outage_that_goes_on_is_logged_again(
 
 
 class Wire:
-    """Between a link and its server: hands the server's bytes on at `bytes_per_s`, and none beyond `bytes_max` of a connection."""
+    """Between a link and its server: hands the server's bytes on at `bytes_per_s`, and none beyond
+    `bytes_max` of a connection."""
 
     def __init__(self, bytes_per_s: float = float("inf"), *bytes_max: int) -> None:
         self.connections = 0

@@ -1,7 +1,8 @@
-"""What was acknowledged outlives the server that it was acknowledged on: every supported server, with every ACL file that is shipped.
+"""What was acknowledged outlives the server that it was acknowledged on: every supported server, with every
+ACL file that is shipped.
 
-Orders go to an engine worker while the server rewrites its log, is killed and started again. The control runs with the ACL files of
-before: Redis from 7.0 on then leaves out, when it starts, what scripts wrote.
+Orders go to an engine worker while the server rewrites its log, is killed and started again. The control runs
+with the ACL files of before: Redis from 7.0 on then leaves out, when it starts, what scripts wrote.
 """
 
 import itertools
@@ -83,7 +84,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class Server:
-    """A server with an ACL file, which writes everything that it acknowledges to disk, and rewrites its log often."""
+    """A server with an ACL file, which writes everything that it acknowledges to disk, and rewrites its log
+    often."""
 
     def __init__(self, program: Path, folder: Path, acl: AclFile) -> None:
         self.version = _version(program)
@@ -301,7 +303,8 @@ def unchecked_engine(
 
 
 def lost_after_restarts(program: Path, folder: Path, acl: AclFile) -> set[str]:
-    """Return the acknowledged orders that are gone after the server was killed and started again, several times."""
+    """Return the acknowledged orders that are gone after the server was killed and started again, several
+    times."""
     with server_with_engine(program, folder, acl) as (server, trader, _):
         trader.deposit()
         for _ in range(KILLS):
@@ -394,7 +397,8 @@ def test_a_standby_that_may_not_stand_by_stops_nobody_and_comes_by_itself(
 def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
     programs: dict[str, Path], tmp_path: Path
 ) -> None:
-    # docs/operations.md, "After a restart Redis is empty". The log still has all of it as long as it is not rewritten.
+    # docs/operations.md, "After a restart Redis is empty". The log still has all of it as long as it is not
+    # rewritten.
     acl = ACL_FILES["cli/redis_users.acl"]
     with unchecked_engine(_program(programs, "Redis 7"), tmp_path, faulty(acl)) as (server, trader, engine):
         trader.deposit()
@@ -415,7 +419,8 @@ def test_data_that_a_restart_left_out_come_back_when_the_acl_is_right(
 def test_valkey_takes_over_the_data_of_another_server(
     programs: dict[str, Path], tmp_path: Path, server: str
 ) -> None:
-    # docs/operations.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until it is told to write commands.
+    # docs/operations.md, "From Redis to Valkey": Redis 8 writes a form that Valkey does not read, until it is
+    # told to write commands.
     acl = ACL_FILES["cli/redis_users.acl"]
     with server_with_engine(_program(programs, server), tmp_path, acl) as (old, trader, engine):
         trader.deposit()
@@ -459,7 +464,8 @@ def says_sound(client: redis.Redis) -> bool:
 
 @pytest.mark.parametrize("default", [FAULTY, SOUND])
 def test_the_check_says_what_a_canary_shows(programs: dict[str, Path], tmp_path: Path, default: str) -> None:
-    """A script writes, the server is killed and started again: what the check says is what becomes of it, on every server there is."""
+    """A script writes, the server is killed and started again: what the check says is what becomes of it, on
+    every server there is."""
     for number, (name, program) in enumerate(programs.items()):
         folder = tmp_path / str(number)
         folder.mkdir()

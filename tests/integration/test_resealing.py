@@ -26,7 +26,8 @@ def connection(database_url: str) -> psycopg.Connection[tuple[object, ...]]:
     connection = psycopg.connect(database_url, autocommit=True)
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@b.c', ''), (1002, 'd@e.f', '')"
+            "INSERT INTO users (account_id, email, password_hash) VALUES (1001, 'a@b.c', ''), (1002, "
+            "'d@e.f', '')"
         )
         cursor.execute(
             "UPDATE users SET totp_secret = %s WHERE account_id = 1002",

@@ -477,7 +477,8 @@ def test_workers_of_any_name_count_as_running(redis_url: str) -> None:
 
 
 def test_nothing_stale_is_left_of_a_redis_that_was_not_empty(make: Make) -> None:
-    """Every key of the table holds something of before: afterwards it is gone or made anew, unless it is kept on purpose."""
+    """Every key of the table holds something of before: afterwards it is gone or made anew, unless it is kept
+    on purpose."""
     exchange = make(7, 1)
     exchange.trading.trade(50)
     exchange.archiver.step()

@@ -1,4 +1,5 @@
-"""Workers whose Redis has lost what they have of it, as a promoted replica has: they start anew, whatever its position says."""
+"""Workers whose Redis has lost what they have of it, as a promoted replica has: they start anew, whatever its
+position says."""
 
 from collections.abc import Iterator
 
@@ -119,7 +120,10 @@ def test_a_renewal_that_fails_in_the_middle_of_a_batch_leaves_it_whole(
 def test_what_was_applied_ahead_is_not_committed_where_its_input_is_not(
     redis_url: str, admin: redis.Redis, is_lost: bool
 ) -> None:
-    """Two batches were made of what was read at once; the first is being written when another master takes over, which lacks the end."""
+    """Two batches were made of what was read at once.
+
+    The first is being written when another master takes over, which lacks the end.
+    """
     log = RedisStreamLog.connect(redis_url)
     position = log.take_over(0)
     first, second = (log.append(INPUTS, deposit(number)) for number in (1, 2))

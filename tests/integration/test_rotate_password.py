@@ -1,4 +1,5 @@
-"""`exchange rotate-password`: the servers of before take the new password alone, and roles and processes follow by themselves."""
+"""`exchange rotate-password`: the servers of before take the new password alone, and roles and processes
+follow by themselves."""
 
 import shutil
 import tempfile

@@ -1,4 +1,7 @@
-"""An entry halts its shard; an operator has it skipped; and everybody who ever reads the log skips it, too."""
+"""An entry halts its shard; an operator has it skipped.
+
+And everybody who ever reads the log skips it, too.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -89,7 +92,10 @@ def letters(log: StreamLog) -> list[dict[bytes, bytes]]:
 
 
 def verify(log: StreamLog, leader: Worker) -> int:
-    """Replay shard 0 from the beginning, as `exchange replay --verify` does; return the number of entries that nobody could apply."""
+    """Replay shard 0 from the beginning, as `exchange replay --verify` does.
+
+    Return the number of entries that nobody could apply.
+    """
     source = StreamLogSource(log, 0)
     verifier = Verifier(source, Replay(source, 0, 3), leader.position.stream_id, checksum=log.checksum(0))
     for _ in verifier.run():

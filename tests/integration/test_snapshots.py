@@ -279,7 +279,10 @@ def large(
     start: Callable[..., int] = snapshot_from_log.start,
     **settings: str,
 ) -> Snapshotter:
-    """Return what saves the snapshots of a worker that has too much in memory to fork; `start` starts the process for that."""
+    """Return what saves the snapshots of a worker that has too much in memory to fork.
+
+    `start` starts the process for that.
+    """
     environment = os.environ | {
         f"{PREFIX}{name}": value for name, value in ({"REDIS_URL": redis_url} | settings).items()
     }

@@ -1,4 +1,5 @@
-"""Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready at every moment."""
+"""Workers that follow, on the stream log in memory: a standby is the leader's exact copy, silent, and ready
+at every moment."""
 
 import msgspec
 import pytest
@@ -107,7 +108,8 @@ def test_a_standby_that_has_not_taken_over_cannot_write(log: MemoryStreamLog, cl
 
 
 def test_a_crash_of_the_leader_at_any_step_is_taken_over_by_the_standby(clock: Clock) -> None:
-    """At each step of the leader a standby that is as far as it happens to be takes over and finishes the story."""
+    """At each step of the leader a standby that is as far as it happens to be takes over and finishes the
+    story."""
 
     def run(crash_at: int) -> tuple[CrashingLog, Worker]:
         log = MemoryStreamLog(clock)
@@ -397,7 +399,10 @@ def test_a_batch_is_bounded_by_commands_and_events(
 def test_what_takes_longer_than_a_lease_is_committed_at_last(
     log: MemoryStreamLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One command takes 5 leases. Whoever leads loses the shard over it, until a lease is long enough: 1, 1, 2, 4, 8 of them."""
+    """One command takes 5 leases.
+
+    Whoever leads loses the shard over it, until a lease is long enough: 1, 1, 2, 4, 8 of them.
+    """
     leader, _ = make_candidate(log, clock, "first")
     for _ in range(5):
         leader.step(1)

@@ -1,6 +1,8 @@
-"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ, and never leads.
+"""A follower compares its state with the leader's commits: one that differs halts, whatever made it differ,
+and never leads.
 
-What makes it differ is its program (tests/other_rules.py), never its settings: what decides outcomes is configured in the log.
+What makes it differ is its program (tests/other_rules.py), never its settings: what decides outcomes is
+configured in the log.
 """
 
 import itertools
@@ -572,7 +574,9 @@ def differs(port: int) -> float | None:
 
 
 def begin(log: StreamLog) -> None:
-    """Let there be deposits, and a snapshot of them that is new: processes save none of what comes after it."""
+    """Let there be deposits, and a snapshot of them that is new: processes save none of what comes
+    after it.
+    """
     first = make(log)
     first.start()
     enqueue(log, deposits(), MARKETS)

@@ -1,4 +1,6 @@
-"""A worker's process runs without a collector: a state that is not used any more must be freed all the same."""
+"""A worker's process runs without a collector: a state that is not used any more must be freed all the
+same.
+"""
 
 import gc
 import tracemalloc

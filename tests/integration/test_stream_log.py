@@ -1,4 +1,5 @@
-"""One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory twin."""
+"""One suite over all stream logs: Redis as one server, with a replica, and as a cluster, and the in-memory
+twin."""
 
 import itertools
 from collections.abc import Iterator

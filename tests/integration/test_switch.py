@@ -1,4 +1,5 @@
-"""An upgrade and the switch to what it brings, with this program and a planted next release beside each other on one log."""
+"""An upgrade and the switch to what it brings, with this program and a planted next release beside each other
+on one log."""
 
 import itertools
 from collections.abc import Callable
@@ -217,7 +218,10 @@ def test_a_program_older_than_the_log_does_not_start(log: StreamLog) -> None:
 def test_a_leader_that_does_not_read_what_it_is_switched_to_holds(
     log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody has not asked `exchange formats`. To refuse it would be another state than the next release comes to."""
+    """Somebody has not asked `exchange formats`.
+
+    To refuse it would be another state than the next release comes to.
+    """
     monkeypatch.setattr("engine_worker.worker._HELD_S", 0.0)
     old = leading(log)
     before = old.position

@@ -34,7 +34,8 @@ SYMBOLS = [market.symbol for market in market_map().markets]
 
 
 class Lived:
-    """A log with a long past: archived with several snapshots, trimmed, and with a newest part that only Redis has."""
+    """A log with a long past: archived with several snapshots, trimmed, and with a newest part that only
+    Redis has."""
 
     def __init__(self, database_url: str, shard_count: int) -> None:
         self.database_url = database_url

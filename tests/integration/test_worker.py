@@ -1,4 +1,5 @@
-"""The worker on a stream log: recovery, exactly-once over crashes at every step, and input that cannot be understood."""
+"""The worker on a stream log: recovery, exactly-once over crashes at every step, and input that cannot be
+understood."""
 
 import itertools
 import random
@@ -240,7 +241,10 @@ def test_a_log_that_lost_its_tail_is_refused() -> None:
 
 
 def run_with_crashes(crashing: CrashingLog, shard_count: int, victim: int) -> list[Worker]:
-    """Trade, with shard `victim` on a log in which it may crash; it is started anew until it does not any more."""
+    """Trade, with shard `victim` on a log in which it may crash.
+
+    It is started anew until it does not any more.
+    """
     log, markets = crashing._log, market_map(shard_count)
     orders = [*deposits(), *trading(seed=4, count=40)]
     workers = [worker(log, index, markets) for index in range(shard_count)]
@@ -446,7 +450,10 @@ def test_a_gap_between_shards_stops_the_receiver() -> None:
 
 
 def test_what_a_later_release_wrote_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All before it is done; it and what follows are left alone, no dead letter, and done by a program that can read them."""
+    """All before it is done.
+
+    It and what follows are left alone, no dead letter, and done by a program that can read them.
+    """
     monkeypatch.setattr("engine_worker.worker._HELD_S", 0)
     log, markets = memory_log(), market_map(1)
     only = worker(log, 0, markets)

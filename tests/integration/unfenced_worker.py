@@ -1,4 +1,5 @@
-"""An engine worker that does not compare before it writes: the control of the tests that say that only one does."""
+"""An engine worker that does not compare before it writes: the control of the tests that say that only one
+does."""
 
 from collections.abc import Sequence
 from typing import Any

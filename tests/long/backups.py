@@ -1,4 +1,5 @@
-"""Backups of a PostgreSQL of one's own: what takes several recoveries to see. tests/integration/test_backups.py has the rest.
+"""Backups of a PostgreSQL of one's own: what takes several recoveries to see.
+tests/integration/test_backups.py has the rest.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """

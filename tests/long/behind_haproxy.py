@@ -1,4 +1,5 @@
-"""deploy/haproxy/haproxy.cfg before a running exchange: attackers are stopped there, others are served, each counts as its own network.
+"""deploy/haproxy/haproxy.cfg before a running exchange: attackers are stopped there, others are served, each
+counts as its own network.
 
 Run by `make test-long` where there is HAProxy (Debian: apt install haproxy); skipped elsewhere.
 """

@@ -1,4 +1,5 @@
-"""An environment in use is never taken apart: `make up` in one terminal, `make test` or `make load` in another, on a new checkout.
+"""An environment in use is never taken apart: `make up` in one terminal, `make test` or `make load` in
+another, on a new checkout.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
@@ -15,7 +16,10 @@ from tests.deploy.rendered import ROOT
 from tests.e2e.api import Api, eventually, new_account
 
 TIMEOUT_S = 240
-IMPORTS = "import importlib.metadata, gateway.main, ws_edge.main, persist.main; importlib.metadata.version('exchange')"
+IMPORTS = (
+    "import importlib.metadata, gateway.main, ws_edge.main, persist.main; "
+    "importlib.metadata.version('exchange')"
+)
 KILLED = "persist-worker"
 
 
@@ -38,7 +42,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def failures_during_setup(checkout: Path, other: list[psutil.Process] | None = None) -> list[str]:
-    """Install the development tools, and begin processes all the while; return what those that failed have said.
+    """Install the development tools, and begin processes all the while.
+
+    Return what those that failed have said.
 
     `other` are killed meanwhile, so that their supervisor has to start them.
     """
@@ -81,7 +87,8 @@ def test_development_tools_are_installed_beside_a_running_exchange(checkout: Pat
         account = new_account(exchange.url, USDT="1000000")
         order = account.order("BTCUSDT", "BUY", "LIMIT", price="50000", quantity="0.01")
         assert order["status"] == "NEW"
-        # The environment that the exchange runs in is still whole; what is started from now on has the new one.
+        # The environment that the exchange runs in is still whole; what is started from now on has the new
+        # one.
         exchange.command("restart", "ws-edge", timeout_s=TIMEOUT_S)
         started = next(each.pid for each in exchange.processes() if each.name == "ws-edge")
         assert environment_of(psutil.Process(started)).startswith("dev-")

@@ -1,4 +1,5 @@
-"""An edge that 50,000 accounts listen to is back within seconds after Redis was away, and ends when it is told to.
+"""An edge that 50,000 accounts listen to is back within seconds after Redis was away, and ends when it is
+told to.
 
 While their connections are opened, the edge looks up the first listenKeys again.
 """

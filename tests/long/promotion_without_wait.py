@@ -1,4 +1,5 @@
-"""The control of tests/e2e/alone/test_redis_failover.py: a master that waits for no replica loses what it has acknowledged."""
+"""The control of tests/e2e/alone/test_redis_failover.py: a master that waits for no replica loses what it has
+acknowledged."""
 
 from pathlib import Path
 

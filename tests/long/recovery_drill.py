@@ -1,4 +1,5 @@
-"""Database and Redis are lost together: the backup brings back what was acknowledged, but for the last moment.
+"""Database and Redis are lost together: the backup brings back what was acknowledged, but for the last
+moment.
 
 Run by `make test-long`; not part of `make test`, which does not collect files of such names.
 """
@@ -65,7 +66,10 @@ def is_known(account: Api, order_id: int) -> bool:
 
 
 def keep_keys_only(data_dir: Path) -> None:
-    """Lose everything of a data folder but the keys, of which the operator has copies. The servers' password is lost, too."""
+    """Lose everything of a data folder but the keys, of which the operator has copies.
+
+    The servers' password is lost, too.
+    """
     for path in data_dir.iterdir():
         if path.suffix == ".key":
             continue
@@ -131,9 +135,9 @@ def test_a_lost_database_comes_back(data_dir: Path, backup_dir: Path, shard_coun
             max(0.0, lost_s - min(missing)) if missing else 0.0
         )  # the last ones while the processes are killed
         sys.stdout.write(
-            f"\n{shard_count} shards, {len(ordering.acknowledged):,} orders acknowledged in 5 s: {len(missing)} lost, "
-            f"the oldest {rpo_s * 1000:.0f} ms before the loss; "
-            f"recover {recover_s:.1f} s, restore {restore_s:.1f} s, up {up_s:.1f} s\n"
+            f"\n{shard_count} shards, {len(ordering.acknowledged):,} orders acknowledged in 5 s: "
+            f"{len(missing)} lost, the oldest {rpo_s * 1000:.0f} ms before the loss; recover {recover_s:.1f} "
+            f"s, restore {restore_s:.1f} s, up {up_s:.1f} s\n"
         )
         assert rpo_s < RPO_S
         assert [what_is_seen(account)["trades"] for account in (buyer, seller)] == [

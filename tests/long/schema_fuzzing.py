@@ -1,8 +1,10 @@
-"""20,000 requests that schemathesis makes from the description of the API, stateful ones included: no 5xx, and nothing undescribed.
+"""20,000 requests that schemathesis makes from the description of the API, stateful ones included: no 5xx,
+and nothing undescribed.
 
     .venv/bin/python -m pytest -s --timeout 3600 tests/long/schema_fuzzing.py
 
-SCHEMA_FUZZING_CASES and SCHEMA_FUZZING_SEED choose how many and which. It prints what was seen of each operation.
+SCHEMA_FUZZING_CASES and SCHEMA_FUZZING_SEED choose how many and which. It prints what was seen of each
+operation.
 """
 
 import os
@@ -52,9 +54,9 @@ def test_nothing_is_answered_that_is_not_described(processes: Processes) -> None
         )
     text, statuses, fields = report(document, world.seen)
     sys.stdout.write(
-        f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: {dict(answered)}\n"
-        f"with refusals at the door and in an outage: {statuses:.1%} of the described statuses, {fields:.1%} of the described "
-        "fields of answers\n"
+        f"{text}\n{total} cases ({total - single} of them in walks) in {spent_s:.0f} s; answers: "
+        f"{dict(answered)}\nwith refusals at the door and in an outage: {statuses:.1%} of the described "
+        f"statuses, {fields:.1%} of the described fields of answers\n"
     )
     assert world.seen.violations == []
     assert not [status for status in answered if status >= 500]

@@ -1,6 +1,7 @@
 """A thousand markets on one shard: everything starts, trades, shows every market, and starts again.
 
-Run by `make test-long`; not part of `make test`, which does not collect files of such names. Prints how long each start took.
+Run by `make test-long`; not part of `make test`, which does not collect files of such names. Prints how long
+each start took.
 """
 
 import time

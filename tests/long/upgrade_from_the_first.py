@@ -1,8 +1,10 @@
-"""An exchange of version e069486, from before configuration was in the log, is stopped under load, and this version goes on with its data.
+"""An exchange of version e069486, from before configuration was in the log, is stopped under load, and this
+version goes on with its data.
 
-Run by `make test-long`. The old version is a checkout of its own from this repository's history, with an environment that its own
-`scripts/setup` makes; TEST_OLD_RELEASE names one that is there already. Load and verdict are those of `exchange chaos`: clients send again
-what was refused, and ask what became of orders without an answer; every answer of either version is held against the end.
+Run by `make test-long`. The old version is a checkout of its own from this repository's history, with an
+environment that its own `scripts/setup` makes; TEST_OLD_RELEASE names one that is there already. Load and
+verdict are those of `exchange chaos`: clients send again what was refused, and ask what became of orders
+without an answer; every answer of either version is held against the end.
 """
 
 import asyncio
@@ -35,7 +37,8 @@ SETUP_TIMEOUT_S = 900
 ORDERS = 3_000
 RATE = 60.0
 OLD_S = 40.0
-"""How long the old version trades: longer than the 30 s after which it saves its state without being stopped."""
+"""How long the old version trades: longer than the 30 s after which it saves its state without being stopped.
+"""
 STALL_S = 240.0
 _START_AGAIN = "start that release again and stop all engine workers of the earlier release"
 
@@ -80,7 +83,10 @@ class Crossing:
         return (*((self._kill,) if self._is_killed_first else ()), self._cross, self._check)
 
     async def _kill(self, rolling: Rolling) -> None:
-        """Let all engine workers of the old version end without a snapshot; start the new version in vain, and the old one again."""
+        """Let all engine workers of the old version end without a snapshot.
+
+        Start the new version in vain, and the old one again.
+        """
         self._teller.say(f"killing the engine workers of {VERSION}, and then the rest")
         await asyncio.sleep(OLD_S / 4)
         await asyncio.to_thread(_kill_everything, rolling)
@@ -115,9 +121,12 @@ class Crossing:
         self._teller.say(f"this version runs; everything stood still for {self.stopped_s:.1f} s")
 
     async def _without_standbys(self, rolling: Rolling) -> str:
-        """Start and stop the old version without standbys, which leaves a snapshot for certain; return what a dry run says of that.
+        """Start and stop the old version without standbys, which leaves a snapshot for certain.
 
-        A leader of it leaves its last snapshot to a standby, which may be told to stop before it has taken over.
+        Return what a dry run says of that.
+
+        A leader of it leaves its last snapshot to a standby, which may be told to stop before it has taken
+        over.
         """
         self._teller.say(
             f"nobody has saved the last state; starting {VERSION} without standbys, and stopping it"
@@ -135,7 +144,10 @@ class Crossing:
 
 
 def _kill_everything(rolling: Rolling) -> None:
-    """Kill the engine workers while nobody can start them anew, then the supervisor. `exchange up` ends what that leaves behind."""
+    """Kill the engine workers while nobody can start them anew, then the supervisor.
+
+    `exchange up` ends what that leaves behind.
+    """
     processes = rolling.exchange.processes()
     assert all(each.state is ProcessStatus.RUNNING for each in processes)
     supervisor = psutil.Process(processes[0].pid).parent()
@@ -188,7 +200,8 @@ def cross(
 
 def check(crossing: Crossing, result: Result, shards: int) -> None:
     assert broken(result) == {}
-    # The old version left a snapshot of format 2 exactly at its position, which nothing had to be decided for.
+    # The old version left a snapshot of format 2 exactly at its position, which nothing had to be decided
+    # for.
     assert [each["reason"] for each in crossing.dry_run] == [""] * shards
     assert all(each["snapshots"][0] == 2 and not each["isPresent"] for each in crossing.dry_run)
     assert all(set(each["events"]) == {"1"} for each in crossing.dry_run)
@@ -205,7 +218,8 @@ def _unwrapped(text: str) -> str:
 def _check_replay(found: Mapping[str, Any]) -> None:
     verdict = found["verdict"]
     say(
-        f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} commands"
+        f"replay: shard {verdict['shard']}: {verdict['start']} to {verdict['end']}, {verdict['commands']:,} "
+        "commands"
     )
     assert found["same"], verdict["difference"]
     assert StreamId.parse(verdict["start"]) > STREAM_START, (

@@ -1,8 +1,9 @@
-"""A planted next release, with a new kind of event, a new field and another rule, takes over a whole exchange under load, is taken back
-before the switch, takes over again, and is switched on.
+"""A planted next release, with a new kind of event, a new field and another rule, takes over a whole exchange
+under load, is taken back before the switch, takes over again, and is switched on.
 
-Run by `make test-long`. Load and verdict are those of `exchange chaos`. All processes start from one environment; a folder on PYTHONPATH
-says of which release they are. `exchange restart`, `exchange formats` and `exchange replay` are those of the release that is there then.
+Run by `make test-long`. Load and verdict are those of `exchange chaos`. All processes start from one
+environment; a folder on PYTHONPATH says of which release they are. `exchange restart`, `exchange formats` and
+`exchange replay` are those of the release that is there then.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ from tests.next_release import NEXT, next_release
 SHARDS = 3
 ORDERS = 4_000
 SETTINGS = {"snapshot_interval_s": "3600"}
-"""Only workers that start with nothing, or stop, save their state: what Redis keeps of a log goes back a while."""
+"""Only workers that start with nothing, or stop, save their state: what Redis keeps of a log goes back a
+while."""
 RATE = 60.0
 DEPOSIT_SHARE = 0.02
 MIXED_S = 30.0
@@ -88,7 +90,8 @@ class Upgrade:
             self.observer = rolling.opened.enter_context(Observer(rolling.exchange.settings, NEXT))
 
     async def _restart(self, rolling: Rolling, name: str, wanted: Release) -> None:
-        """Restart one engine worker of each shard, and then everything, as `exchange restart` does without names."""
+        """Restart one engine worker of each shard, and then everything, as `exchange restart` does without
+        names."""
         assert self.observer is not None
         settings, began = rolling.exchange.settings, len(self.observer.sights)
         self._teller.say(f"restarting a part of the engine workers with {name}")
@@ -128,7 +131,10 @@ _THIS = this_release()
 def upgrade(
     folder: ReleaseFolder, steps: tuple[Step, ...], teller: Teller, *, shards: int = SHARDS
 ) -> Result:
-    """Run an exchange, and the steps while it trades; the load and the verdict read what the next release writes."""
+    """Run an exchange, and the steps while it trades.
+
+    The load and the verdict read what the next release writes.
+    """
     scenario = rolling_scenario(1, orders=ORDERS, rate=RATE, shards=shards)
     with next_release():
         return run(

@@ -1,4 +1,5 @@
-"""What the tests of upgrades share: a folder that decides which release a process is of, and a watcher that writes down what was so."""
+"""What the tests of upgrades share: a folder that decides which release a process is of, and a watcher that
+writes down what was so."""
 
 import sys
 import threading
@@ -31,8 +32,9 @@ ENTRIES_PER_READ = 1_000
 
 
 class ReleaseFolder:
-    """A folder for PYTHONPATH. What is in it when a process starts decides of which release the process is, as the checkout does that
-    `git pull` has changed: with a `sitecustomize.py` it is of the planted next release, else of this one.
+    """A folder for PYTHONPATH. What is in it when a process starts decides of which release the process is,
+    as the checkout does that `git pull` has changed: with a `sitecustomize.py` it is of the planted next
+    release, else of this one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +60,10 @@ class Sight(NamedTuple):
     """Process -> the release that it announced."""
 
     def pair(self, shard: int) -> tuple[Release, Release] | None:
-        """Return the releases of a shard's leader and of its other engine worker; None when one of them is not heard."""
+        """Return the releases of a shard's leader and of its other engine worker.
+
+        None when one of them is not heard.
+        """
         leader = self.leaders.get(shard)
         other = next(
             (
@@ -72,7 +77,8 @@ class Sight(NamedTuple):
 
 
 class ShardLog:
-    """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed meanwhile."""
+    """What was in a shard's events, and the whole of its log: a `ReplaySource` of what Redis has trimmed
+    meanwhile."""
 
     def __init__(self) -> None:
         self.inputs: list[Entry] = []

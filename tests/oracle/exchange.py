@@ -1,9 +1,9 @@
 """The whole exchange as one flat model: every account, every order, one list each.
 
-Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it is looked at,
-shares are `Fraction`s, money comes from the decimals that a market declares, and a command happens in one step however many
-shards the engine spreads it over. It shares no code with the engine; what it takes from `protocol` are the words of commands
-and replies.
+Written from the rules alone, to be read and believed: nothing is indexed, the book is sorted anew whenever it
+is looked at, shares are `Fraction`s, money comes from the decimals that a market declares, and a command
+happens in one step however many shards the engine spreads it over. It shares no code with the engine; what it
+takes from `protocol` are the words of commands and replies.
 """
 
 from collections import Counter
@@ -144,7 +144,8 @@ class Fill:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`) traded.
+    """Something that happened to one order, and its state after it: accepted or closed, or (with `fill`)
+    traded.
 
     `cancel_id` is that of the cancel that closed it.
     """
@@ -171,7 +172,8 @@ class Walk:
     """What an arriving order would do to the other side of the book."""
 
     meets: list[tuple[Order, int]] = field(default_factory=list)
-    """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives way, or that ends it."""
+    """The resting orders that it meets, in turn, with the lots that it takes of each: 0 of one that gives
+    way, or that ends it."""
     prevented: list[Order] = field(default_factory=list)
     own: list[tuple[Order, int]] = field(default_factory=list)
     """The orders of the same account that it meets, with the lots that it has left there and can pay."""
@@ -179,7 +181,8 @@ class Walk:
     stopped_by_limit: bool = False
     cannot_pay_the_next: bool = False
     next_is_too_dear: bool = False
-    """Whether somebody is left who would trade, but not at a price that a MARKET order by quantity may pay."""
+    """Whether somebody is left who would trade, but not at a price that a MARKET order by quantity may pay.
+    """
 
     @property
     def takes(self) -> list[tuple[Order, int]]:
@@ -238,9 +241,11 @@ class Exchange:
         self.available: Counter[tuple[int, str]] = Counter()
         self.held: Counter[tuple[int, str]] = Counter()
         self.earned: Counter[tuple[int, str]] = Counter()
-        """(shard, asset) -> the fees that the accounts of that shard have paid, but for those that were taken out."""
+        """(shard, asset) -> the fees that the accounts of that shard have paid, but for those that were taken
+        out."""
         self.accounts: set[int] = set()
-        """The accounts of which there is a record: from the first deposit or idempotency key on, until they are closed."""
+        """The accounts of which there is a record: from the first deposit or idempotency key on, until they
+        are closed."""
         self.deposited: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
         self.outstanding: Counter[tuple[int, str]] = Counter()
@@ -490,7 +495,10 @@ class Exchange:
         return outcome
 
     def _worst_price(self, command: PlaceOrder, market: Market) -> int:
-        """Return what the order may pay at most, or take at least; where nobody is to trade with, anything."""
+        """Return what the order may pay at most, or take at least.
+
+        Where nobody is to trade with, anything.
+        """
         others = self.resting(market.symbol, command.side.opposite)
         if not command.bound_by_book or not others:
             return command.price
@@ -527,7 +535,8 @@ class Exchange:
             require(len(walk.meets) <= market.matches_max, RejectReason.TOO_MANY_MATCHES)
 
     def _check_what_it_would_meet(self, order: Order, market: Market) -> None:
-        """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than there is."""
+        """Refuse an order by quote quantity that would trade less than the smallest order, or sell more than
+        there is."""
         command = order.command
         met = [each for each in self.resting(market.symbol, command.side.opposite) if reaches(order, each)]
         require(bool(met), RejectReason.EMPTY_BOOK)
@@ -772,7 +781,8 @@ def owner_of(command: Deposit | Withdraw | WithdrawFees) -> tuple[str, int]:
 
 
 def payload(command: Command) -> Command:
-    """Return what the client asked for: the command without who waits for it, and without a price that is not the client's."""
+    """Return what the client asked for: the command without who waits for it, and without a price that is not
+    the client's."""
     asked = msgspec.structs.replace(command, request_id=0, reply_to="")
     if isinstance(asked, PlaceOrder) and asked.order_type is OrderType.MARKET:
         return msgspec.structs.replace(asked, price=PriceTicks(0), bound_by_book=False)
@@ -843,7 +853,8 @@ def whole(number: Fraction) -> int:
 
 
 def supply(market_map: MarketMap, asset: str) -> int:
-    """Return how much of an asset there may be: what its markets declare, which agree, or as much as 63 bits hold."""
+    """Return how much of an asset there may be: what its markets declare, which agree, or as much as 63 bits
+    hold."""
     (declared,) = {
         supply * 10**scale
         for market in market_map.markets
@@ -873,7 +884,8 @@ def hold_for(command: PlaceOrder, market: Market, available: int) -> int:
 
 
 def close_reason(order: Order) -> CloseReason:
-    """Return why an order that is not FILLED has closed: by its owner, by self-trade prevention, or for want of somebody to trade with."""
+    """Return why an order that is not FILLED has closed: by its owner, by self-trade prevention, or for want
+    of somebody to trade with."""
     if order.status is OrderStatus.CANCELED:
         return CloseReason.CANCELED_BY_OWNER
     if order.status is OrderStatus.EXPIRED_IN_MATCH:

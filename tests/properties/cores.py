@@ -1,6 +1,8 @@
-"""One recorded input of three shards, and everything that a core makes of it as bytes: the contract of `FrameCore`.
+"""One recorded input of three shards, and everything that a core makes of it as bytes: the contract of
+`FrameCore`.
 
-`python -m tests.properties.cores` writes the golden hashes anew, after a change that is meant to change bytes.
+`python -m tests.properties.cores` writes the golden hashes anew, after a change that is meant to change
+bytes.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing bytes."""
+"""Random command sequences: eight bytes make one command, so that hypothesis shrinks by dropping and zeroing
+bytes."""
 
 import msgspec
 from hypothesis import strategies as st
@@ -44,7 +45,10 @@ _KINDS = (
 )
 
 seeds = st.lists(st.binary(min_size=8, max_size=8), min_size=LENGTH_MAX, max_size=LENGTH_MAX)
-"""What `commands_of` reads. Eight zero bytes say nothing, so a shrunk sequence is short although the list is not."""
+"""What `commands_of` reads.
+
+Eight zero bytes say nothing, so a shrunk sequence is short although the list is not.
+"""
 
 
 def endowment() -> list[AnyCommand]:
@@ -176,7 +180,8 @@ def _place(
             order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
             quantity, quote_quantity = 0, 8_000 if odder % 4 == 0 else 90 + 7 * odder + size
         case 14 | 15 | 16 | 17 if earlier is not None and earlier.quantity:
-            # Money for one lot more than an order before this has, which is too little where the next order wants more for it.
+            # Money for one lot more than an order before this has, which is too little where the next order
+            # wants more for it.
             symbol, side = earlier.market, earlier.side.opposite
             order_type, time_in_force, limit = OrderType.MARKET, TimeInForce.IOC, 9 if side is Side.BUY else 1
             per_lot = earlier.price * next(

@@ -1,7 +1,9 @@
-"""Amounts as large as an exchange may hold: whatever trades, everything that leaves a shard fits 63 bits and money is conserved.
+"""Amounts as large as an exchange may hold: whatever trades, everything that leaves a shard fits 63 bits and
+money is conserved.
 
-Each shard admits its share of an asset's supply, so over all shards no more than the supply is there, and no balance, hold or level can be
-more than that. What is counted over a lifetime (deposits, withdrawals, settlements) has no bound.
+Each shard admits its share of an asset's supply, so over all shards no more than the supply is there, and no
+balance, hold or level can be more than that. What is counted over a lifetime (deposits, withdrawals,
+settlements) has no bound.
 """
 
 from collections.abc import Iterator
@@ -262,7 +264,8 @@ def test_nothing_leaves_63_bits_while_messages_of_one_market_are_in_flight(
 
 
 def test_money_that_is_counted_twice_for_too_long_halts_the_shard() -> None:
-    """What decision 4 does not exclude: it comes back by another market before its shard hears that it was given away."""
+    """What decision 4 does not exclude: it comes back by another market before its shard hears that it was
+    given away."""
     symbols = ("OTHERBTC", "SHIBUSDT", "SHIBPEPE")  # on shards 0, 1, 2
     free = [shib_market(symbol, maker_fee_ppm=0, taker_fee_ppm=0) for symbol in symbols]
     markets = MarketMap.of([msgspec.structs.replace(market, open_orders_max=20) for market in free], 3)

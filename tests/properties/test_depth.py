@@ -1,4 +1,5 @@
-"""Base and diffs, put together, are the book after every batch: as deep as readers may ask, and never a level too many."""
+"""Base and diffs, put together, are the book after every batch: as deep as readers may ask, and never a level
+too many."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,6 @@
-"""Feeds against the obvious: after every step, restarts included, what they published is what the events say."""
+"""Feeds against the obvious: after every step, restarts included, what they published is what the
+events say.
+"""
 
 from typing import Any
 

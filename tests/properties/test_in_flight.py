@@ -1,5 +1,5 @@
-"""Whatever way and however often the mail between shards travels, as long as it keeps its order: money is conserved at
-every moment, no book is crossed, and everyone who asked gets one answer."""
+"""Whatever way and however often the mail between shards travels, as long as it keeps its order: money is
+conserved at every moment, no book is crossed, and everyone who asked gets one answer."""
 
 from collections import Counter, defaultdict
 

@@ -1,4 +1,6 @@
-"""Replay is exact: stopping and starting changes nothing, and the same input gives the same bytes anywhere."""
+"""Replay is exact: stopping and starting changes nothing, and the same input gives the same bytes
+anywhere.
+"""
 
 import hashlib
 import os
@@ -121,7 +123,10 @@ def test_a_snapshot_that_forgets_something_is_noticed(
 
 
 def cut_and_go_on(recording: Recording, cuts: int) -> int:
-    """Restore each shard at random places, and compare all that it then says; return the number of state hashes among that."""
+    """Restore each shard at random places, and compare all that it then says.
+
+    Return the number of state hashes among that.
+    """
     chosen, hashes = random.Random(5), 0
     for index in range(SHARDS):
         entries = recording.entries(index)
@@ -187,8 +192,8 @@ def test_same_bytes_under_every_python(version: str, recording: Recording, tmp_p
     python = interpreter(version)
     if python is None:
         pytest.skip(
-            f"NOT TESTED: no Python {version}, or nothing can be installed for it; name one that has what the core imports "
-            f"in TEST_REPLAY_PYTHON_{version.replace('.', '_')}"
+            f"NOT TESTED: no Python {version}, or nothing can be installed for it; name one that has what "
+            f"the core imports in TEST_REPLAY_PYTHON_{version.replace('.', '_')}"
         )
     assert replayed_by(python, "random", recording, tmp_path) == replayed(recording)
 

@@ -1,4 +1,5 @@
-"""The engine and the oracle side by side: the same command to both, then everything that can be seen is compared."""
+"""The engine and the oracle side by side: the same command to both, then everything that can be seen is
+compared."""
 
 from collections import defaultdict
 
@@ -38,7 +39,8 @@ PAUSES_MS = {3: 12, 7: 12, 11: 70, 15: 12}
 
 
 def compare_throughout(shard_count: int, commands: list[AnyCommand]) -> int:
-    """Give the commands to engine and oracle, then trade the books empty, and return how many trades there were.
+    """Give the commands to engine and oracle, then trade the books empty, and return how many trades there
+    were.
 
     Raises:
         Exception: an `AssertionError` at the first difference, or whatever the engine broke with.
@@ -75,7 +77,9 @@ class Follower:
                 pass  # of no order, balance or level
 
     def _follow_execution(self, order: OrderState) -> None:
-        """Executions are numbered as orders are: by shard, without gaps, in the order in which they are told."""
+        """Executions are numbered as orders are: by shard, without gaps, in the order in which they are
+        told.
+        """
         number, shard = divmod(order.execution_id, 100)
         self.executions[shard] += 1
         assert number == self.executions[shard], "executions have a gap"
@@ -198,7 +202,8 @@ def _comparable(reply: Reply) -> object:
 
 
 def assert_same_market_events(command: AnyCommand, produced: Produced, expected: Outcome) -> None:
-    """Trades first, each as the oracle made it, then one DepthChanged with the levels that changed, each once."""
+    """Trades first, each as the oracle made it, then one DepthChanged with the levels that changed, each
+    once."""
     market_events = [event for event in produced.events if isinstance(event, TradeExecuted | DepthChanged)]
     trades = [event for event in market_events if isinstance(event, TradeExecuted)]
     depth_changes = [event for event in market_events if isinstance(event, DepthChanged)]
@@ -249,7 +254,9 @@ def assert_same_steps(produced: Produced, expected: Outcome) -> None:
 
 
 def _without_passing_hold(order: OrderState) -> OrderState:
-    """Leave out what a MARKET order holds between two of its fills: nobody can see it, and no rule fixes it."""
+    """Leave out what a MARKET order holds between two of its fills: nobody can see it, and no rule
+    fixes it.
+    """
     if order.order_type is OrderType.MARKET and order.status is OrderStatus.PARTIALLY_FILLED:
         return msgspec.structs.replace(order, held=AssetUnits(0))
     return order

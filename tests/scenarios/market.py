@@ -1,6 +1,7 @@
 """Reads and plays scenarios: orders in, the book and the balances drawn as text.
 
-A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is the title:
+A scenario is a text file of lines like these, read from top to bottom; `#` starts a comment, the first one is
+the title:
 
     fees maker 0.001 taker 0.002           (fractions; before anything else; without it there are none)
     open orders 3                          (of one person in all markets; without it as many as the market lets her have, 5)
@@ -62,9 +63,9 @@ _PERSON = rf"(?P<who>{'|'.join(PEOPLE)})"
 _TRANSFER = re.compile(rf"{_PERSON} (?P<verb>deposits|withdraws) (?P<amount>\S+) (?P<asset>\w+)")
 _ORDER = re.compile(
     rf"{_PERSON} (?P<verb>buys|sells) (?:(?P<lots>-?\d+)|for (?P<quote>-?[\d.]+) CASH)"
-    r" (?:@ (?P<limit>-?\d+)|(?P<market>at market)(?: (?:up|down) to (?P<worst>\d+)| expecting (?P<estimate>\d+))?)"
-    r"(?P<post_only> post-only)?(?: (?P<time_in_force>GTC|IOC|FOK))?"
-    rf"(?: if-own (?P<own>{'|'.join(OWN_ORDERS)}))?(?: as (?P<name>\w+))?"
+    r" (?:@ (?P<limit>-?\d+)|(?P<market>at market)(?: (?:up|down) to (?P<worst>\d+)| expecting "
+    r"(?P<estimate>\d+))?)(?P<post_only> post-only)?(?: (?P<time_in_force>GTC|IOC|FOK))?(?: if-own "
+    rf"(?P<own>{'|'.join(OWN_ORDERS)}))?(?: as (?P<name>\w+))?"
 )
 _CANCEL = re.compile(rf"{_PERSON} cancels (?P<name>\w+)")
 _HAS = re.compile(rf"{_PERSON} has (?P<funds>.+)")

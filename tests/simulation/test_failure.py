@@ -1,4 +1,6 @@
-"""What a failure looks like: the seed, a command that shows it again, and a small schedule that still has it."""
+"""What a failure looks like: the seed, a command that shows it again, and a small schedule that still
+has it.
+"""
 
 import json
 import signal

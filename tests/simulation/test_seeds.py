@@ -1,4 +1,7 @@
-"""Three hundred seeds of the simulation, in parts that several workers of the test run can share; more by `exchange simulate`."""
+"""Three hundred seeds of the simulation, in parts that several workers of the test run can share.
+
+More by `exchange simulate`.
+"""
 
 import os
 import subprocess

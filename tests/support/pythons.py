@@ -16,7 +16,8 @@ INSTALL_OPTIONS = ("--quiet", "--require-hashes", "--no-deps", "--only-binary", 
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of this version that has the packages of `NEEDED`; None: there is none, or they cannot be installed.
+    """Return a Python of this version that has the packages of `NEEDED`; None: there is none, or they cannot
+    be installed.
 
     They are installed as the lock file has them, into an environment below `.run/`, where they are missing.
     """

@@ -46,7 +46,10 @@ SHARED_NAMES = {
     "users": "users, as a port and in the database",
     "door": "the door in front of gateways",
 }
-"""Module names that several packages use, each in one meaning. A name with a second meaning is renamed instead."""
+"""Module names that several packages use, each in one meaning.
+
+A name with a second meaning is renamed instead.
+"""
 AMBIGUOUS = {
     "activity",
     "api",

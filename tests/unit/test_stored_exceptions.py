@@ -1,4 +1,5 @@
-"""No exception is built once and raised again and again: each raise would lengthen its traceback and keep its frames alive."""
+"""No exception is built once and raised again and again: each raise would lengthen its traceback and keep its
+frames alive."""
 
 import subprocess
 import sys

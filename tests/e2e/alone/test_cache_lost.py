@@ -1,4 +1,7 @@
-"""The Redis of what may be lost is killed: nothing of it is on disk. Orders go on, and everything is shown again within seconds."""
+"""The Redis of what may be lost is killed: nothing of it is on disk.
+
+Orders go on, and everything is shown again within seconds.
+"""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""`exchange chaos`: a real exchange stays true while it is broken. That it does not without its safeguards, tests/long shows."""
+"""`exchange chaos`: a real exchange stays true while it is broken.
+
+That it does not without its safeguards, tests/long shows.
+"""
 
 import json
 import subprocess

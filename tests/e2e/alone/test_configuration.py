@@ -1,4 +1,7 @@
-"""Markets are configured by commands, while they trade; a changed file alone changes nothing that was or will be."""
+"""Markets are configured by commands, while they trade.
+
+A changed file alone changes nothing that was or will be.
+"""
 
 import importlib.resources
 import os
@@ -48,7 +51,8 @@ def test_fees_and_status_change_by_commands_and_by_nothing_else(data_dir: Path, 
         assert paid == [Decimal("0.0999")] * 5  # less 0.1 %
         balances = seller.balances(), buyer.balances()
 
-        # Ten times the fee in the file, and every worker starts anew: nothing that was traded changes, nor does the fee.
+        # Ten times the fee in the file, and every worker starts anew: nothing that was traded changes, nor
+        # does the fee.
         assert text.count('symbol = "BTCUSDT"\n') == 1
         file.write_text(text.replace('symbol = "BTCUSDT"\n', 'symbol = "BTCUSDT"\ntaker_fee = "0.01"\n'))
         for each in exchange.processes():

@@ -79,8 +79,8 @@ def test_five_markets_of_assets_with_different_scales(
                 seller.order(symbol, "SELL", "LIMIT", quantity=quantity, price=price)
                 bought = buyer.order(symbol, "BUY", "LIMIT", quantity=quantity, price=price)
                 assert (bought["status"], bought["cummulativeQuoteQty"]) == ("FILLED", quote), symbol
-            # A fee is 0.1 % of what is received, rounded up to the asset's unit: 1,616.01 of 1,616,001.01 IDR, 106 of 105,861 JPY,
-            # and 0.01234 + 0.00987 + 0.06425001 of 86.46001 USDT.
+            # A fee is 0.1 % of what is received, rounded up to the asset's unit: 1,616.01 of 1,616,001.01
+            # IDR, 106 of 105,861 JPY, and 0.01234 + 0.00987 + 0.06425001 of 86.46001 USDT.
             for account, asset, free in (
                 (buyer, "IDR", "7383999.74000000"),
                 (seller, "IDR", "1614385.00000000"),

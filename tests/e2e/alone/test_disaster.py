@@ -1,4 +1,5 @@
-"""Redis's data are gone, or have lost their end: the exchange does not open, is restored from the database, and trades on."""
+"""Redis's data are gone, or have lost their end: the exchange does not open, is restored from the database,
+and trades on."""
 
 import shutil
 import signal

@@ -1,4 +1,5 @@
-"""Trading through the death of one leading worker after the other, with a standby: nothing acknowledged is lost, and trading goes on."""
+"""Trading through the death of one leading worker after the other, with a standby: nothing acknowledged is
+lost, and trading goes on."""
 
 import os
 import signal
@@ -57,7 +58,9 @@ def in_step(exchange: RunningExchange) -> ShardReport | None:
 
 
 def fail_over(exchange: RunningExchange, number: signal.Signals) -> None:
-    """Stop the worker that leads the first shard, and wait until the other one leads and it stands by itself."""
+    """Stop the worker that leads the first shard, and wait until the other one leads and it stands by
+    itself.
+    """
     before = eventually("a leader and a standby", lambda: in_step(exchange), timeout_s=60)
     assert before.leader_pid is not None
     os.kill(before.leader_pid, number)

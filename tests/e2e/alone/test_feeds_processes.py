@@ -1,4 +1,5 @@
-"""`exchange up` with several feeds processes: each has its part of the shards, and is restarted without the others."""
+"""`exchange up` with several feeds processes: each has its part of the shards, and is restarted without the
+others."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""A market is listed while everything runs: no process starts anew, and all that have to do with markets take it from its shard."""
+"""A market is listed while everything runs: no process starts anew, and all that have to do with markets take
+it from its shard."""
 
 import importlib.resources
 import json

@@ -20,7 +20,8 @@ TIMEOUT_S = 60
 
 @pytest.fixture(scope="module")
 def operated() -> Iterator[RunningExchange]:
-    """One for all: each test takes back what it has changed for everybody, and trades where no other test does."""
+    """One for all: each test takes back what it has changed for everybody, and trades where no other test
+    does."""
     with (
         data_dir_of_its_own() as path,
         running_exchange(path, mm_enabled="false", shard_count="3", orders_per_10s="1000") as running,

@@ -1,4 +1,5 @@
-"""Unfilled orders are counted once for all gateways, and an order that trades no longer counts, whoever has placed it where."""
+"""Unfilled orders are counted once for all gateways, and an order that trades no longer counts, whoever has
+placed it where."""
 
 import json
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
-"""The master of a Redis under Sentinel dies: what was acknowledged is there, and what was not replicated was never said.
+"""The master of a Redis under Sentinel dies: what was acknowledged is there, and what was not replicated was
+never said.
 
-TEST_PROMOTIONS is how often it dies; with more than the default, a summary is printed (pytest -s). TEST_STANDBYS is how many engine workers
-stand by meanwhile.
+TEST_PROMOTIONS is how often it dies; with more than the default, a summary is printed (pytest -s).
+TEST_STANDBYS is how many engine workers stand by meanwhile.
 """
 
 import os
@@ -108,7 +109,10 @@ def acknowledged(traders: list[Trader]) -> int:
 
 
 class Cut:
-    """A master whose replica hears nothing of it any more, while both go on; nobody but `promote` replaces it."""
+    """A master whose replica hears nothing of it any more, while both go on.
+
+    Nobody but `promote` replaces it.
+    """
 
     def __init__(self, servers: RedisServers) -> None:
         self.servers = servers

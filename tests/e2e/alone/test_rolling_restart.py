@@ -1,6 +1,8 @@
-"""`exchange restart` of everything, one process after the other, under load: nobody is cut off, nothing is lost, nothing is doubled.
+"""`exchange restart` of everything, one process after the other, under load: nobody is cut off, nothing is
+lost, nothing is doubled.
 
-The load and the verdict are those of `exchange chaos`; tests/long/chaos_controls.py takes away that processes finish what is under way.
+The load and the verdict are those of `exchange chaos`; tests/long/chaos_controls.py takes away that processes
+finish what is under way.
 """
 
 import pytest

@@ -1,4 +1,5 @@
-"""Mail that a shard does not understand halts it, an operator has it skipped, and the exchange goes on and is sound."""
+"""Mail that a shard does not understand halts it, an operator has it skipped, and the exchange goes on and is
+sound."""
 
 import subprocess
 import sys

@@ -43,7 +43,8 @@ class Processes:
         self._stack = stack
 
     def shards(self, **settings: str) -> list[Forked]:
-        """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for that."""
+        """Start every shard. Orders are refused until a shard has been configured, so a gateway waits for
+        that."""
         self._awaits_markets = self._has_shards = True
         return [
             self._start("engine_worker.main", SHARD=str(shard), **settings)
@@ -110,7 +111,10 @@ class Processes:
                 return f"ws://127.0.0.1:{port}"
 
     def pretend_ingested(self) -> None:
-        """Say that the database holds everything; nobody ingests here, and questions about history would wait for it."""
+        """Say that the database holds everything.
+
+        Nobody ingests here, and questions about history would wait for it.
+        """
         with psycopg.connect(self.database_url) as connection:
             connection.execute(
                 "INSERT INTO ingest SELECT shard, '9999999999999-0' FROM generate_series(0, 99) AS shard "

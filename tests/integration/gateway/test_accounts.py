@@ -321,7 +321,10 @@ def test_who_guesses_has_to_wait_longer_each_time_and_the_owner_does_not(process
 
 
 def test_a_stolen_session_lets_nobody_guess_from_many_networks(processes: Processes) -> None:
-    """Neither at the password, nor with a mail's token at the second factor. The owner goes on from where they were before."""
+    """Neither at the password, nor with a mail's token at the second factor.
+
+    The owner goes on from where they were before.
+    """
     url = processes.gateway(RATE_LIMITS_ENABLED="true", TRUSTED_PROXIES="127.0.0.1")
     person = newcomer(url)
     change = {"newPassword": NEW_PASSWORD, "password": "a guess"}

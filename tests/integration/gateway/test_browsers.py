@@ -1,4 +1,7 @@
-"""Pages of other origins: those that the settings name may call, and read the answers; the description that clients are made from."""
+"""Pages of other origins: those that the settings name may call, and read the answers.
+
+The description that clients are made from.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,7 @@
-"""What keys and sessions may do, until when, and from where; and that none is good for anything once it was revoked."""
+"""What keys and sessions may do, until when, and from where.
+
+And that none is good for anything once it was revoked.
+"""
 
 import secrets
 import time
@@ -142,7 +145,8 @@ def test_keys_that_are_not_made(person: Person) -> None:
 
 
 def test_rsa_keys_that_are_dear_to_check_are_refused(person: Person) -> None:
-    """A key of one's own making may have an exponent as long as itself: a check then costs eight times as much."""
+    """A key of one's own making may have an exponent as long as itself: a check then costs eight times as
+    much."""
 
     def made(exponent: int, bits: int) -> httpx.Response:
         own = rsa.generate_private_key(65_537, bits).public_key()

@@ -1,4 +1,5 @@
-"""Assets of eight, two and no decimals over HTTP: what is written has eight, what is read has as many as the asset."""
+"""Assets of eight, two and no decimals over HTTP: what is written has eight, what is read has as many as the
+asset."""
 
 from typing import Any
 
@@ -34,7 +35,8 @@ def test_orders_in_assets_of_two_decimals_and_of_none(url: str) -> None:
     seller, buyer = new_account(url, BTC="1"), new_account(url, IDR="5000000", JPY="200000.00", USDT="100")
     assert free(buyer, "IDR") == "5000000.00000000"
 
-    # 0.001 BTC at 1,600,000,000: the buyer holds 1,600,001.00 IDR and gets one back. 0.1 % of what each receives is the fee.
+    # 0.001 BTC at 1,600,000,000: the buyer holds 1,600,001.00 IDR and gets one back. 0.1 % of what each
+    # receives is the fee.
     seller.order("BTCIDR", "SELL", "LIMIT", quantity="0.001", price="1600000000")
     bought = buyer.order("BTCIDR", "BUY", "LIMIT", quantity="0.001", price="1600001000")
     assert (bought["status"], bought["cummulativeQuoteQty"]) == ("FILLED", "1600000.00000000")
@@ -118,7 +120,10 @@ def test_what_is_said_of_such_markets(url: str) -> None:
 
 
 def test_stored_trades_and_klines_of_such_a_market(processes: Processes, url: str) -> None:
-    """0.5 BTC at 1,600,000,000 IDR are 800,000,000.00; 0.00001 at 1,600,001,000 are 16,000.01. JPY has no decimals."""
+    """0.5 BTC at 1,600,000,000 IDR are 800,000,000.00; 0.00001 at 1,600,001,000 are 16,000.01.
+
+    JPY has no decimals.
+    """
     market_log, log, markets = MarketLog(), MemoryStreamLog(lambda: T0), currencies(processes.shard_count)
     for trade in (
         market_log.trade(T0 + 1_000, 1_600_000, 50_000, Side.BUY, "BTCIDR"),

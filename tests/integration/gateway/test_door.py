@@ -1,4 +1,5 @@
-"""The door of a gateway: what is not read, what is not waited for, who is not let in, and what is charged for it."""
+"""The door of a gateway: what is not read, what is not waited for, who is not let in, and what is charged for
+it."""
 
 import socket
 import time

@@ -1,4 +1,6 @@
-"""A shard that has stopped for good: what needs it is refused at once and clearly, everything else goes on."""
+"""A shard that has stopped for good: what needs it is refused at once and clearly, everything else goes
+on.
+"""
 
 from collections.abc import Callable
 from contextlib import closing

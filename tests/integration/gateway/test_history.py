@@ -45,21 +45,25 @@ def add_trade(
     connection: psycopg.Connection[Any], number: int, aggregate: int, price: int, time: int
 ) -> None:
     connection.execute(
-        "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, 3, 4)",
+        "INSERT INTO trades VALUES (to_timestamp(%s / 1000.0), 'BTCUSDT', %s, %s, %s, %s, 100, %s, 2, 1, 2, "
+        "3, 4)",
         (time, number, aggregate, number, price, price * 1000),
     )
 
 
 def add_fill(connection: psycopg.Connection[Any], account: int, order: int, trade: int, time: int) -> None:
     connection.execute(
-        "INSERT INTO fills VALUES (to_timestamp(%s / 1000.0), %s, 'BTCUSDT', %s, %s, 1, 5000000, 100, 5000000000, 2,"
-        " 100, 'BTC')",
+        "INSERT INTO fills VALUES (to_timestamp(%s / 1000.0), %s, 'BTCUSDT', %s, %s, 1, 5000000, 100, "
+        "5000000000, 2, 100, 'BTC')",
         (time, account, order, trade),
     )
 
 
 def test_prevented_matches(processes: Processes) -> None:
-    """Scenarios B, C and D of faqs/stp_faq.md, as the ingest stores them; see tests/unit/engine_worker/test_prevented_matches.py."""
+    """Scenarios B, C and D of faqs/stp_faq.md, as the ingest stores them.
+
+    See tests/unit/engine_worker/test_prevented_matches.py.
+    """
     processes.shards()
     api = new_account(processes.gateway(), USDT="1000")
     account = api.signed("GET", "/api/v3/account")["uid"]
@@ -71,7 +75,8 @@ def test_prevented_matches(processes: Processes) -> None:
             (4, account, 8, 5, 100_000, 300_000, 3),
         ):
             connection.execute(
-                "INSERT INTO prevented_matches VALUES ('BTCUSDT', %s, %s, %s, %s, 120, %s, %s, %s, to_timestamp(%s / 1000.0))",
+                "INSERT INTO prevented_matches VALUES ('BTCUSDT', %s, %s, %s, %s, 120, %s, %s, %s, "
+                "to_timestamp(%s / 1000.0))",
                 (number, owner, maker, taker, of_maker, of_taker, mode, T0),
             )
     path, symbol = "/api/v3/myPreventedMatches", {"symbol": "BTCUSDT"}
@@ -266,7 +271,8 @@ def test_candles(processes: Processes) -> None:
 
 
 def test_windows_and_averages(processes: Processes) -> None:
-    """Trades of 400 and 100 minutes ago, the last at 5 USDT more: what each window has of them, and when the last one was."""
+    """Trades of 400 and 100 minutes ago, the last at 5 USDT more: what each window has of them, and when the
+    last one was."""
     processes.shards()
     now = time.time_ns() // 1_000_000
     market_log, log = MarketLog(), MemoryStreamLog(lambda: T0)

@@ -1,4 +1,5 @@
-"""What somebody does with a password or a code while somebody else changes it: a lock in the database holds one of them back."""
+"""What somebody does with a password or a code while somebody else changes it: a lock in the database holds
+one of them back."""
 
 import time
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_nobody_gets_in_with_the_password_that_is_being_changed(
     processes: Processes, gateway: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Neither as a session that the change does not find, nor as one that comes to count after it was ended."""
+    """Neither as a session that the change does not find, nor as one that comes to count after it was
+    ended.
+    """
     person = newcomer(gateway)
     change = {"password": PASSWORD, "newPassword": NEW_PASSWORD}
     with held(processes, "sessions") as table:
@@ -151,7 +154,10 @@ def test_a_code_is_good_once_however_many_show_it_at_once(gateway: str, threads:
 def test_a_new_password_ends_all_mails_that_could_choose_another(
     processes: Processes, gateway: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Whoever reads the owner's mails has asked for one; the owner changes the password, or chooses one by another mail."""
+    """Whoever reads the owner's mails has asked for one.
+
+    The owner changes the password, or chooses one by another mail.
+    """
     mails = Mails(processes.database_url)
     person = newcomer(gateway)
 

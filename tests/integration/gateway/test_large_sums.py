@@ -14,7 +14,8 @@ from tests.market_log import BTC, MarketLog, frame, market_map
 
 TRADES = 14
 PRICE, QUANTITY = 8_100_000_000_00, 100_000
-"""In ticks of 0.01 USDT and lots of 0.00001 BTC: one BTC for 8.1 x 10^9 USDT, the most a trade may have being 9.2 x 10^9."""
+"""In ticks of 0.01 USDT and lots of 0.00001 BTC: one BTC for 8.1 x 10^9 USDT, the most a trade may have being
+9.2 x 10^9."""
 DEADLINE_S = 90
 
 

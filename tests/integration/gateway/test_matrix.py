@@ -1,7 +1,8 @@
 """Every function, stream and WebSocket method, times everything that may be wrong with who asks.
 
-Each cell is refused with the documented error, never a 5xx, and says nothing of another account; its twin with the right
-credential is taken. Functions come from the catalogue, so that a new one is in the matrix by itself.
+Each cell is refused with the documented error, never a 5xx, and says nothing of another account; its twin
+with the right credential is taken. Functions come from the catalogue, so that a new one is in the matrix by
+itself.
 """
 
 import json

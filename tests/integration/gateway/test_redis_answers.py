@@ -1,4 +1,5 @@
-"""What Redis answers when it cannot: clients get 503 and Retry-After, no process ends, and all go on by themselves."""
+"""What Redis answers when it cannot: clients get 503 and Retry-After, no process ends, and all go on by
+themselves."""
 
 import os
 import time
@@ -18,7 +19,10 @@ from tests.integration.gateway.test_outages import is_done, order
 from tests.redis_servers import RedisServers, redis_servers
 
 BALLAST = 3_000
-"""Values that make loading take some seconds; they must not be compressible, since Redis listens once in 2 MB."""
+"""Values that make loading take some seconds.
+
+They must not be compressible, since Redis listens once in 2 MB.
+"""
 ASKED = (
     "/api/v3/depth?symbol=BTCUSDT",
     "/api/v3/ticker/bookTicker?symbol=BTCUSDT",
@@ -120,7 +124,8 @@ def is_loading(servers: RedisServers, *, in_words: bool = False) -> bool:
 
 
 def only_unavailable(api: Api) -> None:
-    """Ask for everything; an order is refused with 503, and nothing else that goes wrong is anything but that."""
+    """Ask for everything; an order is refused with 503, and nothing else that goes wrong is anything but
+    that."""
     deadline = time.monotonic() + 1
     refusals = 0
     while time.monotonic() < deadline or not refusals:
@@ -129,7 +134,10 @@ def only_unavailable(api: Api) -> None:
 
 
 def refusal_of(api: Api) -> RefusedError | None:
-    """Place an order and ask for market data: what is not done is not done for now, and nothing worse. Return the order's refusal."""
+    """Place an order and ask for market data: what is not done is not done for now, and nothing worse.
+
+    Return the order's refusal.
+    """
     refusal = None
     try:
         order(api)

@@ -1,4 +1,5 @@
-"""A request's id: the client's own or a new one, in the answer's header and in the log, beside the order's own names."""
+"""A request's id: the client's own or a new one, in the answer's header and in the log, beside the order's
+own names."""
 
 import json
 import signal

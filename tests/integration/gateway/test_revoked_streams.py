@@ -1,4 +1,5 @@
-"""Streams of an account end with the credential that they were opened with, also on an edge that stood still meanwhile."""
+"""Streams of an account end with the credential that they were opened with, also on an edge that stood still
+meanwhile."""
 
 import asyncio
 import json
@@ -129,7 +130,10 @@ async def opens(running: Running, key: str) -> bool:
 
 
 async def test_no_listen_key_outlives_what_it_was_made_with(running: Running) -> None:
-    """Not those either that were made at once, of which one is forgotten; nor the one that others of the account keep alive."""
+    """Not those either that were made at once, of which one is forgotten.
+
+    Nor the one that others of the account keep alive.
+    """
     person = newcomer(running.rest)
     stolen, kept = person.key(), person.key()
     async with httpx.AsyncClient(base_url=running.rest, headers={"X-MBX-APIKEY": stolen.key}) as thief:

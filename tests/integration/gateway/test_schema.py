@@ -1,4 +1,7 @@
-"""Some hundred requests that schemathesis makes from the served description; tests/long/schema_fuzzing.py has the many."""
+"""Some hundred requests that schemathesis makes from the served description.
+
+Tests/long/schema_fuzzing.py has the many.
+"""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""Gateways and edges with certificate files: TLS alone, renewed while they serve; the exchange's own clients know them."""
+"""Gateways and edges with certificate files: TLS alone, renewed while they serve.
+
+The exchange's own clients know them.
+"""
 
 import asyncio
 import os

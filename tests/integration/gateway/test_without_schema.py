@@ -1,4 +1,5 @@
-"""A database that answers and lacks its tables, as before the first migration: 503 with Retry-After, never a 500, no traceback."""
+"""A database that answers and lacks its tables, as before the first migration: 503 with Retry-After, never a
+500, no traceback."""
 
 import json
 from typing import Final

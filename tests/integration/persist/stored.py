@@ -56,7 +56,8 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
     trades = [event for event in happened if isinstance(event, TradeExecuted)]
     fills = [event for event in happened if isinstance(event, OrderFilled)]
     assert query(database_url, "SELECT market, trade_id, aggregate_id, sequence, price, quantity, quote, taker_side, "
-                 "maker_order_id, taker_order_id, maker_account_id, taker_account_id, time FROM trades ORDER BY 1, 2") == sorted(
+                 "maker_order_id, taker_order_id, maker_account_id, taker_account_id, time FROM trades "
+                     "ORDER BY 1, 2") == sorted(
         (
             each.market, each.trade_id, each.aggregate_id, each.sequence, each.price, each.quantity,
             markets.by_symbol[each.market].notional(each.price, each.quantity), each.taker_side, each.maker_order_id,
@@ -78,7 +79,8 @@ def assert_stored(database_url: str, happened: Iterable[Event], markets: MarketM
         if isinstance(event, OrderAccepted | OrderFilled | OrderClosed)
     }
     assert query(database_url, "SELECT order_id, account_id, client_order_id, market, side, order_type, time_in_force, price, "
-                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, accepted_time, updated_time, "
+                 "quantity, quote_quantity, self_trade_prevention, status, cum_quantity, cum_quote, "
+                     "accepted_time, updated_time, "
                  "version, close_reason, strategy_id, strategy_type, prevented_quantity, prevented_match_id "
                  "FROM orders ORDER BY 1") == sorted(
         (
@@ -108,7 +110,8 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
     """Every event balances, and every account has what its last event says that it has."""
     assert query(
         database_url,
-        "SELECT shard, stream_id, event, asset FROM ledger_entries GROUP BY 1, 2, 3, 4 HAVING sum(amount) <> 0",
+        "SELECT shard, stream_id, event, asset FROM ledger_entries GROUP BY 1, 2, 3, 4 HAVING sum(amount) <> "
+        "0",
     ) == []  # fmt: skip
     moved = [event for event in happened if isinstance(event, FundsDeposited | FundsWithdrawn)]
     assert query(
@@ -144,10 +147,11 @@ def assert_ledger(database_url: str, happened: Iterable[Event]) -> None:
     assert query(
         database_url,
         "SELECT * FROM (SELECT *, sum(amount) OVER (PARTITION BY account_id, asset "
-        "ORDER BY time, shard, split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', 2)::numeric, event, entry) "
-        "AS running FROM ledger_entries WHERE account_id > 0) AS entries WHERE CASE WHEN balance IS NULL THEN NOT EXISTS "
-        "(SELECT 1 FROM ledger_entries AS lost WHERE lost.kind = 'loss' AND (lost.shard, lost.stream_id, lost.event) "
-        "= (entries.shard, entries.stream_id, entries.event)) ELSE running <> balance END",
+        "ORDER BY time, shard, split_part(stream_id, '-', 1)::bigint, split_part(stream_id, '-', "
+        "2)::numeric, event, entry) AS running FROM ledger_entries WHERE account_id > 0) AS entries WHERE "
+        "CASE WHEN balance IS NULL THEN NOT EXISTS (SELECT 1 FROM ledger_entries AS lost WHERE lost.kind = "
+        "'loss' AND (lost.shard, lost.stream_id, lost.event) = (entries.shard, entries.stream_id, "
+        "entries.event)) ELSE running <> balance END",
     ) == [], "what an account has after each entry"  # fmt: skip
 
 
@@ -166,8 +170,8 @@ def assert_candles(database_url: str, trades: Iterable[TradeExecuted], markets: 
             )
         ]  # fmt: skip
         statement = sql.SQL(
-            "SELECT market, open_time, open, high, low, close, volume, quote_volume, trade_count, taker_buy_volume, "
-            "taker_buy_quote, first_trade_id, last_trade_id FROM {} ORDER BY 1, 2"
+            "SELECT market, open_time, open, high, low, close, volume, quote_volume, trade_count, "
+            "taker_buy_volume, taker_buy_quote, first_trade_id, last_trade_id FROM {} ORDER BY 1, 2"
         )
         assert query(database_url, statement.format(sql.Identifier(f"candles_{interval}"))) == sorted(
             expected
@@ -183,7 +187,8 @@ def is_timescaledb(database_url: str) -> bool:
 
 
 def run_policies(database_url: str, kind: LiteralString) -> None:
-    """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in the order of intervals."""
+    """Do at once what policies (`policy_compression`, `policy_refresh_continuous_aggregate`) do in time, in
+    the order of intervals."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         jobs = connection.execute(
             "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s ORDER BY hypertable_name",

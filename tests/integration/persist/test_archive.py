@@ -114,7 +114,8 @@ def rebuilt(database_url: str, shard: int, markets: MarketMap) -> Shard:
 def test_a_message_is_never_archived_without_the_command_that_sent_it(
     database_url: str, log: MemoryStreamLog
 ) -> None:
-    """The states that the archive leads to belong together at any moment: no shard has heard what another has not said."""
+    """The states that the archive leads to belong together at any moment: no shard has heard what another has
+    not said."""
     markets, dice = market_map(3), random.Random(3)
     trading = WorkedLog(log, 3, markets)
     others = 0

@@ -1,4 +1,5 @@
-"""The database's candles are those of the feeds, whichever way it makes them, and however late trades are stored."""
+"""The database's candles are those of the feeds, whichever way it makes them, and however late trades are
+stored."""
 
 import os
 import random
@@ -112,7 +113,8 @@ def assert_same(database_url: str, markets: MarketMap, market_log: MarketLog) ->
 
 @pytest.mark.timeout(3_600)
 def test_candles_are_those_of_the_feeds(database_url: str) -> None:
-    """A shard after the other is stored, so that all trades but the first shard's come after what they belong to was made.
+    """A shard after the other is stored, so that all trades but the first shard's come after what they belong
+    to was made.
 
     The last shard's come after that became columnstore, too.
     """
@@ -140,7 +142,8 @@ def test_candles_are_those_of_the_feeds(database_url: str) -> None:
 def naive_klines(
     candles: Sequence[KlineRow], interval: str, first: int, last: int, limit: int
 ) -> Iterator[KlineRow]:
-    """Every interval from that of the first trade on has a candle: what was traded, else flat at the last close before."""
+    """Every interval from that of the first trade on has a candle: what was traded, else flat at the last
+    close before."""
     opens = [each.open_time for each in candles]
     opened = bucket_start(interval, TimeMs(max(first, opens[0])))
     while opened <= last and limit:
@@ -231,7 +234,8 @@ def test_volumes_of_one_frame_beyond_64_bits_are_stored(database_url: str) -> No
 
 
 def test_candles_that_are_refused_keep_nothing_else_from_being_stored(database_url: str) -> None:
-    """The database is told to refuse a candle: trades, orders and other markets' candles are stored all the same."""
+    """The database is told to refuse a candle: trades, orders and other markets' candles are stored all the
+    same."""
     if is_timescaledb(database_url):
         pytest.skip("TimescaleDB makes candles itself, from what is stored")
     with psycopg.connect(database_url) as connection:
@@ -291,7 +295,8 @@ def test_three_days_of_what_an_earlier_release_has_stored(database_url: str) -> 
     ingest_all(log, database_url, market_map())
     found = query(
         database_url,
-        "SELECT extract(epoch FROM open_time)::bigint, open, high, low, close, volume, trade_count FROM candles_3d ORDER BY 1",
+        "SELECT extract(epoch FROM open_time)::bigint, open, high, low, close, volume, trade_count FROM "
+        "candles_3d ORDER BY 1",
     )
     assert found == [(1_795_305_600, 5, 100, 4, 100, 13, 3), (1_795_564_800, 7, 7, 7, 7, 1, 1)]
 

@@ -261,7 +261,10 @@ def test_rights_are_brought_in_line(database_url: str) -> None:
 def test_a_release_that_drops_a_right_and_adds_a_table_is_followed(database_url: str) -> None:
     """What `migrate` does at each start: nothing where nothing differs, all of it where something does."""
     with psycopg.connect(database_url, autocommit=True) as owner:
-        acl = "SELECT relname, relacl::text, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+        acl = (
+            "SELECT relname, relacl::text, xmin::text FROM pg_class WHERE relnamespace = "
+            "'public'::regnamespace ORDER BY 1"
+        )
         before = owner.execute(acl).fetchall()
         migrate(database_url)
         assert owner.execute(acl).fetchall() == before

@@ -411,7 +411,8 @@ def test_a_market_that_is_listed_while_it_runs_is_stored_by_whoever_comes(
 def test_events_wait_until_all_shards_have_said_which_markets_they_have(
     database_url: str, log: MemoryStreamLog
 ) -> None:
-    """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose it."""
+    """As after an upgrade, when the ingest is there before the leaders: putting the trade aside would lose
+    it."""
     market_log = MarketLog()
     log.append(events(0), {EVENTS_FIELD: frame(market_log.trade(START_MS, 100, 5))})
     ingest = ShardIngest(0, log, as_persist(database_url), 1, 100)
@@ -458,9 +459,9 @@ def test_candles_are_right_also_where_trades_come_after_a_refresh(
     assert_candles(database_url, market_log.trades[BTC], markets)
     materialized = query(
         database_url,
-        "SELECT view_name FROM timescaledb_information.continuous_aggregates WHERE _timescaledb_functions.to_timestamp("
-        "_timescaledb_functions.cagg_watermark((SELECT mat_hypertable_id FROM _timescaledb_catalog.continuous_agg"
-        " WHERE user_view_name = view_name))) > '2026-01-01'",
+        "SELECT view_name FROM timescaledb_information.continuous_aggregates WHERE "
+        "_timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark((SELECT mat_hypertable_id "
+        "FROM _timescaledb_catalog.continuous_agg WHERE user_view_name = view_name))) > '2026-01-01'",
     )
     assert len(materialized) == len(STORED_INTERVALS), (
         "what is checked must not come from the trades themselves"
@@ -495,7 +496,8 @@ def test_trades_of_a_market_that_nobody_knows_are_put_aside_whatever_their_numbe
 def test_events_of_a_later_release_wait_for_it(
     database_url: str, log: MemoryStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Passing them over would lose trades for good: the next trade leaves a gap that no later program can close."""
+    """Passing them over would lose trades for good: the next trade leaves a gap that no later program can
+    close."""
     markets, trading = market_map(), MarketLog()
     first, second, third = (trading.trade(START_MS + number, 5, 5) for number in range(3))
     before = log.append(events(0), {EVENTS_FIELD: encode_events(encode_frame([first]), START_MS * 1_000)})

@@ -113,7 +113,8 @@ def test_killed_workers_lose_and_double_nothing(redis_url: str, database_url: st
         assert not caught_up(log, database_url), "it was killed in the middle"
         before = last_ids(database_url)[0]
         work = start("work", ingest_batch_entries=100, ingest_sweep_s=3_600)
-        # Without a sweep: only the dead worker's own message can bring its work back. A new process takes a second to start.
+        # Without a sweep: only the dead worker's own message can bring its work back. A new process takes a
+        # second to start.
         until(lambda before=before: last_ids(database_url)[0] != before, PICKED_UP_S)  # type: ignore[misc]
     until(lambda: caught_up(log, database_url))
     assert_stored(database_url, trading.events(), markets)
@@ -122,7 +123,10 @@ def test_killed_workers_lose_and_double_nothing(redis_url: str, database_url: st
 def test_without_a_queue_everything_is_stored_all_the_same(
     redis_url: str, database_url: str, start: Start
 ) -> None:
-    """Nobody nudges: the queue is lost, away or full. The control is the test before, whose worker does not sweep in time."""
+    """Nobody nudges: the queue is lost, away or full.
+
+    The control is the test before, whose worker does not sweep in time.
+    """
     markets, log = market_map(), RedisStreamLog.connect(redis_url)
     start("work", ingest_sweep_s=1)
     trading = ShardLog(9, markets, START_MS)

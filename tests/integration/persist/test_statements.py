@@ -263,8 +263,8 @@ def test_statements_go_by_the_index_and_add_up_little(database_url: str) -> None
     """However much history there is: the newest entry says what there was before it."""
     with psycopg.connect(database_url) as connection:
         connection.execute(
-            "INSERT INTO ledger_entries SELECT to_timestamp((%s + n) / 1000.0), 0, (%s + n) || '-0', 0, 1, %s + n %% 3, "
-            "'USDT', 1, 'deposit', 't' || n, n / 3 FROM generate_series(1, 30000) AS n",
+            "INSERT INTO ledger_entries SELECT to_timestamp((%s + n) / 1000.0), 0, (%s + n) || '-0', 0, 1, "
+            "%s + n %% 3, 'USDT', 1, 'deposit', 't' || n, n / 3 FROM generate_series(1, 30000) AS n",
             (T0, T0, ANN),
         )
         connection.execute("ANALYZE ledger_entries")

@@ -1,4 +1,5 @@
-"""What the database does with years of history: policies, columnstore, dropping what is old, and being dumped and restored."""
+"""What the database does with years of history: policies, columnstore, dropping what is old, and being dumped
+and restored."""
 
 import os
 import random
@@ -75,9 +76,11 @@ def clock_ms() -> int:
 def test_every_relation_has_its_policies(database_url: str) -> None:
     found = query(
         database_url,
-        "SELECT coalesce(aggregate.view_name, job.hypertable_name), array_agg(job.proc_name ORDER BY job.proc_name) "
-        "FROM timescaledb_information.jobs AS job LEFT JOIN timescaledb_information.continuous_aggregates AS aggregate "
-        "ON aggregate.materialization_hypertable_name = job.hypertable_name WHERE job.hypertable_name IS NOT NULL GROUP BY 1",
+        "SELECT coalesce(aggregate.view_name, job.hypertable_name), array_agg(job.proc_name ORDER BY "
+        "job.proc_name) FROM timescaledb_information.jobs AS job LEFT JOIN "
+        "timescaledb_information.continuous_aggregates AS aggregate ON "
+        "aggregate.materialization_hypertable_name = job.hypertable_name WHERE job.hypertable_name IS NOT "
+        "NULL GROUP BY 1",
     )
     columnstore = {"trades", "fills", "ledger_entries", "candles_1s", "candles_1m"}
     aggregates = {f"candles_{interval}" for interval in INTERVALS}
@@ -149,11 +152,13 @@ def test_old_trades_go_and_their_candles_stay(database_url: str) -> None:
     market.trade(600, now - 1_000)
     with psycopg.connect(database_url) as connection:
         connection.execute(
-            "INSERT INTO fills SELECT time, 1001, market, 1, trade_id, 1, price, quantity, quote, 1, 0, 'BTC' FROM trades"
+            "INSERT INTO fills SELECT time, 1001, market, 1, trade_id, 1, price, quantity, quote, 1, 0, "
+            "'BTC' FROM trades"
         )
         # Stored late by someone who died before the candles of its time were made again.
         connection.execute(
-            "INSERT INTO trades SELECT time, %s, 1, 1, 1, price, quantity, quote, 1, 1, 2, 3, 4 FROM trades WHERE trade_id = 300",
+            "INSERT INTO trades SELECT time, %s, 1, 1, 1, price, quantity, quote, 1, 1, 2, 3, 4 FROM trades "
+            "WHERE trade_id = 300",
             (ETH,),
         )
     made = {interval: candles(database_url, interval) for interval in INTERVALS}

@@ -1,4 +1,7 @@
-"""Feeds and an edge as processes on a real Redis; the shards' events are those of the real core, written by the test."""
+"""Feeds and an edge as processes on a real Redis.
+
+The shards' events are those of the real core, written by the test.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""What an account's owner hears when the connection to Redis is lost and made again, whatever comes while it is being made."""
+"""What an account's owner hears when the connection to Redis is lost and made again, whatever comes while it
+is being made."""
 
 import asyncio
 import sys
@@ -149,7 +150,8 @@ async def test_portions_that_are_published_again_with_other_ends_are_told_once(
 async def test_who_leaves_while_another_joins_does_not_make_it_deaf(
     redis_url: str, client: "redis.asyncio.Redis"
 ) -> None:
-    """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen it leave."""
+    """As when a client that was refused a part of its subscriptions connects anew, before the edge has seen
+    it leave."""
     links = RedisLinks(redis_url, 1, on_message=lambda _channel, payload: accounts.hear(payload))
     accounts = AccountStreams(lambda: LISTING, 1, links, client, client, lambda: TimeMs(0))
     link = links.of(0)

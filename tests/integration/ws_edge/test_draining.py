@@ -1,4 +1,5 @@
-"""An edge that is told to stop: requests under way are answered, later ones get a clear word, and nobody new is let in."""
+"""An edge that is told to stop: requests under way are answered, later ones get a clear word, and nobody new
+is let in."""
 
 import asyncio
 import hashlib
@@ -78,7 +79,8 @@ async def ended(edge: Edge) -> int:
 
 
 async def _ask_until_refused(api: Any) -> str:
-    """Return the first refusal of a ping: the edge begins to refuse a moment after it has said that it leaves."""
+    """Return the first refusal of a ping: the edge begins to refuse a moment after it has said that it
+    leaves."""
     while True:
         await api.send('{"id": 2, "method": "ping"}')
         answer: str = await api.recv()

@@ -1,4 +1,7 @@
-"""Whatever a client sends, it hears a clear error or is closed with the right code; and a slow one hurts only itself."""
+"""Whatever a client sends, it hears a clear error or is closed with the right code.
+
+And a slow one hurts only itself.
+"""
 
 import asyncio
 import json

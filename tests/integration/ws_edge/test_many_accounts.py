@@ -1,4 +1,5 @@
-"""An edge that many accounts listen to is back within seconds after Redis was away, and nobody has missed anything.
+"""An edge that many accounts listen to is back within seconds after Redis was away, and nobody has missed
+anything.
 
 Here it is 10,000; tests/long has 50,000.
 """
@@ -31,7 +32,10 @@ ACCOUNTS_PER_CONNECTION: Final = 120
 """As many listenKeys as fit into an address."""
 OPENED_AT_ONCE: Final = 4
 BACK_S_MAX: Final = 15.0
-"""The goal is five seconds; an idle machine needs less than one (the test prints it), a loaded one may need some more."""
+"""The goal is five seconds.
+
+An idle machine needs less than one (the test prints it), a loaded one may need some more.
+"""
 
 
 def listen_key(account: int) -> str:

@@ -1,4 +1,5 @@
-"""What happens while the edge is cut off from Redis is heard afterwards, the last word about every candle too."""
+"""What happens while the edge is cut off from Redis is heard afterwards, the last word about every candle
+too."""
 
 import asyncio
 import json
@@ -187,7 +188,8 @@ async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: boo
             pass
         if kept:
             update = json.loads(await client.recv())
-            # The level is as it was, and yet must be in it: someone may have begun with what it was meanwhile.
+            # The level is as it was, and yet must be in it: someone may have begun with what it was
+            # meanwhile.
             assert (update["U"], update["u"]) == (sequence + 1, sequence + 3)
             assert [quantity for _, quantity in update["b"]] == [f"{before / 100_000:.8f}"]
         else:
@@ -198,7 +200,8 @@ async def test_depth_goes_on_without_a_gap_or_is_closed(edge: CutEdge, kept: boo
 
 
 async def test_what_is_said_while_a_link_subscribes_comes_after_it_is_ready(redis_url: str) -> None:
-    """Otherwise a listener would take the first thing it hears after an outage for the next thing that happened."""
+    """Otherwise a listener would take the first thing it hears after an outage for the next thing that
+    happened."""
     said: list[int] = []
     heard: list[int] = []
     said_before: list[int] = []

@@ -1,4 +1,5 @@
-"""Streams under load, through disconnects of the client and of the edge's own connection to Redis: nothing is missing or doubled."""
+"""Streams under load, through disconnects of the client and of the edge's own connection to Redis: nothing is
+missing or doubled."""
 
 import asyncio
 import json
@@ -32,7 +33,8 @@ COMMANDS = 3_000
 COMPARISONS, COMPARISONS_WITH_REST, DISCONNECTS, CUTS = 1_000, 20, 100, 20
 TIMEOUT_S = 240
 PAUSE_S = 0.3
-"""Longer than feeds wait for an event before they ask the log for its time, as a busy machine makes it now and then."""
+"""Longer than feeds wait for an event before they ask the log for its time, as a busy machine makes it now
+and then."""
 STEADY, QUIET_S = 1_000_000, 2.0
 BOOK_TIMEOUT_S = 240
 """It ends when enough was compared, however fast the machine is."""
@@ -47,8 +49,9 @@ pytestmark = pytest.mark.usefixtures("feeds")
 def redis_url(redis_url: str) -> str:
     """A Redis whose shards are at work, at the time of the events that tests write.
 
-    Feeds that hear nothing for a moment ask the log for its time. Of a shard that has nothing to do that is the present, months after
-    these events: where the machine was slow in starting feeds or in writing, 24 hours and a day's candle were over between two trades.
+    Feeds that hear nothing for a moment ask the log for its time. Of a shard that has nothing to do that is
+    the present, months after these events: where the machine was slow in starting feeds or in writing, 24
+    hours and a day's candle were over between two trades.
     """
     with redis.Redis.from_url(redis_url) as client:
         for shard in range(MARKETS.shard_count):
@@ -143,7 +146,8 @@ async def snapshot(redis_url: str) -> tuple[int, Book]:
 
 
 class Watcher:
-    """Keeps a local book through connections that break all the time, and compares it with the truth after every update."""
+    """Keeps a local book through connections that break all the time, and compares it with the truth after
+    every update."""
 
     def __init__(
         self,
@@ -215,7 +219,8 @@ class Watcher:
 
 
 async def test_a_local_book_is_the_true_one_at_every_update(redis_url: str, edge: str) -> None:
-    """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own connection."""
+    """1,000 comparisons of the whole book, through 100 disconnects of clients and 20 of the edge's own
+    connection."""
     truth, ended = Truth(), asyncio.Event()
     watchers = [Watcher(truth, redis_url, edge, seed, steady=seed < 2) for seed in range(12)]
     control = Watcher(truth, redis_url, edge, 99, forgetful=True)
@@ -339,7 +344,8 @@ async def test_candles_and_tickers_are_those_of_the_trades(redis_url: str, edge:
 async def test_what_is_unknown_says_nothing_and_harms_nothing(
     redis_url: str, edge: str, log: ShardLog
 ) -> None:
-    """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the others are heard."""
+    """A symbol that there is not, upper case, an interval that there is not: no error, no message, and the
+    others are heard."""
     strange = ["foousdt@trade", "BTCUSDT@trade", "btcusdt@kline_7m", "nonsense"]
     async with (
         asyncio.timeout(TIMEOUT_S),

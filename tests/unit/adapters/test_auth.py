@@ -89,7 +89,8 @@ def test_ed25519() -> None:
 
 
 def assert_one_text_is_valid(verifier: auth.Verifier, signature: str) -> None:
-    """Only the text that base64 makes of the signature is one: no white space, and no bits behind the last byte."""
+    """Only the text that base64 makes of the signature is one: no white space, and no bits behind the last
+    byte."""
     assert signature[-1] == "="
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     text = signature.rstrip("=")

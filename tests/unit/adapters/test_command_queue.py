@@ -274,7 +274,9 @@ async def test_a_window_follows_what_the_shard_can_take() -> None:
 
 
 async def test_requests_to_cancel_all_of_the_same_orders_go_one_after_the_other() -> None:
-    """Each would cost the market's shard a message for each order, also for those whose cancel is on its way."""
+    """Each would cost the market's shard a message for each order, also for those whose cancel is on
+    its way.
+    """
     async with made() as each:
 
         def cancel_all(account: int, market: str = "BTCUSDT") -> tuple[Command, asyncio.Future[Any]]:

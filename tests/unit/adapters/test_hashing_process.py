@@ -75,7 +75,8 @@ def test_it_is_an_error_when_they_die_again_and_again(monkeypatch: pytest.Monkey
 
 
 def test_one_of_another_release_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code on the disk may be another than the parent's: neither waits for bytes that the other never sends."""
+    """The code on the disk may be another than the parent's: neither waits for bytes that the other never
+    sends."""
     for spoken in ("1", "3"):
         monkeypatch.setattr("adapters.hashing_process.SPOKEN", spoken)
         with pytest.raises(OSError, match=r"(?i)died|broken pipe"):

@@ -1,4 +1,6 @@
-"""The markets that a gateway knows: as the shards said them last, and never by asking while somebody waits."""
+"""The markets that a gateway knows: as the shards said them last, and never by asking while somebody
+waits.
+"""
 
 from typing import cast
 

@@ -60,7 +60,8 @@ def test_ports_of_external_servers_do_not_matter() -> None:
 
 
 def test_nobody_is_told_of_a_port_that_another_process_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the question and the listening there is time: two tests, or a bench beside a chaos run, ask at once."""
+    """Between the question and the listening there is time: two tests, or a bench beside a chaos run, ask at
+    once."""
     some = range(31_000, 31_040)
     monkeypatch.setattr(ports, "_QUIET_PORTS", some)
     ask = (

@@ -183,9 +183,8 @@ def test_with_overlap_the_new_one_starts_first_and_the_old_one_ends_by_itself(
 ) -> None:
     # Each one writes its pid down, and ends when it finds another's there: as feeds do.
     program = (
-        "import os, pathlib, sys, time; file, pid = pathlib.Path(sys.argv[1]), str(os.getpid()); file.write_text(pid)\n"
-        "while file.read_text() in ('', pid): time.sleep(0.01)\n"
-        "sys.exit(3)"
+        "import os, pathlib, sys, time; file, pid = pathlib.Path(sys.argv[1]), str(os.getpid()); "
+        "file.write_text(pid)\nwhile file.read_text() in ('', pid): time.sleep(0.01)\nsys.exit(3)"
     )
     supervisor.start(
         ProcessSpec("one", ServerCommand((sys.executable, "-c", program, str(tmp_path / "leader"))))

@@ -1,4 +1,7 @@
-"""How a shard and its markets are configured changes by commands, and stands in the log and in the snapshot; settings decide nothing."""
+"""How a shard and its markets are configured changes by commands, and stands in the log and in the snapshot.
+
+Settings decide nothing.
+"""
 
 import msgspec
 import pytest
@@ -109,7 +112,10 @@ def test_a_market_that_two_shards_were_told_to_list_is_the_first_ones(exchange: 
 
 
 def test_a_fee_counts_from_its_command_on(open_exchange: Exchange) -> None:
-    """Taker 2,000 ppm, then 10,000 ppm; a lot is 0.00001 BTC, so 1,000,000 lots are 10 BTC, which is 10^9 units."""
+    """Taker 2,000 ppm, then 10,000 ppm.
+
+    A lot is 0.00001 BTC, so 1,000,000 lots are 10 BTC, which is 10^9 units.
+    """
     fees = []
     for version in (1, 2):
         if version == 2:
@@ -301,7 +307,10 @@ def test_the_scale_of_an_asset_stays_when_its_markets_are_delisted(exchange: Exc
 def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_other(
     exchange: Exchange,
 ) -> None:
-    """Each counts as its own market says, and knows the other's market not at all; who hears of both later knows the first."""
+    """Each counts as its own market says, and knows the other's market not at all.
+
+    Who hears of both later knows the first.
+    """
     other = changed(ETH, version=1, quote_scale=7)
     for shard, config in ((0, LISTED), (1, other)):
         exchange.shards[shard].apply(ConfigureMarket(77, "r", config), TimeMs(99))
@@ -323,8 +332,8 @@ def test_two_shards_that_are_told_other_scales_at_once_never_trade_with_each_oth
 
 
 def test_a_supply_counts_from_its_command_on(exchange: Exchange) -> None:
-    """1,000 BTC of eight decimals over two shards: each admits 500. Raised, there is room; lowered, no more comes in, and all that is
-    there stays."""
+    """1,000 BTC of eight decimals over two shards: each admits 500. Raised, there is room; lowered, no more
+    comes in, and all that is there stays."""
 
     def deposit(name: str, btc: int) -> object:
         return exchange.tell(0, Deposit(0, "", SELLER, "BTC", AssetUnits(btc * 10**8), name))

@@ -1,4 +1,5 @@
-"""What a shard cannot understand: a command is put aside alone, a stranger's bytes whole, and another shard's message halts it."""
+"""What a shard cannot understand: a command is put aside alone, a stranger's bytes whole, and another shard's
+message halts it."""
 
 from typing import Any
 

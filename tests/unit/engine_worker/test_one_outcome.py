@@ -298,7 +298,8 @@ def test_keys_of_an_account_that_is_silent_are_dropped() -> None:
 
 
 def under_way() -> tuple[Exchange, Produced, AccountId]:
-    """Return an exchange of three shards, and an account whose orders in FIGPLUM are matched by another shard."""
+    """Return an exchange of three shards, and an account whose orders in FIGPLUM are matched by another
+    shard."""
     exchange, produced = Exchange(3), Produced()
     account_id = AccountId(3 + (exchange.engine.market_map.shard_of_market("FIGPLUM") + 1) % 3)
     exchange.ask(Deposit(0, "", account_id, "PLUM", AssetUnits(90_000), "start"))

@@ -514,7 +514,8 @@ class TestCancelingOrders:
 
 
 def test_a_faucets_limit_for_every_asset_is_one_number_of_whole_ones() -> None:
-    """Two whole ones at once and three a day: of USDT (8 decimals) and of YEN, which has none and is listed later."""
+    """Two whole ones at once and three a day: of USDT (8 decimals) and of YEN, which has none and is listed
+    later."""
     everything = key_of(Role.FAUCET, None, KeyLimit("", AssetUnits(2 * 10**8), AssetUnits(3 * 10**8)))
     exchange = SignedExchange()
     exchange.write(

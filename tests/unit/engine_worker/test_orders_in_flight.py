@@ -1,4 +1,5 @@
-"""What a shard may have sent to a market's shard that does not answer: so many orders, and then none until it does."""
+"""What a shard may have sent to a market's shard that does not answer: so many orders, and then none until it
+does."""
 
 import msgspec
 import pytest

@@ -1,4 +1,5 @@
-"""Matches that self-trade prevention does not let happen are numbered, told and remembered (faqs/stp_faq.md, scenarios B to F)."""
+"""Matches that self-trade prevention does not let happen are numbered, told and remembered (faqs/stp_faq.md,
+scenarios B to F)."""
 
 import pytest
 
@@ -69,7 +70,8 @@ def prevented(events: list[Event]) -> list[tuple[int, int, int, int, int, SelfTr
 
 
 def closed(events: list[Event]) -> list[tuple[int, int, int, int, int]]:
-    """Return order, counter order, match, what was taken off it and what would have been traded, of each that prevention has closed."""
+    """Return order, counter order, match, what was taken off it and what would have been traded, of each that
+    prevention has closed."""
     return [
         (each.order.order_id, each.counter_order_id, each.prevented.match_id, each.order.course.prevented_quantity, each.prevented.quantity)
         for each in events

@@ -1,6 +1,9 @@
-"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone. Deadlines: by the entry's id.
+"""A shard's time: max(last, min(entry's id, writer's stamp + 1 s)), a function of the log alone.
 
-Other shards stamp their mail with their own time, which has that second in it already: no second is added to it.
+Deadlines: by the entry's id.
+
+Other shards stamp their mail with their own time, which has that second in it already: no second is added to
+it.
 """
 
 import msgspec
@@ -82,7 +85,10 @@ def test_one_wrong_clock_moves_nothing(entered: int, written: int | None, expect
 
 
 def test_after_a_jump_of_rediss_clock_time_goes_on_as_it_was() -> None:
-    """Redis is an hour ahead for a moment; then its ids stand still for an hour, and only their numbers count on."""
+    """Redis is an hour ahead for a moment.
+
+    Then its ids stand still for an hour, and only their numbers count on.
+    """
     moved, jump = shard(), NOON + 1_000 + HOUR
     times = []
     for number, passed in enumerate((1_000, 2_000, 3_000, HOUR - 1_000)):
@@ -111,7 +117,10 @@ def test_messages_bring_their_shards_time() -> None:
 
 
 def test_mail_to_and_fro_moves_no_time_while_rediss_clock_is_ahead() -> None:
-    """Each order of another shard's account is answered; with a second more at each end, time would run away from every clock."""
+    """Each order of another shard's account is answered.
+
+    With a second more at each end, time would run away from every clock.
+    """
     markets = Settings(shard_count=2).market_map()
     there = markets.shard_of_market("BTCUSDT")
     here = 1 - there

@@ -1,4 +1,5 @@
-"""Snapshots of version e069486 are read, once and forwards. tests/golden has two that it wrote, and what it said of its state."""
+"""Snapshots of version e069486 are read, once and forwards. tests/golden has two that it wrote, and what it
+said of its state."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Closed orders are kept until the database has them: no acknowledged order is ever unknown, and none that is lost is denied."""
+"""Closed orders are kept until the database has them: no acknowledged order is ever unknown, and none that is
+lost is denied."""
 
 import itertools
 

@@ -1,4 +1,5 @@
-"""What feeds take off the counts of unfilled orders: each order once, when it trades for the first time after it has rested."""
+"""What feeds take off the counts of unfilled orders: each order once, when it trades for the first time after
+it has rested."""
 
 import msgspec
 import pytest

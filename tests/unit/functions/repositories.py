@@ -36,7 +36,10 @@ def ports_of(
     accounts: "MemoryAccounts | None" = None,
     **others: object,
 ) -> Ports:
-    """Return ports with three markets on one shard, the settings of a test, and what is given; nothing else may be reached."""
+    """Return ports with three markets on one shard, the settings of a test, and what is given.
+
+    Nothing else may be reached.
+    """
     settings = Settings()
     markets = settings.market_map()
     given = {"trades": trades, "orders": orders, "ledger": ledger, **others}
@@ -274,7 +277,8 @@ class _User(NamedTuple):
 
 
 class MemoryAccounts:
-    """Users, second factors, sessions, API keys, mails and activity together: what is done to one is noted as activity."""
+    """Users, second factors, sessions, API keys, mails and activity together: what is done to one is noted as
+    activity."""
 
     def __init__(self) -> None:
         self._users: dict[AccountId, _User] = {}

@@ -32,7 +32,8 @@ def test_repositories_are_where_it_is() -> None:
     [
         'async def get(ports):\n    return await ports.anything("SELECT price FROM trades")',
         '_STATEMENT = f"""\n    SELECT {COLUMNS} FROM trades WHERE market = 1\n"""',
-        '_STATEMENT = """\n    WITH gone AS (DELETE FROM sessions RETURNING account_id) SELECT account_id FROM gone\n"""',
+        '_STATEMENT = """\n    WITH gone AS (DELETE FROM sessions RETURNING account_id) SELECT account_id '
+        'FROM gone\n"""',
         '_WHERE = "market = %(market)s"',
     ],
 )

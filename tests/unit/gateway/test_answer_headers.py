@@ -70,7 +70,10 @@ def test_orders_and_cancels_are_such() -> None:
 
 
 async def test_every_answer_has_the_weight() -> None:
-    """Also 429, and what is refused before its weight is known. What the door refuses, tests/integration/gateway/test_door.py sees."""
+    """Also 429, and what is refused before its weight is known.
+
+    What the door refuses, tests/integration/gateway/test_door.py sees.
+    """
     gateway = Gateway(function(weight=lambda _: 3), request_weight_per_minute=4)
     assert used(await gateway.ask(b"a=1&a=2")) == (400, 1)
     assert used(await gateway.ask()) == (200, 4)

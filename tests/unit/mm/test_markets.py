@@ -100,7 +100,10 @@ def test_the_order_limit_is_what_the_exchange_says() -> None:
 
 
 def test_a_market_whose_quote_asset_has_few_decimals_is_quoted_in_whole_ones_of_it() -> None:
-    """What the exchange says has eight decimals always. A billion rupiah times 9,000 BTC does not fit 63 bits then, an order does."""
+    """What the exchange says has eight decimals always.
+
+    A billion rupiah times 9,000 BTC does not fit 63 bits then, an order does.
+    """
     market = currencies().by_symbol["BTCIDR"]
     said = msgspec.to_builtins(symbol_shape(market, "TRADING", show_permission_sets=True))
     (plan,) = plans_of({"symbols": [said]}, [{"symbol": "BTCIDR", "price": "1600000000.00000000"}], levels=2)

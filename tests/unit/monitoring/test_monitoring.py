@@ -1,4 +1,5 @@
-"""The dashboards and the alerts: they are what the code makes, each alert fires when it should, and each leads to its runbook."""
+"""The dashboards and the alerts: they are what the code makes, each alert fires when it should, and each
+leads to its runbook."""
 
 import re
 import shutil

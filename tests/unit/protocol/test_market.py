@@ -213,7 +213,10 @@ def test_shares_of_the_declared_supplies() -> None:
     ],
 )
 def test_a_wrong_list_of_assets_is_a_mistake(text: str, message: str) -> None:
-    market = '[[markets]]\nsymbol = "BTCUSDT"\nbase = "BTC"\nquote = "USDT"\ntick_size = "0.01"\nlot_size = "0.01"\n'
+    market = (
+        '[[markets]]\nsymbol = "BTCUSDT"\nbase = "BTC"\nquote = "USDT"\ntick_size = "0.01"\nlot_size = '
+        '"0.01"\n'
+    )
     market += 'price_max = "1000"\nquantity_min = "1"\nquantity_max = "1"\nnotional_min = "5"\n'
     with pytest.raises(SettingsError, match=f"those: .*{message}"):
         markets_of(market + text, 1, "those")

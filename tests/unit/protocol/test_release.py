@@ -20,7 +20,8 @@ def test_every_kind_has_a_level() -> None:
 
 
 def test_new_kinds_come_with_a_new_format() -> None:
-    """A process of an earlier release that starts after the switch waits in front of a frame, and puts no event aside."""
+    """A process of an earlier release that starts after the switch waits in front of a frame, and puts no
+    event aside."""
     assert KINDS < FORMAT
     assert OLDEST_FORMAT in (FORMAT - 1, FORMAT)
 

@@ -1,4 +1,5 @@
-"""Ids of stream entries: they follow on each other as Redis has them, and keep the text that Redis, the database and snapshots hold."""
+"""Ids of stream entries: they follow on each other as Redis has them, and keep the text that Redis, the
+database and snapshots hold."""
 
 import msgspec
 import pytest

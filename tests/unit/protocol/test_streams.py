@@ -1,4 +1,6 @@
-"""The table of keys is one: the module's description, its functions and what a restore goes by say the same."""
+"""The table of keys is one: the module's description, its functions and what a restore goes by say the
+same.
+"""
 
 import inspect
 import re

@@ -88,7 +88,8 @@ def test_who_answers_nobody_is_not_ready_and_then_does_not_live(ask: Ask, silent
 
 @pytest.mark.parametrize("ask", [ask_http, ask_websocket])
 def test_a_refusal_is_no_answer(ask: Ask, refusing: int) -> None:
-    """What one address may have and ask for does not bound knocks, so nothing but the process itself refuses one."""
+    """What one address may have and ask for does not bound knocks, so nothing but the process itself refuses
+    one."""
     clock, probes = Clock(), Probes()
     probes.turned()
     door = OwnDoor(lambda: ask("127.0.0.1", refusing, HURRIED_S), probes, knock_s=3600, now_s=clock)

@@ -1,4 +1,7 @@
-"""What a server shows is what its files held last that could be used; who is connected notices nothing of a change."""
+"""What a server shows is what its files held last that could be used.
+
+Who is connected notices nothing of a change.
+"""
 
 import socket
 import ssl

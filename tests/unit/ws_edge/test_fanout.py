@@ -1,4 +1,7 @@
-"""A turn delivers so much and no more; what waits is conflated, in order, and nothing is lost that must not be."""
+"""A turn delivers so much and no more.
+
+What waits is conflated, in order, and nothing is lost that must not be.
+"""
 
 from typing import Any
 

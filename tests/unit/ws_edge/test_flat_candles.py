@@ -1,4 +1,7 @@
-"""Kline streams go on where nothing trades: what Binance pushes, worked out by hand. Times are the shard's."""
+"""Kline streams go on where nothing trades: what Binance pushes, worked out by hand.
+
+Times are the shard's.
+"""
 
 from typing import Any
 

@@ -228,7 +228,8 @@ def test_an_order_that_expired_in_a_match_says_how_much_of_it() -> None:
 
 
 def test_an_order_that_expired_in_a_match_says_in_which() -> None:
-    """An order by quote quantity has 0.6 BTC left and meets an own one of 0.2 at 100,000: 0.2 BTC, 20,000 USDT would have been traded."""
+    """An order by quote quantity has 0.6 BTC left and meets an own one of 0.2 at 100,000: 0.2 BTC, 20,000
+    USDT would have been traded."""
     lots = QuantityLots(60_000)
     course = OrderCourse(prevented_quantity=lots, prevented_match_id=3)
     order = msgspec.structs.replace(
@@ -275,7 +276,10 @@ def test_microseconds() -> None:
 
 
 def test_money_of_assets_with_few_decimals() -> None:
-    """BTC for IDR of two decimals: 0.5 BTC at 1,600,000,000 are 80,000,000,000 units, 800,000,000.00 IDR; JPY has none."""
+    """BTC for IDR of two decimals: 0.5 BTC at 1,600,000,000 are 80,000,000,000 units, 800,000,000.00 IDR.
+
+    JPY has none.
+    """
     markets = currencies()
     idr = markets.by_symbol["BTCIDR"]
     price, half = PriceTicks(1_600_000), QuantityLots(50_000)

@@ -23,7 +23,8 @@ NOW = TimeMs(7)
 def part(
     opened: int, *ids: int, low: int = 90, high: int = 120, closed: bool = True, interval: str = "8h"
 ) -> Candle:
-    """Return a candle that opens at `opened` hours, with the trades from the first id to the last, of one lot each."""
+    """Return a candle that opens at `opened` hours, with the trades from the first id to the last, of one lot
+    each."""
     first, last = ids
     count = last - first + 1
     begins = DAY + opened * HOUR
@@ -42,7 +43,8 @@ def shifted(*parts: Candle) -> ShiftedCandles:
 
 
 def brief(candle: Candle | None) -> Any:
-    """Return when it opens and ends (hours), the prices, lots, quote, trades, what takers bought, ids, and whether it is final."""
+    """Return when it opens and ends (hours), the prices, lots, quote, trades, what takers bought, ids, and
+    whether it is final."""
     if candle is None:
         return None
     opened, ends = (candle.open_time - DAY) // HOUR, (candle.close_time + 1 - DAY) // HOUR

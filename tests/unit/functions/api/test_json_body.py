@@ -1,4 +1,5 @@
-"""Bodies that are not what a function takes: the answer names the field, and says what is wrong in words for people."""
+"""Bodies that are not what a function takes: the answer names the field, and says what is wrong in words for
+people."""
 
 from enum import StrEnum
 from typing import Annotated

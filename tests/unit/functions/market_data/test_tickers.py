@@ -82,7 +82,10 @@ async def test_a_window_begins_on_a_minute_and_ends_now(size: dict[str, str], op
 
 async def test_the_fields_of_a_window() -> None:
     answer = await World().ask(get_window_ticker.FUNCTION, symbols='["BTCUSDT","ETHUSDT"]')
-    names = "symbol priceChange priceChangePercent weightedAvgPrice openPrice highPrice lowPrice lastPrice volume quoteVolume"
+    names = (
+        "symbol priceChange priceChangePercent weightedAvgPrice openPrice highPrice lowPrice lastPrice "
+        "volume quoteVolume"
+    )
     assert " ".join(answer[0]) == f"{names} openTime closeTime firstId lastId count"
     assert (answer[0]["openPrice"], answer[0]["lastPrice"], answer[0]["priceChange"]) == (
         "1.00000000", "1.10000000", "0.10000000",

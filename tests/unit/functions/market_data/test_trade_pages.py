@@ -1,4 +1,7 @@
-"""Pages of public trades: from a number on, within a time, the newest; and what the read model is short of."""
+"""Pages of public trades: from a number on, within a time, the newest.
+
+And what the read model is short of.
+"""
 
 from typing import Any
 
@@ -18,7 +21,10 @@ from tests.unit.functions.repositories import MemoryIngestion, MemoryTrades, por
 
 
 def tape() -> list[TradeExecuted]:
-    """Six trades, a second apart; 2 and 3 are of one taker at one price. The others are aggregates of their own."""
+    """Six trades, a second apart; 2 and 3 are of one taker at one price.
+
+    The others are aggregates of their own.
+    """
     log = MarketLog()
     for number in range(6):
         log.trade(

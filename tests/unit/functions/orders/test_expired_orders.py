@@ -102,7 +102,8 @@ async def three_makers(exchange: Exchange) -> list[int]:
 
 
 async def test_what_self_trade_prevention_took_off() -> None:
-    """Scenario C: the arriving order of 30 meets an own one of 12 with EXPIRE_TAKER, and all of its 30 expire; the others stay."""
+    """Scenario C: the arriving order of 30 meets an own one of 12 with EXPIRE_TAKER, and all of its 30
+    expire; the others stay."""
     exchange = Exchange()
     first, *_ = await three_makers(exchange)
     taker = {"side": "SELL", "quantity": "30", "price": "1", "selfTradePreventionMode": "EXPIRE_TAKER"}
@@ -145,7 +146,10 @@ async def test_matches_that_both_were_ended_for() -> None:
 
 
 async def test_what_was_prevented_of_an_order_by_quote_quantity() -> None:
-    """20 USDT meet an own order at 2: they would have bought 10, of which 4 were there; as Binance, all that is left counts."""
+    """20 USDT meet an own order at 2: they would have bought 10, of which 4 were there.
+
+    As Binance, all that is left counts.
+    """
     exchange = Exchange()
     await exchange.order(side="SELL", quantity="4", price="2", **RESTING)
     order = {"type": "MARKET", "quoteOrderQty": "20", "selfTradePreventionMode": "EXPIRE_TAKER"}

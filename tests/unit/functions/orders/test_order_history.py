@@ -1,4 +1,6 @@
-"""What an account asks of its past: orders overlaid with those that are open, fills, and prevented matches."""
+"""What an account asks of its past: orders overlaid with those that are open, fills, and prevented
+matches.
+"""
 
 from typing import Any
 
@@ -115,7 +117,10 @@ async def test_orders_of_any_status(sent: dict[str, str], numbers: list[int]) ->
 
 
 async def test_an_order_is_shown_in_its_later_state() -> None:
-    """The shard's, which has gone on; and the database's, where the shard answered before the order was filled."""
+    """The shard's, which has gone on.
+
+    And the database's, where the shard answered before the order was filled.
+    """
     shown = {each["orderId"]: each["status"] for each in await Exchange().ask(get_all_orders.FUNCTION)}
     assert (shown[3], shown[4], shown[5]) == ("FILLED", "PARTIALLY_FILLED", "NEW")
     late = order(4, OrderStatus.FILLED, version=3)

@@ -157,7 +157,10 @@ def test_an_amount_of_quote_has_the_decimals_of_its_asset() -> None:
 
 
 def test_the_least_notional_in_an_asset_of_two_decimals() -> None:
-    """At 1,500,049,000 IDR 0.00001 BTC are 15,000.49 IDR, a hundredth less than the least; one tick more is 15,000.50."""
+    """At 1,500,049,000 IDR 0.00001 BTC are 15,000.49 IDR, a hundredth less than the least.
+
+    One tick more is 15,000.50.
+    """
     values = {**LIMIT, "symbol": "BTCIDR", "quantity": "0.00001"}
     with pytest.raises(ApiError, match="NOTIONAL"):
         parse_order(Parameters({**values, "price": "1500049000"}), currencies())

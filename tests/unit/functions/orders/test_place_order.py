@@ -1,4 +1,5 @@
-"""MARKET orders through the function and a shard: the book at the shard decides, whatever the gateway's ticker says."""
+"""MARKET orders through the function and a shard: the book at the shard decides, whatever the gateway's
+ticker says."""
 
 from typing import Any, cast
 
@@ -99,7 +100,8 @@ async def test_a_ticker_that_is_too_low_ends_a_purchase_and_costs_no_more_than_i
 
 
 async def test_an_order_needs_no_ticker() -> None:
-    """What may be lost is away: a purchase holds what it costs at the market's largest price, or all there is, and gets the rest back."""
+    """What may be lost is away: a purchase holds what it costs at the market's largest price, or all there
+    is, and gets the rest back."""
     exchange = Exchange()
     await exchange.order(2, side="SELL", type="LIMIT", timeInForce="GTC", quantity="1", price="30000")
     exchange.is_cache_away = True

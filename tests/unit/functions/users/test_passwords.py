@@ -1,4 +1,5 @@
-"""A new password that cannot be had now uses nothing up: neither the mail's token nor a code is good a second time."""
+"""A new password that cannot be had now uses nothing up: neither the mail's token nor a code is good a second
+time."""
 
 from typing import Any
 

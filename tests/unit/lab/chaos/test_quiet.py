@@ -1,4 +1,5 @@
-"""A run is over when a while has passed in which only time did, and everybody is as far as things were when it began."""
+"""A run is over when a while has passed in which only time did, and everybody is as far as things were when
+it began."""
 
 import msgspec
 import pytest

@@ -1,4 +1,5 @@
-"""The verdict on made-up evidence: clean when all fits, and each kind of damage is found by the check that is for it."""
+"""The verdict on made-up evidence: clean when all fits, and each kind of damage is found by the check that is
+for it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,10 @@ def row(
 
 
 def evidence() -> Evidence:
-    """Ann sells 0.01 BTC to Bob, has another order in the book and a third one canceled; Bob was refused a fourth."""
+    """Ann sells 0.01 BTC to Bob, has another order in the book and a third one canceled.
+
+    Bob was refused a fourth.
+    """
     market = Settings().market_map().by_symbol["BTCUSDT"]
     found = Evidence(MarketMap.of([market], 1), [ANN, BOB])
     found.answered.statuses, found.answered.replayed = {"BTCUSDT": "TRADING"}, 7
