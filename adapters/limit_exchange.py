@@ -286,8 +286,9 @@ class LimitExchange:
             answer: asyncio.Future[Reply] = self._loop.create_future()
             try:
                 link.send(
-                    packed("PING"), lambda reply, to=answer: None if to.done() else to.set_result(reply)
-                )  # type: ignore[misc]
+                    packed("PING"),
+                    lambda reply, to=answer: None if to.done() else to.set_result(reply),  # type: ignore[misc]
+                )
             except ConnectionError:
                 return False
             answers.append(answer)

@@ -343,8 +343,9 @@ class AccountStreams:
             published = await self._published(shard)
             try:
                 self._links.of(shard).send(
-                    packed("PING"), lambda reply, p=published, a=accounts: _note(reply, p, a)
-                )  # type: ignore[misc]
+                    packed("PING"),
+                    lambda reply, p=published, a=accounts: _note(reply, p, a),  # type: ignore[misc]
+                )
             except ConnectionError:
                 continue
 

@@ -169,8 +169,9 @@ def test_one_percent_garbage_in_every_stream_all_of_it_is_buried_and_nothing_sto
         count = int(COMMANDS / FRAME * GARBAGE_SHARE)
         for number in range(max(count, 30)):
             eventually(
-                "some trading", lambda number=number: done[0] >= number * COMMANDS / max(count, 30) * 0.9
-            )  # type: ignore[misc]
+                "some trading",
+                lambda number=number: done[0] >= number * COMMANDS / max(count, 30) * 0.9,  # type: ignore[misc]
+            )
             for name, garbage in kinds.items():
                 stream_id: Any = client.xadd(name, next(garbage))
                 buried[int(name.partition("{")[2].partition("}")[0])].add((name.encode(), stream_id))
