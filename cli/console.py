@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cli.local.state import settings_of_running
+from cli.local.state_file import settings_of_running
 from runtime.settings import Settings, SettingsError, load_settings
 
 _WIDTH_OF_FILES = 160

@@ -15,7 +15,7 @@ import psycopg
 import redis
 
 from cli.inquiries import audit, connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from persist.rows import EXTERNAL_ACCOUNT, FEES_ACCOUNT
 from protocol import streams
 from protocol.positions import ShardPosition

@@ -15,7 +15,7 @@ import msgspec
 
 from cli.inquiries import front_doors
 from cli.local.processes import metrics_urls
-from cli.local.state import State
+from cli.local.state_file import State
 from runtime.settings import Settings
 
 TIMEOUT_S: Final = 1.0

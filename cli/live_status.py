@@ -13,7 +13,7 @@ from rich.live import Live
 from cli.console import CommandError, console, print_json
 from cli.live import Between, Look, View, Watcher, view_of
 from cli.live_view import LiveView, duration
-from cli.local.state import ProcessStatus, State, read_state
+from cli.local.state_file import ProcessStatus, State, read_state
 from runtime.settings import PREFIX, Settings
 
 EVERY_S: Final = 1.0

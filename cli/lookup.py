@@ -11,7 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from cli.console import CommandError
 from cli.inquiries import connect, connect_log
-from cli.listing import listing_of, read_listing
+from cli.listed_markets import listing_of, read_listing
 from history.past import Past, PastError, Progress
 from persist.segments import ArchiveDamagedError
 from protocol.market import MarketMap

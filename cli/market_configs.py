@@ -9,7 +9,7 @@ import msgspec
 import redis
 
 from cli.inquiries import ask, connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from cli.operating import tell
 from protocol.commands import ConfigureMarket
 from protocol.configuration import MarketConfig, MarketStatus, Role

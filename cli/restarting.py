@@ -12,10 +12,9 @@ import psycopg
 import redis
 
 from cli import inquiries
-from cli.api import request
 from cli.local.embedded_redis import CACHE
 from cli.local.processes import clients, edges, engines, feeds, gateways, pages, persist_workers, readers
-from cli.local.state import (
+from cli.local.state_file import (
     ProcessState,
     ProcessStatus,
     RestartRequest,
@@ -23,6 +22,7 @@ from cli.local.state import (
     request_restart,
     trading_processes,
 )
+from cli.rest_client import request
 from persist.migrate import MigrationError, RoleLogins, migrate
 from runtime.settings import PREFIX, Settings
 

@@ -21,7 +21,7 @@ from cli.local import embedded, embedded_redis
 from cli.local.backups import RECEIVER, backup_file, receiver
 from cli.local.free_ports import PortError, check_ports
 from cli.local.processes import ProcessSpec, clients, engines, gateways, pages, readers, urls
-from cli.local.state import (
+from cli.local.state_file import (
     ProcessStatus,
     leftover_processes,
     log_file,

@@ -23,7 +23,7 @@ from functions.users.activity import AGENT_MAX
 from functions.users.session_cookies import token_in
 from functions.users.sessions import record_of
 from gateway.errors import error_body, internal
-from gateway.pages import check_page
+from gateway.origins import check_page
 from gateway.request_ids import HEADER, begin_request
 from protocol.units import AccountId, TimeMs
 

@@ -26,7 +26,7 @@ from locust.exception import StopUser
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection
 
-from cli.local.state import settings_of_running
+from cli.local.state_file import settings_of_running
 from client.signing import signed_parameters, signed_query
 from loadtests.connections import BoundClients, connect_socket
 from loadtests.steps import Plan

@@ -15,7 +15,6 @@ import structlog
 
 from client.rest import FAILURES, ApiError, Client
 from mm.accounts import KEY_REFUSED, Account, Accounts, deposit
-from mm.activity import Activity, Pause
 from mm.quoting import (
     INVENTORY_SIDES,
     Quote,
@@ -25,6 +24,7 @@ from mm.quoting import (
     quoted_reference,
     random_taking,
 )
+from mm.quoting_state import Activity, Pause
 from mm.reconcile import OpenQuote, Tolerance, reconcile
 from protocol.market import Market
 from protocol.orders import Side

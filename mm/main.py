@@ -12,9 +12,9 @@ import structlog
 
 from client.rest import FAILURES, ApiError, Client, StatusUnknownError, UnavailableError
 from mm.accounts import UnverifiedError, accounts_file, open_accounts
-from mm.activity import Activity, Pause
 from mm.bot import BACKOFF_S, Bot
 from mm.markets import orders_per_10s, plans_of, trading_markets
+from mm.quoting_state import Activity, Pause
 from runtime.lifecycle import stop_event
 from runtime.log import configure_logs
 from runtime.metrics import serve_metrics

@@ -40,7 +40,7 @@ from ws_edge.admission import Doorkeeper
 from ws_edge.conflation import Conflation, Update
 from ws_edge.connection import BANNED, EdgeConnection
 from ws_edge.hub import Hub
-from ws_edge.sessions import serve_connection
+from ws_edge.requests import serve_connection
 
 PROCESS: Final = "ws-edge"
 PING_INTERVAL_S: Final = 20

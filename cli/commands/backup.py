@@ -18,7 +18,7 @@ from cli.console import CommandError, console, plain_table, print_json, running_
 from cli.local import backups
 from cli.local.backups import BASES_KEPT, BackupError, BackupNote, Base, Receiving
 from cli.local.embedded import ServerError
-from cli.local.state import RestartRequest, log_file, read_state, request_restart
+from cli.local.state_file import RestartRequest, log_file, read_state, request_restart
 from runtime.settings import Settings, SettingsError
 
 FOLLOW_TIMEOUT_S: Final = 30.0

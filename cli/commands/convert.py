@@ -8,7 +8,7 @@ import rich_click as click
 
 from cli.commands.restore import running_engines
 from cli.console import CommandError, console, own_settings, plain_table, print_json
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 from engine_worker.conversion import Formats, counts_text, formats_of, why_not
 from engine_worker.conversion import convert as convert_snapshot
 from engine_worker.core.snapshot import FORMAT_VERSION, SnapshotError

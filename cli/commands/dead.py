@@ -27,9 +27,9 @@ from cli.dead_letters import (
     requeue_letter,
     requeueable_frame,
 )
-from cli.entries import command_lines
+from cli.entry_text import command_lines
 from cli.inquiries import connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from persist.ingest import NotPutAsideError, ShardIngest
 from persist.rows import TradeGapError, UnknownMarketError
 from protocol.codec import events_put_aside

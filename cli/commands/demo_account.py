@@ -4,8 +4,8 @@ from functools import partial
 
 import rich_click as click
 
-from cli.api import funded_account, request
 from cli.console import CommandError, console, print_json, running_settings
+from cli.rest_client import funded_account, request
 from cli.verifying import verified
 from client.blocking import RequestError
 

@@ -12,7 +12,7 @@ import rich_click as click
 import structlog
 
 from cli.console import CommandError, own_settings
-from cli.local.state import log_file, log_folder
+from cli.local.state_file import log_file, log_folder
 
 FOLLOW_EVERY_S = 0.2
 

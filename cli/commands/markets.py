@@ -6,12 +6,12 @@ from typing import TextIO
 import redis
 import rich_click as click
 
-from cli.api import request
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.inquiries import connect
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from cli.market_configs import Change, apply, by_symbol, known_configs, plan, with_status
 from cli.operating import OperatingError, tell
+from cli.rest_client import request
 from client.blocking import RequestError
 from protocol.commands import CancelOrders
 from protocol.configuration import MarketConfig, MarketStatus, Role

@@ -14,8 +14,8 @@ from rich.progress import Progress as ProgressBar
 from cli import inquiries
 from cli.console import CommandError, console, own_settings, plain_table, print_json
 from cli.local.processes import engines
+from cli.needed_servers import servers_of_stopped
 from cli.running import StartError
-from cli.servers import servers_of_stopped
 from history.past import Past, Progress, time_text
 from history.restore import Plan, RestoreError, loss_text, plan_restore, write_database, write_redis
 from persist.migrate import MigrationError, RoleLogins

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from cli.console import CommandError, console, own_settings
 from cli.local.embedded import password_draft
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 
 
 @click.command()

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from cli.console import CommandError, console, plain_table, print_json, running_settings, short_decimal
 from cli.inquiries import ShardReport, StandbyReport, shard_reports
-from cli.listing import listing_of
+from cli.listed_markets import listing_of
 from protocol.market import Asset
 from protocol.units import SCALE_MAX, format_amount
 from runtime.settings import SettingsError

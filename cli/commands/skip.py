@@ -9,7 +9,7 @@ import redis
 import rich_click as click
 
 from cli.console import CommandError, console, running_settings
-from cli.entries import entry_lines
+from cli.entry_text import entry_lines
 from cli.inquiries import audit, connect
 from protocol import streams
 from protocol.codec import LaterFormatError, decode_message_items, encode_skip, format_of

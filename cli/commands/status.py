@@ -6,7 +6,7 @@ from cli.console import console, plain_table, print_json, running_settings
 from cli.inquiries import TIMEOUT_S, frontend_note, halts, lags_ms, serving, shards_answer
 from cli.live_status import watch
 from cli.local.processes import metrics_urls, urls
-from cli.local.state import ProcessStatus, read_state, trading_processes
+from cli.local.state_file import ProcessStatus, read_state, trading_processes
 
 
 @click.command()

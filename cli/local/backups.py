@@ -25,7 +25,7 @@ import psycopg
 
 from cli.local import embedded
 from cli.local.processes import ProcessSpec
-from cli.local.state import BACKUP_PROCESS
+from cli.local.state_file import BACKUP_PROCESS
 from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.local.free_ports import free_ports, free_replica_ports
-from cli.local.state import ProcessState, ProcessStatus, leftover_processes, read_state, trading_processes
+from cli.local.state_file import (
+    ProcessState,
+    ProcessStatus,
+    leftover_processes,
+    read_state,
+    trading_processes,
+)
 from runtime.settings import PREFIX, Settings, load_settings
 
 START_TIMEOUT_S = 120

@@ -34,7 +34,7 @@ from cli.local.backups import (
     version_of_data,
     wal_since,
 )
-from cli.local.state import read_state
+from cli.local.state_file import read_state
 from cli.local.supervisor import end_with_parent
 from runtime.settings import Settings
 

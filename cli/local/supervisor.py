@@ -17,7 +17,7 @@ import psutil
 import structlog
 
 from cli.local.processes import ProcessSpec
-from cli.local.state import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
+from cli.local.state_file import ProcessState, ProcessStatus, log_file, log_folder, take_request, write_state
 from runtime.settings import Settings
 from stream_log.halt import HALTED_EXIT_CODE
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import redis
 import uvloop
 
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.filling import REPLY_TO, fill, make_rich, position
 from lab.benchmarks.http import Target, catch_up, signer
 from lab.benchmarks.report import Result
@@ -92,7 +92,7 @@ def attack_results(target: Target, pairs: int, seconds: float) -> list[Result]:
 
 def _capacity(target: Target) -> float:
     sign = signer(target)
-    placed = load.run(
+    placed = load_generators.run(
         target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _RESTING)
     )
     return len(placed.latencies) / placed.seconds
@@ -178,8 +178,10 @@ async def _half(target: Target, attack: Attack, rate: float, seconds: float, *, 
 
     order = f"symbol=BTCUSDT&{attack.order}" if is_attack else _RESTING
     answered, sent = await asyncio.gather(
-        load.open_loop(port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)),
-        load.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
+        load_generators.open_loop(
+            port, CONNECTIONS, rate - rate * ATTACK_SHARE, seconds, maker(others, _RESTING)
+        ),
+        load_generators.open_loop(port, CONNECTIONS, attack_rate, seconds, maker(attackers, order)),
     )
     expected = attack.status if is_attack else 200
     if strange := next((each for each in sent if each.status != expected), None):

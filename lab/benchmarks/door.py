@@ -23,7 +23,7 @@ import psutil
 import uvloop
 from websockets.asyncio.client import connect
 
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.http import Target, signer
 from lab.benchmarks.report import Result
 from lab.benchmarks.subscribers import Subscriber
@@ -187,7 +187,7 @@ def _capacity(target: Target) -> float:
     An order that succeeds weighs nothing.
     """
     sign = signer(target)
-    placed = load.run(
+    placed = load_generators.run(
         target.settings.rest_port, CAPACITY_CONNECTIONS, CAPACITY_S, lambda each, _: sign(each, _ORDER)
     )
     return len(placed.latencies) / placed.seconds
@@ -253,10 +253,10 @@ async def _half(
 
 async def _orders(
     target: Target, networks: Sequence[str], rate: float, seconds: float
-) -> list[load.Answered]:
+) -> list[load_generators.Answered]:
     """Send ordinary orders of these networks."""
     sign = signer(target)
-    return await load.open_loop(
+    return await load_generators.open_loop(
         target.settings.rest_port,
         # Each is used about once a second: the gateway closes those that say nothing.
         min(CONNECTIONS, max(1, int(rate))),
@@ -284,7 +284,7 @@ async def _trade(target: Target, seconds: float) -> None:
         kind = "side=SELL&timeInForce=GTC" if number % 2 else "side=BUY&timeInForce=IOC"
         return sign(number, f"symbol=BTCUSDT&{kind}&type=LIMIT&quantity=0.001&price=100000.00")
 
-    await load.open_loop(target.settings.rest_port, 1, TRADES_PER_S, seconds, make, OTHERS)
+    await load_generators.open_loop(target.settings.rest_port, 1, TRADES_PER_S, seconds, make, OTHERS)
 
 
 async def _ask_edge(target: Target, seconds: float) -> tuple[list[float], int]:

@@ -22,7 +22,7 @@ import uvloop
 from cli.local.free_ports import free_port
 from lab.benchmarks import http
 from lab.benchmarks.garbage import uncollected
-from lab.benchmarks.load import open_loop
+from lab.benchmarks.load_generators import open_loop
 from lab.benchmarks.report import Result
 from lab.benchmarks.servers import process_on_redis
 from lab.benchmarks.subscribers import Subscriber, subscribe, subscribe_stuck

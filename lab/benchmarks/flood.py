@@ -23,7 +23,7 @@ from rich.console import Console
 
 from adapters.wiring import opened
 from functions.api.errors import STATUS_UNKNOWN, ApiError
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.filling import SHARD, make_rich
 from lab.benchmarks.garbage import uncollected
 from lab.benchmarks.http import Target, signer
@@ -327,12 +327,14 @@ async def _send_over_http(
             await asyncio.to_thread(during.close)
 
         lasting = asyncio.create_task(fault_lasts())
-        answered = await load.open_loop(target.settings.rest_port, CONNECTIONS, rate, seconds, make)
+        answered = await load_generators.open_loop(
+            target.settings.rest_port, CONNECTIONS, rate, seconds, make
+        )
         await lasting
     return Counter(_outcome_over_http(each) for each in answered)
 
 
-def _outcome_over_http(answered: load.Answered) -> str:
+def _outcome_over_http(answered: load_generators.Answered) -> str:
     if answered.status == 200:
         return "accepted"
     code = json.loads(answered.body)["code"]

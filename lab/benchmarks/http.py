@@ -19,7 +19,7 @@ from cli.local.free_ports import free_port
 from cli.local.own_exchange import EXCHANGE, OwnExchange, own_environment, own_exchange
 from client.blocking import request
 from client.signing import signature
-from lab.benchmarks import load
+from lab.benchmarks import load_generators
 from lab.benchmarks.report import Result
 from lab.benchmarks.workload import OPEN_ORDERS_MAX, roomy_markets_file
 from protocol import streams
@@ -97,7 +97,7 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
     results = []
     for count in connections:
         echo_rate = _echo(count, max(2, seconds // 3))
-        placed = load.run(target.settings.rest_port, count, seconds, _order_maker(target))
+        placed = load_generators.run(target.settings.rest_port, count, seconds, _order_maker(target))
         if set(placed.statuses) != {200}:
             raise RuntimeError(f"not every order was accepted: {dict(placed.statuses)}")
         behind_s = catch_up(target.settings)
@@ -117,7 +117,7 @@ def http(target: Target, seconds: int, connections: list[int]) -> list[Result]:
     return results
 
 
-def _order_maker(target: Target) -> load.RequestMaker:
+def _order_maker(target: Target) -> load_generators.RequestMaker:
     sign = signer(target)
 
     def make(connection: int, number: int) -> bytes:
@@ -175,7 +175,7 @@ def _echo(connections: int, seconds: int) -> float:
                 time.sleep(0.05)
         query = b"x" * 250
         request = b"POST /?" + query + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
-        echoed = load.run(port, connections, seconds, lambda _connection, _number: request)
+        echoed = load_generators.run(port, connections, seconds, lambda _connection, _number: request)
         return len(echoed.latencies) / echoed.seconds
     finally:
         server.terminate()

@@ -10,7 +10,7 @@ import redis
 
 from cli.inquiries import audit, connect, connect_cache
 from cli.local.own_exchange import EXCHANGE
-from cli.local.state import log_folder
+from cli.local.state_file import log_folder
 from cli.market_configs import by_symbol, known_configs
 from client.blocking import RequestError, new_account, request, signed
 from lab.chaos.evidence import (
@@ -27,8 +27,8 @@ from lab.chaos.evidence import (
     Stored,
     TradeRow,
 )
-from lab.chaos.load import Trader
 from lab.chaos.quiet import Progress
+from lab.chaos.traders import Trader
 from lab.chaos.trading import FUNDS
 from protocol import streams
 from protocol.market_data import INTERVALS

@@ -13,7 +13,7 @@ from typing import Any, Final
 from cli.local import embedded_redis
 from cli.local.own_exchange import OwnExchange
 from cli.local.processes import ProcessSpec, engines
-from cli.local.state import ProcessState
+from cli.local.state_file import ProcessState
 from cli.local.supervisor import end_with_parent
 from lab.chaos import collecting
 from lab.chaos.database import Database

@@ -16,12 +16,12 @@ from lab.chaos import collecting
 from lab.chaos.database import Database
 from lab.chaos.evidence import CatchUp, Ending, Evidence, Outcome
 from lab.chaos.faults import Faults
-from lab.chaos.load import KEYED_SHARE_MAX, Load, Trader
 from lab.chaos.operations import Operation, Operations
 from lab.chaos.plan import Fault
 from lab.chaos.quiet import Progress, Quiet
 from lab.chaos.rolling import Rolling, Step, longest_wait_s, restart_of
 from lab.chaos.sabotage import Break, command_of
+from lab.chaos.traders import KEYED_SHARE_MAX, Load, Trader
 from lab.chaos.trading import DEPOSIT_SHARE
 from lab.chaos.verdict import Verdict, judge
 from lab.chaos.watchers import Watchers

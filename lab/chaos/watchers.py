@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from lab.chaos.evidence import Evidence
-from lab.chaos.load import Trader, edge_urls, signed_subscription
+from lab.chaos.traders import Trader, edge_urls, signed_subscription
 from lab.chaos.watching import MarketWatch, ReportWatch
 from protocol import streams
 from protocol.codec import decode_events

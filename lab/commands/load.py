@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.api import request
 from cli.console import CommandError, console, plain_table, print_json, running_settings
+from cli.rest_client import request
 from client.blocking import RequestError
 from lab.benchmarks.report import commit, machine
 from loadtests.steps import Plan

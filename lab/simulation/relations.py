@@ -3,7 +3,7 @@
 from collections import Counter
 
 from lab.simulation.database import Tables
-from lab.simulation.market_data import candles_of
+from lab.simulation.feeds import candles_of
 from lab.simulation.next_release import news_of
 from lab.simulation.witness import Witness, require
 from persist.candles import STORED_INTERVALS, CandlePart

@@ -26,8 +26,7 @@ from lab.simulation.clients import Client, Gateway, endowment
 from lab.simulation.database import IngestProcess, Tables
 from lab.simulation.engine import LEASE_MS, EngineWorker, SnapshotChild
 from lab.simulation.faulty_log import LosingLog
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
-from lab.simulation.market_data import FeedsProcess, FeedsStores
+from lab.simulation.feeds import FeedsProcess, FeedsStores
 from lab.simulation.markets import market_map
 from lab.simulation.memo import memoized
 from lab.simulation.next_release import NEXT, READS, Program, Running
@@ -37,6 +36,7 @@ from lab.simulation.relations import check_relations
 from lab.simulation.schedule import CLIENTS, GATEWAYS, SLOTS, SLOW_WORK_US, Act, Action, Dice, Plan
 from lab.simulation.shortage import Refusal
 from lab.simulation.tail import Tail
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from lab.simulation.witness import FLOOD, Witness, require
 from persist.rows import TradeGapError
 from protocol import streams

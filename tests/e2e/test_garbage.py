@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol import streams
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange

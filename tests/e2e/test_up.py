@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from cli.local.state import read_state
+from cli.local.state_file import read_state
 from tests.e2e.api import Api, eventually
 from tests.e2e.running import RunningExchange, running_exchange
 

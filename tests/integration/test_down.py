@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from cli.local.own_exchange import EXCHANGE, own_environment
-from cli.local.state import read_state
+from cli.local.state_file import read_state
 from runtime.settings import load_settings
 
 UP = """
 import signal
-from cli.local.state import write_state
+from cli.local.state_file import write_state
 from runtime.settings import load_settings
 settings = load_settings()
 write_state(settings, [])

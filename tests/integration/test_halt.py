@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from cli.local import supervisor as supervisor_module
 from cli.local.embedded import ServerCommand
 from cli.local.processes import ProcessSpec
-from cli.local.state import ProcessStatus, read_state
+from cli.local.state_file import ProcessStatus, read_state
 from cli.local.supervisor import Supervisor
 from engine_worker.core.accounts import Funds, InvariantBroken
 from engine_worker.core.shard import Shard

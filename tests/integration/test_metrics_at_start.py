@@ -16,7 +16,7 @@ import msgspec
 import prometheus_client.parser
 import pytest
 
-from mm.activity import Activity, Pause
+from mm.quoting_state import Activity, Pause
 from monitoring.grafana import FOLDER
 from tests.e2e.api import eventually
 from tests.integration.conftest import OwnRedis

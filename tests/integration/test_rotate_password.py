@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from cli.commands.rotate_password import rotate_password
 from cli.local.embedded import password_draft
 from cli.local.free_ports import free_port
-from cli.servers import servers_of_stopped
+from cli.needed_servers import servers_of_stopped
 from persist.migrate import RoleLogins, migrate
 from runtime.database_roles import ServiceRole, database_url_of
 from runtime.settings import PREFIX, Settings, load_settings

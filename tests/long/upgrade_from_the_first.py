@@ -24,7 +24,7 @@ import pytest
 
 from cli.local import own_exchange as own_exchange_module
 from cli.local.own_exchange import OwnExchangeError, own_exchange
-from cli.local.state import ProcessStatus
+from cli.local.state_file import ProcessStatus
 from lab.chaos.rolling import Rolling, Step
 from lab.chaos.run import Result, run
 from lab.chaos.scenarios import rolling as rolling_scenario

@@ -10,7 +10,7 @@ from feeds.state import Outputs, SavedState
 from feeds.store import FeedsStore, Mark, RewoundError, SupersededError
 from lab.simulation.database import IngestProcess, MemoryIngest, Tables
 from lab.simulation.faulty_log import LosingLog
-from lab.simulation.market_data import FeedsProcess, FeedsStores, MemoryFeedsStore
+from lab.simulation.feeds import FeedsProcess, FeedsStores, MemoryFeedsStore
 from lab.simulation.markets import market_map
 from lab.simulation.process import Surroundings
 from lab.simulation.witness import Witness

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from cli.local.state import read_state
+from cli.local.state_file import read_state
 from tests.e2e.alone.test_disaster import SYMBOL, trade, traded, what_is_seen
 from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange

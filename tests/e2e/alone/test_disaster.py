@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cli.commands.restore import GO_ON
-from cli.local.state import read_state
+from cli.local.state_file import read_state
 from protocol.stream_id import StreamId
 from tests.e2e.api import Api, eventually, new_account
 from tests.e2e.running import RunningExchange, running_exchange

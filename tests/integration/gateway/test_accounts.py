@@ -13,9 +13,9 @@ import pyotp
 import pytest
 from click.testing import CliRunner
 
-from cli.api import funded_account
 from cli.commands.accounts import accounts
 from cli.console import running_settings
+from cli.rest_client import funded_account
 from cli.verifying import verified
 from client.blocking import RequestError
 from runtime.settings import PREFIX

@@ -24,7 +24,7 @@ from functions.users.sessions import csrf_token
 from tests.e2e.api import Api, signature_of
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import ORIGIN, PASSWORD, Person, newcomer
-from ws_edge import api as ws_api
+from ws_edge import websocket_api
 
 NOT_LET_IN: Final = frozenset({-1002, -1021, -1022, -2014, -2015, -9001})
 """Codes that say that it is the credential that is wrong."""
@@ -337,7 +337,9 @@ def signed(request: Request) -> dict[str, Any]:
 
 def test_every_method_of_the_websocket_api_does_so_too(world: World) -> None:
     subscribe = Function("", "", FUNCTIONS[0].group, "", FUNCTIONS[0].handle, security=Security.SIGNED)
-    methods = {name: each for name, each in ws_api.FUNCTIONS.items() if each.security is Security.SIGNED}
+    methods = {
+        name: each for name, each in websocket_api.FUNCTIONS.items() if each.security is Security.SIGNED
+    }
     methods |= {"userDataStream.subscribe.signature": subscribe}
     cells = 0
     with connect(f"{world.edge}/ws-api/v3") as socket:

@@ -170,7 +170,7 @@ def test_the_exchanges_own_clients_know_it(port: int, files: Files, tmp_path: Pa
 
     assert asyncio.run(by_the_pages_server()) == (200, b"{}")
     command = (
-        "from cli.api import request; from runtime.settings import load_settings; "
+        "from cli.rest_client import request; from runtime.settings import load_settings; "
         "print(request(load_settings().rest_url() + '/api/v3/ping'))"
     )
     environment = {

@@ -20,7 +20,7 @@ from runtime.database_roles import ServiceRole, url_as
 from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.integration.conftest import OwnPostgres
 from tests.sql_statements import statements_of
-from ws_edge.api import FUNCTIONS as EDGE_FUNCTIONS
+from ws_edge.websocket_api import FUNCTIONS as EDGE_FUNCTIONS
 
 TABLES = (
     "ledger_entries",

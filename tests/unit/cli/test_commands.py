@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from cli.console import short_decimal
 from cli.local.free_ports import free_port
-from cli.local.state import write_state
+from cli.local.state_file import write_state
 from cli.main import main
 from runtime.settings import PREFIX, load_settings
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from cli.live import STAGES, Between, Latency, Look, Values, View, parsed, quantile, view_of
 from cli.live_status import title
 from cli.live_view import LiveView, duration, number
-from cli.local.state import ProcessState, ProcessStatus, State
+from cli.local.state_file import ProcessState, ProcessStatus, State
 from runtime.settings import Settings
 
 

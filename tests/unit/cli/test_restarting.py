@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.state import ProcessState, ProcessStatus, write_state
+from cli.local.state_file import ProcessState, ProcessStatus, write_state
 from cli.restarting import RestartError, restart
 from runtime.settings import Settings
 

@@ -14,7 +14,7 @@ import pytest
 from cli.local import supervisor as supervisor_module
 from cli.local.embedded import ServerCommand
 from cli.local.processes import ProcessSpec
-from cli.local.state import (
+from cli.local.state_file import (
     ProcessState,
     ProcessStatus,
     RestartRequest,

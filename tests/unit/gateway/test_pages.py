@@ -5,7 +5,7 @@ import pytest
 from functions.api.errors import ApiError
 from functions.users.session_cookies import COOKIE, cookie_that_signs_in, token_in
 from functions.users.sessions import csrf_token
-from gateway.pages import check_page
+from gateway.origins import check_page
 
 TOKEN = "token"
 OURS, THEIRS = b"https://exchange.test", b"https://evil.test"

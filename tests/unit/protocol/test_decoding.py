@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lab.simulation.garbage import BROKEN_TEXT, DEEP
+from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol.codec import (
     decode_commands,
     decode_events,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.simulation.garbage import NESTING
+from lab.simulation.undecodable_frames import NESTING
 from protocol.codec import (
     FORMAT,
     UnreadItem,

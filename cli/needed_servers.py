@@ -8,7 +8,7 @@ from cli.console import CommandError
 from cli.local import embedded, embedded_redis
 from cli.local.free_ports import PortError, check_ports
 from cli.local.processes import ProcessSpec
-from cli.local.state import log_file, read_state, state_file
+from cli.local.state_file import log_file, read_state, state_file
 from cli.local.supervisor import Supervisor
 from cli.running import LOOK_EVERY_S, READY_TIMEOUT_S, stop_leftovers
 from runtime.settings import Settings

@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cli.local.state import settings_of_running
+from cli.local.state_file import settings_of_running
 from client import blocking
 from client.blocking import Account, RequestError, UnreachableError
 from runtime.tls import LocalTrust

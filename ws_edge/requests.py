@@ -15,7 +15,6 @@ from adapters.wiring import Surroundings
 from functions.api.errors import ApiError
 from functions.users.listen_keys import ListenKey, find_listen_key, listen_key_unknown
 from ws_edge.accounts import AccountSubscription, Standing
-from ws_edge.api import ApiSession
 from ws_edge.conflation import text_frame
 from ws_edge.connection import STREAMS, EdgeConnection, refusals
 from ws_edge.hub import Hub
@@ -30,6 +29,7 @@ from ws_edge.subscriptions import (
     parse_request,
     success,
 )
+from ws_edge.websocket_api import ApiSession
 
 _KEY_CHECK_S: Final = 30.0
 """How often a listenKey is looked up that a connection lives by."""
