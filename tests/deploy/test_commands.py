@@ -61,7 +61,7 @@ def run(commands: list[str], folder: Path, server: ApiServer) -> subprocess.Comp
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what the page's commands read."""
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -70,7 +70,7 @@ def tree(tmp_path: Path) -> Path:
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ApiServer]]:
     """A copy, and a stand-in that has the overlay `local`."""
     folder = tmp_path_factory.mktemp("applied")
-    for name in ("k8s", "monitoring"):
+    for name in ("k8s", "deploy"):
         shutil.copytree(ROOT / name, folder / name)
     with ApiServer(folder, operators=False) as server:
         done = run(["kubectl apply -k k8s/overlays/local"], folder, server)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.grafana import DASHBOARDS, dashboard
+from deploy.monitoring.grafana import DASHBOARDS, dashboard
 from tests.e2e.api import eventually
 from tests.e2e.running import RunningExchange
 from tests.unit.monitoring.test_monitoring import DOCS, rules

@@ -16,8 +16,8 @@ import msgspec
 import prometheus_client.parser
 import pytest
 
+from deploy.monitoring.grafana import FOLDER
 from mm.quoting_state import Activity, Pause
-from monitoring.grafana import FOLDER
 from tests.e2e.api import eventually
 from tests.integration.conftest import OwnRedis
 from tests.integration.test_probes import PROCESSES, Running

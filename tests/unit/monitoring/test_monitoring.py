@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.grafana import DASHBOARDS, FOLDER, made
+from deploy.monitoring.grafana import DASHBOARDS, FOLDER, made
 
 ALERTS = FOLDER / "alerts.yaml"
 RULE_TESTS = FOLDER / "alerts_test.yaml"
-DOCS = FOLDER.parent
+DOCS = FOLDER.parent.parent
 NO_PROMTOOL = "promtool is missing: install Debian's package `prometheus`"
 
 
@@ -32,7 +32,9 @@ NAMES = [rule["alert"] for rule in rules()]
 def test_what_is_committed_is_what_the_code_makes() -> None:
     written = made()
     for path, text in written.items():
-        assert path.read_text("utf-8") == text, f"{path.name} is old: run `python monitoring/grafana.py`"
+        assert path.read_text("utf-8") == text, (
+            f"{path.name} is old: run `python deploy/monitoring/grafana.py`"
+        )
     assert {path.name for path in (FOLDER / "dashboards").iterdir()} == {
         f"{name}.json" for name in DASHBOARDS
     }

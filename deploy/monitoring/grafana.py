@@ -1,4 +1,4 @@
-"""Grafana's dashboards as code: `python monitoring/grafana.py` writes dashboards/*.json, and the alerts for
+"""Grafana's dashboards as code: `python deploy/monitoring/grafana.py` writes dashboards/*.json, and the alerts for
 the Prometheus operator.
 
 Plain dictionaries in Grafana's own form. A test compares what is committed with what this makes.
@@ -625,7 +625,7 @@ def rule_of_operator(alerts: str) -> str:
     groups = alerts[alerts.index("groups:") :]
     indented = "".join(f"  {line}" if line.strip() else line for line in groups.splitlines(keepends=True))
     return (
-        "# Made of alerts.yaml by `python monitoring/grafana.py`.\n"
+        "# Made of alerts.yaml by `python deploy/monitoring/grafana.py`.\n"
         "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: exchange\nspec:\n"
         + indented
     )
