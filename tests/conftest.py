@@ -33,7 +33,7 @@ from cli.local import embedded
 from cli.local.free_ports import free_port
 from runtime.database_roles import ServiceRole, passwords_text, url_as
 from runtime.settings import PREFIX, Settings
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.redis_servers import RedisServers, redis_servers
 
 START_TIMEOUT_S = 60
 

@@ -38,7 +38,7 @@ from runtime.settings import PREFIX, Settings
 from tests.deploy.names import Names
 from tests.deploy.rendered import ROOT
 from tests.deploy.server_programs import server_programs
-from tests.e2e.api import Api, new_account
+from tests.support.api import Api, new_account
 
 RESOLVER: Final = "127.0.53.53"
 RETURN_S: Final = 2.0

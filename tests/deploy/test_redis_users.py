@@ -24,7 +24,7 @@ from cli.secret_files import Hosts, secret_files
 from runtime.database_roles import ServiceRole
 from tests.conftest import service_url
 from tests.deploy.development_users import FILE, development_users
-from tests.e2e.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, eventually, new_account
 
 TIMEOUT_S = 150
 ORDERS = 100

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.local.free_ports import free_ports
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 METRICS_PORTS = 20
 """As many as its processes take, and some to spare."""

@@ -19,8 +19,8 @@ from protocol import streams
 from protocol.codec import decode_replies, encode_frame
 from protocol.replies import AuditQuery, AuditReply
 from runtime import redis_clients
-from tests.e2e.api import Api, RefusedError, eventually, new_account
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api, RefusedError, eventually, new_account
+from tests.support.running_exchange import RunningExchange
 
 pytestmark = pytest.mark.shard_counts(1, 3)
 

@@ -1,4 +1,4 @@
-from tests.e2e.api import Api, eventually
+from tests.support.api import Api, eventually
 
 LEVELS = 10
 

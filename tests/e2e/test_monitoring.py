@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.monitoring.grafana import DASHBOARDS, dashboard
-from tests.e2e.api import eventually
-from tests.e2e.running import RunningExchange
+from tests.support.api import eventually
+from tests.support.running_exchange import RunningExchange
 from tests.unit.monitoring.test_monitoring import DOCS, rules
 
 OF_TARGETS = {"instance", "job"}

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from mm.accounts import Accounts
-from tests.e2e.api import Api, eventually
-from tests.e2e.running import RunningExchange
+from tests.support.api import Api, eventually
+from tests.support.running_exchange import RunningExchange
 
 TIMEOUT_S = 120
 

@@ -13,7 +13,7 @@ import pytest
 from cli.local import embedded
 from cli.local.free_ports import free_port
 from runtime.settings import Settings
-from tests.e2e.api import eventually
+from tests.support.api import eventually
 
 
 class OwnRedis:

@@ -19,8 +19,8 @@ from cli.local.backups import BackupError, BackupNote, Base
 from cli.local.free_ports import free_port
 from cli.local.recovery import Recovered, recover
 from runtime.settings import Settings
-from tests.e2e.api import eventually
 from tests.integration.conftest import OwnPostgres
+from tests.support.api import eventually
 
 
 class Backup:

@@ -38,8 +38,8 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.settings import PREFIX, Settings
 from stream_log.redis_log import RedisStreamLog
-from tests.nursery import MODULES, Forked, nursery
-from tests.treasury import signed
+from tests.support.nursery import MODULES, Forked, nursery
+from tests.support.treasury import signed
 
 SHARD = 0
 DEADLINE_S = 60
@@ -378,7 +378,7 @@ def test_a_leader_that_wakes_up_late_writes_nothing(workers_of: MakeWorkers, tra
 def test_without_the_comparison_a_late_leader_writes(workers_of: MakeWorkers, traffic: Traffic) -> None:
     """The control: the same story with the compare-and-set taken out, and the check must fail."""
     workers = workers_of(BRIEF_MS)
-    pause_leaders(workers, traffic, 1, "tests.integration.unfenced_worker", fenced=False)
+    pause_leaders(workers, traffic, 1, "tests.support.unfenced_worker", fenced=False)
     with pytest.raises(AssertionError):
         check_that_one_has_written(workers, traffic)
 

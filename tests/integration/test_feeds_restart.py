@@ -39,8 +39,8 @@ from runtime.redis_clients import ShardServers
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.conftest import OwnRedis
-from tests.kept_depth import depth_in
-from tests.market_log import (
+from tests.support.kept_depth import depth_in
+from tests.support.market_log import (
     BTC,
     ETH,
     START_MS,

@@ -46,7 +46,7 @@ from tests.integration.test_worker import (
     worker,
 )
 from tests.properties.test_planted_bugs import Plant, grow
-from tests.treasury import signed
+from tests.support.treasury import signed
 
 DEADLINE_S = 60
 

@@ -16,7 +16,7 @@ from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.conftest import OwnRedis
 from tests.integration.test_worker import market_map, memory_log, worker
-from tests.market_log import publish_markets
+from tests.support.market_log import publish_markets
 from tests.unit.runtime.test_probes import ask
 
 DEADLINE_S = 60

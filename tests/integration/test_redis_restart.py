@@ -33,9 +33,9 @@ from protocol.units import AccountId, AssetUnits, PriceTicks, QuantityLots
 from runtime.settings import PREFIX
 from stream_log.durability import NotDurableError, check_durability
 from tests.deploy.rendered import ROOT
-from tests.e2e.api import eventually
-from tests.redis_programs import redis_programs, required
-from tests.treasury import signed
+from tests.support.api import eventually
+from tests.support.redis_programs import redis_programs, required
+from tests.support.treasury import signed
 
 DEADLINE_S: Final = 60
 ORDERS: Final = 400

@@ -31,7 +31,7 @@ class Limited:
             [
                 sys.executable,
                 "-m",
-                "tests.limited_process",
+                "tests.support.limited_process",
                 url,
                 str(NOW),
                 "shared" if shares else "alone",

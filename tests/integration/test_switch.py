@@ -38,7 +38,7 @@ from protocol.units import AccountId, AssetUnits, TimeMs
 from stream_log.interface import StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.test_worker import market_map, run_until_quiet
-from tests.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
+from tests.support.next_release import NEXT, DepositsCounted, LaterDeposit, next_release
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from protocol.stream_id import STREAM_START, StreamId
 from protocol.streams import EVENTS_FIELD
 from runtime.settings import Settings
 from stream_log.interface import Entry
-from tests.next_release import DepositsCounted, LaterDeposit
+from tests.support.next_release import DepositsCounted, LaterDeposit
 
 LOOK_EVERY_S = 0.2
 ENTRIES_PER_READ = 1_000
@@ -44,7 +44,9 @@ class ReleaseFolder:
 
     def become_next(self, careless_with: str = "") -> None:
         unfinished = self._file.with_suffix(".new")
-        unfinished.write_text(f"from tests.next_release import plant\n\nplant({careless_with!r})\n", "utf-8")
+        unfinished.write_text(
+            f"from tests.support.next_release import plant\n\nplant({careless_with!r})\n", "utf-8"
+        )
         unfinished.replace(self._file)
 
     def become_this(self) -> None:

@@ -11,8 +11,8 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from tests.e2e.api import Api, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, eventually, new_account, refused
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "BTCUSDT"
 TIMEOUT_S = 60

@@ -16,8 +16,8 @@ import pytest
 from cli.commands.restore import GO_ON
 from cli.local.state_file import read_state
 from protocol.stream_id import StreamId
-from tests.e2e.api import Api, eventually, new_account
-from tests.e2e.running import RunningExchange, running_exchange
+from tests.support.api import Api, eventually, new_account
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 SYMBOL = "SOLUSDT"
 TIMEOUT_S = 120

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
-from tests.e2e.running import RunningExchange, running_exchange
 from tests.e2e.test_kill_engine import (
     CLIENTS,
     Trader,
@@ -28,7 +26,9 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
-from tests.redis_servers import RedisServers, redis_servers
+from tests.support.api import Api, RefusedError, eventually, new_account, refused
+from tests.support.redis_servers import RedisServers, redis_servers
+from tests.support.running_exchange import RunningExchange, running_exchange
 
 PROMOTIONS = int(os.environ.get("TEST_PROMOTIONS", "2"))
 STANDBYS = os.environ.get("TEST_STANDBYS", "1")

@@ -19,8 +19,8 @@ from runtime.database_roles import ServiceRole
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
 from tests.conftest import service_url
-from tests.market_log import market_map, publish_markets
-from tests.nursery import Forked, nursery
+from tests.support.market_log import market_map, publish_markets
+from tests.support.nursery import Forked, nursery
 
 START_TIMEOUT_S = 90
 END_TIMEOUT_S = 60

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adapters.clock import now_ms
 from functions.users.session_cookies import COOKIE
-from tests.e2e.api import Api, RefusedError
 from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError
 
 PASSWORD = "correct horse battery"
 REVOKED_S = 1.0

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import redis
 
 from runtime import redis_clients
-from tests.e2e.api import Api, RefusedError, eventually, new_account
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_orders import BUSY
+from tests.support.api import Api, RefusedError, eventually, new_account
 
 ORDERS_MAX = 20_000
 

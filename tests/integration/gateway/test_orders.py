@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from websockets.sync.client import connect
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
 from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
 
 UNKNOWN_STATUS = (
     "Timeout waiting for response from backend server. Send status unknown; execution status unknown."

@@ -8,9 +8,9 @@ import httpx
 import pytest
 import redis
 
-from tests.e2e.api import Api, RefusedError, eventually, new_account, refused
 from tests.integration.conftest import OwnRedis
 from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, RefusedError, eventually, new_account, refused
 
 UNAVAILABLE = "Internal error; unable to process your request. Please try again."
 

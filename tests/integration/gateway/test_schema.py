@@ -16,7 +16,7 @@ from functions.catalog import FUNCTIONS
 from persist.ingest import ShardIngest
 from stream_log.redis_log import RedisStreamLog
 from tests.integration.gateway.conftest import Processes
-from tests.schema_fuzzing import World, fuzz, fuzz_stateful, report
+from tests.support.schema_fuzzing import World, fuzz, fuzz_stateful, report
 
 SEED = 20_261_129
 EXAMPLES, WALKING, STEPS = 6, 60, 8

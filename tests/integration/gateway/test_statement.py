@@ -9,9 +9,9 @@ import httpx
 
 from persist.ingest import Progress, ShardIngest
 from stream_log.redis_log import RedisStreamLog
-from tests.e2e.api import Api
 from tests.integration.gateway.conftest import Processes
 from tests.integration.gateway.test_credentials import ORIGIN, Person, newcomer
+from tests.support.api import Api
 
 PATH = "/api/v1/statement"
 

@@ -11,8 +11,8 @@ from websockets.sync.client import connect
 
 from functions.api.function import Function, Security
 from functions.catalog import FUNCTIONS
-from tests.e2e.api import Api, now_ms, signature_of
 from tests.integration.gateway.conftest import Processes
+from tests.support.api import Api, now_ms, signature_of
 
 VALUES: Final = {
     "symbol": "BTCUSDT",

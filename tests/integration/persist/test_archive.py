@@ -25,8 +25,8 @@ from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
 from tests.conftest import as_persist
 from tests.integration.persist.stored import query
-from tests.market_log import START_MS, market_map
-from tests.worked_log import WorkedLog
+from tests.support.market_log import START_MS, market_map
+from tests.support.worked_log import WorkedLog
 
 ALWAYS = Retention(snapshot_interval_s=0, snapshots_max=1_000, days=36_500)
 NEVER = Retention(snapshot_interval_s=10**9, snapshots_max=1_000, days=36_500)

@@ -28,7 +28,7 @@ from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 from stream_log.memory_log import MemoryStreamLog
 from tests.integration.persist.stored import ingest_all, is_timescaledb, moment, query, run_policies
-from tests.market_log import (
+from tests.support.market_log import (
     BTC,
     ETH,
     START_MS,

@@ -19,7 +19,7 @@ from persist.rows import FILLS, LEDGER_ENTRIES, ORDERS, PREVENTED_MATCHES, TRADE
 from runtime.database_roles import ServiceRole, url_as
 from tests.conftest import ROLE_PASSWORDS, service_url
 from tests.integration.conftest import OwnPostgres
-from tests.sql_statements import statements_of
+from tests.support.sql_statements import statements_of
 from ws_edge.websocket_api import FUNCTIONS as EDGE_FUNCTIONS
 
 TABLES = (

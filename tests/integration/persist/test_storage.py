@@ -30,8 +30,8 @@ from tests.integration.persist.stored import (
     query,
     run_policies,
 )
-from tests.market_log import BTC, ETH, MarketLog, frame, market_map
-from tests.shard_log import ShardLog
+from tests.support.market_log import BTC, ETH, MarketLog, frame, market_map
+from tests.support.shard_log import ShardLog
 
 DAY_MS = 86_400_000
 REFRESHES = "policy_refresh_continuous_aggregate"

@@ -18,8 +18,8 @@ import pytest
 from cli.local.free_ports import free_port
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.market_log import market_map, publish_markets
-from tests.nursery import Forked, nursery
+from tests.support.market_log import market_map, publish_markets
+from tests.support.nursery import Forked, nursery
 
 START_TIMEOUT_S = 90
 END_TIMEOUT_S = 60

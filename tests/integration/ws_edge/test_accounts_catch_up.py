@@ -21,7 +21,7 @@ from protocol.listing import Listing
 from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
-from tests.market_log import listing_of, market_map
+from tests.support.market_log import listing_of, market_map
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload

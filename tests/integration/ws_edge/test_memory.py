@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.integration.ws_edge.conftest import Edge
-from tests.memory import growth_of
+from tests.support.memory import growth_of
 
 HANDSHAKES: Final = int(os.environ.get("TEST_REFUSED_HANDSHAKES", "2000"))
 AT_ONCE: Final = 8

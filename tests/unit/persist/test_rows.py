@@ -49,8 +49,8 @@ from protocol.orders import (
 )
 from protocol.stream_id import StreamId
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs, TradeId
-from tests.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
-from tests.shard_log import ShardLog
+from tests.support.market_log import BTC, START_MS, MarketLog, candles_of, deposit, market_map
+from tests.support.shard_log import ShardLog
 
 ENTRY = StreamId(START_MS, 7)
 MARKETS = market_map()

@@ -13,7 +13,7 @@ from protocol.stream_id import StreamId
 from protocol.streams import EVENTS_FIELD, events
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, TimeMs
 from stream_log.interface import StreamLog
-from tests.market_log import publish_markets
+from tests.support.market_log import publish_markets
 
 FIRST_ACCOUNT = 1001
 DEPOSIT = AssetUnits(10**15)

@@ -9,7 +9,7 @@ from feeds.state import DIFFS_MAX, Outputs
 from protocol import streams
 from protocol.depth import book_after, diffs_after
 from protocol.market_data import DepthDiff, DepthSnapshot
-from tests.market_log import BTC
+from tests.support.market_log import BTC
 
 
 class KeptDepth:

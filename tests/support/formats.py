@@ -1,7 +1,7 @@
 """The shape of everything that stands in the log, in snapshots and in `config:{k}`, format by format, as
 tests/golden/format_N.json has it.
 
-After a change to a format that no release writes yet, write its file anew: python -m tests.formats.
+After a change to a format that no release writes yet, write its file anew: python -m tests.support.formats.
 """
 
 import enum
@@ -42,7 +42,7 @@ class Shapes(msgspec.Struct):
 
 
 def golden(number: int) -> Path:
-    return Path(__file__).parent / "golden" / f"format_{number}.json"
+    return Path(__file__).parents[1] / "golden" / f"format_{number}.json"
 
 
 def shapes(number: int) -> dict[str, Any]:

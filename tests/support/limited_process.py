@@ -1,4 +1,4 @@
-"""A process that works under limits, told by lines what to do: `python -m tests.limited_process REDIS_URL
+"""A process that works under limits, told by lines what to do: `python -m tests.support.limited_process REDIS_URL
 NOW_MS SHARES SETTING=VALUE…`.
 
 charge ADDRESS WEIGHT TIMES   ask so often, 16 at a time, until refused 20 times; answers how often it was admitted, and refused

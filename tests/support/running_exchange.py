@@ -16,7 +16,7 @@ from cli.local.own_exchange import (
     own_environment,
     own_exchange,
 )
-from tests.nursery import nursery
+from tests.support.nursery import nursery
 
 
 class RunningExchange(OwnExchange):

@@ -4,7 +4,7 @@ To import a gateway takes a second and a half of a processor, a command of `exch
 of tests start one. What a process does from `main()` on is the same; that each starts by its command is what
 tests/e2e and tests/deploy are for.
 
-    python -m tests.nursery FD
+    python -m tests.support.nursery FD
 
 serves one client at the socket FD: a packet of JSON each for a question and its answer. When the client is
 gone, it kills what still runs.

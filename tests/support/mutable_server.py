@@ -1,5 +1,5 @@
 """A gateway or an edge that answers nobody from SIGUSR1 on, though its loop turns: `python -m
-tests.mutable_server gateway|ws_edge`.
+tests.support.mutable_server gateway|ws_edge`.
 
 It knocks at its own door more often than a real one, and is less patient.
 """

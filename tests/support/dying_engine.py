@@ -1,4 +1,4 @@
-"""An engine worker that is killed at a delivery: `python -m tests.dying_engine`, which and how the
+"""An engine worker that is killed at a delivery: `python -m tests.support.dying_engine`, which and how the
 environment says.
 
 DEATH counts the deaths so far, and decides between which two steps this one happens; empty: never.

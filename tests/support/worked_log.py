@@ -13,7 +13,7 @@ from protocol.stream_id import STREAM_START
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD
 from protocol.windows import Windows
 from stream_log.interface import StreamLog
-from tests.shard_log import ShardLog
+from tests.support.shard_log import ShardLog
 
 WINDOWS = Windows(request_ms=200)
 """Short, so that requests are forgotten."""
