@@ -22,7 +22,7 @@ from tests.deploy.manifests import Workload, environment_of_image, of_compose, o
 from tests.deploy.policy import DRAIN_S
 from tests.deploy.rendered import OVERLAYS, ROOT, VERSION, named, of_kind, rendered
 from tests.deploy.running import DEADLINE_S, Running, Servers, unchanged
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 from tests.support.redis_servers import RedisServers
 from ws_edge.main import CLOSE_TIMEOUT_S
 

@@ -22,9 +22,10 @@ from cli.local.free_ports import free_port
 from cli.local.processes import ProcessSpec
 from cli.secret_files import Hosts, secret_files
 from runtime.database_roles import ServiceRole
-from tests.conftest import service_url
 from tests.deploy.development_users import FILE, development_users
-from tests.support.api import Api, RefusedError, eventually, new_account
+from tests.support.api import Api, RefusedError, new_account
+from tests.support.databases import service_url
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 150
 ORDERS = 100

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cli.commands.secrets import secrets
 from cli.local import embedded
 from cli.local.free_ports import free_port
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 60
 USERS = ("gateway", "edge", "engine", "feeds", "persist", "operator")

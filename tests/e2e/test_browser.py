@@ -12,7 +12,7 @@ import pytest
 
 from cli.local.own_exchange import EXCHANGE
 from runtime.settings import Settings
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 CHECKOUT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import redis
 
 from lab.simulation.undecodable_frames import BROKEN_TEXT, DEEP
 from protocol import streams
-from tests.support.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange
 
 GARBAGE = [

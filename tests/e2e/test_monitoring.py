@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.monitoring.grafana import DASHBOARDS, dashboard
-from tests.support.api import eventually
+from tests.support.alert_rules import DOCS, rules
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange
-from tests.unit.monitoring.test_monitoring import DOCS, rules
 
 OF_TARGETS = {"instance", "job"}
 """Labels that Prometheus adds."""

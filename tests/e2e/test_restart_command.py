@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from mm.accounts import Accounts
-from tests.support.api import Api, eventually
+from tests.support.api import Api
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange
 
 TIMEOUT_S = 120

@@ -25,7 +25,8 @@ from protocol.replies import BalancesQuery
 from protocol.streams import COMMANDS_FIELD, EVENTS_FIELD, MESSAGES_FIELD, QUERIES_FIELD
 from protocol.units import AccountId, AssetUnits, OrderId, PriceTicks, QuantityLots, Sequence, TimeMs, TradeId
 from stream_log.redis_log import RedisStreamLog
-from tests.support.api import POLL_S, eventually
+from tests.support.api import POLL_S
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange
 from tests.support.treasury import signed
 

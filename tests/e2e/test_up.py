@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from cli.local.state_file import read_state
-from tests.support.api import Api, eventually
+from tests.support.api import Api
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 TIMEOUT_S = 60

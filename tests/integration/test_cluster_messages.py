@@ -19,10 +19,10 @@ from protocol.streams import ARCHIVE_READER, COMMANDS_FIELD, MESSAGES_FIELD, QUE
 from runtime import redis_clients
 from runtime.settings import PREFIX
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_worker import check_contiguous, deposits, events_of, trading
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 from tests.support.redis_servers import RedisServers
 from tests.support.treasury import signed
+from tests.support.workers import check_contiguous, deposits, events_of, trading
 
 SHARDS = range(3)
 DEATHS = 6

@@ -18,9 +18,9 @@ import pytest
 
 from deploy.monitoring.grafana import FOLDER
 from mm.quoting_state import Activity, Pause
-from tests.integration.conftest import OwnRedis
-from tests.integration.test_probes import PROCESSES, Running
-from tests.support.api import eventually
+from tests.support.eventually import eventually
+from tests.support.own_servers import OwnRedis
+from tests.support.probed_processes import PROCESSES, Running
 
 MARKETS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 UNKNOWN_BEFORE: Final = {

@@ -47,9 +47,13 @@ from stream_log.halt import HALTED_EXIT_CODE, read_halt
 from stream_log.interface import Fenced, StreamLog
 from stream_log.memory_log import MemoryStreamLog
 from stream_log.redis_log import RedisStreamLog
-from tests.integration.test_failover import DEADLINE_S, ENGINE, STANDBY, Workers, eventually
-from tests.integration.test_snapshots import large
-from tests.integration.test_worker import (
+from tests.support.engine_processes import DEADLINE_S, ENGINE, STANDBY, Workers
+from tests.support.eventually import eventually
+from tests.support.large_states import large
+from tests.support.other_rules import WorkerWithOtherRules, start_snapshot
+from tests.support.probe_questions import ask
+from tests.support.redis_servers import RedisServers
+from tests.support.workers import (
     FAR_US,
     deposits,
     enqueue,
@@ -59,9 +63,6 @@ from tests.integration.test_worker import (
     settled,
     trading,
 )
-from tests.support.other_rules import WorkerWithOtherRules, start_snapshot
-from tests.support.redis_servers import RedisServers
-from tests.unit.runtime.test_probes import ask
 
 LEASE_MS = 60_000
 MARKETS = market_map(1)

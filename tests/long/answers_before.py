@@ -26,9 +26,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from cli.local.own_exchange import OwnExchange, own_environment, own_exchange
-from tests.e2e.conftest import data_dir_of_its_own
 from tests.long.upgrade_from_the_first import old_program
-from tests.support.api import Api, RefusedError, eventually, new_account, now_ms, refused, signature_of
+from tests.support.api import Api, RefusedError, new_account, now_ms, refused, signature_of
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
 
 __all__ = ["old_program"]
 

@@ -13,7 +13,8 @@ import pytest
 
 from cli.local.own_exchange import own_environment, own_exchange
 from tests.deploy.rendered import ROOT
-from tests.support.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 
 TIMEOUT_S = 240
 IMPORTS = (

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tests.support.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 MARKETS = 1_000

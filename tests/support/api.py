@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -105,18 +105,6 @@ def new_account(url: str, **deposits: str) -> Api:
         for asset, amount in deposits.items():
             _answer(http.post("/api/v1/faucet", json={"asset": asset, "amount": amount}, headers=session))
     return Api(url, keys["apiKey"], keys["secret"])
-
-
-def eventually(what: str, ask: Callable[[], T | None], timeout_s: float = TIMEOUT_S) -> T:
-    """Return the first truthy answer; fail when there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s} s: {what} (last answer: {answer!r})")
-        time.sleep(POLL_S)
 
 
 @contextmanager

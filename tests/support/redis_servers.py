@@ -15,7 +15,7 @@ from cli.local import embedded, embedded_redis
 from cli.local.free_ports import free_ports
 from runtime import redis_clients
 from runtime.settings import Settings
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 
 
 class RedisServers:

@@ -36,9 +36,9 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 
 from functions.api.function import Function, Security
 from functions.users.session_cookies import COOKIE
-from tests.integration.gateway.test_credentials import PASSWORD, Person, newcomer
-from tests.integration.gateway.test_without_schema import called
 from tests.support.api import Api, now_ms, signature_of
+from tests.support.newcomers import PASSWORD, Person, newcomer
+from tests.support.public_calls import called
 
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance]
 """And `Described.why_not`, in place of schemathesis's own check of answers, which cannot read tuples

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.alone.test_configuration import run
-from tests.support.api import Api, eventually, new_account
+from tests.support.api import Api, new_account
 from tests.support.currencies import CURRENCIES_FILE
+from tests.support.eventually import eventually
+from tests.support.exchange_command import run
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 OTHER_RUPIAH = """

@@ -7,7 +7,8 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-from tests.support.api import Api, eventually
+from tests.support.api import Api
+from tests.support.eventually import eventually
 from tests.support.running_exchange import running_exchange
 
 SHARDS = 3

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from examples.watch_with_ccxt_pro import connect
-from tests.e2e.conftest import data_dir_of_its_own
-from tests.e2e.test_kill_engine import (
+from tests.support.api import Api, new_account
+from tests.support.data_dirs import data_dir_of_its_own
+from tests.support.eventually import eventually
+from tests.support.killed_engines import (
     CLIENTS,
     Trader,
     balances_are_what_the_fills_say,
@@ -19,7 +21,6 @@ from tests.e2e.test_kill_engine import (
     trades_are_contiguous,
     wait_for_orders,
 )
-from tests.support.api import Api, eventually, new_account
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 KILLS = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 from cli.local.free_ports import free_ports
 from cli.local.own_exchange import EXCHANGE
-from tests.support.api import eventually
+from tests.support.eventually import eventually
 from tests.support.running_exchange import RunningExchange, running_exchange
 
 EDGE = "ws-edge"

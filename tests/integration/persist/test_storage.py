@@ -20,7 +20,6 @@ from protocol.market_data import INTERVALS, interval_bounds
 from protocol.orders import Side
 from protocol.streams import EVENTS_FIELD, events
 from stream_log.memory_log import MemoryStreamLog
-from tests.conftest import as_persist
 from tests.integration.persist.stored import (
     assert_candles,
     assert_stored,
@@ -30,6 +29,7 @@ from tests.integration.persist.stored import (
     query,
     run_policies,
 )
+from tests.support.databases import as_persist
 from tests.support.market_log import BTC, ETH, MarketLog, frame, market_map
 from tests.support.shard_log import ShardLog
 

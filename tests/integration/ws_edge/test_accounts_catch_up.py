@@ -4,7 +4,7 @@ is being made."""
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from protocol.market_data import AccountUpdate
 from protocol.streams import EVENTS_FIELD
 from protocol.units import AccountId, AssetUnits, TimeMs
 from tests.support.market_log import listing_of, market_map
+from tests.support.waiting import until
 from ws_edge.accounts import AccountStreams, AccountSubscription, Standing
 from ws_edge.connection import EdgeConnection
 from ws_edge.payloads import Payload
@@ -56,14 +57,6 @@ def frame(number: int) -> bytes:
 def told(number: int) -> bytes:
     """What feeds publish of an entry of the log."""
     return msgspec.msgpack.encode(AccountUpdate(OWNER, f"{number}-0", msgspec.Raw(frame(number))))
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Look at every turn of the event loop."""
-    while True:
-        if is_so():
-            return
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.ws_edge.conftest import Edge
+from tests.support.edge_processes import Edge
 from tests.support.memory import growth_of
 
 HANDSHAKES: Final = int(os.environ.get("TEST_REFUSED_HANDSHAKES", "2000"))

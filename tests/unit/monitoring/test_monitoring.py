@@ -11,19 +11,10 @@ import msgspec
 import pytest
 
 from deploy.monitoring.grafana import DASHBOARDS, FOLDER, made
+from tests.support.alert_rules import ALERTS, DOCS, rules, yaml
 
-ALERTS = FOLDER / "alerts.yaml"
 RULE_TESTS = FOLDER / "alerts_test.yaml"
-DOCS = FOLDER.parent.parent
 NO_PROMTOOL = "promtool is missing: install Debian's package `prometheus`"
-
-
-def yaml(text: str) -> Any:
-    return msgspec.yaml.decode(text)
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 NAMES = [rule["alert"] for rule in rules()]
