@@ -30,6 +30,7 @@ from engine_worker.worker import LogDamaged, Worker
 from protocol import streams
 from protocol.codec import LaterFormatError
 from runtime import process, redis_clients
+from runtime.agreement import Agreement
 from runtime.lifecycle import stop_flag
 from runtime.metrics import (
     HEARTBEAT_INTERVAL_S,
@@ -271,6 +272,7 @@ class _Heartbeat:
         self._worker = worker
         self._keys = health_keys(settings.engine_name())
         self._redis = redis_clients.client_for(settings.resolved_redis_url(), self._keys[0])
+        self._agreement = Agreement(settings, settings.engine_name())
         self._due_s = 0.0
 
     def run(self) -> None:
@@ -280,9 +282,11 @@ class _Heartbeat:
             health = msgspec.json.encode(health_now(lag_ms))
             for key in self._keys:
                 write_reserved(self._redis, "SET", key, health, "EX", HEARTBEAT_TTL_S)
+            self._agreement.renew_or_end()
 
     def finish(self) -> None:
         self._redis.delete(*self._keys)
+        self._agreement.leave()
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ async def serve(settings: Settings, build: Build, tls: ServerTls | None = None) 
 
 def main() -> None:
     """Build and serve until told to stop."""
-    process.run(_run, PROCESS, allows_unsafe=True, has_metrics=False)
+    process.run(_run, PROCESS, allows_unsafe=True, agrees=False, has_metrics=False)
 
 
 def _run(started: Process) -> None:

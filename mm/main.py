@@ -39,6 +39,7 @@ def main() -> None:
         lambda started: asyncio.run(to_the_end(_run(started.settings, started.probes))),
         PROCESS,
         allows_unsafe=True,
+        agrees=False,
     )
 
 

@@ -82,9 +82,9 @@ def main() -> None:
     parser.add_argument("part", choices=["migrate", "await", "nudge", "work"])
     match parser.parse_args().part:
         case "migrate":
-            process.run(_migrate, "persist-migrate", allows_unsafe=True, has_metrics=False)
+            process.run(_migrate, "persist-migrate", allows_unsafe=True, agrees=False, has_metrics=False)
         case "await":
-            process.run(_await, "persist-await", allows_unsafe=True, has_metrics=False)
+            process.run(_await, "persist-await", allows_unsafe=True, agrees=False, has_metrics=False)
         case "nudge":
             process.run(lambda started: nudge(started.settings, started.probes), "persist-nudger")
         case "work":

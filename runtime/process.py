@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from runtime.agreement import agree
 from runtime.log import configure_logs
 from runtime.metrics import serve_metrics
 from runtime.probes import Probes
@@ -32,6 +33,7 @@ def run(
     *,
     log_name: Callable[[Settings], str] | None = None,
     allows_unsafe: bool = False,
+    agrees: bool = True,
     has_metrics: bool = True,
     is_metrics_port_shared: bool = False,
 ) -> None:
@@ -46,6 +48,8 @@ def run(
         log_name: The name in logs where several processes share `name`.
         allows_unsafe: Whether settings that only a development installation may have are accepted: for a
             process that neither serves nor writes.
+        agrees: Whether the process is one of those that have to agree on the shared settings
+            (runtime/agreement.py).
         has_metrics: Whether the process serves metrics and probes.
         is_metrics_port_shared: Whether a process that replaces this one may have the same port for a moment.
     """
@@ -58,6 +62,8 @@ def run(
         configure_logs(settings, log_name(settings) if log_name else text)
         if has_metrics:
             serve_metrics(settings, text, probes, is_port_shared=is_metrics_port_shared)
+        if agrees:
+            agree(settings, text)
         main(Process(text, settings, probes))
     except SettingsError as error:
         sys.exit(f"Settings:\n{error}")
