@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from feeds.trades import TradeSum
+from protocol.trade_sums import TradeSum
 from protocol.market_data import INTERVALS, Candle, interval_bounds
 from protocol.units import AMOUNT_UNITS_MAX, PriceTicks, QuantityLots, TimeMs
 

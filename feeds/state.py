@@ -23,7 +23,7 @@ from feeds.depth import BaseRecord, HalfBook
 from feeds.first_fills import FirstFills, Forgiven
 from feeds.frames import BUY, Accepted, Closed, Configured, DepthChange, Filled, ShardHead, Trade, decode
 from feeds.tickers import Bucket, RollingTicker, kept_from
-from feeds.trades import fold
+from protocol.trade_sums import fold
 from protocol import depth, streams
 from protocol.codec import UnreadItem, encode_frame, raw_events
 from protocol.decoding import json_decoder

@@ -26,7 +26,7 @@ from engine_worker.core.snapshot import encode_snapshot
 from feeds.candles import OpenCandle
 from feeds.state import TRADES_MAX, MarketState, ShardFeeds
 from feeds.tickers import Bucket, kept_from
-from feeds.trades import TradeSum
+from protocol.trade_sums import TradeSum
 from history.past import Past, PastError, Progress, ShardPast, no_progress, steps, time_text
 from persist.archive import insert_snapshot
 from persist.archived import ShardArchive

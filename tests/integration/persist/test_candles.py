@@ -17,7 +17,7 @@ from adapters.candles import PostgresCandles
 from adapters.database import PostgresDatabase
 from feeds.candles import Candles
 from feeds.frames import Trade
-from feeds.trades import fold
+from protocol.trade_sums import fold
 from functions.market_data.get_klines import grid_offset, window_of
 from functions.market_data.klines import KlineRow, Window, bucket_start, filled, next_bucket
 from protocol.events import TradeExecuted

@@ -1,7 +1,7 @@
 """Open candles of three days that an earlier release began a day or two before Binance's do."""
 
 from feeds.candles import Candles, OpenCandle
-from feeds.trades import TradeSum
+from protocol.trade_sums import TradeSum
 from protocol.market_data import INTERVALS
 
 DAY_MS = 86_400_000
