@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import redis
+from typing_extensions import override
 
 from lab.simulation.faulty_log import FaultyLog
 from lab.simulation.next_release import Program, news_of
@@ -205,8 +206,8 @@ class MemoryIngest(ShardIngest):
         self._memory: MemoryConnection | None = None
         self._news: list[News] = []
 
+    @override
     def close(self) -> None:
-        """See `ShardIngest`."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None

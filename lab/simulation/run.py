@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import structlog
+from typing_extensions import override
 
 import engine_worker.worker
 import feeds.worker
@@ -667,8 +668,9 @@ class HearingWitness(Witness):
         *before, count = self._commits.get(commit.shard, (0, 0, 0))
         self._commits[commit.shard] = (*now, count + 1 if tuple(before) == now else 1)
 
+    @override
     def renewed(self, shard: int, leader: Leader) -> None:
-        """See `Watch`. A lease is long only for as long as work is in the way."""
+        """A lease is long only for as long as work is in the way."""
         epoch, disturbances, count = self._commits.get(shard, (0, 0, 0))
         if (epoch, disturbances) == (leader.epoch, self._simulation.surroundings.disturbances_of(shard)):
             require(
@@ -676,8 +678,8 @@ class HearingWitness(Witness):
                 f"shard {shard}: after {count} commits the lease still lasts {leader.lease_ms} ms",
             )
 
+    @override
     def committed(self, process: Process, commit: Commit) -> None:
-        """See `Watch`."""
         self._count_commit(commit)
         known = self.twin(commit.shard).format
         with Running(self.program):
@@ -685,8 +687,8 @@ class HearingWitness(Witness):
         if self.twin(commit.shard).format != known:
             self._simulation.check_was_asked()
 
+    @override
     def took_over(self, process: Process, shard: int, position: ShardPosition) -> None:
-        """See `Watch`."""
         simulation = self._simulation
         self._check_progress(shard, position)
         if simulation.log.lease(shard).remaining_ms > LEASE_MS:
@@ -696,8 +698,8 @@ class HearingWitness(Witness):
         with Running(self.program):
             super().took_over(process, shard, position)
 
+    @override
     def published(self, process: Process, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `Watch`."""
         with Running(self.program):
             self._published(process, messages)
 

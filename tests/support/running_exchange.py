@@ -9,6 +9,8 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
+from typing_extensions import override
+
 from cli.local.own_exchange import (
     STOP_TIMEOUT_S,
     OwnExchange,
@@ -24,8 +26,8 @@ class RunningExchange(OwnExchange):
 
     __slots__ = ()
 
+    @override
     def command(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> Any:
-        """See `OwnExchange.command`."""
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             outputs = output.fileno(), errors.fileno()
             process = nursery().start("cli.main", self.environment, *arguments, "--json", outputs=outputs)
